@@ -1,0 +1,140 @@
+"""Everything the server raises on purpose, with the gRPC status each one becomes.
+
+ServerError
+├── InvalidRequest            INVALID_ARGUMENT      what was sent cannot be meant (carries field violations)
+│   └── UnsupportedProtocol   FAILED_PRECONDITION   the client speaks another version of the contract
+├── NotFound                  NOT_FOUND
+│   ├── MemoryNotFound
+│   └── ModelNotFound
+├── Conflict                  ALREADY_EXISTS        the name is taken by a memory of another model
+├── Refused                   FAILED_PRECONDITION
+│   ├── HandleNotOpen                               a frame names a handle that no `open` bound
+│   ├── SequenceForgotten                           a repeat too old for its first answer to be known
+│   └── WriteDiverged                               the writing loop left finite numbers; nothing was applied
+├── Exhausted                 RESOURCE_EXHAUSTED
+│   ├── QueueFull                                   more work is waiting than the shard takes
+│   └── BankFull                                    no place for the fast weights of another memory
+├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
+│   ├── Draining
+│   └── OwnerUnreachable
+├── Expired                   DEADLINE_EXCEEDED
+├── ModelFileError            a file that is no model of ours: damaged, or of a newer format
+└── SettingsError             a setting, recipe or flag that cannot be meant
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that breaks the contract, as google.rpc.BadRequest names it."""
+
+    field: str
+    description: str
+
+
+class ServerError(Exception):
+    """Root of the tree; `code` is the gRPC status name, `reason` the stable word in ErrorInfo."""
+
+    code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(ServerError):
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations: Sequence[Violation] = violations
+
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidRequest":
+        return cls(Violation(field, description))
+
+
+class UnsupportedProtocol(InvalidRequest):
+    code = "FAILED_PRECONDITION"
+    reason = "PROTOCOL_VERSION"
+
+
+class NotFound(ServerError):
+    code = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class MemoryNotFound(NotFound):
+    reason = "MEMORY_NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    reason = "MODEL_NOT_FOUND"
+
+
+class Conflict(ServerError):
+    code = "ALREADY_EXISTS"
+    reason = "MEMORY_OF_OTHER_MODEL"
+
+
+class Refused(ServerError):
+    code = "FAILED_PRECONDITION"
+    reason = "REFUSED"
+
+
+class HandleNotOpen(Refused):
+    reason = "HANDLE_NOT_OPEN"
+
+
+class SequenceForgotten(Refused):
+    reason = "SEQUENCE_FORGOTTEN"
+
+
+class WriteDiverged(Refused):
+    reason = "WRITE_DIVERGED"
+
+
+class Exhausted(ServerError):
+    code = "RESOURCE_EXHAUSTED"
+    reason = "EXHAUSTED"
+
+
+class QueueFull(Exhausted):
+    reason = "QUEUE_FULL"
+
+
+class BankFull(Exhausted):
+    reason = "BANK_FULL"
+
+
+class Unavailable(ServerError):
+    code = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+
+class Draining(Unavailable):
+    reason = "DRAINING"
+
+
+class OwnerUnreachable(Unavailable):
+    reason = "OWNER_UNREACHABLE"
+
+
+class Expired(ServerError):
+    code = "DEADLINE_EXCEEDED"
+    reason = "EXPIRED"
+
+
+class ModelFileError(ServerError):
+    code = "FAILED_PRECONDITION"
+    reason = "MODEL_FILE"
+
+
+class SettingsError(ServerError):
+    code = "INVALID_ARGUMENT"
+    reason = "SETTINGS"
