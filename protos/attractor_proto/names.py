@@ -1,0 +1,27 @@
+"""Rules of the contract that both sides compute: slots, limits and words of the wire."""
+
+import hashlib
+import re
+
+PROTOCOL_VERSION = 1
+SLOTS = 1024
+NAME_LIMIT = 256
+MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+STEPS_LIMIT = 256
+ERROR_DOMAIN = "attractor"
+ROUTE_KEY = "attractor-route"
+"""Trailing metadata of a forwarded unary call: the owner's address."""
+FORWARDED_KEY = "attractor-forwarded"
+"""Request metadata between shards: do not forward again."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+
+def slot_of(name: str) -> int:
+    """The slot of a memory, the same in every client and server (see memories.proto, Memory.name)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % SLOTS
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether a memory may be called so."""
+    return 0 < len(name) <= NAME_LIMIT and _NAME.fullmatch(name) is not None
