@@ -1,4 +1,7 @@
-"""Writes the Python stubs of the contract beside the .proto files (`make protos`); `--check` only compares."""
+"""Writes the Python stubs of the contract beside the .proto files (`make protos`).
+
+`--check` only compares; `--descriptors FILE` writes one descriptor set instead, for buf.
+"""
 
 import argparse
 import filecmp
@@ -12,15 +15,17 @@ from grpc_tools import protoc
 ROOT = Path(__file__).parent
 
 
-def generate(output: Path) -> list[Path]:
-    """Runs the generator over every .proto file and returns the stubs, relative to `output`."""
+def compile_protos(*options: str) -> None:
+    """Runs protoc over every .proto file; the includes come with grpcio-tools and googleapis-common-protos."""
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
-    bundled = files("grpc_tools") / "_proto"
-    google_rpc = files("google.rpc") / ".."  / ".."
-    arguments = ["protoc", f"-I{ROOT}", f"-I{bundled}", f"-I{google_rpc}"]
-    arguments += [f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    if protoc.main([*arguments, *sources]) != 0:
+    includes = (ROOT, files("grpc_tools") / "_proto", files("google.rpc") / ".." / "..")
+    if protoc.main(["protoc", *(f"-I{path}" for path in includes), *options, *sources]) != 0:
         sys.exit("protoc failed; its message stands above")
+
+
+def generate(output: Path) -> list[Path]:
+    """Writes the stubs of every .proto file and returns them, relative to `output`."""
+    compile_protos(*(f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")))
     return sorted(path.relative_to(output) for path in output.rglob("*_pb2*.py*"))
 
 
@@ -32,7 +37,12 @@ def stale(fresh: Path, stubs: list[Path]) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if the committed stubs are not what would be written")
-    if not parser.parse_args().check:
+    parser.add_argument("--descriptors", type=Path, help="write a descriptor set to this file")
+    arguments = parser.parse_args()
+    if arguments.descriptors:
+        compile_protos("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.descriptors}")
+        return
+    if not arguments.check:
         generate(ROOT)
         return
     with tempfile.TemporaryDirectory() as folder:

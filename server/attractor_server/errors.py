@@ -10,7 +10,8 @@ ServerError
 ├── Refused                   FAILED_PRECONDITION
 │   ├── HandleNotOpen                               a frame names a handle that no `open` bound
 │   ├── SequenceForgotten                           a repeat too old for its first answer to be known
-│   └── WriteDiverged                               the writing loop left finite numbers; nothing was applied
+│   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
+│   └── ReadDiverged                                the reading loop left finite numbers
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
 │   └── BankFull                                    no place for the fast weights of another memory
@@ -18,6 +19,7 @@ ServerError
 │   ├── Draining
 │   └── OwnerUnreachable
 ├── Expired                   DEADLINE_EXCEEDED
+├── Cancelled                 CANCELLED             the client no longer wants the answer
 ├── ModelFileError            a file that is no model of ours: damaged, or of a newer format
 └── SettingsError             a setting, recipe or flag that cannot be meant
 """
@@ -99,6 +101,10 @@ class WriteDiverged(Refused):
     reason = "WRITE_DIVERGED"
 
 
+class ReadDiverged(Refused):
+    reason = "READ_DIVERGED"
+
+
 class Exhausted(ServerError):
     code = "RESOURCE_EXHAUSTED"
     reason = "EXHAUSTED"
@@ -128,6 +134,11 @@ class OwnerUnreachable(Unavailable):
 class Expired(ServerError):
     code = "DEADLINE_EXCEEDED"
     reason = "EXPIRED"
+
+
+class Cancelled(ServerError):
+    code = "CANCELLED"
+    reason = "CANCELLED"
 
 
 class ModelFileError(ServerError):

@@ -1,0 +1,104 @@
+"""Units of work: what waits in the batcher, and what the engine makes of it. No torch here."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_server.errors import ServerError
+from attractor_server.storage.catalog import Catalog, Ledger, MemoryRecord
+
+Floats: TypeAlias = NDArray[np.float32]
+Booleans: TypeAlias = NDArray[np.bool_]
+
+
+class Operation(Enum):
+    """What a job asks of its memory."""
+
+    STORE = "store"
+    QUERY = "query"
+    RECOGNIZE = "recognize"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A store was applied: the memory's version and number of patterns after it."""
+
+    version: int
+    patterns: int
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """Completed patterns (n, d) in user units, with a score for each."""
+
+    values: Floats
+    energy_before: Floats
+    energy_after: Floats
+    delta_energy: Floats
+    steps: int
+    iterates: Floats | None = None
+    """(steps + 1, n, d), the cue first"""
+    energies: Floats | None = None
+    """(steps + 1, n)"""
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """Energies (n,) of patterns, and how far below those in an empty memory they lie."""
+
+    energy: Floats
+    delta_energy: Floats
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """The memory's place in the bank is free."""
+
+
+Outcome: TypeAlias = Stored | Recalled | Recognized | Deleted
+Answer: TypeAlias = "asyncio.Future[Outcome]"
+Record: TypeAlias = MemoryRecord[Answer]
+StoreLedger: TypeAlias = Ledger[Answer]
+Memories: TypeAlias = Catalog[Answer]
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Job:
+    """One request to one memory; its future gets the outcome, or the error it failed with."""
+
+    operation: Operation
+    memory: Record
+    future: Answer
+    values: Floats | None = None
+    """(n, d) in user units; None for a deletion"""
+    known: Booleans | None = None
+    steps: int = 0
+    """Reading steps; 0 for the model's own number"""
+    trajectory: bool = False
+    deadline_s: float | None = None
+    """On the event loop's clock"""
+
+    @property
+    def size(self) -> int:
+        """Patterns in it; a deletion counts as one."""
+        return 1 if self.values is None else len(self.values)
+
+    @property
+    def program(self) -> tuple[object, ...]:
+        """Jobs of one program can be computed in one batch."""
+        return (self.operation, self.memory.model_digest, self.steps, self.trajectory)
+
+    def fail(self, error: ServerError) -> None:
+        """Answers with an error, unless the one who asked is gone."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def succeed(self, outcome: Outcome) -> None:
+        """Answers, unless the one who asked is gone."""
+        if not self.future.done():
+            self.future.set_result(outcome)

@@ -1,0 +1,1 @@
+"""The contract served: servicers, codec, errors and forwarding; neither torch nor Ray."""

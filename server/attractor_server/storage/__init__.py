@@ -1,0 +1,1 @@
+"""What the server remembers of memories beside their weights; no torch."""

@@ -1,0 +1,127 @@
+"""Which memories a shard holds. In process memory: a restart of the shard forgets them."""
+
+import bisect
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from attractor_server.errors import Conflict, MemoryNotFound, SequenceForgotten
+
+Answer = TypeVar("Answer")
+
+REMEMBERED_ANSWERS = 1024
+"""Stores a memory remembers of each client, to recognise a repeat."""
+REMEMBERED_CLIENTS = 64
+"""Clients a memory remembers; the one silent for longest goes first."""
+
+
+@dataclass
+class Ledger(Generic[Answer]):
+    """The stores one client sent to one memory: a repeated sequence number gets the first answer."""
+
+    last: int = 0
+    _answers: OrderedDict[int, Answer] = field(default_factory=OrderedDict)
+    _forgotten: int = 0
+
+    def find(self, sequence: int) -> Answer | None:
+        """The first answer to that number, or None if it is new.
+
+        Raises:
+            SequenceForgotten: the number is older than what is remembered.
+        """
+        if sequence <= self._forgotten:
+            raise SequenceForgotten(
+                f"sequence: {sequence} is older than the last {REMEMBERED_ANSWERS} stores of this client, "
+                f"whether it was applied is no longer known; expected more than {self._forgotten}"
+            )
+        return self._answers.get(sequence)
+
+    def enter(self, sequence: int, answer: Answer) -> None:
+        """Remembers the answer, which may still be on its way."""
+        self._answers[sequence] = answer
+        self.last = max(self.last, sequence)
+        if len(self._answers) > REMEMBERED_ANSWERS:
+            self._forgotten = max(self._forgotten, self._answers.popitem(last=False)[0])
+
+    def strike(self, sequence: int) -> None:
+        """Takes back a number whose store was not applied, so that a repeat is tried afresh."""
+        self._answers.pop(sequence, None)
+
+
+@dataclass(eq=False)
+class MemoryRecord(Generic[Answer]):
+    """One memory of this shard. The engine alone changes `page`, `patterns` and `version`."""
+
+    name: str
+    model: str
+    model_digest: str
+    created_s: float
+    page: int = 0
+    """Place of the fast weights in the model's bank; 0, the initial weights, until the first store."""
+    patterns: int = 0
+    version: int = 0
+    deleted: bool = False
+    _ledgers: OrderedDict[str, Ledger[Answer]] = field(default_factory=OrderedDict)
+
+    def ledger(self, client_id: str) -> Ledger[Answer]:
+        """The stores of that client."""
+        ledger = self._ledgers.setdefault(client_id, Ledger())
+        self._ledgers.move_to_end(client_id)
+        if len(self._ledgers) > REMEMBERED_CLIENTS:
+            self._ledgers.popitem(last=False)
+        return ledger
+
+
+class Catalog(Generic[Answer]):
+    """Memories by name, listed in the order of names."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, MemoryRecord[Answer]] = {}
+        self._names: list[str] = []
+
+    def create(self, name: str, *, model: str, model_digest: str) -> MemoryRecord[Answer]:
+        """The memory of that name and model, made now if there is none.
+
+        Raises:
+            Conflict: the name is taken by a memory of another model.
+        """
+        if (record := self._records.get(name)) is None:
+            record = MemoryRecord(name=name, model=model, model_digest=model_digest, created_s=time.time())
+            self._records[name] = record
+            bisect.insort(self._names, name)
+        elif record.model_digest != model_digest:
+            raise Conflict(
+                f"memory {name!r} exists and was made from model {record.model} ({record.model_digest}); "
+                f"asked for {model} ({model_digest}): delete it first, or choose another name"
+            )
+        return record
+
+    def get(self, name: str) -> MemoryRecord[Answer]:
+        """The memory of that name.
+
+        Raises:
+            MemoryNotFound: there is none.
+        """
+        if (record := self._records.get(name)) is None:
+            raise MemoryNotFound(f"no memory {name!r}; create it first (a restarted shard starts empty)")
+        return record
+
+    def remove(self, name: str) -> MemoryRecord[Answer]:
+        """Takes the memory out of the catalog and marks it deleted.
+
+        Raises:
+            MemoryNotFound: there is none.
+        """
+        record = self.get(name)
+        record.deleted = True
+        del self._records[name]
+        self._names.pop(bisect.bisect_left(self._names, name))
+        return record
+
+    def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer]]:
+        """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
+        start = max(bisect.bisect_left(self._names, prefix), bisect.bisect_right(self._names, after))
+        names = self._names[start : start + size]
+        return [self._records[name] for name in names if name.startswith(prefix)]
