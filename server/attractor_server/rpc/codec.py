@@ -1,0 +1,199 @@
+"""Tensors of the wire to flat numpy patterns and back, with every check a caller's bytes need."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_server.engine.work import Booleans, Floats, Recalled
+from attractor_server.errors import InvalidRequest, Violation
+from attractor_server.fields import Field, Layout
+
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    pb.DTYPE_FLOAT32: np.dtype("<f4"),
+    pb.DTYPE_FLOAT16: np.dtype("<f2"),
+    pb.DTYPE_BFLOAT16: np.dtype("<u2"),
+    pb.DTYPE_UINT8: np.dtype("u1"),
+}
+
+
+class Patterns:
+    """Decoded rows of one or many requests: values (rows, d) in user units, known (rows, d) or None."""
+
+    def __init__(self, values: Floats, known: Booleans | None) -> None:
+        self.values = values
+        self.known = known
+
+    def rows(self, rows: slice) -> "Patterns":
+        """A view of some rows."""
+        return Patterns(self.values[rows], None if self.known is None else self.known[rows])
+
+
+def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int | None, where: str) -> Patterns:
+    """The tensors of all fields side by side; `rows` None takes the number from the first tensor.
+
+    Only form is checked: fields, dtype, shape, lengths. `check_values` looks at the numbers.
+
+    Raises:
+        InvalidRequest: naming the tensor, the value seen and the value expected.
+    """
+    by_field = _by_field(layout, tensors, where)
+    if rows is None:
+        first = next(iter(by_field.values()))[1]
+        rows = first.shape[0] if first.shape else 0
+    values = np.empty((rows, layout.size), np.float32)
+    known = np.zeros((rows, layout.size), np.bool_) if any(t.known for _, t in by_field.values()) else None
+    for field, span in layout.spans:
+        path, tensor = by_field[field.name]
+        values[:, span] = _values(field, tensor, rows, path).reshape(rows, field.size)
+        if known is not None and tensor.known:
+            known[:, span] = _known(field, tensor, rows, path).reshape(rows, field.size)
+    return Patterns(values, known)
+
+
+def check_values(layout: Layout, patterns: Patterns, *, where: str) -> None:
+    """Refuses NaN, infinity and values outside a field's range.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    for field, span in layout.spans:
+        part = patterns.values[:, span]
+        if not part.size:
+            continue
+        low, high = float(part.min()), float(part.max())  # NaN wins in both
+        if not (np.isfinite(low) and np.isfinite(high)):
+            position = np.argwhere(~np.isfinite(part))[0]
+            value = part[tuple(position)]
+            problem = f"saw {value} in pattern {position[0]}, entry {position[1]}; expected finite numbers"
+        elif low < field.minimum or high > field.maximum:
+            problem = f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}"
+            problem += " (an image is sent as uint8, or as floats from 0 to 1)" if field.kind == "image" else ""
+        else:
+            continue
+        raise InvalidRequest.of(f"{where}[{field.name}]", problem)
+
+
+def encode(layout: Layout, values: Floats) -> Iterator[pb.Tensor]:  # values (rows, d)
+    """One float32 tensor a field."""
+    for field, span in layout.spans:
+        part = np.ascontiguousarray(values[:, span], dtype="<f4")
+        shape = (len(values), *field.shape)
+        yield pb.Tensor(field=field.name, dtype=pb.DTYPE_FLOAT32, shape=shape, data=part.tobytes())
+
+
+def scores(recalled: Sequence[Recalled]) -> pb.Scores:
+    """The scores of several answers, one after another."""
+    message = pb.Scores()
+    for one in recalled:
+        message.energy_before.extend(one.energy_before.tolist())
+        message.energy_after.extend(one.energy_after.tolist())
+        message.delta_energy.extend(one.delta_energy.tolist())
+        message.steps.extend([one.steps] * len(one.values))
+    return message
+
+
+def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int) -> list[slice]:
+    """The rows of each request of a frame.
+
+    Raises:
+        InvalidRequest: the arrays disagree, or ask for too much.
+    """
+    count = len(columns.request_ids)
+    problems = [
+        Violation(f"{where}.{name}", f"saw {len(array)} entries; expected {count}, one for each of request_ids")
+        for name, array in (("handles", columns.handles), ("patterns", columns.patterns))
+        if len(array) != count
+    ]
+    if len(columns.deadline_ms) not in (0, count):
+        seen = len(columns.deadline_ms)
+        problems.append(Violation(f"{where}.deadline_ms", f"saw {seen} entries; expected none, or {count}"))
+    if any(n == 0 for n in columns.patterns):
+        problems.append(Violation(f"{where}.patterns", "saw 0 patterns for a request; expected at least 1 each"))
+    if (total := sum(columns.patterns)) > patterns_limit:
+        problems.append(Violation(f"{where}.patterns", f"saw {total} patterns; expected at most {patterns_limit}"))
+    if problems:
+        raise InvalidRequest(*problems)
+    ends = np.cumsum([0, *columns.patterns]).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def select(columns: pb.RequestColumns, rows: Sequence[slice], chosen: Sequence[int]) -> pb.RequestColumns:
+    """The columns of the chosen requests alone. Masks must end on whole bytes, request by request."""
+    index = [row for request in chosen for row in range(rows[request].start, rows[request].stop)]
+    part = pb.RequestColumns(
+        request_ids=[columns.request_ids[i] for i in chosen],
+        handles=[columns.handles[i] for i in chosen],
+        patterns=[columns.patterns[i] for i in chosen],
+        deadline_ms=[columns.deadline_ms[i] for i in chosen] if columns.deadline_ms else [],
+    )
+    total = sum(columns.patterns)
+    for tensor in columns.tensors:
+        part.tensors.append(_select_rows(tensor, total, index))
+    return part
+
+
+def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
+    if not total or len(tensor.data) % total:
+        return tensor  # Malformed: the owner of the memory says how.
+    data = np.frombuffer(tensor.data, np.uint8).reshape(total, -1)[index].tobytes()
+    known = b""
+    if tensor.known:
+        size = int(np.prod(tensor.shape[1:], dtype=np.int64))
+        bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), bitorder="little")
+        if len(bits) < total * size:
+            return tensor
+        known = np.packbits(bits[: total * size].reshape(total, size)[index], bitorder="little").tobytes()
+    return pb.Tensor(
+        field=tensor.field, dtype=tensor.dtype, shape=[len(index), *tensor.shape[1:]], data=data, known=known
+    )
+
+
+def _by_field(layout: Layout, tensors: Sequence[pb.Tensor], where: str) -> dict[str, tuple[str, pb.Tensor]]:
+    """Each tensor, with its place in the request, under the name of its field."""
+    expected = [field.name for field in layout.fields]
+    found: dict[str, tuple[str, pb.Tensor]] = {}
+    for i, tensor in enumerate(tensors):
+        path = f"{where}[{i}]"
+        name = tensor.field or (expected[0] if len(expected) == 1 else "")
+        if name not in expected:
+            raise InvalidRequest.of(f"{path}.field", f"saw {tensor.field!r}; expected one of {expected}")
+        if name in found:
+            raise InvalidRequest.of(f"{path}.field", f"saw {name!r} a second time; expected each field once")
+        found[name] = (path, tensor)
+    if missing := [name for name in expected if name not in found]:
+        raise InvalidRequest.of(where, f"saw no tensor for {missing}; expected all fields: {expected}")
+    return found
+
+
+def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        known = [pb.DType.Name(number) for number in _DTYPES]
+        raise InvalidRequest.of(f"{path}.dtype", f"saw {tensor.dtype}; expected one of {known}")
+    expected = (rows, *field.shape)
+    if tuple(tensor.shape) != expected:
+        raise InvalidRequest.of(f"{path}.shape", f"saw {tuple(tensor.shape)}; expected {expected} for {field.name!r}")
+    length = rows * field.size * dtype.itemsize
+    if len(tensor.data) != length:
+        name = pb.DType.Name(tensor.dtype)
+        raise InvalidRequest.of(
+            f"{path}.data", f"saw {len(tensor.data)} bytes; expected {length} for {expected} of {name}"
+        )
+    raw = np.frombuffer(tensor.data, dtype)
+    if tensor.dtype == pb.DTYPE_BFLOAT16:
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    values = raw.astype(np.float32)
+    return values / np.float32(255) if tensor.dtype == pb.DTYPE_UINT8 and field.kind == "image" else values
+
+
+def _known(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Booleans:
+    entries = rows * field.size
+    length = (entries + 7) // 8
+    if len(tensor.known) != length:
+        raise InvalidRequest.of(
+            f"{path}.known", f"saw {len(tensor.known)} bytes; expected {length}, a bit for each of {entries} entries"
+        )
+    bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), count=entries, bitorder="little")
+    return bits.astype(np.bool_)

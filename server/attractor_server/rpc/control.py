@@ -1,0 +1,126 @@
+"""Servicers of the small calls: memories by name, models, topology."""
+
+import heapq
+from collections.abc import Awaitable, Sequence
+
+from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf.json_format import ParseDict
+from grpc import aio
+
+from attractor_proto.names import SLOTS
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.engine.work import Operation, Record
+from attractor_server.errors import Draining, InvalidRequest
+from attractor_server.rpc.peers import FORWARDED, Peers, forward, is_forwarded
+from attractor_server.rpc.shard import ModelCard, Shard
+
+PAGE_SIZE = 100
+PAGE_SIZE_LIMIT = 1000
+
+
+class MemoriesServicer(rpc.MemoriesServicer):
+    """Memories by name; what another shard owns is passed on to it."""
+
+    def __init__(self, shard: Shard, peers: Peers) -> None:
+        self._shard = shard
+        self._peers = peers
+
+    async def Create(self, request: pb.CreateRequest, context: aio.ServicerContext) -> pb.CreateResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
+        if self._shard.draining.is_set():
+            raise Draining("this shard is going away; try again in a moment")
+        model = self._shard.model(request.model)
+        record = self._shard.memories.create(request.name, model=model.name, model_digest=model.digest)
+        return pb.CreateResponse(memory=_memory(record))
+
+    async def Get(self, request: pb.GetRequest, context: aio.ServicerContext) -> pb.GetResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
+        return pb.GetResponse(memory=_memory(self._shard.memories.get(request.name)))
+
+    async def Delete(self, request: pb.DeleteRequest, context: aio.ServicerContext) -> pb.DeleteResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
+        job = self._shard.job(Operation.DELETE, self._shard.memories.remove(request.name))
+        await self._shard.batcher.submit(job)
+        await job.future
+        return pb.DeleteResponse()
+
+    async def List(self, request: pb.ListRequest, context: aio.ServicerContext) -> pb.ListResponse:  # noqa: D102, N802
+        if request.page_size > PAGE_SIZE_LIMIT:
+            raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
+        size = request.page_size or PAGE_SIZE
+        records = self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size)
+        pages = [[_memory(record) for record in records]]
+        if not is_forwarded(context):
+            pages += [list(answer.memories) for answer in await self._ask_others(request, context)]
+        merged = list(heapq.merge(*pages, key=lambda memory: memory.name))
+        token = merged[size - 1].name if len(merged) > size or any(len(page) == size for page in pages) else ""
+        return pb.ListResponse(memories=merged[:size], next_page_token=token)
+
+    async def _ask_others(self, request: pb.ListRequest, context: aio.ServicerContext) -> Sequence[pb.ListResponse]:
+        calls: list[Awaitable[pb.ListResponse]] = []
+        for number, peer in enumerate(self._shard.topology.shards):
+            if number != self._shard.number:
+                stub = rpc.MemoriesStub(self._peers.channel(peer))
+                calls.append(stub.List(request, timeout=context.time_remaining(), metadata=FORWARDED))
+        return [await call for call in calls]
+
+
+class ModelsServicer(rpc.ModelsServicer):
+    """The models that every shard has loaded."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def List(self, request: pb.ModelsListRequest, context: aio.ServicerContext) -> pb.ModelsListResponse:  # noqa: D102, N802
+        return pb.ModelsListResponse(models=[_model(model) for _, model in sorted(self._shard.models.items())])
+
+    async def Get(self, request: pb.ModelsGetRequest, context: aio.ServicerContext) -> pb.ModelsGetResponse:  # noqa: D102, N802
+        return pb.ModelsGetResponse(model=_model(self._shard.model(request.name)))
+
+
+class ClusterServicer(rpc.ClusterServicer):
+    """Who owns which slot."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def GetTopology(  # noqa: D102, N802
+        self, request: pb.GetTopologyRequest, context: aio.ServicerContext
+    ) -> pb.GetTopologyResponse:
+        topology = self._shard.topology
+        shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]
+        assert len(topology.slot_owners) == SLOTS
+        return pb.GetTopologyResponse(epoch=topology.epoch, shards=shards, slot_owners=topology.slot_owners)
+
+
+def _memory(record: Record) -> pb.Memory:
+    created = timestamp_pb2.Timestamp()
+    created.FromMicroseconds(int(record.created_s * 1e6))
+    return pb.Memory(
+        name=record.name,
+        model=record.model,
+        model_digest=record.model_digest,
+        version=record.version,
+        patterns=record.patterns,
+        created=created,
+    )
+
+
+def _model(model: ModelCard) -> pb.Model:
+    fields = [
+        pb.Field(name=field.name, kind=pb.FieldKind.Value(f"FIELD_KIND_{field.kind.upper()}"), shape=field.shape)
+        for field in model.layout.fields
+    ]
+    return pb.Model(
+        name=model.name,
+        digest=model.digest,
+        fields=fields,
+        capacity=model.capacity,
+        page_bytes=model.page_bytes,
+        steps=model.steps,
+        training_record=ParseDict(dict(model.record), struct_pb2.Struct()),
+    )

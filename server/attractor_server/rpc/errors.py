@@ -1,0 +1,55 @@
+"""Server errors as google.rpc.Status: one table, one place."""
+
+import logging
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+
+from attractor_proto.names import ERROR_DOMAIN
+from attractor_server.errors import Exhausted, InvalidRequest, ServerError
+
+logger = logging.getLogger(__name__)
+
+STATUS_KEY = "grpc-status-details-bin"
+_RETRY_AFTER_S = 0.1
+
+
+def to_status(error: BaseException) -> status_pb2.Status:
+    """What a client is told; of an error nobody foresaw, nothing, and the log has it."""
+    if not isinstance(error, ServerError):
+        logger.error("unforeseen error", exc_info=error)
+        error = ServerError("internal error; the server's log says more")
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
+    if isinstance(error, InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            for violation in error.violations
+        ]
+        _attach(status, error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, Exhausted):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMicroseconds(int(_RETRY_AFTER_S * 1e6))
+        _attach(status, retry)
+    return status
+
+
+async def abort(context: "aio.ServicerContext[object, object]", error: BaseException) -> NoReturn:
+    """Ends the call with the error's status and details."""
+    status = to_status(error)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    trailing = (*(context.trailing_metadata() or ()), (STATUS_KEY, status.SerializeToString()))
+    await context.abort(code, status.message, trailing_metadata=trailing)
+    raise AssertionError("abort returns never")
+
+
+def _attach(
+    status: status_pb2.Status,
+    detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
