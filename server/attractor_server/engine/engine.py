@@ -27,7 +27,7 @@ class Engine:
         """`bank_bytes` bounds the fast weights of each model."""
         self._models: Mapping[str, Model] = {model.digest: model for model in models}
         self._banks = {
-            digest: Bank(model.initial, limit_bytes=bank_bytes) for digest, model in self._models.items()
+            digest: Bank(model.parameters.initial, limit_bytes=bank_bytes) for digest, model in self._models.items()
         }
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
@@ -39,7 +39,7 @@ class Engine:
                 outcomes[job] = MemoryNotFound(f"memory {job.memory.name!r} was deleted while the request was waiting")
             else:
                 alive[bucket(job.size)].append(job)
-        with torch.inference_mode():
+        with torch.no_grad():
             for group in alive.values():
                 outcomes.update(zip(group, self._program(group[0])(group), strict=True))
         return [outcomes[job] for job in jobs]
@@ -55,7 +55,7 @@ class Engine:
     def _store(self, jobs: Sequence[Job]) -> Sequence[Outcome | ServerError]:
         model, bank, batch = self._gather(jobs)
         stored = torch.tensor(_padded([job.memory.patterns for job in jobs], len(batch.places)), device=model.device)
-        fast = write(model, batch.fast, batch.x, present=batch.present, stored=stored)
+        fast = write(model.network, model.parameters, batch.fast, batch.x, present=batch.present, stored=stored)
         finite = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
         outcomes: list[Outcome | ServerError] = []
         rows: list[int] = []
@@ -72,7 +72,15 @@ class Engine:
     def _query(self, jobs: Sequence[Job]) -> Sequence[Outcome | ServerError]:
         model, _, batch = self._gather(jobs)
         steps, trajectory = jobs[0].steps or model.steps, jobs[0].trajectory
-        reading = read(model, batch.fast, batch.x, known=batch.known, steps=steps, trajectory=trajectory)
+        reading = read(
+            model.network,
+            model.parameters,
+            batch.fast,
+            batch.x,
+            known=batch.known,
+            steps=steps,
+            trajectory=trajectory,
+        )
         values = _numpy(model.decode(reading.pattern))
         before, after, delta = map(_numpy, (reading.energy_before, reading.energy_after, reading.delta_energy))
         iterates = None if reading.iterates is None else _numpy(model.decode(reading.iterates))
@@ -96,7 +104,7 @@ class Engine:
     def _recognize(self, jobs: Sequence[Job]) -> Sequence[Outcome | ServerError]:
         model, _, batch = self._gather(jobs)
         energy = _numpy(model.network.energy(model.parameters.slow, batch.fast, batch.x))
-        delta = _numpy(delta_energy(model, batch.fast, batch.x))
+        delta = _numpy(delta_energy(model.network, model.parameters, batch.fast, batch.x))
         return [
             Recognized(energy=energy[row, : job.size], delta_energy=delta[row, : job.size])
             for row, job in enumerate(jobs)

@@ -1,0 +1,198 @@
+"""Models: what meta-training yields, in one immutable file that its content names.
+
+The file is safetensors. Its metadata entry `attractor` is a JSON object (see `_header`); its tensors are the
+parameters, under `part.name`, and the input transform.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from attractor_server.energy.networks import NETWORKS, EnergyNetwork
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.parameters import Parameters, shapes_of
+from attractor_server.errors import ModelFileError
+from attractor_server.fields import KINDS, Field, Layout
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """From user units to those of the network, entry by entry: x·scale + shift, both (d,)."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network with all that was learned for it, and what its users need to know."""
+
+    name: str
+    layout: Layout
+    network: EnergyNetwork
+    parameters: Parameters
+    transform: Transform
+    capacity: int
+    """Patterns that one memory holds at the rated error"""
+    record: Mapping[str, object]
+    """How it was trained and what it reached on validation data; JSON values"""
+    digest: str = ""
+    """Over everything above; "sha256:…" once the model went through a file"""
+
+    @property
+    def steps(self) -> int:
+        """Reading steps it was trained with (K)."""
+        return self.parameters.reading_steps
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one memory's fast weights."""
+        return sum(tensor.nbytes for tensor in self.parameters.initial.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.transform.scale.device
+
+    def encode(self, values: Tensor) -> Tensor:
+        """User units (…, d) to network units."""
+        return values * self.transform.scale + self.transform.shift
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Network units (…, d) to user units."""
+        return (x - self.transform.shift) / self.transform.scale
+
+    def to(self, device: torch.device) -> "Model":
+        """The same model with its tensors on that device."""
+        tensors = {name: tensor.to(device) for name, tensor in _tensors(self).items()}
+        return replace(self, parameters=Parameters.of(tensors), transform=_transform(tensors))
+
+
+def save_model(model: Model, path: Path) -> Model:
+    """Writes the file in one move and returns the model with its digest."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(model).items()}
+    header = _header(model)
+    header["digest"] = _digest(header, tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+        draft = Path(folder) / path.name
+        save_file(tensors, draft, metadata={"attractor": json.dumps(header, sort_keys=True)})
+        os.replace(draft, path)
+    return replace(model, digest=str(header["digest"]))
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Reads a model file.
+
+    Raises:
+        ModelFileError: it cannot be read, is damaged, or is of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path} cannot be read as a model file: {error}") from error
+    header = _read_header(path, metadata)
+    if header["digest"] != (seen := _digest(header, tensors)):
+        raise ModelFileError(f"{path} is damaged: its content has digest {seen}, the file says {header['digest']}")
+    return _model(path, header, tensors).to(torch.device(device))
+
+
+def _header(model: Model) -> dict[str, Any]:
+    fields = [
+        {
+            "name": field.name,
+            "kind": field.kind,
+            "shape": list(field.shape),
+            "range": [str(field.minimum), str(field.maximum)],
+        }
+        for field in model.layout.fields
+    ]
+    return {
+        "format": FORMAT,
+        "name": model.name,
+        "network": {"kind": model.network.kind, **model.network.config},
+        "fields": fields,
+        "capacity": model.capacity,
+        "record": dict(model.record),
+    }
+
+
+def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        header = json.loads(metadata["attractor"])
+        number = int(header["format"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is a safetensors file, but not one of a model: no readable header") from error
+    if number > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {number}; this version reads up to {FORMAT}: upgrade, or save the model with this one"
+        )
+    if not isinstance(header.get("digest"), str):
+        raise ModelFileError(f"{path} has no digest in its header")
+    return dict(header)
+
+
+def _model(path: Path, header: Mapping[str, Any], tensors: Tensors) -> Model:
+    try:
+        network_config = dict(header["network"])
+        network = NETWORKS[network_config.pop("kind")](network_config)
+        model = Model(
+            name=header["name"],
+            layout=Layout(tuple(_field(field) for field in header["fields"])),
+            network=network,
+            parameters=Parameters.of(tensors),
+            transform=_transform(tensors),
+            capacity=int(header["capacity"]),
+            record=header["record"],
+            digest=header["digest"],
+        )
+        fitting = (shapes_of(model.parameters.slow), shapes_of(model.parameters.initial)) == network.shapes
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} lacks a part that its format asks for: {error!r}") from error
+    if not fitting:
+        raise ModelFileError(f"{path}: the tensors do not have the shapes that its {network.kind} network asks for")
+    return model
+
+
+def _field(saved: Mapping[str, Any]) -> Field:
+    if saved["kind"] not in KINDS:
+        raise ValueError(f"field kind {saved['kind']!r}")
+    minimum, maximum = map(float, saved["range"])
+    return Field(
+        name=saved["name"], kind=saved["kind"], shape=tuple(saved["shape"]), minimum=minimum, maximum=maximum
+    )
+
+
+def _tensors(model: Model) -> Tensors:
+    transform = {"transform.scale": model.transform.scale, "transform.shift": model.transform.shift}
+    return {**model.parameters.flat(), **transform}
+
+
+def _transform(tensors: Mapping[str, Tensor]) -> Transform:
+    return Transform(scale=tensors["transform.scale"], shift=tensors["transform.shift"])
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Over the header without its digest, and over name, dtype, shape and bytes of each tensor in the order of names."""
+    content = hashlib.sha256(
+        json.dumps({key: value for key, value in header.items() if key != "digest"}, sort_keys=True).encode()
+    )
+    for name, tensor in sorted(tensors.items()):
+        content.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
+        content.update(tensor.contiguous().numpy().tobytes())
+    return f"sha256:{content.hexdigest()}"

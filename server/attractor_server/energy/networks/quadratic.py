@@ -1,0 +1,71 @@
+"""The quadratic network on tanh features: its gradients have a closed form, so serving needs no autograd."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic:
+    """E = ½Σqx² + x·qb − fᵀWf − b·f with f = tanh(xA + a0). Fast: W, b. Slow: A, a0, log q, qb."""
+
+    inputs: int
+    """d, entries of a pattern"""
+    features: int
+    """h, entries of f"""
+
+    @property
+    def kind(self) -> str:
+        """Its name among the networks."""
+        return "quadratic"
+
+    @property
+    def config(self) -> Mapping[str, int]:
+        """What makes it again."""
+        return {"inputs": self.inputs, "features": self.features}
+
+    @property
+    def shapes(self) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
+        """Shapes of the slow tensors, and of the fast tensors of one memory."""
+        d, h = self.inputs, self.features
+        return {"A": (d, h), "a0": (h,), "log_q": (d,), "qb": (d,)}, {"W": (h, h), "b": (h,)}
+
+    def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+        """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
+        f = _features(slow, x)  # (memories, patterns, h)
+        bowl = (0.5 * slow["log_q"].exp() * x.square() + slow["qb"] * x).sum(-1)
+        wells = (torch.bmm(f, fast["W"]) * f).sum(-1) + torch.bmm(f, fast["b"][:, :, None]).squeeze(-1)
+        return bowl - wells
+
+    def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+        """∇ₓE = qx + qb − (u ⊙ f′)Aᵀ with u = f(W + Wᵀ) + b, like x."""
+        f = _features(slow, x)
+        return slow["log_q"].exp() * x + slow["qb"] - (_pull(fast, f) * (1 - f.square())) @ slow["A"].T
+
+    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, alpha: Tensor) -> Tensors:
+        """∇ of Σᵢ wᵢ(Eᵢ + α‖gᵢ‖²): −fᵀ(w⊙f) − 2α(fᵀ(w⊙r) + (w⊙r)ᵀf) by W and −Σw(f + 2αr) by b, r = (gA) ⊙ f′.
+
+        gA is found from AᵀA, without going back to the d entries of g.
+        """
+        a = slow["A"]
+        f = _features(slow, x)
+        slope = 1 - f.square()
+        base = (slow["log_q"].exp() * x + slow["qb"]) @ a
+        r = (base - (_pull(fast, f) * slope) @ (a.T @ a)) * slope
+        weighted = 2 * alpha[:, None, None] * weight[..., None] * r  # (memories, patterns, h)
+        f_weighted = weight[..., None] * f
+        cross = torch.bmm(f.mT, weighted)
+        return {"W": -(torch.bmm(f.mT, f_weighted) + cross + cross.mT), "b": -(f_weighted + weighted).sum(1)}
+
+
+def _features(slow: Tensors, x: Tensor) -> Tensor:
+    return torch.tanh(x @ slow["A"] + slow["a0"])
+
+
+def _pull(fast: Tensors, f: Tensor) -> Tensor:
+    """f(W + Wᵀ) + b, (memories, patterns, h)."""
+    return torch.baddbmm(fast["b"][:, None], f, fast["W"] + fast["W"].mT)

@@ -1,0 +1,82 @@
+"""The reading loop: the cue descends the energy until it has fallen into an attractor (claims 1, 12 to 14, 17, 20)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, gradients_of
+from attractor_server.energy.parameters import Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Completed patterns (memories, patterns, d) and their energies (memories, patterns)."""
+
+    pattern: Tensor
+    energy_before: Tensor
+    energy_after: Tensor
+    delta_energy: Tensor
+    """E(cue; θ) − E(cue; θ₀)"""
+    iterates: Tensor | None = None
+    """(steps + 1, memories, patterns, d), the cue first"""
+    energies: Tensor | None = None
+    """(steps + 1, memories, patterns)"""
+
+
+def read(  # noqa: PLR0913
+    network: EnergyNetwork,
+    parameters: Parameters,
+    fast: Tensors,  # each (memories, *shape)
+    cue: Tensor,  # (memories, patterns, d)
+    *,
+    known: Tensor | None = None,  # (memories, patterns, d) bool
+    steps: int = 0,
+    trajectory: bool = False,
+) -> Reading:
+    """Reads the patterns that the cues lead to, in `steps` steps (0: as many as were trained, K)."""
+    iterates = descend(network, parameters, fast, cue, known=known, steps=steps or parameters.reading_steps)
+    pattern = iterates[-1]
+    before = network.energy(parameters.slow, fast, cue)
+    return Reading(
+        pattern=pattern,
+        energy_before=before,
+        energy_after=network.energy(parameters.slow, fast, pattern),
+        delta_energy=before - network.energy(parameters.slow, parameters.memories(len(cue)), cue),
+        iterates=torch.stack(iterates) if trajectory else None,
+        energies=torch.stack([network.energy(parameters.slow, fast, x) for x in iterates]) if trajectory else None,
+    )
+
+
+def descend(  # noqa: PLR0913
+    network: EnergyNetwork,
+    parameters: Parameters,
+    fast: Tensors,
+    cue: Tensor,
+    *,
+    known: Tensor | None = None,
+    steps: int,
+) -> list[Tensor]:
+    """The iterates of Nesterov's method from the cue on, which is the first; known entries never move.
+
+    Steps beyond those trained repeat the last one's size and momentum.
+    """
+    gradients = gradients_of(network)
+    step, momentum = parameters.reader["log_step"].exp(), parameters.reader["momentum_logit"].sigmoid()
+    free = None if known is None else ~known
+    velocity = torch.zeros_like(cue)
+    iterates = [cue]
+    for k in range(steps):
+        k = min(k, len(step) - 1)
+        ahead = iterates[-1] + momentum[k] * velocity
+        gradient = gradients.input_gradient(parameters.slow, fast, ahead)
+        if free is not None:
+            gradient = gradient * free
+        velocity = momentum[k] * velocity - step[k] * clip_pattern(gradient)
+        iterates.append(iterates[-1] + velocity)
+    return iterates
+
+
+def clip_pattern(gradient: Tensor) -> Tensor:
+    """A smooth bound of √d on the norm of each pattern's gradient: g·(1 + ‖g‖²/d)^−½."""
+    return gradient * torch.rsqrt(1 + gradient.square().mean(-1, keepdim=True))

@@ -1,0 +1,66 @@
+"""The oracle: one memory and one pattern at a time, plain autograd, nothing clever. Tests hold the loops to it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors
+from attractor_server.energy.parameters import COUNT_UNIT, Parameters
+
+
+def energy(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:
+    """E of a single pattern x (d,) in a single memory, a scalar."""
+    return network.energy(parameters.slow, {name: value[None] for name, value in fast.items()}, x[None, None])[0, 0]
+
+
+def read(  # noqa: PLR0913
+    network: EnergyNetwork, parameters: Parameters, fast: Tensors, cue: Tensor, *, known: Tensor, steps: int
+) -> Tensor:
+    """What the cue (d,) leads to, (d,)."""
+    x, velocity = cue, torch.zeros_like(cue)
+    for k in range(steps):
+        k = min(k, parameters.reading_steps - 1)
+        momentum = torch.sigmoid(parameters.reader["momentum_logit"][k])
+        gradient = torch.where(known, 0.0, slope(network, parameters, fast, x + momentum * velocity))
+        gradient = gradient / torch.sqrt(1 + torch.mean(gradient**2))
+        velocity = momentum * velocity - torch.exp(parameters.reader["log_step"][k]) * gradient
+        x = x + velocity
+    return x
+
+
+def write(
+    network: EnergyNetwork, parameters: Parameters, fast: Tensors, patterns: Sequence[Tensor], *, stored: int
+) -> Tensors:
+    """The fast weights of one memory after writing these patterns, each (d,)."""
+    writer = parameters.writer
+    now, before = len(patterns) / COUNT_UNIT, 1 + stored / COUNT_UNIT
+    for t in range(parameters.writing_steps):
+        fast = {name: fresh(value) for name, value in fast.items()}
+        objective = torch.zeros((), dtype=patterns[0].dtype)
+        for x in patterns:
+            g = slope(network, parameters, fast, x)
+            alpha = torch.exp(writer["log_alpha"][t]) * now ** writer["alpha_count"]
+            objective = objective + (energy(network, parameters, fast, x) + alpha * g.dot(g)) / len(patterns)
+        for name, value in fast.items():
+            distance = torch.sum((value - parameters.initial[name]) ** 2)
+            objective = objective + torch.exp(writer["log_beta"][t]) * distance
+        gradients = torch.autograd.grad(objective, list(fast.values()), create_graph=True)
+        for name, gradient in zip(fast, gradients, strict=True):
+            clipped = gradient / torch.sqrt(1 + torch.sum(gradient**2) / torch.exp(writer["log_clip"]) ** 2)
+            scale = now ** writer["rate_count"] * before ** writer["rate_stored"]
+            fast[name] = fast[name] - torch.exp(writer[f"log_rate.{name}"][t]) * scale * clipped
+    return fast
+
+
+def slope(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:
+    """∇ₓE (d,)."""
+    x = fresh(x)
+    (gradient,) = torch.autograd.grad(energy(network, parameters, fast, x), x, create_graph=True)
+    return gradient
+
+
+def fresh(tensor: Tensor) -> Tensor:
+    """The same values as a node of their own: a gradient by it leaves out how else they enter the graph."""
+    tensor = tensor.clone()
+    return tensor if tensor.requires_grad else tensor.requires_grad_()
