@@ -1,6 +1,7 @@
 """Writes the Python stubs of the contract beside the .proto files (`make protos`).
 
-`--check` only compares; `--descriptors FILE` writes one descriptor set instead, for buf.
+`--check` only compares; `--descriptors FILE` writes one descriptor set instead, for buf, which could not resolve
+the google imports by itself without a network.
 """
 
 import argparse
@@ -15,32 +16,45 @@ from grpc_tools import protoc
 ROOT = Path(__file__).parent
 
 
-def compile_protos(*options: str) -> None:
+def compile_protos(source: Path, *options: str) -> None:
     """Runs protoc over every .proto file; the includes come with grpcio-tools and googleapis-common-protos."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
-    includes = (ROOT, files("grpc_tools") / "_proto", files("google.rpc") / ".." / "..")
+    sources = sorted(str(path.relative_to(source)) for path in source.rglob("*.proto"))
+    includes = (source, files("grpc_tools") / "_proto", files("google.rpc") / ".." / "..")
     if protoc.main(["protoc", *(f"-I{path}" for path in includes), *options, *sources]) != 0:
         sys.exit("protoc failed; its message stands above")
 
 
 def generate(output: Path) -> list[Path]:
     """Writes the stubs of every .proto file and returns them, relative to `output`."""
-    compile_protos(*(f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")))
-    return sorted(path.relative_to(output) for path in output.rglob("*_pb2*.py*"))
+    compile_protos(ROOT, *(f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")))
+    return stubs_in(output)
+
+
+def stubs_in(folder: Path) -> list[Path]:
+    """Every stub below a folder, relative to it."""
+    return sorted(path.relative_to(folder) for pattern in ("*_pb2*.py", "*_pb2*.pyi") for path in folder.rglob(pattern))
 
 
 def stale(fresh: Path, stubs: list[Path]) -> list[Path]:
-    """Stubs that are missing or differ from what stands beside the .proto files."""
-    return [stub for stub in stubs if not (ROOT / stub).exists() or not filecmp.cmp(fresh / stub, ROOT / stub, False)]
+    """Stubs that are missing, differ from what would be written, or have no .proto file any more."""
+    _, different, missing = filecmp.cmpfiles(fresh, ROOT, map(str, stubs), shallow=False)
+    return sorted([*map(Path, different), *map(Path, missing), *(set(stubs_in(ROOT)) - set(stubs))])
 
 
 def main() -> None:
+    """Does what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the committed stubs are not what would be written")
+    parser.add_argument("--check", action="store_true", help="fail if the stubs are not what would be written")
     parser.add_argument("--descriptors", type=Path, help="write a descriptor set to this file")
+    parser.add_argument("--source", type=Path, default=ROOT, help="with --descriptors: another folder of .proto files")
     arguments = parser.parse_args()
     if arguments.descriptors:
-        compile_protos("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.descriptors}")
+        compile_protos(
+            arguments.source,
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={arguments.descriptors}",
+        )
         return
     if not arguments.check:
         generate(ROOT)

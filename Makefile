@@ -1,0 +1,100 @@
+# Everything runs from .venv, which the first target that needs it makes; nothing has to be activated.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Folders that hold no Python yet are left out: mypy would refuse them.
+TYPED := $(wildcard protos client server tests benchmarks/*.py examples/*.py)
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+BASE = $(shell git describe --tags --match 'v*' --abbrev=0 2>/dev/null)
+OURS := --config buf.yaml --path attractor_proto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+		printf '%-14s %s\n' "$$target" "$$text"; done
+
+.PHONY: demo
+demo: $(STAMP) ## store and recall real images, print a table, write demo.png
+	$(BIN)/attractor demo
+
+.PHONY: serve
+serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serve --help`)
+	$(BIN)/attractor serve
+
+.PHONY: test
+test: $(STAMP) ## run all tests
+	$(BIN)/pytest
+
+.PHONY: check
+check: check-format check-lint check-types check-protos check-arrows ## run every check that is no test
+
+.PHONY: check-format
+check-format: $(STAMP)
+	$(BIN)/ruff format --check .
+
+.PHONY: check-lint
+check-lint: $(STAMP)
+	$(BIN)/ruff check .
+
+.PHONY: check-types
+check-types: $(STAMP)
+	$(BIN)/mypy $(TYPED)
+
+.PHONY: check-protos
+check-protos: $(STAMP)
+	$(BIN)/python protos/generate.py --check
+	@mkdir -p build
+	$(BIN)/python protos/generate.py --descriptors build/new.binpb
+	$(BIN)/buf lint build/new.binpb $(OURS)
+ifeq ($(BASE),)
+	@echo "buf breaking: left out, there is no tag v* to compare with"
+else
+	@rm -rf build/base && mkdir -p build/base
+	git archive $(BASE) protos | tar -x -C build/base
+	$(BIN)/python protos/generate.py --source build/base/protos --descriptors build/base.binpb
+	$(BIN)/buf breaking build/new.binpb --against build/base.binpb $(OURS)
+endif
+
+.PHONY: check-arrows
+check-arrows: $(STAMP)
+	$(BIN)/pytest -q tests/test_import_arrows.py
+
+.PHONY: protos
+protos: $(STAMP) ## write the stubs of the contract anew
+	$(BIN)/python protos/generate.py
+
+.PHONY: format
+format: $(STAMP) ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMP) ## run every benchmark
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+.PHONY: clean
+clean: ## remove .venv and everything that was made
+	rm -rf $(VENV) build dist demo.png .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip's own progress bars need its full output; a line for each package says as much.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Attractor needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; } >&2
+	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing what constraints.txt pins (PyTorch and Ray are large: this takes minutes)"
+	@{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[server,train,dev]' \
+			-c constraints.txt || echo FAILED; } | while read -r verb name rest; do \
+		case "$$verb" in \
+			Collecting) echo "  $$name" ;; \
+			Downloading) case "$$rest" in *[0-9][0-9][0-9]*MB*|*GB*) echo "    downloading $$rest" ;; esac ;; \
+			Installing) echo "  unpacking" ;; \
+			FAILED) exit 1 ;; \
+		esac; done
+	@touch $@
