@@ -7,6 +7,7 @@ the google imports by itself without a network.
 import argparse
 import filecmp
 import sys
+import sysconfig
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +27,11 @@ def compile_protos(source: Path, *options: str) -> None:
 
 def generate(output: Path) -> list[Path]:
     """Writes the stubs of every .proto file and returns them, relative to `output`."""
-    compile_protos(ROOT, *(f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")))
+    scripts = Path(sysconfig.get_path("scripts"))  # so that the environment need not be activated
+    plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    kinds = ("python_out=", "grpc_python_out=", "mypy_out=quiet:", "mypy_grpc_out=quiet:")
+    outputs = [f"--{kind}{output}" for kind in kinds]
+    compile_protos(ROOT, *plugins, *outputs)
     return stubs_in(output)
 
 
