@@ -1,0 +1,137 @@
+"""Frames of answers, taken apart by request, and the pieces of a split request put together again."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor._errors import ServerFault
+from attractor._types import Familiarity, Floats, Integers, Recall, Trajectory
+from attractor_proto.v1 import memory_data_pb2 as pb
+
+Number = TypeVar("Number", np.float32, np.uint32)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recalled:
+    """The answer to one query frame's request; every array has a first axis (rows)."""
+
+    fields: Mapping[str, Floats]
+    scores: Floats  # (3, rows): before, after, delta
+    steps: Integers
+    iterates: Mapping[str, Floats]  # (steps + 1, rows, *shape); empty unless asked for
+    energies: Floats  # (steps + 1, rows)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recognized:
+    """The answer to one recognize request."""
+
+    scores: Floats  # (2, rows): energy, delta
+
+
+def recalled(frame: pb.RecalledFrame) -> Iterator[tuple[int, Recalled]]:
+    """Request ids with their answers.
+
+    Raises:
+        ServerFault: the columns do not fit together.
+    """
+    total = sum(frame.patterns)
+    fields = {tensor.field: _values(tensor, total) for tensor in frame.tensors}
+    score = frame.scores
+    scores = _scores(total, score.energy_before, score.energy_after, score.delta_energy)
+    steps = np.array(score.steps, np.uint32)
+    if len(steps) != total:
+        raise ServerFault(f"scores.steps: saw {len(steps)} entries; expected {total}")
+    for request_id, rows in _rows(frame.request_ids, frame.patterns):
+        parts = {name: values[rows].copy() for name, values in fields.items()}
+        yield request_id, Recalled(parts, scores[:, rows].copy(), steps[rows].copy(), {}, np.empty((0, 0), np.float32))
+
+
+def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
+    """Request ids with their answers.
+
+    Raises:
+        ServerFault: the columns do not fit together.
+    """
+    scores = _scores(sum(frame.patterns), frame.energy, frame.delta_energy)
+    for request_id, rows in _rows(frame.request_ids, frame.patterns):
+        yield request_id, Recognized(scores[:, rows].copy())
+
+
+def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Recalled:
+    """The answer with its trajectory, from frames in the order of steps.
+
+    Raises:
+        ServerFault: the frames do not fit the answer.
+    """
+    if not frames:
+        return answer
+    rows = len(answer.steps)
+    by_step = [{tensor.field: _values(tensor, rows) for tensor in frame.tensors} for frame in frames]
+    if any(step.keys() != answer.fields.keys() for step in by_step):
+        raise ServerFault("trajectory: the fields are not those of the answer")
+    iterates = {name: np.stack([step[name] for step in by_step]) for name in answer.fields}
+    return replace(answer, iterates=iterates, energies=_scores(rows, *(frame.energy for frame in frames)))
+
+
+def recall(pieces: Sequence[Recalled], *, single: bool) -> Recall:
+    """What the caller gets, the pieces of a split query side by side."""
+    fields = {name: _join([piece.fields[name] for piece in pieces], 0, single) for name in pieces[0].fields}
+    before, after, delta = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
+    steps = _join([piece.steps for piece in pieces], 0, single)
+    return Recall(fields, before, after, delta, steps, _trajectory(pieces, single=single))
+
+
+def familiarity(pieces: Sequence[Recognized], *, single: bool) -> Familiarity:
+    """What the caller gets, the pieces of a split request side by side."""
+    energy, delta = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
+    return Familiarity(energy, delta)
+
+
+def _trajectory(pieces: Sequence[Recalled], *, single: bool) -> Trajectory | None:
+    if not pieces[0].iterates:
+        return None
+    length = max(len(piece.energies) for piece in pieces)
+    iterates = {
+        name: _join([_lengthened(piece.iterates[name], length) for piece in pieces], 1, single)
+        for name in pieces[0].fields
+    }
+    energies = _join([_lengthened(piece.energies, length) for piece in pieces], 1, single)
+    return Trajectory(iterates, energies)
+
+
+def _lengthened(iterates: Floats, length: int) -> Floats:  # a piece that settled earlier stays where it is
+    missing = length - len(iterates)
+    return np.concatenate([iterates, np.repeat(iterates[-1:], missing, axis=0)]) if missing else iterates
+
+
+def _values(tensor: pb.Tensor, rows: int) -> Floats:
+    shape = tuple(tensor.shape)
+    if tensor.dtype != pb.DTYPE_FLOAT32 or shape[:1] != (rows,) or len(tensor.data) != 4 * math.prod(shape):
+        seen = f"dtype {tensor.dtype}, shape {shape}, {len(tensor.data)} bytes"
+        raise ServerFault(f"tensor {tensor.field!r}: saw {seen}; expected float32 of {rows} patterns")
+    return np.frombuffer(tensor.data, "<f4").reshape(shape)
+
+
+def _scores(rows: int, *columns: Sequence[float]) -> Floats:
+    if any(len(column) != rows for column in columns):
+        raise ServerFault(f"scores: saw {[len(column) for column in columns]} entries; expected {rows} each")
+    return np.array(columns, np.float32).reshape(len(columns), rows)
+
+
+def _rows(request_ids: Sequence[int], patterns: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    if len(request_ids) != len(patterns):
+        raise ServerFault(f"patterns: saw {len(patterns)} entries; expected {len(request_ids)}")
+    start = 0
+    for request_id, count in zip(request_ids, patterns, strict=True):
+        yield request_id, slice(start, start + count)
+        start += count
+
+
+def _join(parts: Sequence[NDArray[Number]], axis: int, single: bool) -> NDArray[Number]:
+    whole = np.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+    return np.asarray(whole.take(0, axis)) if single else whole

@@ -1,0 +1,97 @@
+"""From patterns to requests: splitting what is larger than a frame, and waiting for all pieces."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+
+from attractor._answers import Recalled, Recognized, familiarity, recall
+from attractor._errors import InvalidRequest, ServerFault
+from attractor._patterns import Packed
+from attractor._request import Answer, Operation, Request, Shelf, weight_bytes
+from attractor._router import Router
+from attractor._settings import Limits
+from attractor._types import Familiarity, Recall, StoreResult
+
+_A = TypeVar("_A", StoreResult, Recalled, Recognized)
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A call on its way: its requests, sent in that order."""
+
+    router: Router
+    requests: Sequence[Request]
+    single: bool
+
+    @property
+    def rows(self) -> int:
+        """Patterns under way."""
+        return sum(request.rows for request in self.requests)
+
+    async def answers(self) -> list[Answer]:
+        """Waits for the answers to all pieces; without one of them, the others are not wanted either.
+
+        Raises:
+            AttractorError: the first failure.
+        """
+        try:
+            return [await self.router.answer(request) for request in self.requests]
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody waits for the answers any more."""
+        self.router.abandon(self.requests)
+
+
+def start(router: Router, memory: str, shelf: Shelf, packed: Packed, timeout_s: float) -> Ticket:
+    """Puts a call on its way, without waiting for anything.
+
+    Raises:
+        InvalidRequest: a store of more than one frame holds, which could not be one write.
+        Closed: the client was closed.
+    """
+    deadline_s = anyio.current_time() + timeout_s if timeout_s < math.inf else math.inf
+    pieces = _pieces(shelf.ask.operation, packed, router.limits)
+    requests = [router.submit(memory, shelf, piece, deadline_s) for piece in pieces]
+    return Ticket(router, requests, packed.single)
+
+
+def _pieces(operation: Operation, packed: Packed, limits: Limits) -> list[Packed]:
+    storing = operation is Operation.STORE
+    row_bytes = math.ceil(weight_bytes(operation, packed) / packed.rows)
+    at_most = min(limits.patterns, limits.payload_bytes // max(row_bytes, 1))
+    if packed.rows <= at_most:
+        return [packed]
+    if at_most < 1:
+        seen = f"saw {row_bytes} bytes for one pattern"
+        raise InvalidRequest.of("patterns", f"{seen}; expected at most {limits.payload_bytes}")
+    if storing:
+        seen = f"too many items: saw {packed.rows} patterns in one store, which is one write"
+        raise InvalidRequest.of("patterns", f"{seen}; expected at most {at_most}: call store several times")
+    return [packed.piece(slice(first, first + at_most)) for first in range(0, packed.rows, at_most)]
+
+
+async def stored(ticket: Ticket) -> StoreResult:
+    """Waits for the answer to a store."""
+    return _all(await ticket.answers(), StoreResult)[0]
+
+
+async def recalled(ticket: Ticket) -> Recall:
+    """Waits for the answer to a query."""
+    return recall(_all(await ticket.answers(), Recalled), single=ticket.single)
+
+
+async def recognized(ticket: Ticket) -> Familiarity:
+    """Waits for the answer to a recognize."""
+    return familiarity(_all(await ticket.answers(), Recognized), single=ticket.single)
+
+
+def _all(answers: Sequence[Answer], kind: type[_A]) -> list[_A]:
+    fitting = [answer for answer in answers if isinstance(answer, kind)]
+    if len(fitting) < len(answers):
+        raise ServerFault(f"the server answered with something else than {kind.__name__}")
+    return fitting

@@ -1,0 +1,173 @@
+"""The client: one connection to a server, shared by everything that is asked through it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from attractor._background import Background
+from attractor._channel import Channels
+from attractor._control import Control
+from attractor._core import Core
+from attractor._errors import Closed, Unavailable, Unreachable, WrongBackend
+from attractor._link import Link
+from attractor._memory import Memory
+from attractor._router import Router
+from attractor._settings import Retry, Settings
+from attractor._types import MemoryInfo, ModelInfo
+
+
+def connect(
+    address: str,
+    *,
+    timeout_s: float = 60.0,
+    connect_timeout_s: float = 5.0,
+    retry: Retry | None = None,
+    in_flight_patterns: int = 4096,
+) -> "AsyncClient":
+    """A client of the server at `address` (host:port), to be used in an `async with`.
+
+    `timeout_s` bounds every call that names no timeout of its own, repeats included. At most `in_flight_patterns` are
+    sent and not answered on each stream; what is asked beyond that waits.
+
+    Raises, on entering the block:
+        Unreachable: no server answers within `connect_timeout_s`.
+        ProtocolMismatch: what answers speaks another version.
+        WrongBackend: not called from asyncio.
+    """
+    return AsyncClient(
+        address,
+        Settings(
+            client_id=uuid.uuid4().hex,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            in_flight_patterns=in_flight_patterns,
+            retry=retry or Retry(),
+        ),
+    )
+
+
+class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
+    """Made by `connect`. Any number of tasks may use it at once; their calls travel together.
+
+    A call after UNAVAILABLE is repeated until its timeout; so is what a lost connection leaves unanswered. A store is
+    applied once, however often it had to be sent, within the life of the shard.
+    """
+
+    def __init__(self, address: str, settings: Settings) -> None:
+        self._address = address
+        self._settings = settings
+        self._opened: Core | None = None
+        self._resources = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<attractor.AsyncClient {self._address!r}>"
+
+    async def __aenter__(self) -> Self:
+        _require_asyncio()
+        async with AsyncExitStack() as resources:
+            channels = Channels()
+            resources.push_async_callback(channels.close)
+            tasks = await resources.enter_async_context(Background())
+            control = Control(channels.to(self._address), self._settings)
+            resources.callback(control.close)
+            router = Router(self._address, channels, self._settings, tasks)
+            resources.callback(router.close)
+            await self._reach(router.seed)
+            self._opened = Core(control, router, self._settings)
+            self._resources = resources.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._opened = None
+        return await self._resources.__aexit__(kind, error, traceback)
+
+    async def create_memory(self, name: str, *, model: str, timeout_s: float | None = None) -> Memory:
+        """The memory of that name and model, made now if there is none.
+
+        Raises:
+            Conflict: there is one of that name from another model.
+            ModelNotFound: the server has no such model.
+            InvalidRequest: no memory can have that name.
+        """
+        core = self._core
+        info = await core.control.create(name, model, timeout_s)
+        return Memory(core, name, await core.model_of(info, timeout_s))
+
+    async def get_memory(self, name: str, *, timeout_s: float | None = None) -> Memory:
+        """The memory of that name.
+
+        Raises:
+            MemoryNotFound: there is none.
+        """
+        core = self._core
+        return Memory(core, name, await core.model_of(await core.control.get(name, timeout_s), timeout_s))
+
+    def memory(self, name: str) -> Memory:
+        """The memory of that name, without asking the server now; its first call tells whether there is one."""
+        return Memory(self._core, name)
+
+    async def delete_memory(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Forgets a memory and all that was stored in it.
+
+        Raises:
+            MemoryNotFound: there is none.
+        """
+        await self._core.delete(name, timeout_s)
+
+    async def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> AsyncIterator[MemoryInfo]:
+        """The memories whose names start with `prefix`, in the order of names; asked page by page."""
+        token = ""
+        while True:
+            page, token = await self._core.control.page(prefix, token, timeout_s)
+            for memory in page:
+                yield memory
+            if not token:
+                return
+
+    async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
+        """The models that the server can make memories from."""
+        return await self._core.control.models(timeout_s)
+
+    async def model(self, name: str, *, timeout_s: float | None = None) -> ModelInfo:
+        """The model of that name.
+
+        Raises:
+            ModelNotFound: the server has none.
+        """
+        return await self._core.control.model(name, timeout_s)
+
+    @property
+    def _core(self) -> Core:
+        if self._opened is None:
+            raise Closed("the client is not open: use it inside `async with attractor.connect(…) as client`")
+        return self._opened
+
+    async def _reach(self, seed: Link) -> None:
+        with anyio.move_on_after(self._settings.connect_timeout_s):
+            await seed.tried.wait()
+        failure = seed.failure
+        if failure is None and seed.tried.is_set():
+            return
+        if failure is not None and not isinstance(failure, Unavailable):
+            raise failure
+        why = f": {failure}" if failure else ""
+        raise Unreachable(
+            f"no Attractor server answers at {self._address} within {self._settings.connect_timeout_s:g} s{why}"
+        )
+
+
+def _require_asyncio() -> None:
+    """grpc.aio runs on asyncio alone, and fails in obscure ways elsewhere (grpc/grpc#25050)."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is None:
+        raise WrongBackend("attractor runs on asyncio only: run it by asyncio.run or anyio.run(…, backend='asyncio')")

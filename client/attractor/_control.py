@@ -1,0 +1,142 @@
+"""Unary calls: memories by name, and models."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Sequence
+from datetime import UTC
+from typing import Protocol, TypeVar
+
+import anyio
+import grpc
+from anyio.lowlevel import checkpoint_if_cancelled
+from google.protobuf.json_format import MessageToDict
+from grpc import aio
+
+from attractor._channel import Channel
+from attractor._errors import Closed, MemoryNotFound, TimeoutExceeded, Unavailable, from_rpc
+from attractor._settings import Settings
+from attractor._types import FieldInfo, FieldKind, MemoryInfo, ModelInfo
+from attractor_proto.v1 import memories_pb2 as pb
+
+_Asked = TypeVar("_Asked", contravariant=True)
+_Answered = TypeVar("_Answered", covariant=True)
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
+
+
+class _Method(Protocol[_Asked, _Answered]):
+    def __call__(self, request: _Asked, /, *, timeout: float | None = None) -> Awaitable[_Answered]: ...
+
+
+_KINDS: dict[int, FieldKind] = {
+    pb.FIELD_KIND_VECTOR: "vector",
+    pb.FIELD_KIND_IMAGE: "image",
+    pb.FIELD_KIND_TEXT: "text",
+    pb.FIELD_KIND_AUDIO: "audio",
+}
+
+
+class Control:
+    """Calls about memories and models, repeated after UNAVAILABLE until the timeout."""
+
+    def __init__(self, channel: Channel, settings: Settings) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._closed = False
+
+    def close(self) -> None:
+        """Every call from now on is refused."""
+        self._closed = True
+
+    async def create(self, name: str, model: str, timeout_s: float | None) -> MemoryInfo:
+        """The memory of that name and model, made now if there is none."""
+        answer = await self._call(self._channel.memories.Create, pb.CreateRequest(name=name, model=model), timeout_s)
+        return _memory(answer.memory)
+
+    async def get(self, name: str, timeout_s: float | None) -> MemoryInfo:
+        """The memory of that name."""
+        return _memory((await self._call(self._channel.memories.Get, pb.GetRequest(name=name), timeout_s)).memory)
+
+    async def delete(self, name: str, timeout_s: float | None) -> None:
+        """Forgets a memory. That a repeat finds it gone is no failure."""
+        await self._call(
+            self._channel.memories.Delete, pb.DeleteRequest(name=name), timeout_s, fine_in_repeat=pb.DeleteResponse()
+        )
+
+    async def page(self, prefix: str, token: str, timeout_s: float | None) -> tuple[Sequence[MemoryInfo], str]:
+        """Some memories in the order of names, and the token of the next page, empty on the last."""
+        request = pb.ListRequest(prefix=prefix, page_token=token)
+        answer = await self._call(self._channel.memories.List, request, timeout_s)
+        return [_memory(memory) for memory in answer.memories], answer.next_page_token
+
+    async def models(self, timeout_s: float | None) -> list[ModelInfo]:
+        """All models of the server."""
+        answer = await self._call(self._channel.models.List, pb.ModelsListRequest(), timeout_s)
+        return [_model(model) for model in answer.models]
+
+    async def model(self, name: str, timeout_s: float | None) -> ModelInfo:
+        """The model of that name."""
+        return _model((await self._call(self._channel.models.Get, pb.ModelsGetRequest(name=name), timeout_s)).model)
+
+    async def _call(
+        self, method: _Method[_Q, _A], request: _Q, timeout_s: float | None, *, fine_in_repeat: _A | None = None
+    ) -> _A:
+        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        deadline_s, attempt = anyio.current_time() + timeout_s, 0
+        while True:
+            try:
+                return await self._attempt(method, request, deadline_s)
+            except MemoryNotFound:
+                if attempt and fine_in_repeat is not None:
+                    return fine_in_repeat
+                raise
+            except Unavailable as error:
+                attempt += 1
+                delay_s = self._settings.retry.delay_s(attempt)
+                if anyio.current_time() + delay_s >= deadline_s:
+                    raise TimeoutExceeded(f"no answer within {timeout_s:g} s; the last failure: {error}") from error
+                await anyio.sleep(delay_s)
+
+    async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
+        if self._closed:
+            raise Closed("the client was closed")
+        left_s = None if deadline_s == math.inf else deadline_s - anyio.current_time()
+        try:
+            return await method(request, timeout=left_s)
+        except grpc.RpcError as error:
+            raise from_rpc(error) from None
+        except aio.UsageError as error:
+            raise Closed("the client was closed") from error
+        except asyncio.CancelledError:
+            await checkpoint_if_cancelled()  # else it would escape the caller's scope
+            task = asyncio.current_task()
+            if not self._closed or task is None or task.cancelling():
+                raise
+            raise Closed("the client was closed during the call") from None
+
+
+def _memory(memory: pb.Memory) -> MemoryInfo:
+    return MemoryInfo(
+        name=memory.name,
+        model=memory.model,
+        model_digest=memory.model_digest,
+        version=memory.version,
+        patterns=memory.patterns,
+        created=memory.created.ToDatetime(UTC),
+    )
+
+
+def _model(model: pb.Model) -> ModelInfo:
+    return ModelInfo(
+        name=model.name,
+        digest=model.digest,
+        fields=tuple(_field(field) for field in model.fields),
+        capacity=model.capacity,
+        page_bytes=model.page_bytes,
+        steps=model.steps,
+        training_record=MessageToDict(model.training_record),
+    )
+
+
+def _field(field: pb.Field) -> FieldInfo:
+    return FieldInfo(name=field.name, kind=_KINDS.get(field.kind, "vector"), shape=tuple(field.shape))

@@ -1,0 +1,184 @@
+"""Everything the SDK raises on purpose. No exception of grpc ever reaches the caller.
+
+AttractorError
+├── InvalidRequest       what was asked cannot be meant (carries field violations); found here or by the server
+├── NotFound
+│   ├── MemoryNotFound   never created, deleted, or forgotten by a shard that restarted
+│   └── ModelNotFound
+├── Conflict             the name is taken by a memory of another model
+├── Refused              the state of the server does not allow it
+│   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
+│   └── Forgotten        a repeated store too old for its first answer to be known
+├── Exhausted            the server has no room for more
+├── Unavailable          try again, perhaps elsewhere (the SDK did, where it could)
+│   ├── Draining         the shard is going away
+│   └── Unreachable      no server answers at the address
+├── TimeoutExceeded      no answer within the timeout; the request may or may not have been applied (TimeoutError)
+├── ProtocolMismatch     the server speaks another version of the contract, or is no Attractor server
+├── ServerFault          the server failed in a way nobody foresaw, or sent what cannot be understood
+├── Closed               the client was closed, or was never entered
+└── WrongBackend         called from another async library than asyncio (RuntimeError)
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+
+_STATUS_KEY = "grpc-status-details-bin"
+
+
+class AttractorError(Exception):
+    """Root of the tree; `reason` is a stable word in capitals, `violations` pairs of field and description."""
+
+    default_reason: ClassVar[str] = "UNKNOWN"
+
+    def __init__(self, message: str, *, reason: str = "", violations: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason or self.default_reason
+        self.violations = tuple(violations)
+
+    def again(self) -> Self:
+        """The same error for another caller, with a traceback of its own."""
+        return type(self)(str(self), reason=self.reason, violations=self.violations)
+
+
+class InvalidRequest(AttractorError):
+    default_reason = "INVALID_REQUEST"
+
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidRequest":
+        """One violation: what was seen and what was expected of that field."""
+        return cls(f"{field}: {description}", violations=[(field, description)])
+
+
+class NotFound(AttractorError):
+    default_reason = "NOT_FOUND"
+
+
+class MemoryNotFound(NotFound):
+    default_reason = "MEMORY_NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    default_reason = "MODEL_NOT_FOUND"
+
+
+class Conflict(AttractorError):
+    default_reason = "MEMORY_OF_OTHER_MODEL"
+
+
+class Refused(AttractorError):
+    default_reason = "REFUSED"
+
+
+class Diverged(Refused):
+    default_reason = "WRITE_DIVERGED"
+
+
+class Forgotten(Refused):
+    default_reason = "SEQUENCE_FORGOTTEN"
+
+
+class Exhausted(AttractorError):
+    default_reason = "EXHAUSTED"
+
+
+class Unavailable(AttractorError):
+    default_reason = "UNAVAILABLE"
+
+
+class Draining(Unavailable):
+    default_reason = "DRAINING"
+
+
+class Unreachable(Unavailable):
+    default_reason = "UNREACHABLE"
+
+
+class TimeoutExceeded(AttractorError, TimeoutError):
+    default_reason = "EXPIRED"
+
+
+class ProtocolMismatch(AttractorError):
+    default_reason = "PROTOCOL_VERSION"
+
+
+class ServerFault(AttractorError):
+    default_reason = "INTERNAL"
+
+
+class Closed(AttractorError):
+    default_reason = "CLOSED"
+
+
+class WrongBackend(AttractorError, RuntimeError):
+    default_reason = "WRONG_BACKEND"
+
+
+_Code = grpc.StatusCode
+_BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
+    (_Code.INVALID_ARGUMENT, ""): InvalidRequest,
+    (_Code.OUT_OF_RANGE, ""): InvalidRequest,
+    (_Code.NOT_FOUND, ""): NotFound,
+    (_Code.NOT_FOUND, "MEMORY_NOT_FOUND"): MemoryNotFound,
+    (_Code.NOT_FOUND, "MODEL_NOT_FOUND"): ModelNotFound,
+    (_Code.ALREADY_EXISTS, ""): Conflict,
+    (_Code.FAILED_PRECONDITION, ""): Refused,
+    (_Code.FAILED_PRECONDITION, "PROTOCOL_VERSION"): ProtocolMismatch,
+    (_Code.FAILED_PRECONDITION, "SEQUENCE_FORGOTTEN"): Forgotten,
+    (_Code.FAILED_PRECONDITION, "WRITE_DIVERGED"): Diverged,
+    (_Code.FAILED_PRECONDITION, "READ_DIVERGED"): Diverged,
+    (_Code.PERMISSION_DENIED, ""): Refused,
+    (_Code.UNAUTHENTICATED, ""): Refused,
+    (_Code.RESOURCE_EXHAUSTED, ""): Exhausted,
+    (_Code.UNAVAILABLE, ""): Unavailable,
+    (_Code.UNAVAILABLE, "DRAINING"): Draining,
+    (_Code.CANCELLED, ""): Unavailable,  # by the server, as it goes away: nobody here asked for it
+    (_Code.ABORTED, ""): Unavailable,
+    (_Code.DEADLINE_EXCEEDED, ""): TimeoutExceeded,
+    (_Code.UNIMPLEMENTED, ""): ProtocolMismatch,
+}
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def from_status(status: status_pb2.Status) -> AttractorError:
+    """The error that a google.rpc.Status means."""
+    reason, violations = _details(status)
+    code = _CODES.get(status.code, _Code.UNKNOWN)
+    kind = _BY_STATUS.get((code, reason)) or _BY_STATUS.get((code, ""), ServerFault)
+    message = status.message or code.name
+    if code is _Code.UNIMPLEMENTED:
+        message = f"the server does not know this call: it is older, newer or no Attractor server ({message})"
+    return kind(message, reason=reason, violations=violations)
+
+
+def from_rpc(error: grpc.RpcError) -> AttractorError:
+    """The error that a failed call means."""
+    if not isinstance(error, aio.AioRpcError):
+        return ServerFault(str(error))
+    return from_status(_status(error))
+
+
+def _status(error: aio.AioRpcError) -> status_pb2.Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                break
+    return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+
+
+def _details(status: status_pb2.Status) -> tuple[str, list[tuple[str, str]]]:
+    reason, violations = "", []
+    for detail in status.details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(bad):
+            violations = [(violation.field, violation.description) for violation in bad.field_violations]
+    return reason, violations

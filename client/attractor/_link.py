@@ -1,0 +1,190 @@
+"""A link to one shard: one stream at a time, opened anew when it is lost and there is something to send."""
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+import anyio
+
+from attractor._answers import recalled, recognized, with_iterates
+from attractor._background import Background
+from attractor._channel import Channel
+from attractor._errors import AttractorError, ServerFault, Unavailable, from_status
+from attractor._outbox import Outbox
+from attractor._request import Answer, Request
+from attractor._session import Session, open_session
+from attractor._settings import Limits, Settings
+from attractor._types import StoreResult
+from attractor_proto.v1 import memory_data_pb2 as pb
+
+_logger = logging.getLogger("attractor")
+_FRUITLESS_LIMIT = 2
+"""Sessions in a row without an answer, until another way is tried."""
+_GONE = ("MEMORY_NOT_FOUND", "HANDLE_NOT_OPEN")
+
+
+class Routes(Protocol):
+    """What a link asks of the client's other links."""
+
+    def redirect(self, link: "Link", memory: str, route: str) -> bool:
+        """Moves a memory to the link of that address. False if it stays where it is."""
+
+    def arrived(self, memory: str) -> None:
+        """The link speaks to the memory's owner."""
+
+    def fall_back(self, link: "Link") -> bool:
+        """Moves everything on that link to where it came from. False if there is no such place."""
+
+
+class Link:
+    """Sends what waits in its outbox and hands the answers to those who wait for them."""
+
+    def __init__(self, channel: Channel, outbox: Outbox, routes: Routes, settings: Settings, timeout_s: float) -> None:
+        """`timeout_s` bounds each attempt to open a session."""
+        self.channel = channel
+        self.outbox = outbox
+        self.limits = Limits()
+        self.failure: AttractorError | None = None
+        """Why the last session ended, or could not be opened."""
+        self.tried = anyio.Event()
+        """The first session stands, or there can be none."""
+        self._routes = routes
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._standing = False
+        self._answered = False
+
+    async def run(self, *, eager: bool) -> None:
+        """Serves until cancelled; `eager` opens a session before there is anything to send."""
+        fruitless = 0
+        while True:
+            while not (self.outbox.waiting or (eager and not self.tried.is_set())):
+                await self.outbox.changed()
+            if await self._life():
+                fruitless = 0
+                continue
+            fruitless += 1
+            if fruitless > _FRUITLESS_LIMIT and self.failure is not None:
+                self._routes.fall_back(self)
+            await anyio.sleep(self._settings.retry.delay_s(fruitless))
+
+    async def _life(self) -> bool:
+        """One session, from opening to its end. Whether a request was answered in it."""
+        self._answered = self._standing = False
+        try:
+            async with open_session(self.channel, self._settings.client_id, self._timeout_s) as session:
+                self._welcomed(session.limits)
+                async with Background() as tasks:
+                    tasks.start_soon(self._send, session)
+                    await self._receive(session)
+            self._ended(Unavailable("the server ended the session"))
+        except AttractorError as error:
+            self._ended(error)
+        except Exception as error:  # a fault of this code must not leave callers waiting
+            _logger.exception("unforeseen error in the session with %s", self.channel.address)
+            self._ended(ServerFault(f"unforeseen {type(error).__name__}: {error}"))
+        return self._answered
+
+    def _welcomed(self, limits: Limits) -> None:
+        self.limits, self._standing = limits, True
+        self.tried.set()
+
+    def _ended(self, error: AttractorError) -> None:
+        """Keeps for the next session what may be repeated, and fails the rest."""
+        self.failure = error
+        unanswered = self.outbox.lost()
+        if isinstance(error, Unavailable):
+            self.outbox.put_back(unanswered)
+            self.outbox.note(error)
+        else:
+            for request in unanswered:
+                request.fail(error.again())
+        if not self._standing and not self._routes.fall_back(self) and not isinstance(error, Unavailable):
+            self.outbox.fail(error)
+            self.tried.set()
+
+    async def _send(self, session: Session) -> None:
+        while True:
+            while (message := self.outbox.next(session.limits, anyio.current_time())) is not None:
+                if not await session.write(message):
+                    return
+            await self.outbox.changed()
+
+    async def _receive(self, session: Session) -> None:
+        """Until the server ends the stream, or wants the client gone and has answered everything."""
+        while not (self.outbox.draining and not self.outbox.unanswered):
+            if (message := await session.read()) is None:
+                return
+            self._take(message)
+
+    def _take(self, message: pb.SessionResponse) -> None:
+        match message.WhichOneof("frame"):
+            case "stored":
+                self._stored(message.stored)
+            case "recalled":
+                self._recalled(message.recalled)
+            case "recognized":
+                for request_id, answer in recognized(message.recognized):
+                    self._resolve(request_id, answer)
+            case "trajectory":
+                if (request := self.outbox.sent(message.trajectory.request_id)) is not None:
+                    request.iterates.append(message.trajectory)
+            case "opened":
+                self._opened(message.opened)
+            case "failures":
+                self._failures(message.failures.failures)
+            case "drain":
+                self.outbox.draining = True
+
+    def _stored(self, frame: pb.StoredFrame) -> None:
+        if not len(frame.request_ids) == len(frame.versions) == len(frame.totals):
+            raise ServerFault("stored: the columns differ in length")
+        for request_id, version, total in zip(frame.request_ids, frame.versions, frame.totals, strict=True):
+            self._resolve(request_id, StoreResult(version, total))
+
+    def _recalled(self, frame: pb.RecalledFrame) -> None:
+        for request_id, answer in recalled(frame):
+            request = self.outbox.sent(request_id)
+            self._resolve(request_id, with_iterates(answer, request.iterates if request else ()))
+
+    def _resolve(self, request_id: int, answer: Answer) -> None:
+        self._answered = True
+        if (request := self.outbox.answered(request_id)) is not None:
+            self.outbox.succeeded(request.memory)
+            request.resolve(answer)
+
+    def _opened(self, answer: pb.Opened) -> None:
+        if (lane := self.outbox.opened(answer)) is None:
+            return
+        if not lane.route:
+            self._routes.arrived(lane.memory)
+        elif not lane.unanswered:
+            self._routes.redirect(self, lane.memory, lane.route)
+
+    def _failures(self, failures: Iterable[pb.Failure]) -> None:
+        again: dict[str, list[Request]] = {}
+        for failure in failures:
+            error = from_status(failure.status)
+            if (lane := self.outbox.refused(failure.request_id)) is not None:
+                self._not_opened(lane.memory, error)
+            elif (request := self.outbox.answered(failure.request_id)) is not None:
+                self._failed(request, error, again)
+        for memory, requests in again.items():
+            self.outbox.hold(memory, requests, self._settings.retry)
+
+    def _not_opened(self, memory: str, error: AttractorError) -> None:
+        if isinstance(error, Unavailable):
+            self.outbox.hold(memory, [], self._settings.retry)
+            return
+        for request in self.outbox.remove(memory):
+            request.fail(error.again())
+
+    def _failed(self, request: Request, error: AttractorError, again: dict[str, list[Request]]) -> None:
+        if isinstance(error, Unavailable):
+            request.failure = error
+            again.setdefault(request.memory, []).append(request)
+            return
+        self._answered = True
+        if error.reason in _GONE:
+            self.outbox.unbind(request.memory)
+        request.fail(error)

@@ -1,0 +1,99 @@
+"""One memory, as its users see it."""
+
+from attractor._calls import Ticket, recalled, recognized, stored
+from attractor._core import Core
+from attractor._patterns import Packed, pack
+from attractor._request import Ask, Operation, reading
+from attractor._stream import MemoryStream
+from attractor._types import Cue, Familiarity, MemoryInfo, ModelInfo, Patterns, Recall, StoreResult
+
+_STORE, _RECOGNIZE = Ask(operation=Operation.STORE), Ask(operation=Operation.RECOGNIZE)
+
+
+class Memory:
+    """A memory on the server. Made by a client; valid while that is open.
+
+    Patterns are an array for a model of one field, else a mapping of field name to array; (*shape) for a single
+    pattern, (patterns, *shape) for a batch, and answers have the same form. Taken as float32, float16, bfloat16 or
+    uint8; float64 is sent as float32. Images are uint8 from 0 to 255 or floats from 0 to 1, and come back as floats.
+
+    Every call raises `AttractorError`s, among them InvalidRequest, MemoryNotFound, TimeoutExceeded after `timeout_s`
+    seconds (None: the client's; inf: never), and Closed.
+    """
+
+    def __init__(self, core: Core, name: str, model: ModelInfo | None = None) -> None:
+        """`model` None: asked from the server when first needed."""
+        self._core = core
+        self._name = name
+        self._model = model
+
+    def __repr__(self) -> str:
+        return f"<attractor.Memory {self._name!r}>"
+
+    @property
+    def name(self) -> str:
+        """What the memory is called."""
+        return self._name
+
+    async def info(self, *, timeout_s: float | None = None) -> MemoryInfo:
+        """The memory as the server has it now."""
+        return await self._core.control.get(self._name, timeout_s)
+
+    async def model(self, *, timeout_s: float | None = None) -> ModelInfo:
+        """The model the memory was made from."""
+        if self._model is None:
+            self._model = await self._core.model_of(await self.info(timeout_s=timeout_s), timeout_s)
+        return self._model
+
+    async def store(self, patterns: Patterns, *, timeout_s: float | None = None) -> StoreResult:
+        """Writes all the patterns at once, or none of them; any later query sees them.
+
+        Raises:
+            InvalidRequest: also for more patterns than one frame holds.
+            Diverged: the writing loop left finite numbers; nothing was applied.
+        """
+        ticket = self.start_store(await self.model(timeout_s=timeout_s), patterns, timeout_s)
+        return await stored(ticket)
+
+    async def query(
+        self,
+        cues: Patterns,
+        *,
+        known: Patterns | None = None,
+        steps: int = 0,
+        trajectory: bool = False,
+        timeout_s: float | None = None,
+    ) -> Recall:
+        """Completes the cues.
+
+        `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed; `steps` 0 takes the model's
+        own number; `trajectory` also asks for every iterate.
+
+        Raises:
+            Diverged: the reading loop left finite numbers.
+        """
+        model = await self.model(timeout_s=timeout_s)
+        return await recalled(self.start_query(model, Cue(cues, known), reading(steps, trajectory), timeout_s))
+
+    async def recognize(self, patterns: Patterns, *, timeout_s: float | None = None) -> Familiarity:
+        """How familiar the patterns are, as they stand, without completing them."""
+        model = await self.model(timeout_s=timeout_s)
+        return await recognized(self._start(model, _RECOGNIZE, pack(model, patterns), timeout_s))
+
+    def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
+        """A context manager for storing and querying many patterns without waiting for each answer.
+
+        At most `in_flight_patterns` are under way in each of its pipelines; `timeout_s` counts for each item.
+        """
+        return MemoryStream(self, in_flight_patterns=in_flight_patterns, timeout_s=timeout_s)
+
+    def start_store(self, model: ModelInfo, patterns: Patterns, timeout_s: float | None) -> Ticket:
+        """Sends a store without waiting for the answer. For the SDK itself."""
+        return self._start(model, _STORE, pack(model, patterns), timeout_s)
+
+    def start_query(self, model: ModelInfo, cue: Cue, ask: Ask, timeout_s: float | None) -> Ticket:
+        """Sends a query without waiting for the answer. For the SDK itself."""
+        return self._start(model, ask, pack(model, cue.cues, cue.known, where="cues"), timeout_s)
+
+    def _start(self, model: ModelInfo, ask: Ask, packed: Packed, timeout_s: float | None) -> Ticket:
+        return self._core.start(self._name, model, ask, packed, timeout_s)

@@ -1,0 +1,142 @@
+"""Arrays of the user to rows of the wire, with every check that needs no server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor._errors import InvalidRequest
+from attractor._types import Array, FieldInfo, ModelInfo, Patterns
+from attractor_proto.v1 import memory_data_pb2 as pb
+
+Booleans = NDArray[np.bool_]
+
+_ACCEPTED = "float32, float64, float16, bfloat16 or uint8"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Column:
+    """One field of some patterns, as it goes on the wire."""
+
+    field: str
+    dtype: pb.DType.ValueType
+    values: NDArray[np.generic]  # (rows, *shape), C order, little-endian, a copy of the user's
+    known: Booleans | None  # as values
+
+    def rows(self, rows: slice) -> "Column":
+        """Some of the rows."""
+        return Column(self.field, self.dtype, self.values[rows], None if self.known is None else self.known[rows])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Packed:
+    """The patterns of one request: a column for each field; `single` where the user gave no batch axis."""
+
+    columns: tuple[Column, ...]
+    single: bool
+
+    @property
+    def rows(self) -> int:
+        """Number of patterns."""
+        return len(self.columns[0].values)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Length on the wire, about."""
+        masks = sum(column.known.size // 8 + 1 for column in self.columns if column.known is not None)
+        return masks + sum(column.values.nbytes for column in self.columns)
+
+    @property
+    def answer_bytes(self) -> int:
+        """Length of the completed patterns on the wire, about: four bytes an entry and the scores."""
+        return 16 * self.rows + 4 * sum(column.values.size for column in self.columns)
+
+    def piece(self, rows: slice) -> "Packed":
+        """Some of the patterns."""
+        return Packed(tuple(column.rows(rows) for column in self.columns), self.single)
+
+
+def pack(model: ModelInfo, patterns: Patterns, known: Patterns | None = None, *, where: str = "patterns") -> Packed:
+    """The patterns as the wire takes them.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    given = _by_field(model, patterns, where)
+    masks = {} if known is None else _by_field(model, known, "known", partial=True)
+    columns, batched = [], {}
+    for field in model.fields:
+        values, dtype = _values(given[field.name], f"{where}[{field.name}]")
+        batched[field.name] = _has_batch_axis(values, field, f"{where}[{field.name}]")
+        rows = values if batched[field.name] else values[None]
+        mask = _mask(masks[field.name], rows, f"known[{field.name}]") if field.name in masks else None
+        columns.append(Column(field.name, dtype, rows, mask))
+    _check_alike(columns, batched, where)
+    return Packed(tuple(columns), single=not any(batched.values()))
+
+
+def _by_field(model: ModelInfo, given: Patterns, where: str, *, partial: bool = False) -> dict[str, Array]:
+    names = [field.name for field in model.fields]
+    if not isinstance(given, Mapping):
+        if len(names) != 1:
+            raise InvalidRequest.of(where, f"saw one array; expected a mapping with the fields {names}")
+        return {names[0]: given}
+    if not given or set(given) - set(names) or (not partial and len(given) != len(names)):
+        raise InvalidRequest.of(where, f"saw the fields {[str(name) for name in given]}; expected {names}")
+    return dict(given)
+
+
+def _values(given: Array, where: str) -> tuple[NDArray[np.generic], pb.DType.ValueType]:
+    array = _array(given, where)
+    if array.dtype == np.float64:
+        with np.errstate(over="ignore"):  # becomes an infinity, which the server refuses
+            array = array.astype(np.float32)
+    name = array.dtype.name
+    if name == "bfloat16" and array.dtype.itemsize == 2:
+        return np.array(array, order="C").view(np.uint16), pb.DTYPE_BFLOAT16
+    if name not in _WIRE:
+        raise InvalidRequest.of(where, f"saw dtype {name}; expected {_ACCEPTED}")
+    wire, dtype = _WIRE[name]
+    return np.array(array, dtype=wire, order="C"), dtype
+
+
+_WIRE: dict[str, tuple[str, pb.DType.ValueType]] = {
+    "float32": ("<f4", pb.DTYPE_FLOAT32),
+    "float16": ("<f2", pb.DTYPE_FLOAT16),
+    "uint8": ("u1", pb.DTYPE_UINT8),
+}
+
+
+def _array(given: Array, where: str) -> NDArray[np.generic]:
+    try:
+        return np.asarray(given)
+    except Exception as error:  # whatever the user's own __array__ raises
+        raise InvalidRequest.of(where, f"saw {type(given).__name__}, which numpy cannot take ({error})") from error
+
+
+def _has_batch_axis(values: NDArray[np.generic], field: FieldInfo, where: str) -> bool:
+    if values.shape == field.shape:
+        return False
+    if values.shape[1:] != field.shape or not values.ndim:
+        batch = ", ".join(["patterns", *map(str, field.shape)])
+        raise InvalidRequest.of(where, f"saw shape {values.shape}; expected {field.shape} or ({batch})")
+    if not len(values):
+        raise InvalidRequest.of(where, "saw an empty batch; expected at least 1 pattern")
+    return True
+
+
+def _mask(given: Array, rows: NDArray[np.generic], where: str) -> Booleans:
+    mask = _array(given, where)
+    if mask.dtype != np.bool_:
+        raise InvalidRequest.of(where, f"saw dtype {mask.dtype.name}; expected bool, True where the cue is known")
+    if mask.shape not in (rows.shape, rows.shape[1:]):
+        raise InvalidRequest.of(where, f"saw shape {mask.shape}; expected {rows.shape[1:]} or {rows.shape}")
+    return np.array(np.broadcast_to(mask, rows.shape), dtype=np.bool_)
+
+
+def _check_alike(columns: list[Column], batched: dict[str, bool], where: str) -> None:
+    lengths = {column.field: len(column.values) for column in columns}
+    if len(set(lengths.values())) > 1 or len(set(batched.values())) > 1:
+        seen = ", ".join(f"{name}: {n if batched[name] else 'a single one'}" for name, n in lengths.items())
+        raise InvalidRequest.of(where, f"saw different numbers of patterns ({seen}); expected the same in every field")

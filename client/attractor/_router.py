@@ -1,0 +1,151 @@
+"""Which link takes a memory's requests, and what becomes of them."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from itertools import count
+
+import anyio
+from anyio.abc import TaskGroup
+
+from attractor._channel import Channels
+from attractor._errors import AttractorError, Closed, TimeoutExceeded
+from attractor._link import Link
+from attractor._outbox import Outbox
+from attractor._patterns import Packed
+from attractor._request import Answer, Request, Shelf, weight_bytes
+from attractor._settings import Limits, Settings
+
+_HOPS_LIMIT = 2
+"""Shards that name each other as a memory's owner are not followed in circles."""
+
+
+class Router:
+    """The seed link, which everything may go over, and direct links to the owners that shards have named."""
+
+    def __init__(self, address: str, channels: Channels, settings: Settings, tasks: TaskGroup) -> None:
+        """`tasks` runs the links, the one to `address` first."""
+        self._channels = channels
+        self._settings = settings
+        self._tasks = tasks
+        self._ids = count(1)
+        self._sequences: dict[str, int] = {}
+        self._links: dict[str, Link] = {}
+        self._routes: dict[str, Link] = {}
+        self._hops: dict[str, int] = {}
+        self._avoided: dict[str, float] = {}
+        self._closed: AttractorError | None = None
+        self.seed = self._start(address, settings.connect_timeout_s, eager=True)
+
+    @property
+    def limits(self) -> Limits:
+        """What a shard takes in one frame."""
+        return self.seed.limits
+
+    def submit(self, memory: str, shelf: Shelf, packed: Packed, deadline_s: float) -> Request:
+        """Puts a request on its way. The caller awaits its `future`, or abandons it.
+
+        Raises:
+            Closed: the client was closed.
+        """
+        if self._closed is not None:
+            raise self._closed.again()
+        request = Request(
+            id=next(self._ids),
+            memory=memory,
+            shelf=shelf,
+            packed=packed,
+            future=asyncio.get_running_loop().create_future(),
+            deadline_s=deadline_s,
+            rows=packed.rows,
+            weight_bytes=weight_bytes(shelf.ask.operation, packed),
+        )
+        self._link(memory).outbox.put(request)
+        return request
+
+    async def answer(self, request: Request) -> Answer:
+        """Waits for the answer; the request is dropped where nobody waits for it any more.
+
+        Raises:
+            TimeoutExceeded: the deadline passed first.
+            AttractorError: what the server answered.
+        """
+        try:
+            with anyio.CancelScope(deadline=request.deadline_s):
+                return await request.future
+        finally:
+            self.abandon([request])
+        raise _too_late(request)
+
+    def abandon(self, requests: Sequence[Request]) -> None:
+        """Nobody waits for these any more."""
+        for request in requests:
+            request.future.cancel()
+            for link in self._links.values():
+                link.outbox.abandon(request)
+
+    def forget(self, memory: str) -> None:
+        """A memory is no more: what was known of that name does not hold for another one."""
+        self._sequences.pop(memory, None)
+        self._routes.pop(memory, None)
+        self._hops.pop(memory, None)
+        for link in self._links.values():
+            link.outbox.unbind(memory)
+
+    def redirect(self, link: Link, memory: str, route: str) -> bool:
+        """Moves a memory to a direct link, unless that failed a moment ago or leads in circles."""
+        hops = self._hops.get(memory, 0)
+        if hops >= _HOPS_LIMIT or self._avoided.get(route, -math.inf) > anyio.current_time():
+            return False
+        target = self._links.get(route) or self._start(route, self._settings.route_timeout_s, eager=False)
+        if target is link:
+            return False
+        self._hops[memory], self._routes[memory] = hops + 1, target
+        target.outbox.put_back(link.outbox.remove(memory))
+        return True
+
+    def arrived(self, memory: str) -> None:
+        """A link has reached the memory's owner: if it moves on one day, that is followed again."""
+        self._hops.pop(memory, None)
+
+    def fall_back(self, link: Link) -> bool:
+        """Moves everything from a direct link to the seed, which forwards it."""
+        if link is self.seed:
+            return False
+        self._avoided[link.channel.address] = anyio.current_time() + self._settings.route_retry_s
+        for memory in [name for name, target in self._routes.items() if target is link]:
+            del self._routes[memory]
+            self._hops.pop(memory, None)
+        self.seed.outbox.put_back(link.outbox.remove_all())
+        return True
+
+    def close(self) -> None:
+        """Fails all that is under way, and everything asked from now on."""
+        self._closed = Closed("the client was closed")
+        for link in self._links.values():
+            link.outbox.fail(self._closed)
+
+    def _link(self, memory: str) -> Link:
+        link = self._routes.get(memory, self.seed)
+        if route := link.outbox.idle_route(memory):
+            self.redirect(link, memory, route)  # it is forwarded, but perhaps need not be any longer
+        return self._routes.get(memory, self.seed)
+
+    def _start(self, address: str, timeout_s: float, *, eager: bool) -> Link:
+        outbox = Outbox(sequences=self._sequences, ids=self._ids, in_flight_patterns=self._settings.in_flight_patterns)
+        link = Link(self._channels.to(address), outbox, self, self._settings, timeout_s)
+        self._links[address] = link
+
+        async def run() -> None:
+            await link.run(eager=eager)
+
+        self._tasks.start_soon(run, name=f"attractor link to {address}")
+        return link
+
+
+def _too_late(request: Request) -> TimeoutExceeded:
+    what = f"{request.shelf.ask.operation.name.lower()} in {request.memory!r}"
+    last = f"; the last failure: {request.failure}" if request.failure else ""
+    error = TimeoutExceeded(f"no answer in time to a {what}{last}")
+    error.__cause__ = request.failure
+    return error

@@ -1,0 +1,104 @@
+"""One life of a session stream, from `hello` to its end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeAlias
+
+import anyio
+import grpc
+from grpc import aio
+
+from attractor._channel import Channel
+from attractor._errors import Closed, ProtocolMismatch, Unavailable, Unreachable, from_rpc
+from attractor._settings import Limits
+from attractor_proto.names import PROTOCOL_VERSION
+from attractor_proto.v1 import memory_data_pb2 as pb
+
+Call: TypeAlias = "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]"
+
+
+class Session:
+    """An open stream. One task reads and one writes."""
+
+    def __init__(self, call: Call, limits: Limits) -> None:
+        self._call = call
+        self.limits = limits
+
+    async def write(self, message: pb.SessionRequest) -> bool:
+        """Sends, as fast as the server takes it. False if the stream has ended: `read` says why."""
+        try:
+            await self._call.write(message)
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
+            return False
+        return True
+
+    async def read(self) -> pb.SessionResponse | None:
+        """The next frame, or None where the server ended the stream without an error.
+
+        Raises:
+            AttractorError: why the stream ended.
+        """
+        return await _read(self._call)
+
+
+@asynccontextmanager
+async def open_session(channel: Channel, client_id: str, timeout_s: float) -> AsyncIterator[Session]:
+    """A stream that the server has welcomed; cancelled at the end.
+
+    Raises:
+        Unreachable: nobody answers within the timeout.
+        ProtocolMismatch: the server speaks another version.
+        AttractorError: what else the server answers.
+    """
+    call = channel.data.Session()
+    try:
+        yield Session(call, await _welcome(call, channel.address, client_id, timeout_s))
+    finally:
+        call.cancel()
+
+
+async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -> Limits:
+    hello = pb.Hello(protocol_version=PROTOCOL_VERSION, client_id=client_id, agent=_agent())
+    try:
+        with anyio.fail_after(timeout_s):
+            if not await Session(call, Limits()).write(pb.SessionRequest(hello=hello)):
+                await call.code()
+            answer = await _read(call)
+    except TimeoutError as error:
+        raise Unreachable(f"no answer from {address} within {timeout_s:g} s") from error
+    except Unavailable as error:
+        raise Unreachable(f"cannot reach {address}: {error}", reason=error.reason) from error
+    return _limits(answer, address)
+
+
+def _limits(answer: pb.SessionResponse | None, address: str) -> Limits:
+    if answer is None:
+        raise Unreachable(f"{address} ended the session without a welcome")
+    welcome = answer.welcome
+    if not answer.HasField("welcome") or welcome.protocol_version != PROTOCOL_VERSION:
+        seen = f"version {welcome.protocol_version}" if answer.HasField("welcome") else "no welcome"
+        raise ProtocolMismatch(f"{address} speaks another protocol: saw {seen}; expected version {PROTOCOL_VERSION}")
+    unset = Limits()
+    return Limits(
+        welcome.frame_patterns_limit or unset.patterns,
+        min(welcome.message_bytes_limit or unset.message_bytes, unset.message_bytes),
+    )
+
+
+async def _read(call: Call) -> pb.SessionResponse | None:
+    try:
+        answer = await call.read()
+    except grpc.RpcError as error:
+        raise from_rpc(error) from None
+    except aio.UsageError as error:
+        raise Closed("the connection was closed") from error
+    return answer if isinstance(answer, pb.SessionResponse) else None
+
+
+def _agent() -> str:
+    try:
+        return f"attractor-python/{version('attractor')}"
+    except PackageNotFoundError:
+        return "attractor-python"

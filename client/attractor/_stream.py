@@ -1,0 +1,174 @@
+"""Pipelines: many stores or queries under way, answers in the order of the items."""
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from attractor._background import Background
+from attractor._calls import Ticket, recalled, stored
+from attractor._errors import Closed
+from attractor._request import Ask, reading
+from attractor._types import Cue, ModelInfo, Patterns, Recall, StoreResult
+
+Item = TypeVar("Item")
+Answer_co = TypeVar("Answer_co", covariant=True)
+Source: TypeAlias = AsyncIterable[Item] | Iterable[Item]
+
+
+class Streamed(Protocol):
+    """What a stream asks of its memory."""
+
+    async def model(self, *, timeout_s: float | None = None) -> ModelInfo: ...
+
+    def start_store(self, model: ModelInfo, patterns: Patterns, timeout_s: float | None) -> Ticket: ...
+
+    def start_query(self, model: ModelInfo, cue: Cue, ask: Ask, timeout_s: float | None) -> Ticket: ...
+
+
+class _Closing(Protocol):
+    def close(self) -> None: ...
+
+
+class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
+    """Stores and queries from iterators, sent ahead of their answers as far as the bound allows.
+
+    Leaving the block gives up what has not been answered; such a store may or may not have been applied.
+    """
+
+    def __init__(self, memory: Streamed, *, in_flight_patterns: int, timeout_s: float | None) -> None:
+        """Made by `Memory.stream`."""
+        self._memory = memory
+        self._in_flight_patterns = in_flight_patterns
+        self._timeout_s = timeout_s
+        self._background = Background()
+        self._tasks: TaskGroup | None = None
+        self._model: ModelInfo | None = None
+        self._pipelines: list[_Closing] = []
+
+    async def __aenter__(self) -> Self:
+        self._model = await self._memory.model(timeout_s=self._timeout_s)
+        self._tasks = await self._background.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._tasks = None
+        try:
+            return await self._background.__aexit__(kind, error, traceback)
+        finally:
+            for pipeline in self._pipelines:
+                pipeline.close()
+
+    def store(self, batches: Source[Patterns]) -> AsyncIterator[StoreResult]:
+        """Stores each item of an iterable or async iterable; yields the results in the same order.
+
+        An item that fails raises when its turn comes; those after it that were sent are carried out all the same.
+        """
+        return self._pipeline(batches, self._start_store, stored)
+
+    def query(
+        self,
+        cues: Source[Patterns | Cue],
+        *,
+        known: Patterns | None = None,
+        steps: int = 0,
+        trajectory: bool = False,
+    ) -> AsyncIterator[Recall]:
+        """Completes each item of an iterable or async iterable; yields the recalls in the same order.
+
+        `known` holds for every item that is no `Cue` with a mask of its own.
+        """
+        ask = reading(steps, trajectory)
+
+        def start(model: ModelInfo, item: Patterns | Cue) -> Ticket:
+            cue = item if isinstance(item, Cue) else Cue(item)
+            cue = cue if cue.known is not None else Cue(cue.cues, known)
+            return self._memory.start_query(model, cue, ask, self._timeout_s)
+
+        return self._pipeline(cues, start, recalled)
+
+    def _start_store(self, model: ModelInfo, patterns: Patterns) -> Ticket:
+        return self._memory.start_store(model, patterns, self._timeout_s)
+
+    def _pipeline(
+        self,
+        source: Source[Item],
+        start: Callable[[ModelInfo, Item], Ticket],
+        finish: Callable[[Ticket], Awaitable[Answer_co]],
+    ) -> AsyncIterator[Answer_co]:
+        if self._tasks is None or (model := self._model) is None:
+            raise Closed("the stream is not open: use it inside its `async with`")
+        pipeline = _Pipeline(finish, self._in_flight_patterns)
+        self._pipelines.append(pipeline)
+
+        async def feed() -> None:
+            await pipeline.feed(source, lambda item: start(model, item))
+
+        self._tasks.start_soon(feed)
+        return pipeline
+
+
+class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
+    """One task feeds, the caller iterates. No generator: nothing is suspended inside a scope (PEP 789)."""
+
+    def __init__(self, finish: Callable[[Ticket], Awaitable[Answer_co]], limit_patterns: int) -> None:
+        self._finish = finish
+        self._limit = limit_patterns
+        self._under_way = 0
+        self._line: deque[Ticket | Exception] = deque()
+        """Bounded by the patterns under way: each ticket has at least one."""
+        self._ended = False
+        self._arrived = anyio.Event()
+        self._freed = anyio.Event()
+
+    async def feed(self, source: Source[Item], start: Callable[[Item], Ticket]) -> None:
+        """Sends the items, waiting where too much is under way; a failure is passed on in its place."""
+        try:
+            if isinstance(source, AsyncIterable):
+                async for item in source:
+                    await self._feed_one(start(item))
+            else:
+                for item in source:
+                    await self._feed_one(start(item))
+        except Exception as error:  # of the source, or of an item that cannot be meant
+            self._line.append(error)
+        finally:
+            self._ended = True
+            self._arrived.set()
+
+    def close(self) -> None:
+        """Gives up what has not been taken."""
+        while self._line:
+            if isinstance(ticket := self._line.popleft(), Ticket):
+                ticket.abandon()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Answer_co:
+        while not self._line and not self._ended:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        if not self._line:
+            raise StopAsyncIteration
+        if isinstance(ticket := self._line.popleft(), Exception):
+            raise ticket
+        try:
+            return await self._finish(ticket)
+        finally:
+            self._under_way -= ticket.rows
+            self._freed.set()
+
+    async def _feed_one(self, ticket: Ticket) -> None:
+        self._under_way += ticket.rows
+        self._line.append(ticket)
+        self._arrived.set()
+        while self._under_way >= self._limit:
+            self._freed = anyio.Event()
+            await self._freed.wait()

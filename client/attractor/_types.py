@@ -1,0 +1,144 @@
+"""What users of the SDK get back, and what they may give."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attractor._errors import InvalidRequest
+
+Floats: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.uint32]
+
+
+class HasArray(Protocol):
+    """Anything numpy can see as an array: numpy's own, tensors on the CPU, images."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+Array: TypeAlias = ArrayLike | HasArray
+Patterns: TypeAlias = Array | Mapping[str, Array]
+"""For a model of one field an array, else a mapping of field name to array; (*shape) or (patterns, *shape)."""
+
+FieldKind = Literal["vector", "image", "text", "audio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldInfo:
+    """A named part of every pattern of a model; `shape` is that of one pattern."""
+
+    name: str
+    kind: FieldKind
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What meta-training made and a server can instantiate."""
+
+    name: str
+    digest: str
+    """"sha256:" and 64 hexadecimal digits, over the content of the model file."""
+    fields: tuple[FieldInfo, ...]
+    capacity: int
+    """Patterns that one memory holds at the rated error."""
+    page_bytes: int
+    """Bytes of fast weights of one memory."""
+    steps: int
+    """Reading steps when a query asks for none."""
+    training_record: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryInfo:
+    """A memory as the server lists it."""
+
+    name: str
+    model: str
+    model_digest: str
+    version: int
+    """Counts applied stores."""
+    patterns: int
+    """Patterns stored so far."""
+    created: datetime
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """The memory after a store: its version, and the patterns in it."""
+
+    version: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Every iterate of a query, from step 0, the cue, on."""
+
+    fields: Mapping[str, Floats]
+    """Field name to iterates: (steps + 1, *shape) for a single cue, (steps + 1, patterns, *shape) for a batch."""
+    energy: Floats
+    """(steps + 1) or (steps + 1, patterns)"""
+
+    @property
+    def pattern(self) -> Floats:
+        """The iterates of a model's single field.
+
+        Raises:
+            InvalidRequest: the model has several fields.
+        """
+        return _single(self.fields)
+
+
+@dataclass(frozen=True, eq=False)
+class Recall:
+    """Completed patterns. Arrays have a first axis (patterns) where the cues came as a batch."""
+
+    fields: Mapping[str, Floats]
+    """Field name to completed values: (*shape) or (patterns, *shape)."""
+    energy_before: Floats
+    """Of the cue: () or (patterns)."""
+    energy_after: Floats
+    """Of the completed pattern: () or (patterns)."""
+    delta_energy: Floats
+    """Energy of the cue less its energy in an empty memory, () or (patterns): the lower, the more familiar."""
+    steps: Integers
+    """Reading steps taken: () or (patterns)."""
+    trajectory: Trajectory | None = None
+    """Set where the query asked for it."""
+
+    @property
+    def pattern(self) -> Floats:
+        """The completed values of a model's single field: (*shape) or (patterns, *shape).
+
+        Raises:
+            InvalidRequest: the model has several fields.
+        """
+        return _single(self.fields)
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """How well a memory knows patterns; () for a single pattern, (patterns) for a batch."""
+
+    energy: Floats
+    delta_energy: Floats
+    """Energy in this memory less energy in an empty one: the lower, the more familiar."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cue:
+    """Cues with their own mask, for `MemoryStream.query`."""
+
+    cues: Patterns
+    known: Patterns | None = None
+
+
+def _single(fields: Mapping[str, Floats]) -> Floats:
+    if len(fields) != 1:
+        raise InvalidRequest.of("pattern", f"the model has the fields {sorted(fields)}; take one of `fields`")
+    return next(iter(fields.values()))
