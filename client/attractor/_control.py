@@ -42,11 +42,11 @@ class Control:
     def __init__(self, channel: Channel, settings: Settings) -> None:
         self._channel = channel
         self._settings = settings
-        self._closed = False
+        self._closed = anyio.Event()
 
     def close(self) -> None:
         """Every call from now on is refused."""
-        self._closed = True
+        self._closed.set()
 
     async def create(self, name: str, model: str, timeout_s: float | None) -> MemoryInfo:
         """The memory of that name and model, made now if there is none."""
@@ -98,7 +98,7 @@ class Control:
                 await anyio.sleep(delay_s)
 
     async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
-        if self._closed:
+        if self._closed.is_set():
             raise Closed("the client was closed")
         left_s = None if deadline_s == math.inf else deadline_s - anyio.current_time()
         try:
@@ -110,7 +110,7 @@ class Control:
         except asyncio.CancelledError:
             await checkpoint_if_cancelled()  # else it would escape the caller's scope
             task = asyncio.current_task()
-            if not self._closed or task is None or task.cancelling():
+            if not self._closed.is_set() or task is None or task.cancelling():
                 raise
             raise Closed("the client was closed during the call") from None
 

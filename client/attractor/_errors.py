@@ -142,6 +142,10 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.DEADLINE_EXCEEDED, ""): TimeoutExceeded,
     (_Code.UNIMPLEMENTED, ""): ProtocolMismatch,
 }
+_LOST = {
+    (_Code.INTERNAL, "Internal error from Core"),  # the stream ended during a write, which hides why
+    (_Code.UNKNOWN, "Stream removed"),
+}
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -160,6 +164,8 @@ def from_rpc(error: grpc.RpcError) -> AttractorError:
     """The error that a failed call means."""
     if not isinstance(error, aio.AioRpcError):
         return ServerFault(str(error))
+    if (error.code(), error.details()) in _LOST:
+        return Unavailable("the connection was lost")
     return from_status(_status(error))
 
 

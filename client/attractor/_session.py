@@ -16,6 +16,15 @@ from attractor._settings import Limits
 from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 
+
+def _agent() -> str:
+    try:
+        return f"attractor-python/{version('attractor')}"
+    except PackageNotFoundError:
+        return "attractor-python"
+
+
+_AGENT = _agent()  # here, because it reads a file
 Call: TypeAlias = "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]"
 
 
@@ -60,7 +69,7 @@ async def open_session(channel: Channel, client_id: str, timeout_s: float) -> As
 
 
 async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -> Limits:
-    hello = pb.Hello(protocol_version=PROTOCOL_VERSION, client_id=client_id, agent=_agent())
+    hello = pb.Hello(protocol_version=PROTOCOL_VERSION, client_id=client_id, agent=_AGENT)
     try:
         with anyio.fail_after(timeout_s):
             if not await Session(call, Limits()).write(pb.SessionRequest(hello=hello)):
@@ -95,10 +104,3 @@ async def _read(call: Call) -> pb.SessionResponse | None:
     except aio.UsageError as error:
         raise Closed("the connection was closed") from error
     return answer if isinstance(answer, pb.SessionResponse) else None
-
-
-def _agent() -> str:
-    try:
-        return f"attractor-python/{version('attractor')}"
-    except PackageNotFoundError:
-        return "attractor-python"

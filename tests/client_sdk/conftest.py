@@ -1,0 +1,27 @@
+"""A fake server and a client of it for each test."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.client_sdk.fake_server import FakeServer, serving
+
+import attractor
+
+QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.05)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeServer]:
+    async with serving(FakeServer()) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(fake: FakeServer) -> AsyncIterator[attractor.AsyncClient]:
+    async with attractor.connect(fake.address, timeout_s=20, retry=QUICK) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def memory(client: attractor.AsyncClient) -> attractor.Memory:
+    return await client.create_memory("faces", model="tiny")

@@ -1,0 +1,138 @@
+"""What users may give as patterns, and what they are told where they may not."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attractor import Cue, FieldInfo, InvalidRequest, ModelInfo, Patterns
+from attractor._patterns import pack
+from attractor_proto.v1 import memory_data_pb2 as pb
+
+MODEL = ModelInfo(
+    name="tiny",
+    digest="sha256:0",
+    fields=(FieldInfo(name="image", kind="image", shape=(2, 3)),),
+    capacity=8,
+    page_bytes=64,
+    steps=5,
+    training_record={},
+)
+PAIR = ModelInfo(
+    name="pair",
+    digest="sha256:1",
+    fields=(FieldInfo(name="key", kind="vector", shape=(3,)), FieldInfo(name="value", kind="vector", shape=(2,))),
+    capacity=8,
+    page_bytes=64,
+    steps=5,
+    training_record={},
+)
+ZEROS = np.zeros((2, 3), np.float32)
+
+
+class Tensorlike:
+    """What numpy can see as an array, as tensors and images are."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+        return np.ones((2, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "dtype"),
+    [
+        (ZEROS, pb.DTYPE_FLOAT32),
+        (ZEROS.astype(np.float64), pb.DTYPE_FLOAT32),
+        (ZEROS.astype(">f4"), pb.DTYPE_FLOAT32),
+        (ZEROS.astype(np.float16), pb.DTYPE_FLOAT16),
+        (ZEROS.astype(np.uint8), pb.DTYPE_UINT8),
+        ([[0.0, 0.5, 1.0]] * 2, pb.DTYPE_FLOAT32),
+        (Tensorlike(), pb.DTYPE_UINT8),
+        ({"image": ZEROS}, pb.DTYPE_FLOAT32),
+    ],
+)
+def test_values_keep_their_dtype_where_the_wire_has_it(patterns: Patterns, dtype: pb.DType.ValueType) -> None:
+    packed = pack(MODEL, patterns)
+    assert packed.columns[0].dtype == dtype
+    assert packed.columns[0].values.shape == (1, 2, 3)
+    assert packed.single
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (np.zeros((2, 3), np.int64), r"patterns\[image\]: saw dtype int64; expected float32.*uint8"),
+        (np.zeros((2, 3), np.bool_), r"saw dtype bool; expected"),
+        (np.zeros((2, 3), np.complex64), r"saw dtype complex64"),
+        (np.zeros((3, 2), np.float32), r"saw shape \(3, 2\); expected \(2, 3\) or \(patterns, 2, 3\)"),
+        (np.zeros((4, 6), np.float32), r"saw shape \(4, 6\)"),
+        (np.float32(1), r"saw shape \(\)"),
+        (np.zeros((0, 2, 3), np.float32), "empty batch"),
+        ({"picture": ZEROS}, r"saw the fields \['picture'\]; expected \['image'\]"),
+        ({}, r"expected \['image'\]"),
+        ([[1.0], [1.0, 2.0]], "numpy cannot take"),
+        ("nonsense", "saw dtype str"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_was_seen_and_expected(patterns: Patterns, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        pack(MODEL, patterns)
+    assert caught.value.violations
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (np.zeros(5, np.float32), r"saw one array; expected a mapping with the fields \['key', 'value'\]"),
+        ({"key": np.zeros(3)}, r"saw the fields \['key'\]"),
+        ({"key": np.zeros((2, 3)), "value": np.zeros((3, 2))}, "different numbers of patterns"),
+        ({"key": np.zeros(3), "value": np.zeros((1, 2))}, "different numbers of patterns"),
+    ],
+)
+def test_fields_must_be_complete_and_alike(patterns: Patterns, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        pack(PAIR, patterns)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (np.ones((2, 3), np.float32), r"known\[image\]: saw dtype float32; expected bool"),
+        (np.ones((3,), np.bool_), r"known\[image\]: saw shape \(3,\)"),
+        (np.ones((3, 2, 3), np.bool_), r"saw shape \(3, 2, 3\)"),
+    ],
+)
+def test_masks_must_fit_the_cues(known: Patterns, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        pack(MODEL, np.zeros((4, 2, 3), np.float32), known)
+
+
+def test_a_mask_of_one_pattern_holds_for_all() -> None:
+    known = np.array([[True, False, False], [False, False, True]])
+    column = pack(MODEL, np.zeros((4, 2, 3), np.float32), known).columns[0]
+    assert column.known is not None
+    assert column.known.shape == (4, 2, 3)
+    assert (column.known == known).all()
+
+
+def test_fields_without_a_mask_are_not_known() -> None:
+    cue = Cue({"key": np.zeros(3), "value": np.zeros(2)}, {"key": np.ones(3, np.bool_)})
+    key, value = pack(PAIR, cue.cues, cue.known).columns
+    assert key.known is not None
+    assert value.known is None
+
+
+def test_values_are_copied_so_that_a_buffer_may_be_used_again() -> None:
+    buffer = np.zeros((2, 3), np.float32)
+    column = pack(MODEL, buffer).columns[0]
+    buffer[:] = 1
+    assert not column.values.any()
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_pieces_side_by_side_are_the_whole(rows: int, size: int) -> None:
+    values = np.arange(rows * 6, dtype=np.float32).reshape(rows, 2, 3)
+    packed = pack(MODEL, values, values > 7)
+    pieces = [packed.piece(slice(start, start + size)).columns[0] for start in range(0, rows, size)]
+    assert (np.concatenate([piece.values for piece in pieces]) == values).all()
+    masks = [piece.known for piece in pieces if piece.known is not None]
+    assert (np.concatenate(masks) == (values > 7)).all()

@@ -1,0 +1,37 @@
+"""What `import attractor` offers, and what it costs."""
+
+import inspect
+import subprocess
+import sys
+
+import attractor
+
+HEAVY = ("torch", "ray", "attractor_server", "pydantic", "scipy", "sqlite3")
+
+
+def test_all_is_exactly_the_public_names() -> None:
+    public = {name for name in vars(attractor) if not name.startswith("_")}
+    assert set(attractor.__all__) == public
+    assert list(attractor.__all__) == sorted(attractor.__all__)
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    classes = [getattr(attractor, name) for name in attractor.__all__ if inspect.isclass(getattr(attractor, name))]
+    undocumented = [kind.__name__ for kind in classes if not inspect.getdoc(kind)]
+    assert undocumented == []
+
+
+def test_every_error_has_one_root() -> None:
+    errors = [
+        value
+        for value in vars(attractor).values()
+        if inspect.isclass(value) and issubclass(value, Exception) and value is not attractor.AttractorError
+    ]
+    assert errors
+    assert all(issubclass(error, attractor.AttractorError) for error in errors)
+
+
+def test_importing_the_client_loads_nothing_heavy() -> None:
+    code = f"import attractor, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "[]"
