@@ -45,7 +45,7 @@ class Link:
         self.outbox = outbox
         self.limits = Limits()
         self.failure: AttractorError | None = None
-        """Why the last session ended, or could not be opened."""
+        """Why the last session ended, or could not be opened; None while one stands."""
         self.tried = anyio.Event()
         """The first session stands, or there can be none."""
         self._routes = routes
@@ -86,7 +86,7 @@ class Link:
         return self._answered
 
     def _welcomed(self, limits: Limits) -> None:
-        self.limits, self._standing = limits, True
+        self.limits, self._standing, self.failure = limits, True, None
         self.tried.set()
 
     def _ended(self, error: AttractorError) -> None:

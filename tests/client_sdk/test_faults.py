@@ -97,27 +97,30 @@ async def test_other_failures_are_not_repeated_and_the_stream_goes_on(
 
 
 async def test_a_draining_shard_gets_nothing_new_and_its_answers_are_waited_for(
-    memory: attractor.Memory, fake: FakeServer
+    client: attractor.AsyncClient, fake: FakeServer
 ) -> None:
     held: list[tuple[FakeSession, pb.SessionRequest]] = []
 
     async def drain(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("query") and not held:
             held.append((session, frame))
-            await session.send(drain=pb.Drain())
             yield True
+        elif frame.HasField("query"):
+            await session.send(drain=pb.Drain())
 
     fake.hook = drain
+    slow, fast = [await client.create_memory(name, model="tiny") for name in ("slow", "fast")]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(memory.query, ONE)
+        tasks.start_soon(slow.query, ONE)
         await fake.until(lambda: bool(held))
-        tasks.start_soon(memory.store, ONE)
+        await fast.query(ONE)  # answered after the drain frame
+        tasks.start_soon(fast.store, ONE)
         await anyio.wait_all_tasks_blocked()
         assert len(fake.sessions) == 1
         await fake.answer(*held[0])
-    assert len(fake.sessions) == 2
-    assert [frame.WhichOneof("frame") for frame in fake.sessions[1].frames] == ["open", "store"]
-    assert [frame.WhichOneof("frame") for frame in fake.sessions[0].frames] == ["open", "query"]
+    first, second = ([frame.WhichOneof("frame") for frame in session.frames] for session in fake.sessions)
+    assert first == ["open", "query", "open", "query"]
+    assert second == ["open", "store"]
 
 
 async def test_a_restarted_server_that_forgot_the_memory_says_so(fake: FakeServer) -> None:

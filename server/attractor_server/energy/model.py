@@ -173,9 +173,7 @@ def _field(saved: Mapping[str, Any]) -> Field:
     if saved["kind"] not in KINDS:
         raise ValueError(f"field kind {saved['kind']!r}")
     minimum, maximum = map(float, saved["range"])
-    return Field(
-        name=saved["name"], kind=saved["kind"], shape=tuple(saved["shape"]), minimum=minimum, maximum=maximum
-    )
+    return Field(name=saved["name"], kind=saved["kind"], shape=tuple(saved["shape"]), minimum=minimum, maximum=maximum)
 
 
 def _tensors(model: Model) -> Tensors:

@@ -1,5 +1,6 @@
 """The writing loop: gradient steps on the fast weights make patterns attractors (claims 2, 3, 5, 18, 21)."""
 
+import torch
 from torch import Tensor
 
 from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, gradients_of
@@ -31,9 +32,12 @@ def write(  # noqa: PLR0913
         gradient = gradients.write_gradient(parameters.slow, fast, patterns, weight, alpha)
         beta = writer["log_beta"][t].exp()
         fast = {
-            name: value
-            - _per_memory((writer[f"log_rate.{name}"][t] + conditioning).exp(), value)
-            * clip_memory(gradient[name] + 2 * beta * (value - parameters.initial[name]), writer["log_clip"].exp())
+            name: _step(
+                value,
+                torch.addcmul(gradient[name], value - parameters.initial[name], 2 * beta),
+                (writer[f"log_rate.{name}"][t] + conditioning).exp(),
+                writer["log_clip"].exp(),
+            )
             for name, value in fast.items()
         }
     return fast
@@ -45,11 +49,8 @@ def delta_energy(network: EnergyNetwork, parameters: Parameters, fast: Tensors, 
     return network.energy(parameters.slow, fast, x) - empty
 
 
-def clip_memory(gradient: Tensor, limit: Tensor) -> Tensor:
-    """A smooth bound c on the norm of each memory's gradient (memories, *shape): g·(1 + ‖g‖²/c²)^−½."""
+def _step(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor) -> Tensor:
+    """value − rate·g·(1 + ‖g‖²/c²)^−½: each memory's gradient (memories, *shape) is bounded smoothly by c."""
     norm = gradient.flatten(1).square().sum(1)
-    return gradient * _per_memory((1 + norm / limit.square()).rsqrt(), gradient)
-
-
-def _per_memory(scale: Tensor, like: Tensor) -> Tensor:
-    return scale.reshape(-1, *(1,) * (like.dim() - 1))
+    scale = rate * (1 + norm / limit.square()).rsqrt()  # (memories,)
+    return torch.addcmul(value, gradient, -scale.reshape(-1, *(1,) * (value.dim() - 1)))

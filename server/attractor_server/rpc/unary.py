@@ -58,9 +58,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         job = self._job(Operation.RECOGNIZE, request.memory, request.tensors, context)
         recognized = await self._answer(job, context)
         assert isinstance(recognized, Recognized)
-        return pb.RecognizeResponse(
-            energy=recognized.energy.tolist(), delta_energy=recognized.delta_energy.tolist()
-        )
+        return pb.RecognizeResponse(energy=recognized.energy.tolist(), delta_energy=recognized.delta_energy.tolist())
 
     def _job(self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context) -> Job:
         record = self._shard.memories.get(memory)

@@ -47,19 +47,13 @@ class Quadratic:
         return slow["log_q"].exp() * x + slow["qb"] - (_pull(fast, f) * (1 - f.square())) @ slow["A"].T
 
     def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, alpha: Tensor) -> Tensors:
-        """∇ of Σᵢ wᵢ(Eᵢ + α‖gᵢ‖²): −fᵀ(w⊙f) − 2α(fᵀ(w⊙r) + (w⊙r)ᵀf) by W and −Σw(f + 2αr) by b, r = (gA) ⊙ f′.
-
-        gA is found from AᵀA, without going back to the d entries of g.
-        """
-        a = slow["A"]
+        """∇ of Σᵢ wᵢ(Eᵢ + α‖gᵢ‖²): −fᵀ(w⊙f) − cᵀf − fᵀc by W and −Σ(w⊙f + c) by b, with c = 2αw(gA ⊙ f′)."""
         f = _features(slow, x)
-        slope = 1 - f.square()
-        base = (slow["log_q"].exp() * x + slow["qb"]) @ a
-        r = (base - (_pull(fast, f) * slope) @ (a.T @ a)) * slope
-        weighted = 2 * alpha[:, None, None] * weight[..., None] * r  # (memories, patterns, h)
-        f_weighted = weight[..., None] * f
-        cross = torch.bmm(f.mT, weighted)
-        return {"W": -(torch.bmm(f.mT, f_weighted) + cross + cross.mT), "b": -(f_weighted + weighted).sum(1)}
+        r = (self.input_gradient(slow, fast, x) @ slow["A"]) * (1 - f.square())
+        c = 2 * alpha[:, None, None] * weight[..., None] * r  # (memories, patterns, h)
+        pulled = weight[..., None] * f + c
+        # One product of twice the rank touches the (memories, h, h) result once.
+        return {"W": torch.bmm(torch.cat([f, c], 1).mT.neg(), torch.cat([pulled, f], 1)), "b": -pulled.sum(1)}
 
 
 def _features(slow: Tensors, x: Tensor) -> Tensor:

@@ -1,0 +1,117 @@
+"""Recipes: TOML files that say all there is to say about how a model is made."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attractor_server.errors import SettingsError
+
+Table = TypeVar("Table")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkTable:
+    """`[network]`: what is trained."""
+
+    kind: str
+    features: int
+    writing_steps: int
+    """T"""
+    reading_steps: int
+    """K"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesTable:
+    """`[episodes]`: what it is trained on."""
+
+    dataset: str
+    patterns_limit: int
+    """N is log-uniform from 1 to this"""
+    singly_share: float
+    """Episodes written one pattern at a time; the others in chunks of a random power of two"""
+    memories: int
+    """Memories side by side in one step of the optimiser, at the most"""
+    block_share: float
+    """Cues with a block of background over them; the others have noise"""
+    told_share: float
+    """Of the cues with a block, those whose other entries are held fixed"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerTable:
+    """`[optimizer]`: AdamW with a warm-up, a plateau and a linear decay."""
+
+    steps: int
+    rate: float
+    loop_rate: float
+    """For the parameters of the two loops: step sizes, momenta, weights of the objective"""
+    decay_from: float
+    """Share of the run after which the rates fall to nothing"""
+    gradient_limit: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A model's name, its rated capacity in patterns, and the three tables."""
+
+    name: str
+    capacity: int
+    seed: int
+    network: NetworkTable
+    episodes: EpisodesTable
+    optimizer: OptimizerTable
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values for a training record."""
+        return asdict(self)
+
+
+def find_recipe(path: Path) -> Path:
+    """The file itself, or the recipe of that file name that ships with the package.
+
+    Raises:
+        SettingsError: there is neither.
+    """
+    shipped = Path(str(files("attractor_server"))) / "recipes"
+    for candidate in (path, shipped / path.name):
+        if candidate.is_file():
+            return candidate
+    known = sorted(file.name for file in shipped.glob("*.toml"))
+    raise SettingsError(f"recipe: saw {str(path)!r}, which is no file; expected a path, or one of {known}")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe.
+
+    Raises:
+        SettingsError: naming the file, the entry, the value seen and the value expected.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    tables = {"network": NetworkTable, "episodes": EpisodesTable, "optimizer": OptimizerTable}
+    for name, kind in tables.items():
+        if not isinstance(table.get(name), dict):
+            raise SettingsError(f"{path}: saw no table [{name}]; expected one")
+        table[name] = _table(kind, table[name], f"{path}: {name}.")
+    return _table(Recipe, table, f"{path}: ")
+
+
+def _table(kind: type[Table], entries: Mapping[str, Any], where: str) -> Table:
+    expected = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    required = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    if unknown := sorted(set(entries) - set(expected)):
+        raise SettingsError(f"{where}{unknown[0]}: unknown entry; expected one of {sorted(expected)}")
+    if missing := sorted(required - set(entries)):
+        raise SettingsError(f"{where}{missing[0]}: missing")
+    for name, value in entries.items():
+        wanted = expected[name]
+        number = wanted is float and isinstance(value, int)
+        if isinstance(wanted, type) and not isinstance(value, wanted) and not number:
+            raise SettingsError(f"{where}{name}: saw {value!r}; expected {wanted.__name__}")
+    return kind(**entries)
