@@ -19,10 +19,12 @@ def write(  # noqa: PLR0913
     """The fast weights after writing the patterns that are present, each (memories, *shape).
 
     Descends the mean over patterns of E + α‖∇ₓE‖², plus β‖θ − θ₀‖², in T steps. Step sizes and α are conditioned on
-    the number of patterns written now (n) and before: η·(n/16)^p·(1 + stored/16)^s and α·(n/16)^r.
+    the number of patterns written now (n) and before: η·(n/16)^p·(1 + stored/16)^s and α·(n/16)^r. Whatever stands in
+    the place of an absent pattern has no effect.
     """
     gradients = gradients_of(network)
     writer = parameters.writer
+    patterns = patterns.masked_fill(~present[..., None], 0)  # a weight of 0 alone would let infinities through
     count = present.sum(1).clamp(min=1).to(patterns.dtype)  # (memories,)
     weight = present.to(patterns.dtype) / count[:, None]
     now, before = (count / COUNT_UNIT).log(), (stored.to(patterns.dtype) / COUNT_UNIT).log1p()
