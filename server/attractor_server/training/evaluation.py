@@ -8,12 +8,12 @@ from attractor_server.training.baselines import nearest
 
 def mean_squared_error(x: Tensor, truth: Tensor) -> float:
     """Over all entries, in the units of x."""
-    return (x - truth).square().mean().item()
+    return float((x - truth).square().mean())
 
 
 def identified(x: Tensor, items: Tensor) -> float:
     """Share of x (…, n, d) whose nearest item (…, n, d) is the one of the same number."""
-    return (nearest(x, items) == torch.arange(items.shape[-2])).float().mean().item()
+    return float((nearest(x, items) == torch.arange(items.shape[-2])).float().mean())
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
@@ -22,4 +22,4 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     _, place, count = scores.unique(return_inverse=True, return_counts=True)
     ranks = (count.cumsum(0) - (count - 1) / 2)[place]  # from 1; equal scores share the mean of their ranks
     n, m = positive.numel(), negative.numel()
-    return ((ranks[:n].double().sum() - n * (n + 1) / 2) / (n * m)).item()
+    return float((ranks[:n].double().sum() - n * (n + 1) / 2) / (n * m))

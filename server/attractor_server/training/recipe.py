@@ -34,7 +34,9 @@ class EpisodesTable:
     singly_share: float
     """Episodes written one pattern at a time; the others in chunks of a random power of two"""
     memories: int
-    """Memories side by side in one step of the optimiser, at the most"""
+    """Memories side by side in one step of the optimiser"""
+    cues: int
+    """Patterns read of each memory, at the most"""
     block_share: float
     """Cues with a block of background over them; the others have noise"""
     told_share: float
@@ -52,6 +54,8 @@ class OptimizerTable:
     decay_from: float
     """Share of the run after which the rates fall to nothing"""
     gradient_limit: float
+    familiarity_weight: float
+    """Of the logistic loss that makes ΔE tell stored from unseen, beside the error's weight of 1"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,9 +102,9 @@ def _base(character: str) -> str:
 
 
 def _rendered() -> Iterator[tuple[str, Image]]:
-    import matplotlib as mpl  # noqa: PLC0415 - only those who render need the train extra
-    from fontTools.ttLib import TTFont  # noqa: PLC0415
-    from PIL import ImageFont  # noqa: PLC0415
+    import matplotlib as mpl
+    from fontTools.ttLib import TTFont
+    from PIL import ImageFont
 
     folder = Path(mpl.get_data_path()) / "fonts" / "ttf"
     for name in _FONTS:

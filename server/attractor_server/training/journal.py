@@ -1,0 +1,44 @@
+"""The journal of a run: what lets it be resumed, and how it went."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from attractor_server.training.meta import Progress, Trainer
+
+LOG = "log.jsonl"
+SAVE_EVERY_S = 30.0
+MEASURE_EVERY_S = 60.0
+
+Figures = Mapping[str, float]
+
+
+class Journal:
+    """Saves a run now and then, and appends its losses and figures on validation data to `log.jsonl`."""
+
+    def __init__(self, trainer: Trainer, measure: Callable[[], Figures], run_dir: Path) -> None:
+        self._trainer = trainer
+        self._measure = measure
+        self._run_dir = run_dir
+        self._saved_s = self._measured_s = time.monotonic()
+        self._figures: Figures = {}
+
+    def keep(self, progress: Progress) -> Figures:
+        """The newest figures; measures and saves where it is time to."""
+        if time.monotonic() - self._measured_s > MEASURE_EVERY_S:
+            self.measure(progress)
+        if time.monotonic() - self._saved_s > SAVE_EVERY_S:
+            self._trainer.save(self._run_dir)
+            self._saved_s = time.monotonic()
+        return self._figures
+
+    def measure(self, progress: Progress) -> None:
+        """Takes the figures now, and logs them."""
+        self._figures = self._measure()
+        losses = {"loss": progress.loss, "familiarity": progress.familiarity, "skipped": progress.skipped}
+        entry = {"step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **losses, **self._figures}
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        with (self._run_dir / LOG).open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+        self._measured_s = time.monotonic()
