@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from attractor_server.energy.networks import NETWORKS, EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.parameters import Parameters, shapes_of
+from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer, shapes_of
 from attractor_server.errors import ModelFileError
 from attractor_server.fields import KINDS, Field, Layout
 
@@ -83,7 +81,10 @@ class Model:
 
 def save_model(model: Model, path: Path) -> Model:
     """Writes the file in one move and returns the model with its digest."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(model).items()}
+    from safetensors.torch import save_file
+
+    # Copies, because safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(model).items()}
     header = _header(model)
     header["digest"] = _digest(header, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         ModelFileError: it cannot be read, is damaged, or is of a newer format.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -122,7 +125,7 @@ def _header(model: Model) -> dict[str, Any]:
         }
         for field in model.layout.fields
     ]
-    return {
+    header = {
         "format": FORMAT,
         "name": model.name,
         "network": {"kind": model.network.kind, **model.network.config},
@@ -130,13 +133,15 @@ def _header(model: Model) -> dict[str, Any]:
         "capacity": model.capacity,
         "record": dict(model.record),
     }
+    # The digest is over what a reader of the file will see: JSON turns keys that are numbers into strings.
+    return dict(json.loads(json.dumps(header)))
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata["attractor"])
         number = int(header["format"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path} is a safetensors file, but not one of a model: no readable header") from error
     if number > FORMAT:
         raise ModelFileError(
@@ -149,31 +154,61 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _model(path: Path, header: Mapping[str, Any], tensors: Tensors) -> Model:
     try:
-        network_config = dict(header["network"])
-        network = NETWORKS[network_config.pop("kind")](network_config)
         model = Model(
-            name=header["name"],
+            name=str(header["name"]),
             layout=Layout(tuple(_field(field) for field in header["fields"])),
-            network=network,
+            network=_network(header["network"]),
             parameters=Parameters.of(tensors),
             transform=_transform(tensors),
             capacity=int(header["capacity"]),
-            record=header["record"],
+            record=dict(header["record"]),
             digest=header["digest"],
         )
-        fitting = (shapes_of(model.parameters.slow), shapes_of(model.parameters.initial)) == network.shapes
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} lacks a part that its format asks for: {error!r}") from error
-    if not fitting:
-        raise ModelFileError(f"{path}: the tensors do not have the shapes that its {network.kind} network asks for")
+        _check(model, tensors)
+    except KeyError as error:
+        raise ModelFileError(f"{path} lacks a part that its format asks for: {error}") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ModelFileError(f"{path} has a part that cannot be meant: {error}") from error
     return model
+
+
+def _network(saved: Mapping[str, Any]) -> EnergyNetwork:
+    config = dict(saved)
+    kind = config.pop("kind")
+    if kind not in NETWORKS:
+        raise ValueError(f"network kind {kind!r}; this version knows {', '.join(NETWORKS)}")
+    return NETWORKS[kind](config)
 
 
 def _field(saved: Mapping[str, Any]) -> Field:
     if saved["kind"] not in KINDS:
-        raise ValueError(f"field kind {saved['kind']!r}")
+        raise ValueError(f"field kind {saved['kind']!r}; this version knows {', '.join(KINDS)}")
+    shape = tuple(map(int, saved["shape"]))
+    if any(length < 1 for length in shape):
+        raise ValueError(f"field shape {shape}; expected lengths from 1 on")
     minimum, maximum = map(float, saved["range"])
-    return Field(name=saved["name"], kind=saved["kind"], shape=tuple(saved["shape"]), minimum=minimum, maximum=maximum)
+    return Field(name=str(saved["name"]), kind=saved["kind"], shape=shape, minimum=minimum, maximum=maximum)
+
+
+def _check(model: Model, tensors: Tensors) -> None:
+    """Refuses tensors that are missing, not asked for, or not of the shape that network, loops and fields ask for."""
+    network, parameters = model.network, model.parameters
+    slow, initial = network.shapes
+    reader, writer = initial_reader(model.steps), initial_writer(parameters.writing_steps, initial)
+    parts = {"slow": slow, "initial": initial, "reader": shapes_of(reader), "writer": shapes_of(writer)}
+    asked: dict[str, object] = {
+        f"{part}.{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()
+    }
+    asked |= dict.fromkeys(("transform.scale", "transform.shift"), (model.layout.size,))
+    found = shapes_of(tensors)
+    wrong = [name for name in sorted({*asked, *found}) if asked.get(name) != found.get(name)]
+    if wrong:
+        faults = (f"{name} has shape {found.get(name)}, expected {asked.get(name)}" for name in wrong)
+        raise ValueError("; ".join(faults))
+    if not model.steps:
+        raise ValueError("no reading steps; expected one or more")
+    # Whether the network takes patterns of this size only the network knows.
+    network.energy(parameters.slow, parameters.memories(1), model.encode(torch.zeros(1, 1, model.layout.size)))
 
 
 def _tensors(model: Model) -> Tensors:
@@ -186,11 +221,11 @@ def _transform(tensors: Mapping[str, Tensor]) -> Transform:
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Over the header without its digest, and over name, dtype, shape and bytes of each tensor in the order of names."""
+    """Over the header without its digest, and over name, dtype, shape, bytes of each tensor in the order of names."""
     content = hashlib.sha256(
         json.dumps({key: value for key, value in header.items() if key != "digest"}, sort_keys=True).encode()
     )
     for name, tensor in sorted(tensors.items()):
         content.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
-        content.update(tensor.contiguous().numpy().tobytes())
+        content.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"sha256:{content.hexdigest()}"
