@@ -14,10 +14,8 @@ class Background(AbstractAsyncContextManager[TaskGroup]):
     A bare task group would wrap what the caller's block raises in an ExceptionGroup, so that no `except` fits it.
     """
 
-    def __init__(self) -> None:
-        self._tasks = anyio.create_task_group()
-
     async def __aenter__(self) -> TaskGroup:
+        self._tasks = anyio.create_task_group()
         return await self._tasks.__aenter__()
 
     async def __aexit__(

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import anyio
-
 from attractor._answers import Recalled, Recognized, familiarity, recall
 from attractor._errors import InvalidRequest, ServerFault
 from attractor._patterns import Packed
@@ -47,14 +45,13 @@ class Ticket:
         self.router.abandon(self.requests)
 
 
-def start(router: Router, memory: str, shelf: Shelf, packed: Packed, timeout_s: float) -> Ticket:
+def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s: float) -> Ticket:
     """Puts a call on its way, without waiting for anything.
 
     Raises:
         InvalidRequest: a store of more than one frame holds, which could not be one write.
         Closed: the client was closed.
     """
-    deadline_s = anyio.current_time() + timeout_s if timeout_s < math.inf else math.inf
     pieces = _pieces(shelf.ask.operation, packed, router.limits)
     requests = [router.submit(memory, shelf, piece, deadline_s) for piece in pieces]
     return Ticket(router, requests, packed.single)

@@ -46,8 +46,14 @@ class Channels:
             channel = self._open[address] = Channel(address)
         return channel
 
-    async def close(self) -> None:
-        """Closes all of them, even where the caller is being cancelled."""
+    async def close(self, channel: Channel) -> None:
+        """Closes one, even where the caller is being cancelled."""
+        if self._open.get(channel.address) is channel:
+            del self._open[channel.address]
         with anyio.CancelScope(shield=True):
-            for channel in self._open.values():
-                await channel.close()
+            await channel.close()
+
+    async def close_all(self) -> None:
+        """Closes those that are left."""
+        for channel in list(self._open.values()):
+            await self.close(channel)

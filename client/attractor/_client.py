@@ -13,7 +13,7 @@ from attractor._background import Background
 from attractor._channel import Channels
 from attractor._control import Control
 from attractor._core import Core
-from attractor._errors import Closed, Unavailable, Unreachable, WrongBackend
+from attractor._errors import Closed, Unreachable, WrongBackend
 from attractor._link import Link
 from attractor._memory import Memory
 from attractor._router import Router
@@ -71,7 +71,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         _require_asyncio()
         async with AsyncExitStack() as resources:
             channels = Channels()
-            resources.push_async_callback(channels.close)
+            resources.push_async_callback(channels.close_all)
             tasks = await resources.enter_async_context(Background())
             control = Control(channels.to(self._address), self._settings)
             resources.callback(control.close)
@@ -97,8 +97,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             InvalidRequest: no memory can have that name.
         """
         core = self._core
-        info = await core.control.create(name, model, timeout_s)
-        return Memory(core, name, await core.model_of(info, timeout_s))
+        deadline_s = core.deadline_s(timeout_s)
+        info = await core.control.create(name, model, deadline_s)
+        return Memory(core, name, await core.model_of(info, deadline_s))
 
     async def get_memory(self, name: str, *, timeout_s: float | None = None) -> Memory:
         """The memory of that name.
@@ -107,7 +108,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             MemoryNotFound: there is none.
         """
         core = self._core
-        return Memory(core, name, await core.model_of(await core.control.get(name, timeout_s), timeout_s))
+        deadline_s = core.deadline_s(timeout_s)
+        return Memory(core, name, await core.model_of(await core.control.get(name, deadline_s), deadline_s))
 
     def memory(self, name: str) -> Memory:
         """The memory of that name, without asking the server now; its first call tells whether there is one."""
@@ -119,13 +121,18 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         Raises:
             MemoryNotFound: there is none.
         """
-        await self._core.delete(name, timeout_s)
+        core = self._core
+        await core.delete(name, core.deadline_s(timeout_s))
 
     async def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> AsyncIterator[MemoryInfo]:
-        """The memories whose names start with `prefix`, in the order of names; asked page by page."""
+        """The memories whose names start with `prefix`, in the order of names.
+
+        Asked page by page; `timeout_s` bounds each page.
+        """
         token = ""
         while True:
-            page, token = await self._core.control.page(prefix, token, timeout_s)
+            core = self._core
+            page, token = await core.control.page(prefix, token, core.deadline_s(timeout_s))
             for memory in page:
                 yield memory
             if not token:
@@ -133,7 +140,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
         """The models that the server can make memories from."""
-        return await self._core.control.models(timeout_s)
+        core = self._core
+        return await core.control.models(core.deadline_s(timeout_s))
 
     async def model(self, name: str, *, timeout_s: float | None = None) -> ModelInfo:
         """The model of that name.
@@ -141,7 +149,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         Raises:
             ModelNotFound: the server has none.
         """
-        return await self._core.control.model(name, timeout_s)
+        core = self._core
+        return await core.control.model(name, core.deadline_s(timeout_s))
 
     @property
     def _core(self) -> Core:
@@ -152,12 +161,11 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     async def _reach(self, seed: Link) -> None:
         with anyio.move_on_after(self._settings.connect_timeout_s):
             await seed.tried.wait()
-        failure = seed.failure
-        if failure is None and seed.tried.is_set():
+        if seed.refusal is not None:
+            raise seed.refusal
+        if seed.tried.is_set():
             return
-        if failure is not None and not isinstance(failure, Unavailable):
-            raise failure
-        why = f": {failure}" if failure else ""
+        why = f": {seed.failure}" if seed.failure else ""
         raise Unreachable(
             f"no Attractor server answers at {self._address} within {self._settings.connect_timeout_s:g} s{why}"
         )

@@ -8,7 +8,6 @@ from typing import Protocol, TypeVar
 
 import anyio
 import grpc
-from anyio.lowlevel import checkpoint_if_cancelled
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
@@ -16,6 +15,7 @@ from attractor._channel import Channel
 from attractor._errors import Closed, MemoryNotFound, TimeoutExceeded, Unavailable, from_rpc
 from attractor._settings import Settings
 from attractor._types import FieldInfo, FieldKind, MemoryInfo, ModelInfo
+from attractor._waking import raise_if_cancelled
 from attractor_proto.v1 import memories_pb2 as pb
 
 _Asked = TypeVar("_Asked", contravariant=True)
@@ -37,7 +37,7 @@ _KINDS: dict[int, FieldKind] = {
 
 
 class Control:
-    """Calls about memories and models, repeated after UNAVAILABLE until the timeout."""
+    """Calls about memories and models, repeated after UNAVAILABLE until the deadline (on the event loop's clock)."""
 
     def __init__(self, channel: Channel, settings: Settings) -> None:
         self._channel = channel
@@ -48,41 +48,40 @@ class Control:
         """Every call from now on is refused."""
         self._closed.set()
 
-    async def create(self, name: str, model: str, timeout_s: float | None) -> MemoryInfo:
+    async def create(self, name: str, model: str, deadline_s: float) -> MemoryInfo:
         """The memory of that name and model, made now if there is none."""
-        answer = await self._call(self._channel.memories.Create, pb.CreateRequest(name=name, model=model), timeout_s)
+        answer = await self._call(self._channel.memories.Create, pb.CreateRequest(name=name, model=model), deadline_s)
         return _memory(answer.memory)
 
-    async def get(self, name: str, timeout_s: float | None) -> MemoryInfo:
+    async def get(self, name: str, deadline_s: float) -> MemoryInfo:
         """The memory of that name."""
-        return _memory((await self._call(self._channel.memories.Get, pb.GetRequest(name=name), timeout_s)).memory)
+        return _memory((await self._call(self._channel.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
 
-    async def delete(self, name: str, timeout_s: float | None) -> None:
+    async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory. That a repeat finds it gone is no failure."""
         await self._call(
-            self._channel.memories.Delete, pb.DeleteRequest(name=name), timeout_s, fine_in_repeat=pb.DeleteResponse()
+            self._channel.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
         )
 
-    async def page(self, prefix: str, token: str, timeout_s: float | None) -> tuple[Sequence[MemoryInfo], str]:
+    async def page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
         """Some memories in the order of names, and the token of the next page, empty on the last."""
         request = pb.ListRequest(prefix=prefix, page_token=token)
-        answer = await self._call(self._channel.memories.List, request, timeout_s)
+        answer = await self._call(self._channel.memories.List, request, deadline_s)
         return [_memory(memory) for memory in answer.memories], answer.next_page_token
 
-    async def models(self, timeout_s: float | None) -> list[ModelInfo]:
+    async def models(self, deadline_s: float) -> list[ModelInfo]:
         """All models of the server."""
-        answer = await self._call(self._channel.models.List, pb.ModelsListRequest(), timeout_s)
+        answer = await self._call(self._channel.models.List, pb.ModelsListRequest(), deadline_s)
         return [_model(model) for model in answer.models]
 
-    async def model(self, name: str, timeout_s: float | None) -> ModelInfo:
+    async def model(self, name: str, deadline_s: float) -> ModelInfo:
         """The model of that name."""
-        return _model((await self._call(self._channel.models.Get, pb.ModelsGetRequest(name=name), timeout_s)).model)
+        return _model((await self._call(self._channel.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
 
     async def _call(
-        self, method: _Method[_Q, _A], request: _Q, timeout_s: float | None, *, fine_in_repeat: _A | None = None
+        self, method: _Method[_Q, _A], request: _Q, deadline_s: float, *, fine_in_repeat: _A | None = None
     ) -> _A:
-        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
-        deadline_s, attempt = anyio.current_time() + timeout_s, 0
+        attempt = 0
         while True:
             try:
                 return await self._attempt(method, request, deadline_s)
@@ -94,8 +93,9 @@ class Control:
                 attempt += 1
                 delay_s = self._settings.retry.delay_s(attempt)
                 if anyio.current_time() + delay_s >= deadline_s:
-                    raise TimeoutExceeded(f"no answer within {timeout_s:g} s; the last failure: {error}") from error
-                await anyio.sleep(delay_s)
+                    raise TimeoutExceeded(f"no answer in time; the last failure: {error}") from error
+                with anyio.move_on_after(delay_s):
+                    await self._closed.wait()
 
     async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
         if self._closed.is_set():
@@ -108,10 +108,7 @@ class Control:
         except aio.UsageError as error:
             raise Closed("the client was closed") from error
         except asyncio.CancelledError:
-            await checkpoint_if_cancelled()  # else it would escape the caller's scope
-            task = asyncio.current_task()
-            if not self._closed.is_set() or task is None or task.cancelling():
-                raise
+            await raise_if_cancelled()  # else it would escape the caller's scope
             raise Closed("the client was closed during the call") from None
 
 

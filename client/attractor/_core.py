@@ -1,5 +1,7 @@
 """What a client and its memories share while it is open."""
 
+import anyio
+
 from attractor._calls import Ticket, start
 from attractor._control import Control
 from attractor._patterns import Packed
@@ -18,18 +20,21 @@ class Core:
         self._settings = settings
         self._models: dict[str, ModelInfo] = {}
 
-    async def model_of(self, memory: MemoryInfo, timeout_s: float | None) -> ModelInfo:
+    def deadline_s(self, timeout_s: float | None) -> float:
+        """When a call that begins now has taken too long, on the event loop's clock."""
+        return anyio.current_time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+
+    async def model_of(self, memory: MemoryInfo, deadline_s: float) -> ModelInfo:
         """The model a memory was made from."""
         if (model := self._models.get(memory.model_digest)) is None:
-            model = self._models[memory.model_digest] = await self.control.model(memory.model, timeout_s)
+            model = self._models[memory.model_digest] = await self.control.model(memory.model, deadline_s)
         return model
 
-    async def delete(self, name: str, timeout_s: float | None) -> None:
+    async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory, here and on the server."""
-        await self.control.delete(name, timeout_s)
+        await self.control.delete(name, deadline_s)
         self._router.forget(name)
 
-    def start(self, memory: str, model: ModelInfo, ask: Ask, packed: Packed, timeout_s: float | None) -> Ticket:
+    def start(self, memory: str, model: ModelInfo, ask: Ask, packed: Packed, deadline_s: float) -> Ticket:
         """Puts a call on its way."""
-        limit_s = self._settings.timeout_s if timeout_s is None else timeout_s
-        return start(self._router, memory, shelf_of(ask, model.digest, packed), packed, limit_s)
+        return start(self._router, memory, shelf_of(ask, model.digest, packed), packed, deadline_s)

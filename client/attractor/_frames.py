@@ -31,12 +31,12 @@ class Room:
         return True
 
 
-def frame(requests: Sequence[Request], handles: Sequence[int], now_s: float) -> pb.SessionRequest:
+def frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
     """One frame of requests from the same shelf, in that order."""
     ask = requests[0].shelf.ask
     columns = pb.RequestColumns(
         request_ids=[request.id for request in requests],
-        handles=handles,
+        handles=[request.handle for request in requests],
         patterns=[request.rows for request in requests],
         deadline_ms=_deadlines(requests, now_s),
         tensors=_tensors(requests),

@@ -9,7 +9,7 @@ import anyio
 from attractor._answers import recalled, recognized, with_iterates
 from attractor._background import Background
 from attractor._channel import Channel
-from attractor._errors import AttractorError, ServerFault, Unavailable, from_status
+from attractor._errors import AttractorError, MemoryNotFound, ServerFault, Unavailable, from_status
 from attractor._outbox import Outbox
 from attractor._request import Answer, Request
 from attractor._session import Session, open_session
@@ -20,7 +20,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 _logger = logging.getLogger("attractor")
 _FRUITLESS_LIMIT = 2
 """Sessions in a row without an answer, until another way is tried."""
-_GONE = ("MEMORY_NOT_FOUND", "HANDLE_NOT_OPEN")
+_UNBOUND = ("MEMORY_NOT_FOUND", "HANDLE_NOT_OPEN")
 
 
 class Routes(Protocol):
@@ -32,8 +32,11 @@ class Routes(Protocol):
     def arrived(self, memory: str) -> None:
         """The link speaks to the memory's owner."""
 
-    def fall_back(self, link: "Link") -> bool:
-        """Moves everything on that link to where it came from. False if there is no such place."""
+    def forget(self, memory: str) -> None:
+        """There is no such memory."""
+
+    def fall_back(self, link: "Link", *, avoid: bool) -> bool:
+        """Ends that link and moves everything on it to where it came from. False if there is no such place."""
 
 
 class Link:
@@ -46,31 +49,50 @@ class Link:
         self.limits = Limits()
         self.failure: AttractorError | None = None
         """Why the last session ended, or could not be opened; None while one stands."""
+        self.refusal: AttractorError | None = None
+        """Why no session can be opened, however often it is tried."""
         self.tried = anyio.Event()
-        """The first session stands, or there can be none."""
+        """The first session stood, or there can be none."""
         self._routes = routes
         self._settings = settings
         self._timeout_s = timeout_s
         self._standing = False
         self._answered = False
+        self._drained = False
 
     async def run(self, *, eager: bool) -> None:
-        """Serves until cancelled; `eager` opens a session before there is anything to send."""
+        """Serves until cancelled, or until all has fallen back to another link.
+
+        `eager` opens a session before there is anything to send.
+        """
         fruitless = 0
         while True:
-            while not (self.outbox.waiting or (eager and not self.tried.is_set())):
+            while not self._needed(eager):
                 await self.outbox.changed()
-            if await self._life():
-                fruitless = 0
-                continue
-            fruitless += 1
-            if fruitless > _FRUITLESS_LIMIT and self.failure is not None:
-                self._routes.fall_back(self)
-            await anyio.sleep(self._settings.retry.delay_s(fruitless))
+            await self._life()
+            fruitless = 0 if self._answered or not self._needed(eager) else fruitless + 1
+            if self._falls_back(fruitless):
+                return
+            if fruitless:
+                await anyio.sleep(self._settings.retry.delay_s(fruitless))
 
-    async def _life(self) -> bool:
-        """One session, from opening to its end. Whether a request was answered in it."""
-        self._answered = self._standing = False
+    def _needed(self, eager: bool) -> bool:
+        return self.outbox.waiting or (eager and not self.tried.is_set())
+
+    def _falls_back(self, fruitless: int) -> bool:
+        """Whether another link takes over, because this one fails, drains, or is no longer used."""
+        failing = self._drained or not self._standing or fruitless > _FRUITLESS_LIMIT
+        if (failing or not self.outbox.waiting) and self._routes.fall_back(self, avoid=failing):
+            return True
+        if self.failure is not None and not self._standing and not isinstance(self.failure, Unavailable):
+            self.refusal = self.failure
+            self.outbox.fail(self.failure)
+            self.tried.set()
+        return False
+
+    async def _life(self) -> None:
+        """One session, from opening to its end."""
+        self._answered = self._standing = self._drained = False
         try:
             async with open_session(self.channel, self._settings.client_id, self._timeout_s) as session:
                 self._welcomed(session.limits)
@@ -83,7 +105,6 @@ class Link:
         except Exception as error:  # a fault of this code must not leave callers waiting
             _logger.exception("unforeseen error in the session with %s", self.channel.address)
             self._ended(ServerFault(f"unforeseen {type(error).__name__}: {error}"))
-        return self._answered
 
     def _welcomed(self, limits: Limits) -> None:
         self.limits, self._standing, self.failure = limits, True, None
@@ -99,9 +120,6 @@ class Link:
         else:
             for request in unanswered:
                 request.fail(error.again())
-        if not self._standing and not self._routes.fall_back(self) and not isinstance(error, Unavailable):
-            self.outbox.fail(error)
-            self.tried.set()
 
     async def _send(self, session: Session) -> None:
         while True:
@@ -134,7 +152,7 @@ class Link:
             case "failures":
                 self._failures(message.failures.failures)
             case "drain":
-                self.outbox.draining = True
+                self.outbox.draining = self._drained = True
 
     def _stored(self, frame: pb.StoredFrame) -> None:
         if not len(frame.request_ids) == len(frame.versions) == len(frame.totals):
@@ -150,7 +168,7 @@ class Link:
     def _resolve(self, request_id: int, answer: Answer) -> None:
         self._answered = True
         if (request := self.outbox.answered(request_id)) is not None:
-            self.outbox.succeeded(request.memory)
+            self.outbox.succeeded(request)
             request.resolve(answer)
 
     def _opened(self, answer: pb.Opened) -> None:
@@ -174,17 +192,23 @@ class Link:
 
     def _not_opened(self, memory: str, error: AttractorError) -> None:
         if isinstance(error, Unavailable):
+            self.outbox.note(error, memory)
             self.outbox.hold(memory, [], self._settings.retry)
             return
-        for request in self.outbox.remove(memory):
+        pending = self.outbox.remove(memory)
+        if isinstance(error, MemoryNotFound):
+            self._routes.forget(memory)
+        for request in pending:
             request.fail(error.again())
 
     def _failed(self, request: Request, error: AttractorError, again: dict[str, list[Request]]) -> None:
-        if isinstance(error, Unavailable):
-            request.failure = error
+        if not request.alive:  # most often because it was cancelled from here
+            return
+        if error.reason in _UNBOUND:
+            self.outbox.unbind(request.memory, request.handle)
+        if isinstance(error, Unavailable) or error.reason == "HANDLE_NOT_OPEN":
             again.setdefault(request.memory, []).append(request)
+            request.failure = error
             return
         self._answered = True
-        if error.reason in _GONE:
-            self.outbox.unbind(request.memory)
         request.fail(error)

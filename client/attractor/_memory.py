@@ -37,13 +37,11 @@ class Memory:
 
     async def info(self, *, timeout_s: float | None = None) -> MemoryInfo:
         """The memory as the server has it now."""
-        return await self._core.control.get(self._name, timeout_s)
+        return await self._core.control.get(self._name, self._core.deadline_s(timeout_s))
 
     async def model(self, *, timeout_s: float | None = None) -> ModelInfo:
         """The model the memory was made from."""
-        if self._model is None:
-            self._model = await self._core.model_of(await self.info(timeout_s=timeout_s), timeout_s)
-        return self._model
+        return await self._known_model(self._core.deadline_s(timeout_s))
 
     async def store(self, patterns: Patterns, *, timeout_s: float | None = None) -> StoreResult:
         """Writes all the patterns at once, or none of them; any later query sees them.
@@ -52,8 +50,9 @@ class Memory:
             InvalidRequest: also for more patterns than one frame holds.
             Diverged: the writing loop left finite numbers; nothing was applied.
         """
-        ticket = self.start_store(await self.model(timeout_s=timeout_s), patterns, timeout_s)
-        return await stored(ticket)
+        deadline_s = self._core.deadline_s(timeout_s)
+        model = await self._known_model(deadline_s)
+        return await stored(self._start(model, _STORE, pack(model, patterns), deadline_s))
 
     async def query(
         self,
@@ -72,13 +71,15 @@ class Memory:
         Raises:
             Diverged: the reading loop left finite numbers.
         """
-        model = await self.model(timeout_s=timeout_s)
-        return await recalled(self.start_query(model, Cue(cues, known), reading(steps, trajectory), timeout_s))
+        ask, deadline_s = reading(steps, trajectory), self._core.deadline_s(timeout_s)
+        model = await self._known_model(deadline_s)
+        return await recalled(self._start(model, ask, pack(model, cues, known, where="cues"), deadline_s))
 
     async def recognize(self, patterns: Patterns, *, timeout_s: float | None = None) -> Familiarity:
         """How familiar the patterns are, as they stand, without completing them."""
-        model = await self.model(timeout_s=timeout_s)
-        return await recognized(self._start(model, _RECOGNIZE, pack(model, patterns), timeout_s))
+        deadline_s = self._core.deadline_s(timeout_s)
+        model = await self._known_model(deadline_s)
+        return await recognized(self._start(model, _RECOGNIZE, pack(model, patterns), deadline_s))
 
     def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
         """A context manager for storing and querying many patterns without waiting for each answer.
@@ -89,11 +90,18 @@ class Memory:
 
     def start_store(self, model: ModelInfo, patterns: Patterns, timeout_s: float | None) -> Ticket:
         """Sends a store without waiting for the answer. For the SDK itself."""
-        return self._start(model, _STORE, pack(model, patterns), timeout_s)
+        return self._start(model, _STORE, pack(model, patterns), self._core.deadline_s(timeout_s))
 
     def start_query(self, model: ModelInfo, cue: Cue, ask: Ask, timeout_s: float | None) -> Ticket:
         """Sends a query without waiting for the answer. For the SDK itself."""
-        return self._start(model, ask, pack(model, cue.cues, cue.known, where="cues"), timeout_s)
+        packed = pack(model, cue.cues, cue.known, where="cues")
+        return self._start(model, ask, packed, self._core.deadline_s(timeout_s))
 
-    def _start(self, model: ModelInfo, ask: Ask, packed: Packed, timeout_s: float | None) -> Ticket:
-        return self._core.start(self._name, model, ask, packed, timeout_s)
+    async def _known_model(self, deadline_s: float) -> ModelInfo:
+        if self._model is None:
+            info = await self._core.control.get(self._name, deadline_s)
+            self._model = await self._core.model_of(info, deadline_s)
+        return self._model
+
+    def _start(self, model: ModelInfo, ask: Ask, packed: Packed, deadline_s: float) -> Ticket:
+        return self._core.start(self._name, model, ask, packed, deadline_s)

@@ -2,19 +2,24 @@
 
 import asyncio
 from collections import deque
-from itertools import count, groupby
-from operator import attrgetter
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import NamedTuple
 
 import anyio
 
 from attractor._errors import AttractorError
 from attractor._frames import Room, frame
-from attractor._lanes import Lane
+from attractor._lanes import Lane, Lanes
 from attractor._request import Operation, Request
+from attractor._sequences import Sequences
 from attractor._settings import Limits, Retry
 from attractor_proto.v1 import memory_data_pb2 as pb
 
-_by_memory = attrgetter("memory")
+
+class _Sent(NamedTuple):
+    request: Request
+    lane: Lane
 
 
 class Outbox:
@@ -24,17 +29,20 @@ class Outbox:
     is bounded, in patterns.
     """
 
-    def __init__(self, *, sequences: dict[str, int], ids: "count[int]", in_flight_patterns: int) -> None:
-        """`sequences` (the last number of each memory's stores) and `ids` belong to the client, not to the link."""
+    def __init__(
+        self, *, sequences: Sequences, ids: "count[int]", in_flight_patterns: int, left: Callable[[str], None]
+    ) -> None:
+        """`sequences` and `ids` belong to the client, not to the link; `left` is told of memories given up here."""
         self._sequences = sequences
         self._ids = ids
         self._in_flight_limit = in_flight_patterns
+        self._left = left
         self._in_flight = 0
-        self._lanes: dict[str, Lane] = {}
-        self._line: deque[Lane] = deque()
-        self._sent: dict[int, Request] = {}
+        self._lanes = Lanes()
+        self._sent: dict[int, _Sent] = {}
         self._opening: dict[int, Lane] = {}
-        self._urgent: deque[pb.SessionRequest] = deque()
+        self._closing: deque[int] = deque()
+        self._unwanted: list[int] = []
         self._handles = count(1)
         self._changed = anyio.Event()
         self.draining = False
@@ -48,7 +56,7 @@ class Outbox:
     @property
     def waiting(self) -> bool:
         """Whether a stream is needed."""
-        return any(lane.sendable for lane in list(self._line))
+        return self._lanes.first() is not None
 
     @property
     def unanswered(self) -> bool:
@@ -57,53 +65,61 @@ class Outbox:
 
     def put(self, request: Request) -> None:
         """Takes a new request."""
-        lane = self._lanes.get(request.memory) or self._lanes.setdefault(request.memory, Lane(request.memory))
+        lane = self._lanes.use(request.memory)
         lane.pending.append(request)
         self._enqueue(lane)
+        if (surplus := self._lanes.surplus()) is not None:
+            self.remove(surplus.memory)
+            self._left(surplus.memory)
 
-    def put_back(self, requests: list[Request]) -> None:
-        """Takes requests that another link had, each at its place in the order of its memory."""
-        for memory, group in groupby(sorted(requests, key=_by_memory), key=_by_memory):
-            lane = self._lanes.setdefault(memory, Lane(memory))
+    def put_back(self, requests: Iterable[Request]) -> None:
+        """Takes requests that were under way or on another link, each at its place in the order of its memory."""
+        by_memory: dict[str, list[Request]] = {}
+        for request in requests:
+            by_memory.setdefault(request.memory, []).append(request)
+        for memory, group in by_memory.items():
+            lane = self._lanes.use(memory)
             lane.put_back(group)
             self._enqueue(lane)
 
     def next(self, limits: Limits, now_s: float) -> pb.SessionRequest | None:
         """The message to send now, or None until something has changed."""
-        if self._urgent:
-            return self._urgent.popleft()
-        while self._line and not self.draining:
-            if not self._line[0].sendable:
-                self._line.popleft().queued = False
-            elif not self._line[0].handle:
-                return self._open(self._dequeue())
-            else:
-                return self._frame(limits, now_s)
-        return None
+        if self._closing:
+            return pb.SessionRequest(close=pb.Close(handle=self._closing.popleft()))
+        if self._unwanted:
+            unwanted, self._unwanted = self._unwanted, []
+            return pb.SessionRequest(cancel=pb.Cancel(request_ids=unwanted))
+        if self.draining or (lane := self._lanes.first()) is None:
+            return None
+        return self._frame(lane, limits, now_s) if lane.handle else self._open(self._lanes.dequeue())
 
     def answered(self, request_id: int) -> Request | None:
         """The request that an answer belongs to, if it is still known; it is under way no longer."""
-        if (request := self._sent.pop(request_id, None)) is not None:
-            self._in_flight -= request.rows
-            if (lane := self._lanes.get(request.memory)) is not None:
-                lane.unanswered = max(0, lane.unanswered - 1)
-            self._changed.set()
-        return request
+        if (sent := self._sent.pop(request_id, None)) is None:
+            return None
+        self._in_flight -= sent.request.rows
+        sent.lane.unanswered -= 1
+        self._enqueue(sent.lane)
+        return sent.request
 
-    def succeeded(self, memory: str) -> None:
-        """The memory answers: the next failure is a first one."""
-        if (lane := self._lanes.get(memory)) is not None:
+    def succeeded(self, request: Request) -> None:
+        """The request was carried out: the memory's next failure is a first one, and a store's number is known."""
+        if (lane := self._lanes.get(request.memory)) is not None:
             lane.failures = 0
+        self._sequences.seen(request.memory, request.sequence)
 
     def sent(self, request_id: int) -> Request | None:
         """A request that is under way."""
-        return self._sent.get(request_id)
+        sent = self._sent.get(request_id)
+        return sent.request if sent else None
 
     def abandon(self, request: Request) -> None:
         """Nobody waits for the answer any more: tells the server, where it was sent."""
         if request.id in self._sent:
-            self._urgent.append(pb.SessionRequest(cancel=pb.Cancel(request_ids=[request.id])))
+            self._unwanted.append(request.id)
             self._changed.set()
+        elif (lane := self._lanes.get(request.memory)) is not None:
+            lane.give_up()
 
     def opened(self, answer: pb.Opened) -> Lane | None:
         """A handle is bound. The lane it is for, unless that was given up meanwhile."""
@@ -112,7 +128,7 @@ class Outbox:
             self._close(answer.handle)
             return None
         lane.handle, lane.route, lane.opening = answer.handle, answer.route, False
-        self._sequences[lane.memory] = max(self._sequences.get(lane.memory, 0), answer.last_sequence)
+        self._sequences.seen(lane.memory, answer.last_sequence)
         self._enqueue(lane)
         return lane
 
@@ -124,34 +140,35 @@ class Outbox:
 
     def hold(self, memory: str, requests: list[Request], retry: Retry) -> None:
         """Takes requests back, to be sent again after a while; what waits behind them waits too."""
-        lane = self._lanes.setdefault(memory, Lane(memory))
+        lane = self._lanes.use(memory)
         lane.put_back(requests)
         if not lane.held:
             lane.held, lane.failures = True, lane.failures + 1
             asyncio.get_running_loop().call_later(retry.delay_s(lane.failures), self._release, lane)
 
-    def note(self, failure: AttractorError) -> None:
-        """Remembers with everything that waits why it has to."""
-        for lane in self._lanes.values():
-            for request in lane.pending:
-                request.failure = failure
+    def note(self, failure: AttractorError, memory: str = "") -> None:
+        """Remembers with everything that waits, or all of one memory, why it has to."""
+        for lane in self._lanes:
+            if memory in ("", lane.memory):
+                for request in lane.pending:
+                    request.failure = failure
 
     def lost(self) -> list[Request]:
         """The stream is gone: every handle with it. What was sent and is still wanted, in order."""
-        unanswered = [request for request in self._sent.values() if request.alive]
+        unanswered = [sent.request for sent in self._sent.values() if sent.request.alive]
         self._sent.clear()
         self._opening.clear()
-        self._urgent.clear()
+        self._closing.clear()
+        self._unwanted.clear()
         self._in_flight, self._handles, self.draining = 0, count(1), False
-        self._lanes = {name: lane for name, lane in self._lanes.items() if lane.pending or lane.held}
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             lane.unbind()
             self._enqueue(lane)
         return unanswered
 
     def remove(self, memory: str) -> list[Request]:
         """Gives up a memory: what waits for it, and its handle. Requests under way stay so."""
-        if (lane := self._lanes.pop(memory, None)) is None:
+        if (lane := self._lanes.pop(memory)) is None:
             return []
         if lane.handle:
             self._close(lane.handle)
@@ -160,16 +177,20 @@ class Outbox:
 
     def remove_all(self) -> list[Request]:
         """Everything that waits, of all memories."""
-        return [request for memory in list(self._lanes) for request in self.remove(memory)]
+        return [request for lane in list(self._lanes) for request in self.remove(lane.memory)]
 
     def fail(self, error: AttractorError) -> None:
         """Fails all that waits or is under way."""
         for request in [*self.lost(), *self.remove_all()]:
             request.fail(error.again())
 
-    def unbind(self, memory: str) -> None:
-        """The server no longer knows the memory behind the handle: opens it anew when it is next used."""
-        if (lane := self._lanes.get(memory)) is not None and lane.handle:
+    def knows(self, memory: str) -> bool:
+        """Whether the memory has a lane here."""
+        return self._lanes.get(memory) is not None
+
+    def unbind(self, memory: str, handle: int = 0) -> None:
+        """Opens the memory anew when it is next used; if `handle` is given, only where it still has that one."""
+        if (lane := self._lanes.get(memory)) is not None and lane.handle and handle in (0, lane.handle):
             self._close(lane.handle)
             lane.handle, lane.route = 0, ""
 
@@ -185,29 +206,18 @@ class Outbox:
         return pb.SessionRequest(open=pb.Open(request_id=request_id, handle=next(self._handles), memory=lane.memory))
 
     def _close(self, handle: int) -> None:
-        self._urgent.append(pb.SessionRequest(close=pb.Close(handle=handle)))
+        self._closing.append(handle)
         self._changed.set()
 
-    def _frame(self, limits: Limits, now_s: float) -> pb.SessionRequest | None:
-        """Goes once along the line, from lane to lane, and takes what can share a frame with the first request."""
-        first = self._line[0].pending[0]
-        room, requests, handles, served = self._room(limits, first), list[Request](), list[int](), list[Lane]()
+    def _frame(self, lane: Lane, limits: Limits, now_s: float) -> pb.SessionRequest | None:
+        first = lane.pending[0]
+        room = self._room(limits, first)
         if first.rows > room.patterns:
             return None  # its turn comes before that of smaller ones behind it
-        for _ in range(len(self._line)):
-            lane = self._dequeue()
-            taken = lane.take(first.shelf, room) if lane.handle else []
-            lane.unanswered += len(taken)
-            requests += taken
-            handles += [lane.handle] * len(taken)
-            if taken:
-                served.append(lane)
-            else:
-                self._append(lane)
-        for lane in served:
-            self._append(lane)
-        self._count(requests)
-        return frame(requests, handles, now_s)
+        requests = self._lanes.take(first.shelf, room)
+        for request in requests:
+            self._count(request)
+        return frame(requests, now_s)
 
     def _room(self, limits: Limits, first: Request) -> Room:
         patterns = min(limits.patterns, self._in_flight_limit - self._in_flight)
@@ -215,27 +225,16 @@ class Outbox:
             patterns = max(patterns, first.rows)
         return Room(patterns, limits.payload_bytes)
 
-    def _count(self, requests: list[Request]) -> None:
-        for request in requests:
-            self._in_flight += request.rows
-            self._sent[request.id] = request
-            if request.shelf.ask.operation is Operation.STORE and not request.sequence:
-                request.sequence = self._sequences[request.memory] = self._sequences.get(request.memory, 0) + 1
+    def _count(self, request: Request) -> None:
+        self._in_flight += request.rows
+        self._sent[request.id] = _Sent(request, self._lanes.use(request.memory))
+        if request.shelf.ask.operation is Operation.STORE and not request.sequence:
+            request.sequence = self._sequences.next(request.memory)
 
     def _release(self, lane: Lane) -> None:
         lane.held = False
         self._enqueue(lane)
 
     def _enqueue(self, lane: Lane) -> None:
-        self._append(lane)
+        self._lanes.enqueue(lane)
         self._changed.set()
-
-    def _append(self, lane: Lane) -> None:
-        if lane.sendable and not lane.queued:
-            lane.queued = True
-            self._line.append(lane)
-
-    def _dequeue(self) -> Lane:
-        lane = self._line.popleft()
-        lane.queued = False
-        return lane

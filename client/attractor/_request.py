@@ -69,6 +69,10 @@ class Request:
     weight_bytes: int
     sequence: int = 0
     """Of a store, given when it is first sent and kept in every repeat."""
+    handle: int = 0
+    """Of its memory, on the stream it was last sent on."""
+    abandoned: bool = False
+    """Nobody waits any more, and that has been dealt with."""
     failure: AttractorError | None = None
     """Why it had to be repeated, the last time."""
     iterates: list[pb.TrajectoryFrame] = field(default_factory=list)
@@ -87,6 +91,7 @@ class Request:
         """Hands over a failure, unless nobody waits any more."""
         if not self.future.done():
             self.future.set_exception(error)
+            self.future.exception()  # retrieved: whether somebody still awaits it is no matter for asyncio's log
 
 
 def shelf_of(ask: Ask, model: str, packed: Packed) -> Shelf:

@@ -14,6 +14,7 @@ from attractor._link import Link
 from attractor._outbox import Outbox
 from attractor._patterns import Packed
 from attractor._request import Answer, Request, Shelf, weight_bytes
+from attractor._sequences import Sequences
 from attractor._settings import Limits, Settings
 
 _HOPS_LIMIT = 2
@@ -29,7 +30,7 @@ class Router:
         self._settings = settings
         self._tasks = tasks
         self._ids = count(1)
-        self._sequences: dict[str, int] = {}
+        self._sequences = Sequences()
         self._links: dict[str, Link] = {}
         self._routes: dict[str, Link] = {}
         self._hops: dict[str, int] = {}
@@ -71,6 +72,8 @@ class Router:
             AttractorError: what the server answered.
         """
         try:
+            if request.future.done():
+                return request.future.result()
             with anyio.CancelScope(deadline=request.deadline_s):
                 return await request.future
         finally:
@@ -80,13 +83,14 @@ class Router:
     def abandon(self, requests: Sequence[Request]) -> None:
         """Nobody waits for these any more."""
         for request in requests:
-            request.future.cancel()
-            for link in self._links.values():
-                link.outbox.abandon(request)
+            if (request.future.cancel() or request.future.cancelled()) and not request.abandoned:
+                request.abandoned = True
+                for link in self._links.values():
+                    link.outbox.abandon(request)
 
     def forget(self, memory: str) -> None:
         """A memory is no more: what was known of that name does not hold for another one."""
-        self._sequences.pop(memory, None)
+        self._sequences.forget(memory)
         self._routes.pop(memory, None)
         self._hops.pop(memory, None)
         for link in self._links.values():
@@ -108,15 +112,19 @@ class Router:
         """A link has reached the memory's owner: if it moves on one day, that is followed again."""
         self._hops.pop(memory, None)
 
-    def fall_back(self, link: Link) -> bool:
-        """Moves everything from a direct link to the seed, which forwards it."""
+    def fall_back(self, link: Link, *, avoid: bool) -> bool:
+        """Moves everything from a direct link to the seed, which forwards it; to `avoid` it for a while."""
         if link is self.seed:
             return False
-        self._avoided[link.channel.address] = anyio.current_time() + self._settings.route_retry_s
+        now_s = anyio.current_time()
+        self._avoided = {address: until_s for address, until_s in self._avoided.items() if until_s > now_s}
+        if avoid:
+            self._avoided[link.channel.address] = now_s + self._settings.route_retry_s
+        del self._links[link.channel.address]
+        waiting = link.outbox.remove_all()
         for memory in [name for name, target in self._routes.items() if target is link]:
-            del self._routes[memory]
-            self._hops.pop(memory, None)
-        self.seed.outbox.put_back(link.outbox.remove_all())
+            self._left(link, memory)
+        self.seed.outbox.put_back(waiting)
         return True
 
     def close(self) -> None:
@@ -131,13 +139,27 @@ class Router:
             self.redirect(link, memory, route)  # it is forwarded, but perhaps need not be any longer
         return self._routes.get(memory, self.seed)
 
+    def _left(self, link: Link, memory: str) -> None:
+        """A link has given up a memory that it had: the next request of it goes the way of a first one."""
+        if self._routes.get(memory, self.seed) is link:
+            self._routes.pop(memory, None)
+            self._hops.pop(memory, None)
+        if not any(other.outbox.knows(memory) for other in self._links.values()):
+            self._sequences.release(memory)
+
     def _start(self, address: str, timeout_s: float, *, eager: bool) -> Link:
-        outbox = Outbox(sequences=self._sequences, ids=self._ids, in_flight_patterns=self._settings.in_flight_patterns)
+        outbox = Outbox(
+            sequences=self._sequences,
+            ids=self._ids,
+            in_flight_patterns=self._settings.in_flight_patterns,
+            left=lambda memory: self._left(link, memory),
+        )
         link = Link(self._channels.to(address), outbox, self, self._settings, timeout_s)
         self._links[address] = link
 
         async def run() -> None:
             await link.run(eager=eager)
+            await self._channels.close(link.channel)
 
         self._tasks.start_soon(run, name=f"attractor link to {address}")
         return link

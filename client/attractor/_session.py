@@ -13,6 +13,7 @@ from grpc import aio
 from attractor._channel import Channel
 from attractor._errors import Closed, ProtocolMismatch, Unavailable, Unreachable, from_rpc
 from attractor._settings import Limits
+from attractor._waking import raise_if_cancelled
 from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 
@@ -102,5 +103,8 @@ async def _read(call: Call) -> pb.SessionResponse | None:
     except grpc.RpcError as error:
         raise from_rpc(error) from None
     except aio.UsageError as error:
+        raise Closed("the connection was closed") from error
+    except asyncio.CancelledError as error:
+        await raise_if_cancelled()
         raise Closed("the connection was closed") from error
     return answer if isinstance(answer, pb.SessionResponse) else None

@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
-import anyio
 from anyio.abc import TaskGroup
 
 from attractor._background import Background
@@ -14,6 +13,7 @@ from attractor._calls import Ticket, recalled, stored
 from attractor._errors import Closed
 from attractor._request import Ask, reading
 from attractor._types import Cue, ModelInfo, Patterns, Recall, StoreResult
+from attractor._waking import Signal
 
 Item = TypeVar("Item")
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -31,6 +31,9 @@ class Streamed(Protocol):
 
 
 class _Closing(Protocol):
+    @property
+    def finished(self) -> bool: ...
+
     def close(self) -> None: ...
 
 
@@ -105,7 +108,7 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         if self._tasks is None or (model := self._model) is None:
             raise Closed("the stream is not open: use it inside its `async with`")
         pipeline = _Pipeline(finish, self._in_flight_patterns)
-        self._pipelines.append(pipeline)
+        self._pipelines = [*(other for other in self._pipelines if not other.finished), pipeline]
 
         async def feed() -> None:
             await pipeline.feed(source, lambda item: start(model, item))
@@ -124,8 +127,13 @@ class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
         self._line: deque[Ticket | Exception] = deque()
         """Bounded by the patterns under way: each ticket has at least one."""
         self._ended = False
-        self._arrived = anyio.Event()
-        self._freed = anyio.Event()
+        self._arrived = Signal()
+        self._freed = Signal()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended and not self._line
 
     async def feed(self, source: Source[Item], start: Callable[[Item], Ticket]) -> None:
         """Sends the items, waiting where too much is under way; a failure is passed on in its place."""
@@ -138,22 +146,25 @@ class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
                     await self._feed_one(start(item))
         except Exception as error:  # of the source, or of an item that cannot be meant
             self._line.append(error)
-        finally:
-            self._ended = True
-            self._arrived.set()
+        self._ended = True
+        self._arrived.give()
 
     def close(self) -> None:
-        """Gives up what has not been taken."""
+        """Gives up what has not been taken, and tells whoever still asks for it. Its feeding has ended."""
+        if self.finished:
+            return
         while self._line:
             if isinstance(ticket := self._line.popleft(), Ticket):
                 ticket.abandon()
+        self._line.append(Closed("the stream was left before all its items were answered"))
+        self._ended = True
+        self._arrived.give()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Answer_co:
         while not self._line and not self._ended:
-            self._arrived = anyio.Event()
             await self._arrived.wait()
         if not self._line:
             raise StopAsyncIteration
@@ -163,12 +174,11 @@ class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
             return await self._finish(ticket)
         finally:
             self._under_way -= ticket.rows
-            self._freed.set()
+            self._freed.give()
 
     async def _feed_one(self, ticket: Ticket) -> None:
         self._under_way += ticket.rows
         self._line.append(ticket)
-        self._arrived.set()
+        self._arrived.give()
         while self._under_way >= self._limit:
-            self._freed = anyio.Event()
             await self._freed.wait()

@@ -1,17 +1,18 @@
 """The client for code without an event loop: the asynchronous one, on a loop in a thread of its own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack
 from enum import Enum, auto
 from functools import partial, wraps
 from types import TracebackType
 from typing import Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from attractor._client import AsyncClient, connect
-from attractor._errors import Closed
+from attractor._errors import AttractorError, Closed
 from attractor._memory import Memory
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
@@ -38,12 +39,20 @@ class Loop:
         Raises:
             Closed: the client is not open.
         """
-        if self.portal is None:
+        if (portal := self.portal) is None:
             raise Closed("the client is not open: use it inside `with attractor.Client(…) as client`")
-        return self.portal.call(function)
+        try:
+            return portal.call(function)
+        except (RuntimeError, CancelledError) as error:
+            if self.portal is not None or isinstance(error, AttractorError):
+                raise
+            raise Closed("the client was closed during the call") from error  # by another thread
 
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """Takes one item after another."""
+    def iterate(self, start: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """Takes one item after another; `start` is called at once."""
+        return self._items(self.call(partial(_call, start)))
+
+    def _items(self, items: AsyncIterator[T]) -> Iterator[T]:
         while (item := self.call(partial(_next, items))) is not _End.END:
             yield item
 
@@ -90,14 +99,14 @@ class SyncMemoryStream(Face[MemoryStream], AbstractContextManager["SyncMemoryStr
 
     def store(self, batches: Iterable[Patterns]) -> Iterator[StoreResult]:
         """Stores each item; yields the results in the same order."""
-        return self._loop.iterate(self._inner.store(_in_thread(batches)))
+        return self._loop.iterate(partial(self._inner.store, _in_thread(batches)))
 
     def query(
         self, cues: Iterable[Patterns | Cue], *, known: Patterns | None = None, steps: int = 0, trajectory: bool = False
     ) -> Iterator[Recall]:
         """Completes each item; yields the recalls in the same order."""
-        items = _in_thread(cues)
-        return self._loop.iterate(self._inner.query(items, known=known, steps=steps, trajectory=trajectory))
+        query = partial(self._inner.query, _in_thread(cues), known=known, steps=steps, trajectory=trajectory)
+        return self._loop.iterate(query)
 
 
 class SyncMemory(Face[Memory]):
@@ -176,14 +185,20 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
 
     def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> Iterator[MemoryInfo]:
         """As `AsyncClient.memories`."""
-        return self._loop.iterate(self._inner.memories(prefix, timeout_s=timeout_s))
+        return self._loop.iterate(partial(self._inner.memories, prefix, timeout_s=timeout_s))
+
+
+async def _call(start: Callable[[], T]) -> T:  # on the loop, to which what it makes belongs
+    return start()
 
 
 async def _next(items: AsyncIterator[T]) -> T | _End:
     return await anext(items, _End.END)
 
 
-async def _in_thread(items: Iterable[T]) -> AsyncIterator[T]:  # it may block, or use this very client
-    iterator = iter(items)
-    while (item := await to_thread.run_sync(next, iterator, _End.END)) is not _End.END:
+async def _in_thread(items: Iterable[T]) -> AsyncIterator[T]:
+    """The items, from a worker thread: to make one may block, or use this very client."""
+    in_thread = partial(to_thread.run_sync, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+    iterator = await in_thread(partial(iter, items))
+    while (item := await in_thread(partial(next, iterator, _End.END))) is not _End.END:
         yield item
