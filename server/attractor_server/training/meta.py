@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
@@ -69,7 +69,12 @@ class Trainer:
         """Trains until the recipe's steps are done or the time of all sittings, `each_step` included, is up.
 
         The rates decay towards whichever comes first. With an infinite budget a resumed run equals an unbroken one.
+
+        Raises:
+            SettingsError: the budget is not positive.
         """
+        if not budget_s > 0:
+            raise SettingsError(f"budget_s: saw {budget_s}; expected more than 0 seconds")
         before_s, started_s = self._progress.elapsed_s, time.monotonic()
         while (share := self._share(budget_s)) < 1:
             loss, familiarity, skipped = self._advance(share)
@@ -141,9 +146,12 @@ def _smooth(old: float, new: float) -> float:
 
 
 def _optimizer(learned: Tensors, table: OptimizerTable) -> torch.optim.Optimizer:
-    loops = [value for name, value in learned.items() if name.startswith(("reader.", "writer."))]
-    weights = [value for name, value in learned.items() if not name.startswith(("reader.", "writer."))]
-    groups = [{"params": weights, "lr": table.rate}, {"params": loops, "lr": table.loop_rate}]
+    rates = {"weights": table.rate, "features": table.feature_rate, "loops": table.loop_rate}
+    members: dict[str, list[Tensor]] = {group: [] for group in rates}
+    for name, value in learned.items():
+        loop = name.startswith(("reader.", "writer."))
+        members["loops" if loop else "features" if name == "slow.A" else "weights"].append(value)
+    groups = [{"params": members[group], "lr": rate} for group, rate in rates.items() if members[group]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

@@ -1,15 +1,16 @@
 """Recipes: TOML files that say all there is to say about how a model is made."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from attractor_server.errors import SettingsError
 
 Table = TypeVar("Table")
+_Bound: TypeAlias = tuple[Callable[[float], bool], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class OptimizerTable:
 
     steps: int
     rate: float
+    feature_rate: float
+    """For the features, which start from the data's principal components: small entries, to be moved with care"""
     loop_rate: float
     """For the parameters of the two loops: step sizes, momenta, weights of the objective"""
     decay_from: float
@@ -103,19 +106,38 @@ def load_recipe(path: Path) -> Recipe:
         if not isinstance(table.get(name), dict):
             raise SettingsError(f"{path}: saw no table [{name}]; expected one")
         table[name] = _table(kind, table[name], f"{path}: {name}.")
+    if (kind := table["network"].kind) != "quadratic":
+        raise SettingsError(f"{path}: network.kind: saw {kind!r}; expected 'quadratic', which alone has a start")
     return _table(Recipe, table, f"{path}: ")
 
 
 def _table(kind: type[Table], entries: Mapping[str, Any], where: str) -> Table:
-    expected = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    required = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    expected = get_type_hints(kind)
     if unknown := sorted(set(entries) - set(expected)):
         raise SettingsError(f"{where}{unknown[0]}: unknown entry; expected one of {sorted(expected)}")
-    if missing := sorted(required - set(entries)):
-        raise SettingsError(f"{where}{missing[0]}: missing")
-    for name, value in entries.items():
-        wanted = expected[name]
-        number = wanted is float and isinstance(value, int)
-        if isinstance(wanted, type) and not isinstance(value, wanted) and not number:
-            raise SettingsError(f"{where}{name}: saw {value!r}; expected {wanted.__name__}")
+    for name, wanted in expected.items():
+        if name not in entries:
+            raise SettingsError(f"{where}{name}: missing; expected {wanted.__name__}")
+        _check(name, entries[name], wanted, where)
     return kind(**entries)
+
+
+def _check(name: str, value: object, wanted: type, where: str) -> None:
+    allowed = (int, float) if wanted is float else wanted
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        raise SettingsError(f"{where}{name}: saw {value!r}; expected {wanted.__name__}")
+    holds, expected = _BOUNDS.get(name, _POSITIVE)
+    if isinstance(value, int | float) and not holds(value):
+        raise SettingsError(f"{where}{name}: saw {value!r}; expected {expected}")
+
+
+_POSITIVE: _Bound = (lambda value: value > 0, "more than 0")
+_SHARE: _Bound = (lambda value: 0 <= value <= 1, "between 0 and 1")
+_BOUNDS: Mapping[str, _Bound] = {
+    "seed": (lambda value: value >= 0, "at least 0"),
+    "singly_share": _SHARE,
+    "block_share": _SHARE,
+    "told_share": _SHARE,
+    "decay_from": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "familiarity_weight": (lambda value: value >= 0, "at least 0"),
+}

@@ -33,7 +33,7 @@ def train(  # noqa: PLR0913
     The budget holds for the run as a whole: a resumed run spends what is left of it. Without `resume` it starts anew.
 
     Raises:
-        SettingsError: the recipe cannot be meant, or `run_dir` holds a run of another one.
+        SettingsError: the recipe or the budget cannot be meant, or `run_dir` holds a run of another recipe.
     """
     recipe = load_recipe(recipe_path)
     data, held_out = (load_dataset(recipe.episodes.dataset, split) for split in ("train", "validation"))

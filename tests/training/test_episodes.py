@@ -1,0 +1,70 @@
+"""What is written in an episode, and in which chunks."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.training.tiny import RECIPE, stripes
+from torch import Generator
+
+from attractor_server.training.episodes import chunked, draw_shape, pick
+
+LIMIT = 64
+TABLE = replace(RECIPE.episodes, patterns_limit=LIMIT, singly_share=0.4)
+
+
+@given(seed=st.integers(0, 2**32), limit=st.integers(1, 100), share=st.floats(0, 1))
+def test_chunks_add_up_to_the_patterns_of_a_memory(seed: int, limit: int, share: float) -> None:
+    table = replace(TABLE, patterns_limit=limit, singly_share=share)
+    count, chunks = draw_shape(table, Generator().manual_seed(seed))
+    assert 1 <= count <= limit
+    assert sum(chunks) == count
+    assert min(chunks) >= 1
+
+
+@given(count=st.integers(1, 100), size=st.integers(1, 100))
+def test_only_the_last_chunk_may_be_smaller(count: int, size: int) -> None:
+    chunks = chunked(count, size)
+    assert sum(chunks) == count
+    assert all(chunk == size for chunk in chunks[:-1])
+    assert 1 <= chunks[-1] <= size
+
+
+def test_numbers_of_patterns_are_log_uniform() -> None:
+    generator = Generator().manual_seed(0)
+    logs = sorted(math.log2(draw_shape(TABLE, generator)[0]) for _ in range(4000))
+    for quarter in (1, 2, 3):
+        assert logs[1000 * quarter] == pytest.approx(quarter / 4 * math.log2(LIMIT), abs=0.35)
+
+
+def test_every_size_of_chunk_is_trained_and_one_at_a_time_most() -> None:
+    generator = Generator().manual_seed(0)
+    sizes = Counter(draw_shape(TABLE, generator)[1][0] for _ in range(2000))
+    assert {1, 2, 4, 8, 16, 32} <= sizes.keys()
+    assert sizes[1] / 2000 > TABLE.singly_share
+
+
+def test_a_memory_holds_images_of_different_classes() -> None:
+    data = stripes()
+    patterns = data.sample(5, 20, Generator().manual_seed(0))
+    assert patterns.shape == (5, 20, 784)
+    for memory in patterns:
+        numbers = torch.cdist(memory, data.patterns).argmin(1)
+        assert len(set(data.classes[numbers].tolist())) == 20
+
+
+def test_picked_patterns_are_of_their_memory_and_none_twice() -> None:
+    patterns = torch.arange(5 * 20).reshape(5, 20, 1).float()
+    chosen = pick(patterns, 6, Generator().manual_seed(0))
+    assert chosen.shape == (5, 6, 1)
+    for memory, picked in zip(patterns, chosen, strict=True):
+        assert len(set(picked.flatten().tolist()) & set(memory.flatten().tolist())) == 6
+
+
+def test_few_patterns_are_all_picked_in_order() -> None:
+    patterns = torch.rand(2, 3, 4)
+    assert torch.equal(pick(patterns, 3, Generator()), patterns)
