@@ -4,8 +4,8 @@ It keeps patterns in lists. A query's answer is its cue; `energy_before` is the 
 that a test sees which stores a query came after.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -67,6 +67,11 @@ class FakeSession:
         """Ends the stream with an error."""
         await self.context.abort(code, "dropped by the test")
 
+    async def drop(self) -> None:
+        """Ends the stream with an error, from outside of its handler."""
+        with suppress(aio.AbortError):
+            await self.abort()
+
     async def fail(self, request_ids: list[int], code: str, reason: str) -> None:
         failures = [pb.Failure(request_id=request_id, status=status(code, reason)) for request_id in request_ids]
         await self.send(failures=pb.Failures(failures=failures))
@@ -89,11 +94,14 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             protocol_version=1, epoch=1, frame_patterns_limit=256, message_bytes_limit=16 * 1024 * 1024
         )
         self.last_sequence = 0
+        """Told of every memory, where it has not seen a higher one."""
         self.hook: Hook | None = None
         """An async generator that yields True once if it dealt with the frame itself."""
         self.greet: Callable[[aio.ServicerContext[object, object]], Awaitable[None]] | None = None
         """Done before the welcome."""
         self.unary_failures: list[grpc.StatusCode] = []
+        self.time_left: dict[str, list[float]] = {}
+        """Seconds that unary calls still had when they arrived."""
         self.stuck: set[str] = set()
         """Unary calls that never answer."""
         self.changed = anyio.Event()
@@ -170,12 +178,13 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             await session.fail([frame.request_id], "NOT_FOUND", "MEMORY_NOT_FOUND")
             return
         session.handles[frame.handle] = frame.memory
+        seen = [number for client, number in self.memories[frame.memory].answers if client == session.client_id]
         opened = pb.Opened(
             request_id=frame.request_id,
             handle=frame.handle,
             model=self.memories[frame.memory].info.model,
             route=self.routes.get(frame.memory, ""),
-            last_sequence=self.last_sequence,
+            last_sequence=max(self.last_sequence, *seen, 0),
         )
         await session.send(opened=opened)
 
@@ -243,7 +252,11 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             for _ in range(rows)
         ]
 
+    def clock(self, name: str, context: "aio.ServicerContext[object, object]") -> None:
+        self.time_left.setdefault(name, []).append(context.time_remaining() or 0)
+
     async def _unary(self, name: str, context: "aio.ServicerContext[object, object]") -> None:
+        self.clock(name, context)
         if name in self.stuck:
             self.stuck.discard(name)
             self.changed.set()
@@ -287,10 +300,16 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
 
 
 class FakeModels(memories_pb2_grpc.ModelsServicer):
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
     async def List(self, request: memories_pb2.ModelsListRequest, context: object) -> memories_pb2.ModelsListResponse:
         return memories_pb2.ModelsListResponse(models=MODELS.values())
 
-    async def Get(self, request: memories_pb2.ModelsGetRequest, context: object) -> memories_pb2.ModelsGetResponse:
+    async def Get(
+        self, request: memories_pb2.ModelsGetRequest, context: "aio.ServicerContext[object, object]"
+    ) -> memories_pb2.ModelsGetResponse:
+        self._server.clock("GetModel", context)
         return memories_pb2.ModelsGetResponse(model=MODELS[request.name])
 
 
@@ -322,12 +341,14 @@ def rows_of(tensor: pb.Tensor, start: int, stop: int) -> pb.Tensor:
 
 
 @asynccontextmanager
-async def serving(fake: FakeServer, port: int = 0) -> AsyncIterator[FakeServer]:
+async def serving(
+    fake: FakeServer, port: int = 0, *, options: Sequence[tuple[str, int]] = ()
+) -> AsyncIterator[FakeServer]:
     """The server, reachable at `fake.address`, until the end of the block."""
-    server = aio.server()
+    server = aio.server(options=list(options))
     memory_data_pb2_grpc.add_MemoryDataServicer_to_server(fake, server)
     memories_pb2_grpc.add_MemoriesServicer_to_server(fake, server)
-    memories_pb2_grpc.add_ModelsServicer_to_server(FakeModels(), server)
+    memories_pb2_grpc.add_ModelsServicer_to_server(FakeModels(fake), server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     fake.server = server

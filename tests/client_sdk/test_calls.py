@@ -230,6 +230,50 @@ async def test_leaving_a_stream_early_cancels_what_is_under_way(memory: attracto
     assert list(fake.of_kind("cancel")[0].cancel.request_ids) == list(sent)
 
 
+async def test_several_tasks_may_share_the_answers_of_a_stream(memory: attractor.Memory) -> None:
+    more, totals = anyio.Event(), list[int]()
+
+    async def late() -> AsyncIterator[Floats]:
+        await more.wait()
+        for _ in range(4):
+            yield ONE
+            await anyio.lowlevel.checkpoint()
+
+    async def consume() -> None:
+        totals.extend([result.total async for result in answers])
+
+    with anyio.fail_after(20):
+        async with memory.stream() as stream, anyio.create_task_group() as tasks:
+            answers = stream.store(late())
+            for _ in range(3):
+                tasks.start_soon(consume)
+            await anyio.wait_all_tasks_blocked()
+            more.set()
+    assert sorted(totals) == [1, 2, 3, 4]
+
+
+async def test_answers_asked_for_after_a_stream_was_left_are_refused(memory: attractor.Memory) -> None:
+    with anyio.fail_after(20):
+        async with memory.stream() as stream:
+            finished, fed, unfed = stream.query([]), stream.query([ONE]), stream.query([ONE])
+            assert [recall async for recall in finished] == []
+            await anext(fed)
+            late = stream.query([ONE])
+        for answers in (unfed, late):
+            with pytest.raises(attractor.Closed, match="left"):
+                await anext(answers)
+            with pytest.raises(StopAsyncIteration):
+                await anext(answers)
+        assert [recall async for recall in finished] == []
+
+
+async def test_a_stream_forgets_what_was_answered(memory: attractor.Memory) -> None:
+    async with memory.stream() as stream:
+        for _ in range(5):
+            assert len([recall async for recall in stream.query([ONE, ONE])]) == 2
+        assert len(stream._pipelines) == 1
+
+
 async def test_memories_are_listed_over_all_pages(client: attractor.AsyncClient) -> None:
     for name in ("b/1", "a/3", "a/1", "a/2", "a/5", "a/4"):
         await client.create_memory(name, model="tiny")

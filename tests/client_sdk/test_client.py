@@ -1,8 +1,10 @@
 """A client's life: connecting, closing, errors, the sync face, other backends."""
 
 import asyncio
+import queue
 import socket
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import grpc
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from anyio.from_thread import start_blocking_portal
 from grpc import aio
+from numpy.typing import NDArray
 from tests.client_sdk.conftest import QUICK
 from tests.client_sdk.fake_server import FakeServer, FakeSession, serving, status
 
@@ -41,21 +44,30 @@ async def test_a_server_that_accepts_and_stays_silent_is_unreachable() -> None:
 
 
 async def test_a_server_that_starts_late_is_waited_for() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    refused = anyio.Event()
 
-    async def enter(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        task_status.started()
-        async with attractor.connect(f"127.0.0.1:{port}", connect_timeout_s=20, retry=QUICK) as client:
-            await client.models()
+    class Telling(attractor.Retry):
+        def delay_s(self, attempt: int) -> float:
+            refused.set()
+            return super().delay_s(attempt)
 
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(enter)
-            await anyio.wait_all_tasks_blocked()
-            async with serving(FakeServer(), port):
-                while len(tasks._tasks) > 0:  # type: ignore[attr-defined]
-                    await anyio.lowlevel.checkpoint()
+    async def enter() -> None:
+        retry = Telling(first_delay_s=0.01, limit_delay_s=0.05)
+        async with attractor.connect(f"127.0.0.1:{port}", connect_timeout_s=20, retry=retry) as client:
+            assert await client.models()
+        entered.set()
+
+    entered = anyio.Event()
+    with socket.socket() as place:  # keeps the port, and refuses who comes
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(enter)
+                await refused.wait()
+                async with serving(FakeServer(), port):
+                    await entered.wait()
 
 
 async def test_a_server_of_another_protocol_version_is_refused(fake: FakeServer) -> None:
@@ -215,6 +227,40 @@ def test_a_synchronous_stream_may_use_its_own_client_for_its_items(server: FakeS
             items = (memory.query(ONE).pattern for _ in range(5))
             assert [result.total for result in stream.store(items)] == [1, 2, 3, 4, 5]
             assert len(list(stream.query([ONE, ONE]))) == 2
+
+
+def test_leaving_a_synchronous_stream_does_not_wait_for_its_source(server: FakeServer) -> None:
+    source: queue.Queue[NDArray[np.float32] | None] = queue.Queue()
+
+    def items() -> Iterator[NDArray[np.float32]]:
+        while (item := source.get()) is not None:
+            yield item
+
+    with attractor.Client(server.address, timeout_s=20) as client:
+        memory = client.create_memory("faces", model="tiny")
+        with pytest.raises(KeyError), memory.stream() as stream:
+            source.put(ONE)
+            for result in stream.store(items()):
+                raise KeyError(result.total)
+        assert memory.store(ONE).total == 2
+    source.put(None)
+
+
+def test_a_client_closed_by_another_thread_says_so(server: FakeServer) -> None:
+    async def silent(_: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
+        yield frame.HasField("query")
+
+    server.hook = silent
+    with ThreadPoolExecutor() as threads:
+        with attractor.Client(server.address, timeout_s=20) as client:
+            memory = client.create_memory("faces", model="tiny")
+            waiting = [threads.submit(memory.query, ONE) for _ in range(4)]
+            memory.recognize(ONE)
+        for asked in waiting:
+            with pytest.raises(attractor.Closed):
+                asked.result(20)
+        with pytest.raises(attractor.Closed):
+            threads.submit(memory.query, ONE).result(20)
 
 
 def test_a_closed_synchronous_client_says_so(server: FakeServer) -> None:
