@@ -58,6 +58,7 @@ class InvalidRequest(ServerError):
 
     @classmethod
     def of(cls, field: str, description: str) -> "InvalidRequest":
+        """One violation: what was seen and what was expected of that field."""
         return cls(Violation(field, description))
 
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_server.errors import ServerError
-from attractor_server.storage.catalog import Catalog, Ledger, MemoryRecord
+from attractor_server.errors import Cancelled, ServerError
+from attractor_server.storage.catalog import Catalog, MemoryRecord
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -22,6 +22,11 @@ class Operation(Enum):
     QUERY = "query"
     RECOGNIZE = "recognize"
     DELETE = "delete"
+
+    @property
+    def writes(self) -> bool:
+        """Whether jobs behind it have to wait for its effect."""
+        return self in (Operation.STORE, Operation.DELETE)
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,17 @@ class Deleted:
 
 
 Outcome: TypeAlias = Stored | Recalled | Recognized | Deleted
-Answer: TypeAlias = "asyncio.Future[Outcome]"
+Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer]
-StoreLedger: TypeAlias = Ledger[Answer]
 Memories: TypeAlias = Catalog[Answer]
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Job:
-    """One request to one memory; its future gets the outcome, or the error it failed with."""
+    """One request to one memory; its future gets the outcome, or the error it failed with.
+
+    Nobody cancels the future: whoever no longer wants the outcome withdraws the job.
+    """
 
     operation: Operation
     memory: Record
@@ -78,10 +85,14 @@ class Job:
     """(n, d) in user units; None for a deletion"""
     known: Booleans | None = None
     steps: int = 0
-    """Reading steps; 0 for the model's own number"""
+    """Reading steps of a query"""
     trajectory: bool = False
     deadline_s: float | None = None
     """On the event loop's clock"""
+    counted: bool = False
+    """A store that its client will repeat, with the same number, until it is answered"""
+    started: bool = False
+    """The engine has it: it can be withdrawn no longer."""
 
     @property
     def size(self) -> int:
@@ -89,16 +100,27 @@ class Job:
         return 1 if self.values is None else len(self.values)
 
     @property
+    def weight(self) -> int:
+        """Patterns in it and in its answer: with a trajectory, one for each iterate."""
+        return self.size * (1 + self.steps) if self.trajectory else self.size
+
+    @property
     def program(self) -> tuple[object, ...]:
         """Jobs of one program can be computed in one batch."""
         return (self.operation, self.memory.model_digest, self.steps, self.trajectory)
 
     def fail(self, error: ServerError) -> None:
-        """Answers with an error, unless the one who asked is gone."""
+        """Answers with an error, unless there is an answer."""
         if not self.future.done():
             self.future.set_exception(error)
+            self.future.exception()  # seen: that nobody waits for it any more is no fault
 
     def succeed(self, outcome: Outcome) -> None:
-        """Answers, unless the one who asked is gone."""
+        """Answers, unless there is an answer."""
         if not self.future.done():
             self.future.set_result(outcome)
+
+    def withdraw(self) -> None:
+        """Nobody wants the outcome any more: if the job has not started it fails, and leaves its queue uncomputed."""
+        if not self.started:
+            self.fail(Cancelled("cancelled before it was computed"))

@@ -10,7 +10,7 @@ from attractor_server.engine.work import Booleans, Floats, Recalled
 from attractor_server.errors import InvalidRequest, Violation
 from attractor_server.fields import Field, Layout
 
-_DTYPES: dict[int, np.dtype[np.generic]] = {
+_DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
     pb.DTYPE_FLOAT16: np.dtype("<f2"),
     pb.DTYPE_BFLOAT16: np.dtype("<u2"),

@@ -1,7 +1,8 @@
 """Servicers of the small calls: memories by name, models, topology."""
 
+import asyncio
 import heapq
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.json_format import ParseDict
@@ -12,7 +13,8 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation, Record
 from attractor_server.errors import Draining, InvalidRequest
-from attractor_server.rpc.peers import FORWARDED, Peers, forward, is_forwarded
+from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
+from attractor_server.rpc.peers import Peers, forward, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
 
 PAGE_SIZE = 100
@@ -26,7 +28,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         self._shard = shard
         self._peers = peers
 
-    async def Create(self, request: pb.CreateRequest, context: aio.ServicerContext) -> pb.CreateResponse:  # noqa: D102, N802
+    async def Create(self, request: pb.CreateRequest, context: Context) -> pb.CreateResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
         if self._shard.draining.is_set():
@@ -35,20 +37,20 @@ class MemoriesServicer(rpc.MemoriesServicer):
         record = self._shard.memories.create(request.name, model=model.name, model_digest=model.digest)
         return pb.CreateResponse(memory=_memory(record))
 
-    async def Get(self, request: pb.GetRequest, context: aio.ServicerContext) -> pb.GetResponse:  # noqa: D102, N802
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
         return pb.GetResponse(memory=_memory(self._shard.memories.get(request.name)))
 
-    async def Delete(self, request: pb.DeleteRequest, context: aio.ServicerContext) -> pb.DeleteResponse:  # noqa: D102, N802
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
         job = self._shard.job(Operation.DELETE, self._shard.memories.remove(request.name))
         await self._shard.batcher.submit(job)
-        await job.future
+        await asyncio.shield(job.future)
         return pb.DeleteResponse()
 
-    async def List(self, request: pb.ListRequest, context: aio.ServicerContext) -> pb.ListResponse:  # noqa: D102, N802
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:  # noqa: D102, N802
         if request.page_size > PAGE_SIZE_LIMIT:
             raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
         size = request.page_size or PAGE_SIZE
@@ -60,13 +62,17 @@ class MemoriesServicer(rpc.MemoriesServicer):
         token = merged[size - 1].name if len(merged) > size or any(len(page) == size for page in pages) else ""
         return pb.ListResponse(memories=merged[:size], next_page_token=token)
 
-    async def _ask_others(self, request: pb.ListRequest, context: aio.ServicerContext) -> Sequence[pb.ListResponse]:
-        calls: list[Awaitable[pb.ListResponse]] = []
-        for number, peer in enumerate(self._shard.topology.shards):
-            if number != self._shard.number:
-                stub = rpc.MemoriesStub(self._peers.channel(peer))
-                calls.append(stub.List(request, timeout=context.time_remaining(), metadata=FORWARDED))
-        return [await call for call in calls]
+    async def _ask_others(self, request: pb.ListRequest, context: Context) -> Sequence[pb.ListResponse]:
+        peers = [peer for number, peer in enumerate(self._shard.topology.shards) if number != self._shard.number]
+        stubs = [rpc.MemoriesStub(self._peers.channel(peer)) for peer in peers]
+        calls = [stub.List(request, timeout=context.time_remaining(), metadata=FORWARDED) for stub in stubs]
+        answers = []
+        for peer, call in zip(peers, calls, strict=True):
+            try:
+                answers.append(await call)
+            except aio.AioRpcError as error:
+                raise unreachable(peer) from error
+        return answers
 
 
 class ModelsServicer(rpc.ModelsServicer):
@@ -75,10 +81,10 @@ class ModelsServicer(rpc.ModelsServicer):
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
 
-    async def List(self, request: pb.ModelsListRequest, context: aio.ServicerContext) -> pb.ModelsListResponse:  # noqa: D102, N802
+    async def List(self, request: pb.ModelsListRequest, context: Context) -> pb.ModelsListResponse:  # noqa: D102, N802
         return pb.ModelsListResponse(models=[_model(model) for _, model in sorted(self._shard.models.items())])
 
-    async def Get(self, request: pb.ModelsGetRequest, context: aio.ServicerContext) -> pb.ModelsGetResponse:  # noqa: D102, N802
+    async def Get(self, request: pb.ModelsGetRequest, context: Context) -> pb.ModelsGetResponse:  # noqa: D102, N802
         return pb.ModelsGetResponse(model=_model(self._shard.model(request.name)))
 
 
@@ -89,7 +95,7 @@ class ClusterServicer(rpc.ClusterServicer):
         self._shard = shard
 
     async def GetTopology(  # noqa: D102, N802
-        self, request: pb.GetTopologyRequest, context: aio.ServicerContext
+        self, request: pb.GetTopologyRequest, context: Context
     ) -> pb.GetTopologyResponse:
         topology = self._shard.topology
         shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]

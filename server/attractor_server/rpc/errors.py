@@ -6,10 +6,10 @@ from typing import NoReturn
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc import aio
 
 from attractor_proto.names import ERROR_DOMAIN
 from attractor_server.errors import Exhausted, InvalidRequest, ServerError
+from attractor_server.rpc.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def to_status(error: BaseException) -> status_pb2.Status:
     return status
 
 
-async def abort(context: "aio.ServicerContext[object, object]", error: BaseException) -> NoReturn:
+async def abort(context: Context, error: BaseException) -> NoReturn:
     """Ends the call with the error's status and details."""
     status = to_status(error)
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)

@@ -1,13 +1,17 @@
 """Around every call: server errors become statuses, whatever the servicer."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
 
+from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import abort
 
-Behaviour = Callable[[object, "aio.ServicerContext[object, object]"], Awaitable[object]]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
@@ -15,24 +19,20 @@ class ErrorInterceptor(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[object, object]"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Request, Response] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[object, object]":
-        """Wraps the handlers of this project's package."""
+    ) -> "grpc.RpcMethodHandler[Request, Response] | None":
+        """Wraps the handlers of this project's package: unary ones, and those that stream both ways."""
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/attractor."):
             return handler
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _guarded(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.stream_stream_rpc_method_handler(
-            _guarded(handler.stream_stream), handler.request_deserializer, handler.response_serializer
-        )
+        kind = "stream_stream" if handler.request_streaming else "unary_unary"
+        make: Callable[..., grpc.RpcMethodHandler[Request, Response]] = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(_guarded(getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
 
 
 def _guarded(behaviour: Behaviour) -> Behaviour:
-    async def guarded(request: object, context: "aio.ServicerContext[object, object]") -> object:
+    async def guarded(request: object, context: Context) -> object:
         try:
             return await behaviour(request, context)
         except aio.AbortError:

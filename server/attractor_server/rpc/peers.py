@@ -1,25 +1,26 @@
 """The other shards: a channel kept open to each, and unary calls passed on to them."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import grpc
 from grpc import aio
 
-from attractor_proto.names import FORWARDED_KEY, MESSAGE_LIMIT_BYTES, ROUTE_KEY
+from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
+from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.topology import ShardInfo
 
-Request = TypeVar("Request", contravariant=True)
 Response = TypeVar("Response")
 
-FORWARDED = ((FORWARDED_KEY, "1"),)
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_retries", 0),
 )
 
 
@@ -41,24 +42,8 @@ class Peers:
             await channel.close()
 
 
-class Call(Protocol[Request, Response]):
-    """A unary method of a generated stub."""
-
-    def __call__(  # noqa: D102
-        self, request: Request, *, timeout: float | None, metadata: tuple[tuple[str, str], ...]
-    ) -> Awaitable[Response]: ...
-
-
-def is_forwarded(context: "aio.ServicerContext[object, object]") -> bool:
-    """Whether another shard sent this call: it is not passed on again."""
-    return any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())
-
-
 async def forward(
-    call: Callable[..., Awaitable[Response]],
-    request: object,
-    context: "aio.ServicerContext[object, object]",
-    peer: ShardInfo,
+    call: Callable[..., Awaitable[Response]], request: object, context: Context, peer: ShardInfo
 ) -> Response:
     """The owner's answer, or its error, with a routing hint in the trailing metadata.
 
@@ -66,15 +51,24 @@ async def forward(
         OwnerUnreachable: the shard that owns the memory did not answer.
     """
     if is_forwarded(context):
-        raise OwnerUnreachable("the shards disagree on who owns this memory; try again in a moment")
+        raise disagreement()
     context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
     try:
         return await call(request, timeout=context.time_remaining(), metadata=FORWARDED)
     except aio.AioRpcError as error:
         trailing = tuple(error.trailing_metadata() or ())
         if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
-            raise OwnerUnreachable(f"the shard at {peer.address} does not answer; try again in a moment") from None
+            raise unreachable(peer) from None
         await context.abort(
             error.code(), error.details() or "", trailing_metadata=((ROUTE_KEY, peer.address), *trailing)
         )
-        raise AssertionError("abort returns never") from None
+
+
+def unreachable(peer: ShardInfo) -> OwnerUnreachable:
+    """What a client is told when the owner of its memory is gone."""
+    return OwnerUnreachable(f"the shard at {peer.address} does not answer; try again in a moment")
+
+
+def disagreement() -> OwnerUnreachable:
+    """What a client is told when a request was passed on to a shard that does not own the memory either."""
+    return OwnerUnreachable("the shards disagree on who owns this memory; try again in a moment")

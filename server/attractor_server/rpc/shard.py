@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
 
-from attractor_proto.names import NAME_LIMIT, is_valid_name
+from attractor_proto.names import MESSAGE_LIMIT_BYTES, NAME_LIMIT, STEPS_LIMIT, is_valid_name
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.work import Answer, Job, Memories, Operation, Outcome, Record, Stored
-from attractor_server.errors import InvalidRequest, ModelNotFound, Unavailable
+from attractor_server.errors import Cancelled, InvalidRequest, ModelNotFound, ServerError, Unavailable
 from attractor_server.fields import Layout
+from attractor_server.rpc.codec import Patterns
 from attractor_server.storage.catalog import Catalog
 from attractor_server.topology import ShardInfo, Topology
 
@@ -34,15 +36,26 @@ class ModelCard(Protocol):
     def steps(self) -> int: ...  # noqa: D102
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of what clients may ask of one shard at a time."""
+
+    frame_patterns: int
+    """In one frame or unary call"""
+    session_patterns: int = 4096
+    """Of one session in the server, answers and iterates included"""
+    session_handles: int = 65_536
+    message_bytes: int = MESSAGE_LIMIT_BYTES
+
+
 class Shard:
     """The state that all servicers of one shard share. Lives on one event loop."""
 
-    def __init__(self, *, number: int, models: Mapping[str, ModelCard], batcher: Batcher, session_limit: int) -> None:
-        """`session_limit` bounds the patterns that one session may have in the server, answers included."""
+    def __init__(self, *, number: int, models: Mapping[str, ModelCard], batcher: Batcher, limits: Limits) -> None:
         self.number = number
         self.models = models
         self.batcher = batcher
-        self.session_limit = session_limit
+        self.limits = limits
         self.memories: Memories = Catalog()
         self.draining = anyio.Event()
         self._topology: Topology | None = None
@@ -58,18 +71,23 @@ class Shard:
             raise Unavailable("this shard is starting and does not know the others yet; try again in a moment")
         return self._topology
 
+    @property
+    def epoch(self) -> int:
+        """Of the topology this shard knows; 0 for none."""
+        return 0 if self._topology is None else self._topology.epoch
+
     def learn(self, topology: Topology) -> None:
         """Takes over a topology, unless a newer one is known."""
         if self._topology is None or topology.epoch > self._topology.epoch:
             self._topology = topology
 
-    def owner(self, name: str) -> ShardInfo | None:
+    def owner(self, name: str, *, field: str = "name") -> ShardInfo | None:
         """The shard that owns that memory, or None if it is this one.
 
         Raises:
             InvalidRequest: no memory can have that name.
         """
-        check_name(name)
+        check_name(name, field=field)
         number = self.topology.owner(name)
         return None if number == self.number else self.topology.shards[number]
 
@@ -83,31 +101,52 @@ class Shard:
             raise ModelNotFound(f"model: saw {name!r}; expected one of {sorted(self.models)}")
         return model
 
-    def job(self, operation: Operation, memory: Record) -> Job:
-        """An empty job, to be filled in and handed to the batcher."""
-        return Job(operation=operation, memory=memory, future=asyncio.get_running_loop().create_future())
+    def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:
+        """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries."""
+        return Job(
+            operation=operation,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=None if patterns is None else patterns.values,
+            known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
+        )
 
-    def counted(self, job: Job, client_id: str, sequence: int) -> Answer | None:
-        """The first answer to that store, or None after entering the job as its first sending.
+    def reading(self, job: Job, *, steps: int, trajectory: bool) -> None:
+        """Sets how a query reads; no steps mean the model's own number."""
+        job.steps = steps or self.model(job.memory.model).steps
+        job.trajectory = trajectory
 
-        A job that fails is struck from the ledger, so that a repeat is tried afresh.
 
-        Raises:
-            SequenceForgotten: the number is too old to tell.
-        """
-        if not sequence:
-            return None
-        ledger = job.memory.ledger(client_id)
-        if (first := ledger.find(sequence)) is not None:
-            return first
-        ledger.enter(sequence, job.future)
+def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
+    """The first answer to that store, or None after entering the job as its first sending.
 
-        def settle(future: "asyncio.Future[Outcome]") -> None:
-            if future.cancelled() or future.exception() is not None:
-                ledger.strike(sequence)
+    A job that fails is struck from the ledger, so that a repeat is tried afresh.
 
-        job.future.add_done_callback(settle)
+    Raises:
+        SequenceForgotten: the number is too old to tell.
+    """
+    if not sequence:
         return None
+    ledger = job.memory.ledger(client_id)
+    if (first := ledger.find(sequence)) is not None:
+        return first
+    ledger.enter(sequence, job.future)
+    job.counted = True
+
+    def settle(future: Answer) -> None:
+        if future.exception() is not None:
+            ledger.strike(sequence)
+
+    job.future.add_done_callback(settle)
+    return None
+
+
+def outcome_of(answer: Answer) -> Outcome | ServerError:
+    """What a settled answer holds."""
+    error = answer.exception()
+    if error is None:
+        return answer.result()
+    return error if isinstance(error, ServerError) else Cancelled("the request was dropped")
 
 
 def check_name(name: str, *, field: str = "name") -> None:
@@ -117,15 +156,25 @@ def check_name(name: str, *, field: str = "name") -> None:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
     if not is_valid_name(name):
-        seen = name if len(name) <= 2 * NAME_LIMIT else f"{name[:32]}… ({len(name)} characters)"
+        seen = repr(name) if len(name) <= NAME_LIMIT else f"{name[:32]!r}… ({len(name)} characters)"
         raise InvalidRequest.of(
             field,
-            f"saw {seen!r}; expected 1 to {NAME_LIMIT} characters: letters, digits, '.', '_', '-' "
+            f"saw {seen}; expected 1 to {NAME_LIMIT} characters: letters, digits, '.', '_', '-' "
             "in segments separated by single '/'",
         )
 
 
-def applied(outcome: Outcome) -> Stored:
+def check_steps(steps: int, where: str) -> None:
+    """Refuses more reading steps than a query may take.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if steps > STEPS_LIMIT:
+        raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
+
+
+def stored(outcome: Outcome) -> Stored:
     """The outcome of a store."""
     assert isinstance(outcome, Stored)
     return outcome

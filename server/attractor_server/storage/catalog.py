@@ -65,6 +65,11 @@ class MemoryRecord(Generic[Answer]):
     deleted: bool = False
     _ledgers: OrderedDict[str, Ledger[Answer]] = field(default_factory=OrderedDict)
 
+    def last_sequence(self, client_id: str) -> int:
+        """Highest number of that client's stores; 0 if none is remembered."""
+        ledger = self._ledgers.get(client_id)
+        return 0 if ledger is None else ledger.last
+
     def ledger(self, client_id: str) -> Ledger[Answer]:
         """The stores of that client."""
         ledger = self._ledgers.setdefault(client_id, Ledger())

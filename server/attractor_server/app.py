@@ -1,0 +1,139 @@
+"""One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import torch
+
+from attractor_server.energy.model import SUFFIX, Model, load_model
+from attractor_server.engine.batcher import Batcher
+from attractor_server.engine.engine import Engine
+from attractor_server.errors import SettingsError
+from attractor_server.rpc.server import Listening, Transport, listening
+from attractor_server.rpc.shard import Limits, Shard
+from attractor_server.topology import ShardInfo, Topology
+
+FRAME_PATTERNS_LIMIT = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """All that a shard needs to be told. Travels to whichever process runs it."""
+
+    number: int = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    advertise: str = "127.0.0.1"
+    device: str = "cpu"
+    threads: int = 1
+    models: Path | None = None
+    bank_bytes: int = 1 << 30
+    waiting_patterns: int = 16_384
+    batch_patterns: int = 2048
+    transport: Transport = field(default_factory=Transport)
+
+
+@dataclass(frozen=True)
+class RunningShard:
+    """A shard that answers."""
+
+    info: ShardInfo
+    models: Sequence[str]
+    _shard: Shard
+    _listening: Listening
+
+    @property
+    def epoch(self) -> int:
+        """Of the topology that the shard knows; 0 if it has been told of none."""
+        return self._shard.epoch
+
+    async def learn(self, topology: Topology) -> None:
+        """Tells the shard of the others; from the first time on it serves."""
+        self._shard.learn(topology)
+        await self._listening.ready()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Sends clients away and stops. Whether everything that was accepted is finished."""
+        return await self._listening.drain(grace_s)
+
+
+@asynccontextmanager
+async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
+    """A shard in this process and event loop, until the end of the block.
+
+    Raises:
+        SettingsError: the spec cannot be meant on this machine.
+        ModelFileError: a model file is damaged, or of a newer format.
+    """
+    models, engine = await anyio.to_thread.run_sync(_prepared, spec)
+    batcher = Batcher(engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns)
+    shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models))
+    async with listening(
+        shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
+    ) as server:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(batcher.run)
+            yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server)
+            tasks.cancel_scope.cancel()
+
+
+def _prepared(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine]:
+    """What reads files and takes memory: not for the event loop."""
+    torch.set_num_threads(spec.threads)
+    models = load_models(spec.models, device=device_of(spec.device))
+    return models, Engine(models.values(), bank_bytes=spec.bank_bytes)
+
+
+def load_models(folder: Path | None, *, device: torch.device) -> Mapping[str, Model]:
+    """The models that ship and those in the folder, by name; of two with the same name the folder's.
+
+    Raises:
+        SettingsError: there is no such folder, or no model at all.
+        ModelFileError: a file is damaged, or of a newer format.
+    """
+    if folder is not None and not folder.is_dir():
+        raise SettingsError(f"models: saw {str(folder)!r}, which is no folder; expected one with *{SUFFIX} files")
+    shipped = Path(str(files("attractor_server"))) / "models"
+    folders = [shipped] if folder is None else [shipped, folder]
+    paths = [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    models = {model.name: model for model in (load_model(path, device) for path in paths)}
+    if not models:
+        raise SettingsError(f"models: saw no *{SUFFIX} file in {', '.join(map(str, folders))}; expected at least one")
+    return models
+
+
+def limits_for(models: Mapping[str, Model]) -> Limits:
+    """Bounds under which the answer to a full frame fits in one message.
+
+    Raises:
+        SettingsError: a single pattern of some model does not.
+    """
+    message_bytes = Limits(frame_patterns=1).message_bytes
+    fitting = {
+        name: (message_bytes - message_bytes // 8) // (4 * model.layout.size + 64) for name, model in models.items()
+    }
+    if tight := [name for name, patterns in fitting.items() if patterns < 1]:
+        raise SettingsError(f"models: a pattern of {tight[0]} is larger than a message of {message_bytes} bytes")
+    return Limits(frame_patterns=min(FRAME_PATTERNS_LIMIT, *fitting.values()))
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SettingsError: this machine has none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device: saw 'cuda', and PyTorch finds no GPU in this process; expected 'cpu'")
+    return torch.device(name)
+
+
+def threads_for(asked: int, shards: int) -> int:
+    """Threads of each shard: as asked, or its part of the cores."""
+    return asked or max(1, len(os.sched_getaffinity(0)) // shards)

@@ -1,0 +1,77 @@
+"""Settings: read once, here, from flags, then the environment (ATTRACTOR_*), then a TOML file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from attractor_server.errors import SettingsError
+
+ENV_PREFIX = "ATTRACTOR_"
+
+
+class Settings(BaseSettings):
+    """All that `attractor serve` can be told. The descriptions are its `--help`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    shards: int = Field(1, ge=1, le=1024, description="Shards to start, each a process with a port of its own.")
+    host: str = Field("127.0.0.1", description="Address that shards listen on; 0.0.0.0 for all of the machine's.")
+    port: int = Field(7171, ge=0, le=65535, description="Port of the first shard, the next ones follow; 0: any.")
+    advertise: str = Field("", description="Host that clients reach the shards at. Empty: --host, or the node's own.")
+    models: Path | None = Field(None, description="Folder of model files to serve beside those that ship.")
+    ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="What shards compute on; cuda takes a GPU for each.")
+    threads: int = Field(0, ge=0, description="Threads that each shard computes with; 0: the cores, shared out.")
+    bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
+    waiting_patterns: int = Field(16_384, ge=1, description="Patterns that may wait in a shard; more are refused.")
+    batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")
+    grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
+    connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over the environment, and that over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:
+    """The settings; `flags` holds what was given on the command line.
+
+    Raises:
+        SettingsError: naming the setting, the value seen and the value expected.
+    """
+    if file is not None and not file.is_file():
+        raise SettingsError(f"config: saw {str(file)!r}, which is no file; expected a TOML file")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        return FromFile(**flags)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("; ".join(_fault(problem["loc"], problem) for problem in error.errors())) from None
+    except ValueError as error:
+        raise SettingsError(f"config: {file} cannot be read as TOML: {error}") from None
+
+
+def _fault(path: tuple[int | str, ...], problem: Mapping[str, object]) -> str:
+    name = ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; expected one of {sorted(Settings.model_fields)}"
+    return f"{name}: saw {problem['input']!r}; {problem['msg']}"

@@ -1,0 +1,186 @@
+"""What a session has to tell its client, in order, put together into as few frames as it can be."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import grpc
+import numpy as np
+from grpc import aio
+
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_server.engine.work import Outcome, Recalled, Recognized, Stored
+from attractor_server.errors import ServerError
+from attractor_server.fields import Layout
+from attractor_server.rpc import codec
+from attractor_server.rpc.context import Context
+from attractor_server.rpc.errors import to_status
+
+logger = logging.getLogger(__name__)
+
+_FAILURE_BYTES = 2048
+"""Room for one failure with its message and details."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One thing to tell: the outcome of a request, or a frame that is ready to be sent."""
+
+    content: Outcome | ServerError | pb.SessionResponse
+    request_id: int = 0
+    layout: Layout | None = None
+    """Of the recalled values"""
+    weight: int = 0
+    """Reserved room that becomes free once it is sent"""
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Neighbours of one kind share a frame."""
+        if isinstance(self.content, pb.SessionResponse):
+            return (self,)
+        return (ServerError if isinstance(self.content, ServerError) else type(self.content), self.layout)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of a frame, at most."""
+        if isinstance(self.content, Recalled):
+            return self.content.values.nbytes + 64 * len(self.content.values)
+        if isinstance(self.content, Recognized):
+            return 32 * len(self.content.energy)
+        return _FAILURE_BYTES if isinstance(self.content, ServerError) else 64
+
+
+class Answers:
+    """A bounded line of answers, written by one task. Use it from one event loop."""
+
+    def __init__(self, context: Context, *, weight_limit: int, message_bytes: int) -> None:
+        """`weight_limit` bounds what is reserved: patterns under way in the server, and iterates of trajectories."""
+        self._context = context
+        self._weight_limit = weight_limit
+        self._frame_bytes = message_bytes - message_bytes // 16
+        self._line: list[Item] = []
+        self._reserved = 0
+        self._unsent = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def all_sent(self) -> bool:
+        """Nothing waits here."""
+        return self._unsent == 0
+
+    async def reserve(self, weight: int) -> None:
+        """Waits until so much more may be under way; an item of that weight gives it back."""
+        while self._reserved and self._reserved + weight > self._weight_limit:
+            await self._changed.wait()
+        self._reserved += weight
+
+    def put(self, item: Item) -> None:
+        """Takes one more thing to tell."""
+        self._line.append(item)
+        self._unsent += 1
+        self._announce()
+
+    async def changed(self) -> None:
+        """Waits until something was put or sent."""
+        await self._changed.wait()
+
+    async def run(self) -> None:
+        """Sends what is put, until cancelled, or until the client is gone."""
+        while True:
+            while not self._line:
+                await self._changed.wait()
+            line, self._line = self._line, []
+            for frame, sent in frames_of(line, self._frame_bytes):
+                try:
+                    await self._context.write(frame)
+                except (grpc.RpcError, aio.UsageError, aio.InternalError, asyncio.InvalidStateError) as error:
+                    logger.debug("the client is gone: %r", error)
+                    return
+                self._reserved -= sum(item.weight for item in sent)
+                self._unsent -= len(sent)
+                self._announce()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def frames_of(items: Iterable[Item], limit_bytes: int) -> Iterator[tuple[pb.SessionResponse, Sequence[Item]]]:
+    """Frames in the order of the items, each with the items that are answered when it is sent."""
+    for _, neighbours in groupby(items, key=lambda item: item.kind):
+        for chunk in _chunks(neighbours, limit_bytes):
+            *before, last = _frames(chunk)
+            yield from ((frame, ()) for frame in before)
+            yield last, chunk
+
+
+def _chunks(items: Iterable[Item], limit_bytes: int) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    room = limit_bytes
+    for item in items:
+        if chunk and item.size_bytes > room:
+            yield chunk
+            chunk, room = [], limit_bytes
+        chunk.append(item)
+        room -= item.size_bytes
+    yield chunk
+
+
+def _frames(chunk: Sequence[Item]) -> Iterator[pb.SessionResponse]:
+    """The frames of neighbours of one kind."""
+    ids = [item.request_id for item in chunk]
+    match chunk[0].content:
+        case pb.SessionResponse() as ready:
+            yield ready
+        case Stored():
+            stored = [item.content for item in chunk if isinstance(item.content, Stored)]
+            versions, totals = [one.version for one in stored], [one.patterns for one in stored]
+            yield pb.SessionResponse(stored=pb.StoredFrame(request_ids=ids, versions=versions, totals=totals))
+        case Recalled():
+            yield from _recalled(ids, chunk)
+        case Recognized():
+            yield pb.SessionResponse(recognized=_recognized(ids, chunk))
+        case _:
+            failures = [
+                pb.Failure(request_id=item.request_id, status=to_status(item.content))
+                for item in chunk
+                if isinstance(item.content, ServerError)
+            ]
+            yield pb.SessionResponse(failures=pb.Failures(failures=failures))
+
+
+def _recalled(ids: Sequence[int], chunk: Sequence[Item]) -> Iterator[pb.SessionResponse]:
+    recalled = [item.content for item in chunk if isinstance(item.content, Recalled)]
+    layout = chunk[0].layout
+    assert layout is not None
+    for request_id, one in zip(ids, recalled, strict=True):
+        yield from _trajectory(request_id, one, layout)
+    frame = pb.RecalledFrame(
+        request_ids=ids,
+        patterns=[len(one.values) for one in recalled],
+        tensors=codec.encode(layout, np.concatenate([one.values for one in recalled])),
+        scores=codec.scores(recalled),
+    )
+    yield pb.SessionResponse(recalled=frame)
+
+
+def _trajectory(request_id: int, recalled: Recalled, layout: Layout) -> Iterator[pb.SessionResponse]:
+    if recalled.iterates is None or recalled.energies is None:
+        return
+    for step, (iterate, energy) in enumerate(zip(recalled.iterates, recalled.energies, strict=True)):
+        frame = pb.TrajectoryFrame(
+            request_id=request_id, step=step, tensors=codec.encode(layout, iterate), energy=energy.tolist()
+        )
+        yield pb.SessionResponse(trajectory=frame)
+
+
+def _recognized(ids: Sequence[int], chunk: Sequence[Item]) -> pb.RecognizedFrame:
+    recognized = [item.content for item in chunk if isinstance(item.content, Recognized)]
+    return pb.RecognizedFrame(
+        request_ids=ids,
+        patterns=[len(one.energy) for one in recognized],
+        energy=np.concatenate([one.energy for one in recognized]).tolist(),
+        delta_energy=np.concatenate([one.delta_energy for one in recognized]).tolist(),
+    )

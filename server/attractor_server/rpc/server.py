@@ -1,0 +1,127 @@
+"""The gRPC server of one shard: its settings, its services, and its end."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2, memory_data_pb2_grpc
+from attractor_server.errors import SettingsError
+from attractor_server.rpc.control import ClusterServicer, MemoriesServicer, ModelsServicer
+from attractor_server.rpc.interceptors import ErrorInterceptor
+from attractor_server.rpc.peers import Peers
+from attractor_server.rpc.shard import Shard
+from attractor_server.rpc.unary import MemoryDataServicer
+
+SERVICES = (
+    *(service.full_name for service in memories_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in memory_data_pb2.DESCRIPTOR.services_by_name.values()),
+)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """How connections are kept, in seconds."""
+
+    concurrent_streams: int = 1024
+    """On one connection; further calls wait at the client"""
+    keepalive_s: float = 30.0
+    """Silence after which a client is asked whether it is there"""
+    keepalive_timeout_s: float = 10.0
+    """Silence after that question, until its connection is closed"""
+    ping_interval_s: float = 10.0
+    """A client that asks more often than this, some strikes granted, is sent away"""
+    idle_s: float = 900.0
+    """A connection without calls is closed after this"""
+    age_s: float = 3600.0
+    """A connection takes no new calls after this, so that clients spread anew; sessions resume by themselves"""
+    age_grace_s: float = 30.0
+    """Until the calls of such a connection are ended"""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A server that answers at this address, host:port."""
+
+    address: str
+    _server: aio.Server
+    _health: health.aio.HealthServicer
+    _shard: Shard
+
+    async def ready(self) -> None:
+        """Tells the health service that this shard serves."""
+        for service in ("", *SERVICES):
+            await self._health.set(service, _SERVING)
+
+    async def drain(self, grace_s: float) -> bool:
+        """Sends clients away, finishes what was accepted, and stops. Whether everything was finished in time."""
+        end_s = anyio.current_time() + grace_s
+        self._shard.draining.set()
+        await self._health.enter_graceful_shutdown()
+        with anyio.move_on_after(grace_s):
+            await self._shard.batcher.drained()
+        finished = self._shard.batcher.idle
+        await self._server.stop(max(0.0, end_s - anyio.current_time()))
+        return finished
+
+
+@asynccontextmanager
+async def listening(
+    shard: Shard, *, host: str, port: int, advertise: str, transport: Transport
+) -> AsyncIterator[Listening]:
+    """A running server with all services of a shard, which clients reach at host `advertise`; port 0 takes a free one.
+
+    Raises:
+        SettingsError: the port is taken, or the host is not of this machine.
+    """
+    peers = Peers()
+    state = health.aio.HealthServicer()
+    server = aio.server(interceptors=(ErrorInterceptor(),), options=_options(shard, transport))
+    for service in ("", *SERVICES):
+        await state.set(service, _NOT_SERVING)
+    _add_services(server, shard, peers, state)
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise SettingsError(f"port: saw {host}:{port}, where nothing can listen: is it taken?") from error
+    await server.start()
+    try:
+        yield Listening(f"{advertise}:{bound}", server, state, shard)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await server.stop(None)
+            await peers.close()
+
+
+def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.aio.HealthServicer) -> None:
+    memory_data_pb2_grpc.add_MemoryDataServicer_to_server(MemoryDataServicer(shard, peers), server)
+    memories_pb2_grpc.add_MemoriesServicer_to_server(MemoriesServicer(shard, peers), server)
+    memories_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(shard), server)
+    memories_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(shard), server)
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def _options(shard: Shard, transport: Transport) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", shard.limits.message_bytes),
+        ("grpc.max_send_message_length", shard.limits.message_bytes),
+        # A few kilobytes could grow to gigabytes before their length is looked at: nothing compressed is taken.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.max_concurrent_streams", transport.concurrent_streams),
+        ("grpc.keepalive_time_ms", round(transport.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(transport.keepalive_timeout_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(transport.ping_interval_s * 1000)),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_idle_ms", round(transport.idle_s * 1000)),
+        ("grpc.max_connection_age_ms", round(transport.age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(transport.age_grace_s * 1000)),
+        ("grpc.so_reuseport", 0),  # else a second server on the same port would take half of the connections
+    ]

@@ -1,0 +1,279 @@
+"""One session: the requests of many memories, decoded, queued and answered, or passed on to their owners."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+
+from attractor_proto.names import PROTOCOL_VERSION
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_server.engine.work import Answer, Job, Operation, Record
+from attractor_server.errors import (
+    Exhausted,
+    HandleNotOpen,
+    InvalidRequest,
+    MemoryNotFound,
+    ServerError,
+    UnsupportedProtocol,
+    Violation,
+)
+from attractor_server.rpc import codec
+from attractor_server.rpc.answers import Answers, Item
+from attractor_server.rpc.asks import Ask, ask_of
+from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.peers import Peers, disagreement
+from attractor_server.rpc.shard import ModelCard, Shard, counted, outcome_of
+from attractor_server.rpc.upstream import Upstream
+from attractor_server.topology import ShardInfo
+
+CLIENT_ID_LIMIT = 64
+HELLO_TIMEOUT_S = 20.0
+Bound: TypeAlias = Record | Upstream
+
+
+class Session:
+    """Serves one stream from `hello` to its end. One task reads, one writes; each upstream has one more."""
+
+    def __init__(self, shard: Shard, peers: Peers, context: Context) -> None:
+        limits = shard.limits
+        self._shard = shard
+        self._peers = peers
+        self._context = context
+        self._answers = Answers(context, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes)
+        self._hello = pb.Hello()
+        self._handles: dict[int, Bound] = {}
+        self._pending: dict[int, Job | None] = {}
+        """What is not answered; None for a repeat, whose job is another's"""
+        self._upstreams: dict[str, Upstream] = {}
+
+    async def run(self) -> None:
+        """Returns when the client has sent its last and everything is answered.
+
+        Raises:
+            ServerError: the stream cannot go on.
+        """
+        self._hello = await self._greeted()
+        fault: ServerError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._answers.run)
+                tasks.start_soon(self._announce_drain)
+                try:
+                    await self._serve(tasks)
+                except ServerError as error:
+                    fault = error
+                tasks.cancel_scope.cancel()
+        finally:
+            self._abandon()
+        if fault is not None:
+            raise fault
+
+    async def _greeted(self) -> pb.Hello:
+        with anyio.move_on_after(HELLO_TIMEOUT_S):
+            frame = await self._context.read()
+            if not isinstance(frame, pb.SessionRequest) or not frame.HasField("hello"):
+                kind = frame.WhichOneof("frame") if isinstance(frame, pb.SessionRequest) else "the end of the stream"
+                raise InvalidRequest.of("frame", f"saw {kind}; expected hello first")
+            _check_hello(frame.hello)
+            self._answers.put(Item(pb.SessionResponse(welcome=self._welcome())))
+            return frame.hello
+        raise InvalidRequest.of("frame", f"saw nothing for {HELLO_TIMEOUT_S:g} s; expected hello")
+
+    def _welcome(self) -> pb.Welcome:
+        return pb.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            shard=self._shard.number,
+            epoch=self._shard.topology.epoch,
+            frame_patterns_limit=self._shard.limits.frame_patterns,
+            message_bytes_limit=self._shard.limits.message_bytes,
+        )
+
+    async def _announce_drain(self) -> None:
+        await self._shard.draining.wait()
+        self._answers.put(Item(pb.SessionResponse(drain=pb.Drain())))
+
+    async def _serve(self, tasks: TaskGroup) -> None:
+        while isinstance(frame := await self._context.read(), pb.SessionRequest):
+            match frame.WhichOneof("frame"):
+                case "open":
+                    await self._open(frame.open, tasks)
+                case "close":
+                    await self._close(frame.close)
+                case "cancel":
+                    await self._cancel(frame.cancel)
+                case "store" | "query" | "recognize":
+                    await self._request(ask_of(frame))
+                case kind:
+                    raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
+        while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams.values())):
+            await self._answers.changed()
+
+    def _abandon(self) -> None:
+        """Nobody waits here any more. Stores that are counted go on: the client will repeat them, in their order."""
+        for upstream in self._upstreams.values():
+            upstream.lose()
+        for job in self._pending.values():
+            if job is not None and not job.counted:
+                job.withdraw()
+
+    async def _open(self, frame: pb.Open, tasks: TaskGroup) -> None:
+        try:
+            if frame.handle in self._handles:
+                bound = f"saw {frame.handle}, which is bound; expected one that is free"
+                raise InvalidRequest.of("open.handle", bound)
+            if len(self._handles) >= self._shard.limits.session_handles:
+                raise Exhausted(f"open: this session has {len(self._handles)} handles, the most it can: close some")
+            if peer := self._shard.owner(frame.memory, field="open.memory"):
+                upstream = self._handles[frame.handle] = self._upstream(peer, tasks)
+                await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
+                return
+            self._open_here(frame)
+        except ServerError as error:
+            self._answers.put(Item(error, frame.request_id))
+
+    def _open_here(self, frame: pb.Open) -> None:
+        record = self._shard.memories.get(frame.memory)
+        self._handles[frame.handle] = record
+        opened = pb.Opened(
+            request_id=frame.request_id,
+            handle=frame.handle,
+            model=record.model,
+            last_sequence=record.last_sequence(self._hello.client_id),
+        )
+        self._answers.put(Item(pb.SessionResponse(opened=opened)))
+
+    def _upstream(self, peer: ShardInfo, tasks: TaskGroup) -> Upstream:
+        if is_forwarded(self._context):
+            raise disagreement()
+        upstream = self._upstreams.get(peer.address)
+        if upstream is None or upstream.lost:
+            upstream = self._upstreams[peer.address] = Upstream(self._peers, peer, self._hello, self._answers)
+            tasks.start_soon(upstream.run)
+        return upstream
+
+    async def _close(self, frame: pb.Close) -> None:
+        bound = self._handles.pop(frame.handle, None)
+        if isinstance(bound, Upstream) and not bound.lost:
+            await bound.send(pb.SessionRequest(close=frame))
+
+    async def _cancel(self, frame: pb.Cancel) -> None:
+        for request_id in frame.request_ids:
+            if (job := self._pending.get(request_id)) is not None:
+                job.withdraw()
+        for upstream in self._upstreams.values():
+            if ids := [request_id for request_id in frame.request_ids if upstream.expects(request_id)]:
+                await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=ids)))
+
+    async def _request(self, ask: Ask) -> None:
+        ids = ask.columns.request_ids
+        self._check_ids(ids, ask.where)
+        try:
+            rows = ask.rows(self._shard.limits.frame_patterns)
+        except InvalidRequest as error:
+            self._fail(ids, error)
+            return
+        here: dict[str, list[int]] = defaultdict(list)
+        elsewhere: dict[Upstream, list[int]] = defaultdict(list)
+        for i, handle in enumerate(ask.columns.handles):
+            match self._handles.get(handle):
+                case None:
+                    self._fail([ids[i]], _not_open(handle, ask))
+                case Upstream() as upstream:
+                    elsewhere[upstream].append(i)
+                case record if record.deleted:
+                    self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
+                case record:
+                    here[record.model].append(i)
+        for upstream, chosen in elsewhere.items():
+            await upstream.send(ask.part(rows, chosen), [ids[i] for i in chosen])
+        for model, chosen in here.items():
+            await self._submit(ask, rows, chosen, self._shard.model(model))
+
+    async def _submit(self, ask: Ask, rows: Sequence[slice], chosen: Sequence[int], model: ModelCard) -> None:
+        """Queues the requests of one model, after every check; waits where too much is under way."""
+        ids = ask.columns.request_ids
+        where = f"{ask.where}.tensors"
+        try:
+            whole = codec.decode(model.layout, ask.columns.tensors, rows=rows[-1].stop, where=where)
+        except InvalidRequest as error:
+            self._fail([ids[i] for i in chosen], error)
+            return
+        for i in chosen:
+            patterns = whole.rows(rows[i])
+            try:
+                codec.check_values(model.layout, patterns, where=where)
+                job = self._job(ask, i, patterns)
+            except ServerError as error:
+                self._fail([ids[i]], error)
+                continue
+            await self._answers.reserve(job.weight)
+            await self._enqueue(ids[i], job, ask.sequences[i] if ask.sequences else 0, model)
+
+    async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard) -> None:
+        """Queues the job, unless it is a store that was sent before: then its first answer is awaited."""
+        try:
+            first = counted(job, self._hello.client_id, sequence)
+        except ServerError as error:
+            self._answers.put(Item(error, request_id, weight=job.weight))
+            return
+        self._pending[request_id] = job if first is None else None
+        (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, model))
+        if first is None:
+            await self._shard.batcher.submit(job)
+
+    def _job(self, ask: Ask, i: int, patterns: codec.Patterns) -> Job:
+        record = self._handles[ask.columns.handles[i]]
+        assert not isinstance(record, Upstream)
+        job = self._shard.job(ask.operation, record, patterns)
+        if ask.columns.deadline_ms and ask.columns.deadline_ms[i]:
+            job.deadline_s = anyio.current_time() + ask.columns.deadline_ms[i] / 1000
+        if ask.operation is Operation.QUERY:
+            self._shard.reading(job, steps=ask.steps, trajectory=ask.trajectory)
+            self._check_weight(job)
+        return job
+
+    def _check_weight(self, job: Job) -> None:
+        limit = max(self._shard.limits.session_patterns, self._shard.limits.frame_patterns)
+        if job.weight > limit:
+            seen = f"saw a trajectory of {job.steps + 1} iterates of {job.size} patterns"
+            raise InvalidRequest.of("query.trajectory", f"{seen}; expected a product of at most {limit}")
+
+    def _settled(self, request_id: int, weight: int, model: ModelCard, answer: Answer) -> None:
+        self._pending.pop(request_id, None)
+        self._answers.put(Item(outcome_of(answer), request_id, model.layout, weight))
+
+    def _fail(self, request_ids: Iterable[int], error: ServerError) -> None:
+        for request_id in request_ids:
+            self._answers.put(Item(error, request_id))
+
+    def _check_ids(self, ids: Sequence[int], where: str) -> None:
+        """Without ids, or with doubtful ones, the client could not be told which of its requests failed.
+
+        Raises:
+            InvalidRequest: naming the ids.
+        """
+        if not ids:
+            raise InvalidRequest.of(f"{where}.request_ids", "saw no request in the frame; expected at least 1")
+        if len(set(ids)) < len(ids):
+            raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
+        if open_ids := self._pending.keys() & set(ids):
+            seen = f"saw {min(open_ids)}, which is not answered yet"
+            raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
+
+
+def _check_hello(hello: pb.Hello) -> None:
+    if hello.protocol_version != PROTOCOL_VERSION:
+        seen = f"saw {hello.protocol_version}; expected {PROTOCOL_VERSION}"
+        raise UnsupportedProtocol(
+            Violation("hello.protocol_version", f"{seen}: upgrade the older of client and server")
+        )
+    if not 0 < len(hello.client_id) <= CLIENT_ID_LIMIT:
+        seen = f"saw {len(hello.client_id)} characters"
+        raise InvalidRequest.of("hello.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}")
+
+
+def _not_open(handle: int, ask: Ask) -> HandleNotOpen:
+    return HandleNotOpen(f"{ask.where}.handles: saw {handle}, which is not bound; send `open` first")

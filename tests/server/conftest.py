@@ -1,0 +1,59 @@
+"""Real shards in the test's own process and event loop: everything but Ray."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from grpc import aio
+from tests.server.models import write_models
+
+import attractor
+from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.topology import Topology
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def spec(models: Path) -> ShardSpec:
+    return ShardSpec(models=models, bank_bytes=1 << 20)
+
+
+@asynccontextmanager
+async def serving(spec: ShardSpec, shards: int = 1) -> AsyncIterator[list[RunningShard]]:
+    """Shards that know each other."""
+    async with AsyncExitStack() as stack:
+        running = [await stack.enter_async_context(running_shard(replace(spec, number=n))) for n in range(shards)]
+        topology = Topology(1, tuple(shard.info for shard in running))
+        for shard in running:
+            await shard.learn(topology)
+        yield running
+
+
+@pytest.fixture
+async def shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
+    async with serving(spec) as (running,):
+        yield running
+
+
+@pytest.fixture
+async def pair_of_shards(spec: ShardSpec) -> AsyncIterator[list[RunningShard]]:
+    async with serving(spec, 2) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(shard: RunningShard) -> AsyncIterator[attractor.AsyncClient]:
+    async with attractor.connect(shard.info.address, timeout_s=20) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def channel(shard: RunningShard) -> AsyncIterator[aio.Channel]:
+    async with aio.insecure_channel(shard.info.address) as connected:
+        yield connected

@@ -1,0 +1,44 @@
+"""Small models for tests, written to files: they remember, and cost nothing."""
+
+from pathlib import Path
+
+import torch
+
+from attractor_server.energy.model import Model, Transform, save_model
+from attractor_server.energy.networks.quadratic import Quadratic
+from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
+from attractor_server.fields import Field, Layout
+
+IMAGE = Field(name="image", kind="image", shape=(4, 4), minimum=-4.0, maximum=5.0)
+KEY = Field(name="key", kind="vector", shape=(8,))
+VALUE = Field(name="value", kind="vector", shape=(6,))
+
+
+def tiny_model(name: str, *fields: Field, features: int = 12, seed: int = 0) -> Model:
+    """A model with random features; storing lowers the energy of what is stored."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = Layout(fields)
+    network = Quadratic(inputs=layout.size, features=features)
+    initial = {"W": torch.zeros(features, features), "b": torch.zeros(features)}
+    slow = {
+        "A": torch.randn(layout.size, features, generator=generator) / layout.size**0.5,
+        "a0": torch.zeros(features),
+        "log_q": torch.zeros(layout.size),
+        "qb": torch.zeros(layout.size),
+    }
+    return Model(
+        name=name,
+        layout=layout,
+        network=network,
+        parameters=Parameters(slow=slow, initial=initial, reader=initial_reader(4), writer=initial_writer(2, initial)),
+        transform=Transform(scale=torch.full((layout.size,), 2.0), shift=torch.full((layout.size,), -1.0)),
+        capacity=8,
+        record={"made": "for tests"},
+    )
+
+
+def write_models(folder: Path) -> Path:
+    """Files of two models: `tiny` with one image field, `pair` with two vectors."""
+    save_model(tiny_model("tiny", IMAGE), folder / "tiny.safetensors")
+    save_model(tiny_model("pair", KEY, VALUE, seed=1), folder / "pair.safetensors")
+    return folder
