@@ -1,13 +1,16 @@
 """Damaged files and files of something else: each is refused by name, and nothing but ModelFileError escapes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.energy.models import assert_same, refusal, tiny
+from tests.energy.models import Tensors, assert_same, refusal, tiny
+from torch import Tensor
 
 from attractor_server.energy.model import Model, load_model, save_model
 from attractor_server.errors import ModelFileError
@@ -44,6 +47,25 @@ def test_a_flipped_bit_in_a_tensor_is_refused(path: Path) -> None:
 
 def test_a_changed_letter_in_the_header_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"picture", b"pisture"))
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a0: {"slow.a1": a0},
+        lambda a0: {"slow.a0": a0.view(torch.int32)},
+        lambda a0: {"slow.a0": a0[None]},
+    ],
+    ids=["name", "type", "shape"],
+)
+def test_a_tensor_of_the_same_bytes_but_another_meaning_is_refused(
+    path: Path, change: Callable[[Tensor], Tensors]
+) -> None:
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    renamed = change(tensors.pop("slow.a0"))
+    save_file({**tensors, **renamed}, path, metadata=metadata)
     assert "damaged" in refusal(path)
 
 
