@@ -33,8 +33,8 @@ told_share = 0.3
 
 [optimizer]
 steps = 60
-rate = 2e-3
-feature_rate = 3e-4
+rate = 5e-3
+feature_rate = 1e-3
 loop_rate = 1e-2
 decay_from = 0.7
 gradient_limit = 1.0
@@ -51,8 +51,8 @@ RECIPE = Recipe(
     ),
     optimizer=OptimizerTable(
         steps=60,
-        rate=2e-3,
-        feature_rate=3e-4,
+        rate=5e-3,
+        feature_rate=1e-3,
         loop_rate=1e-2,
         decay_from=0.7,
         gradient_limit=1.0,

@@ -4,6 +4,7 @@ Every gradient of W is FᵀQ + QᵀF with the features F (n, h) of the patterns 
 loop has to carry P (n, h) instead of W (h, h). `energy.writer.write` is its slow twin.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def _write_chunk(  # noqa: PLR0913
     """T steps on the patterns from `start` to `stop`; what was written before only shrinks, all of it alike."""
     writer, new = parameters.writer, prepared.chunk(start, stop)
     count = stop - start
-    now, before = torch.tensor(count / COUNT_UNIT).log(), torch.tensor(start / COUNT_UNIT).log1p()
+    now, before = math.log(count / COUNT_UNIT), math.log1p(start / COUNT_UNIT)
     conditioning = writer["rate_count"] * now + writer["rate_stored"] * before
     limit = writer["log_clip"].exp().square()
     old = prepared.features[:, :start]

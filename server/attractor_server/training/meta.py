@@ -138,7 +138,7 @@ class Trainer:
         if not torch.isfinite(norm):
             return now.loss, now.familiarity, True
         self._optimizer.step()
-        return _smooth(now.loss, float(losses.error)), _smooth(now.familiarity, float(losses.familiarity)), False
+        return _smooth(now.loss, losses.error.item()), _smooth(now.familiarity, losses.familiarity.item()), False
 
 
 def _smooth(old: float, new: float) -> float:

@@ -58,7 +58,7 @@ def _figures(
     figures = {}
     for distortion in DISTORTIONS:
         ridge = fit_ridge(data.patterns, distortion=distortion)
-        for chunk in sorted({1, 8, recipe.capacity}):
+        for chunk in sorted({1, min(8, recipe.capacity), recipe.capacity}):
             task = Task(count=recipe.capacity, chunk=chunk, distortion=distortion)
             figures[f"{distortion}, chunks of {chunk}"] = validate(
                 network, trainer.parameters, held_out, task, ridge=ridge

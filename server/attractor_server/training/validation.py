@@ -47,8 +47,8 @@ def validate(
 ) -> dict[str, float]:
     """Errors, shares identified and the AUROC of ΔE, beside those of its rivals."""
     generator = Generator().manual_seed(0)
-    patterns = data.sample(task.memories, task.count, generator)
-    unseen = data.sample(task.memories, task.count, generator)
+    # Of one draw, so that what is unseen by a memory shows none of what is stored in it, in another font say.
+    patterns, unseen = data.sample(task.memories, 2 * task.count, generator).chunk(2, 1)
     cues, unseen_cues = (distorted(x, task.distortion, generator) for x in (patterns, unseen))
     with torch.no_grad():
         fast = write_chunks(network, parameters, patterns, chunked(task.count, task.chunk))

@@ -1,0 +1,186 @@
+"""Runs: from a recipe to a model file; interrupted, resumed, ended by time, and robust against bad steps."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.tiny import stripes, trainer, write_recipe
+from torch import Generator, Tensor
+
+from attractor_server.energy.model import Model, load_model
+from attractor_server.errors import SettingsError
+from attractor_server.training.episodes import Dataset
+from attractor_server.training.journal import LOG
+from attractor_server.training.meta import Progress, Trainer
+from attractor_server.training.progress import describe, progress_bar
+from attractor_server.training.run import train
+
+
+class Faulty(Dataset):
+    """A data set that once in a while is not finite."""
+
+    calls = 0
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        Faulty.calls += 1
+        patterns = super().sample(memories, count, generator)
+        return patterns * math.nan if Faulty.calls % 4 == 0 else patterns
+
+
+def ignore(progress: Progress) -> None:
+    """Shows nothing."""
+
+
+def finish(trainer: Trainer) -> Trainer:
+    trainer.run(budget_s=math.inf, each_step=ignore)
+    return trainer
+
+
+def assert_equal(one: Trainer, other: Trainer) -> None:
+    """Bit by bit."""
+    tensors = other.parameters.flat()
+    for name, value in one.parameters.flat().items():
+        assert torch.equal(value, tensors[name]), name
+
+
+def train_at(folder: Path, *, show_progress: bool) -> Model:
+    return train(
+        write_recipe(folder),
+        output=folder / "out",
+        run_dir=folder / "run",
+        budget_s=600,
+        show_progress=show_progress,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return train_at(folder, show_progress=False)
+
+
+def test_a_recipe_becomes_a_model_file_that_says_how_it_was_made(folder: Path, model: Model) -> None:
+    loaded = load_model(folder / "out" / "tiny.safetensors")
+    assert loaded.digest == model.digest
+    assert loaded.capacity == 4
+    assert loaded.steps == 3
+    assert loaded.layout.fields[0].shape == (28, 28)
+    assert loaded.record == json.loads(json.dumps(model.record))
+    record = loaded.record
+    assert (record["steps"], record["skipped"]) == (60, 0)
+    assert {"recipe", "wall_s", "torch"} <= record.keys()
+    figures = record["validation"]
+    assert isinstance(figures, dict)
+    assert figures.keys() == {
+        f"{distortion}, chunks of {chunk}" for distortion in ("block", "noise") for chunk in (1, 4)
+    }
+    rivals = {"mse_cue", "mse_nearest", "mse_ridge", "mse_no_write", "mse_recalled", "id_recalled", "auroc"}
+    assert all(rivals <= found.keys() and all(map(math.isfinite, found.values())) for found in figures.values())
+    line = json.loads((folder / "run" / LOG).read_text().splitlines()[-1])
+    assert {"step", "loss", "familiarity", "mse_no_write", "auroc", "skipped"} <= line.keys()
+
+
+def test_the_loss_falls() -> None:
+    losses: list[float] = []
+    trainer(steps=200).run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path) -> None:
+    whole, first, second = finish(trainer(steps=20)), trainer(steps=20), trainer(steps=20)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 9:
+            first.save(tmp_path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(budget_s=math.inf, each_step=stop)
+    assert second.resume(tmp_path)
+    assert second.progress.step == 9
+    finish(second)
+    assert_equal(whole, second)
+    assert (second.progress.loss, second.progress.step) == (whole.progress.loss, 20)
+
+
+def test_a_run_that_is_done_yields_its_model_again_without_training(folder: Path, model: Model) -> None:
+    assert train_at(folder, show_progress=True).digest == model.digest
+
+
+def test_a_run_without_resuming_starts_anew(tmp_path: Path) -> None:
+    finish(trainer(steps=3)).save(tmp_path)
+    fresh = trainer(steps=3)
+    assert not fresh.resume(tmp_path / "elsewhere")
+    assert fresh.progress.step == 0
+
+
+def test_the_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    trainer().save(tmp_path)
+    with pytest.raises(SettingsError, match=r"holds a run of another recipe \(tiny\); expected") as refusal:
+        trainer(name="other").resume(tmp_path)
+    assert str(tmp_path) in refusal.value.message
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_counted() -> None:
+    Faulty.calls = 0
+    data = stripes()
+    run = finish(trainer(steps=10, data=Faulty(data.patterns, data.classes)))
+    assert run.progress.skipped == 2
+    assert run.progress.step == 10
+    assert math.isfinite(run.progress.loss)
+    assert all(value.isfinite().all() for value in run.parameters.flat().values())
+
+
+def test_without_a_finite_gradient_nothing_is_learned() -> None:
+    data = stripes()
+    run = trainer(steps=3, data=Dataset(data.patterns * math.nan, data.classes))
+    before = {name: value.clone() for name, value in run.parameters.flat().items()}
+    finish(run)
+    assert run.progress.skipped == 3
+    assert all(torch.equal(value, before[name]) for name, value in run.parameters.flat().items())
+
+
+def test_the_time_budget_ends_a_run(tmp_path: Path) -> None:
+    run = trainer(steps=10**9)
+    run.run(budget_s=0.5, each_step=ignore)
+    assert run.progress.step >= 1
+    assert run.progress.elapsed_s >= 0.5
+    run.save(tmp_path)
+    later = trainer(steps=10**9)
+    later.resume(tmp_path)
+    later.run(budget_s=0.5, each_step=ignore)  # nothing of it is left
+    assert later.progress == run.progress
+
+
+@pytest.mark.parametrize("budget_s", [0.0, -1.0, math.nan])
+def test_a_budget_that_cannot_be_meant_is_refused(budget_s: float) -> None:
+    with pytest.raises(SettingsError, match=r"budget_s: saw .*; expected more than 0 seconds"):
+        trainer().run(budget_s=budget_s, each_step=ignore)
+
+
+def test_the_progress_line_has_losses_figures_and_skips() -> None:
+    progress = Progress(12, 0.1, 3.0, 0.25, 0.5, 1)
+    line = describe(progress, {"mse_no_write": 0.2, "auroc": 0.9, "mse_recalled": 0.1})
+    assert line == (
+        "step 12  loss 0.2500  familiarity 0.5000  mse_recalled 0.1000  mse_no_write 0.2000  auroc 0.9000  skipped 1"
+    )
+
+
+def test_the_bar_shows_that_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(visible=True) as show:
+        show(Progress(12, 0.5, 3.0, 0.25, 0.5, 1), {"auroc": 0.9})
+    assert "step 12" in capsys.readouterr().out
+
+
+def test_a_run_can_be_watched_step_by_step() -> None:
+    seen: list[Progress] = []
+    trainer(steps=5).run(budget_s=math.inf, each_step=seen.append)
+    assert [progress.step for progress in seen] == [1, 2, 3, 4, 5]
+    assert seen[-1] == replace(seen[-1], skipped=0, share=0.8)
