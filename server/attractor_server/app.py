@@ -74,13 +74,13 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
     models, engine = await anyio.to_thread.run_sync(_prepared, spec)
     batcher = Batcher(engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns)
     shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models))
-    async with listening(
-        shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
-    ) as server:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(batcher.run)
-            yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server)
-            tasks.cancel_scope.cancel()
+    async with (
+        listening(shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport) as server,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(batcher.run)
+        yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server)
+        tasks.cancel_scope.cancel()
 
 
 def _prepared(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine]:

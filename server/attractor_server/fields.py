@@ -16,9 +16,9 @@ class Field:
     name: str
     kind: Kind
     shape: tuple[int, ...]
-    minimum: float = -math.inf
-    """Values below are refused: a guard against wrong units, wide enough for noisy cues."""
-    maximum: float = math.inf
+    minimum: float = -1e6
+    """Values below are refused: a guard against wrong units, wide enough for noisy cues"""
+    maximum: float = 1e6
 
     @property
     def size(self) -> int:

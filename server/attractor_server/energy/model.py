@@ -6,7 +6,6 @@ parameters, under `part.name`, and the input transform.
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -91,7 +90,7 @@ def save_model(model: Model, path: Path) -> Model:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         draft = Path(folder) / path.name
         save_file(tensors, draft, metadata={"attractor": json.dumps(header, sort_keys=True)})
-        os.replace(draft, path)
+        draft.replace(path)
     return replace(model, digest=str(header["digest"]))
 
 

@@ -12,7 +12,7 @@ from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy, write
 from attractor_server.engine.bank import INITIAL, Bank
 from attractor_server.engine.batch import Batch, Lane, bucket, lanes_of, numpy_of
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Stored
+from attractor_server.engine.work import Deleted, Floats, Job, Operation, Outcome, Recalled, Recognized, Stored
 from attractor_server.errors import BankFull, MemoryNotFound, ReadDiverged, ServerError, WriteDiverged
 
 Results: TypeAlias = Iterator[tuple[Job, Outcome | ServerError]]
@@ -83,12 +83,12 @@ class Engine:
         energies = None if reading.energies is None else numpy_of(reading.energies)
         for job, row, part in batch.places_of_jobs():
             recalled = Recalled(
-                values=values[row, part],
+                values=_held(job, values[row, part]),
                 energy_before=before[row, part],
                 energy_after=after[row, part],
                 delta_energy=delta[row, part],
                 steps=job.steps,
-                iterates=None if iterates is None else iterates[:, row, part],
+                iterates=None if iterates is None else _held(job, iterates[:, row, part]),
                 energies=None if energies is None else energies[:, row, part],
             )
             finite = np.isfinite(recalled.values).all() and np.isfinite(recalled.energy_after).all()
@@ -123,6 +123,11 @@ def _commit(job: Job, bank: Bank, *, finite: bool) -> Stored | ServerError:
     job.memory.patterns += job.size
     job.memory.version += 1
     return Stored(version=job.memory.version, patterns=job.memory.patterns)
+
+
+def _held(job: Job, values: Floats) -> Floats:  # (…, n, d)
+    """The values, known ones exactly as the cue has them: the way to network units and back may round."""
+    return values if job.known is None else np.where(job.known, job.values, values)
 
 
 def _diverged(job: Job, loop: str) -> str:

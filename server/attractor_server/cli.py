@@ -1,0 +1,138 @@
+"""The command `attractor`."""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from attractor_server.config import ENV_PREFIX, Settings, load_settings
+from attractor_server.errors import ServerError
+
+Command = Callable[..., None]
+
+
+def settings_options(command: Command) -> Command:
+    """One flag for each setting, with its description, its variable and its default."""
+    for name, field in reversed(Settings.model_fields.items()):
+        flag = f"--{name.replace('_', '-')}"
+        default = "none" if field.default is None else repr(field.default)
+        text = f"{field.description}  [{ENV_PREFIX}{name.upper()}; default {default}]"
+        command = click.option(flag, name, metavar="VALUE", help=text)(command)
+    return click.option(
+        "--config", type=click.Path(path_type=Path), envvar=f"{ENV_PREFIX}CONFIG", help="TOML file with settings."
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="attractor")
+def main() -> None:
+    """Attractor: a memory server whose memories are neural networks."""
+
+
+@main.command()
+@settings_options
+def serve(config: Path | None, **flags: str | None) -> None:
+    """Run a server here, until SIGTERM or Ctrl-C; then finish what was accepted, and exit 0.
+
+    A setting is taken from its flag, else from its variable, else from the TOML file.
+    """
+    with _clear_errors():
+        settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        from attractor_server.cluster.serving import serving  # noqa: PLC0415 - takes seconds, which --help need not
+
+        stop = threading.Event()
+        with serving(settings) as cluster:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+            shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
+            click.echo(
+                f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {', '.join(cluster.models)}; "
+                "memories live in the process and are gone when it ends"
+            )
+            while not stop.wait(1.0):
+                pass  # a wait without an end would hold signals back
+            click.echo("Attractor is finishing what it accepted", err=True)
+            if not cluster.drain(settings.grace_s):
+                click.echo(f"Some requests were cut off after {settings.grace_s:g} s", err=True)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    help="Folder for the model file.",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    help="Folder the run is kept in, to be resumed.  [default: runs/RECIPE]",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=45.0,
+    show_default=True,
+    help="Time budget; rates decay towards its end.",
+)
+@click.option("--fresh", is_flag=True, help="Start anew, even where a run could be resumed.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(  # noqa: PLR0913
+    recipe: Path, output: Path, run_dir: Path | None, minutes: float, fresh: bool, quiet: bool
+) -> None:
+    """Meta-train the model of a RECIPE: a TOML file, or the name of one that ships."""
+    with _clear_errors():
+        from attractor_server.training.recipe import find_recipe  # noqa: PLC0415 - loads torch
+        from attractor_server.training.run import train as meta_train  # noqa: PLC0415
+
+        path = find_recipe(recipe)
+        model = meta_train(
+            path,
+            output=output,
+            run_dir=run_dir or Path("runs") / path.stem,
+            budget_s=minutes * 60,
+            resume=not fresh,
+            show_progress=not quiet,
+        )
+        click.echo(f"{model.name} {model.digest} is in {output}")
+
+
+@main.command()
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Store this picture instead; may be repeated.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("demo.png"), show_default=True, help="The drawing."
+)
+def demo(images: tuple[Path, ...], output: Path) -> None:
+    """Store pictures in 16 memories, recall them from occluded cues, and compare with simpler ways."""
+    with _clear_errors():
+        from attractor_server.demo import run_demo  # noqa: PLC0415 - loads torch, ray and matplotlib
+
+        run_demo(images, output)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What the user can mend is told in one line, and the exit status is 2."""
+    try:
+        yield
+    except ServerError as error:
+        click.echo(f"attractor: {error.message}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""From settings to a running server: Ray, and the shards in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attractor_server.app import ShardSpec, device_of, load_models, threads_for
+from attractor_server.cluster.cluster import Cluster, cluster
+from attractor_server.cluster.node import ray_node
+from attractor_server.config import Settings
+from attractor_server.rpc.server import Transport
+
+
+def spec_of(settings: Settings) -> ShardSpec:
+    """What each shard is told, apart from its number and port."""
+    embedded = not settings.ray_address
+    return ShardSpec(
+        host=settings.host,
+        port=settings.port,
+        advertise=settings.advertise or (_local(settings.host) if embedded else ""),
+        device=settings.device,
+        threads=threads_for(settings.threads, settings.shards),
+        models=None if settings.models is None else settings.models.resolve(),
+        bank_bytes=settings.bank_memory_mib << 20,
+        waiting_patterns=settings.waiting_patterns,
+        batch_patterns=settings.batch_patterns,
+        transport=Transport(age_s=settings.connection_age_s),
+    )
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Cluster]:
+    """A server as the settings ask for it, until the end of the block.
+
+    Raises:
+        SettingsError: a setting cannot be meant here.
+        ModelFileError: a model file is damaged, or of a newer format.
+    """
+    spec = spec_of(settings)
+    load_models(spec.models, device=device_of("cpu"))  # here, where a fault is told at once and in few words
+    with (
+        ray_node(settings.ray_address),
+        cluster(spec, shards=settings.shards, log_level=settings.log_level) as running,
+    ):
+        yield running
+
+
+def _local(host: str) -> str:
+    """Where a client on this machine reaches what listens on that address."""
+    return "127.0.0.1" if host in ("0.0.0.0", "[::]", "::") else host  # noqa: S104
