@@ -24,6 +24,7 @@ reading_steps = 3
 
 [episodes]
 dataset = "glyphs"
+patterns_least = 1
 patterns_limit = 8
 singly_share = 0.5
 memories = 4
@@ -47,7 +48,14 @@ RECIPE = Recipe(
     seed=1,
     network=NetworkTable(kind="quadratic", features=24, writing_steps=2, reading_steps=3),
     episodes=EpisodesTable(
-        dataset="glyphs", patterns_limit=8, singly_share=0.5, memories=4, cues=4, block_share=0.6, told_share=0.3
+        dataset="glyphs",
+        patterns_least=1,
+        patterns_limit=8,
+        singly_share=0.5,
+        memories=4,
+        cues=4,
+        block_share=0.6,
+        told_share=0.3,
     ),
     optimizer=OptimizerTable(
         steps=60,

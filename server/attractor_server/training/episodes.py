@@ -63,7 +63,7 @@ def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequenc
     def uniform() -> float:
         return torch.rand((), generator=generator).item()
 
-    count = round(math.exp(uniform() * math.log(table.patterns_limit)))
+    count = round(table.patterns_least * (table.patterns_limit / table.patterns_least) ** uniform())
     chunk = 1 if uniform() < table.singly_share else 2 ** int(uniform() * (math.log2(count) + 1))
     return count, chunked(count, min(chunk, count))
 

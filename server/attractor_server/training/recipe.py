@@ -30,8 +30,9 @@ class EpisodesTable:
     """`[episodes]`: what it is trained on."""
 
     dataset: str
+    patterns_least: int
     patterns_limit: int
-    """N is log-uniform from 1 to this"""
+    """N is log-uniform between these two"""
     singly_share: float
     """Episodes written one pattern at a time; the others in chunks of a random power of two"""
     memories: int
