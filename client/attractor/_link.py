@@ -20,7 +20,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 _logger = logging.getLogger("attractor")
 _FRUITLESS_LIMIT = 2
 """Sessions in a row without an answer, until another way is tried."""
-_UNBOUND = ("MEMORY_NOT_FOUND", "HANDLE_NOT_OPEN")
+_UNBOUND = ("MEMORY_NOT_FOUND", "HANDLE_NOT_OPEN", "OWNER_UNREACHABLE")
 
 
 class Routes(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
-from attractor_server.errors import ServerError
+from attractor_server.errors import ServerError, SettingsError
 
 Command = Callable[..., None]
 
@@ -111,17 +111,21 @@ def train(  # noqa: PLR0913
     "images",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Store this picture instead; may be repeated.",
+    metavar="FILE...",
+    help="Store these pictures instead.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("demo.png"), show_default=True, help="The drawing."
 )
-def demo(images: tuple[Path, ...], output: Path) -> None:
+@click.argument("more_images", nargs=-1, type=click.Path(path_type=Path), metavar="")
+def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path) -> None:
     """Store pictures in 16 memories, recall them from occluded cues, and compare with simpler ways."""
     with _clear_errors():
+        if more_images and not images:
+            raise SettingsError(f"saw {str(more_images[0])!r}; expected --image before the pictures")
         from attractor_server.demo import run_demo  # noqa: PLC0415 - loads torch, ray and matplotlib
 
-        run_demo(images, output)
+        run_demo([*images, *more_images], output)
 
 
 @contextmanager

@@ -127,7 +127,9 @@ def _commit(job: Job, bank: Bank, *, finite: bool) -> Stored | ServerError:
 
 def _held(job: Job, values: Floats) -> Floats:  # (…, n, d)
     """The values, known ones exactly as the cue has them: the way to network units and back may round."""
-    return values if job.known is None else np.where(job.known, job.values, values)
+    if job.known is None or job.values is None:
+        return values
+    return np.where(job.known, job.values, values)
 
 
 def _diverged(job: Job, loop: str) -> str:

@@ -1,0 +1,34 @@
+"""How good the recalled pictures are, beside what simpler ways make of the same cues."""
+
+from collections.abc import Sequence
+
+import torch
+
+from attractor_server.demo.job import Report
+from attractor_server.demo.pictures import Plan
+from attractor_server.training.baselines import look_up
+from attractor_server.training.datasets import load_dataset
+from attractor_server.training.evaluation import auroc, identified, mean_squared_error
+from attractor_server.training.validation import fit_ridge
+
+
+def figures_of(plans: Sequence[Plan], report: Report) -> dict[str, float]:
+    """Mean squared errors (values from -1 to 1), shares rightly identified, and the AUROC of ΔE."""
+    stored, cues = torch.cat([plan.stored for plan in plans]), torch.cat([plan.cues for plan in plans])
+    ridge = fit_ridge(load_dataset("glyphs", "train").patterns)
+    nearest = torch.cat([look_up(plan.cues, plan.stored) for plan in plans])
+    answers = report.answers
+    pairs = list(zip(plans, answers, strict=True))
+    return {
+        "mse_cue": mean_squared_error(cues, stored),
+        "mse_recalled": mean_squared_error(torch.cat([one.recalled for one in answers]), stored),
+        "mse_ridge": mean_squared_error(ridge.restore(cues), stored),
+        "mse_no_write": mean_squared_error(torch.cat([one.unwritten for one in answers]), stored),
+        "mse_nearest": mean_squared_error(nearest, stored),
+        "id_recalled": sum(identified(one.recalled, plan.stored) * len(plan.stored) for plan, one in pairs)
+        / len(stored),
+        "id_cue": sum(identified(plan.cues, plan.stored) * len(plan.stored) for plan in plans) / len(stored),
+        "auroc": auroc(
+            -torch.cat([one.stored_delta for one in answers]), -torch.cat([one.unseen_delta for one in answers])
+        ),
+    }

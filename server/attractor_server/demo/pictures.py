@@ -1,0 +1,61 @@
+"""What the demo stores: unseen test glyphs, or the user's own pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from attractor_server.errors import SettingsError
+from attractor_server.training.datasets import load_dataset
+from attractor_server.training.datasets.glyphs import SIDE
+from attractor_server.training.episodes import occluded
+
+MEMORIES = 16
+ITEMS = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For one memory: what is stored, the cues for it, and cues of what is not; (n, d) each, from -1 to 1."""
+
+    stored: Tensor
+    cues: Tensor
+    unseen_cues: Tensor
+
+
+def glyph_plans(seed: int = 0) -> Sequence[Plan]:
+    """16 memories of 32 glyphs, of characters that no training glyph shows; in one memory no character twice."""
+    generator = Generator().manual_seed(seed)
+    patterns = load_dataset("glyphs", "test").sample(MEMORIES, 2 * ITEMS, generator)
+    return [_plan(stored, unseen, generator) for stored, unseen in (chosen.chunk(2) for chosen in patterns)]
+
+
+def picture_plans(paths: Sequence[Path], seed: int = 0) -> Sequence[Plan]:
+    """The pictures, up to 32 in a memory, beside as many test glyphs that are not stored.
+
+    Raises:
+        SettingsError: a file is no picture that can be read.
+    """
+    generator = Generator().manual_seed(seed)
+    stored = torch.stack([_picture(path) for path in paths])
+    glyphs = load_dataset("glyphs", "test")
+    return [_plan(part, glyphs.sample(1, len(part), generator)[0], generator) for part in stored.split(ITEMS)]
+
+
+def _plan(stored: Tensor, unseen: Tensor, generator: Generator) -> Plan:
+    return Plan(stored, occluded(stored, generator).x, occluded(unseen, generator).x)
+
+
+def _picture(path: Path) -> Tensor:
+    """In grey, its middle square, as large as the model's images."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            grey = ImageOps.fit(ImageOps.exif_transpose(picture).convert("L"), (SIDE, SIDE))
+    except (OSError, UnidentifiedImageError) as error:
+        raise SettingsError(f"image: saw {str(path)!r}, which cannot be read as a picture: {error}") from error
+    return torch.from_numpy(np.asarray(grey, np.float32)).flatten() / 127.5 - 1
