@@ -1,6 +1,7 @@
 """Ray itself: joining a cluster, or starting one inside this process, quietly."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import ray
 from attractor_server.errors import SettingsError
 
 NAMESPACE = "attractor"
+ANSWER_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """The least that Ray takes: no pattern ever goes through its object store."""
 
@@ -20,6 +22,7 @@ def ray_node(address: str) -> Iterator[None]:
     Raises:
         SettingsError: no cluster answers there.
     """
+    _check_answers(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(
@@ -31,11 +34,26 @@ def ray_node(address: str) -> Iterator[None]:
             log_to_driver=False,  # shards hand over their own lines; Ray's stay in its folder
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"ray_address: saw {address!r}, where no Ray cluster can be joined: {error}") from error
+        raise _no_cluster(address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> SettingsError:
+    return SettingsError(f"ray_address: saw {address!r}, where no Ray cluster can be joined: {error}")
 
 
 def node_address() -> str:

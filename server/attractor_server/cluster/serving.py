@@ -36,7 +36,8 @@ def serving(settings: Settings) -> Iterator[Cluster]:
         ModelFileError: a model file is damaged, or of a newer format.
     """
     spec = spec_of(settings)
-    load_models(spec.models, device=device_of("cpu"))  # here, where a fault is told at once and in few words
+    # Here, where a fault is told at once and in few words; another node may well have the GPU that this one lacks.
+    load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
     with (
         ray_node(settings.ray_address),
         cluster(spec, shards=settings.shards, log_level=settings.log_level) as running,

@@ -1,0 +1,19 @@
+"""One server of two shards for all tests that do it no harm."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster.process import ServerProcess, server_process
+from tests.server.models import write_models
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[ServerProcess]:
+    with server_process("--models", str(models), "--shards", "2", "--port", "0") as running:
+        yield running

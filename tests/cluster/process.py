@@ -1,0 +1,115 @@
+"""A server as users start it: the command in a process of its own, with Ray inside."""
+
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+COMMAND = (str(Path(sys.executable).parent / "attractor"),)
+READY = re.compile(r"ready on (\S+:\d+)")
+
+
+@dataclass
+class ServerProcess:
+    """A running `attractor serve`."""
+
+    process: "subprocess.Popen[str]"
+    ready: str
+    errors: "queue.SimpleQueue[str]"
+
+    @property
+    def address(self) -> str:
+        match = READY.search(self.ready)
+        assert match is not None
+        return match[1]
+
+    def shard_processes(self) -> dict[int, psutil.Process]:
+        """The processes of the shards, by the port each listens on."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        shards = [child for child in children if any("ShardActor" in word for word in _words(child))]
+        return {port: child for child in shards for port in _ports(child)}
+
+    def stop(self, timeout_s: float = 60) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def server_process(*arguments: str) -> Iterator[ServerProcess]:
+    """The server, from its ready line on; ended, however the block ends, and all it started with it."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    errors: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(process, errors))
+    reader.start()
+    family: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        assert ready, f"the server ended: {drained(errors)}"
+        family = psutil.Process(process.pid).children(recursive=True)
+        yield ServerProcess(process, ready, errors)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for child in family:
+            if child.is_running():
+                child.kill()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
+    """Looks again and again: what another process does is no event here."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def drained(lines: "queue.SimpleQueue[str]") -> Sequence[str]:
+    found = []
+    while not lines.empty():
+        found.append(lines.get())
+    return found
+
+
+def _read(process: "subprocess.Popen[str]", errors: "queue.SimpleQueue[str]") -> None:
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            errors.put(line)
+
+
+def _words(process: psutil.Process) -> Sequence[str]:
+    try:
+        return [process.name(), *process.cmdline()]
+    except psutil.NoSuchProcess:
+        return ()
+
+
+def _ports(process: psutil.Process) -> Sequence[int]:
+    try:
+        connections = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return ()
+    return [one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN and "127.0.0.1" in one.laddr.ip]

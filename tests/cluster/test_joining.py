@@ -1,0 +1,39 @@
+"""`attractor serve --ray-address`: shards on the nodes of a Ray cluster that runs already."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray.cluster_utils import Cluster
+from tests.cluster.process import drained, server_process
+
+import attractor
+
+ONE = np.full((4, 4), 0.5, np.float32)
+
+
+@pytest.fixture
+def ray_cluster() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_a_server_joins_a_ray_cluster_and_leaves_it_running(ray_cluster: Cluster, models: Path) -> None:
+    flags = ("--ray-address", ray_cluster.address, "--shards", "2", "--port", "0", "--host", "0.0.0.0")
+    for _ in range(2):
+        with server_process("--models", str(models), *flags, "--advertise", "127.0.0.1") as server:
+            with attractor.Client(server.address) as client:
+                for n in range(4):
+                    assert client.create_memory(f"joined/{n}", model="tiny").store(ONE).version == 1
+            assert server.stop() == 0, drained(server.errors)
+
+
+def test_an_address_without_a_ray_cluster_is_told_in_one_line(models: Path) -> None:
+    flags = ("--models", str(models), "--ray-address", "127.0.0.1:1")
+    with pytest.raises(AssertionError, match="no Ray cluster can be joined"), server_process(*flags):
+        pass

@@ -1,0 +1,87 @@
+"""`attractor serve` over real Ray: starting, losing a shard, stopping."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cluster.process import ServerProcess, drained, server_process, until
+
+import attractor
+from attractor_proto.names import slot_of
+
+ONE = np.full((4, 4), 0.5, np.float32)
+QUICK = attractor.Retry(first_delay_s=0.02, limit_delay_s=0.2)
+
+
+def name_on(shard: int, prefix: str) -> str:
+    """A name whose slot the shard of that number owns, of two."""
+    return next(name for n in range(100) if slot_of(name := f"{prefix}/{n}") % 2 == shard)
+
+
+def test_the_ready_line_says_where_and_what_and_that_nothing_is_kept(server: ServerProcess) -> None:
+    for words in ("127.0.0.1:", "2 shards (cpu)", "models: ", "pair", "tiny", "gone when it ends"):
+        assert words in server.ready
+
+
+def test_every_memory_is_reached_at_either_address(server: ServerProcess) -> None:
+    ports = sorted(server.shard_processes())
+    assert len(ports) == 2
+    names = [name_on(shard, "reached") for shard in (0, 1)]
+    for port in ports:
+        with attractor.Client(f"127.0.0.1:{port}") as client:
+            for name in names:
+                assert client.create_memory(name, model="tiny").store(ONE).total > 0
+            assert {info.name for info in client.memories("reached/")} == set(names)
+
+
+def test_a_killed_shard_comes_back_empty_and_the_other_one_never_notices(server: ServerProcess) -> None:
+    port = int(server.address.rpartition(":")[2])
+    kept, lost = name_on(0, "killed"), name_on(1, "killed")
+    with attractor.Client(server.address, retry=QUICK) as client:
+        for name in (kept, lost):
+            assert client.create_memory(name, model="tiny").store(ONE).version == 1
+        (victim,) = [process for at, process in server.shard_processes().items() if at != port]
+        victim.kill()
+        victim.wait(10)
+        with pytest.raises(attractor.MemoryNotFound):
+            client.memory(lost).query(ONE, timeout_s=60)
+        assert client.memory(kept).store(ONE).version == 2
+        assert client.create_memory(lost, model="tiny", timeout_s=60).store(ONE).version == 1
+    until(lambda: len(server.shard_processes()) == 2)
+    told = drained(server.errors)
+    assert any("shard 1 does not answer" in line for line in told)
+    assert not any("raylet" in line for line in told)
+
+
+def test_on_sigterm_the_server_finishes_what_it_accepted_and_exits_0(models: Path) -> None:
+    answered: list[int] = []
+    ended: list[attractor.AttractorError] = []
+    begun = threading.Event()
+
+    def store(address: str) -> None:
+        with attractor.Client(address, timeout_s=3, retry=QUICK) as client:
+            memory = client.create_memory("busy", model="tiny")
+            try:
+                while True:
+                    answered.append(memory.store(ONE).version)
+                    begun.set()
+            except attractor.AttractorError as error:
+                ended.append(error)
+
+    with server_process("--models", str(models), "--port", "0", "--grace-s", "10") as server:
+        worker = threading.Thread(target=store, args=(server.address,))
+        worker.start()
+        assert begun.wait(30)
+        assert server.stop() == 0
+        worker.join(30)
+        assert not worker.is_alive()
+        assert not any("cut off" in line for line in drained(server.errors))
+    assert isinstance(ended[0], attractor.TimeoutExceeded)  # it waited for the server to come back
+    assert answered == list(range(1, len(answered) + 1))
+
+
+def test_a_taken_port_is_told_in_one_line(server: ServerProcess, models: Path) -> None:
+    port = server.address.rpartition(":")[2]
+    with pytest.raises(AssertionError, match="taken"), server_process("--models", str(models), "--port", port):
+        pass

@@ -1,0 +1,79 @@
+"""Settings and commands, as far as no server has to start for them."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from attractor_server.cli import main
+from attractor_server.config import Settings, load_settings
+from attractor_server.errors import SettingsError
+
+
+def invoked(*arguments: str, environment: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, env=environment)
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "attractor.toml"
+    file.write_text("shards = 2\nport = 7002\ngrace_s = 2.5\n")
+    monkeypatch.setenv("ATTRACTOR_SHARDS", "3")
+    monkeypatch.setenv("ATTRACTOR_PORT", "7003")
+    settings = load_settings({"shards": "4"}, file)
+    assert (settings.shards, settings.port, settings.grace_s, settings.device) == (4, 7003, 2.5, "cpu")
+
+
+def test_help_names_every_setting_its_variable_and_its_default() -> None:
+    text = " ".join(invoked("serve", "--help").output.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert f"ATTRACTOR_{name.upper()}" in text
+        assert field.description
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"shards": "0"}, "shards: saw '0'"),
+        ({"port": "70000"}, "port: saw '70000'"),
+        ({"device": "tpu"}, "device: saw 'tpu'"),
+        ({"bank_memory_mib": "much"}, "bank_memory_mib: saw 'much'"),
+        ({"colour": "red"}, "colour: there is no such setting"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named_with_what_was_seen(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match="^" + message):
+        load_settings(flags)
+
+
+def test_a_file_with_an_unknown_setting_or_no_toml_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "attractor.toml"
+    file.write_text("colour = 'red'\n")
+    with pytest.raises(SettingsError, match="colour: there is no such setting"):
+        load_settings({}, file)
+    file.write_text("shards = \n")
+    with pytest.raises(SettingsError, match="cannot be read as TOML"):
+        load_settings({}, file)
+    with pytest.raises(SettingsError, match="which is no file"):
+        load_settings({}, tmp_path / "missing.toml")
+
+
+def test_what_is_wrong_is_told_in_one_line_and_the_exit_status_is_2(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"not a model")
+    for arguments, words in (
+        (("serve", "--shards", "none"), "shards: saw 'none'"),
+        (("serve", "--models", str(tmp_path)), "broken.safetensors cannot be read"),
+        (("serve", "--models", str(tmp_path / "missing")), "which is no folder"),
+        (("serve", "--device", "cuda"), "device: saw 'cuda'"),
+        (("serve", "--config", str(tmp_path / "missing.toml")), "which is no file"),
+        (("train", "missing.toml"), "recipe: saw 'missing.toml'"),
+        (("demo", "--image", str(tmp_path / "broken.safetensors")), "cannot be read as a picture"),
+        (("demo", "picture.png"), "expected --image before"),
+    ):
+        result = invoked(*arguments)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("attractor: ")
+        assert words in result.stderr
+        assert result.stderr.count("\n") == 1
