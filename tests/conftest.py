@@ -1,6 +1,7 @@
 """What holds for every test: asyncio alone, and no blocking call on an event loop."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -14,8 +15,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def grpc_poller() -> Iterator[None]:
-    """Keeps gRPC's poller thread: the last channel of a test would wait for its end, on the loop."""
+async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """Keeps one event loop, and gRPC's poller thread, for all tests.
+
+    All loops of a process share gRPC's queue of events: one that comes late for a closed loop raises in another one,
+    which is the next test's. And the last channel of a test would wait for the poller's end, on the loop.
+    """
     aio.init_grpc_aio()
     yield
     aio.shutdown_grpc_aio()
@@ -24,7 +29,7 @@ def grpc_poller() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
     """Makes a blocking call on the event loop an error, in tests that are coroutines."""
-    if "anyio_backend" not in request.fixturenames:
+    if not inspect.iscoroutinefunction(request.function):
         yield None
         return
     with blockbuster_ctx() as detector:

@@ -59,9 +59,11 @@ class FakeSession:
         self.client_id = ""
         self.handles: dict[int, str] = {}
         self.frames: list[pb.SessionRequest] = []
+        self._writing = anyio.Lock()
 
     async def send(self, **frame: object) -> None:
-        await self.context.write(pb.SessionResponse(**frame))  # type: ignore[arg-type]
+        async with self._writing:  # the test and the handler may both answer
+            await self.context.write(pb.SessionResponse(**frame))  # type: ignore[arg-type]
 
     async def abort(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         """Ends the stream with an error."""
