@@ -21,18 +21,20 @@ from attractor._settings import Retry, Settings
 from attractor._types import MemoryInfo, ModelInfo
 
 
-def connect(
+def connect(  # noqa: PLR0913 - all but the address by keyword
     address: str,
     *,
     timeout_s: float = 60.0,
     connect_timeout_s: float = 5.0,
     retry: Retry | None = None,
     in_flight_patterns: int = 4096,
+    direct: bool = True,
 ) -> "AsyncClient":
     """A client of the server at `address` (host:port), to be used in an `async with`.
 
     `timeout_s` bounds every call that names no timeout of its own, repeats included. At most `in_flight_patterns` are
-    sent and not answered on each stream; what is asked beyond that waits.
+    sent and not answered on each stream; what is asked beyond that waits. `direct` False sends everything to `address`,
+    whose shard forwards: for clients that reach no other one, behind a load balancer say.
 
     Raises, on entering the block:
         Unreachable: no server answers within `connect_timeout_s`.
@@ -46,6 +48,7 @@ def connect(
             timeout_s=timeout_s,
             connect_timeout_s=connect_timeout_s,
             in_flight_patterns=in_flight_patterns,
+            direct=direct,
             retry=retry or Retry(),
         ),
     )

@@ -97,9 +97,13 @@ class Router:
             link.outbox.unbind(memory)
 
     def redirect(self, link: Link, memory: str, route: str) -> bool:
-        """Moves a memory to a direct link, unless that failed a moment ago or leads in circles."""
+        """Moves a memory to a direct link, unless none is wanted, it failed a moment ago or leads in circles."""
         hops = self._hops.get(memory, 0)
-        if hops >= _HOPS_LIMIT or self._avoided.get(route, -math.inf) > anyio.current_time():
+        if (
+            not self._settings.direct
+            or hops >= _HOPS_LIMIT
+            or self._avoided.get(route, -math.inf) > anyio.current_time()
+        ):
             return False
         target = self._links.get(route) or self._start(route, self._settings.route_timeout_s, eager=False)
         if target is link:

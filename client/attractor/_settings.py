@@ -35,6 +35,8 @@ class Settings:
     """Until such a shard is tried again."""
     in_flight_patterns: int = 4096
     """Sent and not answered, on each stream."""
+    direct: bool = True
+    """Whether owners that shards name are connected to."""
     retry: Retry = field(default_factory=Retry)
 
 

@@ -132,7 +132,7 @@ class SyncMemory(Face[Memory]):
 class Client(Face[AsyncClient], AbstractContextManager["Client"]):
     """`connect` without async: `with attractor.Client("localhost:7171") as client`. Threads may share it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         address: str,
         *,
@@ -140,6 +140,7 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
         connect_timeout_s: float = 5.0,
         retry: Retry | None = None,
         in_flight_patterns: int = 4096,
+        direct: bool = True,
     ) -> None:
         """As `connect`."""
         inner = connect(
@@ -148,6 +149,7 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
             connect_timeout_s=connect_timeout_s,
             retry=retry,
             in_flight_patterns=in_flight_patterns,
+            direct=direct,
         )
         super().__init__(Loop(), inner)
         self._resources = ExitStack()

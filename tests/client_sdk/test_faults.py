@@ -188,6 +188,18 @@ async def test_a_named_owner_is_spoken_to_directly(fake: FakeServer) -> None:
         assert not fake.of_kind("store") + fake.of_kind("query")
 
 
+async def test_a_client_that_wants_no_direct_links_stays_where_it_is(fake: FakeServer) -> None:
+    async with serving(FakeServer()) as owner:
+        fake.add("faces")
+        owner.add("faces")
+        fake.routes["faces"] = owner.address
+        async with attractor.connect(fake.address, timeout_s=20, retry=QUICK, direct=False) as client:
+            for _ in range(3):
+                await client.memory("faces").store(ONE)
+        assert owner.sessions == []
+    assert fake.memories["faces"].patterns == 3
+
+
 async def test_an_owner_out_of_reach_is_reached_through_the_first_shard(
     memory: attractor.Memory, fake: FakeServer
 ) -> None:
