@@ -61,5 +61,5 @@ def _features(slow: Tensors, x: Tensor) -> Tensor:
 
 
 def _pull(fast: Tensors, f: Tensor) -> Tensor:
-    """f(W + Wᵀ) + b, (memories, patterns, h)."""
-    return torch.baddbmm(fast["b"][:, None], f, fast["W"] + fast["W"].mT)
+    """f(W + Wᵀ) + b, (memories, patterns, h): two products, which touch W less than its sum with its transpose would."""
+    return torch.baddbmm(torch.baddbmm(fast["b"][:, None], f, fast["W"]), f, fast["W"].mT)
