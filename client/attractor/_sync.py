@@ -1,12 +1,14 @@
 """The client for code without an event loop: the asynchronous one, on a loop in a thread of its own."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack
+from contextvars import Context
 from enum import Enum, auto
 from functools import partial, wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -21,10 +23,28 @@ from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
 T = TypeVar("T")
 Inner = TypeVar("Inner")
 P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 
 class _End(Enum):
     END = auto()
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    """Drops what comes when it is closed.
+
+    All loops of a process share gRPC's queue of events; a late one for a closed loop would raise in another.
+    """
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)
 
 
 class Loop:
@@ -156,7 +176,8 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
 
     def __enter__(self) -> Self:
         with ExitStack() as resources:
-            portal = resources.enter_context(start_blocking_portal("asyncio", name="attractor client"))
+            options = {"loop_factory": _EventLoop}
+            portal = resources.enter_context(start_blocking_portal("asyncio", options, name="attractor client"))
             resources.enter_context(portal.wrap_async_context_manager(self._inner))
             self._loop.portal = portal
             resources.callback(setattr, self._loop, "portal", None)

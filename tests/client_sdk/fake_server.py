@@ -131,7 +131,7 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
     async def Session(self, request_iterator: object, context: "aio.ServicerContext[object, object]") -> None:  # type: ignore[override]
         session = FakeSession(self, context)
         self.sessions.append(session)
-        async for frame in request_iterator:  # type: ignore[attr-defined]
+        while isinstance(frame := await context.read(), pb.SessionRequest):  # no generator that may be left running
             if frame.HasField("hello"):
                 session.client_id = frame.hello.client_id
                 if self.greet is not None:

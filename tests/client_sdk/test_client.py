@@ -17,6 +17,7 @@ from tests.client_sdk.conftest import QUICK
 from tests.client_sdk.fake_server import FakeServer, FakeSession, serving, status
 
 import attractor
+from attractor._sync import _EventLoop
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
@@ -251,6 +252,12 @@ def test_leaving_a_synchronous_stream_does_not_wait_for_its_source(server: FakeS
                 raise KeyError(result.total)
         assert memory.store(ONE).total == 2
     source.put(None)
+
+
+def test_what_grpc_says_late_does_not_disturb_other_loops() -> None:
+    loop = _EventLoop()
+    loop.close()
+    loop.call_soon_threadsafe(pytest.fail, "called")
 
 
 def test_a_client_closed_by_another_thread_says_so(server: FakeServer) -> None:
