@@ -17,7 +17,7 @@ class Field:
     kind: Kind
     shape: tuple[int, ...]
     minimum: float = -1e6
-    """Values below are refused: a guard against wrong units, far within where the loops' clips still bend a gradient rather than drop it"""
+    """Values below are refused: a guard against wrong units, wide enough for noisy cues"""
     maximum: float = 1e6
 
     @property

@@ -61,5 +61,5 @@ def _features(slow: Tensors, x: Tensor) -> Tensor:
 
 
 def _pull(fast: Tensors, f: Tensor) -> Tensor:
-    """f(W + Wᵀ) + b, (memories, patterns, h): two products, which touch W less than its sum with its transpose would."""
+    """f(W + Wᵀ) + b, (memories, patterns, h): two products touch W less than its sum with its transpose."""
     return torch.baddbmm(torch.baddbmm(fast["b"][:, None], f, fast["W"]), f, fast["W"].mT)
