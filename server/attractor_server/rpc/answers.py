@@ -20,6 +20,7 @@ from attractor_server.rpc.errors import to_status
 
 logger = logging.getLogger(__name__)
 
+_LINE_LIMIT = 4096
 _FAILURE_BYTES = 2048
 """Room for one failure with its message and details."""
 
@@ -81,6 +82,11 @@ class Answers:
         self._line.append(item)
         self._unsent += 1
         self._announce()
+
+    async def room(self) -> None:
+        """Waits until the line is short enough for the answers to another frame."""
+        while self._unsent > _LINE_LIMIT:
+            await self._changed.wait()
 
     async def changed(self) -> None:
         """Waits until something was put or sent."""

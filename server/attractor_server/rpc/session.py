@@ -108,6 +108,7 @@ class Session:
                     await self._request(ask_of(frame))
                 case kind:
                     raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
+            await self._answers.room()
         while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams.values())):
             await self._answers.changed()
 
