@@ -5,7 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
+from anyio.abc import TaskStatus
 from grpc import aio
 from tests.server.models import write_models
 
@@ -33,6 +35,24 @@ async def serving(spec: ShardSpec, shards: int = 1) -> AsyncIterator[list[Runnin
         for shard in running:
             await shard.learn(topology)
         yield running
+
+
+class Stoppable:
+    """A shard in a task of its own, that can end before what was begun after it."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self._spec = spec
+        self._stop, self._stopped = anyio.Event(), anyio.Event()
+
+    async def run(self, *, task_status: TaskStatus[RunningShard]) -> None:
+        async with running_shard(self._spec) as running:
+            task_status.started(running)
+            await self._stop.wait()
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await self._stopped.wait()
 
 
 @pytest.fixture
