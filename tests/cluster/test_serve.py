@@ -3,12 +3,15 @@
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from tests.cluster.process import ServerProcess, drained, server_process, until
 
 import attractor
 from attractor_proto.names import slot_of
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1 import memory_data_pb2_grpc
 
 ONE = np.full((4, 4), 0.5, np.float32)
 QUICK = attractor.Retry(first_delay_s=0.02, limit_delay_s=0.2)
@@ -33,6 +36,20 @@ def test_every_memory_is_reached_at_either_address(server: ServerProcess) -> Non
             for name in names:
                 assert client.create_memory(name, model="tiny").store(ONE).total > 0
             assert {info.name for info in client.memories("reached/")} == set(names)
+
+
+def test_a_compressed_bomb_is_refused_and_never_unfolds_in_the_shard(server: ServerProcess) -> None:
+    size = 512 << 20
+    shard = server.shard_processes()[int(server.address.rpartition(":")[2])]
+    before = shard.memory_info().rss
+    unlimited = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.address, options=unlimited, compression=grpc.Compression.Gzip) as channel:
+        bomb = pb.StoreRequest(memory="a", tensors=[pb.Tensor(data=bytes(size))])
+        with pytest.raises(grpc.RpcError) as caught:
+            memory_data_pb2_grpc.MemoryDataStub(channel).Store(bomb, timeout=60)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert shard.memory_info().rss - before < size // 8
 
 
 def test_a_killed_shard_comes_back_empty_and_the_other_one_never_notices(server: ServerProcess) -> None:
