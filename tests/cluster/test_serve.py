@@ -45,10 +45,8 @@ def test_a_compressed_bomb_is_refused_and_never_unfolds_in_the_shard(server: Ser
     unlimited = [("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(server.address, options=unlimited, compression=grpc.Compression.Gzip) as channel:
         bomb = pb.StoreRequest(memory="a", tensors=[pb.Tensor(data=bytes(size))])
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
             memory_data_pb2_grpc.MemoryDataStub(channel).Store(bomb, timeout=60)
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert shard.memory_info().rss - before < size // 8
 
 

@@ -1,0 +1,172 @@
+"""Which jobs go into a batch together, and which wait."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+import numpy as np
+import pytest
+
+from attractor_server.engine.batcher import Batcher
+from attractor_server.engine.work import Job, Operation, Outcome, Record, Stored
+from attractor_server.errors import Cancelled, Expired, QueueFull, ServerError
+from attractor_server.storage.catalog import MemoryRecord
+
+
+class Recorder:
+    """Keeps the batches it is given, and holds each until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[Sequence[Job]] = []
+        self.free = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
+        self.fault: Exception | None = None
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        self.batches.append(jobs)
+        self.begun.release()
+        assert self.free.acquire(timeout=20)
+        if self.fault is not None:
+            raise self.fault
+        return [Stored(version=1, patterns=job.size) for job in jobs]
+
+    async def next_batch(self) -> None:
+        assert await anyio.to_thread.run_sync(lambda: self.begun.acquire(timeout=20))
+
+
+@asynccontextmanager
+async def running(computer: Recorder, *, waiting: int = 100, batch: int = 100) -> AsyncIterator[Batcher]:
+    batcher = Batcher(computer, waiting_limit=waiting, batch_limit=batch)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batcher.run)
+        yield batcher
+        computer.free.release(100)
+        with anyio.fail_after(20):
+            await batcher.drained()
+        tasks.cancel_scope.cancel()
+
+
+def memory(name: str, digest: str = "d") -> Record:
+    return MemoryRecord(name=name, model="m", model_digest=digest, created_s=0.0)
+
+
+def job(operation: Operation, of: Record, *, size: int = 1, **more: object) -> Job:
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    return Job(operation=operation, memory=of, future=future, values=np.zeros((size, 2), np.float32), **more)  # type: ignore[arg-type]
+
+
+async def batches_after(computer: Recorder, batcher: Batcher, jobs: Sequence[Job]) -> list[list[Job]]:
+    """The batches made of jobs that all wait while another one is being computed."""
+    blocker = job(Operation.RECOGNIZE, memory("blocker", "other"))
+    batcher.offer(blocker)
+    await computer.next_batch()
+    for one in jobs:
+        batcher.offer(one)
+    computer.free.release(100)
+    with anyio.fail_after(20):
+        await batcher.drained()
+    return [list(batch) for batch in computer.batches[1:]]
+
+
+async def test_stores_of_different_memories_share_a_batch_and_of_one_memory_they_do_not() -> None:
+    a, b = memory("a"), memory("b")
+    jobs = [job(Operation.STORE, a), job(Operation.STORE, a), job(Operation.STORE, b)]
+    async with running(computer := Recorder()) as batcher:
+        made = await batches_after(computer, batcher, jobs)
+    assert made == [[jobs[0], jobs[2]], [jobs[1]]]
+
+
+async def test_no_job_overtakes_another_of_its_memory() -> None:
+    a, b = memory("a"), memory("b")
+    jobs = [job(Operation.QUERY, a), job(Operation.STORE, a), job(Operation.QUERY, a), job(Operation.QUERY, b)]
+    async with running(computer := Recorder()) as batcher:
+        made = await batches_after(computer, batcher, jobs)
+    assert made == [[jobs[0], jobs[3]], [jobs[1]], [jobs[2]]]
+
+
+async def test_a_batch_holds_one_program_and_no_more_than_its_limit() -> None:
+    of = [memory(str(n)) for n in range(6)]
+    jobs = [job(Operation.QUERY, one, size=2, steps=5) for one in of[:4]]
+    jobs += [job(Operation.QUERY, of[4], steps=7), job(Operation.QUERY, memory("x", "another model"), steps=5)]
+    async with running(computer := Recorder(), batch=4) as batcher:
+        made = await batches_after(computer, batcher, jobs)
+    assert made == [jobs[0:2], jobs[2:4], [jobs[4]], [jobs[5]]]
+
+
+async def test_iterates_that_are_asked_for_count_as_patterns_do() -> None:
+    jobs = [job(Operation.QUERY, memory(str(n)), size=2, steps=4, trajectory=True) for n in range(2)]
+    assert [one.weight for one in jobs] == [10, 10]
+    async with running(computer := Recorder(), batch=15) as batcher:
+        assert await batches_after(computer, batcher, jobs) == [[jobs[0]], [jobs[1]]]
+
+
+async def test_what_is_withdrawn_or_late_leaves_the_queue_and_is_not_computed() -> None:
+    a, b = memory("a"), memory("b")
+    withdrawn, late, wanted = job(Operation.STORE, a), job(Operation.STORE, b, deadline_s=0.0), job(Operation.STORE, a)
+    withdrawn.withdraw()
+    async with running(computer := Recorder()) as batcher:
+        made = await batches_after(computer, batcher, [withdrawn, late, wanted])
+    assert made == [[wanted]]
+    assert isinstance(withdrawn.future.exception(), Cancelled)
+    assert isinstance(late.future.exception(), Expired)
+
+
+async def test_what_has_started_cannot_be_withdrawn() -> None:
+    async with running(computer := Recorder()) as batcher:
+        batcher.offer(started := job(Operation.STORE, memory("a")))
+        await computer.next_batch()
+        started.withdraw()
+        computer.free.release()
+        assert await started.future == Stored(version=1, patterns=1)
+
+
+async def test_offer_refuses_what_has_no_room_and_submit_waits_for_it() -> None:
+    async with running(computer := Recorder(), waiting=4) as batcher:
+        batcher.offer(job(Operation.QUERY, memory("blocker")))
+        await computer.next_batch()
+        batcher.offer(job(Operation.QUERY, memory("a"), size=4))
+        with pytest.raises(QueueFull, match="4 patterns are waiting on this shard, at most 4 may"):
+            batcher.offer(refused := job(Operation.QUERY, memory("b")))
+        assert isinstance(refused.future.exception(), QueueFull)
+        patient = job(Operation.QUERY, memory("c"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(batcher.submit, patient)
+            await anyio.wait_all_tasks_blocked()
+            assert not patient.future.done()
+            computer.free.release(2)
+        computer.free.release(2)
+        assert await patient.future == Stored(version=1, patterns=1)
+
+
+async def test_a_job_larger_than_the_bound_goes_alone() -> None:
+    async with running(computer := Recorder(), waiting=4, batch=4) as batcher:
+        batcher.offer(large := job(Operation.STORE, memory("a"), size=9))
+        computer.free.release()
+        assert await large.future == Stored(version=1, patterns=9)
+
+
+async def test_whoever_is_cancelled_while_waiting_for_room_withdraws_the_job() -> None:
+    async with running(computer := Recorder(), waiting=1) as batcher:
+        batcher.offer(job(Operation.QUERY, memory("blocker")))
+        await computer.next_batch()
+        batcher.offer(job(Operation.QUERY, memory("a")))
+        impatient = job(Operation.QUERY, memory("b"))
+        with anyio.move_on_after(0.01):
+            await batcher.submit(impatient)
+        assert isinstance(impatient.future.exception(), Cancelled)
+
+
+async def test_a_failing_engine_fails_its_batch_and_serves_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(computer := Recorder()) as batcher:
+        computer.fault = ZeroDivisionError("in the engine")
+        computer.free.release()
+        batcher.offer(failing := job(Operation.STORE, memory("a")))
+        with pytest.raises(ServerError, match="the server's log says why"):
+            await failing.future
+        assert "in the engine" in caplog.text
+        computer.fault = None
+        computer.free.release()
+        batcher.offer(next_one := job(Operation.STORE, memory("a")))
+        assert await next_one.future == Stored(version=1, patterns=1)

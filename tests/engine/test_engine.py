@@ -1,0 +1,185 @@
+"""The engine over a real bank: batches equal single jobs, and memories do not touch one another."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.server.models import IMAGE, KEY, VALUE, tiny_model
+
+from attractor_server.energy import reference
+from attractor_server.energy.model import Model
+from attractor_server.engine.bank import INITIAL
+from attractor_server.engine.engine import Engine
+from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
+from attractor_server.errors import BankFull, MemoryNotFound, ServerError, WriteDiverged
+from attractor_server.storage.catalog import MemoryRecord
+
+MODEL = tiny_model("tiny", IMAGE)
+RANDOM = np.random.default_rng(4)
+Values = NDArray[np.float32]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def bench(loop: asyncio.AbstractEventLoop) -> "Bench":
+    return Bench(MODEL, loop)
+
+
+class Bench:
+    """An engine, and memories for it by name."""
+
+    def __init__(self, model: Model, loop: asyncio.AbstractEventLoop, *, bank_bytes: int = 1 << 20) -> None:
+        self.model, self._loop = model, loop
+        self.engine = Engine([model], bank_bytes=bank_bytes)
+        self.memories: dict[str, Record] = {}
+
+    def job(
+        self, operation: Operation, name: str, values: Values | None = None, known: "NDArray[np.bool_] | None" = None
+    ) -> Job:
+        made: Record = MemoryRecord(name=name, model="m", model_digest=self.model.digest, created_s=0.0)
+        memory = self.memories.setdefault(name, made)
+        future = self._loop.create_future()
+        return Job(
+            operation=operation, memory=memory, future=future, values=values, known=known, steps=self.model.steps
+        )
+
+    def run(self, *jobs: Job) -> list[Outcome | ServerError]:
+        return self.engine.run(jobs)
+
+    def store(self, name: str, values: Values) -> Outcome | ServerError:
+        return self.run(self.job(Operation.STORE, name, values))[0]
+
+    def recall(self, name: str, values: Values) -> Values:
+        (recalled,) = self.run(self.job(Operation.QUERY, name, values))
+        assert isinstance(recalled, Recalled)
+        return recalled.values
+
+
+def patterns(count: int, size: int = IMAGE.size) -> Values:
+    return RANDOM.random((count, size), dtype=np.float32)
+
+
+def test_a_store_and_a_query_are_what_the_reference_says(bench: Bench) -> None:
+    stored, more, cues = patterns(3), patterns(2), patterns(2)
+    bench.store("a", stored)
+    bench.store("a", more)
+    encoded = [[bench.model.encode(torch.from_numpy(row)) for row in rows] for rows in (stored, more, cues)]
+    fast = dict(MODEL.parameters.initial)
+    fast = reference.write(MODEL.network, MODEL.parameters, fast, encoded[0], stored=0)
+    fast = reference.write(MODEL.network, MODEL.parameters, fast, encoded[1], stored=3)
+    nothing = torch.zeros(IMAGE.size, dtype=torch.bool)
+    expected = [
+        bench.model.decode(reference.read(MODEL.network, MODEL.parameters, fast, x, known=nothing, steps=MODEL.steps))
+        for x in encoded[2]
+    ]
+    np.testing.assert_allclose(bench.recall("a", cues), torch.stack(expected).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_jobs_in_one_batch_get_what_they_get_alone(bench: Bench) -> None:
+    sizes = {"a": 1, "b": 5, "c": 8, "d": 3}
+    given = {name: patterns(size) for name, size in sizes.items()}
+    jobs = [bench.job(Operation.STORE, name, values) for name, values in given.items()]
+    assert bench.run(*jobs) == [Stored(version=1, patterns=size) for size in sizes.values()]
+    cues = {name: patterns(size) for name, size in sizes.items()}
+    together = bench.run(*(bench.job(Operation.QUERY, name, cue) for name, cue in cues.items()))
+    for name, recalled in zip(sizes, together, strict=True):
+        alone = f"{name} alone"
+        bench.store(alone, given[name])
+        assert isinstance(recalled, Recalled)
+        np.testing.assert_allclose(recalled.values, bench.recall(alone, cues[name]), rtol=1e-5, atol=1e-5)
+
+
+def test_several_queries_of_one_memory_are_answered_each_with_its_own(bench: Bench) -> None:
+    bench.store("a", patterns(4))
+    cues = [patterns(size) for size in (1, 3, 2)]
+    together = bench.run(*(bench.job(Operation.QUERY, "a", cue) for cue in cues))
+    for cue, recalled in zip(cues, together, strict=True):
+        assert isinstance(recalled, Recalled)
+        assert recalled.energy_before.shape == (len(cue),)
+        np.testing.assert_allclose(recalled.values, bench.recall("a", cue), rtol=1e-5, atol=1e-5)
+
+
+def test_another_memorys_data_never_changes_a_bit(bench: Bench, loop: asyncio.AbstractEventLoop) -> None:
+    mine, cue = patterns(3), patterns(3)
+    seen: list[Sequence[bytes]] = []
+    for theirs in (patterns(4), 1e3 * patterns(4)):
+        one = Bench(MODEL, loop)
+        one.run(one.job(Operation.STORE, "mine", mine), one.job(Operation.STORE, "theirs", theirs))
+        recalled, _ = one.run(one.job(Operation.QUERY, "mine", cue), one.job(Operation.QUERY, "theirs", theirs))
+        assert isinstance(recalled, Recalled)
+        seen.append((recalled.values.tobytes(), recalled.energy_after.tobytes()))
+    assert seen[0] == seen[1]
+
+
+def test_a_write_that_diverges_is_refused_alone_and_changes_nothing(loop: asyncio.AbstractEventLoop) -> None:
+    model = tiny_model("pair", KEY, VALUE)
+    bench = Bench(model, loop)
+    fine, huge = patterns(2, 14), np.full((2, 14), 3e38, np.float32)
+    bench.store("a", fine)
+    before = bench.recall("a", fine)
+    refused, stored = bench.run(bench.job(Operation.STORE, "a", huge), bench.job(Operation.STORE, "b", fine))
+    assert isinstance(refused, WriteDiverged)
+    assert stored == Stored(version=1, patterns=2)
+    assert (bench.memories["a"].version, bench.memories["a"].patterns) == (1, 2)
+    assert (bench.recall("a", fine) == before).all()
+
+
+def test_known_entries_come_back_as_they_were_given(bench: Bench) -> None:
+    bench.store("a", patterns(4))
+    cue, known = patterns(3), RANDOM.random((3, IMAGE.size)) < 0.5
+    (recalled,) = bench.run(bench.job(Operation.QUERY, "a", cue, known))
+    assert isinstance(recalled, Recalled)
+    assert (recalled.values[known] == cue[known]).all()
+    assert (recalled.values[~known] != cue[~known]).all()
+
+
+def test_what_was_stored_is_more_familiar_than_in_an_empty_memory(bench: Bench) -> None:
+    known = patterns(4)
+    bench.store("a", known)
+    of_known, of_unknown = (
+        bench.run(bench.job(Operation.RECOGNIZE, "a", values))[0] for values in (known, patterns(4))
+    )
+    assert isinstance(of_known, Recognized)
+    assert isinstance(of_unknown, Recognized)
+    assert (of_known.delta_energy < 0).all()
+    assert of_known.delta_energy.mean() < of_unknown.delta_energy.mean()
+    (empty,) = bench.run(bench.job(Operation.RECOGNIZE, "empty", known))
+    assert isinstance(empty, Recognized)
+    assert (empty.delta_energy == 0).all()
+
+
+def test_a_full_bank_refuses_new_memories_keeps_the_old_and_deleting_makes_room(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    bench = Bench(MODEL, loop, bank_bytes=2 * MODEL.page_bytes)
+    mine = patterns(2)
+    for name in ("a", "b"):
+        assert isinstance(bench.store(name, mine), Stored)
+    before = bench.recall("a", mine)
+    refused = bench.store("c", mine)
+    assert isinstance(refused, BankFull)
+    assert "holds 2 memories of this model and is full" in str(refused)
+    assert bench.memories["c"].version == 0
+    assert (bench.recall("a", mine) == before).all()
+    page = bench.memories["b"].page
+    assert bench.run(bench.job(Operation.DELETE, "b")) == [Deleted()]
+    weights = bench.engine._banks[MODEL.digest].gather(torch.tensor([page]))
+    assert all((tensor == 0).all() for tensor in weights.values())
+    assert isinstance(bench.store("c", mine), Stored)
+
+
+def test_jobs_of_a_deleted_memory_are_told_so(bench: Bench) -> None:
+    bench.store("a", patterns(1))
+    bench.memories["a"].deleted = True
+    (outcome,) = bench.run(bench.job(Operation.QUERY, "a", patterns(1)))
+    assert isinstance(outcome, MemoryNotFound)
+    assert bench.memories["a"].page != INITIAL
