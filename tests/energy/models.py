@@ -14,8 +14,9 @@ from tests.energy.episodes import draw
 from tests.energy.networks import SMALL
 from torch import Tensor
 
-from attractor_server.energy.model import Model, Transform, _digest, load_model
+from attractor_server.energy.model import Model, _digest, load_model
 from attractor_server.energy.parameters import Parameters
+from attractor_server.energy.transform import Transform
 from attractor_server.errors import ModelFileError
 from attractor_server.fields import Field, Layout
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.server.models import IMAGE, KEY, VALUE, tiny_model
+from tests.server.models import IMAGE, KEY, VALUE, tiny_model, whitened_model
 
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model
@@ -133,13 +133,18 @@ def test_a_write_that_diverges_is_refused_alone_and_changes_nothing(loop: asynci
     assert (bench.recall("a", fine) == before).all()
 
 
-def test_known_entries_come_back_as_they_were_given(bench: Bench) -> None:
+@pytest.mark.parametrize("model", [MODEL, whitened_model("whitened", IMAGE)], ids=lambda model: model.name)
+def test_known_entries_come_back_as_they_were_given(model: Model, loop: asyncio.AbstractEventLoop) -> None:
+    bench = Bench(model, loop)
     bench.store("a", patterns(4))
     cue, known = patterns(3), RANDOM.random((3, IMAGE.size)) < 0.5
     (recalled,) = bench.run(bench.job(Operation.QUERY, "a", cue, known))
     assert isinstance(recalled, Recalled)
     assert (recalled.values[known] == cue[known]).all()
     assert (recalled.values[~known] != cue[~known]).all()
+    (free,) = bench.run(bench.job(Operation.QUERY, "a", cue))
+    assert isinstance(free, Recalled)
+    assert (recalled.values[~known] != free.values[~known]).any()  # what is known bears on the rest
 
 
 def test_what_was_stored_is_more_familiar_than_in_an_empty_memory(bench: Bench) -> None:

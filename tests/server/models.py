@@ -1,12 +1,14 @@
 """Small models for tests, written to files: they remember, and cost nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from attractor_server.energy.model import Model, Transform, save_model
+from attractor_server.energy.model import Model, save_model
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
+from attractor_server.energy.transform import Transform, Whitening
 from attractor_server.fields import Field, Layout
 
 IMAGE = Field(name="image", kind="image", shape=(4, 4), minimum=-4.0, maximum=5.0)
@@ -34,6 +36,22 @@ def tiny_model(name: str, *fields: Field, features: int = 12, seed: int = 0) -> 
         transform=Transform(scale=torch.full((layout.size,), 2.0), shift=torch.full((layout.size,), -1.0)),
         capacity=8,
         record={"made": "for tests"},
+    )
+
+
+def whitened_model(name: str, *fields: Field, left_out: int = 3) -> Model:
+    """The same behind a whitening that leaves out some of the directions."""
+    size = Layout(fields).size
+    entries = size - left_out
+    plain = tiny_model(name, *fields)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(2)))
+    whitening = Whitening(components=basis[:, :entries].contiguous(), spread=torch.linspace(2.0, 0.5, entries))
+    slow = {key: value[:entries] if len(value) == size else value for key, value in plain.parameters.slow.items()}
+    return replace(
+        plain,
+        network=Quadratic(inputs=entries, features=12),
+        parameters=replace(plain.parameters, slow=slow),
+        transform=replace(plain.transform, whitening=whitening),
     )
 
 

@@ -11,8 +11,10 @@ from torch import Generator
 
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
+from attractor_server.energy.transform import Transform
 from attractor_server.training.baselines import Ridge, look_up, nearest
 from attractor_server.training.evaluation import auroc, identified, mean_squared_error
+from attractor_server.training.start import Blueprint
 from attractor_server.training.validation import Task, fit_ridge, validate
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
@@ -71,8 +73,13 @@ def test_the_fitted_ridge_restores_better_than_the_cue(distortion: str) -> None:
         reader=initial_reader(2),
         writer=initial_writer(1, ["W", "b"]),
     )
+    plain = Transform(scale=torch.ones(784), shift=torch.zeros(784))
     figures = validate(
-        network, parameters, data, task, ridge=fit_ridge(data.patterns, distortion=task.distortion, rounds=1)
+        Blueprint(network, plain),
+        parameters,
+        data,
+        task,
+        ridge=fit_ridge(data.patterns, distortion=task.distortion, rounds=1),
     )
     assert figures["mse_ridge"] < figures["mse_cue"]
     assert figures["mse_recalled"] == pytest.approx(figures["mse_no_write"])  # a network that cannot store

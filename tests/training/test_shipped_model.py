@@ -9,6 +9,7 @@ import pytest
 from attractor_server.energy.model import Model, load_model
 from attractor_server.training.datasets import load_dataset
 from attractor_server.training.recipe import find_recipe, load_recipe
+from attractor_server.training.start import blueprint_of
 from attractor_server.training.validation import Distortion, Task, fit_ridge, validate
 
 NAME = "glyphs-28"
@@ -32,13 +33,13 @@ def figures(distortion: Distortion, chunk: int) -> dict[str, float]:
     model = shipped()
     task = Task(count=model.capacity, chunk=chunk, distortion=distortion)
     ridge = fit_ridge(load_dataset("glyphs", "train").patterns, distortion=distortion, rounds=1)
-    return validate(model.network, model.parameters, load_dataset("glyphs", "test"), task, ridge=ridge)
+    return validate(blueprint_of(model), model.parameters, load_dataset("glyphs", "test"), task, ridge=ridge)
 
 
 @each_setting
 def test_it_recalls_better_than_rivals_without_attractors(distortion: Distortion, chunk: int) -> None:
     found = figures(distortion, chunk)
-    assert found["mse_recalled"] <= 0.52 * found["mse_cue"]
+    assert found["mse_recalled"] <= 0.5 * found["mse_cue"]
     if distortion == "block":  # by noise the nearest stored glyph is no riddle
         assert found["mse_recalled"] < min(found["mse_nearest"], found["mse_ridge"])
 
@@ -48,16 +49,8 @@ def test_what_it_recalls_is_taken_for_another_glyph_far_less_often_than_the_cue(
     distortion: Distortion, chunk: int
 ) -> None:
     found = figures(distortion, chunk)
-    assert found["id_recalled"] >= 0.9
-    assert 1 - found["id_recalled"] <= max(0.3 * (1 - found["id_cue"]), 0.01)
-
-
-@pytest.mark.xfail(reason="the goal for occluded cues, not reached yet: see docs/training.md", strict=True)
-@pytest.mark.parametrize("chunk", [1, 8, 32])
-def test_of_twenty_occluded_glyphs_nineteen_are_told_from_all_others_at_half_the_error(chunk: int) -> None:
-    found = figures("block", chunk)
     assert found["id_recalled"] >= 0.95
-    assert found["mse_recalled"] <= 0.5 * found["mse_cue"]
+    assert 1 - found["id_recalled"] <= max(0.3 * (1 - found["id_cue"]), 0.01)
 
 
 @each_setting

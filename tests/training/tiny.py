@@ -18,6 +18,8 @@ seed = 1
 
 [network]
 kind = "quadratic"
+components = 32
+whitening = 0.5
 features = 24
 writing_steps = 2
 reading_steps = 3
@@ -46,7 +48,7 @@ RECIPE = Recipe(
     name="tiny",
     capacity=4,
     seed=1,
-    network=NetworkTable(kind="quadratic", features=24, writing_steps=2, reading_steps=3),
+    network=NetworkTable(kind="quadratic", components=32, whitening=0.5, features=24, writing_steps=2, reading_steps=3),
     episodes=EpisodesTable(
         dataset="glyphs",
         patterns_least=1,

@@ -18,19 +18,12 @@ from torch import Tensor
 from attractor_server.energy.networks import NETWORKS, EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer, shapes_of
+from attractor_server.energy.transform import Transform, Whitening
 from attractor_server.errors import ModelFileError
 from attractor_server.fields import KINDS, Field, Layout
 
 FORMAT = 1
 SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transform:
-    """From user units to those of the network, entry by entry: x·scale + shift, both (d,)."""
-
-    scale: Tensor
-    shift: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +58,16 @@ class Model:
         return self.transform.scale.device
 
     def encode(self, values: Tensor) -> Tensor:
-        """User units (…, d) to network units."""
-        return values * self.transform.scale + self.transform.shift
+        """User units (…, values) to network units."""
+        return self.transform.encode(values)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Network units (…, d) to user units."""
-        return (x - self.transform.shift) / self.transform.scale
+        """Network units to user units (…, values); an image is dark at 0 and bright at 1, and never beyond."""
+        values = self.transform.decode(x)
+        for field, span in self.layout.spans:
+            if field.kind == "image":
+                values[..., span] = values[..., span].clamp(0, 1)
+        return values
 
     def to(self, device: torch.device) -> "Model":
         """The same model with its tensors on that device."""
@@ -90,6 +87,7 @@ def save_model(model: Model, path: Path) -> Model:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         draft = Path(folder) / path.name
         save_file(tensors, draft, metadata={"attractor": json.dumps(header, sort_keys=True)})
+        draft.chmod(0o644)  # a server may run as somebody else
         draft.replace(path)
     return replace(model, digest=str(header["digest"]))
 
@@ -200,6 +198,9 @@ def _check(model: Model, tensors: Tensors) -> None:
     }
     asked |= dict.fromkeys(("transform.scale", "transform.shift"), (model.layout.size,))
     found = shapes_of(tensors)
+    if model.transform.whitening is not None:
+        entries = model.transform.whitening.spread.numel()
+        asked |= {"transform.components": (model.layout.size, entries), "transform.spread": (entries,)}
     wrong = [name for name in sorted({*asked, *found}) if asked.get(name) != found.get(name)]
     if wrong:
         faults = (f"{name} has shape {found.get(name)}, expected {asked.get(name)}" for name in wrong)
@@ -212,11 +213,16 @@ def _check(model: Model, tensors: Tensors) -> None:
 
 def _tensors(model: Model) -> Tensors:
     transform = {"transform.scale": model.transform.scale, "transform.shift": model.transform.shift}
+    if (whitening := model.transform.whitening) is not None:
+        transform |= {"transform.components": whitening.components, "transform.spread": whitening.spread}
     return {**model.parameters.flat(), **transform}
 
 
 def _transform(tensors: Mapping[str, Tensor]) -> Transform:
-    return Transform(scale=tensors["transform.scale"], shift=tensors["transform.shift"])
+    whitening = None
+    if "transform.components" in tensors or "transform.spread" in tensors:
+        whitening = Whitening(components=tensors["transform.components"], spread=tensors["transform.spread"])
+    return Transform(scale=tensors["transform.scale"], shift=tensors["transform.shift"], whitening=whitening)
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

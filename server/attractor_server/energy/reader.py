@@ -7,6 +7,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, gradients_of
 from attractor_server.energy.parameters import Parameters
+from attractor_server.energy.transform import Hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,13 @@ def read(  # noqa: PLR0913
     cue: Tensor,  # (memories, patterns, d)
     *,
     known: Tensor | None = None,  # (memories, patterns, d) bool
+    hold: Hold | None = None,
     steps: int = 0,
     trajectory: bool = False,
 ) -> Reading:
     """Reads the patterns that the cues lead to, in `steps` steps (0: as many as were trained, K)."""
-    iterates = descend(network, parameters, fast, cue, known=known, steps=steps or parameters.reading_steps)
+    steps = steps or parameters.reading_steps
+    iterates = descend(network, parameters, fast, cue, known=known, hold=hold, steps=steps)
     pattern = iterates[-1]
     before = network.energy(parameters.slow, fast, cue)
     return Reading(
@@ -55,11 +58,13 @@ def descend(  # noqa: PLR0913
     cue: Tensor,
     *,
     known: Tensor | None = None,
+    hold: Hold | None = None,
     steps: int,
 ) -> list[Tensor]:
     """The iterates of Nesterov's method from the cue on, which is the first; known entries never move.
 
-    Steps beyond those trained repeat the last one's size and momentum.
+    Where what is known is no entry of x, as behind a whitening, `hold` puts it back after each step. Steps beyond those
+    trained repeat the last one's size and momentum.
     """
     gradients = gradients_of(network)
     step, momentum = parameters.reader["log_step"].exp(), parameters.reader["momentum_logit"].sigmoid()
@@ -73,6 +78,8 @@ def descend(  # noqa: PLR0913
         if free is not None:
             gradient = gradient * free
         velocity = momentum[k] * velocity - step[k] * clip_pattern(gradient)
+        if hold is not None:
+            velocity = hold(iterates[-1] + velocity) - iterates[-1]
         iterates.append(iterates[-1] + velocity)
     return iterates
 

@@ -58,12 +58,14 @@ class Batch:
         for job, row, part in self.places_of_jobs():
             values[row, part] = job.values
             present[row, part] = True
-        self.x = model.encode(torch.from_numpy(values).to(self._device))
+        given = torch.from_numpy(values).to(self._device)
+        self.x = model.encode(given)
         """(memories, patterns, d), in network units"""
         self.present = torch.from_numpy(present).to(self._device)
         """(memories, patterns)"""
-        self.known = self._known(values.shape)
-        """(memories, patterns, d), or None where nothing is held"""
+        known = self._known(values.shape)
+        self.hold = None if known is None else model.transform.hold(given, known)
+        """Puts what is known back into any x; None where nothing is"""
         self.fast = bank.gather(self.column([lane.memory.page for lane in lanes]))
         """Each (memories, *shape)"""
 
@@ -78,6 +80,7 @@ class Batch:
                 yield job, row, part
 
     def _known(self, shape: tuple[int, ...]) -> Tensor | None:
+        """(memories, patterns, values) bool, or None where nothing is known."""
         if all(job.known is None for lane in self._lanes for job in lane.jobs):
             return None
         known = np.zeros(shape, np.bool_)

@@ -73,7 +73,7 @@ class Engine:
             model.parameters,
             batch.fast,
             batch.x,
-            known=batch.known,
+            hold=batch.hold,
             steps=first.steps,
             trajectory=first.trajectory,
         )

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
 from attractor_server.errors import SettingsError
 from attractor_server.training.episodes import Dataset
 from attractor_server.training.objective import episode_losses
 from attractor_server.training.recipe import OptimizerTable, Recipe
+from attractor_server.training.start import Blueprint
 
 WARM_UP = 50
 _SMOOTHING = 0.98
@@ -46,9 +46,9 @@ _NOWHERE = Progress(0, 0.0, 0.0, math.nan, math.nan, 0)
 class Trainer:
     """One run of a recipe: its parameters, its optimiser and its randomness, saved and resumed together."""
 
-    def __init__(self, recipe: Recipe, network: EnergyNetwork, start: Parameters, data: Dataset) -> None:
+    def __init__(self, recipe: Recipe, blueprint: Blueprint, start: Parameters, data: Dataset) -> None:
         self._recipe = recipe
-        self._network = network
+        self._blueprint = blueprint
         self._data = data
         self._learned: Tensors = {name: value.clone().requires_grad_() for name, value in start.flat().items()}
         self._optimizer = _optimizer(self._learned, recipe.optimizer)
@@ -132,7 +132,7 @@ class Trainer:
             group["lr"] = group["initial_lr"] * scale
         self._optimizer.zero_grad()
         parameters = Parameters.of(self._learned)
-        losses = episode_losses(self._network, parameters, self._data, self._recipe.episodes, self._generator)
+        losses = episode_losses(self._blueprint, parameters, self._data, self._recipe.episodes, self._generator)
         torch.autograd.backward(losses.error + table.familiarity_weight * losses.familiarity)
         norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), table.gradient_limit)
         if not torch.isfinite(norm):

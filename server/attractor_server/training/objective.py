@@ -15,6 +15,7 @@ from attractor_server.energy.writer import delta_energy
 from attractor_server.training.dual import Symmetric, delta_energy_dual, write_dual
 from attractor_server.training.episodes import Dataset, distort, draw_shape, pick, write_chunks
 from attractor_server.training.recipe import EpisodesTable
+from attractor_server.training.start import Blueprint
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Losses:
 
 
 def episode_losses(
-    network: EnergyNetwork, parameters: Parameters, data: Dataset, table: EpisodesTable, generator: Generator
+    blueprint: Blueprint, parameters: Parameters, data: Dataset, table: EpisodesTable, generator: Generator
 ) -> Losses:
     """The losses of one random episode, to be differentiated through both loops.
 
@@ -36,15 +37,17 @@ def episode_losses(
     """
     count, chunks = draw_shape(table, generator)
     patterns = data.sample(table.memories, count, generator)
-    network, fast = _write(network, parameters, patterns, chunks)
+    transform = blueprint.transform
+    network, fast = _write(blueprint.network, parameters, transform.encode(patterns), chunks)
     chosen = pick(patterns, table.cues, generator)
     cues = distort(chosen, table, generator)
-    iterates = descend(network, parameters, fast, cues.x, known=cues.known, steps=parameters.reading_steps)
+    x, hold = transform.encode(cues.x), transform.hold(cues.x, cues.known)
+    recalled = transform.decode(descend(network, parameters, fast, x, hold=hold, steps=parameters.reading_steps)[-1])
     strangers = {name: value.roll(1, 0) for name, value in fast.items()}
-    own = _delta_energy(network, parameters, fast, cues.x)
-    strange = _delta_energy(network, parameters, strangers, cues.x)
+    own = _delta_energy(network, parameters, fast, x)
+    strange = _delta_energy(network, parameters, strangers, x)
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
-    return Losses((iterates[-1] - chosen).square().mean(), softplus(margins).mean())
+    return Losses((recalled - chosen).square().mean(), softplus(margins).mean())
 
 
 def _write(

@@ -18,6 +18,10 @@ class NetworkTable:
     """`[network]`: what is trained."""
 
     kind: str
+    components: int
+    """Leading principal components of the data that the network sees"""
+    whitening: float
+    """Power of its standard deviation that each component is divided by: 0 leaves all as they are, 1 makes all alike"""
     features: int
     writing_steps: int
     """T"""

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from attractor_server.energy.model import SUFFIX, Model, Transform, save_model
-from attractor_server.energy.networks import EnergyNetwork
+from attractor_server.energy.model import SUFFIX, Model, save_model
 from attractor_server.fields import Field, Layout
 from attractor_server.training.datasets import load_dataset
 from attractor_server.training.datasets.glyphs import SIDE
@@ -15,7 +14,7 @@ from attractor_server.training.journal import Journal
 from attractor_server.training.meta import Trainer
 from attractor_server.training.progress import progress_bar
 from attractor_server.training.recipe import Recipe, load_recipe
-from attractor_server.training.start import initial_parameters
+from attractor_server.training.start import Blueprint, for_users, initial_parameters
 from attractor_server.training.validation import Distortion, Task, fit_ridge, validate
 
 __all__ = ["IMAGE", "fit_ridge", "load_dataset", "train", "validate"]
@@ -37,22 +36,22 @@ def train(  # noqa: PLR0913
     """
     recipe = load_recipe(recipe_path)
     data, held_out = (load_dataset(recipe.episodes.dataset, split) for split in ("train", "validation"))
-    network, start = initial_parameters(data.patterns, recipe.network)
-    trainer = Trainer(recipe, network, start, data)
+    blueprint, start = initial_parameters(data.patterns, recipe.network)
+    trainer = Trainer(recipe, blueprint, start, data)
     if not (resume and trainer.resume(run_dir)):
         trainer.save(run_dir)
     task = Task(count=recipe.capacity)
-    journal = Journal(trainer, lambda: validate(network, trainer.parameters, held_out, task), run_dir)
+    journal = Journal(trainer, lambda: validate(blueprint, trainer.parameters, held_out, task), run_dir)
     with progress_bar(visible=show_progress) as show:
         trainer.run(budget_s=budget_s, each_step=lambda progress: show(progress, journal.keep(progress)))
     trainer.save(run_dir)
     journal.measure(trainer.progress)
-    model = _model(recipe, network, trainer, _figures(recipe, network, trainer, data, held_out))
+    model = _model(recipe, blueprint, trainer, _figures(recipe, blueprint, trainer, data, held_out))
     return save_model(model, output / f"{recipe.name}{SUFFIX}")
 
 
 def _figures(
-    recipe: Recipe, network: EnergyNetwork, trainer: Trainer, data: Dataset, held_out: Dataset
+    recipe: Recipe, blueprint: Blueprint, trainer: Trainer, data: Dataset, held_out: Dataset
 ) -> dict[str, dict[str, float]]:
     """Figures on validation data, by kind of cue and size of chunk."""
     figures = {}
@@ -61,14 +60,12 @@ def _figures(
         for chunk in sorted({1, min(8, recipe.capacity), recipe.capacity}):
             task = Task(count=recipe.capacity, chunk=chunk, distortion=distortion)
             figures[f"{distortion}, chunks of {chunk}"] = validate(
-                network, trainer.parameters, held_out, task, ridge=ridge
+                blueprint, trainer.parameters, held_out, task, ridge=ridge
             )
     return figures
 
 
-def _model(
-    recipe: Recipe, network: EnergyNetwork, trainer: Trainer, figures: Mapping[str, Mapping[str, float]]
-) -> Model:
+def _model(recipe: Recipe, blueprint: Blueprint, trainer: Trainer, figures: Mapping[str, Mapping[str, float]]) -> Model:
     progress = trainer.progress
     record = {
         "recipe": recipe.as_record(),
@@ -81,9 +78,9 @@ def _model(
     return Model(
         name=recipe.name,
         layout=Layout((IMAGE,)),
-        network=network,
+        network=blueprint.network,
         parameters=trainer.parameters,
-        transform=Transform(scale=torch.full((IMAGE.size,), 2.0), shift=torch.full((IMAGE.size,), -1.0)),
+        transform=for_users(blueprint.transform),
         capacity=recipe.capacity,
         record=record,
     )
