@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import anyio
+import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode, aio
@@ -11,14 +12,19 @@ from tests.server.conftest import serving
 from tests.server.raw import columns, raw_session, tensor
 
 import attractor
+from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import RunningShard, ShardSpec
 from attractor_server.rpc.server import Transport
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 MIB = 1 << 20
+OFTEN = [
+    ("grpc.keepalive_time_ms", 100),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
 
 
 async def test_a_message_over_the_limit_is_refused_and_the_connection_goes_on(shard: RunningShard) -> None:
@@ -65,12 +71,7 @@ async def test_a_client_outlives_the_age_of_its_connections_and_stores_everythin
 
 async def test_a_quiet_client_that_asks_whether_the_server_is_there_is_not_sent_away(spec: ShardSpec) -> None:
     patient = replace(spec, transport=Transport(ping_interval_s=0.05))
-    often = [
-        ("grpc.keepalive_time_ms", 100),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-    async with serving(patient) as (shard,), aio.insecure_channel(shard.info.address, options=often) as channel:
+    async with serving(patient) as (shard,), aio.insecure_channel(shard.info.address, options=OFTEN) as channel:
         await raw.create(channel, "a")
         async with raw_session(channel) as session:
             await anyio.sleep(1.5)  # as long as fifteen questions take
@@ -126,3 +127,42 @@ async def test_a_unary_call_over_the_bound_is_refused_where_a_session_waits(spec
             memory = await client.create_memory("b", model="tiny")
             for _ in range(64):
                 tasks.start_soon(memory.store, np.full((32, 4, 4), 0.5, np.float32))
+
+
+async def test_a_client_that_asks_too_often_whether_the_server_is_there_is_sent_away(spec: ShardSpec) -> None:
+    strict = replace(spec, transport=Transport(ping_interval_s=60))
+    async with serving(strict) as (shard,), aio.insecure_channel(shard.info.address, options=OFTEN) as channel:
+        async with raw_session(channel) as session:
+            error = await session.ended()
+        assert error.code() is StatusCode.UNAVAILABLE
+        assert error.details() == "Too many pings"
+
+
+async def test_a_connection_without_calls_is_closed_and_opened_anew_when_there_is_one(spec: ShardSpec) -> None:
+    brief = replace(spec, transport=Transport(idle_s=0.3))
+    async with serving(brief) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        await raw.create(channel, "a")
+        state = channel.get_state()
+        with anyio.fail_after(20):
+            while state is grpc.ChannelConnectivity.READY:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state()
+        assert await raw.state(channel, "a") == (0, 0)
+
+
+async def test_on_one_connection_there_are_only_so_many_streams_at_a_time(spec: ShardSpec) -> None:
+    narrow = replace(spec, transport=Transport(concurrent_streams=2))
+    async with (
+        serving(narrow) as (shard,),
+        aio.insecure_channel(shard.info.address) as channel,
+        raw_session(channel) as first,
+        raw_session(channel),
+    ):
+        stub = memories_pb2_grpc.MemoriesStub(channel)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.List(memories_pb2.ListRequest(), timeout=0.5)
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
+        await first.call.done_writing()
+        with anyio.fail_after(20):
+            await first.call.code()
+        await stub.List(memories_pb2.ListRequest(), timeout=20)
