@@ -30,7 +30,7 @@ class _FieldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldKind.V
     FIELD_KIND_UNSPECIFIED: _FieldKind.ValueType  # 0
     FIELD_KIND_VECTOR: _FieldKind.ValueType  # 1
     FIELD_KIND_IMAGE: _FieldKind.ValueType  # 2
-    """Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255."""
+    """Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may go beyond, what is recalled does not."""
     FIELD_KIND_TEXT: _FieldKind.ValueType  # 3
     FIELD_KIND_AUDIO: _FieldKind.ValueType  # 4
 
@@ -39,7 +39,7 @@ class FieldKind(_FieldKind, metaclass=_FieldKindEnumTypeWrapper): ...
 FIELD_KIND_UNSPECIFIED: FieldKind.ValueType  # 0
 FIELD_KIND_VECTOR: FieldKind.ValueType  # 1
 FIELD_KIND_IMAGE: FieldKind.ValueType  # 2
-"""Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255."""
+"""Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may go beyond, what is recalled does not."""
 FIELD_KIND_TEXT: FieldKind.ValueType  # 3
 FIELD_KIND_AUDIO: FieldKind.ValueType  # 4
 Global___FieldKind: _TypeAlias = FieldKind  # noqa: Y015

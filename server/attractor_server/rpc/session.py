@@ -8,7 +8,6 @@ from typing import TypeAlias
 import anyio
 from anyio.abc import TaskGroup
 
-from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine.work import Answer, Job, Operation, Record
 from attractor_server.errors import (
@@ -17,20 +16,17 @@ from attractor_server.errors import (
     InvalidRequest,
     MemoryNotFound,
     ServerError,
-    UnsupportedProtocol,
-    Violation,
 )
 from attractor_server.rpc import codec
 from attractor_server.rpc.answers import Answers, Item
 from attractor_server.rpc.asks import Ask, ask_of
 from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.peers import Peers, disagreement
 from attractor_server.rpc.shard import ModelCard, Shard, counted, outcome_of
 from attractor_server.rpc.upstream import Upstream
 from attractor_server.topology import ShardInfo
 
-CLIENT_ID_LIMIT = 64
-HELLO_TIMEOUT_S = 20.0
 Bound: TypeAlias = Record | Upstream
 
 
@@ -55,7 +51,8 @@ class Session:
         Raises:
             ServerError: the stream cannot go on.
         """
-        self._hello = await self._greeted()
+        self._hello = await greeted(self._context)
+        self._answers.put(Item(pb.SessionResponse(welcome=welcome(self._shard))))
         fault: ServerError | None = None
         try:
             async with anyio.create_task_group() as tasks:
@@ -70,26 +67,6 @@ class Session:
             self._abandon()
         if fault is not None:
             raise fault
-
-    async def _greeted(self) -> pb.Hello:
-        with anyio.move_on_after(HELLO_TIMEOUT_S):
-            frame = await self._context.read()
-            if not isinstance(frame, pb.SessionRequest) or not frame.HasField("hello"):
-                kind = frame.WhichOneof("frame") if isinstance(frame, pb.SessionRequest) else "the end of the stream"
-                raise InvalidRequest.of("frame", f"saw {kind}; expected hello first")
-            _check_hello(frame.hello)
-            self._answers.put(Item(pb.SessionResponse(welcome=self._welcome())))
-            return frame.hello
-        raise InvalidRequest.of("frame", f"saw nothing for {HELLO_TIMEOUT_S:g} s; expected hello")
-
-    def _welcome(self) -> pb.Welcome:
-        return pb.Welcome(
-            protocol_version=PROTOCOL_VERSION,
-            shard=self._shard.number,
-            epoch=self._shard.topology.epoch,
-            frame_patterns_limit=self._shard.limits.frame_patterns,
-            message_bytes_limit=self._shard.limits.message_bytes,
-        )
 
     async def _announce_drain(self) -> None:
         await self._shard.draining.wait()
@@ -263,17 +240,6 @@ class Session:
         if open_ids := self._pending.keys() & set(ids):
             seen = f"saw {min(open_ids)}, which is not answered yet"
             raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
-
-
-def _check_hello(hello: pb.Hello) -> None:
-    if hello.protocol_version != PROTOCOL_VERSION:
-        seen = f"saw {hello.protocol_version}; expected {PROTOCOL_VERSION}"
-        raise UnsupportedProtocol(
-            Violation("hello.protocol_version", f"{seen}: upgrade the older of client and server")
-        )
-    if not 0 < len(hello.client_id) <= CLIENT_ID_LIMIT:
-        seen = f"saw {len(hello.client_id)} characters"
-        raise InvalidRequest.of("hello.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}")
 
 
 def _not_open(handle: int, ask: Ask) -> HandleNotOpen:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from attractor_proto.names import CLIENT_ID_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.engine.work import Answer, Job, Operation, Outcome, Recalled, Recognized
@@ -12,8 +13,6 @@ from attractor_server.rpc.context import Context
 from attractor_server.rpc.peers import Peers, forward
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.shard import Shard, check_steps, counted, stored
-
-CLIENT_ID_LIMIT = 64
 
 
 class MemoryDataServicer(rpc.MemoryDataServicer):
