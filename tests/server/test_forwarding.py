@@ -191,6 +191,16 @@ async def test_what_was_forwarded_is_not_forwarded_again(first: aio.Channel) -> 
     assert raw.reason(raw.status_of(caught.value)) == "OWNER_UNREACHABLE"
 
 
+async def test_a_handle_whose_opening_failed_elsewhere_is_free(first: aio.Channel) -> None:
+    missing = next(name for n in range(99) if slot_of(name := f"later/{n}") % 2 == 1)
+    async with raw_session(first) as session:
+        (status,) = raw.failures(await session.open(missing, 5)).values()
+        assert raw.reason(status) == "MEMORY_NOT_FOUND"
+        await raw.create(first, missing)
+        assert (await session.open(missing, 5)).HasField("opened")
+        assert (await session.ask(query(9, 5))).HasField("recalled")
+
+
 async def test_lists_go_over_both_shards_page_by_page(first: aio.Channel) -> None:
     stub = memories_pb2_grpc.MemoriesStub(first)
     names = sorted(f"list/{n:02}" for n in range(25))

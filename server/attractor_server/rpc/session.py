@@ -128,9 +128,13 @@ class Session:
             raise disagreement()
         upstream = self._upstreams.get(peer.address)
         if upstream is None or upstream.lost:
-            upstream = self._upstreams[peer.address] = Upstream(self._peers, peer, self._hello, self._answers)
+            upstream = Upstream(self._peers, peer, self._hello, self._answers, self._unbind)
+            self._upstreams[peer.address] = upstream
             tasks.start_soon(upstream.run)
         return upstream
+
+    def _unbind(self, handle: int) -> None:
+        self._handles.pop(handle, None)
 
     async def _close(self, frame: pb.Close) -> None:
         bound = self._handles.pop(frame.handle, None)

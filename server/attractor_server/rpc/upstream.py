@@ -1,7 +1,7 @@
 """A session with the owner of some memories, kept on behalf of a client whose own session ends here."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import anyio
 import grpc
@@ -20,12 +20,18 @@ WELCOME_TIMEOUT_S = 5.0
 class Upstream:
     """Passes frames on as they are, and answers back. Once lost it stays so, and all it was asked fails."""
 
-    def __init__(self, peers: Peers, peer: ShardInfo, hello: pb.Hello, answers: Answers) -> None:
+    def __init__(
+        self, peers: Peers, peer: ShardInfo, hello: pb.Hello, answers: Answers, unbind: Callable[[int], None]
+    ) -> None:
+        """`unbind` is called with each handle whose opening fails."""
         self._call = rpc.MemoryDataStub(peers.channel(peer)).Session(metadata=FORWARDED)
         self._peer = peer
         self._hello = hello
         self._answers = answers
+        self._unbind = unbind
         self._unanswered: set[int] = set()
+        self._opening: dict[int, int] = {}
+        """Request ids of `open`s without an answer, with the handles they are for"""
         self._welcomed = anyio.Event()
         self.lost = False
 
@@ -54,6 +60,8 @@ class Upstream:
         """Passes a frame on, as fast as the owner takes it; the ids are those that it will answer."""
         ids = set(request_ids)
         self._unanswered |= ids
+        if frame.HasField("open"):
+            self._opening[frame.open.request_id] = frame.open.handle
         await self._welcomed.wait()
         if self.lost:
             self._fail(ids & self._unanswered)
@@ -71,8 +79,15 @@ class Upstream:
 
     def _fail(self, request_ids: Iterable[int]) -> None:
         for request_id in request_ids:
-            self._unanswered.discard(request_id)
+            self._answered([request_id], failed=True)
             self._answers.put(Item(unreachable(self._peer), request_id))
+
+    def _answered(self, request_ids: Sequence[int], *, failed: bool = False) -> None:
+        self._unanswered.difference_update(request_ids)
+        for request_id in request_ids:
+            handle = self._opening.pop(request_id, None)
+            if failed and handle is not None:
+                self._unbind(handle)
 
     async def _greet(self) -> bool:
         with anyio.move_on_after(WELCOME_TIMEOUT_S):
@@ -89,12 +104,12 @@ class Upstream:
         match kind := frame.WhichOneof("frame"):
             case "opened":
                 frame.opened.route = self._peer.address
-                self._unanswered.discard(frame.opened.request_id)
+                self._answered([frame.opened.request_id])
             case "failures":
-                self._unanswered.difference_update(failure.request_id for failure in frame.failures.failures)
+                self._answered([failure.request_id for failure in frame.failures.failures], failed=True)
             case "stored" | "recalled" | "recognized":
                 answered = getattr(frame, kind)
-                self._unanswered.difference_update(answered.request_ids)
+                self._answered(answered.request_ids)
                 weight = sum(getattr(answered, "patterns", ()))
             case "trajectory":
                 weight = len(frame.trajectory.energy)
