@@ -30,6 +30,9 @@ def test_a_server_joins_a_ray_cluster_and_leaves_it_running(ray_cluster: Cluster
             with attractor.Client(server.address) as client:
                 for n in range(4):
                     assert client.create_memory(f"joined/{n}", model="tiny").store(ONE).version == 1
+            second = server_process("--models", str(models), *flags)
+            with pytest.raises(AssertionError, match="another server runs in this Ray cluster"), second:
+                pass
             assert server.stop() == 0, drained(server.errors)
 
 

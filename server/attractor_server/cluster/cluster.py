@@ -138,7 +138,12 @@ def _start(spec: ShardSpec, log_level: str) -> Handle:
         max_concurrency=4,
         scheduling_strategy="SPREAD",
     )
-    return options.remote(spec, log_level)
+    try:
+        return options.remote(spec, log_level)
+    except ValueError as error:  # the name is taken
+        raise SettingsError(
+            f"ray_address: another server runs in this Ray cluster already ({error}); expected one without shards"
+        ) from error
 
 
 def _first_statuses(handles: Sequence[Handle]) -> Sequence[ShardStatus]:
