@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+_QUOTED_LIMIT = 80
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -35,6 +37,12 @@ class Violation:
 
     field: str
     description: str
+
+
+def quoted(value: object) -> str:
+    """What was seen, as an error repeats it; of what is long, the beginning: errors travel in headers."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED_LIMIT else f"{text[:_QUOTED_LIMIT]}…"
 
 
 class ServerError(Exception):

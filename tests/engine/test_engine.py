@@ -11,7 +11,7 @@ from tests.server.models import IMAGE, KEY, VALUE, tiny_model, whitened_model
 
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model
-from attractor_server.engine.bank import INITIAL
+from attractor_server.engine.bank import INITIAL, Bank
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
 from attractor_server.errors import BankFull, MemoryNotFound, ServerError, WriteDiverged
@@ -180,6 +180,42 @@ def test_a_full_bank_refuses_new_memories_keeps_the_old_and_deleting_makes_room(
     weights = bench.engine._banks[MODEL.digest].gather(torch.tensor([page]))
     assert all((tensor == 0).all() for tensor in weights.values())
     assert isinstance(bench.store("c", mine), Stored)
+
+
+def test_where_a_part_of_a_batch_fails_the_other_part_is_answered_as_it_was_applied(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish, calls = Bank.publish, []
+
+    def failing(bank: Bank, places: torch.Tensor, fast: dict[str, torch.Tensor]) -> None:
+        calls.append(places)
+        if len(calls) == 2:
+            raise MemoryError("too many patterns")
+        publish(bank, places, fast)
+
+    monkeypatch.setattr(Bank, "publish", failing)
+    small, large = patterns(1), patterns(4)
+    applied, failed = bench.run(bench.job(Operation.STORE, "a", small), bench.job(Operation.STORE, "b", large))
+    assert applied == Stored(version=1, patterns=1)
+    assert isinstance(failed, ServerError)
+    assert "too many patterns" in caplog.text
+    assert (bench.memories["a"].version, bench.memories["b"].version) == (1, 0)
+
+
+def test_a_store_whose_weights_cannot_be_published_is_not_counted_and_takes_no_place(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(MODEL, loop, bank_bytes=MODEL.page_bytes)
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bank, "publish", full)
+        assert isinstance(bench.store("a", patterns(2)), ServerError)
+    memory = bench.memories["a"]
+    assert (memory.version, memory.patterns, memory.page) == (0, 0, INITIAL)
+    assert bench.store("a", patterns(2)) == Stored(version=1, patterns=2)
 
 
 def test_jobs_of_a_deleted_memory_are_told_so(bench: Bench) -> None:

@@ -57,6 +57,16 @@ async def test_a_deleted_memory_is_gone_for_bound_handles_too_and_made_anew_it_i
         assert (await session.ask(query)).recalled.scores.energy_before[0] == fresh
 
 
+async def test_the_last_page_of_a_list_says_that_it_is_the_last(channel: aio.Channel) -> None:
+    for name in "abcd":
+        await raw.create(channel, name)
+    stub = memories_pb2_grpc.MemoriesStub(channel)
+    for size, token in ((3, "c"), (4, ""), (5, "")):
+        page = await stub.List(memories_pb2.ListRequest(page_size=size))
+        assert [memory.name for memory in page.memories] == list("abcd"[:size])
+        assert page.next_page_token == token
+
+
 async def test_models_tell_all_that_a_client_needs(channel: aio.Channel) -> None:
     stub = memories_pb2_grpc.ModelsStub(channel)
     listed = (await stub.List(memories_pb2.ModelsListRequest())).models

@@ -55,6 +55,10 @@ class Batcher:
             raise error
         self._put(job)
 
+    def add(self, job: Job) -> None:
+        """Takes the job whatever waits: for what must not be lost, and is never many."""
+        self._put(job)
+
     async def submit(self, job: Job) -> None:
         """Takes the job as soon as there is room for it; withdraws it where the caller is cancelled first."""
         try:

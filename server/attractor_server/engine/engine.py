@@ -1,5 +1,6 @@
 """The engine: one batched reading or writing loop over the pages of many memories."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -14,6 +15,8 @@ from attractor_server.engine.bank import INITIAL, Bank
 from attractor_server.engine.batch import Batch, Lane, bucket, lanes_of, numpy_of
 from attractor_server.engine.work import Deleted, Floats, Job, Operation, Outcome, Recalled, Recognized, Stored
 from attractor_server.errors import BankFull, MemoryNotFound, ReadDiverged, ServerError, WriteDiverged
+
+logger = logging.getLogger(__name__)
 
 Results: TypeAlias = Iterator[tuple[Job, Outcome | ServerError]]
 
@@ -50,20 +53,35 @@ class Engine:
         for lane in lanes_of(job for job in jobs if job not in outcomes):
             alive[bucket(lane.size)].append(lane)
         for lanes in alive.values():
-            outcomes.update(self._programs[operation](self._models[digest], self._banks[digest], lanes))
+            outcomes.update(self._computed(operation, digest, lanes))
         return [outcomes[job] for job in jobs]
+
+    def _computed(self, operation: Operation, digest: str, lanes: Sequence[Lane]) -> dict[Job, Outcome | ServerError]:
+        """Lanes that fail do so alone: what other lanes of the batch have written stands, and must be answered."""
+        try:
+            return dict(self._programs[operation](self._models[digest], self._banks[digest], lanes))
+        except Exception:
+            logger.exception("a %s over %d memories failed", operation.value, len(lanes))
+            error = ServerError("the engine failed; the server's log says why")
+            return {job: error for lane in lanes for job in lane.jobs}
 
     def _store(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
         batch = Batch(model, bank, lanes)
         stored = batch.column([lane.memory.patterns for lane in lanes])
         fast = write(model.network, model.parameters, batch.fast, batch.x, present=batch.present, stored=stored)
         finite = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
-        outcomes = [_commit(lane.jobs[0], bank, finite=finite[row]) for row, lane in enumerate(lanes)]
-        rows = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, Stored)]
-        if rows:
-            places = torch.tensor([lanes[row].memory.page for row in rows], device=model.device)
-            bank.publish(places, {name: tensor[rows] for name, tensor in fast.items()})
-        return zip((lane.jobs[0] for lane in lanes), outcomes, strict=True)
+        jobs = [lane.jobs[0] for lane in lanes]
+        places = [_place(job, bank, finite=ok) for job, ok in zip(jobs, finite, strict=False)]
+        try:
+            _publish(bank, places, fast)
+        except Exception:
+            _give_back(bank, places, jobs)
+            raise
+        outcomes = [
+            place if isinstance(place, ServerError) else _count(job, place)
+            for job, place in zip(jobs, places, strict=True)
+        ]
+        return zip(jobs, outcomes, strict=True)
 
     def _query(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
         batch = Batch(model, bank, lanes)
@@ -111,14 +129,34 @@ class Engine:
             yield from ((job, Deleted()) for job in lane.jobs)
 
 
-def _commit(job: Job, bank: Bank, *, finite: bool) -> Stored | ServerError:
-    """Counts the store, and gives the memory a place of its own at its first; changes nothing if it must fail."""
+def _place(job: Job, bank: Bank, *, finite: bool) -> int | ServerError:
+    """Where the new weights of a memory go: a place taken for its first store, later its own."""
     if not finite:
         return WriteDiverged(_diverged(job, "writing"))
     try:
-        place = bank.take() if job.memory.page == INITIAL else job.memory.page
+        return bank.take() if job.memory.page == INITIAL else job.memory.page
     except BankFull as error:
         return error
+
+
+def _publish(bank: Bank, places: Sequence[int | ServerError], fast: Mapping[str, torch.Tensor]) -> None:
+    """Puts the new weights, a row for each lane, where they go."""
+    rows = [row for row, place in enumerate(places) if isinstance(place, int)]
+    if rows:
+        device = next(iter(fast.values())).device
+        taken = torch.tensor([place for place in places if isinstance(place, int)], device=device)
+        bank.publish(taken, {name: tensor[rows] for name, tensor in fast.items()})
+
+
+def _give_back(bank: Bank, places: Sequence[int | ServerError], jobs: Sequence[Job]) -> None:
+    """Frees the places that were taken for first stores."""
+    for job, place in zip(jobs, places, strict=True):
+        if isinstance(place, int) and place != job.memory.page:
+            bank.release(place)
+
+
+def _count(job: Job, place: int) -> Stored:
+    """Counts a store whose weights are published."""
     job.memory.page = place
     job.memory.patterns += job.size
     job.memory.version += 1

@@ -1,5 +1,6 @@
 """Tensors of the wire to flat numpy patterns and back, with every check a caller's bytes need."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine.work import Booleans, Floats, Recalled
-from attractor_server.errors import InvalidRequest, Violation
+from attractor_server.errors import InvalidRequest, Violation, quoted
 from attractor_server.fields import Field, Layout
 
 _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
@@ -30,8 +31,22 @@ class Patterns:
         return Patterns(self.values[rows], None if self.known is None else self.known[rows])
 
 
-def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int | None, where: str) -> Patterns:
-    """The tensors of all fields side by side; `rows` None takes the number from the first tensor.
+def rows_of(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:
+    """Patterns in the first tensor; 0 if there is none.
+
+    Raises:
+        InvalidRequest: the tensor has none, or more than may be sent.
+    """
+    if not tensors:
+        return 0
+    rows = tensors[0].shape[0] if tensors[0].shape else 0
+    if not 0 < rows <= patterns_limit:
+        raise InvalidRequest.of(f"{where}[0].shape", f"saw {rows} patterns; expected 1 to {patterns_limit}")
+    return rows
+
+
+def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: str) -> Patterns:
+    """The tensors of all fields side by side, so many patterns in each.
 
     Only form is checked: fields, dtype, shape, lengths. `check_values` looks at the numbers.
 
@@ -39,9 +54,6 @@ def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int | None, wh
         InvalidRequest: naming the tensor, the value seen and the value expected.
     """
     by_field = _by_field(layout, tensors, where)
-    if rows is None:
-        first = next(iter(by_field.values()))[1]
-        rows = first.shape[0] if first.shape else 0
     values = np.empty((rows, layout.size), np.float32)
     known = np.zeros((rows, layout.size), np.bool_) if any(t.known for _, t in by_field.values()) else None
     for field, span in layout.spans:
@@ -135,16 +147,16 @@ def select(columns: pb.RequestColumns, rows: Sequence[slice], chosen: Sequence[i
 
 
 def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
-    if not total or len(tensor.data) % total:
+    if tensor.shape[:1] != [total] or len(tensor.data) % total:
         return tensor  # Malformed: the owner of the memory says how.
     data = np.frombuffer(tensor.data, np.uint8).reshape(total, -1)[index].tobytes()
     known = b""
     if tensor.known:
-        size = int(np.prod(tensor.shape[1:], dtype=np.int64))
-        bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), bitorder="little")
-        if len(bits) < total * size:
+        size = math.prod(tensor.shape[1:])
+        if len(tensor.known) != (total * size + 7) // 8:
             return tensor
-        known = np.packbits(bits[: total * size].reshape(total, size)[index], bitorder="little").tobytes()
+        bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), count=total * size, bitorder="little")
+        known = np.packbits(bits.reshape(total, size)[index], bitorder="little").tobytes()
     return pb.Tensor(
         field=tensor.field, dtype=tensor.dtype, shape=[len(index), *tensor.shape[1:]], data=data, known=known
     )
@@ -158,7 +170,7 @@ def _by_field(layout: Layout, tensors: Sequence[pb.Tensor], where: str) -> dict[
         path = f"{where}[{i}]"
         name = tensor.field or (expected[0] if len(expected) == 1 else "")
         if name not in expected:
-            raise InvalidRequest.of(f"{path}.field", f"saw {tensor.field!r}; expected one of {expected}")
+            raise InvalidRequest.of(f"{path}.field", f"saw {quoted(tensor.field)}; expected one of {expected}")
         if name in found:
             raise InvalidRequest.of(f"{path}.field", f"saw {name!r} a second time; expected each field once")
         found[name] = (path, tensor)
@@ -174,7 +186,9 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
         raise InvalidRequest.of(f"{path}.dtype", f"saw {tensor.dtype}; expected one of {known}")
     expected = (rows, *field.shape)
     if tuple(tensor.shape) != expected:
-        raise InvalidRequest.of(f"{path}.shape", f"saw {tuple(tensor.shape)}; expected {expected} for {field.name!r}")
+        raise InvalidRequest.of(
+            f"{path}.shape", f"saw {quoted(tuple(tensor.shape))}; expected {expected} for {field.name!r}"
+        )
     length = rows * field.size * dtype.itemsize
     if len(tensor.data) != length:
         name = pb.DType.Name(tensor.dtype)

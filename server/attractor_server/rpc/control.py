@@ -46,7 +46,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
         job = self._shard.job(Operation.DELETE, self._shard.memories.remove(request.name))
-        await self._shard.batcher.submit(job)
+        self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)
         return pb.DeleteResponse()
 
@@ -54,12 +54,15 @@ class MemoriesServicer(rpc.MemoriesServicer):
         if request.page_size > PAGE_SIZE_LIMIT:
             raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
         size = request.page_size or PAGE_SIZE
-        records = self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size)
+        records = self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
         pages = [[_memory(record) for record in records]]
+        more = False
         if not is_forwarded(context):
-            pages += [list(answer.memories) for answer in await self._ask_others(request, context)]
+            answers = await self._ask_others(request, context)
+            pages += [list(answer.memories) for answer in answers]
+            more = any(answer.next_page_token for answer in answers)
         merged = list(heapq.merge(*pages, key=lambda memory: memory.name))
-        token = merged[size - 1].name if len(merged) > size or any(len(page) == size for page in pages) else ""
+        token = merged[size - 1].name if more or len(merged) > size else ""
         return pb.ListResponse(memories=merged[:size], next_page_token=token)
 
     async def _ask_others(self, request: pb.ListRequest, context: Context) -> Sequence[pb.ListResponse]:
@@ -67,11 +70,15 @@ class MemoriesServicer(rpc.MemoriesServicer):
         stubs = [rpc.MemoriesStub(self._peers.channel(peer)) for peer in peers]
         calls = [stub.List(request, timeout=context.time_remaining(), metadata=FORWARDED) for stub in stubs]
         answers = []
-        for peer, call in zip(peers, calls, strict=True):
-            try:
-                answers.append(await call)
-            except aio.AioRpcError as error:
-                raise unreachable(peer) from error
+        try:
+            for peer, call in zip(peers, calls, strict=True):
+                try:
+                    answers.append(await call)
+                except aio.AioRpcError as error:
+                    raise unreachable(peer) from error
+        finally:
+            for call in calls:
+                call.cancel()
         return answers
 
 

@@ -68,7 +68,7 @@ class Listening:
             await self._shard.batcher.drained()
         finished = self._shard.batcher.idle
         await self._server.stop(max(0.0, end_s - anyio.current_time()))
-        return finished
+        return finished and self._shard.batcher.idle
 
 
 @asynccontextmanager

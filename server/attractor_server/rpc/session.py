@@ -239,10 +239,14 @@ class Session:
         """
         if not ids:
             raise InvalidRequest.of(f"{where}.request_ids", "saw no request in the frame; expected at least 1")
+        if len(ids) > (limit := self._shard.limits.frame_patterns):
+            raise InvalidRequest.of(f"{where}.request_ids", f"saw {len(ids)} requests; expected at most {limit}")
         if len(set(ids)) < len(ids):
             raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
-        if open_ids := self._pending.keys() & set(ids):
-            seen = f"saw {min(open_ids)}, which is not answered yet"
+        elsewhere = self._upstreams.values()
+        open_ids = [i for i in ids if i in self._pending or any(upstream.expects(i) for upstream in elsewhere)]
+        if open_ids:
+            seen = f"saw {open_ids[0]}, which is not answered yet"
             raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
 
 

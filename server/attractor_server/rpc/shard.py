@@ -10,7 +10,7 @@ import anyio
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, NAME_LIMIT, STEPS_LIMIT, is_valid_name
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.work import Answer, Job, Memories, Operation, Outcome, Record, Stored
-from attractor_server.errors import Cancelled, InvalidRequest, ModelNotFound, ServerError, Unavailable
+from attractor_server.errors import Cancelled, InvalidRequest, ModelNotFound, ServerError, Unavailable, quoted
 from attractor_server.fields import Layout
 from attractor_server.rpc.codec import Patterns
 from attractor_server.storage.catalog import Catalog
@@ -98,7 +98,7 @@ class Shard:
             ModelNotFound: the server has none.
         """
         if (model := self.models.get(name)) is None:
-            raise ModelNotFound(f"model: saw {name!r}; expected one of {sorted(self.models)}")
+            raise ModelNotFound(f"model: saw {quoted(name)}; expected one of {sorted(self.models)}")
         return model
 
     def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:

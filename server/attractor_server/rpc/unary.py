@@ -7,7 +7,7 @@ from attractor_proto.names import CLIENT_ID_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.engine.work import Answer, Job, Operation, Outcome, Recalled, Recognized
-from attractor_server.errors import Draining, Expired, InvalidRequest, Violation
+from attractor_server.errors import Draining, Expired, InvalidRequest, Violation, quoted
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.peers import Peers, forward
@@ -31,6 +31,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         _check_count(request)
         job = self._job(Operation.STORE, request.memory, request.tensors, context)
         first = counted(job, request.client_id, request.sequence)
+        if job.counted:
+            job.deadline_s = None  # a repeat may wait for it by now, and its caller have more time
         outcome = stored(await (self._settled(first, job) if first else self._answer(job, context)))
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
 
@@ -57,10 +59,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         """Everything that can be refused at once is refused here, before the store is counted."""
         record = self._shard.memories.get(memory)
         layout = self._shard.model(record.model).layout
-        patterns = codec.decode(layout, tensors, rows=None, where="tensors")
-        limit = self._shard.limits.frame_patterns
-        if not 0 < len(patterns.values) <= limit:
-            raise InvalidRequest.of("tensors[0].shape", f"saw {len(patterns.values)} patterns; expected 1 to {limit}")
+        rows = codec.rows_of(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
+        patterns = codec.decode(layout, tensors, rows=rows, where="tensors")
         codec.check_values(layout, patterns, where="tensors")
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
@@ -77,11 +77,12 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
 
     @staticmethod
     async def _settled(answer: Answer, job: Job) -> Outcome:
-        """The outcome; a caller that goes away withdraws its own job, and leaves another's alone."""
+        """The outcome; a caller that goes away withdraws its own job, unless that is counted: it will be repeated."""
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            job.withdraw()
+            if not job.counted:
+                job.withdraw()
             raise
 
 
@@ -92,7 +93,7 @@ def _check_count(request: pb.StoreRequest) -> None:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
     if bool(request.sequence) != bool(request.client_id):
-        seen = f"saw client_id {request.client_id!r} and sequence {request.sequence}"
+        seen = f"saw client_id {quoted(request.client_id)} and sequence {request.sequence}"
         raise InvalidRequest(Violation("sequence", f"{seen}; expected both or neither"))
     if len(request.client_id) > CLIENT_ID_LIMIT:
         seen = f"saw {len(request.client_id)} characters"

@@ -1,0 +1,84 @@
+"""What no honest client sends costs the server little, and is refused as any other fault is."""
+
+import numpy as np
+import pytest
+from grpc import StatusCode, aio
+from tests.server import raw
+from tests.server.raw import columns, raw_session, tensor
+from tests.server.test_forwarding import HERE, THERE
+
+from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_server.app import RunningShard
+
+ONE = np.full((1, 4, 4), 0.5, np.float32)
+LONG = "x" * 100_000
+HUGE = 2**32 - 1
+
+BAD_STORES = {
+    "a long field": pb.StoreRequest(memory="a", tensors=[tensor(ONE, field=LONG)]),
+    "a long client id": pb.StoreRequest(memory="a", tensors=[tensor(ONE)], client_id=LONG),
+    "a long shape": pb.StoreRequest(memory="a", tensors=[pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=[1] * 100_000)]),
+    "a shape beyond memory": pb.StoreRequest(
+        memory="a", tensors=[pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(HUGE, 4, 4))]
+    ),
+}
+MISLEADING = {
+    "another number of patterns": pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(5, 4, 4), data=bytes(128)),
+    "a mask too long": pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(2, 4, 4), data=bytes(128), known=bytes(5)),
+    "a shape beyond numbers": pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(2, HUGE, HUGE), data=bytes(128), known=bytes(4)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STORES)
+async def test_a_store_is_refused_in_a_few_words_however_long_its_faults_are(channel: aio.Channel, case: str) -> None:
+    await raw.create(channel, "a")
+    with pytest.raises(aio.AioRpcError) as caught:
+        await memory_data_pb2_grpc.MemoryDataStub(channel).Store(BAD_STORES[case])
+    assert caught.value.code() is StatusCode.INVALID_ARGUMENT
+    status = raw.status_of(caught.value)
+    assert raw.violation(status)[1].startswith("saw ")
+    assert status.ByteSize() < 1000
+    assert await raw.state(channel, "a") == (0, 0)
+
+
+async def test_a_long_name_of_a_model_is_not_repeated_whole(channel: aio.Channel) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await memories_pb2_grpc.MemoriesStub(channel).Create(memories_pb2.CreateRequest(name="a", model=LONG))
+    assert raw.reason(raw.status_of(caught.value)) == "MODEL_NOT_FOUND"
+
+
+async def test_a_fault_shared_by_many_requests_does_not_multiply_what_was_sent(channel: aio.Channel) -> None:
+    await raw.create(channel, "a")
+    async with raw_session(channel) as session:
+        await session.open("a", 1)
+        ids = range(1, 257)
+        bad = columns(ids, [1] * 256, tensor(np.repeat(ONE, 256, 0), field=LONG))
+        answer = await session.ask(pb.SessionRequest(store=pb.StoreFrame(columns=bad, sequences=[0] * 256)))
+        assert set(raw.failures(answer)) == set(ids)
+        assert answer.ByteSize() < 256 * 1000
+        good = pb.QueryFrame(columns=columns([1], [1], tensor(ONE)))
+        assert (await session.ask(pb.SessionRequest(query=good))).HasField("recalled")
+
+
+async def test_a_frame_of_more_requests_than_may_be_ends_the_stream(channel: aio.Channel) -> None:
+    async with raw_session(channel) as session:
+        frame = pb.QueryFrame(columns=pb.RequestColumns(request_ids=range(1, 200_000)))
+        await session.send(pb.SessionRequest(query=frame))
+        status = raw.status_of(await session.ended())
+        said = "saw 199999 requests; expected at most 1024"
+        assert raw.violation(status) == ("query.columns.request_ids", said)
+
+
+@pytest.mark.parametrize("case", MISLEADING)
+async def test_a_malformed_tensor_is_not_mended_on_its_way_to_the_owner(
+    pair_of_shards: list[RunningShard], case: str
+) -> None:
+    async with aio.insecure_channel(pair_of_shards[0].info.address) as channel, raw_session(channel) as session:
+        for handle, name in ((1, HERE), (2, THERE)):
+            await raw.create(channel, name)
+            await session.open(name, handle)
+        frame = pb.QueryFrame(columns=columns([1, 2], [1, 2], MISLEADING[case]))
+        answers = [await session.ask(pb.SessionRequest(query=frame)), await session.receive()]
+        told = {request_id for answer in answers for request_id in raw.failures(answer)}
+        assert told == {1, 2}
