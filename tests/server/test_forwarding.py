@@ -201,6 +201,17 @@ async def test_a_handle_whose_opening_failed_elsewhere_is_free(first: aio.Channe
         assert (await session.ask(query(9, 5))).HasField("recalled")
 
 
+async def test_an_owner_that_drains_is_not_held_up_by_those_who_forward_to_it(
+    first: aio.Channel, pair_of_shards: list[RunningShard]
+) -> None:
+    async with raw_session(first) as session:
+        await session.open(THERE, 1)
+        with anyio.fail_after(30):
+            assert await pair_of_shards[1].drain(120)
+        (status,) = raw.failures(await session.ask(query(1, 1))).values()
+        assert raw.reason(status) == "OWNER_UNREACHABLE"
+
+
 async def test_lists_go_over_both_shards_page_by_page(first: aio.Channel) -> None:
     stub = memories_pb2_grpc.MemoriesStub(first)
     names = sorted(f"list/{n:02}" for n in range(25))

@@ -45,8 +45,9 @@ class MemoryDataStub:
     order. A stream that sends faster than the shard computes is not refused: the server stops reading until work is
     done, and HTTP/2 makes the sender wait.
 
-    A request that cannot be carried out is answered by a `failures` frame, and the stream goes on. The stream itself
-    ends with an error only where the server cannot know which requests a frame held.
+    A request that cannot be carried out is answered by a `failures` frame, and the stream goes on; what is refused,
+    cancelled or a repeat may be answered before older requests of its memory. The stream itself ends with an error only
+    where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
     The end of the stream never means commit: what has not been answered may or may not have been applied. A client
     that lost a stream repeats its unanswered stores with the same sequence numbers.
@@ -72,8 +73,9 @@ class MemoryDataAsyncStub(MemoryDataStub):
     order. A stream that sends faster than the shard computes is not refused: the server stops reading until work is
     done, and HTTP/2 makes the sender wait.
 
-    A request that cannot be carried out is answered by a `failures` frame, and the stream goes on. The stream itself
-    ends with an error only where the server cannot know which requests a frame held.
+    A request that cannot be carried out is answered by a `failures` frame, and the stream goes on; what is refused,
+    cancelled or a repeat may be answered before older requests of its memory. The stream itself ends with an error only
+    where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
     The end of the stream never means commit: what has not been answered may or may not have been applied. A client
     that lost a stream repeats its unanswered stores with the same sequence numbers.
@@ -102,8 +104,9 @@ class MemoryDataServicer(metaclass=_abc_1.ABCMeta):
         order. A stream that sends faster than the shard computes is not refused: the server stops reading until work is
         done, and HTTP/2 makes the sender wait.
 
-        A request that cannot be carried out is answered by a `failures` frame, and the stream goes on. The stream itself
-        ends with an error only where the server cannot know which requests a frame held.
+        A request that cannot be carried out is answered by a `failures` frame, and the stream goes on; what is refused,
+        cancelled or a repeat may be answered before older requests of its memory. The stream itself ends with an error only
+        where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
         The end of the stream never means commit: what has not been answered may or may not have been applied. A client
         that lost a stream repeats its unanswered stores with the same sequence numbers.

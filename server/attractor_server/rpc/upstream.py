@@ -45,11 +45,13 @@ class Upstream:
         return request_id in self._unanswered
 
     async def run(self) -> None:
-        """Passes answers back until the owner ends the session, then fails what has none."""
+        """Passes answers back until the owner ends the session, or drains and has answered; then fails what is left."""
         try:
             if await self._greet():
                 while isinstance(frame := await self._call.read(), pb.SessionResponse):
                     await self._pass_back(frame)
+                    if self.lost and self.idle:
+                        break
         except (grpc.RpcError, aio.UsageError):
             pass  # it is lost, and whatever waits is told so
         finally:
@@ -114,6 +116,7 @@ class Upstream:
             case "trajectory":
                 weight = len(frame.trajectory.energy)
             case _:
-                return  # a drain concerns the owner's own clients: here the loss of the stream will tell
+                self.lost = True  # it drains: nothing new goes there
+                return
         await self._answers.reserve(weight)
         self._answers.put(Item(frame, weight=weight))
