@@ -52,11 +52,13 @@ class Gate:
 
 async def waiting(shard: RunningShard, memory: str, count: int) -> None:
     """Until so many jobs of the memory wait, and are wanted."""
+
+    def wanted() -> int:
+        return sum(job.memory.name == memory and not job.future.done() for job in shard._shard.batcher._waiting)
+
     with anyio.fail_after(20):
-        while count != sum(
-            job.memory.name == memory and not job.future.done() for job in shard._shard.batcher._waiting
-        ):
-            await anyio.sleep(0.005)  # what a socket carries is no event here
+        while wanted() != count:  # noqa: ASYNC110 - what a socket carries is no event here
+            await anyio.sleep(0.005)
 
 
 @pytest.fixture
