@@ -18,7 +18,15 @@ from attractor_server.errors import BankFull, MemoryNotFound, ReadDiverged, Serv
 
 logger = logging.getLogger(__name__)
 
+CACHE_BYTES = 4 << 20
+MEMORIES_LIMIT = 4096
+
 Results: TypeAlias = Iterator[tuple[Job, Outcome | ServerError]]
+
+
+def side_by_side(model: Model) -> int:
+    """Memories in one program: on a CPU no more than whose fast weights stay in its cache through all steps."""
+    return max(1, CACHE_BYTES // model.page_bytes) if model.device.type == "cpu" else MEMORIES_LIMIT
 
 
 class Engine:
@@ -30,6 +38,7 @@ class Engine:
         self._banks = {
             digest: Bank(model.parameters.initial, limit_bytes=bank_bytes) for digest, model in self._models.items()
         }
+        self._side_by_side = {digest: side_by_side(model) for digest, model in self._models.items()}
         self._programs: Mapping[Operation, Callable[[Model, Bank, Sequence[Lane]], Results]] = {
             Operation.STORE: self._store,
             Operation.QUERY: self._query,
@@ -53,7 +62,9 @@ class Engine:
         for lane in lanes_of(job for job in jobs if job not in outcomes):
             alive[bucket(lane.size)].append(lane)
         for lanes in alive.values():
-            outcomes.update(self._computed(operation, digest, lanes))
+            for start in range(0, len(lanes), self._side_by_side[digest]):
+                part = lanes[start : start + self._side_by_side[digest]]
+                outcomes.update(self._computed(operation, digest, part))
         return [outcomes[job] for job in jobs]
 
     def _computed(self, operation: Operation, digest: str, lanes: Sequence[Lane]) -> dict[Job, Outcome | ServerError]:
