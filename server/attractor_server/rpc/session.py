@@ -43,7 +43,8 @@ class Session:
         self._handles: dict[int, Bound] = {}
         self._pending: dict[int, Job | None] = {}
         """What is not answered; None for a repeat, whose job is another's"""
-        self._upstreams: dict[str, Upstream] = {}
+        self._upstreams: list[Upstream] = []
+        """One for each owner; of an owner that drains the old one too, until it has answered"""
 
     async def run(self) -> None:
         """Returns when the client has sent its last and everything is answered.
@@ -86,12 +87,12 @@ class Session:
                 case kind:
                     raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
             await self._answers.room()
-        while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams.values())):
+        while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams)):
             await self._answers.changed()
 
     def _abandon(self) -> None:
         """Nobody waits here any more. Stores that are counted go on: the client will repeat them, in their order."""
-        for upstream in self._upstreams.values():
+        for upstream in self._upstreams:
             upstream.lose()
         for job in self._pending.values():
             if job is not None and not job.counted:
@@ -126,11 +127,13 @@ class Session:
     def _upstream(self, peer: ShardInfo, tasks: TaskGroup) -> Upstream:
         if is_forwarded(self._context):
             raise disagreement()
-        upstream = self._upstreams.get(peer.address)
-        if upstream is None or upstream.lost:
-            upstream = Upstream(self._peers, peer, self._hello, self._answers, self._unbind)
-            self._upstreams[peer.address] = upstream
-            tasks.start_soon(upstream.run)
+        self._upstreams = [upstream for upstream in self._upstreams if not (upstream.lost and upstream.idle)]
+        for upstream in self._upstreams:
+            if upstream.peer.address == peer.address and not upstream.lost:
+                return upstream
+        upstream = Upstream(self._peers, peer, self._hello, self._answers, self._unbind)
+        self._upstreams.append(upstream)
+        tasks.start_soon(upstream.run)
         return upstream
 
     def _unbind(self, handle: int) -> None:
@@ -145,7 +148,7 @@ class Session:
         for request_id in frame.request_ids:
             if (job := self._pending.get(request_id)) is not None:
                 job.withdraw()
-        for upstream in self._upstreams.values():
+        for upstream in self._upstreams:
             if ids := [request_id for request_id in frame.request_ids if upstream.expects(request_id)]:
                 await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=ids)))
 
@@ -243,7 +246,7 @@ class Session:
             raise InvalidRequest.of(f"{where}.request_ids", f"saw {len(ids)} requests; expected at most {limit}")
         if len(set(ids)) < len(ids):
             raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
-        elsewhere = self._upstreams.values()
+        elsewhere = self._upstreams
         open_ids = [i for i in ids if i in self._pending or any(upstream.expects(i) for upstream in elsewhere)]
         if open_ids:
             seen = f"saw {open_ids[0]}, which is not answered yet"

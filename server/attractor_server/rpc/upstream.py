@@ -25,7 +25,7 @@ class Upstream:
     ) -> None:
         """`unbind` is called with each handle whose opening fails."""
         self._call = rpc.MemoryDataStub(peers.channel(peer)).Session(metadata=FORWARDED)
-        self._peer = peer
+        self.peer = peer
         self._hello = hello
         self._answers = answers
         self._unbind = unbind
@@ -82,7 +82,7 @@ class Upstream:
     def _fail(self, request_ids: Iterable[int]) -> None:
         for request_id in request_ids:
             self._answered([request_id], failed=True)
-            self._answers.put(Item(unreachable(self._peer), request_id))
+            self._answers.put(Item(unreachable(self.peer), request_id))
 
     def _answered(self, request_ids: Sequence[int], *, failed: bool = False) -> None:
         self._unanswered.difference_update(request_ids)
@@ -105,7 +105,7 @@ class Upstream:
         weight = 0
         match kind := frame.WhichOneof("frame"):
             case "opened":
-                frame.opened.route = self._peer.address
+                frame.opened.route = self.peer.address
                 self._answered([frame.opened.request_id])
             case "failures":
                 self._answered([failure.request_id for failure in frame.failures.failures], failed=True)
