@@ -1,0 +1,7 @@
+"""Rivals without attractors of ours: what a memory has to be measured against."""
+
+from attractor_server.training.baselines.memoryless import ConditionalGaussian, Ridge
+from attractor_server.training.baselines.rival import Rival
+from attractor_server.training.baselines.slots import look_up, nearest
+
+__all__ = ["ConditionalGaussian", "Ridge", "Rival", "look_up", "nearest"]

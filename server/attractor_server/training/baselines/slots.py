@@ -1,0 +1,157 @@
+"""Slot stores: every item kept, whole or coded, and the one nearest to the cue looked up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+CLIPS = (2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
+"""Standard deviations where a quantiser may end."""
+
+
+class Codec(Protocol):
+    """How items are kept."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+
+    def bytes_per_item(self, d: int) -> int:
+        """What one item (d,) takes; what is fitted once for all memories is not counted."""
+
+    def round_trip(self, items: Tensor) -> Tensor:
+        """What is left of items (…, d) once they were coded and decoded."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A store that keeps every item by a codec. Its answers and its comparisons know only what it kept."""
+
+    codec: Codec
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return f"slots, {self.codec.name}"
+
+    def bytes_per_memory(self, n: int, d: int) -> int:
+        """All items' codes."""
+        return n * self.codec.bytes_per_item(d)
+
+    def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
+        """The kept item nearest to each cue (memories, m, d), compared on the known entries only if these are told."""
+        kept = self.codec.round_trip(items)
+        chosen = squared_distances(cues, kept, known).argmin(-1, keepdim=True)
+        return kept.gather(-2, chosen.expand(*cues.shape))
+
+
+@dataclass(frozen=True)
+class Float32:
+    """Items as they came."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return "float32"
+
+    def bytes_per_item(self, d: int) -> int:
+        """Four for each entry."""
+        return 4 * d
+
+    def round_trip(self, items: Tensor) -> Tensor:
+        """The items themselves."""
+        return items
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Entries from −127 to 127, and a scale for each item."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return "int8"
+
+    def bytes_per_item(self, d: int) -> int:
+        """One for each entry, four for the scale."""
+        return d + 4
+
+    def round_trip(self, items: Tensor) -> Tensor:
+        """Each entry within half of 1 / 127 of the item's largest one."""
+        scale = items.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(items.dtype).tiny) / 127
+        return (items / scale).round() * scale
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Principal components of the training data, each quantised on the scale it has there.
+
+    Mean, components and scales are shared by all memories and not counted: d·(k + 1) + k floats.
+    """
+
+    mean: Tensor
+    """(d,)"""
+    components: Tensor
+    """(k, d), orthonormal rows"""
+    largest: Tensor
+    """(k,): where each component's quantiser ends"""
+    bits: int
+    """Per component."""
+
+    @classmethod
+    def fit(cls, patterns: Tensor, *, budget_bytes: int, bits: int = 8) -> "Pca":  # (n, d)
+        """As many components of training patterns as the budget for an item holds."""
+        k = min(8 * budget_bytes // bits, *patterns.shape)
+        mean = patterns.mean(0)
+        components = torch.linalg.svd(patterns - mean, full_matrices=False)[2][:k]
+        codes = (patterns - mean) @ components.T
+        deviation = codes.square().mean(0).sqrt().clamp_min(torch.finfo(codes.dtype).eps)
+        fitted = [cls(mean, components, clip * deviation, bits) for clip in CLIPS]
+        return min(fitted, key=lambda one: _error(one, patterns))
+
+    @classmethod
+    def tuned(cls, patterns: Tensor, *, budget_bytes: int, bits: Sequence[int] = (8, 6, 4, 3, 2)) -> "Pca":
+        """The number of bits, and with it of components, that keeps most of training patterns (n, d)."""
+        fitted = [cls.fit(patterns, budget_bytes=budget_bytes, bits=one) for one in bits]
+        return min(fitted, key=lambda one: _error(one, patterns))
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return f"{len(self.components)} principal components of {self.bits} bits"
+
+    def bytes_per_item(self, d: int) -> int:
+        """The codes, to the next whole byte."""
+        return -(-len(self.components) * self.bits // 8)
+
+    def round_trip(self, items: Tensor) -> Tensor:
+        """The items' parts along the components, on a grid of an odd number of values around the mean."""
+        step = self.largest / (2 ** (self.bits - 1) - 1)
+        codes = (items - self.mean) @ self.components.T
+        kept: Tensor = (codes.clamp(-self.largest, self.largest) / step).round() * step
+        return self.mean + kept @ self.components
+
+
+def nearest(cues: Tensor, items: Tensor) -> Tensor:
+    """For each cue (…, n, d), the number of the nearest of its memory's items (…, m, d)."""
+    return torch.cdist(cues, items).argmin(-1)
+
+
+def look_up(cues: Tensor, items: Tensor) -> Tensor:
+    """A store that keeps every item: the one nearest to each cue, (…, n, d)."""
+    chosen = nearest(cues, items)[..., None].expand(*cues.shape)
+    return items.gather(-2, chosen)
+
+
+def squared_distances(cues: Tensor, items: Tensor, known: Tensor | None = None) -> Tensor:
+    """Of each cue (memories, m, d) to each item (memories, n, d), over known entries if told: (memories, m, n)."""
+    keep = torch.ones_like(cues) if known is None else known.to(cues.dtype)
+    masked = keep * cues
+    # Σ keep·(cue − item)², multiplied out: no tensor of memories × m × n × d.
+    return masked.square().sum(-1, keepdim=True) - 2 * masked @ items.mT + keep @ items.square().mT
+
+
+def _error(codec: Codec, patterns: Tensor) -> float:
+    return float((codec.round_trip(patterns) - patterns).square().mean())
