@@ -1,0 +1,91 @@
+"""Real English sentences, as vectors of 384 entries of a sentence encoder (all-MiniLM-L6-v2) and of another method.
+
+From the quotations of Debian's `fortunes` (BSD) and the examples of use in WordNet 3.0 (its own, permissive licence);
+`data/README.md` says more. Split by source (one quotation, one meaning of a word), which is also the class; no two
+sentences have a cosine of 0.9 or more.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_server.training.datasets.glyphs import Split
+from attractor_server.training.datasets.samples import DATA, Samples, classes_of, split_of
+
+ENTRIES = 384
+_WORDS, _TRIPLES = 12_000, 8_000
+
+
+@cache
+def texts(split: Split) -> Sequence[str]:
+    """The sentences of a split, of 40 to 200 characters, in the order of their vectors."""
+    chosen = _chosen(split).tolist()
+    return tuple(_texts()[number] for number in chosen)
+
+
+@cache
+def sentences(split: Split) -> Samples:
+    """Embeddings (n, 384) of norm 1; the class is the text that a sentence is taken from."""
+    levels = _load("sentence_embeddings.npz")["levels"][_chosen(split)]
+    return Samples(_normalised(levels.astype(np.float32)), classes(split))
+
+
+@cache
+def other_sentences(split: Split) -> Samples:
+    """The same sentences by latent semantic analysis, (n, 384) of norm 1: words and triples of letters, projected.
+
+    Which are counted, and the projection, come from the sentences to train with; computed once in each process.
+    """
+    return Samples(_analysed()[split], classes(split))
+
+
+@cache
+def classes(split: Split) -> NDArray[np.int64]:
+    """For each sentence of a split the number of the text it is taken from, ascending."""
+    return classes_of(_sources()[_chosen(split)].tolist())
+
+
+@cache
+def _analysed() -> Mapping[Split, NDArray[np.float32]]:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline, make_union
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - comes with sklearn, and is as slow
+
+    words = TfidfVectorizer(min_df=2, max_features=_WORDS, sublinear_tf=True, dtype=np.float32)
+    letters = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(3, 3), max_features=_TRIPLES, sublinear_tf=True, dtype=np.float32
+    )
+    analysis = make_pipeline(make_union(words, letters), TruncatedSVD(ENTRIES, n_iter=2, random_state=0))
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    with threadpool_limits(1):  # with as many sums as threads, the last bits would differ
+        analysis.fit(texts("train"))
+        return {split: _normalised(analysis.transform(texts(split))) for split in splits}
+
+
+def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / norms
+
+
+@cache
+def _chosen(split: Split) -> NDArray[np.int64]:
+    """The numbers of a split's sentences among all."""
+    return np.array([n for n, source in enumerate(_sources().tolist()) if split_of(f"sentence {source}") == split])
+
+
+@cache
+def _texts() -> Sequence[str]:
+    return _load("sentence_texts.npz")["texts"].tobytes().decode().split("\n")
+
+
+@cache
+def _sources() -> NDArray[np.integer]:
+    return _load("sentence_texts.npz")["sources"]
+
+
+def _load(name: str) -> Mapping[str, NDArray[np.integer]]:
+    with np.load(DATA / name, allow_pickle=False) as file:
+        return dict(file)
