@@ -10,6 +10,20 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioFormat:
+    """How the log-mel frames of an audio field, (frames, mels), come from sound."""
+
+    sample_rate_hz: int
+    window: int
+    """Samples under one frame"""
+    hop: int
+    """Samples from one frame to the next"""
+    mels: int
+    low_hz: float
+    high_hz: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Field:
     """A named part of a pattern, in the units its user sends and gets back."""
 
@@ -19,6 +33,10 @@ class Field:
     minimum: float = -1e6
     """Values below are refused: a guard against wrong units, wide enough for noisy cues"""
     maximum: float = 1e6
+    alphabet: str = ""
+    """Of a text field: a character is sent as its place in here"""
+    audio: AudioFormat | None = None
+    """Of an audio field that holds log-mel frames"""
 
     @property
     def size(self) -> int:

@@ -111,7 +111,10 @@ def draw(case: Case, *, seed: int = 0, present: Tensor = PRESENT, stored: Tensor
     initial = {name: normal(*shape, spread=width) for name, shape in fast.items()}
     rates = {f"log_rate.{name}": normal(WRITING_STEPS, mean=-1.0, spread=0.3) for name in fast}
     conditioning = {name: normal(mean=0.3, spread=0.1) for name in ("rate_count", "rate_stored", "alpha_count")}
-    objective = {"log_alpha": normal(WRITING_STEPS, mean=-1.0), "log_beta": normal(WRITING_STEPS, mean=-2.0)}
+    means = {"log_energy": 0.2, "log_alpha": -1.0, "log_beta": -2.0}
+    if case.curved:
+        means["log_gamma"] = -1.5
+    objective = {name: normal(WRITING_STEPS, mean=mean, spread=0.5) for name, mean in means.items()}
     parameters = Parameters(
         slow={name: normal(*shape, spread=width) for name, shape in slow.items()},
         initial=initial,

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from attractor_server.energy.networks import EnergyNetwork
-from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.networks.bilinear import Bilinear
+from attractor_server.energy.networks.protocol import Shapes, Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 
-Shapes = tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]
+Divided = tuple[Shapes, Shapes]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Case:
     network: EnergyNetwork
     oracle: Callable[[Tensors, Tensors, Tensor], Tensor]
     inputs: int
+    curved: bool = False
+    """Whether its gradient by the fast weights depends on these"""
 
     @property
     def looped(self) -> EnergyNetwork:
@@ -42,11 +45,11 @@ class Generic:
         return self.network.kind
 
     @property
-    def config(self) -> Mapping[str, int]:
+    def config(self) -> Mapping[str, object]:
         return self.network.config
 
     @property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> Divided:
         return self.network.shapes
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
@@ -77,11 +80,11 @@ class Perceptron:
     kind: str = "perceptron"
 
     @property
-    def config(self) -> Mapping[str, int]:
+    def config(self) -> Mapping[str, object]:
         return {"inputs": self.inputs, "features": self.features, "units": self.units}
 
     @property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> Divided:
         d, h, n = self.inputs, self.features, self.units
         return {"V": (d, h), "v": (h,)}, {"U": (h, n), "u": (n,), "w": (n,)}
 
@@ -98,6 +101,13 @@ def quadratic_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
     return torch.sum(q * x**2) / 2 + x.dot(slow["qb"]) - f.dot(fast["W"].mv(f)) - fast["b"].dot(f)
 
 
+def bilinear_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+    """½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0)."""
+    k, v = torch.tanh(slow["A"].T.mv(x) + slow["a0"]), slow["V"].T.mv(x)
+    q = torch.exp(slow["log_q"])
+    return torch.sum(q * x**2) / 2 + x.dot(slow["qb"]) - v.dot(fast["W"].mv(k)) - fast["b"].dot(v)
+
+
 def perceptron_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
     """½‖x‖² + w·softplus(tanh(xV + v)U + u)."""
     features = torch.tanh(slow["V"].T.mv(x) + slow["v"])
@@ -107,11 +117,14 @@ def perceptron_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
 def cases(*, inputs: int, features: int) -> dict[str, Case]:
     """Every network and path, by name."""
     quadratic = Quadratic(inputs=inputs, features=features)
+    bilinear = Bilinear(inputs=inputs, keys=features, values=features + 1)
     perceptron = Perceptron(inputs, features, units=features + 1)
     return {
         "quadratic in closed form": Case(quadratic, quadratic_energy, inputs),
         "quadratic by autodiff": Case(Generic(quadratic), quadratic_energy, inputs),
-        "perceptron by autodiff": Case(perceptron, perceptron_energy, inputs),
+        "bilinear in closed form": Case(bilinear, bilinear_energy, inputs),
+        "bilinear by autodiff": Case(Generic(bilinear), bilinear_energy, inputs),
+        "perceptron by autodiff": Case(perceptron, perceptron_energy, inputs, curved=True),
     }
 
 

@@ -9,8 +9,8 @@ from tests.energy.models import Header, Tensors, forge, refusal, tiny
 
 
 def test_a_newer_format_is_refused_with_the_way_out(path: Path) -> None:
-    forge(path, lambda header, _: header.update(format=2))
-    assert "format 2; this version reads up to 1: upgrade" in refusal(path)
+    forge(path, lambda header, _: header.update(format=3))
+    assert "format 3; this version reads up to 2: upgrade" in refusal(path)
 
 
 def without(part: str, header: Header, tensors: Tensors) -> None:
@@ -21,7 +21,20 @@ def without(part: str, header: Header, tensors: Tensors) -> None:
     raise AssertionError(part)
 
 
-HEADER = ["name", "network", "fields", "capacity", "record", "kind", "inputs", "features", "shape", "range", "digest"]
+HEADER = [
+    "name",
+    "network",
+    "options",
+    "fields",
+    "capacity",
+    "record",
+    "kind",
+    "inputs",
+    "features",
+    "shape",
+    "range",
+    "digest",
+]
 
 
 @pytest.mark.parametrize("part", [*HEADER, *tiny().parameters.flat(), "transform.scale", "transform.shift"])
@@ -57,7 +70,7 @@ def set_in(header: Header, place: tuple[str | int, ...], value: object) -> None:
     ("place", "value", "reason"),
     [
         (("network", "kind"), "resonator", "network kind 'resonator'; this version knows quadratic"),
-        (("network", "kind"), ["quadratic"], "unhashable"),
+        (("network", "kind"), ["quadratic"], "network kind"),
         (("network",), "quadratic", "dictionary"),
         (("network", "features"), 4, "initial.W has shape (3, 3), expected (4, 4)"),
         (("network", "features"), "3", "expected"),

@@ -7,23 +7,28 @@ parameters, under `part.name`, and the input transform.
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks import NETWORKS, EnergyNetwork
+from attractor_server.energy.calibration import Calibration
+from attractor_server.energy.encoding import Encoding
+from attractor_server.energy.eraser import erasing_steps
+from attractor_server.energy.expected import OPTIONS, expected_shapes
+from attractor_server.energy.networks import EnergyNetwork, network_of
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer, shapes_of
-from attractor_server.energy.transform import Transform, Whitening
+from attractor_server.energy.parameters import Parameters, shapes_of
+from attractor_server.energy.transform import Hold, Pull, Transform, Whitening
 from attractor_server.errors import ModelFileError
-from attractor_server.fields import KINDS, Field, Layout
+from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".safetensors"
+CALIBRATION = "calibration.weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ class Model:
     """Patterns that one memory holds at the rated error"""
     record: Mapping[str, object]
     """How it was trained and what it reached on validation data; JSON values"""
+    calibration: Calibration | None = None
     digest: str = ""
     """Over everything above; "sha256:…" once the model went through a file"""
 
@@ -57,22 +63,50 @@ class Model:
         """Where its tensors are."""
         return self.transform.scale.device
 
+    @property
+    def erases(self) -> bool:
+        """Whether patterns can be erased again."""
+        return erasing_steps(self.parameters) > 0
+
+    @property
+    def pulls(self) -> bool:
+        """Whether known entries can be pulled towards the cue, where they are not held."""
+        return "log_proximity" in self.parameters.reader
+
+    @property
+    def encoding(self) -> Encoding:
+        """What stands for the values of its fields."""
+        return Encoding(layout=self.layout, codes=self.parameters.codes)
+
     def encode(self, values: Tensor) -> Tensor:
-        """User units (…, values) to network units."""
-        return self.transform.encode(values)
+        """User units (…, values), missing ones NaN, to network units (…, entries)."""
+        return self.transform.encode(self.encoding.encode(values))
 
     def decode(self, x: Tensor) -> Tensor:
         """Network units to user units (…, values); an image is dark at 0 and bright at 1, and never beyond."""
-        values = self.transform.decode(x)
+        values = self.encoding.decode(self.transform.decode(x))
         for field, span in self.layout.spans:
             if field.kind == "image":
                 values[..., span] = values[..., span].clamp(0, 1)
         return values
 
+    def hold(self, values: Tensor, known: Tensor) -> Hold:
+        """What puts known values back into any x; both (…, values), `known` bool."""
+        return self.transform.hold(self.encoding.encode(values), self.encoding.spread(known))
+
+    def pull(self, values: Tensor, known: Tensor) -> Pull:
+        """What the proximity term descends by towards known values; both (…, values), `known` bool."""
+        return self.transform.pull(self.encoding.encode(values), self.encoding.spread(known))
+
     def to(self, device: torch.device) -> "Model":
         """The same model with its tensors on that device."""
         tensors = {name: tensor.to(device) for name, tensor in _tensors(self).items()}
-        return replace(self, parameters=Parameters.of(tensors), transform=_transform(tensors))
+        return replace(
+            self,
+            parameters=Parameters.of(tensors),
+            transform=_transform(tensors),
+            calibration=_calibration(tensors),
+        )
 
 
 def save_model(model: Model, path: Path) -> Model:
@@ -109,23 +143,18 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     header = _read_header(path, metadata)
     if header["digest"] != (seen := _digest(header, tensors)):
         raise ModelFileError(f"{path} is damaged: its content has digest {seen}, the file says {header['digest']}")
+    if header["format"] == 1:
+        header, tensors = _of_format_1(header, tensors)
     return _model(path, header, tensors).to(torch.device(device))
 
 
 def _header(model: Model) -> dict[str, Any]:
-    fields = [
-        {
-            "name": field.name,
-            "kind": field.kind,
-            "shape": list(field.shape),
-            "range": [str(field.minimum), str(field.maximum)],
-        }
-        for field in model.layout.fields
-    ]
+    fields = [_saved(field) for field in model.layout.fields]
     header = {
         "format": FORMAT,
         "name": model.name,
         "network": {"kind": model.network.kind, **model.network.config},
+        "options": [name for name in OPTIONS if name in model.parameters.flat()],
         "fields": fields,
         "capacity": model.capacity,
         "record": dict(model.record),
@@ -137,7 +166,7 @@ def _header(model: Model) -> dict[str, Any]:
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata["attractor"])
-        number = int(header["format"])
+        number = header["format"] = int(header["format"])
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path} is a safetensors file, but not one of a model: no readable header") from error
     if number > FORMAT:
@@ -154,14 +183,15 @@ def _model(path: Path, header: Mapping[str, Any], tensors: Tensors) -> Model:
         model = Model(
             name=str(header["name"]),
             layout=Layout(tuple(_field(field) for field in header["fields"])),
-            network=_network(header["network"]),
+            network=network_of(header["network"]),
             parameters=Parameters.of(tensors),
             transform=_transform(tensors),
+            calibration=_calibration(tensors),
             capacity=int(header["capacity"]),
             record=dict(header["record"]),
             digest=header["digest"],
         )
-        _check(model, tensors)
+        _check(model, tensors, header["options"])
     except KeyError as error:
         raise ModelFileError(f"{path} lacks a part that its format asks for: {error}") from error
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -169,12 +199,18 @@ def _model(path: Path, header: Mapping[str, Any], tensors: Tensors) -> Model:
     return model
 
 
-def _network(saved: Mapping[str, Any]) -> EnergyNetwork:
-    config = dict(saved)
-    kind = config.pop("kind")
-    if kind not in NETWORKS:
-        raise ValueError(f"network kind {kind!r}; this version knows {', '.join(NETWORKS)}")
-    return NETWORKS[kind](config)
+def _saved(field: Field) -> dict[str, Any]:
+    saved: dict[str, Any] = {
+        "name": field.name,
+        "kind": field.kind,
+        "shape": list(field.shape),
+        "range": [str(field.minimum), str(field.maximum)],
+    }
+    if field.alphabet:
+        saved["alphabet"] = field.alphabet
+    if field.audio is not None:
+        saved["audio"] = asdict(field.audio)
+    return saved
 
 
 def _field(saved: Mapping[str, Any]) -> Field:
@@ -184,23 +220,22 @@ def _field(saved: Mapping[str, Any]) -> Field:
     if any(length < 1 for length in shape):
         raise ValueError(f"field shape {shape}; expected lengths from 1 on")
     minimum, maximum = map(float, saved["range"])
-    return Field(name=str(saved["name"]), kind=saved["kind"], shape=shape, minimum=minimum, maximum=maximum)
+    return Field(
+        name=str(saved["name"]),
+        kind=saved["kind"],
+        shape=shape,
+        minimum=minimum,
+        maximum=maximum,
+        alphabet=str(saved.get("alphabet", "")),
+        audio=AudioFormat(**saved["audio"]) if "audio" in saved else None,
+    )
 
 
-def _check(model: Model, tensors: Tensors) -> None:
+def _check(model: Model, tensors: Tensors, options: Collection[str]) -> None:
     """Refuses tensors that are missing, not asked for, or not of the shape that network, loops and fields ask for."""
     network, parameters = model.network, model.parameters
-    slow, initial = network.shapes
-    reader, writer = initial_reader(model.steps), initial_writer(parameters.writing_steps, initial)
-    parts = {"slow": slow, "initial": initial, "reader": shapes_of(reader), "writer": shapes_of(writer)}
-    asked: dict[str, object] = {
-        f"{part}.{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()
-    }
-    asked |= dict.fromkeys(("transform.scale", "transform.shift"), (model.layout.size,))
+    asked = expected_shapes(network, model.layout, tensors, options)
     found = shapes_of(tensors)
-    if model.transform.whitening is not None:
-        entries = model.transform.whitening.spread.numel()
-        asked |= {"transform.components": (model.layout.size, entries), "transform.spread": (entries,)}
     wrong = [name for name in sorted({*asked, *found}) if asked.get(name) != found.get(name)]
     if wrong:
         faults = (f"{name} has shape {found.get(name)}, expected {asked.get(name)}" for name in wrong)
@@ -215,7 +250,20 @@ def _tensors(model: Model) -> Tensors:
     transform = {"transform.scale": model.transform.scale, "transform.shift": model.transform.shift}
     if (whitening := model.transform.whitening) is not None:
         transform |= {"transform.components": whitening.components, "transform.spread": whitening.spread}
-    return {**model.parameters.flat(), **transform}
+    calibration = {} if model.calibration is None else {CALIBRATION: model.calibration.weights}
+    return {**model.parameters.flat(), **transform, **calibration}
+
+
+def _calibration(tensors: Mapping[str, Tensor]) -> Calibration | None:
+    return Calibration(tensors[CALIBRATION]) if CALIBRATION in tensors else None
+
+
+def _of_format_1(header: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """As the newest format has it: then no option could be left out, and the energy's weight in writing was 1."""
+    options = ["reader.momentum_logit", "writer.log_energy", "writer.log_alpha", "writer.log_beta"]
+    if (alpha := tensors.get("writer.log_alpha")) is not None:
+        tensors = {**tensors, "writer.log_energy": torch.zeros_like(alpha)}
+    return {**header, "options": options}, tensors
 
 
 def _transform(tensors: Mapping[str, Tensor]) -> Transform:

@@ -1,12 +1,12 @@
-"""Everything meta-training learns, as tensors in four parts. What must stay positive is kept as its logarithm."""
+"""Everything meta-training learns, as tensors in named parts. What must stay positive is kept as its logarithm."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.networks.protocol import Shapes, Tensors
 
 COUNT_UNIT = 16.0
 """Patterns at which count conditioning has no effect."""
@@ -14,15 +14,21 @@ COUNT_UNIT = 16.0
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Slow weights, initial fast weights, and the parameters of the two loops."""
+    """Slow weights, initial fast weights, and the parameters of the loops."""
 
     slow: Tensors
     initial: Tensors
     """θ₀ of one memory, without the memory dimension"""
     reader: Tensors
-    """log_step (K,) and momentum_logit (K,)"""
+    """log_step (K,); momentum_logit (K,), without which descent is plain; log_proximity (K,), or no such term"""
     writer: Tensors
-    """log_rate.<tensor>, log_alpha, log_beta (T,); scalars log_clip, rate_count, rate_stored, alpha_count"""
+    """log_rate.<tensor> (T,); scalars log_clip, rate_count, rate_stored, alpha_count. For each term of the objective
+    that is on, (T,): log_energy, log_alpha (gradient by the input), log_gamma (gradient by the writable parameters),
+    log_beta (distance from θ₀)"""
+    eraser: Tensors = field(default_factory=dict)
+    """Empty where the model cannot erase; see `eraser.initial_eraser`"""
+    codes: Tensors = field(default_factory=dict)
+    """For each text field the codes of its characters (characters, entries)"""
 
     @property
     def reading_steps(self) -> int:
@@ -32,11 +38,11 @@ class Parameters:
     @property
     def writing_steps(self) -> int:
         """T"""
-        return len(self.writer["log_alpha"])
+        return next((len(value) for name, value in self.writer.items() if name.startswith("log_rate.")), 0)
 
     def flat(self) -> Tensors:
         """All tensors in one dictionary, under `part.name`."""
-        parts = {"slow": self.slow, "initial": self.initial, "reader": self.reader, "writer": self.writer}
+        parts: dict[str, Tensors] = {part.name: getattr(self, part.name) for part in fields(self)}
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     @classmethod
@@ -46,7 +52,7 @@ class Parameters:
         def part(prefix: str) -> Tensors:
             return {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
 
-        return cls(slow=part("slow."), initial=part("initial."), reader=part("reader."), writer=part("writer."))
+        return cls(**{one.name: part(f"{one.name}.") for one in fields(cls)})
 
     def memories(self, count: int) -> Tensors:
         """Initial fast weights of so many memories, each (memories, *shape)."""
@@ -58,14 +64,21 @@ def initial_reader(steps: int) -> Tensors:
     return {"log_step": torch.full((steps,), 0.5).log(), "momentum_logit": torch.zeros(steps)}
 
 
-def initial_writer(steps: int, tensors: Iterable[str]) -> Tensors:
+TERMS = {"energy": "log_energy", "slope": "log_alpha", "parameter_slope": "log_gamma", "distance": "log_beta"}
+"""Terms of the writing objective, with the names of their weights among the writer's parameters"""
+_WEIGHTS = {"energy": 1.0, "slope": 1.0, "parameter_slope": 0.1, "distance": 1e-4}
+
+
+def initial_writer(
+    steps: int, tensors: Iterable[str], terms: Iterable[str] = ("energy", "slope", "distance")
+) -> Tensors:
     """η = 0.3, α = 1, β = 1e-4 at every step, no conditioning on counts yet."""
     rates = {f"log_rate.{name}": torch.full((steps,), 0.3).log() for name in tensors}
     scalars = {name: torch.zeros(()) for name in ("rate_count", "rate_stored", "alpha_count")}
-    objective = {"log_alpha": torch.zeros(steps), "log_beta": torch.full((steps,), 1e-4).log()}
+    objective = {TERMS[term]: torch.full((steps,), _WEIGHTS[term]).log() for term in terms}
     return {**rates, **objective, **scalars, "log_clip": torch.tensor(5.0).log()}
 
 
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     """The shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, gradients_of
 from attractor_server.energy.parameters import Parameters
-from attractor_server.energy.transform import Hold
+from attractor_server.energy.transform import Hold, Pull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,13 @@ def read(  # noqa: PLR0913
     *,
     known: Tensor | None = None,  # (memories, patterns, d) bool
     hold: Hold | None = None,
+    pull: Pull | None = None,
     steps: int = 0,
     trajectory: bool = False,
 ) -> Reading:
     """Reads the patterns that the cues lead to, in `steps` steps (0: as many as were trained, K)."""
     steps = steps or parameters.reading_steps
-    iterates = descend(network, parameters, fast, cue, known=known, hold=hold, steps=steps)
+    iterates = descend(network, parameters, fast, cue, known=known, hold=hold, pull=pull, steps=steps)
     pattern = iterates[-1]
     before = network.energy(parameters.slow, fast, cue)
     return Reading(
@@ -59,15 +60,17 @@ def descend(  # noqa: PLR0913
     *,
     known: Tensor | None = None,
     hold: Hold | None = None,
+    pull: Pull | None = None,
     steps: int,
 ) -> list[Tensor]:
-    """The iterates of Nesterov's method from the cue on, which is the first; known entries never move.
+    """The iterates from the cue on, which is the first: Nesterov's method, plain descent where no momentum was learned.
 
-    Where what is known is no entry of x, as behind a whitening, `hold` puts it back after each step. Steps beyond those
-    trained repeat the last one's size and momentum.
+    `known` entries never move. Where what is known is no entry of x, as behind a whitening, `hold` puts it back after
+    each step; `pull` instead adds the learned proximity term λ·½‖known ⊙ (v − cue)‖² to what is descended. Steps beyond
+    those trained repeat the last one's size and momentum.
     """
     gradients = gradients_of(network)
-    step, momentum = parameters.reader["log_step"].exp(), parameters.reader["momentum_logit"].sigmoid()
+    step, momentum, proximity = _schedules(parameters.reader)
     free = None if known is None else ~known
     velocity = torch.zeros_like(cue)
     iterates = [cue]
@@ -75,6 +78,8 @@ def descend(  # noqa: PLR0913
         k = min(k, len(step) - 1)
         ahead = iterates[-1] + momentum[k] * velocity
         gradient = gradients.input_gradient(parameters.slow, fast, ahead)
+        if pull is not None and proximity is not None:
+            gradient = torch.addcmul(gradient, proximity[k], pull(ahead))
         if free is not None:
             gradient = gradient * free
         velocity = momentum[k] * velocity - step[k] * clip_pattern(gradient)
@@ -82,6 +87,13 @@ def descend(  # noqa: PLR0913
             velocity = hold(iterates[-1] + velocity) - iterates[-1]
         iterates.append(iterates[-1] + velocity)
     return iterates
+
+
+def _schedules(reader: Tensors) -> tuple[Tensor, Tensor, Tensor | None]:
+    """γ, momentum and λ at each step, (K,); no λ where the model has no proximity term."""
+    step = reader["log_step"].exp()
+    momentum = reader["momentum_logit"].sigmoid() if "momentum_logit" in reader else torch.zeros_like(step)
+    return step, momentum, reader["log_proximity"].exp() if "log_proximity" in reader else None
 
 
 def clip_pattern(gradient: Tensor) -> Tensor:

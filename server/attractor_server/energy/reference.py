@@ -21,7 +21,7 @@ def read(  # noqa: PLR0913
     x, velocity = cue, torch.zeros_like(cue)
     for k in range(steps):
         k = min(k, parameters.reading_steps - 1)
-        momentum = torch.sigmoid(parameters.reader["momentum_logit"][k])
+        momentum = torch.sigmoid(parameters.reader["momentum_logit"][k]) if "momentum_logit" in parameters.reader else 0
         gradient = torch.where(known, 0.0, slope(network, parameters, fast, x + momentum * velocity))
         gradient = gradient / torch.sqrt(1 + torch.mean(gradient**2))
         velocity = momentum * velocity - torch.exp(parameters.reader["log_step"][k]) * gradient
@@ -39,18 +39,34 @@ def write(
         fast = {name: fresh(value) for name, value in fast.items()}
         objective = torch.zeros((), dtype=patterns[0].dtype)
         for x in patterns:
-            g = slope(network, parameters, fast, x)
-            alpha = torch.exp(writer["log_alpha"][t]) * now ** writer["alpha_count"]
-            objective = objective + (energy(network, parameters, fast, x) + alpha * g.dot(g)) / len(patterns)
-        for name, value in fast.items():
-            distance = torch.sum((value - parameters.initial[name]) ** 2)
-            objective = objective + torch.exp(writer["log_beta"][t]) * distance
+            objective = objective + _terms(network, parameters, fast, x, t, now) / len(patterns)
+        if "log_beta" in writer:
+            for name, value in fast.items():
+                distance = torch.sum((value - parameters.initial[name]) ** 2)
+                objective = objective + torch.exp(writer["log_beta"][t]) * distance
         gradients = torch.autograd.grad(objective, list(fast.values()), create_graph=True)
         for name, gradient in zip(fast, gradients, strict=True):
             clipped = gradient / torch.sqrt(1 + torch.sum(gradient**2) / torch.exp(writer["log_clip"]) ** 2)
             scale = now ** writer["rate_count"] * before ** writer["rate_stored"]
             fast[name] = fast[name] - torch.exp(writer[f"log_rate.{name}"][t]) * scale * clipped
     return fast
+
+
+def _terms(  # noqa: PLR0913
+    network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor, t: int, now: float
+) -> Tensor:
+    """What one pattern adds to the objective, for each term that has a weight."""
+    writer, total = parameters.writer, torch.zeros((), dtype=x.dtype)
+    count = now ** writer["alpha_count"]
+    if "log_energy" in writer:
+        total = total + torch.exp(writer["log_energy"][t]) * energy(network, parameters, fast, x)
+    if "log_alpha" in writer:
+        g = slope(network, parameters, fast, x)
+        total = total + torch.exp(writer["log_alpha"][t]) * count * g.dot(g)
+    if "log_gamma" in writer:
+        by = torch.autograd.grad(energy(network, parameters, fast, x), list(fast.values()), create_graph=True)
+        total = total + torch.exp(writer["log_gamma"][t]) * count * sum(torch.sum(g**2) for g in by)
+    return total
 
 
 def slope(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:

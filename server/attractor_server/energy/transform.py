@@ -1,4 +1,4 @@
-"""Input transforms: between values as users have them and entries as a network has them."""
+"""Input transforms: between encoded values and the entries that a network has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 Hold: TypeAlias = Callable[[Tensor], Tensor]
+"""Puts what is known back into any x (…, entries)"""
+Pull: TypeAlias = Callable[[Tensor], Tensor]
+"""The gradient by x (…, entries) of half the squared distance from what is known"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +34,31 @@ class Whitening:
         """(…, entries) to (…, values)."""
         return (x * self.spread) @ self.components.T
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """A gradient by values (…, values) as one by x (…, entries)."""
+        return (gradient @ self.components) * self.spread
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Value by value v·scale + shift, both (values,); then, where there is one, the whitening."""
+    """Value by value v·scale + shift, both (values,); then, where there is one, the whitening.
+
+    A missing value (NaN) becomes 0 before the whitening, which is the mean of the training data where the shift
+    centres them.
+    """
 
     scale: Tensor
     shift: Tensor
     whitening: Whitening | None = None
 
     def encode(self, values: Tensor) -> Tensor:
-        """User units (…, values) to network units (…, entries)."""
-        scaled = values * self.scale + self.shift
+        """Encoded values (…, values) to network units (…, entries)."""
+        scaled = self._scaled(values)
         return scaled if self.whitening is None else self.whitening.encode(scaled)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Network units (…, entries) to user units (…, values)."""
-        scaled = x if self.whitening is None else self.whitening.decode(x)
-        return (scaled - self.shift) / self.scale
+        """Network units (…, entries) to encoded values (…, values)."""
+        return (self._unwhitened(x) - self.shift) / self.scale
 
     def hold(self, values: Tensor, known: Tensor) -> Hold:
         """What puts the known values back into any x, and leaves the others; both (…, values), `known` bool."""
@@ -56,3 +66,20 @@ class Transform:
             held = self.encode(values)
             return lambda x: torch.where(known, held, x)
         return lambda x: self.encode(torch.where(known, values, self.decode(x)))
+
+    def pull(self, values: Tensor, known: Tensor) -> Pull:
+        """What the proximity term ½‖known ⊙ (v − values)‖² descends by, v and values after scale and shift."""
+        target = self._scaled(values)
+
+        def gradient(x: Tensor) -> Tensor:
+            gap = (self._unwhitened(x) - target) * known
+            return gap if self.whitening is None else self.whitening.pull_back(gap)
+
+        return gradient
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        scaled = values * self.scale + self.shift
+        return scaled.masked_fill(scaled.isnan(), 0)
+
+    def _unwhitened(self, x: Tensor) -> Tensor:
+        return x if self.whitening is None else self.whitening.decode(x)

@@ -1,9 +1,9 @@
-"""The writing loop: gradient steps on the fast weights make patterns attractors (claims 2, 3, 5, 18, 21)."""
+"""The writing loop: gradient steps on the fast weights make patterns attractors (claims 2 to 8, 18, 21)."""
 
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, gradients_of
+from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, Terms, gradients_of
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 
 
@@ -18,25 +18,22 @@ def write(  # noqa: PLR0913
 ) -> Tensors:
     """The fast weights after writing the patterns that are present, each (memories, *shape).
 
-    Descends the mean over patterns of E + α‖∇ₓE‖², plus β‖θ − θ₀‖², in T steps. Step sizes and α are conditioned on
-    the number of patterns written now (n) and before: η·(n/16)^p·(1 + stored/16)^s and α·(n/16)^r. Whatever stands in
-    the place of an absent pattern has no effect.
+    Descends, in T steps, the mean over patterns of ε·E + α‖∇ₓE‖² + γ‖∇_θE‖², plus β‖θ − θ₀‖²; terms without a weight
+    among the parameters are off. Step sizes, α and γ are conditioned on the number of patterns written now (n) and
+    before: η·(n/16)^p·(1 + stored/16)^s and α·(n/16)^r. What stands in the place of an absent pattern has no effect.
     """
     gradients = gradients_of(network)
     writer = parameters.writer
-    patterns = patterns.masked_fill(~present[..., None], 0)  # a weight of 0 alone would let infinities through
-    count = present.sum(1).clamp(min=1).to(patterns.dtype)  # (memories,)
-    weight = present.to(patterns.dtype) / count[:, None]
-    now, before = (count / COUNT_UNIT).log(), (stored.to(patterns.dtype) / COUNT_UNIT).log1p()
+    patterns, weight, now = weighted(patterns, present)
+    before = (stored.to(patterns.dtype) / COUNT_UNIT).log1p()
     conditioning = writer["rate_count"] * now + writer["rate_stored"] * before
     for t in range(parameters.writing_steps):
-        alpha = (writer["log_alpha"][t] + writer["alpha_count"] * now).exp()
-        gradient = gradients.write_gradient(parameters.slow, fast, patterns, weight, alpha)
-        beta = writer["log_beta"][t].exp()
+        gradient = gradients.write_gradient(parameters.slow, fast, patterns, weight, _terms(writer, t, now))
+        beta = writer["log_beta"][t].exp() if "log_beta" in writer else 0.0
         fast = {
             name: _step(
                 value,
-                torch.addcmul(gradient[name], value - parameters.initial[name], 2 * beta),
+                gradient[name] + (value - parameters.initial[name]) * (2 * beta),
                 (writer[f"log_rate.{name}"][t] + conditioning).exp(),
                 writer["log_clip"].exp(),
             )
@@ -45,14 +42,46 @@ def write(  # noqa: PLR0913
     return fast
 
 
+def weighted(patterns: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The patterns without what stands in absent places, the weight of each in the mean, and log(n/16)."""
+    patterns = patterns.masked_fill(~present[..., None], 0)  # a weight of 0 alone would let infinities through
+    count = present.sum(1).clamp(min=1).to(patterns.dtype)  # (memories,)
+    return patterns, present.to(patterns.dtype) / count[:, None], (count / COUNT_UNIT).log()
+
+
 def delta_energy(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:
     """Familiarity, E(x; θ) − E(x; θ₀), (memories, patterns) of x (memories, patterns, d): low for what was stored."""
     empty = network.energy(parameters.slow, parameters.memories(len(x)), x)
     return network.energy(parameters.slow, fast, x) - empty
 
 
-def _step(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor) -> Tensor:
-    """value − rate·g·(1 + ‖g‖²/c²)^−½: each memory's gradient (memories, *shape) is bounded smoothly by c."""
+def clip_memory(gradient: Tensor, limit: Tensor) -> Tensor:
+    """g·(1 + ‖g‖²/c²)^−½: each memory's gradient (memories, *shape) is bounded smoothly by c."""
     norm = gradient.flatten(1).square().sum(1)
-    scale = rate * (1 + norm / limit.square()).rsqrt()  # (memories,)
-    return torch.addcmul(value, gradient, -scale.reshape(-1, *(1,) * (value.dim() - 1)))
+    return gradient * _along((1 + norm / limit.square()).rsqrt(), gradient)
+
+
+def _terms(writer: Tensors, t: int, now: Tensor) -> Terms:
+    """The objective's weights at step t; `now` (memories,) is log(n/16)."""
+
+    def weight(name: str, exponent: Tensor) -> Tensor | None:
+        return (writer[name][t] + exponent).exp() if name in writer else None
+
+    counted = writer["alpha_count"] * now
+    return Terms(
+        energy=weight("log_energy", torch.zeros_like(now)),
+        slope=weight("log_alpha", counted),
+        parameter_slope=weight("log_gamma", counted),
+    )
+
+
+def _step(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor) -> Tensor:
+    """The value less rate (memories,) times its clipped gradient."""
+    norm = gradient.flatten(1).square().sum(1)
+    scale = rate * (1 + norm / limit.square()).rsqrt()
+    return torch.addcmul(value, gradient, -_along(scale, value))
+
+
+def _along(factor: Tensor, value: Tensor) -> Tensor:
+    """A factor (memories,) in the form that multiplies a value (memories, *shape)."""
+    return factor.reshape(-1, *(1,) * (value.dim() - 1))

@@ -64,7 +64,7 @@ class Batch:
         self.present = torch.from_numpy(present).to(self._device)
         """(memories, patterns)"""
         known = self._known(values.shape)
-        self.hold = None if known is None else model.transform.hold(given, known)
+        self.hold = None if known is None else model.hold(given, known)
         """Puts what is known back into any x; None where nothing is"""
         self.fast = bank.gather(self.column([lane.memory.page for lane in lanes]))
         """Each (memories, *shape)"""

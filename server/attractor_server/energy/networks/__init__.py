@@ -1,12 +1,30 @@
 """Energy networks by kind. A network is one file here and one line in `NETWORKS`."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from attractor_server.energy.networks.protocol import EnergyNetwork, Gradients, WritableNetwork
+from attractor_server.energy.networks.bilinear import Bilinear
+from attractor_server.energy.networks.protocol import EnergyNetwork, Gradients, TrainableNetwork, WritableNetwork
 from attractor_server.energy.networks.quadratic import Quadratic
 
-__all__ = ["NETWORKS", "EnergyNetwork", "Gradients", "WritableNetwork"]
+__all__ = ["NETWORKS", "EnergyNetwork", "Gradients", "TrainableNetwork", "WritableNetwork", "network_of"]
 
-NETWORKS: Mapping[str, Callable[[Mapping[str, int]], EnergyNetwork]] = {
-    "quadratic": lambda config: Quadratic(inputs=config["inputs"], features=config["features"]),
+NETWORKS: Mapping[str, Callable[..., TrainableNetwork]] = {
+    "quadratic": Quadratic,
+    "bilinear": Bilinear,
 }
+
+
+def network_of(config: Mapping[str, Any]) -> TrainableNetwork:
+    """The network of such a `config` with its `kind`.
+
+    Raises:
+        KeyError: the kind is missing.
+        ValueError: there is no such kind.
+        TypeError: another entry is missing, or unknown.
+    """
+    entries = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(config).items()}
+    kind: Any = entries.pop("kind")
+    if kind not in NETWORKS:
+        raise ValueError(f"network kind {kind!r}; this version knows {', '.join(NETWORKS)}")
+    return NETWORKS[kind](**entries)

@@ -1,13 +1,27 @@
 """What the loops ask of an energy network, and how any network's gradients are found."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
-from torch.func import grad
+from torch import Generator, Tensor
+from torch.func import grad, vmap
 
 Tensors: TypeAlias = dict[str, Tensor]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Weights of the writing objective's terms, (memories,) each; None where the term is switched off."""
+
+    energy: Tensor | None = None
+    """Of E"""
+    slope: Tensor | None = None
+    """Of ‖∇ₓE‖², the gradient by the input (the paper's)"""
+    parameter_slope: Tensor | None = None
+    """Of ‖∇_θE‖², the gradient by the writable parameters (claims 3, 4)"""
 
 
 class EnergyNetwork(Protocol):
@@ -18,15 +32,34 @@ class EnergyNetwork(Protocol):
         """Its name among `NETWORKS`."""
 
     @property
-    def config(self) -> Mapping[str, int]:
-        """What makes it again."""
+    def config(self) -> Mapping[str, object]:
+        """What makes it again; JSON values."""
 
     @property
-    def shapes(self) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
+    def shapes(self) -> tuple[Shapes, Shapes]:
         """Shapes of the slow tensors, and of the fast tensors of one memory."""
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """E(x; θ), (memories, patterns), of x (memories, patterns, d); each fast tensor is (memories, *shape)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a network may know of its training data before it is trained."""
+
+    deviation: Tensor
+    """(entries,), standard deviation of each entry"""
+    lift: Tensor
+    """(entries, values): from network units to scaled values, which lie as the field has them"""
+    generator: Generator
+
+
+@runtime_checkable
+class TrainableNetwork(EnergyNetwork, Protocol):
+    """A network that says where meta-training starts from."""
+
+    def start(self, start: Start) -> Tensors:
+        """Every weight, slow and fast, by name."""
 
 
 class Gradients(Protocol):
@@ -35,8 +68,8 @@ class Gradients(Protocol):
     def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """∇ₓE, like x (memories, patterns, d)."""
 
-    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, alpha: Tensor) -> Tensors:
-        """∇ of Σᵢ weightᵢ·(E(xᵢ) + α‖∇ₓE(xᵢ)‖²) by each fast tensor; weight (memories, patterns), alpha (memories,)."""
+    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, terms: Terms) -> Tensors:
+        """∇ of Σᵢ weightᵢ·(the terms of xᵢ) by each fast tensor; weight (memories, patterns)."""
 
 
 @runtime_checkable
@@ -55,18 +88,59 @@ class Autodiff:
         gradient: Tensor = grad(lambda x: self._network.energy(slow, fast, x).sum())(x)
         return gradient
 
-    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, alpha: Tensor) -> Tensors:
+    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, terms: Terms) -> Tensors:
         """See `Gradients`."""
 
         def objective(fast: Tensors) -> Tensor:
-            energy = self._network.energy(slow, fast, x)
-            slope = self.input_gradient(slow, fast, x).square().sum(-1)
-            return torch.sum(weight * (energy + alpha[:, None] * slope))
+            total = torch.zeros_like(weight)
+            if terms.energy is not None:
+                total = total + terms.energy[:, None] * self._network.energy(slow, fast, x)
+            if terms.slope is not None:
+                total = total + terms.slope[:, None] * self.input_gradient(slow, fast, x).square().sum(-1)
+            if terms.parameter_slope is not None:
+                total = total + terms.parameter_slope[:, None] * self._parameter_slope(slow, fast, x)
+            return torch.sum(weight * total)
 
         gradient: Tensors = grad(objective)(fast)
         return gradient
+
+    def _parameter_slope(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+        """‖∇_θE‖² over all fast tensors, (memories, patterns)."""
+
+        def slope(own: Tensors, pattern: Tensor) -> Tensor:
+            gradients = grad(lambda own: self._alone(slow, own, pattern))(own)
+            return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
+
+        slopes: Tensor = vmap(vmap(slope, (None, 0)))(fast, x)
+        return slopes
+
+    def _alone(self, slow: Tensors, own: Tensors, pattern: Tensor) -> Tensor:
+        fast = {name: value[None] for name, value in own.items()}
+        return self._network.energy(slow, fast, pattern[None, None])[0, 0]
 
 
 def gradients_of(network: EnergyNetwork) -> Gradients:
     """The network's own closed form where it has one, else automatic differentiation."""
     return network if isinstance(network, WritableNetwork) else Autodiff(network)
+
+
+def by_memory(energy: Callable[[Tensors, Tensor], Tensor], slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+    """Energies (memories, patterns) of x, where `energy` takes all weights of one memory and its patterns (n, d)."""
+    energies: Tensor = vmap(lambda own, patterns: energy({**slow, **own}, patterns))(fast, x)
+    return energies
+
+
+def divided(shapes: Shapes, writable: tuple[str, ...]) -> tuple[Shapes, Shapes]:
+    """The slow and the fast tensors, where `writable` names tensors, or layers: what stands before a dot (claims 6, 7).
+
+    Raises:
+        ValueError: a name fits no tensor, or the writable set is no proper subset.
+    """
+    layers = {name.partition(".")[0] for name in shapes}
+    if unknown := [name for name in writable if name not in shapes and name not in layers]:
+        raise ValueError(f"writable {unknown[0]!r}; expected some of {sorted({*shapes, *layers})}")
+    fast = {name: shape for name, shape in shapes.items() if name in writable or name.partition(".")[0] in writable}
+    slow = {name: shape for name, shape in shapes.items() if name not in fast}
+    if not fast or not slow:
+        raise ValueError(f"writable {list(writable)}; expected some of the tensors, not {'all' if fast else 'none'}")
+    return slow, fast

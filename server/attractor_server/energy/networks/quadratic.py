@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, Terms
+
+SPREAD = 0.7
+"""Standard deviation of the leading feature before tanh, at the start"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +32,18 @@ class Quadratic:
         return {"inputs": self.inputs, "features": self.features}
 
     @property
-    def shapes(self) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
+    def shapes(self) -> tuple[Shapes, Shapes]:
         """Shapes of the slow tensors, and of the fast tensors of one memory."""
         d, h = self.inputs, self.features
         return {"A": (d, h), "a0": (h,), "log_q": (d,), "qb": (d,)}, {"W": (h, h), "b": (h,)}
+
+    def start(self, start: Start) -> Tensors:
+        """Each leading entry is a feature: random ones learn a denoiser that never looks at its memory."""
+        d, h = self.inputs, self.features
+        deviation = start.deviation.clamp(min=1e-6)
+        a = torch.eye(d, h) * SPREAD / (deviation * deviation.max()).sqrt()[:, None]
+        zeros = {"a0": (h,), "log_q": (d,), "qb": (d,), "W": (h, h), "b": (h,)}
+        return {"A": a, **{name: torch.zeros(shape) for name, shape in zeros.items()}}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
@@ -46,12 +57,18 @@ class Quadratic:
         f = _features(slow, x)
         return slow["log_q"].exp() * x + slow["qb"] - (_pull(fast, f) * (1 - f.square())) @ slow["A"].T
 
-    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, alpha: Tensor) -> Tensors:
-        """∇ of Σᵢ wᵢ(Eᵢ + α‖gᵢ‖²): −fᵀ(w⊙f) − cᵀf − fᵀc by W and −Σ(w⊙f + c) by b, with c = 2αw(gA ⊙ f′)."""
+    def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, terms: Terms) -> Tensors:
+        """∇ of Σᵢ wᵢ(εEᵢ + α‖gᵢ‖²): −fᵀ(w⊙εf) − cᵀf − fᵀc by W and −Σ(w⊙εf + c) by b, with c = 2αw(gA ⊙ f′).
+
+        ‖∇_θE‖² does not depend on the fast weights, so that term has no effect.
+        """
         f = _features(slow, x)
-        r = (self.input_gradient(slow, fast, x) @ slow["A"]) * (1 - f.square())
-        c = 2 * alpha[:, None, None] * weight[..., None] * r  # (memories, patterns, h)
-        pulled = weight[..., None] * f + c
+        c = pulled = torch.zeros_like(f)  # (memories, patterns, h)
+        if terms.slope is not None:
+            r = (self.input_gradient(slow, fast, x) @ slow["A"]) * (1 - f.square())
+            c = pulled = (2 * terms.slope[:, None] * weight)[..., None] * r
+        if terms.energy is not None:
+            pulled = (terms.energy[:, None] * weight)[..., None] * f + c
         # One product of twice the rank touches the (memories, h, h) result once.
         return {"W": torch.bmm(torch.cat([f, c], 1).mT.neg(), torch.cat([pulled, f], 1)), "b": -pulled.sum(1)}
 

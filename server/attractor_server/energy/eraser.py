@@ -1,0 +1,75 @@
+"""The erasing loop: a few steps on the fast weights, of learned direction and size, make patterns strangers again.
+
+Gradient ascent on what writing descends does not forget, it damages. What does is learned: how far to go along each
+term of the writing objective, with a sign.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import EnergyNetwork, Gradients, Tensors, Terms, gradients_of
+from attractor_server.energy.parameters import COUNT_UNIT, Parameters
+from attractor_server.energy.writer import clip_memory, weighted
+
+
+def erase(  # noqa: PLR0913
+    network: EnergyNetwork,
+    parameters: Parameters,
+    fast: Tensors,  # each (memories, *shape)
+    patterns: Tensor,  # (memories, patterns, d)
+    *,
+    present: Tensor,  # (memories, patterns) bool
+    stored: Tensor,  # (memories,) patterns written and not erased before
+) -> Tensors:
+    """The fast weights after erasing the patterns that are present, each (memories, *shape).
+
+    At step s: θ ← θ − (1 + stored/16)^p·(a·∇_θE + b·∇_θ‖∇ₓE‖² + c·(θ − θ₀)), the gradients over the sum of the patterns
+    and clipped, a, b and c learned for each tensor and step. Needs `parameters.eraser`.
+    """
+    gradients, eraser = gradients_of(network), parameters.eraser
+    patterns, weight, now = weighted(patterns, present)
+    scale = (eraser["stored"] * (stored.to(patterns.dtype) / COUNT_UNIT).log1p() + eraser["count"] * now).exp()
+    limit = eraser["log_clip"].exp()
+    for s in range(erasing_steps(parameters)):
+        along = _directions(gradients, parameters, fast, patterns, weight)
+        moves = {
+            name: sum_of(
+                [eraser[f"{term}.{name}"][s] * clip_memory(along[term][name], limit) for term in ("energy", "slope")]
+                + [eraser[f"distance.{name}"][s] * (value - parameters.initial[name])]
+            )
+            for name, value in fast.items()
+        }
+        fast = {
+            name: value - scale.reshape(-1, *(1,) * (value.dim() - 1)) * moves[name] for name, value in fast.items()
+        }
+    return fast
+
+
+def erasing_steps(parameters: Parameters) -> int:
+    """Steps of the eraser; 0 where the model has none."""
+    return next((len(value) for name, value in parameters.eraser.items() if name.startswith("energy.")), 0)
+
+
+def initial_eraser(steps: int, tensors: Iterable[str]) -> Tensors:
+    """Up the energy and, a little, up the slope, from where learning goes on."""
+    start = {"energy": -0.02, "slope": -0.005, "distance": 0.0}
+    names = list(tensors)
+    moves = {f"{term}.{name}": torch.full((steps,), value) for term, value in start.items() for name in names}
+    return {**moves, "stored": torch.zeros(()), "count": torch.zeros(()), "log_clip": torch.tensor(5.0).log()}
+
+
+def sum_of(parts: list[Tensor]) -> Tensor:
+    """Their sum."""
+    return torch.stack(parts).sum(0)
+
+
+def _directions(
+    gradients: Gradients, parameters: Parameters, fast: Tensors, patterns: Tensor, weight: Tensor
+) -> dict[str, Tensors]:
+    one = torch.ones(len(patterns), dtype=patterns.dtype, device=patterns.device)
+    return {
+        "energy": gradients.write_gradient(parameters.slow, fast, patterns, weight, Terms(energy=one)),
+        "slope": gradients.write_gradient(parameters.slow, fast, patterns, weight, Terms(slope=one)),
+    }
