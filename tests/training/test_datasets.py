@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from attractor_server.training.datasets import audio_format
+from attractor_server.training.datasets.digits import digits, large_digits
 from attractor_server.training.datasets.glyphs import Split
+from attractor_server.training.datasets.patches import SHAPE, patches
 from attractor_server.training.datasets.random_signs import RandomSigns
 from attractor_server.training.datasets.samples import Samples
 from attractor_server.training.datasets.sentences import ENTRIES, other_sentences, sentences, texts
+from attractor_server.training.datasets.short_texts import ALPHABET, LENGTH, decode, encode, short_texts
+from attractor_server.training.datasets.speech import FRAMES, speech
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 PAIRS = list(combinations(SPLITS, 2))
@@ -22,6 +27,11 @@ PAIRS = list(combinations(SPLITS, 2))
 DATASETS: dict[str, tuple[Callable[[Split], Samples], int, float, float, int]] = {
     "sentences": (sentences, ENTRIES, -1, 1, 7500),
     "other_sentences": (other_sentences, ENTRIES, -1, 1, 7500),
+    "patches": (patches, 3072, 0, 1, 4000),
+    "short_texts": (short_texts, LENGTH, 0, len(ALPHABET) - 1, 8000),
+    "speech": (speech, FRAMES * audio_format.MELS, audio_format.FLOOR_DB, audio_format.CEILING_DB, 2500),
+    "digits": (digits, 64, 0, 1, 1400),
+    "large_digits": (large_digits, 784, 0, 1, 1400),
 }
 each_dataset = pytest.mark.parametrize("name", DATASETS)
 each_split = pytest.mark.parametrize("split", SPLITS)
@@ -122,3 +132,86 @@ def test_random_signs_are_signs_without_preference_and_follow_the_generator() ->
     assert abs(signs.mean().item()) < 0.03
     assert torch.equal(signs, draw(0))
     assert not torch.equal(signs, draw(1))
+
+
+def test_patches_that_overlap_are_of_one_class() -> None:
+    """Their common columns are equal, pixel by pixel."""
+    samples = patches("train")
+    images = samples.values.reshape(-1, *SHAPE)
+    right = {half.tobytes(): number for number, half in enumerate(images[:, :, 16:].copy()) if half.std() > 0.01}
+    pairs = [(right.get(half.tobytes()), number) for number, half in enumerate(images[:, :, :16].copy())]
+    overlapping = [(one, other) for one, other in pairs if one is not None]
+    assert len(overlapping) > 1000
+    assert all(samples.classes[one] == samples.classes[other] for one, other in overlapping)
+
+
+@each_split
+def test_patches_are_of_things_with_colours_and_not_flat(split: Split) -> None:
+    images = patches(split).values.reshape(-1, *SHAPE)
+    assert (images.std(axis=(1, 2)).mean(axis=1) > 0.04).all()
+    assert np.abs(np.diff(images, axis=-1)).mean() > 0.03
+    neighbours = np.abs(np.diff(images, axis=2)).mean()
+    assert neighbours < np.abs(images - images[:, :, ::-1]).mean() / 2
+
+
+def test_patches_to_test_with_are_not_found_in_what_is_trained_on() -> None:
+    trained, tested = (
+        {piece.tobytes() for piece in patches(split).values.reshape(-1, *SHAPE)[:, ::16, ::16].reshape(-1, 12)}
+        for split in ("train", "test")
+    )
+    assert trained.isdisjoint(tested)
+
+
+@each_split
+def test_short_texts_are_lines_of_the_sentences_and_nearly_full(split: Split) -> None:
+    lines = [decode(row) for row in short_texts(split).values]
+    assert sum(LENGTH - len(line) for line in lines) < 0.15 * LENGTH * len(lines)
+    known = ["".join(c for c in text.lower() if c in ALPHABET) for text in texts(split)]
+    whole = " ".join(" ".join(known).split())
+    assert all(line in whole for line in lines)
+    assert len(ALPHABET) == len(set(ALPHABET)) <= 40
+
+
+@each_pair
+def test_two_splits_share_no_half_of_a_line(one: Split, other: Split) -> None:
+    lines, others = ({decode(row) for row in short_texts(split).values} for split in (one, other))
+    known = {line[begin : begin + 32] for line in lines for begin in range(len(line) - 31)}
+    assert known.isdisjoint(line[begin : begin + 32] for line in others for begin in range(len(line) - 31))
+
+
+def test_a_line_comes_back_from_its_positions_even_when_they_are_a_little_off() -> None:
+    line = 'she said: "well; is it so?" - no, it isn\'t!'
+    assert decode(encode(line)) == line
+    assert decode(encode(line) + np.float32(0.4)) == line
+    with pytest.raises(ValueError, match="substring not found"):
+        encode("É")
+
+
+@pytest.mark.parametrize("band", [3, 12, 25, 36])
+def test_a_sine_is_loudest_in_the_band_around_its_frequency(band: int) -> None:
+    bins = np.fft.rfftfreq(audio_format.TRANSFORM_SAMPLES, 1 / audio_format.SAMPLE_RATE_HZ)
+    frequency = bins[audio_format.mel_filters()[band].argmax()]
+    time_s = np.arange(audio_format.samples_of(FRAMES)) / audio_format.SAMPLE_RATE_HZ
+    frames = audio_format.log_mel(np.sin(2 * np.pi * frequency * time_s).astype(np.float32))
+    assert frames.shape == (FRAMES, audio_format.MELS)
+    assert (np.abs(frames.argmax(axis=1) - band) <= 1).all()
+    assert frames.max() > -4
+
+
+def test_ten_times_the_amplitude_is_twenty_decibels_and_silence_is_the_floor() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, audio_format.samples_of(FRAMES)).astype(np.float32)
+    assert np.allclose(audio_format.log_mel(noise * 10) - audio_format.log_mel(noise), 20, atol=1e-3)
+    assert (audio_format.log_mel(noise * 0) == audio_format.FLOOR_DB).all()
+
+
+@each_split
+def test_speech_goes_on_from_frame_to_frame_and_is_no_silence(split: Split) -> None:
+    clips = speech(split).values.reshape(-1, FRAMES, audio_format.MELS)
+    assert (clips.max(axis=2) > -45).mean(axis=1).min() > 0.5
+    assert np.abs(np.diff(clips, axis=1)).mean() < np.abs(clips[:, :16] - clips[:, 16:]).mean() * 0.7
+
+
+def test_large_digits_are_the_digits_between_their_corners() -> None:
+    small, large = digits("test").values.reshape(-1, 8, 8), large_digits("test").values.reshape(-1, 28, 28)
+    assert np.allclose(large[:, ::27, ::27], small[:, ::7, ::7], atol=1e-5)
+    assert np.allclose(large.mean(axis=(1, 2)), small.mean(axis=(1, 2)), atol=0.1)

@@ -1,0 +1,45 @@
+"""Handwritten digits of 43 people, which scikit-learn ships (UCI, Alpaydin and Kaynak 1998), small and enlarged.
+
+Each image is a class of its own; split by image.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_server.training.datasets.glyphs import Split
+from attractor_server.training.datasets.samples import Samples, split_of
+
+SIDE, LARGE_SIDE = 8, 28
+
+
+@cache
+def digits(split: Split) -> Samples:
+    """Images (n, 64) of 8 × 8 pixels, from 0 (paper) to 1 (ink)."""
+    images = _images()[_chosen(split)] / np.float32(16)
+    return Samples(images.reshape(len(images), -1), np.arange(len(images)))
+
+
+@cache
+def large_digits(split: Split) -> Samples:
+    """The same images (n, 784), enlarged to 28 × 28 pixels by linear interpolation."""
+    from scipy.ndimage import zoom
+
+    images = digits(split).values.reshape(-1, SIDE, SIDE)
+    enlarged: NDArray[np.float32] = zoom(images, (1, LARGE_SIDE / SIDE, LARGE_SIDE / SIDE), order=1)
+    return Samples(enlarged.reshape(len(images), -1), np.arange(len(images)))
+
+
+@cache
+def _images() -> NDArray[np.float32]:
+    """All images (n, 8, 8) from 0 to 16, none twice."""
+    from sklearn.datasets import load_digits
+
+    different = {image.tobytes(): image for image in load_digits().images.astype(np.float32)}
+    return np.stack(list(different.values()))
+
+
+@cache
+def _chosen(split: Split) -> NDArray[np.int64]:
+    return np.array([n for n in range(len(_images())) if split_of(f"digit {n}") == split])
