@@ -5,15 +5,19 @@ Another network is one more line in `CASES`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.bilinear import Bilinear
+from attractor_server.energy.networks.convolutional import Convolutional
+from attractor_server.energy.networks.mlp import MLP
 from attractor_server.energy.networks.protocol import Shapes, Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
+from attractor_server.energy.networks.recurrent import Recurrent
 
 Divided = tuple[Shapes, Shapes]
 
@@ -114,6 +118,87 @@ def perceptron_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
     return x.dot(x) / 2 + fast["w"].dot(torch.log(1 + torch.exp(fast["U"].T.mv(features) + fast["u"])))
 
 
+def bowl_energy(weights: Tensors, x: Tensor) -> Tensor:
+    """½Σqx² + x·qb."""
+    return torch.sum(torch.exp(weights["bowl.log_q"]) * x**2) / 2 + x.dot(weights["bowl.qb"])
+
+
+def head_energy(weights: Tensors, x: Tensor, below: Tensor) -> Tensor:
+    """½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + below·H + a0)."""
+    k = torch.tanh(weights["keys.A"].T.mv(x) + weights["keys.H"].T.mv(below) + weights["keys.a0"])
+    v = weights["values.V"].T.mv(x)
+    return bowl_energy(weights, x) - v.dot(weights["head.W"].mv(k)) - weights["head.b"].dot(v)
+
+
+def mlp_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+    """½Σqx² + x·qb + w·softplus(softplus(xA₁ + a₁)A₂ + a₂)."""
+    weights = {**slow, **fast}
+    one = torch.log(1 + torch.exp(weights["layer1.A"].T.mv(x) + weights["layer1.a"]))
+    two = torch.log(1 + torch.exp(weights["layer2.A"].T.mv(one) + weights["layer2.a"]))
+    return bowl_energy(weights, x) + weights["head.w"].dot(two)
+
+
+def convolved(image: Tensor, kernel: Tensor, bias: Tensor, *, stride: int) -> Tensor:
+    """Pixel by pixel: what the kernel finds in the 3×3 neighbourhood, (channels, height, width)."""
+    _, height, width = image.shape
+    padded = pad(image, (1, 1, 1, 1))
+    rows = []
+    for row in range(0, height, stride):
+        near = [padded[:, row : row + 3, column : column + 3] for column in range(0, width, stride)]
+        rows.append(torch.stack([kernel.flatten(1).mv(one.flatten()) + bias for one in near], 1))
+    return torch.stack(rows, 1)
+
+
+def convolutional_energy(image: tuple[int, ...]) -> Callable[[Tensors, Tensors, Tensor], Tensor]:
+    """The bilinear energy over one convolution and one residual block."""
+
+    def energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+        w = {**slow, **fast}
+        c = convolved(w["lift"].T.mv(x).reshape(image), w["conv.kernel"], w["conv.bias"], stride=2)
+        c = c + convolved(torch.tanh(c), w["block1.kernel"], w["block1.bias"], stride=1)
+        return head_energy(w, x, torch.tanh(c).flatten())
+
+    return energy
+
+
+def recurrent_energy(width: int) -> Callable[[Tensors, Tensors, Tensor], Tensor]:
+    """The bilinear energy over what torch's own gated cell has seen from the front and from the back."""
+
+    def energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+        w = {**slow, **fast}
+        frames = w["lift"].T.mv(x).reshape(-1, width)
+        states = {name: gated(w, name, order) for name, order in (("forward", frames), ("backward", frames.flip(0)))}
+        below = [torch.cat([one, other]) for one, other in zip(states["forward"], states["backward"], strict=True)]
+        return head_energy(w, x, torch.cat(below))
+
+    return energy
+
+
+def gated(weights: Tensors, name: str, frames: Tensor) -> list[Tensor]:
+    """The states (hidden,) of torch's gated cell after each frame (width,)."""
+    kernel, recurrence, bias = (weights[f"{name}.{part}"] for part in ("input", "state", "bias"))
+    h = torch.zeros_like(recurrence[:1, : len(recurrence)])
+    states = []
+    for frame in frames:
+        h = torch.gru_cell(frame[None], h, kernel.T, recurrence.T, bias, torch.zeros_like(bias))
+        states.append(h[0])
+    return states
+
+
+def deep_cases(*, inputs: int, features: int) -> dict[str, Case]:
+    """Networks of several layers; the perceptron writes into all of them, the others into the highest."""
+    side = ceil(inputs**0.5) + 1
+    image, keys, values = (1, side, side - 1), features, features + 1
+    mlp = MLP(inputs=inputs, widths=(keys, values))
+    convolutional = Convolutional(inputs=inputs, image=image, channels=2, blocks=1, keys=keys, values=values)
+    recurrent = Recurrent(inputs=inputs, steps=3, width=2, hidden=2, keys=keys, values=values)
+    return {
+        "mlp": Case(mlp, mlp_energy, inputs, curved=True),
+        "convolutional": Case(convolutional, convolutional_energy(image), inputs),
+        "recurrent": Case(recurrent, recurrent_energy(2), inputs),
+    }
+
+
 def cases(*, inputs: int, features: int) -> dict[str, Case]:
     """Every network and path, by name."""
     quadratic = Quadratic(inputs=inputs, features=features)
@@ -125,6 +210,7 @@ def cases(*, inputs: int, features: int) -> dict[str, Case]:
         "bilinear in closed form": Case(bilinear, bilinear_energy, inputs),
         "bilinear by autodiff": Case(Generic(bilinear), bilinear_energy, inputs),
         "perceptron by autodiff": Case(perceptron, perceptron_energy, inputs, curved=True),
+        **deep_cases(inputs=inputs, features=features),
     }
 
 

@@ -67,7 +67,8 @@ def test_meta_gradients_equal_finite_differences(case: Case) -> None:
     def loss(*values: Tensor) -> Tensor:
         return outcome(case.network, episode.at(dict(zip(names, values, strict=True)))).loss()
 
-    assert gradcheck(loss, tuple(episode.leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5)
+    # Along one random direction in each leaf; entry by entry they already equal the reference.
+    assert gradcheck(loss, tuple(episode.leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 @wide

@@ -4,14 +4,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attractor_server.energy.networks.bilinear import Bilinear
+from attractor_server.energy.networks.convolutional import Convolutional
+from attractor_server.energy.networks.mlp import MLP
 from attractor_server.energy.networks.protocol import EnergyNetwork, Gradients, TrainableNetwork, WritableNetwork
 from attractor_server.energy.networks.quadratic import Quadratic
+from attractor_server.energy.networks.recurrent import Recurrent
 
 __all__ = ["NETWORKS", "EnergyNetwork", "Gradients", "TrainableNetwork", "WritableNetwork", "network_of"]
 
 NETWORKS: Mapping[str, Callable[..., TrainableNetwork]] = {
     "quadratic": Quadratic,
     "bilinear": Bilinear,
+    "mlp": MLP,
+    "convolutional": Convolutional,
+    "recurrent": Recurrent,
 }
 
 

@@ -1,0 +1,105 @@
+"""The convolutional network: residual blocks over an image tell patterns apart, a bilinear head recalls (claim 10)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod, sqrt
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import conv2d
+
+from attractor_server.energy.networks.heads import head_energy, head_shapes, head_start, lifted_start
+from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divided
+
+KERNEL = (3, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolutional:
+    """E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + tanh(c)H + a0).
+
+    c are the activations of the image x·lift: a convolution of stride 2, then blocks c + conv(tanh(c)). Layers `lift`,
+    `conv`, `block1`, …, `keys`, `values`, `bowl`, `head`.
+
+    Raises:
+        ValueError: an image without three dimensions, or a wrong writable set.
+    """
+
+    inputs: int
+    """d, entries of a pattern"""
+    image: tuple[int, ...]
+    """(channels, height, width) of what the entries stand for"""
+    channels: int
+    """Of each activation"""
+    blocks: int
+    """Residual blocks above the first convolution"""
+    keys: int
+    """entries of k"""
+    values: int
+    """entries of v"""
+    writable: tuple[str, ...] = ("head",)
+    """Tensors or layers that are fast; the highest layer unless told otherwise (claim 8)"""
+
+    def __post_init__(self) -> None:
+        if len(self.image) != 3:
+            raise ValueError(f"image {list(self.image)}; expected channels, height and width")
+        _ = self.shapes
+
+    @property
+    def kind(self) -> str:
+        """Its name among the networks."""
+        return "convolutional"
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        """What makes it again."""
+        sizes = {"channels": self.channels, "blocks": self.blocks, "keys": self.keys, "values": self.values}
+        return {"inputs": self.inputs, "image": list(self.image), **sizes, "writable": list(self.writable)}
+
+    @property
+    def shapes(self) -> tuple[Shapes, Shapes]:
+        """Shapes of the slow tensors, and of the fast tensors of one memory."""
+        return divided(self._shapes, self.writable)
+
+    def start(self, start: Start) -> Tensors:
+        """As the bilinear network, over random kernels.
+
+        Raises:
+            ValueError: the model has other entries or values than `inputs` and `image`.
+        """
+        shapes = self._shapes
+        kernels = {name: _kernel(shape, start.generator) for name, shape in shapes.items() if name.endswith(".kernel")}
+        biases = {name: torch.zeros(shape) for name, shape in shapes.items() if name.endswith(".bias")}
+        lift = lifted_start(shapes["lift"], start)
+        return {"lift": lift, **kernels, **biases, **head_start(shapes, start)}
+
+    def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+        """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
+        return by_memory(self._energy, slow, fast, x)
+
+    @property
+    def _shapes(self) -> Shapes:
+        colours, height, width = self.image
+        shapes: dict[str, tuple[int, ...]] = {"lift": (self.inputs, prod(self.image))}
+        for layer, below in zip(("conv", *self._blocks), (colours, *(self.channels,) * self.blocks), strict=True):
+            shapes |= {f"{layer}.kernel": (self.channels, below, *KERNEL), f"{layer}.bias": (self.channels,)}
+        activations = self.channels * ceil(height / 2) * ceil(width / 2)
+        return shapes | dict(
+            head_shapes(inputs=self.inputs, below=activations, keys=self.keys, values=self.values),
+        )
+
+    @property
+    def _blocks(self) -> tuple[str, ...]:
+        return tuple(f"block{place}" for place in range(1, self.blocks + 1))
+
+    def _energy(self, weights: Tensors, x: Tensor) -> Tensor:
+        image = (x @ weights["lift"]).unflatten(-1, self.image)  # (n, channels, height, width)
+        c = conv2d(image, weights["conv.kernel"], weights["conv.bias"], stride=2, padding=1)
+        for block in self._blocks:
+            c = c + conv2d(torch.tanh(c), weights[f"{block}.kernel"], weights[f"{block}.bias"], padding=1)
+        return head_energy(weights, x, torch.tanh(c).flatten(1))
+
+
+def _kernel(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    weights = torch.randn(shape, generator=generator)
+    return weights / sqrt(prod(shape[1:]))
