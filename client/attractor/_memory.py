@@ -2,7 +2,7 @@
 
 from attractor._calls import Ticket, recalled, recognized, stored
 from attractor._core import Core
-from attractor._patterns import Packed, pack
+from attractor._patterns import Packed, pack, pack_cues
 from attractor._request import Ask, Operation, reading
 from attractor._stream import MemoryStream
 from attractor._types import Cue, Familiarity, MemoryInfo, ModelInfo, Patterns, Recall, StoreResult
@@ -16,6 +16,9 @@ class Memory:
     Patterns are an array for a model of one field, else a mapping of field name to array; (*shape) for a single
     pattern, (patterns, *shape) for a batch, and answers have the same form. Taken as float32, float16, bfloat16 or
     uint8; float64 is sent as float32. Images are uint8 from 0 to 255 or floats from 0 to 1, and come back as floats.
+
+    What is stored is whole. In what is queried or recognized, NaN marks a missing entry, and a field may be left out
+    altogether: `query({"key": k})` completes the rest. At least one entry of each pattern is given; answers hold all.
 
     Every call raises `AttractorError`s, among them InvalidRequest, MemoryNotFound, TimeoutExceeded after `timeout_s`
     seconds (None: the client's; inf: never), and Closed.
@@ -65,21 +68,26 @@ class Memory:
     ) -> Recall:
         """Completes the cues.
 
-        `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed; `steps` 0 takes the model's
-        own number; `trajectory` also asks for every iterate.
+        `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed, none of which may be
+        missing; `steps` 0 takes the model's own number; `trajectory` also asks for every iterate.
 
         Raises:
             Diverged: the reading loop left finite numbers.
         """
         ask, deadline_s = reading(steps, trajectory), self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
-        return await recalled(self._start(model, ask, pack(model, cues, known, where="cues"), deadline_s))
+        return await recalled(self._start(model, ask, pack_cues(model, cues, known), deadline_s))
 
     async def recognize(self, patterns: Patterns, *, timeout_s: float | None = None) -> Familiarity:
-        """How familiar the patterns are, as they stand, without completing them."""
+        """How familiar the patterns are, as they stand, without completing them.
+
+        Missing entries count as if they were the mean of the training data.
+        """
         deadline_s = self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
-        return await recognized(self._start(model, _RECOGNIZE, pack(model, patterns), deadline_s))
+        return await recognized(
+            self._start(model, _RECOGNIZE, pack_cues(model, patterns, where="patterns"), deadline_s)
+        )
 
     def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
         """A context manager for storing and querying many patterns without waiting for each answer.
@@ -94,7 +102,7 @@ class Memory:
 
     def start_query(self, model: ModelInfo, cue: Cue, ask: Ask, timeout_s: float | None) -> Ticket:
         """Sends a query without waiting for the answer. For the SDK itself."""
-        packed = pack(model, cue.cues, cue.known, where="cues")
+        packed = pack_cues(model, cue.cues, cue.known)
         return self._start(model, ask, packed, self._core.deadline_s(timeout_s))
 
     async def _known_model(self, deadline_s: float) -> ModelInfo:

@@ -1,5 +1,6 @@
 """Arrays of the user to rows of the wire, with every check that needs no server."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,10 +32,11 @@ class Column:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """The patterns of one request: a column for each field; `single` where the user gave no batch axis."""
+    """The patterns of one request: a column for each field given; `single` where the user gave no batch axis."""
 
     columns: tuple[Column, ...]
     single: bool
+    model: ModelInfo
 
     @property
     def rows(self) -> int:
@@ -50,30 +52,50 @@ class Packed:
     @property
     def answer_bytes(self) -> int:
         """Length of the completed patterns on the wire, about: four bytes an entry and the scores."""
-        return 16 * self.rows + 4 * sum(column.values.size for column in self.columns)
+        return self.rows * (16 + 4 * sum(math.prod(field.shape) for field in self.model.fields))
 
     def piece(self, rows: slice) -> "Packed":
         """Some of the patterns."""
-        return Packed(tuple(column.rows(rows) for column in self.columns), self.single)
+        return Packed(tuple(column.rows(rows) for column in self.columns), self.single, self.model)
 
 
-def pack(model: ModelInfo, patterns: Patterns, known: Patterns | None = None, *, where: str = "patterns") -> Packed:
-    """The patterns as the wire takes them.
+def pack(model: ModelInfo, patterns: Patterns) -> Packed:
+    """Whole patterns, to be stored, as the wire takes them.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
-    given = _by_field(model, patterns, where)
+    return _packed(model, _by_field(model, patterns, "patterns"), {}, "patterns")
+
+
+def pack_cues(model: ModelInfo, cues: Patterns, known: Patterns | None = None, *, where: str = "cues") -> Packed:
+    """Cues, of which fields may be left out, as the wire takes them.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    given = _by_field(model, cues, where, partial=True)
     masks = {} if known is None else _by_field(model, known, "known", partial=True)
+    for name in masks.keys() - given.keys():
+        if np.any(_array(masks.pop(name), f"known[{name}]")):
+            raise InvalidRequest.of(
+                f"known[{name}]", f"saw entries marked as known; expected {where}[{name}] with them"
+            )
+    return _packed(model, given, masks, where)
+
+
+def _packed(model: ModelInfo, given: Mapping[str, Array], masks: Mapping[str, Array], where: str) -> Packed:
     columns, batched = [], {}
     for field in model.fields:
+        if field.name not in given:
+            continue
         values, dtype = _values(given[field.name], f"{where}[{field.name}]")
         batched[field.name] = _has_batch_axis(values, field, f"{where}[{field.name}]")
         rows = values if batched[field.name] else values[None]
         mask = _mask(masks[field.name], rows, f"known[{field.name}]") if field.name in masks else None
         columns.append(Column(field.name, dtype, rows, mask))
     _check_alike(columns, batched, where)
-    return Packed(tuple(columns), single=not any(batched.values()))
+    return Packed(tuple(columns), single=not any(batched.values()), model=model)
 
 
 def _by_field(model: ModelInfo, given: Patterns, where: str, *, partial: bool = False) -> dict[str, Array]:
@@ -83,7 +105,8 @@ def _by_field(model: ModelInfo, given: Patterns, where: str, *, partial: bool = 
             raise InvalidRequest.of(where, f"saw one array; expected a mapping with the fields {names}")
         return {names[0]: given}
     if not given or set(given) - set(names) or (not partial and len(given) != len(names)):
-        raise InvalidRequest.of(where, f"saw the fields {[str(name) for name in given]}; expected {names}")
+        expected = f"some of {names}" if partial else f"{names}"
+        raise InvalidRequest.of(where, f"saw the fields {[str(name) for name in given]}; expected {expected}")
     return dict(given)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attractor import Cue, FieldInfo, InvalidRequest, ModelInfo, Patterns
-from attractor._patterns import pack
+from attractor._patterns import pack, pack_cues
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 MODEL = ModelInfo(
@@ -103,12 +103,12 @@ def test_fields_must_be_complete_and_alike(patterns: Patterns, message: str) -> 
 )
 def test_masks_must_fit_the_cues(known: Patterns, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        pack(MODEL, np.zeros((4, 2, 3), np.float32), known)
+        pack_cues(MODEL, np.zeros((4, 2, 3), np.float32), known)
 
 
 def test_a_mask_of_one_pattern_holds_for_all() -> None:
     known = np.array([[True, False, False], [False, False, True]])
-    column = pack(MODEL, np.zeros((4, 2, 3), np.float32), known).columns[0]
+    column = pack_cues(MODEL, np.zeros((4, 2, 3), np.float32), known).columns[0]
     assert column.known is not None
     assert column.known.shape == (4, 2, 3)
     assert (column.known == known).all()
@@ -116,9 +116,35 @@ def test_a_mask_of_one_pattern_holds_for_all() -> None:
 
 def test_fields_without_a_mask_are_not_known() -> None:
     cue = Cue({"key": np.zeros(3), "value": np.zeros(2)}, {"key": np.ones(3, np.bool_)})
-    key, value = pack(PAIR, cue.cues, cue.known).columns
+    key, value = pack_cues(PAIR, cue.cues, cue.known).columns
     assert key.known is not None
     assert value.known is None
+
+
+def test_cues_may_leave_fields_out_and_are_answered_with_all_of_them() -> None:
+    packed = pack_cues(PAIR, {"value": np.zeros((4, 2), np.float32)})
+    assert [column.field for column in packed.columns] == ["value"]
+    assert packed.rows == 4
+    assert packed.answer_bytes == 4 * (16 + 4 * 5)
+
+
+@pytest.mark.parametrize(
+    ("cues", "known", "message"),
+    [
+        ({}, None, r"cues: saw the fields \[\]; expected some of \['key', 'value'\]"),
+        ({"kye": np.zeros(3)}, None, r"saw the fields \['kye'\]; expected some of"),
+        ({"key": np.zeros(3)}, {"value": np.ones(2, np.bool_)}, r"known\[value\]: saw entries marked as known"),
+    ],
+)
+def test_cues_that_leave_out_too_much_are_refused(cues: Patterns, known: Patterns | None, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        pack_cues(PAIR, cues, known)
+
+
+def test_a_mask_that_marks_nothing_may_name_a_field_that_is_left_out() -> None:
+    masks = {"key": np.ones(3, np.bool_), "value": np.zeros(2, np.bool_)}
+    (key,) = pack_cues(PAIR, {"key": np.zeros(3)}, masks).columns
+    assert key.known is not None
 
 
 def test_values_are_copied_so_that_a_buffer_may_be_used_again() -> None:
@@ -131,7 +157,7 @@ def test_values_are_copied_so_that_a_buffer_may_be_used_again() -> None:
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_pieces_side_by_side_are_the_whole(rows: int, size: int) -> None:
     values = np.arange(rows * 6, dtype=np.float32).reshape(rows, 2, 3)
-    packed = pack(MODEL, values, values > 7)
+    packed = pack_cues(MODEL, values, values > 7)
     pieces = [packed.piece(slice(start, start + size)).columns[0] for start in range(0, rows, size)]
     assert (np.concatenate([piece.values for piece in pieces]) == values).all()
     masks = [piece.known for piece in pieces if piece.known is not None]

@@ -141,7 +141,7 @@ async def test_what_nobody_foresaw_is_internal_and_says_nothing_more(
     channel: aio.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await raw.create(channel, "a")
-    monkeypatch.setattr("attractor_server.rpc.codec.check_values", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("attractor_server.rpc.unary.check_values", lambda *_, **__: 1 / 0)
     with pytest.raises(aio.AioRpcError) as caught:
         await memory_data_pb2_grpc.MemoryDataStub(channel).Store(pb.StoreRequest(memory="a", tensors=[tensor(ONE)]))
     assert caught.value.code() is StatusCode.INTERNAL

@@ -45,7 +45,13 @@ Global___DType: _TypeAlias = DType  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """The same field of many patterns, one after another."""
+    """The same field of many patterns, one after another.
+
+    In a store every field of the model is there once, and every entry is a finite number. In a cue, which is what a query
+    or a recognize carries, entries may be missing: reading starts there at the mean of the training data. NaN in a float
+    tensor marks a missing entry, and a field that has no tensor is missing altogether; each pattern gives at least one
+    entry. Answers hold all fields, and no NaN.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,8 +67,8 @@ class Tensor(_message.Message):
     """Row-major, little-endian."""
     known: _builtins.bytes
     """Cues only: which entries are known, a bit each, the first entry in the lowest bit of the first byte, padded to
-    whole bytes at the end of the tensor. Known entries are held fixed while reading. Empty: nothing is held, the whole
-    cue is a starting point.
+    whole bytes at the end of the tensor. Known entries are held fixed while reading; a missing entry cannot be known.
+    Empty: nothing is held, the whole cue is a starting point.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

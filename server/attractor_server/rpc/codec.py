@@ -45,46 +45,25 @@ def rows_of(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) ->
     return rows
 
 
-def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: str) -> Patterns:
-    """The tensors of all fields side by side, so many patterns in each.
+def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: str, partial: bool = False) -> Patterns:
+    """The tensors of all fields side by side, so many patterns in each; NaN for what is missing from `partial` ones.
 
     Only form is checked: fields, dtype, shape, lengths. `check_values` looks at the numbers.
 
     Raises:
         InvalidRequest: naming the tensor, the value seen and the value expected.
     """
-    by_field = _by_field(layout, tensors, where)
-    values = np.empty((rows, layout.size), np.float32)
+    by_field = _by_field(layout, tensors, where, partial=partial)
+    values = np.full((rows, layout.size), np.nan, np.float32)
     known = np.zeros((rows, layout.size), np.bool_) if any(t.known for _, t in by_field.values()) else None
     for field, span in layout.spans:
+        if field.name not in by_field:
+            continue
         path, tensor = by_field[field.name]
         values[:, span] = _values(field, tensor, rows, path).reshape(rows, field.size)
         if known is not None and tensor.known:
             known[:, span] = _known(field, tensor, rows, path).reshape(rows, field.size)
     return Patterns(values, known)
-
-
-def check_values(layout: Layout, patterns: Patterns, *, where: str) -> None:
-    """Refuses NaN, infinity and values outside a field's range.
-
-    Raises:
-        InvalidRequest: naming the field, the value seen and the value expected.
-    """
-    for field, span in layout.spans:
-        part = patterns.values[:, span]
-        if not part.size:
-            continue
-        low, high = float(part.min()), float(part.max())  # NaN wins in both
-        if not (np.isfinite(low) and np.isfinite(high)):
-            position = np.argwhere(~np.isfinite(part))[0]
-            value = part[tuple(position)]
-            problem = f"saw {value} in pattern {position[0]}, entry {position[1]}; expected finite numbers"
-        elif low < field.minimum or high > field.maximum:
-            problem = f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}"
-            problem += " (an image is sent as uint8, or as floats from 0 to 1)" if field.kind == "image" else ""
-        else:
-            continue
-        raise InvalidRequest.of(f"{where}[{field.name}]", problem)
 
 
 def encode(layout: Layout, values: Floats) -> Iterator[pb.Tensor]:  # values (rows, d)
@@ -162,7 +141,9 @@ def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
     )
 
 
-def _by_field(layout: Layout, tensors: Sequence[pb.Tensor], where: str) -> dict[str, tuple[str, pb.Tensor]]:
+def _by_field(
+    layout: Layout, tensors: Sequence[pb.Tensor], where: str, *, partial: bool
+) -> dict[str, tuple[str, pb.Tensor]]:
     """Each tensor, with its place in the request, under the name of its field."""
     expected = [field.name for field in layout.fields]
     found: dict[str, tuple[str, pb.Tensor]] = {}
@@ -174,7 +155,9 @@ def _by_field(layout: Layout, tensors: Sequence[pb.Tensor], where: str) -> dict[
         if name in found:
             raise InvalidRequest.of(f"{path}.field", f"saw {name!r} a second time; expected each field once")
         found[name] = (path, tensor)
-    if missing := [name for name in expected if name not in found]:
+    if partial and not found:
+        raise InvalidRequest.of(where, f"saw no tensor; expected at least one of the fields {expected}")
+    if not partial and (missing := [name for name in expected if name not in found]):
         raise InvalidRequest.of(where, f"saw no tensor for {missing}; expected all fields: {expected}")
     return found
 

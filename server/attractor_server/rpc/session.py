@@ -25,6 +25,7 @@ from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.peers import Peers, disagreement
 from attractor_server.rpc.shard import ModelCard, Shard, counted, outcome_of
 from attractor_server.rpc.upstream import Upstream
+from attractor_server.rpc.values import check_values
 from attractor_server.topology import ShardInfo
 
 Bound: TypeAlias = Record | Upstream
@@ -180,16 +181,16 @@ class Session:
     async def _submit(self, ask: Ask, rows: Sequence[slice], chosen: Sequence[int], model: ModelCard) -> None:
         """Queues the requests of one model, after every check; waits where too much is under way."""
         ids = ask.columns.request_ids
-        where = f"{ask.where}.tensors"
+        where, partial = f"{ask.where}.tensors", not ask.operation.writes
         try:
-            whole = codec.decode(model.layout, ask.columns.tensors, rows=rows[-1].stop, where=where)
+            whole = codec.decode(model.layout, ask.columns.tensors, rows=rows[-1].stop, where=where, partial=partial)
         except InvalidRequest as error:
             self._fail([ids[i] for i in chosen], error)
             return
         for i in chosen:
             patterns = whole.rows(rows[i])
             try:
-                codec.check_values(model.layout, patterns, where=where)
+                check_values(model.layout, patterns, where=where, partial=partial)
                 job = self._job(ask, i, patterns)
             except ServerError as error:
                 self._fail([ids[i]], error)

@@ -13,6 +13,7 @@ from attractor_server.rpc.context import Context
 from attractor_server.rpc.peers import Peers, forward
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.shard import Shard, check_steps, counted, stored
+from attractor_server.rpc.values import check_values
 
 
 class MemoryDataServicer(rpc.MemoryDataServicer):
@@ -60,8 +61,9 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         record = self._shard.memories.get(memory)
         layout = self._shard.model(record.model).layout
         rows = codec.rows_of(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
-        patterns = codec.decode(layout, tensors, rows=rows, where="tensors")
-        codec.check_values(layout, patterns, where="tensors")
+        partial = not operation.writes
+        patterns = codec.decode(layout, tensors, rows=rows, where="tensors", partial=partial)
+        check_values(layout, patterns, where="tensors", partial=partial)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         job = self._shard.job(operation, record, patterns)

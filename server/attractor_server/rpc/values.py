@@ -1,0 +1,50 @@
+"""The numbers in decoded patterns: which of them can be meant."""
+
+import numpy as np
+
+from attractor_server.engine.work import Floats
+from attractor_server.errors import InvalidRequest
+from attractor_server.fields import Field, Layout
+from attractor_server.rpc.codec import Patterns
+
+
+def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: bool = False) -> None:
+    """Refuses infinity, values outside a field's range, and NaN, which only in `partial` patterns means missing.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    for field, span in layout.spans:
+        part = patterns.values[:, span]
+        if problem := _problem(field, part, partial=partial):
+            raise InvalidRequest.of(f"{where}[{field.name}]", problem)
+        if patterns.known is not None and (unknown := patterns.known[:, span] & np.isnan(part)).any():
+            raise InvalidRequest.of(
+                f"{where}[{field.name}].known",
+                f"saw a missing value marked as known in {_place(unknown)}; expected known entries to have values",
+            )
+    if partial and (empty := np.isnan(patterns.values).all(1)).any():
+        raise InvalidRequest.of(where, f"saw no value in pattern {empty.argmax()}; expected at least one")
+
+
+def _problem(field: Field, part: Floats, *, partial: bool) -> str:
+    """What is wrong with the values (patterns, entries) of a field; empty where nothing is."""
+    low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
+    if partial and np.isnan(low):
+        given = part[~np.isnan(part)]
+        low, high = float(given.min(initial=np.inf)), float(given.max(initial=-np.inf))
+        if not given.size:
+            return ""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        wrong = np.isinf(part) if partial else ~np.isfinite(part)
+        value = part[wrong].flat[0]
+        return f"saw {value} in {_place(wrong)}; expected finite numbers"
+    if low < field.minimum or high > field.maximum:
+        hint = " (an image is sent as uint8, or as floats from 0 to 1)" if field.kind == "image" else ""
+        return f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}{hint}"
+    return ""
+
+
+def _place(marked: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> str:
+    row, entry = np.argwhere(marked)[0]
+    return f"pattern {row}, entry {entry}"
