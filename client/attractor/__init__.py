@@ -25,6 +25,7 @@ from attractor._memory import Memory
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
+from attractor._text import MISSING
 from attractor._types import (
     Cue,
     Familiarity,
@@ -38,6 +39,7 @@ from attractor._types import (
 )
 
 __all__ = [
+    "MISSING",
     "AsyncClient",
     "AttractorError",
     "Client",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor._errors import ServerFault
-from attractor._types import Familiarity, Floats, Integers, Recall, Trajectory
+from attractor._types import Familiarity, Floats, Integers, ModelInfo, Recall, Trajectory
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 Number = TypeVar("Number", np.float32, np.uint32)
@@ -78,12 +78,13 @@ def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Rec
     return replace(answer, iterates=iterates, energies=_scores(rows, *(frame.energy for frame in frames)))
 
 
-def recall(pieces: Sequence[Recalled], *, single: bool) -> Recall:
+def recall(pieces: Sequence[Recalled], model: ModelInfo, *, single: bool) -> Recall:
     """What the caller gets, the pieces of a split query side by side."""
+    alphabets = {field.name: field.alphabet for field in model.fields if field.alphabet}
     fields = {name: _join([piece.fields[name] for piece in pieces], 0, single) for name in pieces[0].fields}
     before, after, delta = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
     steps = _join([piece.steps for piece in pieces], 0, single)
-    return Recall(fields, before, after, delta, steps, _trajectory(pieces, single=single))
+    return Recall(fields, before, after, delta, steps, _trajectory(pieces, single=single), alphabets)
 
 
 def familiarity(pieces: Sequence[Recognized], *, single: bool) -> Familiarity:

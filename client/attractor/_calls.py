@@ -11,7 +11,7 @@ from attractor._patterns import Packed
 from attractor._request import Answer, Operation, Request, Shelf, weight_bytes
 from attractor._router import Router
 from attractor._settings import Limits
-from attractor._types import Familiarity, Recall, StoreResult
+from attractor._types import Familiarity, ModelInfo, Recall, StoreResult
 
 _A = TypeVar("_A", StoreResult, Recalled, Recognized)
 
@@ -23,6 +23,7 @@ class Ticket:
     router: Router
     requests: Sequence[Request]
     single: bool
+    model: ModelInfo
 
     @property
     def rows(self) -> int:
@@ -54,7 +55,7 @@ def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s:
     """
     pieces = _pieces(shelf.ask.operation, packed, router.limits)
     requests = [router.submit(memory, shelf, piece, deadline_s) for piece in pieces]
-    return Ticket(router, requests, packed.single)
+    return Ticket(router, requests, packed.single, packed.model)
 
 
 def _pieces(operation: Operation, packed: Packed, limits: Limits) -> list[Packed]:
@@ -79,7 +80,7 @@ async def stored(ticket: Ticket) -> StoreResult:
 
 async def recalled(ticket: Ticket) -> Recall:
     """Waits for the answer to a query."""
-    return recall(_all(await ticket.answers(), Recalled), single=ticket.single)
+    return recall(_all(await ticket.answers(), Recalled), ticket.model, single=ticket.single)
 
 
 async def recognized(ticket: Ticket) -> Familiarity:

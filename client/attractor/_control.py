@@ -136,4 +136,5 @@ def _model(model: pb.Model) -> ModelInfo:
 
 
 def _field(field: pb.Field) -> FieldInfo:
-    return FieldInfo(name=field.name, kind=_KINDS.get(field.kind, "vector"), shape=tuple(field.shape))
+    kind = _KINDS.get(field.kind, "vector")
+    return FieldInfo(name=field.name, kind=kind, shape=tuple(field.shape), alphabet=field.alphabet)

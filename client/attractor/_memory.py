@@ -17,7 +17,11 @@ class Memory:
     pattern, (patterns, *shape) for a batch, and answers have the same form. Taken as float32, float16, bfloat16 or
     uint8; float64 is sent as float32. Images are uint8 from 0 to 255 or floats from 0 to 1, and come back as floats.
 
-    What is stored is whole. In what is queried or recognized, NaN marks a missing entry, and a field may be left out
+    A text is a `str`, and a batch of them a list; what is shorter than the field is filled up with spaces. They come
+    back by `Recall.text`.
+
+    What is stored is whole. In what is queried or recognized, NaN marks a missing entry, the character
+    `attractor.MISSING` a missing one of a text, and a field may be left out
     altogether: `query({"key": k})` completes the rest. At least one entry of each pattern is given; answers hold all.
 
     Every call raises `AttractorError`s, among them InvalidRequest, MemoryNotFound, TimeoutExceeded after `timeout_s`

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor._errors import InvalidRequest
+from attractor._text import places, places_of_numbers, texts_in
 from attractor._types import Array, FieldInfo, ModelInfo, Patterns
 from attractor_proto.v1 import memory_data_pb2 as pb
 
@@ -65,7 +66,7 @@ def pack(model: ModelInfo, patterns: Patterns) -> Packed:
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
-    return _packed(model, _by_field(model, patterns, "patterns"), {}, "patterns")
+    return _packed(model, _by_field(model, patterns, "patterns"), {}, "patterns", partial=False)
 
 
 def pack_cues(model: ModelInfo, cues: Patterns, known: Patterns | None = None, *, where: str = "cues") -> Packed:
@@ -81,15 +82,17 @@ def pack_cues(model: ModelInfo, cues: Patterns, known: Patterns | None = None, *
             raise InvalidRequest.of(
                 f"known[{name}]", f"saw entries marked as known; expected {where}[{name}] with them"
             )
-    return _packed(model, given, masks, where)
+    return _packed(model, given, masks, where, partial=True)
 
 
-def _packed(model: ModelInfo, given: Mapping[str, Array], masks: Mapping[str, Array], where: str) -> Packed:
+def _packed(
+    model: ModelInfo, given: Mapping[str, Array], masks: Mapping[str, Array], where: str, *, partial: bool
+) -> Packed:
     columns, batched = [], {}
     for field in model.fields:
         if field.name not in given:
             continue
-        values, dtype = _values(given[field.name], f"{where}[{field.name}]")
+        values, dtype = _values(field, given[field.name], f"{where}[{field.name}]", partial=partial)
         batched[field.name] = _has_batch_axis(values, field, f"{where}[{field.name}]")
         rows = values if batched[field.name] else values[None]
         mask = _mask(masks[field.name], rows, f"known[{field.name}]") if field.name in masks else None
@@ -110,7 +113,11 @@ def _by_field(model: ModelInfo, given: Patterns, where: str, *, partial: bool = 
     return dict(given)
 
 
-def _values(given: Array, where: str) -> tuple[NDArray[np.generic], pb.DType.ValueType]:
+def _values(
+    field: FieldInfo, given: Array, where: str, *, partial: bool
+) -> tuple[NDArray[np.generic], pb.DType.ValueType]:
+    if field.alphabet:
+        return _characters(field, given, where, partial=partial), pb.DTYPE_UINT8
     array = _array(given, where)
     if array.dtype == np.float64:
         with np.errstate(over="ignore"):  # becomes an infinity, which the server refuses
@@ -129,6 +136,12 @@ _WIRE: dict[str, tuple[str, pb.DType.ValueType]] = {
     "float16": ("<f2", pb.DTYPE_FLOAT16),
     "uint8": ("u1", pb.DTYPE_UINT8),
 }
+
+
+def _characters(field: FieldInfo, given: Array, where: str, *, partial: bool) -> NDArray[np.uint8]:
+    if (texts := texts_in(given)) is not None:
+        return places(texts, field.alphabet, math.prod(field.shape), where, partial=partial)
+    return places_of_numbers(_array(given, where), field.alphabet, where, partial=partial)
 
 
 def _array(given: Array, where: str) -> NDArray[np.generic]:

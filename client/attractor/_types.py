@@ -1,7 +1,7 @@
 """What users of the SDK get back, and what they may give."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor._errors import InvalidRequest
+from attractor._text import strings
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.uint32]
@@ -22,7 +23,10 @@ class HasArray(Protocol):
 
 Array: TypeAlias = ArrayLike | HasArray
 Patterns: TypeAlias = Array | Mapping[str, Array]
-"""For a model of one field an array, else a mapping of field name to array; (*shape) or (patterns, *shape)."""
+"""For a model of one field an array, else a mapping of field name to array; (*shape) or (patterns, *shape).
+
+Of a text field a `str` or a list of them.
+"""
 
 FieldKind = Literal["vector", "image", "text", "audio"]
 
@@ -34,6 +38,8 @@ class FieldInfo:
     name: str
     kind: FieldKind
     shape: tuple[int, ...]
+    alphabet: str = ""
+    """Of a text field: the characters there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,7 @@ class Recall:
     """Completed patterns. Arrays have a first axis (patterns) where the cues came as a batch."""
 
     fields: Mapping[str, Floats]
-    """Field name to completed values: (*shape) or (patterns, *shape)."""
+    """Field name to completed values: (*shape) or (patterns, *shape); of a text the places in its alphabet."""
     energy_before: Floats
     """Of the cue: () or (patterns)."""
     energy_after: Floats
@@ -110,6 +116,8 @@ class Recall:
     """Reading steps taken: () or (patterns)."""
     trajectory: Trajectory | None = None
     """Set where the query asked for it."""
+    alphabets: Mapping[str, str] = field(default_factory=dict)
+    """Of the model's text fields, by name"""
 
     @property
     def pattern(self) -> Floats:
@@ -119,6 +127,25 @@ class Recall:
             InvalidRequest: the model has several fields.
         """
         return _single(self.fields)
+
+    @property
+    def texts(self) -> Mapping[str, str | list[str]]:
+        """For each text field what `text` says."""
+        return {name: self.text(name) for name in self.alphabets}
+
+    def text(self, name: str = "") -> str | list[str]:
+        """A completed text without the spaces at its end, or a list of them where the cues came as a batch.
+
+        `name` may be left out where the model has a single text field.
+
+        Raises:
+            InvalidRequest: the model has no such text field.
+        """
+        if not name and len(self.alphabets) == 1:
+            (name,) = self.alphabets
+        if name not in self.alphabets:
+            raise InvalidRequest.of("text", f"saw {name!r}; expected one of the text fields {sorted(self.alphabets)}")
+        return strings(self.fields[name], self.alphabets[name])
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ HEAVY = ("torch", "ray", "attractor_server", "pydantic", "scipy", "sqlite3")
 def test_all_is_exactly_the_public_names() -> None:
     public = {name for name in vars(attractor) if not name.startswith("_")}
     assert set(attractor.__all__) == public
-    assert list(attractor.__all__) == sorted(attractor.__all__)
+    assert list(attractor.__all__) == sorted(attractor.__all__, key=lambda name: (not name.isupper(), name))
 
 
 def test_every_public_name_says_what_it_is() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from attractor_server.energy.encoding import Encoding
 from attractor_server.energy.model import Model, save_model
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
@@ -14,26 +15,31 @@ from attractor_server.fields import Field, Layout
 IMAGE = Field(name="image", kind="image", shape=(4, 4), minimum=-4.0, maximum=5.0)
 KEY = Field(name="key", kind="vector", shape=(8,))
 VALUE = Field(name="value", kind="vector", shape=(6,))
+WORD = Field(name="word", kind="text", shape=(6,), alphabet=" abcde")
 
 
 def tiny_model(name: str, *fields: Field, features: int = 12, seed: int = 0) -> Model:
     """A model with random features; storing lowers the energy of what is stored."""
     generator = torch.Generator().manual_seed(seed)
     layout = Layout(fields)
-    network = Quadratic(inputs=layout.size, features=features)
+    codes = {field.name: torch.eye(len(field.alphabet)) for field in fields if field.alphabet}
+    entries = Encoding(layout=layout, codes=codes).size
+    network = Quadratic(inputs=entries, features=features)
     initial = {"W": torch.zeros(features, features), "b": torch.zeros(features)}
     slow = {
-        "A": torch.randn(layout.size, features, generator=generator) / layout.size**0.5,
+        "A": torch.randn(entries, features, generator=generator) / entries**0.5,
         "a0": torch.zeros(features),
-        "log_q": torch.zeros(layout.size),
-        "qb": torch.zeros(layout.size),
+        "log_q": torch.zeros(entries),
+        "qb": torch.zeros(entries),
     }
     return Model(
         name=name,
         layout=layout,
         network=network,
-        parameters=Parameters(slow=slow, initial=initial, reader=initial_reader(4), writer=initial_writer(2, initial)),
-        transform=Transform(scale=torch.full((layout.size,), 2.0), shift=torch.full((layout.size,), -1.0)),
+        parameters=Parameters(
+            slow=slow, initial=initial, reader=initial_reader(4), writer=initial_writer(2, initial), codes=codes
+        ),
+        transform=Transform(scale=torch.full((entries,), 2.0), shift=torch.full((entries,), -1.0)),
         capacity=8,
         record={"made": "for tests"},
     )
@@ -56,7 +62,8 @@ def whitened_model(name: str, *fields: Field, left_out: int = 3) -> Model:
 
 
 def write_models(folder: Path) -> Path:
-    """Files of two models: `tiny` with one image field, `pair` with two vectors."""
+    """Files of models: `tiny` with one image field, `pair` with two vectors, `note` with a text and a vector."""
     save_model(tiny_model("tiny", IMAGE), folder / "tiny.safetensors")
     save_model(tiny_model("pair", KEY, VALUE, seed=1), folder / "pair.safetensors")
+    save_model(tiny_model("note", WORD, KEY, features=44), folder / "note.safetensors")
     return folder

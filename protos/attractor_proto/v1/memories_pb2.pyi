@@ -32,6 +32,7 @@ class _FieldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldKind.V
     FIELD_KIND_IMAGE: _FieldKind.ValueType  # 2
     """Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may go beyond, what is recalled does not."""
     FIELD_KIND_TEXT: _FieldKind.ValueType  # 3
+    """Characters of an alphabet, so many as the shape says; a shorter text is filled up with spaces."""
     FIELD_KIND_AUDIO: _FieldKind.ValueType  # 4
 
 class FieldKind(_FieldKind, metaclass=_FieldKindEnumTypeWrapper): ...
@@ -41,6 +42,7 @@ FIELD_KIND_VECTOR: FieldKind.ValueType  # 1
 FIELD_KIND_IMAGE: FieldKind.ValueType  # 2
 """Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may go beyond, what is recalled does not."""
 FIELD_KIND_TEXT: FieldKind.ValueType  # 3
+"""Characters of an alphabet, so many as the shape says; a shorter text is filled up with spaces."""
 FIELD_KIND_AUDIO: FieldKind.ValueType  # 4
 Global___FieldKind: _TypeAlias = FieldKind  # noqa: Y015
 
@@ -263,8 +265,11 @@ class Field(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    ALPHABET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___FieldKind.ValueType
+    alphabet: _builtins.str
+    """Text fields: the characters there are, at most 255, in the order in which the wire counts them."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Of one pattern."""
@@ -275,10 +280,11 @@ class Field(_message.Message):
         name: _builtins.str = ...,
         kind: Global___FieldKind.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        alphabet: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alphabet", b"alphabet", "kind", b"kind", "name", b"name", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

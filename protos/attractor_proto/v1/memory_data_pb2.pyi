@@ -31,7 +31,9 @@ class _DTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DType.ValueType
     DTYPE_FLOAT16: _DType.ValueType  # 2
     DTYPE_BFLOAT16: _DType.ValueType  # 3
     DTYPE_UINT8: _DType.ValueType  # 4
-    """Image fields: 0 to 255 for dark to bright. Other fields: the integers themselves."""
+    """Image fields: 0 to 255 for dark to bright. Text fields, which are sent in no other type: for each character its place
+    in the alphabet from 0 on, or, in cues, 255 for a missing one. Other fields: the integers themselves.
+    """
 
 class DType(_DType, metaclass=_DTypeEnumTypeWrapper): ...
 
@@ -40,7 +42,9 @@ DTYPE_FLOAT32: DType.ValueType  # 1
 DTYPE_FLOAT16: DType.ValueType  # 2
 DTYPE_BFLOAT16: DType.ValueType  # 3
 DTYPE_UINT8: DType.ValueType  # 4
-"""Image fields: 0 to 255 for dark to bright. Other fields: the integers themselves."""
+"""Image fields: 0 to 255 for dark to bright. Text fields, which are sent in no other type: for each character its place
+in the alphabet from 0 on, or, in cues, 255 for a missing one. Other fields: the integers themselves.
+"""
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
 @_typing.final
@@ -49,7 +53,7 @@ class Tensor(_message.Message):
 
     In a store every field of the model is there once, and every entry is a finite number. In a cue, which is what a query
     or a recognize carries, entries may be missing: reading starts there at the mean of the training data. NaN in a float
-    tensor marks a missing entry, and a field that has no tensor is missing altogether; each pattern gives at least one
+    tensor, and 255 in a text, marks a missing entry; a field that has no tensor is missing altogether; each pattern gives at least one
     entry. Answers hold all fields, and no NaN.
     """
 
@@ -66,7 +70,7 @@ class Tensor(_message.Message):
     data: _builtins.bytes
     """Row-major, little-endian."""
     known: _builtins.bytes
-    """Cues only: which entries are known, a bit each, the first entry in the lowest bit of the first byte, padded to
+    """Cues only: which entries (of a text: characters) are known, a bit each, the first entry in the lowest bit of the first byte, padded to
     whole bytes at the end of the tensor. Known entries are held fixed while reading; a missing entry cannot be known.
     Empty: nothing is held, the whole cue is a starting point.
     """
@@ -535,7 +539,7 @@ class RecalledFrame(_message.Message):
 
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
-        """Completed patterns, float32."""
+        """Completed patterns, float32; of text fields the place of each character in the alphabet."""
 
     @_builtins.property
     def scores(self) -> Global___Scores: ...

@@ -17,6 +17,8 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_BFLOAT16: np.dtype("<u2"),
     pb.DTYPE_UINT8: np.dtype("u1"),
 }
+_TEXT_DTYPES = {pb.DTYPE_UINT8: _DTYPES[pb.DTYPE_UINT8]}
+_MISSING_CHARACTER = 255
 
 
 class Patterns:
@@ -163,10 +165,13 @@ def _by_field(
 
 
 def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
-    dtype = _DTYPES.get(tensor.dtype)
+    dtypes = _TEXT_DTYPES if field.alphabet else _DTYPES
+    dtype = dtypes.get(tensor.dtype)
     if dtype is None:
-        known = [pb.DType.Name(number) for number in _DTYPES]
-        raise InvalidRequest.of(f"{path}.dtype", f"saw {tensor.dtype}; expected one of {known}")
+        known = [pb.DType.Name(number) for number in dtypes]
+        raise InvalidRequest.of(
+            f"{path}.dtype", f"saw {tensor.dtype}; expected one of {known} for {field.kind} {field.name!r}"
+        )
     expected = (rows, *field.shape)
     if tuple(tensor.shape) != expected:
         raise InvalidRequest.of(
@@ -182,6 +187,8 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     if tensor.dtype == pb.DTYPE_BFLOAT16:
         return (raw.astype(np.uint32) << 16).view(np.float32)
     values = raw.astype(np.float32)
+    if field.alphabet:
+        values[raw == _MISSING_CHARACTER] = np.nan
     return values / np.float32(255) if tensor.dtype == pb.DTYPE_UINT8 and field.kind == "image" else values
 
 

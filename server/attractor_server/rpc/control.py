@@ -13,6 +13,7 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation, Record
 from attractor_server.errors import Draining, InvalidRequest
+from attractor_server.fields import Field
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.peers import Peers, forward, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
@@ -123,15 +124,16 @@ def _memory(record: Record) -> pb.Memory:
     )
 
 
+def _field(field: Field) -> pb.Field:
+    kind = pb.FieldKind.Value(f"FIELD_KIND_{field.kind.upper()}")
+    return pb.Field(name=field.name, kind=kind, shape=field.shape, alphabet=field.alphabet)
+
+
 def _model(model: ModelCard) -> pb.Model:
-    fields = [
-        pb.Field(name=field.name, kind=pb.FieldKind.Value(f"FIELD_KIND_{field.kind.upper()}"), shape=field.shape)
-        for field in model.layout.fields
-    ]
     return pb.Model(
         name=model.name,
         digest=model.digest,
-        fields=fields,
+        fields=[_field(field) for field in model.layout.fields],
         capacity=model.capacity,
         page_bytes=model.page_bytes,
         steps=model.steps,

@@ -30,6 +30,8 @@ def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: boo
 def _problem(field: Field, part: Floats, *, partial: bool) -> str:
     """What is wrong with the values (patterns, entries) of a field; empty where nothing is."""
     low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
+    if field.alphabet:
+        return _text_problem(field, part, partial=partial)
     if partial and np.isnan(low):
         given = part[~np.isnan(part)]
         low, high = float(given.min(initial=np.inf)), float(given.max(initial=-np.inf))
@@ -42,6 +44,16 @@ def _problem(field: Field, part: Floats, *, partial: bool) -> str:
     if low < field.minimum or high > field.maximum:
         hint = " (an image is sent as uint8, or as floats from 0 to 1)" if field.kind == "image" else ""
         return f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}{hint}"
+    return ""
+
+
+def _text_problem(field: Field, part: Floats, *, partial: bool) -> str:
+    last = len(field.alphabet) - 1
+    beyond, missing = part > last, np.isnan(part)
+    if beyond.any():
+        return f"saw {part[beyond].flat[0]:g} in {_place(beyond)}; expected 0 to {last}, places in the alphabet"
+    if missing.any() and not partial:
+        return f"saw 255, a missing character, in {_place(missing)}; expected 0 to {last}, places in the alphabet"
     return ""
 
 
