@@ -15,8 +15,10 @@ from attractor_server.energy.parameters import Parameters, initial_reader, initi
 from attractor_server.energy.reader import descend
 from attractor_server.energy.writer import write
 
-D, PATTERNS, STEPS = 12, 3, 40
-READING_STEPS, WRITING_STEPS, RATE = 4, 3, 0.02
+D, PATTERNS = 12, 3
+READING_STEPS, WRITING_STEPS, RATE = 3, 2, 0.02
+STEPS = {"mlp": 120, "convolutional": 25, "recurrent": 25}
+"""The perceptron has everything to learn, and its steps are cheap"""
 LEARNERS: dict[str, TrainableNetwork] = {
     "mlp of tanh": MLP(inputs=D, widths=(24, 24), activation="tanh"),
     "mlp of softplus": MLP(inputs=D, widths=(24,)),
@@ -67,9 +69,9 @@ def trained(network: TrainableNetwork, generator: Generator) -> Parameters:
     """After a few steps of plain meta-training."""
     leaves = {name: value.clone().requires_grad_() for name, value in started(network, generator).flat().items()}
     optimizer = torch.optim.Adam(leaves.values(), lr=RATE)
-    for _ in range(STEPS):
+    for _ in range(STEPS[network.kind]):
         optimizer.zero_grad()
-        measured(network, Parameters.of(leaves), generator, memories=16).read.backward()
+        measured(network, Parameters.of(leaves), generator, memories=8).read.backward()
         torch.nn.utils.clip_grad_norm_(leaves.values(), 1.0)
         optimizer.step()
     return Parameters.of({name: value.detach() for name, value in leaves.items()})
