@@ -90,7 +90,7 @@ def _prepared(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine]:
     return models, Engine(models.values(), bank_bytes=spec.bank_bytes)
 
 
-def load_models(folder: Path | None, *, device: torch.device) -> Mapping[str, Model]:
+def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[str, Model]:
     """The models that ship and those in the folder, by name; of two with the same name the folder's.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from attractor_server.cli_memory import memory
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
 
@@ -83,26 +84,56 @@ def serve(config: Path | None, **flags: str | None) -> None:
     show_default=True,
     help="Time budget; rates decay towards its end.",
 )
+@click.option("--seed", type=click.IntRange(min=0), help="Goes before the recipe's seed.")
+@click.option("--control", is_flag=True, help="Train the same network without writes, to compare with.")
 @click.option("--fresh", is_flag=True, help="Start anew, even where a run could be resumed.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(  # noqa: PLR0913
-    recipe: Path, output: Path, run_dir: Path | None, minutes: float, fresh: bool, quiet: bool
+    recipe: Path,
+    output: Path,
+    run_dir: Path | None,
+    minutes: float,
+    seed: int | None,
+    control: bool,
+    fresh: bool,
+    quiet: bool,
 ) -> None:
     """Meta-train the model of a RECIPE: a TOML file, or the name of one that ships."""
     with _clear_errors():
         from attractor_server.training.recipe import find_recipe  # noqa: PLC0415 - loads torch
+        from attractor_server.training.run import CONTROL, Options  # noqa: PLC0415
         from attractor_server.training.run import train as meta_train  # noqa: PLC0415
 
         path = find_recipe(recipe)
-        model = meta_train(
-            path,
+        seeded = path.stem + (CONTROL if control else "") + ("" if seed is None else f"-seed-{seed}")
+        options = Options(
             output=output,
-            run_dir=run_dir or Path("runs") / path.stem,
+            run_dir=run_dir or Path("runs") / seeded,
             budget_s=minutes * 60,
+            seed=seed,
+            control=control,
             resume=not fresh,
             show_progress=not quiet,
         )
+        model = meta_train(path, options)
         click.echo(f"{model.name} {model.digest} is in {output}")
+
+
+@main.command()
+@click.option(
+    "--models",
+    "folder",
+    type=click.Path(path_type=Path),
+    envvar=f"{ENV_PREFIX}MODELS",
+    help="Folder with more model files.",
+)
+def models(folder: Path | None) -> None:
+    """List the models that a server here would offer, with their rated capacity and the error at it."""
+    with _clear_errors():
+        from attractor_server.app import load_models  # noqa: PLC0415 - loads torch
+        from attractor_server.listing import table_of  # noqa: PLC0415
+
+        click.echo(table_of(load_models(folder, device="cpu").values()))
 
 
 @main.command()
@@ -136,6 +167,9 @@ def _clear_errors() -> Iterator[None]:
     except ServerError as error:
         click.echo(f"attractor: {error.message}", err=True)
         sys.exit(2)
+
+
+main.add_command(memory)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,31 @@
 """What cues look like."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from tests.training.tiny import RECIPE
-from torch import Generator
+from torch import Generator, Tensor
 
-from attractor_server.training.distortions import BACKGROUND, BLOCK, add_noise, blocks, occlude
-from attractor_server.training.episodes import SIDE, distort, occluded
+from attractor_server.errors import SettingsError
+from attractor_server.fields import Field, Layout
+from attractor_server.training.datasets import IMAGE
+from attractor_server.training.distortions import BACKGROUND, Cues, blocks, distort
+from attractor_server.training.recipe import CueTable
+
+SIDE = (28, 28)
+BLOCK = 14
+IMAGES = Layout((IMAGE,))
+PAIR = Layout((Field(name="key", kind="vector", shape=(6,)), Field(name="value", kind="vector", shape=(4,))))
 
 
 def generator() -> Generator:
     return Generator().manual_seed(0)
 
 
+def cues(x: Tensor, layout: Layout, *tables: CueTable) -> Cues:
+    return distort(x, layout, tables, generator())
+
+
 def test_a_block_covers_one_square_of_each_image() -> None:
-    covered = blocks(torch.Size([50, 784]), SIDE, generator()).reshape(50, *SIDE)
+    covered = blocks(torch.Size([50, 784]), SIDE, generator(), BLOCK).reshape(50, *SIDE)
     assert covered.sum((1, 2)).eq(BLOCK**2).all()
     assert covered.any(2).sum(1).eq(BLOCK).all()
     assert covered.any(1).sum(1).eq(BLOCK).all()
@@ -25,56 +34,79 @@ def test_a_block_covers_one_square_of_each_image() -> None:
 
 
 def test_blocks_lie_in_every_place_there_is() -> None:
-    covered = blocks(torch.Size([3000, 784]), SIDE, generator()).reshape(3000, *SIDE)
+    covered = blocks(torch.Size([3000, 784]), SIDE, generator(), BLOCK).reshape(3000, *SIDE)
     assert set(covered.any(2).int().argmax(1).tolist()) == set(range(SIDE[0] - BLOCK + 1))
     assert set(covered.any(1).int().argmax(1).tolist()) == set(range(SIDE[1] - BLOCK + 1))
 
 
-def test_a_block_need_not_be_square_to_the_image() -> None:
-    covered = blocks(torch.Size([4, 2, 6 * 9]), (6, 9), generator(), block=3)
-    assert covered.shape == (4, 2, 54)
-    assert covered.sum(-1).eq(9).all()
+def test_a_block_covers_all_channels_and_need_not_be_square_to_the_image() -> None:
+    covered = blocks(torch.Size([4, 2, 6 * 9 * 3]), (6, 9, 3), generator(), 3).reshape(4, 2, 6, 9, 3)
+    assert covered.sum((-3, -2, -1)).eq(27).all()
+    assert torch.equal(covered[..., 0], covered[..., 2])
 
 
 def test_occlusion_puts_background_into_the_block_and_leaves_the_rest() -> None:
-    x = torch.rand(5, 3, 784, generator=generator())
-    cue = occlude(x, SIDE, generator())
-    covered = blocks(x.shape, SIDE, generator())
-    assert cue[covered].eq(BACKGROUND).all()
-    assert torch.equal(cue[~covered], x[~covered])
+    x = 0.1 + 0.9 * torch.rand(5, 3, 784, generator=generator())
+    made = cues(x, IMAGES, CueTable(kind="block", amount=BLOCK))
+    assert (made.values == BACKGROUND).sum(-1).eq(BLOCK**2).all()
+    assert torch.equal(made.values[made.values != BACKGROUND], x[made.values != BACKGROUND])
+    assert not made.known.any()
 
 
 def test_noise_has_the_asked_deviation_and_no_offset() -> None:
-    noise = add_noise(torch.full((200, 784), 0.3), generator(), sigma=0.6) - 0.3
+    noise = cues(torch.full((20, 10, 784), 0.3), IMAGES, CueTable(kind="noise", amount=0.6)).values - 0.3
     assert noise.mean().item() == pytest.approx(0, abs=0.01)
     assert noise.std().item() == pytest.approx(0.6, abs=0.01)
 
 
-def test_the_same_seed_makes_the_same_cues() -> None:
-    x = torch.rand(5, 3, 784, generator=generator())
-    assert torch.equal(occluded(x, generator()).x, occluded(x, generator()).x)
-    assert torch.equal(add_noise(x, generator()), add_noise(x, generator()))
+def test_flips_turn_the_asked_share_of_signs() -> None:
+    x = torch.ones(20, 10, 128)
+    made = cues(x, Layout((Field(name="x", kind="vector", shape=(128,)),)), CueTable(kind="flips", amount=0.15))
+    assert made.values.abs().eq(1).all()
+    assert (made.values < 0).float().mean().item() == pytest.approx(0.15, abs=0.01)
 
 
-def test_occluded_cues_tell_nothing_of_their_block() -> None:
-    assert not occluded(torch.zeros(2, 3, 784), generator()).known.any()
+@pytest.mark.parametrize("told", [0.0, 1.0])
+def test_missing_entries_are_exactly_so_many_and_the_others_are_told_or_not(told: float) -> None:
+    x = torch.rand(5, 3, 6 + 4, generator=generator())
+    made = cues(x, PAIR, CueTable(kind="missing", amount=0.5, told=told))
+    missing = made.values.isnan()
+    assert missing[..., :6].sum(-1).eq(3).all()
+    assert missing[..., 6:].sum(-1).eq(2).all()
+    assert torch.equal(made.values[~missing], x[~missing])
+    assert torch.equal(made.known, ~missing if told else torch.zeros_like(missing))
 
 
-@pytest.mark.parametrize(("block_share", "told_share"), [(0.0, 0.0), (0.6, 0.3), (1.0, 1.0)])
-def test_cues_are_of_each_kind_in_the_shares_asked_for(block_share: float, told_share: float) -> None:
-    table = replace(RECIPE.episodes, block_share=block_share, told_share=told_share)
-    x = torch.zeros(60, 40, 784)
-    cues = distort(x, table, generator())
-    blocked = (cues.x == BACKGROUND).sum(-1) == BLOCK**2
-    told = cues.known.any(-1)
-    assert blocked.float().mean().item() == pytest.approx(block_share, abs=0.03)
-    assert told.float().mean().item() == pytest.approx(block_share * told_share, abs=0.03)
-    assert not (told & ~blocked).any()
+def test_missing_frames_are_whole_ones() -> None:
+    field = Field(name="sound", kind="audio", shape=(8, 5))
+    missing = cues(torch.rand(4, 3, 40), Layout((field,)), CueTable(kind="frames", amount=0.5)).values.isnan()
+    rows = missing.unflatten(-1, (8, 5))
+    assert rows.any(-1).sum(-1).eq(4).all()
+    assert torch.equal(rows.any(-1), rows.all(-1))
 
 
-def test_told_entries_are_those_outside_the_block_and_equal_the_pattern() -> None:
-    x = torch.rand(8, 4, 784, generator=generator())
-    cues = distort(x, replace(RECIPE.episodes, block_share=1.0, told_share=1.0), generator())
-    assert cues.known.sum(-1).eq(784 - BLOCK**2).all()
-    assert torch.equal(cues.x[cues.known], x[cues.known])
-    assert cues.x[~cues.known].eq(BACKGROUND).all()
+def test_a_missing_field_leaves_the_other_whole() -> None:
+    x = torch.rand(4, 3, 10)
+    made = cues(x, PAIR, CueTable(kind="field", field="value", told=1.0))
+    assert made.values[..., 6:].isnan().all()
+    assert torch.equal(made.values[..., :6], x[..., :6])
+    assert made.known[..., :6].all()
+    assert not made.known[..., 6:].any()
+
+
+def test_each_cue_is_made_in_one_of_the_ways_by_their_shares() -> None:
+    tables = (CueTable(kind="missing", amount=0.5, share=3), CueTable(kind="noise", amount=0.1, share=1))
+    made = cues(torch.rand(200, 10, 10), PAIR, *tables)
+    share = made.values.isnan().any(-1).float().mean().item()
+    assert share == pytest.approx(0.75, abs=0.03)
+
+
+def test_cues_are_the_same_for_the_same_generator() -> None:
+    x = torch.rand(3, 2, 784, generator=generator())
+    table = CueTable(kind="block", amount=BLOCK, told=0.5)
+    assert torch.equal(cues(x, IMAGES, table).values, cues(x, IMAGES, table).values)
+
+
+def test_a_block_over_what_is_no_image_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"cues\.kind: saw 'block' for the field 'key'; expected an image field"):
+        cues(torch.rand(2, 2, 10), PAIR, CueTable(kind="block", amount=2))

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +13,12 @@ from torch import Generator
 from attractor_server.training.episodes import chunked, draw_shape, pick
 
 LIMIT = 64
-TABLE = replace(RECIPE.episodes, patterns_limit=LIMIT, singly_share=0.4)
+TABLE = RECIPE.episodes.model_copy(update={"patterns_limit": LIMIT, "singly_share": 0.4})
 
 
 @given(seed=st.integers(0, 2**32), limit=st.integers(1, 100), share=st.floats(0, 1))
 def test_chunks_add_up_to_the_patterns_of_a_memory(seed: int, limit: int, share: float) -> None:
-    table = replace(TABLE, patterns_limit=limit, singly_share=share)
+    table = TABLE.model_copy(update={"patterns_limit": limit, "singly_share": share})
     count, chunks = draw_shape(table, Generator().manual_seed(seed))
     assert 1 <= count <= limit
     assert sum(chunks) == count

@@ -1,26 +1,26 @@
 """Figures of merit and rivals, against answers known otherwise."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.metrics import roc_auc_score
-from tests.training.tiny import stripes
+from tests.training.tiny import RECIPE, stripes
 from torch import Generator
 
-from attractor_server.energy.networks.quadratic import Quadratic
-from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
-from attractor_server.energy.transform import Transform
 from attractor_server.training.baselines import Ridge, look_up, nearest
-from attractor_server.training.evaluation import auroc, identified, mean_squared_error
-from attractor_server.training.start import Blueprint
-from attractor_server.training.validation import Task, fit_ridge, validate
+from attractor_server.training.evaluation import SCORES, auroc, identified
+from attractor_server.training.start import untrained
+from attractor_server.training.validation import Task, filled, fit_ridge, validate
 
-SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
+DRAWN = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
 
 
-@given(positive=SCORES, negative=SCORES)
+@given(positive=DRAWN, negative=DRAWN)
 def test_auroc_is_that_of_scikit_learn_ties_included(positive: list[int], negative: list[int]) -> None:
     truth = [1] * len(positive) + [0] * len(negative)
     expected = roc_auc_score(truth, positive + negative)
@@ -47,8 +47,12 @@ def test_the_nearest_item_is_looked_up_in_the_memory_of_its_cue() -> None:
     assert look_up(cues, items).tolist() == [[[4.0], [0.0]], [[10.0], [20.0]]]
 
 
-def test_the_mean_squared_error_is_over_all_entries() -> None:
-    assert mean_squared_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2)) == 7.5
+def test_figures_are_by_pattern_and_say_what_they_are_called() -> None:
+    x, truth = torch.tensor([[1.0, -2.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.4]])
+    assert SCORES["mse"](x, truth).tolist() == pytest.approx([8.0, 0.08])
+    assert SCORES["bit_error"](x, truth).tolist() == [0.5, 0.0]
+    assert SCORES["cosine"](x, truth).tolist() == pytest.approx([-0.6, 0.9985], abs=1e-3)
+    assert SCORES["characters"](x, truth).tolist() == [0.5, 0.5]
 
 
 def test_the_ridge_finds_the_map_that_scikit_learn_finds() -> None:
@@ -62,25 +66,16 @@ def test_the_ridge_finds_the_map_that_scikit_learn_finds() -> None:
     torch.testing.assert_close(restored, expected.float(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("distortion", ["block", "noise"])
-def test_the_fitted_ridge_restores_better_than_the_cue(distortion: str) -> None:
-    data = stripes()
-    task = Task(count=8, distortion="block" if distortion == "block" else "noise", memories=4)
-    network = Quadratic(inputs=784, features=3)
-    parameters = Parameters(
-        slow={"A": torch.zeros(784, 3), "a0": torch.zeros(3), "log_q": torch.zeros(784), "qb": torch.zeros(784)},
-        initial={"W": torch.zeros(3, 3), "b": torch.zeros(3)},
-        reader=initial_reader(2),
-        writer=initial_writer(1, ["W", "b"]),
-    )
-    plain = Transform(scale=torch.ones(784), shift=torch.zeros(784))
-    figures = validate(
-        Blueprint(network, plain),
-        parameters,
-        data,
-        task,
-        ridge=fit_ridge(data.patterns, distortion=task.distortion, rounds=1),
-    )
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_fitted_ridge_restores_better_than_the_cue_and_a_network_that_cannot_store_adds_nothing(
+    number: int,
+) -> None:
+    data, table = stripes(), RECIPE.cues[number]
+    start = untrained(RECIPE, data)
+    mute = {name: torch.full_like(value, -40.0) for name, value in start.parameters.writer.items()}
+    model = replace(start, parameters=replace(start.parameters, writer=mute))
+    task = Task(data=RECIPE.data, cues=[table], count=8, memories=4)
+    figures = validate(model, data, task, ridge=fit_ridge(data, [table], partial(filled, model), rounds=1))
     assert figures["mse_ridge"] < figures["mse_cue"]
-    assert figures["mse_recalled"] == pytest.approx(figures["mse_no_write"])  # a network that cannot store
+    assert figures["mse_recalled"] == pytest.approx(figures["mse_no_write"])
     assert figures["auroc"] == 0.5

@@ -71,13 +71,13 @@ def test_another_process_renders_the_same_glyphs_in_the_same_order() -> None:
     assert run.stdout.split() == [digest(split) for split in SPLITS]
 
 
-def test_patterns_lie_between_minus_one_and_one() -> None:
-    patterns = load_dataset("glyphs", "validation").patterns
+def test_patterns_lie_between_dark_and_bright() -> None:
+    patterns = load_dataset("glyphs", "validation").pool(10**6)
     assert patterns.shape[1] == SIDE * SIDE
-    assert (patterns.min().item(), patterns.max().item()) == (-1.0, 1.0)
-    assert np.allclose((patterns[3].numpy() + 1) * 127.5, glyphs("validation").images[3].ravel())
+    assert (patterns.min().item(), patterns.max().item()) == (0.0, 1.0)
+    assert np.allclose(patterns[3].numpy() * 255, glyphs("validation").images[3].ravel())
 
 
 def test_an_unknown_data_set_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"episodes\.dataset: saw 'faces'; expected 'glyphs'"):
+    with pytest.raises(SettingsError, match=r"data\.name: saw 'faces'; expected one of .*'glyphs'"):
         load_dataset("faces", "train")

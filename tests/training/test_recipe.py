@@ -1,13 +1,18 @@
 """Recipes: read as they are written, or refused with what was seen and what was expected."""
 
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from tests.training.tiny import RECIPE, TOML, write_recipe
+from tests.training.tiny import RECIPE, TOML, stripes, write_recipe
 
 from attractor_server.errors import SettingsError
+from attractor_server.training.datasets import DATASETS, load_dataset
 from attractor_server.training.recipe import find_recipe, load_recipe
+from attractor_server.training.start import untrained
+
+SHIPPED = Path(str(files("attractor_server"))) / "recipes"
 
 
 def test_a_recipe_is_read_entry_by_entry(tmp_path: Path) -> None:
@@ -22,19 +27,19 @@ def test_a_whole_number_stands_for_a_fraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "instead", "message"),
     [
-        ("features = 24", 'features = "many"', "network.features: saw 'many'; expected int"),
-        ("features = 24", "features = 2.5", "network.features: saw 2.5; expected int"),
-        ("features = 24", "features = true", "network.features: saw True; expected int"),
-        ("features = 24", "features = 0", "network.features: saw 0; expected more than 0"),
-        ("rate = 5e-3", "rate = -1.0", "optimizer.rate: saw -1.0; expected more than 0"),
-        ("rate = 5e-3", "rate = nan", "optimizer.rate: saw nan; expected more than 0"),
-        ("told_share = 0.3", "told_share = 1.5", "episodes.told_share: saw 1.5; expected between 0 and 1"),
-        ("decay_from = 0.7", "decay_from = 1.0", "optimizer.decay_from: saw 1.0; expected at least 0 and below 1"),
-        ('kind = "quadratic"', 'kind = "cubic"', "network.kind: saw 'cubic'; expected 'quadratic'"),
-        ("steps = 60", "", "optimizer.steps: missing; expected int"),
-        ("steps = 60", "stepps = 60", "optimizer.stepps: unknown entry; expected one of"),
-        ("capacity = 4", "capacity = []", "capacity: saw []; expected int"),
-        ("[optimizer]", "[optimiser]", "saw no table [optimizer]; expected one"),
+        ("memories = 4", 'memories = "many"', "episodes.memories: saw 'many'; expected a valid integer"),
+        ("memories = 4", "memories = 2.5", "episodes.memories: saw 2.5; expected a valid integer"),
+        ("memories = 4", "memories = true", "episodes.memories: saw True; expected a valid integer"),
+        ("memories = 4", "memories = 0", "episodes.memories: saw 0; expected greater than 0"),
+        ("rate = 5e-3", "rate = -1.0", "optimizer.rate: saw -1.0; expected greater than 0"),
+        ("rate = 5e-3", "rate = nan", "optimizer.rate: saw nan; expected a finite number"),
+        ("told = 0.3", "told = 1.5", "cues.0.told: saw 1.5; expected less than or equal to 1"),
+        ("decay_from = 0.7", "decay_from = 1.0", "optimizer.decay_from: saw 1.0; expected less than 1"),
+        ('kind = "block"', 'kind = "blocks"', "cues.0.kind: saw 'blocks'; expected 'block'"),
+        ("capacity = 4", "", "capacity: missing; expected one"),
+        ("steps = 60", "stepps = 60", "optimizer.stepps: unknown entry"),
+        ("capacity = 4", "capacity = []", "capacity: saw []; expected a valid integer"),
+        ("[optimizer]", "[optimiser]", "optimiser: unknown entry"),
         ("[optimizer]", "[optimizer", "not TOML"),
     ],
 )
@@ -62,3 +67,35 @@ def test_a_file_comes_before_the_recipe_that_ships_under_its_name(tmp_path: Path
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
     with pytest.raises(SettingsError, match=r"saw 'nowhere/x\.toml'.*expected.*glyphs-28\.toml"):
         find_recipe(Path("nowhere/x.toml"))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"kind": "cubic"}, "network kind 'cubic'; this version knows"),
+        ({"features": 4}, "network.kind: saw nothing; expected one of"),
+        ({"kind": "quadratic", "features": 0}, "network.features: saw 0; expected a whole number from 1 on"),
+        ({"kind": "quadratic", "features": 2.5}, "network.features: saw 2.5; expected a whole number from 1 on"),
+        ({"kind": "quadratic", "wings": 2}, "unexpected keyword argument 'wings'"),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_refused(network: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        untrained(RECIPE.model_copy(update={"network": network}), stripes())
+
+
+def test_more_components_than_there_are_values_are_refused() -> None:
+    recipe = RECIPE.model_copy(update={"input": RECIPE.input.model_copy(update={"components": 785})})
+    with pytest.raises(SettingsError, match=r"input\.components: saw 785; expected at most 128"):
+        untrained(recipe, stripes())
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_that_ships_can_be_started_with_its_data(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert path.stem == recipe.name
+    assert recipe.data.name in DATASETS
+    assert recipe.data.field in {
+        "",
+        *(field.name for field in load_dataset(recipe.data.name, "validation").layout.fields),
+    }

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny import stripes, trainer, write_recipe
+from tests.training.tiny import ERASER, RECIPE, spoilt, stripes, trainer, write_recipe
 from torch import Generator, Tensor
 
 from attractor_server.energy.model import Model, load_model
 from attractor_server.errors import SettingsError
 from attractor_server.training import run
-from attractor_server.training.episodes import Dataset
+from attractor_server.training.datasets import Dataset
 from attractor_server.training.journal import LOG
 from attractor_server.training.meta import Progress, Trainer
 from attractor_server.training.progress import describe, progress_bar
+from attractor_server.training.validation import fit_ridge
 
 
 class Faulty(Dataset):
@@ -43,25 +44,22 @@ def finish(trainer: Trainer) -> Trainer:
 
 def assert_equal(one: Trainer, other: Trainer) -> None:
     """Bit by bit."""
-    tensors = other.parameters.flat()
-    for name, value in one.parameters.flat().items():
+    tensors = other.model.parameters.flat()
+    for name, value in one.model.parameters.flat().items():
         assert torch.equal(value, tensors[name]), name
 
 
-def train_at(folder: Path, *, show_progress: bool) -> Model:
-    return run.train(
-        write_recipe(folder),
-        output=folder / "out",
-        run_dir=folder / "run",
-        budget_s=600,
-        show_progress=show_progress,
+def train_at(folder: Path, *, show_progress: bool = False, control: bool = False) -> Model:
+    options = run.Options(
+        output=folder / "out", run_dir=folder / "run", budget_s=600, control=control, show_progress=show_progress
     )
+    return run.train(write_recipe(folder), options)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_ridge() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "fit_ridge", functools.partial(run.fit_ridge, rounds=1))
+        patch.setattr(run, "fit_ridge", functools.partial(fit_ridge, rounds=1))
         yield
 
 
@@ -83,8 +81,15 @@ def test_a_recipe_becomes_a_model_file_that_says_how_it_was_made(folder: Path, m
     assert loaded.layout.fields[0].shape == (28, 28)
     assert loaded.record == json.loads(json.dumps(model.record))
     record = loaded.record
-    assert (record["steps"], record["skipped"]) == (60, 0)
-    assert {"recipe", "wall_s", "torch"} <= record.keys()
+    phases = record["phases"]
+    assert isinstance(phases, list)
+    assert [(phase["phase"], phase["steps"], phase["skipped"]) for phase in phases] == [
+        ("main", 60, 0),
+        ("eraser", 60, 0),
+    ]
+    assert {"recipe", "rated", "torch"} <= record.keys()
+    assert loaded.erases
+    assert loaded.calibration is not None
     figures = record["validation"]
     assert isinstance(figures, dict)
     assert figures.keys() == {
@@ -93,12 +98,14 @@ def test_a_recipe_becomes_a_model_file_that_says_how_it_was_made(folder: Path, m
     rivals = {"mse_cue", "mse_nearest", "mse_ridge", "mse_no_write", "mse_recalled", "id_recalled", "auroc"}
     assert all(rivals <= found.keys() and all(map(math.isfinite, found.values())) for found in figures.values())
     line = json.loads((folder / "run" / LOG).read_text().splitlines()[-1])
-    assert {"step", "loss", "familiarity", "mse_no_write", "auroc", "skipped"} <= line.keys()
+    assert {"phase", "step", "loss", "familiarity", "mse_no_write", "auroc", "skipped"} <= line.keys()
+    assert list((folder / "run" / "tensorboard").glob("events.*"))
 
 
-def test_the_loss_falls() -> None:
+@pytest.mark.parametrize("network", ["quadratic", "bilinear"])
+def test_the_loss_falls(network: str) -> None:
     losses: list[float] = []
-    trainer(steps=120).run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))
+    trainer(steps=120, network=network).run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))
     assert losses[-1] < 0.85 * losses[0]
 
 
@@ -140,20 +147,20 @@ def test_the_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_a_step_whose_gradient_is_not_finite_is_left_out_and_counted() -> None:
     Faulty.calls = 0
     data = stripes()
-    tried = finish(trainer(steps=10, data=Faulty(data.patterns, data.classes)))
+    tried = finish(trainer(steps=10, data=Faulty(data.layout, data.patterns, data.classes)))
     assert tried.progress.skipped == 2
     assert tried.progress.step == 10
     assert math.isfinite(tried.progress.loss)
-    assert all(value.isfinite().all() for value in tried.parameters.flat().values())
+    assert all(value.isfinite().all() for value in tried.model.parameters.flat().values())
 
 
 def test_without_a_finite_gradient_nothing_is_learned() -> None:
     data = stripes()
-    tried = trainer(steps=3, data=Dataset(data.patterns * math.nan, data.classes))
-    before = {name: value.clone() for name, value in tried.parameters.flat().items()}
+    tried = trainer(steps=3, data=spoilt(data, math.nan))
+    before = {name: value.clone() for name, value in tried.model.parameters.flat().items()}
     finish(tried)
     assert tried.progress.skipped == 3
-    assert all(torch.equal(value, before[name]) for name, value in tried.parameters.flat().items())
+    assert all(torch.equal(value, before[name]) for name, value in tried.model.parameters.flat().items())
 
 
 def test_the_time_budget_ends_a_run(tmp_path: Path) -> None:
@@ -178,7 +185,7 @@ def test_the_progress_line_has_losses_figures_and_skips() -> None:
     progress = Progress(12, 0.1, 3.0, 0.25, 0.5, 1)
     line = describe(progress, {"mse_no_write": 0.2, "auroc": 0.9, "mse_recalled": 0.1})
     assert line == (
-        "step 12  loss 0.2500  familiarity 0.5000  mse_recalled 0.1000  mse_no_write 0.2000  auroc 0.9000  skipped 1"
+        "step 12  loss 0.2500  familiarity 0.5000  mse_no_write 0.2000  auroc 0.9000  mse_recalled 0.1000  skipped 1"
     )
 
 
@@ -193,3 +200,38 @@ def test_a_run_can_be_watched_step_by_step() -> None:
     trainer(steps=5).run(budget_s=math.inf, each_step=seen.append)
     assert [progress.step for progress in seen] == [1, 2, 3, 4, 5]
     assert seen[-1] == replace(seen[-1], skipped=0, share=0.8)
+
+
+def test_the_control_is_never_written_to_and_keeps_its_name_apart(tmp_path: Path, model: Model) -> None:
+    control = train_at(tmp_path, control=True)
+    assert control.name == "tiny-control"
+    assert not control.erases
+    validation = control.record["validation"]
+    assert isinstance(validation, dict)
+    written, found = model.record["validation"], validation["block, chunks of 1"]
+    assert isinstance(written, dict)
+    assert found["mse_no_write"] < written["block, chunks of 1"]["mse_no_write"]
+
+
+def test_another_seed_makes_another_model_of_the_same_recipe(tmp_path: Path, model: Model) -> None:
+    options = run.Options(output=tmp_path, run_dir=tmp_path / "run", budget_s=600, seed=2, show_progress=False)
+    other = run.train(write_recipe(tmp_path), options)
+    assert other.digest != model.digest
+    recipe = other.record["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["seed"] == 2
+
+
+def test_the_eraser_is_trained_alone_and_its_loss_falls() -> None:
+    start = finish(trainer(steps=120)).model
+    recipe = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update={"steps": 150})})
+    eraser, losses = Trainer(recipe, start, stripes(), ERASER), list[float]()
+    eraser.run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))
+    changed = [
+        name
+        for name, value in eraser.model.parameters.flat().items()
+        if not torch.equal(value, start.parameters.flat()[name])
+    ]
+    assert changed
+    assert all(name.startswith("eraser.") for name in changed)
+    assert losses[-1] < 0.95 * losses[0]

@@ -21,7 +21,7 @@ def draw(plan: Plan, report: Report, path: Path) -> None:
     grid = pictures.subplots(len(rows), columns, squeeze=False)
     for line, (name, patterns) in zip(grid, rows.items(), strict=True):
         for axes, pattern in zip(line, patterns, strict=False):
-            axes.imshow(pattern.reshape(SIDE, SIDE), cmap="gray", vmin=-1, vmax=1)
+            axes.imshow(pattern.reshape(SIDE, SIDE), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, color=INK)
     axes = chart.subplots()

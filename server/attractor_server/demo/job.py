@@ -21,7 +21,7 @@ TRACED = 8
 
 @dataclass
 class Answers:
-    """What came back for one memory: recalled patterns (n, d) from -1 to 1, and scores (n,)."""
+    """What came back for one memory: recalled patterns (n, 784), dark 0 to bright 1, and scores (n,)."""
 
     recalled: Tensor
     unwritten: Tensor
@@ -90,9 +90,9 @@ async def _answers(
 
 def _images(patterns: Tensor) -> NDArray[np.float32]:
     """As the SDK takes them: (n, 28, 28) from 0 to 1."""
-    images: NDArray[np.float32] = ((patterns + 1) / 2).reshape(-1, SIDE, SIDE).numpy()
+    images: NDArray[np.float32] = patterns.reshape(-1, SIDE, SIDE).numpy()
     return images
 
 
 def _patterns(images: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(images).flatten(1) * 2 - 1
+    return torch.from_numpy(images).flatten(1)

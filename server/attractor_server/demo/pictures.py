@@ -9,17 +9,21 @@ import torch
 from torch import Generator, Tensor
 
 from attractor_server.errors import SettingsError
-from attractor_server.training.datasets import load_dataset
+from attractor_server.fields import Layout
+from attractor_server.training.datasets import IMAGE, load_dataset
 from attractor_server.training.datasets.glyphs import SIDE
-from attractor_server.training.episodes import occluded
+from attractor_server.training.distortions import distort
+from attractor_server.training.recipe import CueTable
 
 MEMORIES = 16
 ITEMS = 32
+BLOCK = CueTable(kind="block", amount=14)
+"""A quarter of each cue, dark; where it lies is not told"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """For one memory: what is stored, the cues for it, and cues of what is not; (n, d) each, from -1 to 1."""
+    """For one memory: what is stored, the cues for it, and cues of what is not; (n, 784) each, dark 0 to bright 1."""
 
     stored: Tensor
     cues: Tensor
@@ -46,7 +50,8 @@ def picture_plans(paths: Sequence[Path], seed: int = 0) -> Sequence[Plan]:
 
 
 def _plan(stored: Tensor, unseen: Tensor, generator: Generator) -> Plan:
-    return Plan(stored, occluded(stored, generator).x, occluded(unseen, generator).x)
+    layout = Layout((IMAGE,))
+    return Plan(stored, *(distort(x[None], layout, [BLOCK], generator).values[0] for x in (stored, unseen)))
 
 
 def _picture(path: Path) -> Tensor:
@@ -58,4 +63,4 @@ def _picture(path: Path) -> Tensor:
             grey = ImageOps.fit(ImageOps.exif_transpose(picture).convert("L"), (SIDE, SIDE))
     except (OSError, UnidentifiedImageError) as error:
         raise SettingsError(f"image: saw {str(path)!r}, which cannot be read as a picture: {error}") from error
-    return torch.from_numpy(np.asarray(grey, np.float32)).flatten() / 127.5 - 1
+    return torch.from_numpy(np.asarray(grey, np.float32)).flatten() / 255

@@ -1,34 +1,101 @@
 """How cues are made from patterns: what a memory is trained and measured on."""
 
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-BACKGROUND = -1.0
-BLOCK = 14
-SIGMA = 0.6
+from attractor_server.errors import SettingsError
+from attractor_server.fields import Field, Layout
+from attractor_server.training.recipe import CueKind, CueTable
 
-Shape: TypeAlias = tuple[int, int]
+BACKGROUND = 0.0
+"""What a block over an image shows: dark"""
 
 
-def blocks(shape: torch.Size, side: Shape, generator: Generator, block: int = BLOCK) -> Tensor:
-    """Which entries of images (…, height·width) a square block at a random place covers, bool."""
-    height, width = side
+@dataclass(frozen=True)
+class Cues:
+    """Distorted patterns, NaN where an entry is missing, and which entries are held, (memories, patterns, values)."""
+
+    values: Tensor
+    known: Tensor
+
+
+def distort(patterns: Tensor, layout: Layout, tables: Sequence[CueTable], generator: Generator) -> Cues:
+    """A cue for each pattern (memories, patterns, values), each by one of the ways, chosen by their shares."""
+    shares = torch.tensor([table.share for table in tables])
+    chosen = torch.multinomial(shares, patterns[..., 0].numel(), replacement=True, generator=generator)
+    chosen = chosen.reshape(*patterns.shape[:-1], 1)
+    values, known = patterns, torch.zeros_like(patterns, dtype=torch.bool)
+    for number, table in enumerate(tables):
+        made = _made(patterns, layout, table, generator)
+        values = torch.where(chosen == number, made.values, values)
+        known = torch.where(chosen == number, made.known, known)
+    return Cues(values, known)
+
+
+def _made(patterns: Tensor, layout: Layout, table: CueTable, generator: Generator) -> Cues:
+    values, touched = patterns.clone(), torch.zeros_like(patterns, dtype=torch.bool)
+    for field, span in layout.spans:
+        if table.field in ("", field.name):
+            values[..., span], touched[..., span] = _WAYS[table.kind](patterns[..., span], field, table, generator)
+    told = torch.rand(*patterns.shape[:-1], 1, generator=generator) < table.told
+    return Cues(values, told & ~touched)
+
+
+def blocks(shape: torch.Size, image: tuple[int, ...], generator: Generator, block: int) -> Tensor:
+    """Which entries of images (…, height·width·channels) a square block at a random place covers, bool."""
     places = []
-    for length in side:
+    for length in image[:2]:
         start = torch.randint(length - block + 1, shape[:-1], generator=generator)[..., None]
         line = torch.arange(length)
         places.append((line >= start) & (line < start + block))
     covered = places[0][..., :, None] & places[1][..., None, :]
-    return covered.reshape(*shape[:-1], height * width)
+    return covered.flatten(-2).repeat_interleave(shape[-1] // (image[0] * image[1]), -1)
 
 
-def occlude(x: Tensor, side: Shape, generator: Generator, block: int = BLOCK) -> Tensor:
-    """Images (…, height·width) with a block of background over them; where it lies is not told."""
-    return torch.where(blocks(x.shape, side, generator, block), BACKGROUND, x)
+def _block(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+    if field.kind != "image":
+        raise SettingsError(f"cues.kind: saw 'block' for the field {field.name!r}; expected an image field")
+    covered = blocks(x.shape, field.shape, generator, round(table.amount))
+    return x.masked_fill(covered, BACKGROUND), covered
 
 
-def add_noise(x: Tensor, generator: Generator, sigma: float = SIGMA) -> Tensor:
-    """Patterns with Gaussian noise on every entry."""
-    return x + sigma * torch.randn(x.shape, generator=generator)
+def _noise(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+    return x + table.amount * torch.randn(x.shape, generator=generator), torch.ones_like(x, dtype=torch.bool)
+
+
+def _flips(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+    return torch.where(torch.rand(x.shape, generator=generator) < table.amount, -x, x), torch.ones_like(
+        x, dtype=torch.bool
+    )
+
+
+def _missing(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Exactly that share of the entries of each pattern."""
+    order = torch.rand(x.shape, generator=generator).argsort(-1)
+    gone = order < round(table.amount * x.shape[-1])
+    return x.masked_fill(gone, torch.nan), gone
+
+
+def _frames(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Exactly that share of the rows of each pattern."""
+    frames = field.shape[0]
+    order = torch.rand(*x.shape[:-1], frames, generator=generator).argsort(-1)
+    gone = (order < round(table.amount * frames)).repeat_interleave(x.shape[-1] // frames, -1)
+    return x.masked_fill(gone, torch.nan), gone
+
+
+def _field(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+    return torch.full_like(x, torch.nan), torch.ones_like(x, dtype=torch.bool)
+
+
+_WAYS: Mapping[CueKind, Callable[[Tensor, Field, CueTable, Generator], tuple[Tensor, Tensor]]] = {
+    "block": _block,
+    "noise": _noise,
+    "flips": _flips,
+    "missing": _missing,
+    "frames": _frames,
+    "field": _field,
+}

@@ -64,6 +64,11 @@ class _State:
     """b − b₀, (memories, h)"""
 
 
+def has_dual(parameters: Parameters) -> bool:
+    """Whether the loop has the terms that the dual form is of: energy, slope by the input, distance."""
+    return {"log_energy", "log_alpha", "log_beta"} <= parameters.writer.keys()
+
+
 def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
     """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on; W is symmetric."""
     prepared = _prepare(parameters, patterns)
@@ -102,12 +107,13 @@ def _write_chunk(  # noqa: PLR0913
     values = torch.zeros_like(new.features)
     kept, square, shift = torch.ones_like(state.square), state.square, state.shift
     total = new.features.mean(1)
+    energies = writer["log_energy"].exp()
     for t in range(parameters.writing_steps):
         alpha = (writer["log_alpha"][t] + writer["alpha_count"] * now).exp()
         beta = 2 * writer["log_beta"][t].exp()
         pull = new.pull + 2 * felt + shift[:, None]
         c = (2 / count * alpha) * ((new.drift - (pull * new.slopes) @ gram) * new.slopes)
-        q = torch.add(c, new.features, alpha=0.5 / count)  # the gradient of W is β(W − W₀) − FᵀQ − QᵀF
+        q = c + (0.5 / count * energies[t]) * new.features  # the gradient of W is β(W − W₀) − FᵀQ − QᵀF
         cross = q @ new.features.mT
         moved = new.gram @ q + cross.mT @ new.features  # F(FᵀQ + QᵀF)
         own = 2 * (q * moved).sum((1, 2))  # ‖FᵀQ + QᵀF‖²
@@ -119,7 +125,7 @@ def _write_chunk(  # noqa: PLR0913
         values = keep[:, None, None] * values + step[:, None, None] * q
         square = keep.square() * square + 2 * keep * step * inner + step.square() * own
         kept = kept * keep
-        slope = beta * shift - total - c.sum(1)
+        slope = beta * shift - energies[t] * total - c.sum(1)
         step = (writer["log_rate.b"][t] + conditioning).exp() * (1 + slope.square().sum(1) / limit).rsqrt()
         shift = shift - step[:, None] * slope
     return _State(torch.cat([kept[:, None, None] * state.values, values], 1), square, shift)

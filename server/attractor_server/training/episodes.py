@@ -1,8 +1,7 @@
-"""Episodes: patterns to write, the chunks they are written in, and cues to read them by."""
+"""Episodes: how many patterns are written, in which chunks, and which of them are read."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -11,50 +10,7 @@ from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.writer import write
-from attractor_server.training.distortions import BACKGROUND, add_noise, blocks, occlude
 from attractor_server.training.recipe import EpisodesTable
-
-SIDE = (28, 28)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Patterns (n, d) in network units, and for each the number of what it shows, ascending."""
-
-    patterns: Tensor
-    classes: Tensor
-
-    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """Patterns (memories, count, d); those of one memory show different things."""
-        size = int(self.classes.max()) + 1
-        members = torch.bincount(self.classes, minlength=size)
-        first = members.cumsum(0) - members
-        chosen = torch.rand(memories, size, generator=generator).argsort(1)[:, :count]
-        within = (torch.rand(chosen.shape, generator=generator) * members[chosen]).long()
-        return self.patterns[first[chosen] + within]
-
-
-@dataclass(frozen=True)
-class Cues:
-    """Distorted patterns, and which of their entries are known, (memories, patterns, d) both."""
-
-    x: Tensor
-    known: Tensor
-
-
-def distort(patterns: Tensor, table: EpisodesTable, generator: Generator) -> Cues:
-    """A cue for each pattern: a block of background over it, told or not, or noise."""
-    memories, count, _ = patterns.shape
-    kind = torch.rand(memories, count, 1, generator=generator)
-    covered = blocks(patterns.shape, SIDE, generator)
-    noisy = add_noise(patterns, generator)
-    x = torch.where(kind < table.block_share, torch.where(covered, BACKGROUND, patterns), noisy)
-    return Cues(x, (kind < table.block_share * table.told_share) & ~covered)
-
-
-def occluded(patterns: Tensor, generator: Generator) -> Cues:
-    """The cues of the main job: a block over each, not told."""
-    return Cues(occlude(patterns, SIDE, generator), torch.zeros_like(patterns, dtype=torch.bool))
 
 
 def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequence[int]]:

@@ -1,14 +1,13 @@
 """Figures of merit."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from attractor_server.training.baselines import nearest
-
-
-def mean_squared_error(x: Tensor, truth: Tensor) -> float:
-    """Over all entries, in the units of x."""
-    return float((x - truth).square().mean())
+from attractor_server.training.recipe import Metric
 
 
 def identified(x: Tensor, items: Tensor) -> float:
@@ -23,3 +22,13 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     ranks = (count.cumsum(0) - (count - 1) / 2)[place]  # from 1; equal scores share the mean of their ranks
     n, m = positive.numel(), negative.numel()
     return float((ranks[:n].double().sum() - n * (n + 1) / 2) / (n * m))
+
+
+SCORES: Mapping[Metric, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda x, truth: (x - truth).square().mean(-1),
+    "bit_error": lambda x, truth: ((x > 0) != (truth > 0)).float().mean(-1),
+    "cosine": lambda x, truth: cosine_similarity(x, truth, dim=-1),
+    "characters": lambda x, truth: (x.round() == truth).float().mean(-1),
+}
+"""Of each pattern, (…, d) to (…): error, share of wrong signs, cosine, share of right characters"""
+HIGHER_IS_BETTER = frozenset({"cosine", "characters"})

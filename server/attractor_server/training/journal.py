@@ -15,12 +15,13 @@ Figures = Mapping[str, float]
 
 
 class Journal:
-    """Saves a run now and then, and appends its losses and figures on validation data to `log.jsonl`."""
+    """Saves a run now and then; losses and figures on validation data go to `log.jsonl` and to TensorBoard."""
 
-    def __init__(self, trainer: Trainer, measure: Callable[[], Figures], run_dir: Path) -> None:
+    def __init__(self, trainer: Trainer, measure: Callable[[], Figures], run_dir: Path, *, phase: str = "main") -> None:
         self._trainer = trainer
         self._measure = measure
         self._run_dir = run_dir
+        self._phase = phase
         self._saved_s = self._measured_s = time.monotonic()
         self._figures: Figures = {}
 
@@ -37,8 +38,17 @@ class Journal:
         """Takes the figures now, and logs them."""
         self._figures = self._measure()
         losses = {"loss": progress.loss, "familiarity": progress.familiarity, "skipped": progress.skipped}
-        entry = {"step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **losses, **self._figures}
+        entry = {"phase": self._phase, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1)}
+        entry |= {**losses, **self._figures}
         self._run_dir.mkdir(parents=True, exist_ok=True)
         with (self._run_dir / LOG).open("a") as log:
             log.write(json.dumps(entry) + "\n")
+        self._draw({**losses, **self._figures}, progress.step)
         self._measured_s = time.monotonic()
+
+    def _draw(self, figures: Figures, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes seconds
+
+        with SummaryWriter(str(self._run_dir / "tensorboard")) as board:
+            for name, value in figures.items():
+                board.add_scalar(f"{self._phase}/{name}", value, step)

@@ -4,23 +4,35 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
+from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
 from attractor_server.errors import SettingsError
-from attractor_server.training.episodes import Dataset
-from attractor_server.training.objective import episode_losses
+from attractor_server.training.datasets import Source
+from attractor_server.training.objective import Losses
 from attractor_server.training.recipe import OptimizerTable, Recipe
-from attractor_server.training.start import Blueprint
 
 WARM_UP = 50
 _SMOOTHING = 0.98
-_STATE = "state.pt"
+
+Objective: TypeAlias = Callable[[Model, Source, Recipe, Generator], Losses]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training: what is minimised, and by which parameters."""
+
+    name: str
+    objective: Objective
+    learns: Callable[[str], bool]
+    """Of a parameter's name, as in `Parameters.flat`"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Progress:
     elapsed_s: float
     """Time spent in all sittings of the run"""
     loss: float
-    """Smoothed mean squared error of what was read"""
+    """Smoothed error of what was read, as a share of the data's variance"""
     familiarity: float
     """Smoothed logistic loss of ΔE"""
     skipped: int
@@ -44,21 +56,27 @@ _NOWHERE = Progress(0, 0.0, 0.0, math.nan, math.nan, 0)
 
 
 class Trainer:
-    """One run of a recipe: its parameters, its optimiser and its randomness, saved and resumed together."""
+    """One phase of a recipe: its parameters, its optimiser and its randomness, saved and resumed together."""
 
-    def __init__(self, recipe: Recipe, blueprint: Blueprint, start: Parameters, data: Dataset) -> None:
+    def __init__(self, recipe: Recipe, start: Model, source: Source, phase: Phase) -> None:
         self._recipe = recipe
-        self._blueprint = blueprint
-        self._data = data
-        self._learned: Tensors = {name: value.clone().requires_grad_() for name, value in start.flat().items()}
+        self._start = start
+        self._source = source
+        self._phase = phase
+        flat = start.parameters.flat()
+        self._fixed = {name: value for name, value in flat.items() if not phase.learns(name)}
+        self._learned: Tensors = {
+            name: value.clone().requires_grad_() for name, value in flat.items() if phase.learns(name)
+        }
         self._optimizer = _optimizer(self._learned, recipe.optimizer)
         self._generator = Generator().manual_seed(recipe.seed)
         self._progress = _NOWHERE
 
     @property
-    def parameters(self) -> Parameters:
-        """What has been learned so far."""
-        return Parameters.of({name: value.detach() for name, value in self._learned.items()})
+    def model(self) -> Model:
+        """With what has been learned so far."""
+        learned = {name: value.detach() for name, value in self._learned.items()}
+        return self._with({**self._fixed, **learned})
 
     @property
     def progress(self) -> Progress:
@@ -88,16 +106,16 @@ class Trainer:
         now = self._progress
         state = {
             "recipe": self._recipe.as_record(),
-            "learned": self.parameters.flat(),
+            "learned": {name: value.detach() for name, value in self._learned.items()},
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
             "progress": (now.step, now.share, now.elapsed_s, now.loss, now.familiarity, now.skipped),
         }
         run_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=run_dir, prefix=".saving-") as folder:
-            draft = Path(folder) / _STATE
+            draft = Path(folder) / self._file
             torch.save(state, draft)
-            draft.replace(run_dir / _STATE)
+            draft.replace(run_dir / self._file)
 
     def resume(self, run_dir: Path) -> bool:
         """Goes on where `save` left off; False if nothing was saved there.
@@ -105,7 +123,7 @@ class Trainer:
         Raises:
             SettingsError: what was saved there is a run of another recipe.
         """
-        path = run_dir / _STATE
+        path = run_dir / self._file
         if not path.exists():
             return False
         state = torch.load(path, weights_only=True)
@@ -121,6 +139,13 @@ class Trainer:
         self._progress = Progress(*state["progress"])
         return True
 
+    @property
+    def _file(self) -> str:
+        return f"{self._phase.name}.pt"
+
+    def _with(self, flat: Tensors) -> Model:
+        return replace(self._start, parameters=Parameters.of(flat))
+
     def _share(self, budget_s: float) -> float:
         return max(self._progress.step / self._recipe.optimizer.steps, self._progress.elapsed_s / budget_s)
 
@@ -131,8 +156,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale
         self._optimizer.zero_grad()
-        parameters = Parameters.of(self._learned)
-        losses = episode_losses(self._blueprint, parameters, self._data, self._recipe.episodes, self._generator)
+        model = self._with({**self._fixed, **self._learned})
+        losses = self._phase.objective(model, self._source, self._recipe, self._generator)
         torch.autograd.backward(losses.error + table.familiarity_weight * losses.familiarity)
         norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), table.gradient_limit)
         if not torch.isfinite(norm):
@@ -149,8 +174,9 @@ def _optimizer(learned: Tensors, table: OptimizerTable) -> torch.optim.Optimizer
     rates = {"weights": table.rate, "features": table.feature_rate, "loops": table.loop_rate}
     members: dict[str, list[Tensor]] = {group: [] for group in rates}
     for name, value in learned.items():
-        loop = name.startswith(("reader.", "writer."))
-        members["loops" if loop else "features" if name == "slow.A" else "weights"].append(value)
+        loop = name.startswith(("reader.", "writer.", "eraser."))
+        matrix = name.startswith("slow.") and value.dim() > 1
+        members["loops" if loop else "features" if matrix else "weights"].append(value)
     groups = [{"params": members[group], "lr": rate} for group, rate in rates.items() if members[group]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
     for group in optimizer.param_groups:

@@ -3,19 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
+from attractor_server.energy.encoding import logits
+from attractor_server.energy.model import Model
 from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
-from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import descend
 from attractor_server.energy.writer import delta_energy
-from attractor_server.training.dual import Symmetric, delta_energy_dual, write_dual
-from attractor_server.training.episodes import Dataset, distort, draw_shape, pick, write_chunks
-from attractor_server.training.recipe import EpisodesTable
-from attractor_server.training.start import Blueprint
+from attractor_server.training.datasets import Source
+from attractor_server.training.distortions import Cues, distort
+from attractor_server.training.dual import Symmetric, delta_energy_dual, has_dual, write_dual
+from attractor_server.training.episodes import draw_shape, pick, write_chunks
+from attractor_server.training.recipe import Recipe
+
+SHARPNESS = 8.0
+"""What the nearness of character codes is multiplied by before it is a logit"""
 
 
 @dataclass(frozen=True)
@@ -23,43 +29,72 @@ class Losses:
     """The two parts of the objective, scalars."""
 
     error: Tensor
-    """Mean squared error between the patterns and what their cues lead to"""
+    """Of what is read, as a share of the data's variance; of text the cross-entropy in nats"""
     familiarity: Tensor
     """Logistic loss: ΔE of a cue should be lower in the memory that holds its pattern than in one that does not"""
 
 
-def episode_losses(
-    blueprint: Blueprint, parameters: Parameters, data: Dataset, table: EpisodesTable, generator: Generator
-) -> Losses:
+def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
     """The losses of one random episode, to be differentiated through both loops.
 
     N is log-uniform, so that the end of a short episode is also the middle of a long one.
     """
-    count, chunks = draw_shape(table, generator)
-    patterns = data.sample(table.memories, count, generator)
-    transform = blueprint.transform
-    network, fast = _write(blueprint.network, parameters, transform.encode(patterns), chunks)
-    chosen = pick(patterns, table.cues, generator)
-    cues = distort(chosen, table, generator)
-    x, hold = transform.encode(cues.x), transform.hold(cues.x, cues.known)
-    recalled = transform.decode(descend(network, parameters, fast, x, hold=hold, steps=parameters.reading_steps)[-1])
+    count, chunks = draw_shape(recipe.episodes, generator)
+    patterns = source.sample(recipe.episodes.memories, count, generator)
+    network, fast = _write(model, model.encode(patterns), chunks)
+    chosen = pick(patterns, recipe.episodes.cues, generator)
+    cues = distort(chosen, source.layout, recipe.cues, generator)
+    x = model.encode(cues.values)
+    error = reading_error(model, recalled(model, network, fast, x, cues), chosen)
     strangers = {name: value.roll(1, 0) for name, value in fast.items()}
-    own = _delta_energy(network, parameters, fast, x)
-    strange = _delta_energy(network, parameters, strangers, x)
+    own = _delta_energy(model, network, fast, x)
+    strange = _delta_energy(model, network, strangers, x)
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
-    return Losses((recalled - chosen).square().mean(), softplus(margins).mean())
+    return Losses(error, softplus(margins).mean())
 
 
-def _write(
-    network: EnergyNetwork, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]
-) -> tuple[EnergyNetwork, Tensors]:
+def memoryless_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
+    """The same for the control: a network that is never written to, and so learns to do without."""
+    patterns = source.sample(recipe.episodes.memories, recipe.episodes.cues, generator)
+    cues = distort(patterns, source.layout, recipe.cues, generator)
+    fast = model.parameters.memories(len(patterns))
+    found = recalled(model, model.network, fast, model.encode(cues.values), cues)
+    return Losses(reading_error(model, found, patterns), torch.zeros(()))
+
+
+def recalled(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, cues: Cues) -> Tensor:
+    """What cues lead to, with their known entries held, in network units like x (memories, cues, d)."""
+    hold = model.hold(cues.values, cues.known) if bool(cues.known.any()) else None
+    return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[-1]
+
+
+def reading_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
+    """Of x in network units against patterns in users' units, the mean over fields."""
+    encoding = model.encoding
+    found, wanted = model.transform.decode(x), encoding.encode(truth)
+    widths = [model.parameters.codes[f.name].shape[1] if f.alphabet else 1 for f in model.layout.fields]
+    sizes = [field.size * width for field, width in zip(model.layout.fields, widths, strict=True)]
+    errors = []
+    parts = zip(model.layout.spans, found.split(sizes, -1), wanted.split(sizes, -1), strict=True)
+    for (field, span), one, other in parts:
+        if field.alphabet:
+            scores = SHARPNESS * logits(one, model.parameters.codes[field.name])
+            errors.append(cross_entropy(scores.flatten(0, -2), truth[..., span].long().flatten()))
+        else:
+            spread = (other - other.mean((0, 1))).square().mean()
+            errors.append((one - other).square().mean() / spread.clamp(min=1e-9))
+    return torch.stack(errors).mean()
+
+
+def _write(model: Model, patterns: Tensor, chunks: Sequence[int]) -> tuple[EnergyNetwork, Tensors]:
     """Fast weights after writing, with the network that reads them."""
-    if isinstance(network, Quadratic):
-        return Symmetric(**network.config), write_dual(parameters, patterns, chunks)
+    network, parameters = model.network, model.parameters
+    if isinstance(network, Quadratic) and has_dual(parameters):
+        return Symmetric(inputs=network.inputs, features=network.features), write_dual(parameters, patterns, chunks)
     return network, write_chunks(network, parameters, patterns, chunks)
 
 
-def _delta_energy(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:
+def _delta_energy(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor) -> Tensor:
     if isinstance(network, Symmetric):
-        return delta_energy_dual(parameters, fast, x)
-    return delta_energy(network, parameters, fast, x)
+        return delta_energy_dual(model.parameters, fast, x)
+    return delta_energy(network, model.parameters, fast, x)

@@ -8,7 +8,7 @@ from attractor_server.training.meta import Progress
 
 Show: TypeAlias = Callable[[Progress, Mapping[str, float]], None]
 
-FIGURES = ("mse_recalled", "mse_no_write", "auroc")
+FIGURES = ("recalled", "no_write", "auroc")
 
 
 @contextlib.contextmanager
@@ -31,5 +31,5 @@ def progress_bar(*, visible: bool) -> Iterator[Show]:
 def describe(progress: Progress, figures: Mapping[str, float]) -> str:
     """One line: step, losses, steps skipped, and the figures there are."""
     parts = [f"step {progress.step}", f"loss {progress.loss:.4f}", f"familiarity {progress.familiarity:.4f}"]
-    parts += [f"{name} {figures[name]:.4f}" for name in FIGURES if name in figures]
+    parts += [f"{name} {value:.4f}" for name, value in figures.items() if name.endswith(FIGURES)]
     return "  ".join([*parts, f"skipped {progress.skipped}"])

@@ -1,85 +1,146 @@
 """Recipes: TOML files that say all there is to say about how a model is made."""
 
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias
 
-from attractor_server.errors import SettingsError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-Table = TypeVar("Table")
-_Bound: TypeAlias = tuple[Callable[[float], bool], str]
+from attractor_server.errors import SettingsError, quoted
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Count: TypeAlias = Annotated[int, Field(gt=0)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Metric: TypeAlias = Literal["mse", "bit_error", "cosine", "characters"]
+CueKind: TypeAlias = Literal["block", "noise", "flips", "missing", "frames", "field"]
+Term: TypeAlias = Literal["energy", "slope", "parameter_slope", "distance"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkTable:
-    """`[network]`: what is trained."""
+class Table(BaseModel):
+    """A table of a recipe: nothing in it that is not known, nothing changed later."""
 
-    kind: str
-    components: int
-    """Leading principal components of the data that the network sees"""
-    whitening: float
-    """Power of its standard deviation that each component is divided by: 0 leaves all as they are, 1 makes all alike"""
-    features: int
-    writing_steps: int
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataTable(Table):
+    """`[data]`: what is trained on, and by what it is judged."""
+
+    name: str
+    metric: Metric
+    field: str = ""
+    """The field that is judged; all of them without it"""
+
+
+class InputTable(Table):
+    """`[input]`: what the network sees of the values."""
+
+    components: Annotated[int, Field(ge=0)] = 0
+    """Leading principal components; 0: all values as they are"""
+    whitening: Share = 0.7
+    """Power of its standard deviation that each component is divided by"""
+    code: Annotated[int, Field(ge=0)] = 0
+    """Entries of a character's code, which is learned; 0: one-hot"""
+
+
+class WriterTable(Table):
+    """`[writer]`: the writing loop."""
+
+    steps: Count
     """T"""
-    reading_steps: int
+    terms: list[Term] = ["energy", "slope", "distance"]
+
+
+class ReaderTable(Table):
+    """`[reader]`: the reading loop."""
+
+    steps: Count
     """K"""
+    step: Positive = 0.2
+    """γ at the start of training"""
+    learned: bool = True
+    """Whether γ and the momenta are learned, or stay fixed"""
+    momentum: bool = True
+    """Nesterov's method; else plain gradient descent"""
+    proximity: bool = False
+    """Whether known entries can be pulled towards the cue"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpisodesTable:
-    """`[episodes]`: what it is trained on."""
+class EraserTable(Table):
+    """`[eraser]`: the erasing loop, trained last, by itself."""
 
-    dataset: str
-    patterns_least: int
-    patterns_limit: int
+    steps: Count = 3
+    share: Share = 0.1
+    """Of the time"""
+    patterns: Count = 8
+    """Most patterns erased, one after another"""
+
+
+class EpisodesTable(Table):
+    """`[episodes]`: how many patterns go into a memory, and how."""
+
+    patterns_least: Count
+    patterns_limit: Count
     """N is log-uniform between these two"""
-    singly_share: float
+    singly_share: Share
     """Episodes written one pattern at a time; the others in chunks of a random power of two"""
-    memories: int
+    memories: Count
     """Memories side by side in one step of the optimiser"""
-    cues: int
+    cues: Count
     """Patterns read of each memory, at the most"""
-    block_share: float
-    """Cues with a block of background over them; the others have noise"""
-    told_share: float
-    """Of the cues with a block, those whose other entries are held fixed"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimizerTable:
+class CueTable(Table):
+    """`[[cues]]`: one way of distorting a pattern."""
+
+    kind: CueKind
+    share: Positive = 1.0
+    """Of the cues; shares need not add up to 1"""
+    amount: Positive = 1.0
+    """Block: pixels of its side; noise: σ; flips: share of the signs; missing: share of entries; frames: of frames"""
+    told: Share = 0.0
+    """Of these cues, those whose other entries are held fixed"""
+    field: str = ""
+    """The field that is distorted; all of them without it"""
+
+
+class OptimizerTable(Table):
     """`[optimizer]`: AdamW with a warm-up, a plateau and a linear decay."""
 
-    steps: int
-    rate: float
-    feature_rate: float
-    """For the features, which start from the data's principal components: small entries, to be moved with care"""
-    loop_rate: float
-    """For the parameters of the two loops: step sizes, momenta, weights of the objective"""
-    decay_from: float
+    steps: Count = 1_000_000
+    rate: Positive = 2e-3
+    feature_rate: Positive = 5e-4
+    """For the slow matrices, which start from the data's principal components: to be moved with care"""
+    loop_rate: Positive = 1e-2
+    """For the parameters of the loops: step sizes, momenta, weights of the objective"""
+    decay_from: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of the run after which the rates fall to nothing"""
-    gradient_limit: float
-    familiarity_weight: float
+    gradient_limit: Positive = 1.0
+    familiarity_weight: Annotated[float, Field(ge=0)] = 0.1
     """Of the logistic loss that makes ΔE tell stored from unseen, beside the error's weight of 1"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A model's name, its rated capacity in patterns, and the three tables."""
+class Recipe(Table):
+    """A model's name, its rated capacity in patterns, and the tables."""
 
     name: str
-    capacity: int
-    seed: int
-    network: NetworkTable
+    capacity: Count
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataTable
+    input: InputTable = InputTable()
+    network: dict[str, Any]
+    """Its kind, and what that asks for beside the number of entries"""
+    writer: WriterTable
+    reader: ReaderTable
+    eraser: EraserTable | None = None
     episodes: EpisodesTable
-    optimizer: OptimizerTable
+    cues: Annotated[list[CueTable], Field(min_length=1)]
+    optimizer: OptimizerTable = OptimizerTable()
 
     def as_record(self) -> dict[str, Any]:
         """Plain values for a training record."""
-        return asdict(self)
+        return self.model_dump(mode="json")
 
 
 def find_recipe(path: Path) -> Path:
@@ -96,8 +157,8 @@ def find_recipe(path: Path) -> Path:
     raise SettingsError(f"recipe: saw {str(path)!r}, which is no file; expected a path, or one of {known}")
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe.
+def load_recipe(path: Path, *, seed: int | None = None) -> Recipe:
+    """Reads a recipe; `seed` goes before the one it has.
 
     Raises:
         SettingsError: naming the file, the entry, the value seen and the value expected.
@@ -106,43 +167,20 @@ def load_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    tables = {"network": NetworkTable, "episodes": EpisodesTable, "optimizer": OptimizerTable}
-    for name, kind in tables.items():
-        if not isinstance(table.get(name), dict):
-            raise SettingsError(f"{path}: saw no table [{name}]; expected one")
-        table[name] = _table(kind, table[name], f"{path}: {name}.")
-    if (kind := table["network"].kind) != "quadratic":
-        raise SettingsError(f"{path}: network.kind: saw {kind!r}; expected 'quadratic', which alone has a start")
-    return _table(Recipe, table, f"{path}: ")
+    if seed is not None:
+        table["seed"] = seed
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_told(error.errors()[0])}") from error
 
 
-def _table(kind: type[Table], entries: Mapping[str, Any], where: str) -> Table:
-    expected = get_type_hints(kind)
-    if unknown := sorted(set(entries) - set(expected)):
-        raise SettingsError(f"{where}{unknown[0]}: unknown entry; expected one of {sorted(expected)}")
-    for name, wanted in expected.items():
-        if name not in entries:
-            raise SettingsError(f"{where}{name}: missing; expected {wanted.__name__}")
-        _check(name, entries[name], wanted, where)
-    return kind(**entries)
-
-
-def _check(name: str, value: object, wanted: type, where: str) -> None:
-    allowed = (int, float) if wanted is float else wanted
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        raise SettingsError(f"{where}{name}: saw {value!r}; expected {wanted.__name__}")
-    holds, expected = _BOUNDS.get(name, _POSITIVE)
-    if isinstance(value, int | float) and not holds(value):
-        raise SettingsError(f"{where}{name}: saw {value!r}; expected {expected}")
-
-
-_POSITIVE: _Bound = (lambda value: value > 0, "more than 0")
-_SHARE: _Bound = (lambda value: 0 <= value <= 1, "between 0 and 1")
-_BOUNDS: Mapping[str, _Bound] = {
-    "seed": (lambda value: value >= 0, "at least 0"),
-    "singly_share": _SHARE,
-    "block_share": _SHARE,
-    "told_share": _SHARE,
-    "decay_from": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    "familiarity_weight": (lambda value: value >= 0, "at least 0"),
-}
+def _told(fault: ErrorDetails) -> str:
+    place = ".".join(map(str, fault["loc"]))
+    match fault["type"]:
+        case "missing":
+            return f"{place}: missing; expected one"
+        case "extra_forbidden":
+            return f"{place}: unknown entry; expected none of that name"
+        case _:
+            return f"{place}: saw {quoted(fault['input'])}; expected {fault['msg'].removeprefix('Input should be ')}"

@@ -1,86 +1,115 @@
-"""One recipe to one model file: train, measure on validation data, save (`attractor train`)."""
+"""One recipe to one model file: train, calibrate, measure on validation data, save (`attractor train`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from attractor_server.energy.model import SUFFIX, Model, save_model
-from attractor_server.fields import Field, Layout
-from attractor_server.training.datasets import load_dataset
-from attractor_server.training.datasets.glyphs import SIDE
-from attractor_server.training.episodes import Dataset
+from attractor_server.training.calibrating import calibrated
+from attractor_server.training.datasets import Source, load_dataset
+from attractor_server.training.erasing import erasing_losses
 from attractor_server.training.journal import Journal
-from attractor_server.training.meta import Trainer
+from attractor_server.training.meta import Phase, Progress, Trainer
+from attractor_server.training.objective import episode_losses, memoryless_losses
 from attractor_server.training.progress import progress_bar
 from attractor_server.training.recipe import Recipe, load_recipe
-from attractor_server.training.start import Blueprint, for_users, initial_parameters
-from attractor_server.training.validation import Distortion, Task, fit_ridge, validate
+from attractor_server.training.start import untrained
+from attractor_server.training.validation import Task, filled, fit_ridge, validate
 
-__all__ = ["IMAGE", "fit_ridge", "load_dataset", "train", "validate"]
-
-IMAGE = Field(name="image", kind="image", shape=(SIDE, SIDE), minimum=-4.0, maximum=5.0)
-"""Dark 0 to bright 1; the range leaves room for noise."""
-DISTORTIONS: tuple[Distortion, ...] = ("block", "noise")
+CONTROL = "-control"
+"""Ends the name of a network that was trained without writes"""
 
 
-def train(  # noqa: PLR0913
-    recipe_path: Path, *, output: Path, run_dir: Path, budget_s: float, resume: bool = True, show_progress: bool = True
-) -> Model:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a recipe is carried out."""
+
+    output: Path
+    run_dir: Path
+    budget_s: float
+    """For the run as a whole: a resumed run spends what is left of it"""
+    seed: int | None = None
+    """Goes before the recipe's"""
+    control: bool = False
+    """Train the same network without writes: what it learns to do without its memory"""
+    resume: bool = True
+    show_progress: bool = True
+
+
+def train(recipe_path: Path, options: Options) -> Model:
     """Trains the recipe's model, saving as it goes, and writes `output/NAME.safetensors`.
-
-    The budget holds for the run as a whole: a resumed run spends what is left of it. Without `resume` it starts anew.
 
     Raises:
         SettingsError: the recipe or the budget cannot be meant, or `run_dir` holds a run of another recipe.
     """
-    recipe = load_recipe(recipe_path)
-    data, held_out = (load_dataset(recipe.episodes.dataset, split) for split in ("train", "validation"))
-    blueprint, start = initial_parameters(data.patterns, recipe.network)
-    trainer = Trainer(recipe, blueprint, start, data)
-    if not (resume and trainer.resume(run_dir)):
-        trainer.save(run_dir)
-    task = Task(count=recipe.capacity)
-    journal = Journal(trainer, lambda: validate(blueprint, trainer.parameters, held_out, task), run_dir)
-    with progress_bar(visible=show_progress) as show:
-        trainer.run(budget_s=budget_s, each_step=lambda progress: show(progress, journal.keep(progress)))
-    trainer.save(run_dir)
+    recipe = load_recipe(recipe_path, seed=options.seed)
+    if options.control:
+        recipe = recipe.model_copy(update={"name": recipe.name + CONTROL, "eraser": None})
+    data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
+    model, reports = untrained(recipe, data), []
+    for phase, share in _phases(recipe, control=options.control):
+        model, progress = _carried_out(recipe, model, (data, held_out), phase, options, share)
+        reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
+        reports[-1]["skipped"] = progress.skipped
+    if not options.control:
+        model = replace(model, calibration=calibrated(model, held_out, recipe))
+    record = _record(recipe, reports, _figures(recipe, model, data, held_out))
+    return save_model(replace(model, record=record), options.output / f"{recipe.name}{SUFFIX}")
+
+
+def _phases(recipe: Recipe, *, control: bool) -> Sequence[tuple[Phase, float]]:
+    """What is trained one after another, each with its share of the time."""
+    fixed = ("eraser.",) if recipe.reader.learned else ("eraser.", "reader.log_step", "reader.momentum_logit")
+    objective = memoryless_losses if control else episode_losses
+    main = Phase("main", objective, lambda name: not name.startswith(fixed))
+    if recipe.eraser is None:
+        return [(main, 1.0)]
+    eraser = Phase("eraser", erasing_losses, lambda name: name.startswith("eraser."))
+    return [(main, 1 - recipe.eraser.share), (eraser, recipe.eraser.share)]
+
+
+def _carried_out(  # noqa: PLR0913
+    recipe: Recipe, start: Model, sources: tuple[Source, Source], phase: Phase, options: Options, share: float
+) -> tuple[Model, Progress]:
+    data, held_out = sources
+    trainer = Trainer(recipe, start, data, phase)
+    if not (options.resume and trainer.resume(options.run_dir)):
+        trainer.save(options.run_dir)
+    task = Task(data=recipe.data, cues=recipe.cues, count=recipe.capacity)
+    journal = Journal(trainer, lambda: validate(trainer.model, held_out, task), options.run_dir, phase=phase.name)
+    with progress_bar(visible=options.show_progress) as show:
+        trainer.run(
+            budget_s=options.budget_s * share,
+            each_step=lambda progress: show(progress, journal.keep(progress)),
+        )
+    trainer.save(options.run_dir)
     journal.measure(trainer.progress)
-    model = _model(recipe, blueprint, trainer, _figures(recipe, blueprint, trainer, data, held_out))
-    return save_model(model, output / f"{recipe.name}{SUFFIX}")
+    return trainer.model, trainer.progress
 
 
-def _figures(
-    recipe: Recipe, blueprint: Blueprint, trainer: Trainer, data: Dataset, held_out: Dataset
-) -> dict[str, dict[str, float]]:
+def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> dict[str, dict[str, float]]:
     """Figures on validation data, by kind of cue and size of chunk."""
     figures = {}
-    for distortion in DISTORTIONS:
-        ridge = fit_ridge(data.patterns, distortion=distortion)
+    for table in recipe.cues:
+        ridge = fit_ridge(data, [table], partial(filled, model))
         for chunk in sorted({1, min(8, recipe.capacity), recipe.capacity}):
-            task = Task(count=recipe.capacity, chunk=chunk, distortion=distortion)
-            figures[f"{distortion}, chunks of {chunk}"] = validate(
-                blueprint, trainer.parameters, held_out, task, ridge=ridge
-            )
+            task = Task(data=recipe.data, cues=[table], count=recipe.capacity, chunk=chunk)
+            figures[f"{table.kind}, chunks of {chunk}"] = validate(model, held_out, task, ridge=ridge)
     return figures
 
 
-def _model(recipe: Recipe, blueprint: Blueprint, trainer: Trainer, figures: Mapping[str, Mapping[str, float]]) -> Model:
-    progress = trainer.progress
-    record = {
+def _record(
+    recipe: Recipe, phases: Sequence[Mapping[str, object]], figures: Mapping[str, Mapping[str, float]]
+) -> dict[str, object]:
+    first = figures[f"{recipe.cues[0].kind}, chunks of 1"]
+    metric = recipe.data.metric
+    return {
         "recipe": recipe.as_record(),
-        "steps": progress.step,
-        "wall_s": round(progress.elapsed_s, 1),
-        "skipped": progress.skipped,
+        "phases": phases,
+        "rated": {"metric": metric, "cue": recipe.cues[0].kind, "value": first[f"{metric}_recalled"]},
         "validation": figures,
         "torch": str(torch.__version__),
     }
-    return Model(
-        name=recipe.name,
-        layout=Layout((IMAGE,)),
-        network=blueprint.network,
-        parameters=trainer.parameters,
-        transform=for_users(blueprint.transform),
-        capacity=recipe.capacity,
-        record=record,
-    )

@@ -1,75 +1,119 @@
-"""Where meta-training starts from: the data's principal components, whitened, each a feature of its own."""
-
-from dataclasses import dataclass
+"""Where meta-training starts from: the data's principal components, whitened, and loops that work."""
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from attractor_server.energy.encoding import Encoding
+from attractor_server.energy.eraser import initial_eraser
 from attractor_server.energy.model import Model
-from attractor_server.energy.networks import EnergyNetwork
-from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.networks.quadratic import Quadratic
+from attractor_server.energy.networks import NETWORKS, TrainableNetwork, network_of
+from attractor_server.energy.networks.protocol import Start, Tensors
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform, Whitening
-from attractor_server.training.recipe import NetworkTable
+from attractor_server.errors import SettingsError
+from attractor_server.training.datasets import Source
+from attractor_server.training.recipe import Recipe
 
-SPREAD = 0.7
-"""Standard deviation of the leading feature before tanh"""
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """What does not change in training: the network, and its input transform from values between -1 and 1."""
-
-    network: EnergyNetwork
-    transform: Transform
+POOL = 8192
+"""Patterns that the principal components are taken from"""
 
 
-def initial_parameters(patterns: Tensor, table: NetworkTable) -> tuple[Blueprint, Parameters]:
-    """Features along the leading principal components of the patterns (n, values).
+def untrained(recipe: Recipe, source: Source) -> Model:
+    """The recipe's model before its first step.
 
-    Random features learn a denoiser that never looks at its memory; these do not.
+    Raises:
+        SettingsError: the network cannot be made of what the recipe says.
     """
-    transform = whitened(patterns, table.components, table.whitening)
-    network = Quadratic(inputs=table.components, features=table.features)
-    d, h = table.components, table.features
-    deviation = transform.encode(patterns).std(0)  # 1 where the whitening is whole
-    a = torch.eye(d, h) * SPREAD / (deviation * deviation.max()).sqrt()[:, None]
-    slow = {"A": a, "a0": torch.zeros(h), "log_q": torch.zeros(d), "qb": torch.zeros(d)}
-    initial = {"W": torch.zeros(h, h), "b": torch.zeros(h)}
-    reader, writer = _loops(table, initial)
-    return Blueprint(network, transform), Parameters(slow=slow, initial=initial, reader=reader, writer=writer)
+    generator = Generator().manual_seed(recipe.seed)
+    codes = {
+        field.name: _codes(len(field.alphabet), recipe.input.code, generator)
+        for field in source.layout.fields
+        if field.alphabet
+    }
+    encoded = Encoding(layout=source.layout, codes=codes).encode(source.pool(POOL))
+    transform = transform_for(encoded, recipe.input.components, recipe.input.whitening)
+    x = transform.encode(encoded)
+    network = _network(recipe, x.shape[-1])
+    weights = network.start(Start(deviation=x.std(0), lift=_lift(transform, x.shape[-1]), generator=generator))
+    slow, fast = network.shapes
+    parameters = Parameters(
+        slow={name: weights[name] for name in slow},
+        initial={name: weights[name] for name in fast},
+        reader=_reader(recipe),
+        writer=_writer(recipe, list(fast)),
+        eraser=initial_eraser(recipe.eraser.steps, fast) if recipe.eraser else {},
+        codes=codes,
+    )
+    return Model(
+        name=recipe.name,
+        layout=source.layout,
+        network=network,
+        parameters=parameters,
+        transform=transform,
+        capacity=recipe.capacity,
+        record={},
+    )
 
 
-def whitened(patterns: Tensor, components: int, power: float) -> Transform:
-    """Centred, along the leading components, each divided by its standard deviation to that power."""
-    mean = patterns.mean(0)
-    _, values, vectors = torch.linalg.svd(patterns - mean, full_matrices=False)
-    spread = (values[:components] / len(patterns) ** 0.5) ** power
+def transform_for(encoded: Tensor, components: int, power: float) -> Transform:
+    """For patterns like these (n, values): as they are, or centred and whitened along so many leading components.
+
+    Raises:
+        SettingsError: there are not so many components.
+    """
+    values = encoded.shape[1]
+    if not components:
+        return Transform(scale=torch.ones(values), shift=torch.zeros(values))
+    if components > min(encoded.shape):
+        raise SettingsError(f"input.components: saw {components}; expected at most {min(encoded.shape)}")
+    mean = encoded.mean(0)
+    _, deviations, vectors = torch.linalg.svd(encoded - mean, full_matrices=False)
+    spread = (deviations[:components] / len(encoded) ** 0.5).clamp(min=1e-6) ** power
     whitening = Whitening(components=vectors[:components].T.contiguous(), spread=spread)
-    return Transform(scale=torch.ones_like(mean), shift=-mean, whitening=whitening)
+    return Transform(scale=torch.ones(values), shift=-mean, whitening=whitening)
 
 
-def for_users(transform: Transform) -> Transform:
-    """The same from values between 0 and 1."""
-    return Transform(scale=2 * transform.scale, shift=transform.shift - transform.scale, whitening=transform.whitening)
+def _network(recipe: Recipe, inputs: int) -> TrainableNetwork:
+    for name, value in recipe.network.items():
+        if isinstance(value, bool | float) or (isinstance(value, int) and value < 1):
+            raise SettingsError(f"network.{name}: saw {value!r}; expected a whole number from 1 on")
+    try:
+        return network_of({**recipe.network, "inputs": inputs})
+    except KeyError as error:
+        raise SettingsError(f"network.kind: saw nothing; expected one of {sorted(NETWORKS)}") from error
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"network: saw {recipe.network}; {error}") from error
 
 
-def blueprint_of(model: Model) -> Blueprint:
-    """The blueprint of a trained model, whose users' values lie between 0 and 1."""
-    half = model.transform.scale / 2
-    transform = Transform(scale=half, shift=model.transform.shift + half, whitening=model.transform.whitening)
-    return Blueprint(model.network, transform)
+def _lift(transform: Transform, entries: int) -> Tensor:
+    whitening = transform.whitening
+    return torch.eye(entries) if whitening is None else whitening.spread[:, None] * whitening.components.T
 
 
-def _loops(table: NetworkTable, initial: Tensors) -> tuple[Tensors, Tensors]:
-    """Loops with the values that short runs came to: they would have to wait for them, and the features with them.
+def _codes(characters: int, entries: int, generator: Generator) -> Tensor:
+    if not entries:
+        return torch.eye(characters)
+    return torch.nn.functional.normalize(torch.randn(characters, entries, generator=generator), dim=1)
+
+
+def _reader(recipe: Recipe) -> Tensors:
+    table, steps = recipe.reader, recipe.reader.steps
+    reader = {**initial_reader(steps), "log_step": torch.full((steps,), table.step).log()}
+    if not table.momentum:
+        del reader["momentum_logit"]
+    if table.proximity:
+        reader["log_proximity"] = torch.zeros(steps)
+    return reader
+
+
+def _writer(recipe: Recipe, tensors: list[str]) -> Tensors:
+    """With the values that short runs came to: features would have to wait for them.
 
     A step that grows with the patterns in a chunk stands for the sum over them, which is what the energy has to gain.
     """
-    reader = {**initial_reader(table.reading_steps), "log_step": torch.full((table.reading_steps,), 0.2).log()}
-    writer = initial_writer(table.writing_steps, initial)
+    writer = initial_writer(recipe.writer.steps, tensors, recipe.writer.terms)
     for name, value in (("log_rate.W", 0.45), ("log_rate.b", 0.1), ("log_alpha", 0.5), ("log_clip", 6.0)):
-        writer[name] = torch.full_like(writer[name], value).log()
+        if name in writer:
+            writer[name] = torch.full_like(writer[name], value).log()
     counts = {"rate_count": 1.0, "rate_stored": 0.2, "alpha_count": 0.3}
-    return reader, {**writer, **{name: torch.tensor(value) for name, value in counts.items()}}
+    return {**writer, **{name: torch.tensor(value) for name, value in counts.items()}}

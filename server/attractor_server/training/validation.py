@@ -1,73 +1,120 @@
 """Figures on held-out patterns, the same episodes each time."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
-from attractor_server.energy.parameters import Parameters
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
 from attractor_server.training.baselines import Ridge, look_up
-from attractor_server.training.distortions import add_noise
-from attractor_server.training.episodes import Dataset, chunked, occluded, write_chunks
-from attractor_server.training.evaluation import auroc, identified, mean_squared_error
-from attractor_server.training.start import Blueprint
-
-Distortion: TypeAlias = Literal["block", "noise"]
+from attractor_server.training.datasets import Source
+from attractor_server.training.distortions import Cues, distort
+from attractor_server.training.episodes import chunked, write_chunks
+from attractor_server.training.evaluation import SCORES, auroc, identified
+from attractor_server.training.recipe import CueTable, DataTable
 
 MEMORIES = 16
 
 
-def distorted(patterns: Tensor, distortion: Distortion, generator: Generator) -> Tensor:
-    """A cue for each pattern (…, d): with a block of background over it, not told, or with noise."""
-    return occluded(patterns, generator).x if distortion == "block" else add_noise(patterns, generator)
-
-
-def fit_ridge(patterns: Tensor, *, distortion: Distortion = "block", rounds: int = 3, seed: int = 0) -> Ridge:
-    """The memoryless denoiser, fitted to training patterns (n, d), each distorted `rounds` times."""
-    generator = Generator().manual_seed(seed)
-    cues = torch.cat([distorted(patterns, distortion, generator) for _ in range(rounds)])
-    return Ridge.fit(cues, patterns.repeat(rounds, 1))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is measured: memories of so many patterns, written in chunks, read by cues of one kind."""
+    """What is measured: memories of so many patterns, written in chunks, read by cues of some kinds."""
 
+    data: DataTable
+    cues: Sequence[CueTable]
     count: int
     chunk: int = 1
-    distortion: Distortion = "block"
     memories: int = MEMORIES
+    seed: int = 0
 
 
-def validate(
-    blueprint: Blueprint, parameters: Parameters, data: Dataset, task: Task, *, ridge: Ridge | None = None
-) -> dict[str, float]:
-    """Errors, shares identified and the AUROC of ΔE, beside those of its rivals."""
-    generator = Generator().manual_seed(0)
-    # Of one draw, so that what is unseen by a memory shows none of what is stored in it, in another font say.
-    patterns, unseen = data.sample(task.memories, 2 * task.count, generator).chunk(2, 1)
-    cues, unseen_cues = (distorted(x, task.distortion, generator) for x in (patterns, unseen))
-    network, transform = blueprint.network, blueprint.transform
-    x, unseen_x = transform.encode(cues), transform.encode(unseen_cues)
-    with torch.no_grad():
-        chunks = chunked(task.count, task.chunk)
-        fast = write_chunks(network, parameters, transform.encode(patterns), chunks)
-        reading, unwritten = (read(network, parameters, weights, x) for weights in (fast, parameters.memories(len(x))))
-        unseen_delta = delta_energy(network, parameters, fast, unseen_x)
-    # As users get them: an image has no values beyond dark and bright.
-    recalled, without = (transform.decode(one.pattern).clamp(-1, 1) for one in (reading, unwritten))
-    figures = {
-        "mse_cue": mean_squared_error(cues, patterns),
-        "mse_recalled": mean_squared_error(recalled, patterns),
-        "mse_no_write": mean_squared_error(without, patterns),
-        "mse_nearest": mean_squared_error(look_up(cues, patterns), patterns),
-        "id_cue": identified(cues, patterns),
-        "id_recalled": identified(recalled, patterns),
-        "auroc": auroc(-reading.delta_energy, -unseen_delta),
+@dataclass(frozen=True)
+class Trial:
+    """Memories of patterns, cues for these, and cues of patterns that are not stored; (memories, count, values)."""
+
+    patterns: Tensor
+    cues: Cues
+    unseen: Cues
+
+
+def trial_of(source: Source, task: Task) -> Trial:
+    """Always the same one for a task; what is unseen is of other classes than what is stored."""
+    generator = Generator().manual_seed(task.seed)
+    patterns, unseen = source.sample(task.memories, 2 * task.count, generator).chunk(2, 1)
+    cues, unseen_cues = (distort(x, source.layout, task.cues, generator) for x in (patterns, unseen))
+    return Trial(patterns, cues, unseen_cues)
+
+
+def validate(model: Model, source: Source, task: Task, *, ridge: Ridge | None = None) -> dict[str, float]:
+    """The task's figure for what is recalled and for its rivals, shares identified, and the AUROC of ΔE."""
+    trial = trial_of(source, task)
+    fast = written(model, trial.patterns, task.chunk)
+    empty = model.parameters.memories(task.memories)
+    answers = {
+        "cue": filled(model, trial.cues),
+        "recalled": answered(model, fast, trial.cues),
+        "no_write": answered(model, empty, trial.cues),
     }
+    answers["nearest"] = look_up(answers["cue"], trial.patterns)
     if ridge is not None:
-        figures["mse_ridge"] = mean_squared_error(ridge.restore(cues), patterns)
-    return figures
+        answers["ridge"] = ridge.restore(answers["cue"])
+    figures = {f"{task.data.metric}_{name}": score(model, task.data, x, trial.patterns) for name, x in answers.items()}
+    for name in ("cue", "recalled"):
+        figures[f"id_{name}"] = identified(*(judged(model, task.data, x) for x in (answers[name], trial.patterns)))
+    own, other = (familiarity(model, fast, cues) for cues in (trial.cues, trial.unseen))
+    return {**figures, "auroc": auroc(-own, -other)}
+
+
+def written(model: Model, patterns: Tensor, chunk: int) -> Tensors:
+    """Fast weights of memories that patterns (memories, n, values) were written to in chunks."""
+    with torch.no_grad():
+        chunks = chunked(patterns.shape[1], chunk)
+        return write_chunks(model.network, model.parameters, model.encode(patterns), chunks)
+
+
+def answered(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
+    """What users get back for the cues, (memories, cues, values)."""
+    with torch.no_grad():
+        hold = model.hold(cues.values, cues.known) if bool(cues.known.any()) else None
+        x = model.encode(cues.values)
+        values = model.decode(read(model.network, model.parameters, fast, x, hold=hold, steps=steps).pattern)
+    return torch.where(cues.known, cues.values, values)
+
+
+def familiarity(model: Model, fast: Tensors, cues: Cues) -> Tensor:
+    """ΔE of the cues, (memories, cues)."""
+    with torch.no_grad():
+        return delta_energy(model.network, model.parameters, fast, model.encode(cues.values))
+
+
+def filled(model: Model, cues: Cues) -> Tensor:
+    """The cues with the mean of the training data where an entry is missing."""
+    return torch.where(cues.values.isnan(), model.decode(model.encode(cues.values)), cues.values)
+
+
+def judged(model: Model, data: DataTable, values: Tensor) -> Tensor:
+    """The part of values (…, values) that is judged, in the units of the table: images from −1 to 1."""
+    parts = []
+    for field, span in model.layout.spans:
+        if data.field in ("", field.name):
+            parts.append(2 * values[..., span] - 1 if field.kind == "image" else values[..., span])
+    return torch.cat(parts, -1)
+
+
+def score(model: Model, data: DataTable, values: Tensor, truth: Tensor) -> float:
+    """The mean of the figure over all patterns."""
+    return float(SCORES[data.metric](judged(model, data, values), judged(model, data, truth)).mean())
+
+
+def fit_ridge(
+    source: Source, cues: Sequence[CueTable], fill: Callable[[Cues], Tensor], *, rounds: int = 3, seed: int = 0
+) -> Ridge:
+    """The memoryless denoiser, fitted to training patterns, each distorted `rounds` times; `fill` as `filled` does."""
+    generator = Generator().manual_seed(seed)
+    patterns = source.pool(8192).repeat(rounds, 1)[None]
+    made = distort(patterns, source.layout, cues, generator)
+    return Ridge.fit(fill(made)[0], patterns[0])

@@ -1,0 +1,92 @@
+"""Data sets by the names that recipes use."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from attractor_server.errors import SettingsError
+from attractor_server.fields import AudioFormat, Field, Layout
+from attractor_server.training.datasets import audio_format as sound
+from attractor_server.training.datasets.digits import large_digits
+from attractor_server.training.datasets.glyphs import SIDE, Split, glyphs
+from attractor_server.training.datasets.patches import patches
+from attractor_server.training.datasets.random_signs import RandomSigns
+from attractor_server.training.datasets.samples import Samples
+from attractor_server.training.datasets.sentences import other_sentences, sentences
+from attractor_server.training.datasets.short_texts import ALPHABET, short_texts
+from attractor_server.training.datasets.source import Dataset, Pairs, Signs, Source
+from attractor_server.training.datasets.speech import speech
+
+IMAGE = Field(name="image", kind="image", shape=(SIDE, SIDE), minimum=-4.0, maximum=5.0)
+"""Dark 0 to bright 1; the range leaves room for noise."""
+
+
+def load_dataset(name: str, split: Split) -> Source:
+    """The source of that name; one that is drawn at random is the same in every split.
+
+    Raises:
+        SettingsError: there is no such data set.
+    """
+    if name not in DATASETS:
+        raise SettingsError(f"data.name: saw {name!r}; expected one of {sorted(DATASETS)}")
+    return DATASETS[name](split)
+
+
+def _dataset(field: Field, samples: Samples) -> Dataset:
+    return Dataset(Layout((field,)), torch.from_numpy(samples.values), torch.from_numpy(samples.classes))
+
+
+def _signs(split: Split) -> Source:
+    return Signs(Layout((Field(name="pattern", kind="vector", shape=(128,)),)), RandomSigns(128))
+
+
+def _glyphs(split: Split) -> Source:
+    data = glyphs(split)
+    patterns = torch.from_numpy(data.images).flatten(1).float() / 255
+    return Dataset(Layout((IMAGE,)), patterns, torch.from_numpy(data.characters))
+
+
+def _digits(split: Split) -> Source:
+    return _dataset(IMAGE, large_digits(split))
+
+
+def _patches(split: Split) -> Source:
+    field = Field(name="image", kind="image", shape=(32, 32, 3), minimum=-4.0, maximum=5.0)
+    return _dataset(field, patches(split))
+
+
+def _sentences(split: Split) -> Dataset:
+    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences(split))
+
+
+def _other_sentences(split: Split) -> Dataset:
+    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), other_sentences(split))
+
+
+def _texts(split: Split) -> Source:
+    return _dataset(Field(name="text", kind="text", shape=(64,), alphabet=ALPHABET), short_texts(split))
+
+
+def _speech(split: Split) -> Source:
+    audio = AudioFormat(
+        sample_rate_hz=sound.SAMPLE_RATE_HZ,
+        window=sound.WINDOW_SAMPLES,
+        hop=sound.HOP_SAMPLES,
+        mels=sound.MELS,
+        low_hz=sound.LOW_HZ,
+        high_hz=sound.HIGH_HZ,
+    )
+    return _dataset(Field(name="sound", kind="audio", shape=(32, sound.MELS), audio=audio), speech(split))
+
+
+DATASETS: Mapping[str, Callable[[Split], Source]] = {
+    "random-signs": _signs,
+    "glyphs": _glyphs,
+    "digits": _digits,
+    "patches": _patches,
+    "sentences": _sentences,
+    "other-sentences": _other_sentences,
+    "sentence-pairs": lambda split: Pairs(_sentences(split)),
+    "short-texts": _texts,
+    "speech": _speech,
+}

@@ -1,0 +1,84 @@
+"""What training draws from: patterns of one or several fields, in the units users send."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from attractor_server.fields import Field, Layout
+from attractor_server.training.datasets.random_signs import RandomSigns
+
+
+class Source(Protocol):
+    """Patterns without end."""
+
+    @property
+    def layout(self) -> Layout:
+        """Their fields."""
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        """Patterns (memories, count, values); those of one memory can be told apart."""
+
+    def pool(self, limit: int) -> Tensor:
+        """At most so many different patterns (n, values), always the same."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Patterns (n, values), and for each the number of its class, ascending."""
+
+    layout: Layout
+    patterns: Tensor
+    classes: Tensor
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        """Patterns (memories, count, values); those of one memory are of different classes."""
+        size = int(self.classes.max()) + 1
+        members = torch.bincount(self.classes, minlength=size)
+        first = members.cumsum(0) - members
+        chosen = torch.rand(memories, size, generator=generator).argsort(1)[:, :count]
+        within = (torch.rand(chosen.shape, generator=generator) * members[chosen]).long()
+        return self.patterns[first[chosen] + within]
+
+    def pool(self, limit: int) -> Tensor:
+        """Patterns evenly from the whole set."""
+        return self.patterns[:: -(-len(self.patterns) // limit)]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Random signs in one field."""
+
+    layout: Layout
+    signs: RandomSigns
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        """New patterns each time."""
+        return self.signs.sample(memories, count, generator)
+
+    def pool(self, limit: int) -> Tensor:
+        """Always the same ones."""
+        return self.signs.sample(1, limit, Generator().manual_seed(0))[0]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two different patterns of a data set, as the fields `key` and `value`."""
+
+    data: Dataset
+
+    @property
+    def layout(self) -> Layout:
+        """Key and value, both as the data set has them."""
+        (one,) = self.data.layout.fields
+        return Layout(tuple(Field(name=name, kind=one.kind, shape=one.shape) for name in ("key", "value")))
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        """Patterns (memories, count, 2·values); in one memory no class stands twice."""
+        return torch.cat(self.data.sample(memories, 2 * count, generator).chunk(2, 1), -1)
+
+    def pool(self, limit: int) -> Tensor:
+        """Each pattern beside one from half the set away."""
+        patterns = self.data.pool(limit)
+        return torch.cat([patterns, patterns.roll(len(patterns) // 2, 0)], -1)

@@ -1,0 +1,58 @@
+"""Meta-training of the eraser: after it, a memory should be as one that never saw what was erased."""
+
+import torch
+from torch import Generator, Tensor
+
+from attractor_server.energy.eraser import erase
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.writer import delta_energy
+from attractor_server.training.datasets import Source
+from attractor_server.training.distortions import Cues, distort
+from attractor_server.training.episodes import draw_shape, write_chunks
+from attractor_server.training.objective import Losses, reading_error, recalled
+from attractor_server.training.recipe import EraserTable, Recipe
+
+
+def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
+    """The losses of one random episode by the eraser's parameters alone.
+
+    `error` is that of what is kept, with the distance between what cues of erased patterns lead to here and in the
+    memory that never saw them; `familiarity` the same distance of their ΔE.
+    """
+    table = recipe.eraser or EraserTable()
+    count, _ = draw_shape(recipe.episodes, generator)
+    gone = 1 + int(torch.rand((), generator=generator).item() * min(table.patterns, count))
+    patterns = source.sample(recipe.episodes.memories, count + gone, generator)
+    kept, erased = patterns[:, :count], patterns[:, count:]
+    fast, never = written(model, patterns), written(model, kept)
+    fast = erased_one_by_one(model, fast, erased, stored=count + gone)
+    cues = distort(patterns, source.layout, recipe.cues, generator)
+    x = model.encode(cues.values)
+    found = recalled(model, model.network, fast, x, cues)
+    with torch.no_grad():
+        wanted = recalled(model, model.network, never, x[:, count:], _part(cues, count))
+        energy = delta_energy(model.network, model.parameters, never, x[:, count:])
+    strayed = (found[:, count:] - wanted).square().mean() / wanted.var().clamp(min=1e-9)
+    delta = delta_energy(model.network, model.parameters, fast, x[:, count:])
+    apart = (delta - energy).square().mean() / energy.square().mean().clamp(min=1e-9)
+    return Losses(reading_error(model, found[:, :count], kept) + strayed, apart)
+
+
+def written(model: Model, patterns: Tensor) -> Tensors:
+    """Fast weights of memories that patterns (memories, n, values) were written to at once."""
+    with torch.no_grad():
+        return write_chunks(model.network, model.parameters, model.encode(patterns), [patterns.shape[1]])
+
+
+def erased_one_by_one(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
+    """The fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
+    present = torch.ones(len(patterns), 1, dtype=torch.bool)
+    for number, x in enumerate(model.encode(patterns).split(1, 1)):
+        left = torch.full((len(patterns),), stored - number)
+        fast = erase(model.network, model.parameters, fast, x, present=present, stored=left)
+    return fast
+
+
+def _part(cues: Cues, start: int) -> Cues:
+    return Cues(cues.values[:, start:], cues.known[:, start:])
