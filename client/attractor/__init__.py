@@ -3,6 +3,7 @@
 from attractor._client import AsyncClient, connect
 from attractor._errors import (
     AttractorError,
+    CannotErase,
     Closed,
     Conflict,
     Diverged,
@@ -28,6 +29,7 @@ from attractor._sync import Client, SyncMemory, SyncMemoryStream
 from attractor._text import MISSING
 from attractor._types import (
     Cue,
+    EraseResult,
     Familiarity,
     FieldInfo,
     MemoryInfo,
@@ -42,12 +44,14 @@ __all__ = [
     "MISSING",
     "AsyncClient",
     "AttractorError",
+    "CannotErase",
     "Client",
     "Closed",
     "Conflict",
     "Cue",
     "Diverged",
     "Draining",
+    "EraseResult",
     "Exhausted",
     "Familiarity",
     "FieldInfo",

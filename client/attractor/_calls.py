@@ -11,9 +11,9 @@ from attractor._patterns import Packed
 from attractor._request import Answer, Operation, Request, Shelf, weight_bytes
 from attractor._router import Router
 from attractor._settings import Limits
-from attractor._types import Familiarity, ModelInfo, Recall, StoreResult
+from attractor._types import EraseResult, Familiarity, ModelInfo, Recall, StoreResult
 
-_A = TypeVar("_A", StoreResult, Recalled, Recognized)
+_A = TypeVar("_A", StoreResult, EraseResult, Recalled, Recognized)
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s:
     """Puts a call on its way, without waiting for anything.
 
     Raises:
-        InvalidRequest: a store of more than one frame holds, which could not be one write.
+        InvalidRequest: a store or an erase of more than one frame holds, which could not be one write.
         Closed: the client was closed.
     """
     pieces = _pieces(shelf.ask.operation, packed, router.limits)
@@ -59,7 +59,6 @@ def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s:
 
 
 def _pieces(operation: Operation, packed: Packed, limits: Limits) -> list[Packed]:
-    storing = operation is Operation.STORE
     row_bytes = math.ceil(weight_bytes(operation, packed) / packed.rows)
     at_most = min(limits.patterns, limits.payload_bytes // max(row_bytes, 1))
     if packed.rows <= at_most:
@@ -67,15 +66,21 @@ def _pieces(operation: Operation, packed: Packed, limits: Limits) -> list[Packed
     if at_most < 1:
         seen = f"saw {row_bytes} bytes for one pattern"
         raise InvalidRequest.of("patterns", f"{seen}; expected at most {limits.payload_bytes}")
-    if storing:
-        seen = f"too many items: saw {packed.rows} patterns in one store, which is one write"
-        raise InvalidRequest.of("patterns", f"{seen}; expected at most {at_most}: call store several times")
+    if operation.writes:
+        name = operation.name.lower()
+        seen = f"too many items: saw {packed.rows} patterns in one {name}, which is one write"
+        raise InvalidRequest.of("patterns", f"{seen}; expected at most {at_most}: call {name} several times")
     return [packed.piece(slice(first, first + at_most)) for first in range(0, packed.rows, at_most)]
 
 
 async def stored(ticket: Ticket) -> StoreResult:
     """Waits for the answer to a store."""
     return _all(await ticket.answers(), StoreResult)[0]
+
+
+async def erased(ticket: Ticket) -> EraseResult:
+    """Waits for the answer to an erase."""
+    return _all(await ticket.answers(), EraseResult)[0]
 
 
 async def recalled(ticket: Ticket) -> Recall:

@@ -132,6 +132,7 @@ def _model(model: pb.Model) -> ModelInfo:
         page_bytes=model.page_bytes,
         steps=model.steps,
         training_record=MessageToDict(model.training_record),
+        erases=model.erases,
     )
 
 

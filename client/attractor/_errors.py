@@ -8,7 +8,8 @@ AttractorError
 ├── Conflict             the name is taken by a memory of another model
 ├── Refused              the state of the server does not allow it
 │   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
-│   └── Forgotten        a repeated store too old for its first answer to be known
+│   ├── Forgotten        a repeated store too old for its first answer to be known
+│   └── CannotErase      the memory's model has not learned to erase
 ├── Exhausted            the server has no room for more
 ├── Unavailable          try again, perhaps elsewhere (the SDK did, where it could)
 │   ├── Draining         the shard is going away
@@ -83,6 +84,10 @@ class Forgotten(Refused):
     default_reason = "SEQUENCE_FORGOTTEN"
 
 
+class CannotErase(Refused):
+    default_reason = "CANNOT_ERASE"
+
+
 class Exhausted(AttractorError):
     default_reason = "EXHAUSTED"
 
@@ -130,6 +135,7 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.FAILED_PRECONDITION, ""): Refused,
     (_Code.FAILED_PRECONDITION, "PROTOCOL_VERSION"): ProtocolMismatch,
     (_Code.FAILED_PRECONDITION, "SEQUENCE_FORGOTTEN"): Forgotten,
+    (_Code.FAILED_PRECONDITION, "CANNOT_ERASE"): CannotErase,
     (_Code.FAILED_PRECONDITION, "WRITE_DIVERGED"): Diverged,
     (_Code.FAILED_PRECONDITION, "READ_DIVERGED"): Diverged,
     (_Code.PERMISSION_DENIED, ""): Refused,

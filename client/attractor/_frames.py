@@ -44,6 +44,9 @@ def frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
     if ask.operation is Operation.STORE:
         sequences = [request.sequence for request in requests]
         return pb.SessionRequest(store=pb.StoreFrame(columns=columns, sequences=sequences))
+    if ask.operation is Operation.ERASE:
+        sequences = [request.sequence for request in requests]
+        return pb.SessionRequest(erase=pb.EraseFrame(columns=columns, sequences=sequences))
     if ask.operation is Operation.QUERY:
         return pb.SessionRequest(query=pb.QueryFrame(columns=columns, steps=ask.steps, trajectory=ask.trajectory))
     return pb.SessionRequest(recognize=pb.RecognizeFrame(columns=columns))

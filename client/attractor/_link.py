@@ -14,7 +14,7 @@ from attractor._outbox import Outbox
 from attractor._request import Answer, Request
 from attractor._session import Session, open_session
 from attractor._settings import Limits, Settings
-from attractor._types import StoreResult
+from attractor._types import EraseResult, StoreResult
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 _logger = logging.getLogger("attractor")
@@ -138,7 +138,9 @@ class Link:
     def _take(self, message: pb.SessionResponse) -> None:
         match message.WhichOneof("frame"):
             case "stored":
-                self._stored(message.stored)
+                self._written(message.stored, StoreResult)
+            case "erased":
+                self._written(message.erased, EraseResult)
             case "recalled":
                 self._recalled(message.recalled)
             case "recognized":
@@ -154,11 +156,11 @@ class Link:
             case "drain":
                 self.outbox.draining = self._drained = True
 
-    def _stored(self, frame: pb.StoredFrame) -> None:
+    def _written(self, frame: pb.StoredFrame | pb.ErasedFrame, result: type[StoreResult] | type[EraseResult]) -> None:
         if not len(frame.request_ids) == len(frame.versions) == len(frame.totals):
-            raise ServerFault("stored: the columns differ in length")
+            raise ServerFault("stored or erased: the columns differ in length")
         for request_id, version, total in zip(frame.request_ids, frame.versions, frame.totals, strict=True):
-            self._resolve(request_id, StoreResult(version, total))
+            self._resolve(request_id, result(version, total))
 
     def _recalled(self, frame: pb.RecalledFrame) -> None:
         for request_id, answer in recalled(frame):

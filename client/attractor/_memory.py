@@ -1,13 +1,13 @@
 """One memory, as its users see it."""
 
-from attractor._calls import Ticket, recalled, recognized, stored
+from attractor._calls import Ticket, erased, recalled, recognized, stored
 from attractor._core import Core
 from attractor._patterns import Packed, pack, pack_cues
 from attractor._request import Ask, Operation, reading
 from attractor._stream import MemoryStream
-from attractor._types import Cue, Familiarity, MemoryInfo, ModelInfo, Patterns, Recall, StoreResult
+from attractor._types import Cue, EraseResult, Familiarity, MemoryInfo, ModelInfo, Patterns, Recall, StoreResult
 
-_STORE, _RECOGNIZE = Ask(operation=Operation.STORE), Ask(operation=Operation.RECOGNIZE)
+_STORE, _ERASE, _RECOGNIZE = (Ask(operation=one) for one in (Operation.STORE, Operation.ERASE, Operation.RECOGNIZE))
 
 
 class Memory:
@@ -60,6 +60,19 @@ class Memory:
         deadline_s = self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
         return await stored(self._start(model, _STORE, pack(model, patterns), deadline_s))
+
+    async def erase(self, patterns: Patterns, *, timeout_s: float | None = None) -> EraseResult:
+        """Makes all these patterns, whole and as they were stored, strangers again; applied once, as a store is.
+
+        How well, and at what cost to the patterns that stay, the model's training record says.
+
+        Raises:
+            CannotErase: the memory's model has not learned it.
+            Diverged: the erasing loop left finite numbers; nothing was applied.
+        """
+        deadline_s = self._core.deadline_s(timeout_s)
+        model = await self._known_model(deadline_s)
+        return await erased(self._start(model, _ERASE, pack(model, patterns), deadline_s))
 
     async def query(
         self,

@@ -11,7 +11,7 @@ import anyio
 from attractor._errors import AttractorError
 from attractor._frames import Room, frame
 from attractor._lanes import Lane, Lanes
-from attractor._request import Operation, Request
+from attractor._request import Request
 from attractor._sequences import Sequences
 from attractor._settings import Limits, Retry
 from attractor_proto.v1 import memory_data_pb2 as pb
@@ -228,7 +228,7 @@ class Outbox:
     def _count(self, request: Request) -> None:
         self._in_flight += request.rows
         self._sent[request.id] = _Sent(request, self._lanes.use(request.memory))
-        if request.shelf.ask.operation is Operation.STORE and not request.sequence:
+        if request.shelf.ask.operation.writes and not request.sequence:
             request.sequence = self._sequences.next(request.memory)
 
     def _release(self, lane: Lane) -> None:

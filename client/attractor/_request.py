@@ -9,19 +9,25 @@ from typing import TypeAlias
 from attractor._answers import Recalled, Recognized
 from attractor._errors import AttractorError, InvalidRequest
 from attractor._patterns import Packed
-from attractor._types import StoreResult
+from attractor._types import EraseResult, StoreResult
 from attractor_proto.names import STEPS_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 
-Answer: TypeAlias = StoreResult | Recalled | Recognized
+Answer: TypeAlias = StoreResult | EraseResult | Recalled | Recognized
 
 
 class Operation(Enum):
     """What a frame asks for."""
 
     STORE = auto()
+    ERASE = auto()
     QUERY = auto()
     RECOGNIZE = auto()
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes the memory: then it is whole patterns, in one frame, with a number."""
+        return self in (Operation.STORE, Operation.ERASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +74,7 @@ class Request:
     rows: int
     weight_bytes: int
     sequence: int = 0
-    """Of a store, given when it is first sent and kept in every repeat."""
+    """Of a store or an erase, given when it is first sent and kept in every repeat."""
     handle: int = 0
     """Of its memory, on the stream it was last sent on."""
     abandoned: bool = False
@@ -101,4 +107,4 @@ def shelf_of(ask: Ask, model: str, packed: Packed) -> Shelf:
 
 def weight_bytes(operation: Operation, packed: Packed) -> int:
     """What a request takes of a message's length: its own or its answer's, whichever is longer."""
-    return packed.sent_bytes if operation is Operation.STORE else max(packed.sent_bytes, packed.answer_bytes)
+    return packed.sent_bytes if operation.writes else max(packed.sent_bytes, packed.answer_bytes)

@@ -1,4 +1,4 @@
-"""The numbers that tell a repeated store from a new one."""
+"""The numbers that tell a repeated store or erase from a new one."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ class _Count:
 
 
 class Sequences:
-    """Counts a client's stores, from 1 for each memory."""
+    """Counts a client's stores and erases, from 1 for each memory."""
 
     def __init__(self) -> None:
         self._counts: dict[str, _Count] = {}
 
     def next(self, memory: str) -> int:
-        """A number that no store has had."""
+        """A number that none of them has had."""
         count = self._counts.setdefault(memory, _Count())
         count.given += 1
         return count.given
@@ -31,7 +31,7 @@ class Sequences:
     def release(self, memory: str) -> None:
         """Forgets the count where the server knows it: opening the memory again tells it.
 
-        A number given and not known yet may reach the memory later; given twice, one of the stores would be lost.
+        A number given and not known yet may reach the memory later; given twice, one of the writes would be lost.
         """
         count = self._counts.get(memory)
         if count is not None and count.known == count.given:

@@ -135,6 +135,7 @@ class SyncMemory(Face[Memory]):
     info = _blocking(Memory.info)
     model = _blocking(Memory.model)
     store = _blocking(Memory.store)
+    erase = _blocking(Memory.erase)
     query = _blocking(Memory.query)
     recognize = _blocking(Memory.recognize)
 

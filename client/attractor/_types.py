@@ -57,6 +57,8 @@ class ModelInfo:
     steps: int
     """Reading steps when a query asks for none."""
     training_record: Mapping[str, object]
+    erases: bool = False
+    """Whether its memories can erase patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +69,23 @@ class MemoryInfo:
     model: str
     model_digest: str
     version: int
-    """Counts applied stores."""
+    """Counts applied stores and erases."""
     patterns: int
-    """Patterns stored so far."""
+    """Patterns stored so far and not erased."""
     created: datetime
 
 
 @dataclass(frozen=True)
 class StoreResult:
     """The memory after a store: its version, and the patterns in it."""
+
+    version: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EraseResult:
+    """The memory after an erase: its version, and the patterns left in it."""
 
     version: int
     total: int

@@ -11,7 +11,8 @@ ServerError
 │   ├── HandleNotOpen                               a frame names a handle that no `open` bound
 │   ├── SequenceForgotten                           a repeat too old for its first answer to be known
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
-│   └── ReadDiverged                                the reading loop left finite numbers
+│   ├── ReadDiverged                                the reading loop left finite numbers
+│   └── CannotErase                                 the model has not learned to erase
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
 │   └── BankFull                                    no place for the fast weights of another memory
@@ -112,6 +113,10 @@ class WriteDiverged(Refused):
 
 class ReadDiverged(Refused):
     reason = "READ_DIVERGED"
+
+
+class CannotErase(Refused):
+    reason = "CANNOT_ERASE"
 
 
 class Exhausted(ServerError):

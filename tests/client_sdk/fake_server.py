@@ -7,6 +7,7 @@ that a test sees which stores a query came after.
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio
 import grpc
@@ -79,6 +80,7 @@ class FakeSession:
         await self.send(failures=pb.Failures(failures=failures))
 
 
+Written = TypeVar("Written", pb.StoredFrame, pb.ErasedFrame)
 Hook = Callable[[FakeSession, pb.SessionRequest], AsyncIterator[bool]]
 
 
@@ -148,6 +150,9 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
     async def Store(self, request: pb.StoreRequest, context: "aio.ServicerContext[object, object]") -> pb.StoreResponse:
         raise NotImplementedError
 
+    async def Erase(self, request: pb.EraseRequest, context: "aio.ServicerContext[object, object]") -> pb.EraseResponse:
+        raise NotImplementedError
+
     async def Query(self, request: pb.QueryRequest, context: "aio.ServicerContext[object, object]") -> pb.QueryResponse:
         raise NotImplementedError
 
@@ -169,7 +174,9 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             case "close":
                 session.handles.pop(frame.close.handle)
             case "store":
-                await self._store(session, frame.store)
+                await session.send(stored=self._written(session, frame.store, pb.StoredFrame()))
+            case "erase":
+                await session.send(erased=self._written(session, frame.erase, pb.ErasedFrame()))
             case "query":
                 await self._query(session, frame.query)
             case "recognize":
@@ -190,21 +197,21 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         )
         await session.send(opened=opened)
 
-    async def _store(self, session: FakeSession, frame: pb.StoreFrame) -> None:
-        stored = pb.StoredFrame()
+    def _written(self, session: FakeSession, frame: pb.StoreFrame | pb.EraseFrame, answer: Written) -> Written:
         columns = frame.columns
         for request_id, handle, rows, sequence in zip(
             columns.request_ids, columns.handles, columns.patterns, frame.sequences, strict=True
         ):
             memory = self.memories[session.handles[handle]]
-            version, total = self.apply(memory, session.client_id, sequence, rows)
-            stored.request_ids.append(request_id)
-            stored.versions.append(version)
-            stored.totals.append(total)
-        await session.send(stored=stored)
+            change = -rows if isinstance(frame, pb.EraseFrame) else rows
+            version, total = self.apply(memory, session.client_id, sequence, change)
+            answer.request_ids.append(request_id)
+            answer.versions.append(version)
+            answer.totals.append(total)
+        return answer
 
     def apply(self, memory: FakeMemory, client_id: str, sequence: int, rows: int) -> tuple[int, int]:
-        """A store, or the first answer to it."""
+        """A store or an erase, or the first answer to it."""
         if (client_id, sequence) not in memory.answers:
             memory.patterns += rows
             memory.info.version += 1

@@ -54,6 +54,24 @@ async def test_a_server_that_takes_a_session_and_never_welcomes_it_is_tried_agai
     assert len(fake.sessions) == 3
 
 
+async def test_an_erase_that_a_lost_stream_left_unanswered_is_sent_again_with_its_number(fake: FakeServer) -> None:
+    async def drop_first(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
+        if frame.HasField("erase") and len(fake.of_kind("erase")) == 1:
+            await fake.answer(session, frame)  # it is applied
+            await session.abort()
+        yield False
+
+    fake.hook = drop_first
+    with _soon():
+        async with attractor.connect(fake.address, retry=QUICK) as client:
+            memory = await client.create_memory("faces", model="tiny")
+            await memory.store(np.stack([ONE, ONE]))
+            assert await memory.erase(ONE) == attractor.EraseResult(version=2, total=1)
+            assert await memory.store(ONE) == attractor.StoreResult(version=3, total=2)
+    assert {tuple(frame.erase.sequences) for frame in fake.of_kind("erase")} == {(2,)}
+    assert [list(frame.store.sequences) for frame in fake.of_kind("store")] == [[1], [3]]
+
+
 async def test_a_request_given_up_does_not_hold_back_those_after_it(fake: FakeServer) -> None:
     async def silent(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("cancel"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from attractor_server.energy.encoding import Encoding
+from attractor_server.energy.eraser import initial_eraser
 from attractor_server.energy.model import Model, save_model
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
@@ -16,6 +17,14 @@ IMAGE = Field(name="image", kind="image", shape=(4, 4), minimum=-4.0, maximum=5.
 KEY = Field(name="key", kind="vector", shape=(8,))
 VALUE = Field(name="value", kind="vector", shape=(6,))
 WORD = Field(name="word", kind="text", shape=(6,), alphabet=" abcde")
+
+
+def able_model(name: str, *fields: Field) -> Model:
+    """A model that erases: what writing did along its energy gradient is taken back, and a little more."""
+    plain = tiny_model(name, *fields)
+    eraser = initial_eraser(2, plain.parameters.initial)
+    moves = {key: torch.full((2,), -0.2) for key in eraser if key.startswith("energy.")}
+    return replace(plain, parameters=replace(plain.parameters, eraser={**eraser, **moves}))
 
 
 def tiny_model(name: str, *fields: Field, features: int = 12, seed: int = 0) -> Model:
@@ -62,8 +71,12 @@ def whitened_model(name: str, *fields: Field, left_out: int = 3) -> Model:
 
 
 def write_models(folder: Path) -> Path:
-    """Files of models: `tiny` with one image field, `pair` with two vectors, `note` with a text and a vector."""
+    """Files of models: `tiny` with one image field, `pair` with two vectors, `note` with a text and a vector.
+
+    `able` has the field of `tiny`, and can do all that a model may be able to.
+    """
     save_model(tiny_model("tiny", IMAGE), folder / "tiny.safetensors")
     save_model(tiny_model("pair", KEY, VALUE, seed=1), folder / "pair.safetensors")
     save_model(tiny_model("note", WORD, KEY, features=44), folder / "note.safetensors")
+    save_model(able_model("able", IMAGE), folder / "able.safetensors")
     return folder

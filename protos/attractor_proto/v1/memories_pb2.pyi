@@ -66,9 +66,9 @@ class Memory(_message.Message):
     """Name of the model, and the digest of the very file it was made from."""
     model_digest: _builtins.str
     version: _builtins.int
-    """Counts applied stores."""
+    """Counts applied stores and erases."""
     patterns: _builtins.int
-    """Patterns stored so far."""
+    """Patterns stored so far and not erased."""
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -301,6 +301,7 @@ class Model(_message.Message):
     PAGE_BYTES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     TRAINING_RECORD_FIELD_NUMBER: _builtins.int
+    ERASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """"sha256:" and 64 hexadecimal digits, over the content of the model file."""
@@ -310,6 +311,8 @@ class Model(_message.Message):
     """Bytes of fast weights of one memory."""
     steps: _builtins.int
     """Reading steps when a query asks for none."""
+    erases: _builtins.bool
+    """Whether its memories can erase patterns."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]: ...
     @_builtins.property
@@ -326,10 +329,11 @@ class Model(_message.Message):
         page_bytes: _builtins.int = ...,
         steps: _builtins.int = ...,
         training_record: _struct_pb2.Struct | None = ...,
+        erases: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_record", b"training_record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "digest", b"digest", "fields", b"fields", "name", b"name", "page_bytes", b"page_bytes", "steps", b"steps", "training_record", b"training_record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "digest", b"digest", "erases", b"erases", "fields", b"fields", "name", b"name", "page_bytes", b"page_bytes", "steps", b"steps", "training_record", b"training_record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,7 +51,7 @@ Global___DType: _TypeAlias = DType  # noqa: Y015
 class Tensor(_message.Message):
     """The same field of many patterns, one after another.
 
-    In a store every field of the model is there once, and every entry is a finite number. In a cue, which is what a query
+    In a store or an erase every field of the model is there once, and every entry is a finite number. In a cue, which is what a query
     or a recognize carries, entries may be missing: reading starts there at the mean of the training data. NaN in a float
     tensor, and 255 in a text, marks a missing entry; a field that has no tensor is missing altogether; each pattern gives at least one
     entry. Answers hold all fields, and no NaN.
@@ -156,6 +156,7 @@ class SessionRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     RECOGNIZE_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    ERASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -170,6 +171,8 @@ class SessionRequest(_message.Message):
     def recognize(self) -> Global___RecognizeFrame: ...
     @_builtins.property
     def cancel(self) -> Global___Cancel: ...
+    @_builtins.property
+    def erase(self) -> Global___EraseFrame: ...
     def __init__(
         self,
         *,
@@ -180,12 +183,13 @@ class SessionRequest(_message.Message):
         query: Global___QueryFrame | None = ...,
         recognize: Global___RecognizeFrame | None = ...,
         cancel: Global___Cancel | None = ...,
+        erase: Global___EraseFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "close", b"close", "frame", b"frame", "hello", b"hello", "open", b"open", "query", b"query", "recognize", b"recognize", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "close", b"close", "erase", b"erase", "frame", b"frame", "hello", b"hello", "open", b"open", "query", b"query", "recognize", b"recognize", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "close", b"close", "frame", b"frame", "hello", b"hello", "open", b"open", "query", b"query", "recognize", b"recognize", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "close", b"close", "erase", b"erase", "frame", b"frame", "hello", b"hello", "open", b"open", "query", b"query", "recognize", b"recognize", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "open", "close", "store", "query", "recognize", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "open", "close", "store", "query", "recognize", "cancel", "erase"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -203,6 +207,7 @@ class SessionResponse(_message.Message):
     TRAJECTORY_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -219,6 +224,8 @@ class SessionResponse(_message.Message):
     def failures(self) -> Global___Failures: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def erased(self) -> Global___ErasedFrame: ...
     def __init__(
         self,
         *,
@@ -230,12 +237,13 @@ class SessionResponse(_message.Message):
         trajectory: Global___TrajectoryFrame | None = ...,
         failures: Global___Failures | None = ...,
         drain: Global___Drain | None = ...,
+        erased: Global___ErasedFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "failures", b"failures", "frame", b"frame", "opened", b"opened", "recalled", b"recalled", "recognized", b"recognized", "stored", b"stored", "trajectory", b"trajectory", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "erased", b"erased", "failures", b"failures", "frame", b"frame", "opened", b"opened", "recalled", b"recalled", "recognized", b"recognized", "stored", b"stored", "trajectory", b"trajectory", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "failures", b"failures", "frame", b"frame", "opened", b"opened", "recalled", b"recalled", "recognized", b"recognized", "stored", b"stored", "trajectory", b"trajectory", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "erased", b"erased", "failures", b"failures", "frame", b"frame", "opened", b"opened", "recalled", b"recalled", "recognized", b"recognized", "stored", b"stored", "trajectory", b"trajectory", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "opened", "stored", "recalled", "recognized", "trajectory", "failures", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "opened", "stored", "recalled", "recognized", "trajectory", "failures", "drain", "erased"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -253,7 +261,7 @@ class Hello(_message.Message):
     protocol_version: _builtins.int
     """1. Another version ends the stream with FAILED_PRECONDITION, reason PROTOCOL_VERSION."""
     client_id: _builtins.str
-    """Names the client in all its sessions: stores are counted by (client_id, memory). 1 to 64 characters."""
+    """Names the client in all its sessions: stores and erases are counted by (client_id, memory). 1 to 64 characters."""
     agent: _builtins.str
     """For logs: name and version of the client library."""
     def __init__(
@@ -401,8 +409,8 @@ class StoreFrame(_message.Message):
     def columns(self) -> Global___RequestColumns: ...
     @_builtins.property
     def sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """One a request: the number that the client gave this store, counting from 1 for each memory. A number the memory
-        has seen gets the first answer and applies nothing. 0: not counted, never recognised as a repeat.
+        """One a request: the number that the client gave this store, counting its stores and erases from 1 for each memory. A
+        number the memory has seen gets the first answer and applies nothing. 0: not counted, never recognised as a repeat.
         """
 
     def __init__(
@@ -418,6 +426,37 @@ class StoreFrame(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreFrame: _TypeAlias = StoreFrame  # noqa: Y015
+
+@_typing.final
+class EraseFrame(_message.Message):
+    """Makes stored patterns strangers again, as well as the model has learned to. Whole patterns, as they were stored; what
+    was never stored in this memory is counted and worked on all the same. Needs a model that `erases`: else it fails with
+    FAILED_PRECONDITION, reason CANNOT_ERASE.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def columns(self) -> Global___RequestColumns: ...
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As in StoreFrame, and counted together with those."""
+
+    def __init__(
+        self,
+        *,
+        columns: Global___RequestColumns | None = ...,
+        sequences: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseFrame: _TypeAlias = EraseFrame  # noqa: Y015
 
 @_typing.final
 class QueryFrame(_message.Message):
@@ -522,6 +561,40 @@ class StoredFrame(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredFrame: _TypeAlias = StoredFrame  # noqa: Y015
+
+@_typing.final
+class ErasedFrame(_message.Message):
+    """Answers to erases: each was applied and is seen by any later query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Version of the memory after the erase."""
+
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Patterns left in the memory: those before less those named, and never below 0."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.int] | None = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        totals: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids", "totals", b"totals", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasedFrame: _TypeAlias = ErasedFrame  # noqa: Y015
 
 @_typing.final
 class RecalledFrame(_message.Message):
@@ -780,6 +853,58 @@ class StoreResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreResponse: _TypeAlias = StoreResponse  # noqa: Y015
+
+@_typing.final
+class EraseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    memory: _builtins.str
+    client_id: _builtins.str
+    """Both or neither: see EraseFrame.sequences."""
+    sequence: _builtins.int
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
+    def __init__(
+        self,
+        *,
+        memory: _builtins.str = ...,
+        tensors: _abc.Iterable[Global___Tensor] | None = ...,
+        client_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "memory", b"memory", "sequence", b"sequence", "tensors", b"tensors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRequest: _TypeAlias = EraseRequest  # noqa: Y015
+
+@_typing.final
+class EraseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    total: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["total", b"total", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseResponse: _TypeAlias = EraseResponse  # noqa: Y015
 
 @_typing.final
 class QueryRequest(_message.Message):

@@ -58,6 +58,11 @@ class MemoryDataStub(object):
                 request_serializer=attractor__proto_dot_v1_dot_memory__data__pb2.RecognizeRequest.SerializeToString,
                 response_deserializer=attractor__proto_dot_v1_dot_memory__data__pb2.RecognizeResponse.FromString,
                 _registered_method=True)
+        self.Erase = channel.unary_unary(
+                '/attractor.v1.MemoryData/Erase',
+                request_serializer=attractor__proto_dot_v1_dot_memory__data__pb2.EraseRequest.SerializeToString,
+                response_deserializer=attractor__proto_dot_v1_dot_memory__data__pb2.EraseResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryDataServicer(object):
@@ -80,7 +85,7 @@ class MemoryDataServicer(object):
         where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
         The end of the stream never means commit: what has not been answered may or may not have been applied. A client
-        that lost a stream repeats its unanswered stores with the same sequence numbers.
+        that lost a stream repeats its unanswered stores and erases with the same sequence numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +104,12 @@ class MemoryDataServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Recognize(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Erase(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +137,11 @@ def add_MemoryDataServicer_to_server(servicer, server):
                     servicer.Recognize,
                     request_deserializer=attractor__proto_dot_v1_dot_memory__data__pb2.RecognizeRequest.FromString,
                     response_serializer=attractor__proto_dot_v1_dot_memory__data__pb2.RecognizeResponse.SerializeToString,
+            ),
+            'Erase': grpc.unary_unary_rpc_method_handler(
+                    servicer.Erase,
+                    request_deserializer=attractor__proto_dot_v1_dot_memory__data__pb2.EraseRequest.FromString,
+                    response_serializer=attractor__proto_dot_v1_dot_memory__data__pb2.EraseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -240,6 +256,33 @@ class MemoryData(object):
             '/attractor.v1.MemoryData/Recognize',
             attractor__proto_dot_v1_dot_memory__data__pb2.RecognizeRequest.SerializeToString,
             attractor__proto_dot_v1_dot_memory__data__pb2.RecognizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Erase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attractor.v1.MemoryData/Erase',
+            attractor__proto_dot_v1_dot_memory__data__pb2.EraseRequest.SerializeToString,
+            attractor__proto_dot_v1_dot_memory__data__pb2.EraseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,11 +50,12 @@ class MemoryDataStub:
     where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
     The end of the stream never means commit: what has not been answered may or may not have been applied. A client
-    that lost a stream repeats its unanswered stores with the same sequence numbers.
+    that lost a stream repeats its unanswered stores and erases with the same sequence numbers.
     """
     Store: _grpc.UnaryUnaryMultiCallable[_memory_data_pb2.StoreRequest, _memory_data_pb2.StoreResponse]
     Query: _grpc.UnaryUnaryMultiCallable[_memory_data_pb2.QueryRequest, _memory_data_pb2.QueryResponse]
     Recognize: _grpc.UnaryUnaryMultiCallable[_memory_data_pb2.RecognizeRequest, _memory_data_pb2.RecognizeResponse]
+    Erase: _grpc.UnaryUnaryMultiCallable[_memory_data_pb2.EraseRequest, _memory_data_pb2.EraseResponse]
 
 @_typing.type_check_only
 class MemoryDataAsyncStub(MemoryDataStub):
@@ -78,11 +79,12 @@ class MemoryDataAsyncStub(MemoryDataStub):
     where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
     The end of the stream never means commit: what has not been answered may or may not have been applied. A client
-    that lost a stream repeats its unanswered stores with the same sequence numbers.
+    that lost a stream repeats its unanswered stores and erases with the same sequence numbers.
     """
     Store: _aio.UnaryUnaryMultiCallable[_memory_data_pb2.StoreRequest, _memory_data_pb2.StoreResponse]  # type: ignore[assignment]
     Query: _aio.UnaryUnaryMultiCallable[_memory_data_pb2.QueryRequest, _memory_data_pb2.QueryResponse]  # type: ignore[assignment]
     Recognize: _aio.UnaryUnaryMultiCallable[_memory_data_pb2.RecognizeRequest, _memory_data_pb2.RecognizeResponse]  # type: ignore[assignment]
+    Erase: _aio.UnaryUnaryMultiCallable[_memory_data_pb2.EraseRequest, _memory_data_pb2.EraseResponse]  # type: ignore[assignment]
 
 class MemoryDataServicer(metaclass=_abc_1.ABCMeta):
     """Storing and querying. Any shard takes any request and forwards what another shard owns.
@@ -109,7 +111,7 @@ class MemoryDataServicer(metaclass=_abc_1.ABCMeta):
         where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
 
         The end of the stream never means commit: what has not been answered may or may not have been applied. A client
-        that lost a stream repeats its unanswered stores with the same sequence numbers.
+        that lost a stream repeats its unanswered stores and erases with the same sequence numbers.
         """
 
     @_abc_1.abstractmethod
@@ -132,5 +134,12 @@ class MemoryDataServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_data_pb2.RecognizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_data_pb2.RecognizeResponse, _abc.Awaitable[_memory_data_pb2.RecognizeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Erase(
+        self,
+        request: _memory_data_pb2.EraseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_data_pb2.EraseResponse, _abc.Awaitable[_memory_data_pb2.EraseResponse]]: ...
 
 def add_MemoryDataServicer_to_server(servicer: MemoryDataServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,12 +8,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from attractor_server.energy.eraser import erase
 from attractor_server.energy.model import Model
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy, write
 from attractor_server.engine.bank import INITIAL, Bank
 from attractor_server.engine.batch import Batch, Lane, bucket, lanes_of, numpy_of
-from attractor_server.engine.work import Deleted, Floats, Job, Operation, Outcome, Recalled, Recognized, Stored
+from attractor_server.engine.work import Deleted, Erased, Floats, Job, Operation, Outcome, Recalled, Recognized, Stored
 from attractor_server.errors import BankFull, MemoryNotFound, ReadDiverged, ServerError, WriteDiverged
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Engine:
         self._side_by_side = {digest: side_by_side(model) for digest, model in self._models.items()}
         self._programs: Mapping[Operation, Callable[[Model, Bank, Sequence[Lane]], Results]] = {
             Operation.STORE: self._store,
+            Operation.ERASE: self._erase,
             Operation.QUERY: self._query,
             Operation.RECOGNIZE: self._recognize,
             Operation.DELETE: self._delete,
@@ -80,19 +82,20 @@ class Engine:
         batch = Batch(model, bank, lanes)
         stored = batch.column([lane.memory.patterns for lane in lanes])
         fast = write(model.network, model.parameters, batch.fast, batch.x, present=batch.present, stored=stored)
-        finite = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
-        jobs = [lane.jobs[0] for lane in lanes]
-        places = [_place(job, bank, finite=ok) for job, ok in zip(jobs, finite, strict=False)]
-        try:
-            _publish(bank, places, fast)
-        except Exception:
-            _give_back(bank, places, jobs)
-            raise
-        outcomes = [
-            place if isinstance(place, ServerError) else _count(job, place)
-            for job, place in zip(jobs, places, strict=True)
-        ]
-        return zip(jobs, outcomes, strict=True)
+        return _applied(bank, lanes, fast)
+
+    def _erase(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
+        """Where nothing was ever stored there is nothing to compute."""
+        empty, used = list[Lane](), list[Lane]()
+        for lane in lanes:
+            (empty if lane.memory.page == INITIAL else used).append(lane)
+        if used:
+            batch = Batch(model, bank, used)
+            stored = batch.column([lane.memory.patterns for lane in used])
+            fast = erase(model.network, model.parameters, batch.fast, batch.x, present=batch.present, stored=stored)
+            yield from _applied(bank, used, fast)
+        for lane in empty:
+            yield lane.jobs[0], _count(lane.jobs[0], INITIAL)
 
     def _query(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
         batch = Batch(model, bank, lanes)
@@ -140,10 +143,26 @@ class Engine:
             yield from ((job, Deleted()) for job in lane.jobs)
 
 
+def _applied(bank: Bank, lanes: Sequence[Lane], fast: Mapping[str, torch.Tensor]) -> Results:
+    """Publishes the new weights of lanes with one job each, those alone that are finite, and counts them."""
+    finite = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
+    jobs = [lane.jobs[0] for lane in lanes]
+    places = [_place(job, bank, finite=ok) for job, ok in zip(jobs, finite, strict=False)]
+    try:
+        _publish(bank, places, fast)
+    except Exception:
+        _give_back(bank, places, jobs)
+        raise
+    outcomes = [
+        place if isinstance(place, ServerError) else _count(job, place) for job, place in zip(jobs, places, strict=True)
+    ]
+    return zip(jobs, outcomes, strict=True)
+
+
 def _place(job: Job, bank: Bank, *, finite: bool) -> int | ServerError:
     """Where the new weights of a memory go: a place taken for its first store, later its own."""
     if not finite:
-        return WriteDiverged(_diverged(job, "writing"))
+        return WriteDiverged(_diverged(job, "erasing" if job.operation is Operation.ERASE else "writing"))
     try:
         return bank.take() if job.memory.page == INITIAL else job.memory.page
     except BankFull as error:
@@ -166,12 +185,13 @@ def _give_back(bank: Bank, places: Sequence[int | ServerError], jobs: Sequence[J
             bank.release(place)
 
 
-def _count(job: Job, place: int) -> Stored:
-    """Counts a store whose weights are published."""
-    job.memory.page = place
-    job.memory.patterns += job.size
-    job.memory.version += 1
-    return Stored(version=job.memory.version, patterns=job.memory.patterns)
+def _count(job: Job, place: int) -> Stored | Erased:
+    """Counts a store or an erase whose weights are published."""
+    memory, erasing = job.memory, job.operation is Operation.ERASE
+    memory.page = place
+    memory.patterns = max(0, memory.patterns - job.size) if erasing else memory.patterns + job.size
+    memory.version += 1
+    return (Erased if erasing else Stored)(version=memory.version, patterns=memory.patterns)
 
 
 def _held(job: Job, values: Floats) -> Floats:  # (…, n, d)

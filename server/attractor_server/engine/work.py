@@ -19,6 +19,7 @@ class Operation(Enum):
     """What a job asks of its memory."""
 
     STORE = "store"
+    ERASE = "erase"
     QUERY = "query"
     RECOGNIZE = "recognize"
     DELETE = "delete"
@@ -26,12 +27,20 @@ class Operation(Enum):
     @property
     def writes(self) -> bool:
         """Whether jobs behind it have to wait for its effect."""
-        return self in (Operation.STORE, Operation.DELETE)
+        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE)
 
 
 @dataclass(frozen=True)
 class Stored:
     """A store was applied: the memory's version and number of patterns after it."""
+
+    version: int
+    patterns: int
+
+
+@dataclass(frozen=True)
+class Erased:
+    """An erase was applied: the memory's version after it, and the patterns left."""
 
     version: int
     patterns: int
@@ -65,7 +74,7 @@ class Deleted:
     """The memory's place in the bank is free."""
 
 
-Outcome: TypeAlias = Stored | Recalled | Recognized | Deleted
+Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted
 Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer]
 Memories: TypeAlias = Catalog[Answer]
@@ -90,7 +99,7 @@ class Job:
     deadline_s: float | None = None
     """On the event loop's clock"""
     counted: bool = False
-    """A store that its client will repeat, with the same number, until it is answered"""
+    """A store or an erase that its client will repeat, with the same number, until it is answered"""
     started: bool = False
     """The engine has it: it can be withdrawn no longer."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from grpc import aio
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.engine.work import Outcome, Recalled, Recognized, Stored
+from attractor_server.engine.work import Erased, Outcome, Recalled, Recognized, Stored
 from attractor_server.errors import ServerError
 from attractor_server.fields import Layout
 from attractor_server.rpc import codec
@@ -144,6 +144,10 @@ def _frames(chunk: Sequence[Item]) -> Iterator[pb.SessionResponse]:
             stored = [item.content for item in chunk if isinstance(item.content, Stored)]
             versions, totals = [one.version for one in stored], [one.patterns for one in stored]
             yield pb.SessionResponse(stored=pb.StoredFrame(request_ids=ids, versions=versions, totals=totals))
+        case Erased():
+            erased = [item.content for item in chunk if isinstance(item.content, Erased)]
+            versions, totals = [one.version for one in erased], [one.patterns for one in erased]
+            yield pb.SessionResponse(erased=pb.ErasedFrame(request_ids=ids, versions=versions, totals=totals))
         case Recalled():
             yield from _recalled(ids, chunk)
         case Recognized():

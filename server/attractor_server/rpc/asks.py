@@ -32,8 +32,9 @@ class Ask:
             InvalidRequest: the arrays disagree, or ask for too much.
         """
         rows = codec.check_columns(self.columns, where=self.where, patterns_limit=patterns_limit)
-        if self.operation is Operation.STORE and len(self.sequences) != len(rows):
-            raise InvalidRequest.of("store.sequences", f"saw {len(self.sequences)} entries; expected {len(rows)}")
+        if self.operation.writes and len(self.sequences) != len(rows):
+            where = f"{self.operation.value}.sequences"
+            raise InvalidRequest.of(where, f"saw {len(self.sequences)} entries; expected {len(rows)}")
         check_steps(self.steps, "query.steps")
         return rows
 
@@ -45,6 +46,9 @@ class Ask:
             case Operation.STORE:
                 sequences = [self.sequences[i] for i in chosen]
                 return pb.SessionRequest(store=pb.StoreFrame(columns=columns, sequences=sequences))
+            case Operation.ERASE:
+                sequences = [self.sequences[i] for i in chosen]
+                return pb.SessionRequest(erase=pb.EraseFrame(columns=columns, sequences=sequences))
             case Operation.QUERY:
                 query = pb.QueryFrame(columns=columns, steps=self.steps, trajectory=self.trajectory)
                 return pb.SessionRequest(query=query)
@@ -56,6 +60,8 @@ def ask_of(frame: pb.SessionRequest) -> Ask:
     """What a frame of requests asks for."""
     if frame.HasField("store"):
         return Ask(operation=Operation.STORE, columns=frame.store.columns, sequences=frame.store.sequences)
+    if frame.HasField("erase"):
+        return Ask(operation=Operation.ERASE, columns=frame.erase.columns, sequences=frame.erase.sequences)
     if frame.HasField("query"):
         query = frame.query
         return Ask(operation=Operation.QUERY, columns=query.columns, steps=query.steps, trajectory=query.trajectory)

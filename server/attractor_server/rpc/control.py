@@ -137,5 +137,6 @@ def _model(model: ModelCard) -> pb.Model:
         capacity=model.capacity,
         page_bytes=model.page_bytes,
         steps=model.steps,
+        erases=model.erases,
         training_record=ParseDict(dict(model.record), struct_pb2.Struct()),
     )

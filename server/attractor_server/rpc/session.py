@@ -83,7 +83,7 @@ class Session:
                     await self._close(frame.close)
                 case "cancel":
                     await self._cancel(frame.cancel)
-                case "store" | "query" | "recognize":
+                case "store" | "erase" | "query" | "recognize":
                     await self._request(ask_of(frame))
                 case kind:
                     raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
@@ -92,7 +92,7 @@ class Session:
             await self._answers.changed()
 
     def _abandon(self) -> None:
-        """Nobody waits here any more. Stores that are counted go on: the client will repeat them, in their order."""
+        """Nobody waits here any more. Writes that are counted go on: the client will repeat them, in their order."""
         for upstream in self._upstreams:
             upstream.lose()
         for job in self._pending.values():
@@ -199,7 +199,7 @@ class Session:
             await self._enqueue(ids[i], job, ask.sequences[i] if ask.sequences else 0, model)
 
     async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard) -> None:
-        """Queues the job, unless it is a store that was sent before: then its first answer is awaited."""
+        """Queues the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
             first = counted(job, self._hello.client_id, sequence)
         except ServerError as error:

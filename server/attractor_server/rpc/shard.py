@@ -9,8 +9,16 @@ import anyio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, NAME_LIMIT, STEPS_LIMIT, is_valid_name
 from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.work import Answer, Job, Memories, Operation, Outcome, Record, Stored
-from attractor_server.errors import Cancelled, InvalidRequest, ModelNotFound, ServerError, Unavailable, quoted
+from attractor_server.engine.work import Answer, Erased, Job, Memories, Operation, Outcome, Record, Stored
+from attractor_server.errors import (
+    Cancelled,
+    CannotErase,
+    InvalidRequest,
+    ModelNotFound,
+    ServerError,
+    Unavailable,
+    quoted,
+)
 from attractor_server.fields import Layout
 from attractor_server.rpc.codec import Patterns
 from attractor_server.storage.catalog import Catalog
@@ -34,6 +42,8 @@ class ModelCard(Protocol):
     def page_bytes(self) -> int: ...  # noqa: D102
     @property
     def steps(self) -> int: ...  # noqa: D102
+    @property
+    def erases(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +112,15 @@ class Shard:
         return model
 
     def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:
-        """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries."""
+        """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
+
+        Raises:
+            CannotErase: an erase, and the memory's model has not learned it.
+        """
+        if operation is Operation.ERASE and not self.model(memory.model).erases:
+            raise CannotErase(
+                f"model {memory.model} cannot erase; use one that does (its `erases` is true), or make the memory anew"
+            )
         return Job(
             operation=operation,
             memory=memory,
@@ -118,7 +136,7 @@ class Shard:
 
 
 def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
-    """The first answer to that store, or None after entering the job as its first sending.
+    """The first answer to that store or erase, or None after entering the job as its first sending.
 
     A job that fails is struck from the ledger, so that a repeat is tried afresh.
 
@@ -174,7 +192,7 @@ def check_steps(steps: int, where: str) -> None:
         raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
 
 
-def stored(outcome: Outcome) -> Stored:
-    """The outcome of a store."""
-    assert isinstance(outcome, Stored)
+def written(outcome: Outcome) -> Stored | Erased:
+    """The outcome of a store or an erase."""
+    assert isinstance(outcome, Stored | Erased)
     return outcome

@@ -1,4 +1,4 @@
-"""Unary Store, Query and Recognize: one memory a call, refused rather than queued without bound."""
+"""Unary Store, Erase, Query and Recognize: one memory a call, refused rather than queued without bound."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from attractor_proto.names import CLIENT_ID_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
-from attractor_server.engine.work import Answer, Job, Operation, Outcome, Recalled, Recognized
+from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome, Recalled, Recognized, Stored
 from attractor_server.errors import Draining, Expired, InvalidRequest, Violation, quoted
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.peers import Peers, forward
 from attractor_server.rpc.session import Session
-from attractor_server.rpc.shard import Shard, check_steps, counted, stored
+from attractor_server.rpc.shard import Shard, check_steps, counted, written
 from attractor_server.rpc.values import check_values
 
 
@@ -29,13 +29,14 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
             return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Store, request, context, peer)
-        _check_count(request)
-        job = self._job(Operation.STORE, request.memory, request.tensors, context)
-        first = counted(job, request.client_id, request.sequence)
-        if job.counted:
-            job.deadline_s = None  # a repeat may wait for it by now, and its caller have more time
-        outcome = stored(await (self._settled(first, job) if first else self._answer(job, context)))
+        outcome = await self._write(Operation.STORE, request, context)
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
+
+    async def Erase(self, request: pb.EraseRequest, context: Context) -> pb.EraseResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.memory, field="memory"):
+            return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Erase, request, context, peer)
+        outcome = await self._write(Operation.ERASE, request, context)
+        return pb.EraseResponse(version=outcome.version, total=outcome.patterns)
 
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
@@ -56,8 +57,18 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         assert isinstance(recognized, Recognized)
         return pb.RecognizeResponse(energy=recognized.energy.tolist(), delta_energy=recognized.delta_energy.tolist())
 
+    async def _write(
+        self, operation: Operation, request: pb.StoreRequest | pb.EraseRequest, context: Context
+    ) -> Stored | Erased:
+        _check_count(request)
+        job = self._job(operation, request.memory, request.tensors, context)
+        first = counted(job, request.client_id, request.sequence)
+        if job.counted:
+            job.deadline_s = None  # a repeat may wait for it by now, and its caller have more time
+        return written(await (self._settled(first, job) if first else self._answer(job, context)))
+
     def _job(self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context) -> Job:
-        """Everything that can be refused at once is refused here, before the store is counted."""
+        """Everything that can be refused at once is refused here, before the write is counted."""
         record = self._shard.memories.get(memory)
         layout = self._shard.model(record.model).layout
         rows = codec.rows_of(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
@@ -88,8 +99,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             raise
 
 
-def _check_count(request: pb.StoreRequest) -> None:
-    """Refuses a store that is counted by half, or for a client that cannot be.
+def _check_count(request: pb.StoreRequest | pb.EraseRequest) -> None:
+    """Refuses a write that is counted by half, or for a client that cannot be.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.

@@ -109,7 +109,7 @@ class Upstream:
                 self._answered([frame.opened.request_id])
             case "failures":
                 self._answered([failure.request_id for failure in frame.failures.failures], failed=True)
-            case "stored" | "recalled" | "recognized":
+            case "stored" | "erased" | "recalled" | "recognized":
                 answered = getattr(frame, kind)
                 self._answered(answered.request_ids)
                 weight = sum(getattr(answered, "patterns", ()))

@@ -12,14 +12,14 @@ from attractor_server.errors import Conflict, MemoryNotFound, SequenceForgotten
 Answer = TypeVar("Answer")
 
 REMEMBERED_ANSWERS = 1024
-"""Stores a memory remembers of each client, to recognise a repeat."""
+"""Stores and erases a memory remembers of each client, to recognise a repeat."""
 REMEMBERED_CLIENTS = 64
 """Clients a memory remembers; the one silent for longest goes first."""
 
 
 @dataclass
 class Ledger(Generic[Answer]):
-    """The stores one client sent to one memory: a repeated sequence number gets the first answer."""
+    """The stores and erases one client sent to one memory: a repeated sequence number gets the first answer."""
 
     last: int = 0
     _answers: OrderedDict[int, Answer] = field(default_factory=OrderedDict)
@@ -46,7 +46,7 @@ class Ledger(Generic[Answer]):
             self._forgotten = max(self._forgotten, self._answers.popitem(last=False)[0])
 
     def strike(self, sequence: int) -> None:
-        """Takes back a number whose store was not applied, so that a repeat is tried afresh."""
+        """Takes back a number whose store or erase was not applied, so that a repeat is tried afresh."""
         self._answers.pop(sequence, None)
 
 
@@ -66,12 +66,12 @@ class MemoryRecord(Generic[Answer]):
     _ledgers: OrderedDict[str, Ledger[Answer]] = field(default_factory=OrderedDict)
 
     def last_sequence(self, client_id: str) -> int:
-        """Highest number of that client's stores; 0 if none is remembered."""
+        """Highest number of that client's stores and erases; 0 if none is remembered."""
         ledger = self._ledgers.get(client_id)
         return 0 if ledger is None else ledger.last
 
     def ledger(self, client_id: str) -> Ledger[Answer]:
-        """The stores of that client."""
+        """The stores and erases of that client."""
         ledger = self._ledgers.setdefault(client_id, Ledger())
         self._ledgers.move_to_end(client_id)
         if len(self._ledgers) > REMEMBERED_CLIENTS:
