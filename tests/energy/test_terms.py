@@ -1,6 +1,6 @@
 """Each part of the loops that a model may do without: what it is for, and that without its tensor it is off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -22,7 +22,7 @@ every_term = pytest.mark.parametrize("term", TERMS.values(), ids=TERMS.keys())
 every_case = pytest.mark.parametrize("case", SMALL.values(), ids=SMALL.keys())
 
 
-def learned(episode: Episode, changes: dict[str, Tensor | None]) -> Episode:
+def learned(episode: Episode, changes: Mapping[str, Tensor | None]) -> Episode:
     """The same episode with other parameters, by `part.name`; None leaves one out."""
     flat = {**episode.parameters.flat(), **changes}
     parameters = Parameters.of({name: value for name, value in flat.items() if value is not None})
@@ -168,4 +168,11 @@ def test_a_term_without_its_tensor_weighs_nothing(case: Case, term: str) -> None
 
 def test_with_no_term_nothing_is_written() -> None:
     episode = learned(draw(MLP), {f"writer.{term}": None for term in TERMS.values()})
+    assert all(torch.equal(value, episode.fast[name]) for name, value in episode.write(MLP.network).items())
+
+
+def test_the_distance_from_the_initial_weights_leaves_these_where_they_are() -> None:
+    absent = {f"writer.{term}": None for term in TERMS.values() if term != "log_beta"}
+    episode = learned(draw(MLP), absent)
+    episode = replace(episode, held={name: torch.zeros_like(value) for name, value in episode.held.items()})
     assert all(torch.equal(value, episode.fast[name]) for name, value in episode.write(MLP.network).items())
