@@ -1,27 +1,32 @@
 """The dual form of the writing loop, held to the loop that serves."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
+from attractor_server.energy.networks import EnergyNetwork
+from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.reader import descend
 from attractor_server.energy.writer import delta_energy
-from attractor_server.training.dual import Symmetric, delta_energy_dual, write_dual
+from attractor_server.training.dual import bilinear
+from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dual, write_dual
 from attractor_server.training.episodes import write_chunks
 
 NETWORK = Quadratic(inputs=10, features=7)
+BILINEAR = Bilinear(inputs=10, keys=5, values=7)
 CHUNKS = [[1], [1] * 6, [6], [4, 2], [1, 5], [2, 1, 3]]
 
 
-def parameters() -> Parameters:
+def parameters(network: EnergyNetwork = NETWORK) -> Parameters:
     """Random ones in double precision, with a β that matters and W₀ not symmetric."""
     generator = Generator().manual_seed(0)
-    slow, initial = NETWORK.shapes
+    slow, initial = network.shapes
     parts = {"slow": slow, "initial": initial}
     learned = {
         f"{part}.{name}": 0.4 * torch.randn(shape, generator=generator)
@@ -78,3 +83,22 @@ def test_reading_with_symmetric_weights_needs_no_transpose() -> None:
     fast = symmetric(write_chunks(NETWORK, learned, x, [4]))
     expected = NETWORK.input_gradient(learned.slow, fast, x)
     torch.testing.assert_close(Symmetric(**NETWORK.config).input_gradient(learned.slow, fast, x), expected)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_the_bilinear_form_writes_the_served_fast_weights(chunks: Sequence[int]) -> None:
+    x, learned = patterns(sum(chunks)), parameters(BILINEAR)
+    torch.testing.assert_close(bilinear.write_dual(learned, x, chunks), write_chunks(BILINEAR, learned, x, chunks))
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_the_bilinear_form_has_the_meta_gradients_of_the_served_loops(chunks: Sequence[int]) -> None:
+    x = patterns(sum(chunks))
+    gradients = []
+    for writing in (bilinear.write_dual, partial(write_chunks, BILINEAR)):
+        learned = parameters(BILINEAR)
+        read = descend(BILINEAR, learned, writing(learned, x, chunks), x + 0.3, steps=3)[-1]
+        leaves = learned.flat()
+        found = torch.autograd.grad((read - x).square().mean(), list(leaves.values()), allow_unused=True)
+        gradients.append(dict(zip(leaves, found, strict=True)))
+    torch.testing.assert_close(gradients[0], gradients[1])

@@ -64,11 +64,6 @@ class _State:
     """b − b₀, (memories, h)"""
 
 
-def has_dual(parameters: Parameters) -> bool:
-    """Whether the loop has the terms that the dual form is of: energy, slope by the input, distance."""
-    return {"log_energy", "log_alpha", "log_beta"} <= parameters.writer.keys()
-
-
 def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
     """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on; W is symmetric."""
     prepared = _prepare(parameters, patterns)

@@ -1,0 +1,139 @@
+"""The writing loop of the bilinear network in its dual form.
+
+Every gradient of W is PᵀK + VᵀE with the keys K (n, k) and values V (n, v) of the patterns written, so W − W₀ stays
+QᵀK + VᵀE, and the loop has to carry Q (n, v) and E (n, k).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.parameters import COUNT_UNIT, Parameters
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """What the loop needs of patterns: (memories, patterns, k) or (memories, patterns, v)."""
+
+    keys: Tensor
+    values: Tensor
+    slopes: Tensor
+    """k′"""
+    drift_keys: Tensor
+    """(qx + qb)A"""
+    drift_values: Tensor
+    """(qx + qb)V"""
+    recalled: Tensor
+    """W₀k + b₀"""
+    pushed: Tensor
+    """vW₀"""
+
+    def part(self, start: int, stop: int) -> "_Patterns":
+        """The patterns from `start` to `stop`."""
+        return _Patterns(*(getattr(self, one.name)[:, start:stop] for one in fields(self)))
+
+
+@dataclass(frozen=True)
+class _State:
+    """W − W₀ = QᵀK + VᵀE and what follows from it; the first dimension is that of memories."""
+
+    by_key: Tensor
+    """Q, of the patterns written so far"""
+    by_value: Tensor
+    """E, of the patterns written so far"""
+    square: Tensor
+    """‖W − W₀‖², (memories,)"""
+    shift: Tensor
+    """b − b₀, (memories, v)"""
+
+
+@dataclass(frozen=True)
+class _Grams:
+    """Products of the slow matrices."""
+
+    keys: Tensor
+    """AᵀA"""
+    values: Tensor
+    """VᵀV"""
+    mixed: Tensor
+    """VᵀA"""
+
+
+def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
+    """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
+    prepared, initial, slow = _prepare(parameters, patterns), parameters.initial, parameters.slow
+    memories, _, keys = prepared.keys.shape
+    values = prepared.values.shape[2]
+    none = patterns.new_zeros(memories, 0, 1)
+    state = _State(
+        none.expand(-1, -1, values), none.expand(-1, -1, keys), none.sum((1, 2)), none.sum(1).expand(-1, values)
+    )
+    grams = _Grams(slow["A"].T @ slow["A"], slow["V"].T @ slow["V"], slow["V"].T @ slow["A"])
+    done = 0
+    for size in chunks:
+        state = _write_chunk(parameters, prepared, state, grams, done, done + size)
+        done += size
+    left = torch.cat([state.by_key, prepared.values[:, :done]], 1)
+    right = torch.cat([prepared.keys[:, :done], state.by_value], 1)
+    return {"W": initial["W"] + left.mT @ right, "b": initial["b"] + state.shift}
+
+
+def _prepare(parameters: Parameters, patterns: Tensor) -> _Patterns:
+    slow, initial = parameters.slow, parameters.initial
+    keys, values = torch.tanh(patterns @ slow["A"] + slow["a0"]), patterns @ slow["V"]
+    bowl = slow["log_q"].exp() * patterns + slow["qb"]
+    recalled, pushed = keys @ initial["W"].T + initial["b"], values @ initial["W"]
+    return _Patterns(keys, values, 1 - keys.square(), bowl @ slow["A"], bowl @ slow["V"], recalled, pushed)
+
+
+def _write_chunk(  # noqa: PLR0913
+    parameters: Parameters, prepared: _Patterns, state: _State, grams: _Grams, start: int, stop: int
+) -> _State:
+    """T steps on the patterns from `start` to `stop`; what was written before only shrinks, all of it alike."""
+    writer, new, old = parameters.writer, prepared.part(start, stop), prepared.part(0, start)
+    count = stop - start
+    now, before = math.log(count / COUNT_UNIT), math.log1p(start / COUNT_UNIT)
+    conditioning = writer["rate_count"] * now + writer["rate_stored"] * before
+    alphas = (2 / count) * (writer["log_alpha"] + writer["alpha_count"] * now).exp()
+    betas, energies = 2 * writer["log_beta"].exp(), writer["log_energy"].exp() / count
+    rates = {name: (writer[f"log_rate.{name}"] + conditioning).exp() for name in ("W", "b")}
+    limit = writer["log_clip"].exp().square()
+    by_key, by_value = torch.zeros_like(new.values), torch.zeros_like(new.keys)
+    felt_values, felt_keys = _felt(new, old, state.by_key, state.by_value)
+    kept, square, shift = torch.ones_like(state.square), state.square, state.shift
+    for t in range(parameters.writing_steps):
+        recalled = new.recalled + felt_values + shift[:, None]
+        pushed = (new.pushed + felt_keys) * new.slopes
+        p = energies[t] * new.values + alphas[t] * (new.drift_values - recalled @ grams.values - pushed @ grams.mixed.T)
+        e = alphas[t] * (new.drift_keys - recalled @ grams.mixed - pushed @ grams.keys) * new.slopes
+        moved_values, moved_keys = _felt(new, new, p, e)
+        own = (p * moved_values).sum((1, 2)) + (e * moved_keys).sum((1, 2))  # ‖PᵀK + VᵀE‖²
+        inner = (p * felt_values).sum((1, 2)) + (e * felt_keys).sum((1, 2))  # its product with W − W₀
+        norm = own - 2 * betas[t] * inner + betas[t].square() * square
+        step = rates["W"][t] * (1 + norm / limit).rsqrt()
+        keep = 1 - betas[t] * step
+        along, across = keep[:, None, None], step[:, None, None]
+        by_key, by_value = along * by_key + across * p, along * by_value + across * e
+        felt_values, felt_keys = along * felt_values + across * moved_values, along * felt_keys + across * moved_keys
+        square = keep.square() * square + 2 * keep * step * inner + step.square() * own
+        kept = kept * keep
+        slope = betas[t] * shift - p.sum(1)
+        shift = shift - (rates["b"][t] * (1 + slope.square().sum(1) / limit).rsqrt())[:, None] * slope
+    shrunk = kept[:, None, None]
+    return _State(
+        torch.cat([shrunk * state.by_key, by_key], 1),
+        torch.cat([shrunk * state.by_value, by_value], 1),
+        square,
+        shift,
+    )
+
+
+def _felt(new: _Patterns, old: _Patterns, by_key: Tensor, by_value: Tensor) -> tuple[Tensor, Tensor]:
+    """kMᵀ and vM of the new patterns with M = QᵀK + VᵀE over the old ones, (memories, patterns, v) and (…, k)."""
+    values = (new.keys @ old.keys.mT) @ by_key + (new.keys @ by_value.mT) @ old.values
+    keys = (new.values @ by_key.mT) @ old.keys + (new.values @ old.values.mT) @ by_value
+    return values, keys
