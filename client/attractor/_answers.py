@@ -30,7 +30,7 @@ class Recalled:
 class Recognized:
     """The answer to one recognize request."""
 
-    scores: Floats  # (2, rows): energy, delta
+    scores: Floats  # (2, rows): energy, delta; (3, rows) with the probability
 
 
 def recalled(frame: pb.RecalledFrame) -> Iterator[tuple[int, Recalled]]:
@@ -57,7 +57,7 @@ def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
     Raises:
         ServerFault: the columns do not fit together.
     """
-    scores = _scores(sum(frame.patterns), frame.energy, frame.delta_energy)
+    scores = _scores(sum(frame.patterns), frame.energy, frame.delta_energy, *filter(None, [frame.probability]))
     for request_id, rows in _rows(frame.request_ids, frame.patterns):
         yield request_id, Recognized(scores[:, rows].copy())
 
@@ -89,8 +89,8 @@ def recall(pieces: Sequence[Recalled], model: ModelInfo, *, single: bool) -> Rec
 
 def familiarity(pieces: Sequence[Recognized], *, single: bool) -> Familiarity:
     """What the caller gets, the pieces of a split request side by side."""
-    energy, delta = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
-    return Familiarity(energy, delta)
+    energy, delta, *probability = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
+    return Familiarity(energy, delta, *probability)
 
 
 def _trajectory(pieces: Sequence[Recalled], *, single: bool) -> Trajectory | None:

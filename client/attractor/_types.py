@@ -165,6 +165,9 @@ class Familiarity:
     energy: Floats
     delta_energy: Floats
     """Energy in this memory less energy in an empty one: the lower, the more familiar."""
+    probability: Floats | None = None
+    """From 0 to 1: that the pattern is stored, where as many are asked for that are as that are not. As the model was
+    calibrated on validation data; None where it was not."""
 
 
 @dataclass(frozen=True, eq=False)

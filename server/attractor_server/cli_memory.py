@@ -72,10 +72,16 @@ def query(name: str, file: Path, output: Path, steps: int, server: str) -> None:
 @file_argument
 @server_option
 def recognize(name: str, file: Path, server: str) -> None:
-    """Tell how familiar the patterns of a file are to the memory NAME: the lower, the more familiar."""
+    """Tell how familiar the patterns of a file are to the memory NAME: the lower, the more familiar.
+
+    Where the model was calibrated, also the probability that each is stored.
+    """
     with _connected(server) as client:
         familiarity = client.memory(name).recognize(_read(file))
-    _print_rows(energy=familiarity.energy, familiarity=familiarity.delta_energy)
+    columns = {"energy": familiarity.energy, "familiarity": familiarity.delta_energy}
+    if familiarity.probability is not None:
+        columns["probability"] = familiarity.probability
+    _print_rows(**columns)
 
 
 def _read(file: Path) -> attractor.Patterns:

@@ -97,6 +97,8 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         self.welcome = pb.Welcome(
             protocol_version=1, epoch=1, frame_patterns_limit=256, message_bytes_limit=16 * 1024 * 1024
         )
+        self.calibrated = False
+        """Whether recognized patterns have a probability."""
         self.last_sequence = 0
         """Told of every memory, where it has not seen a higher one."""
         self.hook: Hook | None = None
@@ -251,6 +253,7 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             patterns=frame.columns.patterns,
             energy=counts,
             delta_energy=[-float(count) for count in counts],
+            probability=[1 - 0.5 ** (count + 1) for count in counts] if self.calibrated else [],
         )
         await session.send(recognized=recognized)
 

@@ -36,6 +36,20 @@ async def test_a_batch_of_one_is_answered_as_a_batch(memory: attractor.Memory) -
     assert (await memory.recognize(ONE[None])).delta_energy.shape == (1,)
 
 
+async def test_familiarity_has_a_probability_where_the_server_gives_one(
+    memory: attractor.Memory, fake: FakeServer
+) -> None:
+    await memory.store(np.stack([ONE, ONE]))
+    assert (await memory.recognize(ONE)).probability is None
+    fake.calibrated = True
+    single, batch = await memory.recognize(ONE), await memory.recognize(np.stack([ONE] * 300))  # more than a frame
+    assert single.probability is not None
+    assert single.probability.shape == ()
+    assert single.probability == 0.875
+    assert batch.probability is not None
+    assert_array_equal(batch.probability, np.full(300, 0.875))
+
+
 async def test_a_trajectory_comes_with_its_energies_when_asked_for(memory: attractor.Memory) -> None:
     recall = await memory.query(np.stack([ONE, 1 - ONE]), steps=3, trajectory=True)
     assert recall.trajectory is not None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from attractor_server.energy.calibration import Calibration
 from attractor_server.energy.encoding import Encoding
 from attractor_server.energy.eraser import initial_eraser
 from attractor_server.energy.model import Model, save_model
@@ -15,16 +16,25 @@ from attractor_server.fields import Field, Layout
 
 IMAGE = Field(name="image", kind="image", shape=(4, 4), minimum=-4.0, maximum=5.0)
 KEY = Field(name="key", kind="vector", shape=(8,))
+CALIBRATION = (-1.0, -2.0, 0.5)
 VALUE = Field(name="value", kind="vector", shape=(6,))
 WORD = Field(name="word", kind="text", shape=(6,), alphabet=" abcde")
 
 
 def able_model(name: str, *fields: Field) -> Model:
-    """A model that erases: what writing did along its energy gradient is taken back, and a little more."""
+    """A model that can do all that one may be able to.
+
+    It erases: what writing did along its energy gradient is taken back, and a little more. It is calibrated, to odds of
+    exp(−1 − 2·ΔE + ½·log(1 + stored)).
+    """
     plain = tiny_model(name, *fields)
     eraser = initial_eraser(2, plain.parameters.initial)
     moves = {key: torch.full((2,), -0.2) for key in eraser if key.startswith("energy.")}
-    return replace(plain, parameters=replace(plain.parameters, eraser={**eraser, **moves}))
+    return replace(
+        plain,
+        parameters=replace(plain.parameters, eraser={**eraser, **moves}),
+        calibration=Calibration(torch.tensor(CALIBRATION)),
+    )
 
 
 def tiny_model(name: str, *fields: Field, features: int = 12, seed: int = 0) -> Model:

@@ -680,6 +680,7 @@ class RecognizedFrame(_message.Message):
     PATTERNS_FIELD_NUMBER: _builtins.int
     ENERGY_FIELD_NUMBER: _builtins.int
     DELTA_ENERGY_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -692,6 +693,12 @@ class RecognizedFrame(_message.Message):
     def delta_energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Energy in this memory less energy in an empty one: the lower, the more familiar."""
 
+    @_builtins.property
+    def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """From 0 to 1: that the pattern is stored, where as many are asked for that are as that are not. As the model was
+        calibrated on validation data; empty where it was not.
+        """
+
     def __init__(
         self,
         *,
@@ -699,10 +706,11 @@ class RecognizedFrame(_message.Message):
         patterns: _abc.Iterable[_builtins.int] | None = ...,
         energy: _abc.Iterable[_builtins.float] | None = ...,
         delta_energy: _abc.Iterable[_builtins.float] | None = ...,
+        probability: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "patterns", b"patterns", "request_ids", b"request_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "patterns", b"patterns", "probability", b"probability", "request_ids", b"request_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -985,19 +993,25 @@ class RecognizeResponse(_message.Message):
 
     ENERGY_FIELD_NUMBER: _builtins.int
     DELTA_ENERGY_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
     def delta_energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """See RecognizedFrame.probability."""
+
     def __init__(
         self,
         *,
         energy: _abc.Iterable[_builtins.float] | None = ...,
         delta_energy: _abc.Iterable[_builtins.float] | None = ...,
+        probability: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "probability", b"probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,10 +129,17 @@ class Engine:
     def _recognize(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
         batch = Batch(model, bank, lanes)
         energy = numpy_of(model.network.energy(model.parameters.slow, batch.fast, batch.x))
-        delta = numpy_of(delta_energy(model.network, model.parameters, batch.fast, batch.x))
+        gaps = delta_energy(model.network, model.parameters, batch.fast, batch.x)
+        stored = batch.column([lane.memory.patterns for lane in lanes])
+        probability = None if model.calibration is None else numpy_of(model.calibration.probability(gaps, stored))
+        delta = numpy_of(gaps)
         for job, row, part in batch.places_of_jobs():
             finite = np.isfinite(energy[row, part]).all()
-            recognized = Recognized(energy=energy[row, part], delta_energy=delta[row, part])
+            recognized = Recognized(
+                energy=energy[row, part],
+                delta_energy=delta[row, part],
+                probability=None if probability is None else probability[row, part],
+            )
             yield job, recognized if finite else ReadDiverged(_diverged(job, "reading"))
 
     def _delete(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:

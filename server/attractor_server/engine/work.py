@@ -67,6 +67,8 @@ class Recognized:
 
     energy: Floats
     delta_energy: Floats
+    probability: Floats | None = None
+    """(n,) that they are stored; None where the model is not calibrated"""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class Item:
         """Neighbours of one kind share a frame."""
         if isinstance(self.content, pb.SessionResponse):
             return (self,)
-        return (ServerError if isinstance(self.content, ServerError) else type(self.content), self.layout)
+        calibrated = isinstance(self.content, Recognized) and self.content.probability is not None
+        return (ServerError if isinstance(self.content, ServerError) else type(self.content), self.layout, calibrated)
 
     @property
     def size_bytes(self) -> int:
@@ -193,4 +194,5 @@ def _recognized(ids: Sequence[int], chunk: Sequence[Item]) -> pb.RecognizedFrame
         patterns=[len(one.energy) for one in recognized],
         energy=np.concatenate([one.energy for one in recognized]).tolist(),
         delta_energy=np.concatenate([one.delta_energy for one in recognized]).tolist(),
+        probability=[value for one in recognized for value in codec.probabilities(one)],
     )

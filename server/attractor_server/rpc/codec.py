@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.engine.work import Booleans, Floats, Recalled
+from attractor_server.engine.work import Booleans, Floats, Recalled, Recognized
 from attractor_server.errors import InvalidRequest, Violation, quoted
 from attractor_server.fields import Field, Layout
 
@@ -85,6 +85,11 @@ def scores(recalled: Sequence[Recalled]) -> pb.Scores:
         message.delta_energy.extend(one.delta_energy.tolist())
         message.steps.extend([one.steps] * len(one.values))
     return message
+
+
+def probabilities(recognized: Recognized) -> list[float]:
+    """One for each pattern; none where the model is not calibrated."""
+    return [] if recognized.probability is None else recognized.probability.tolist()
 
 
 def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int) -> list[slice]:

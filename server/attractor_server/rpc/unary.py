@@ -55,7 +55,11 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         job = self._job(Operation.RECOGNIZE, request.memory, request.tensors, context)
         recognized = await self._answer(job, context)
         assert isinstance(recognized, Recognized)
-        return pb.RecognizeResponse(energy=recognized.energy.tolist(), delta_energy=recognized.delta_energy.tolist())
+        return pb.RecognizeResponse(
+            energy=recognized.energy.tolist(),
+            delta_energy=recognized.delta_energy.tolist(),
+            probability=codec.probabilities(recognized),
+        )
 
     async def _write(
         self, operation: Operation, request: pb.StoreRequest | pb.EraseRequest, context: Context
