@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from attractor_server.cli_evaluate import evaluate
 from attractor_server.cli_memory import memory
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
@@ -33,6 +34,9 @@ def settings_options(command: Command) -> Command:
 @click.version_option(package_name="attractor")
 def main() -> None:
     """Attractor: a memory server whose memories are neural networks."""
+
+
+main.add_command(evaluate)
 
 
 @main.command()

@@ -1,0 +1,56 @@
+"""All rows of a model, or of several seeds of one (`attractor evaluate`)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from attractor_server.energy.model import Model
+from attractor_server.training.datasets.glyphs import Split
+from attractor_server.training.quality.bench import Bench
+from attractor_server.training.quality.curves import curve_rows
+from attractor_server.training.quality.erasing import erase_rows
+from attractor_server.training.quality.memory import memory_rows
+from attractor_server.training.quality.opened import open_model, recipe_of
+from attractor_server.training.quality.rivals import rival_rows
+from attractor_server.training.quality.rows import Row
+from attractor_server.training.quality.seeds import over_all, same_but_for_the_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """What is measured, and on how much."""
+
+    counts: Sequence[int] = ()
+    """Patterns in a memory; none: what is usual for the recipe"""
+    memories: int = 64
+    split: Split = "test"
+    rivals: bool = True
+    curves: bool = False
+
+
+def evaluate(names: Sequence[str], extent: Extent, *, control: str | None = None) -> Sequence[Row]:
+    """The rows of the models of these files or names; several have to be seeds of one recipe.
+
+    Rivals do not depend on the seed: they are measured once.
+
+    Raises:
+        ModelFileError: a file is no model.
+        SettingsError: a name is unknown, or the files do not belong together.
+    """
+    models = {name: open_model(name) for name in names}
+    same_but_for_the_seed({name: recipe_of(model) for name, model in models.items()})
+    memoryless = None if control is None else open_model(control)
+    first, *others = (_bench(model, extent) for model in models.values())
+    tables = [list(_own(bench, extent, memoryless)) for bench in (first, *others)]
+    rivals = list(rival_rows(first)) if extent.rivals else []
+    return [*over_all(tables), *rivals]
+
+
+def _bench(model: Model, extent: Extent) -> Bench:
+    return Bench.of(model, counts=extent.counts, memories=extent.memories, split=extent.split)
+
+
+def _own(bench: Bench, extent: Extent, control: Model | None) -> Iterator[Row]:
+    yield from memory_rows(bench, control=control)
+    if extent.curves:
+        yield from curve_rows(bench)
+    yield from erase_rows(bench)

@@ -1,0 +1,73 @@
+"""Rows as tables: for a terminal, and for a page."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from attractor_server.training.evaluation import HIGHER_IS_BETTER
+from attractor_server.training.quality.rows import Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEAD = ("method", "figure", "identified", "AUROC of ΔE", "kB a memory")
+TITLES: Mapping[str, str] = {
+    "patterns": "against patterns in a memory",
+    "steps": "against reading steps",
+    "age": "by age, 0 the newest, at twice the capacity",
+    "precision": "against bits of a fast weight",
+    "erase": "before and after erasing",
+}
+
+
+def rich_tables(rows: Iterable[Row]) -> Iterator["Table"]:
+    """One for each cue, number of patterns and curve."""
+    from rich.table import Table
+
+    for title, group in grouped(rows):
+        table = Table(HEAD[0], title=title, title_justify="left")
+        for head in HEAD[1:]:
+            table.add_column(head, justify="right", no_wrap=True)
+        for row in group:
+            table.add_row(*cells(row), style="bold" if row.family == "memory" else None)
+        yield table
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The same as Markdown, titles as paragraphs."""
+    return "\n\n".join(f"**{title}**\n\n{_lines(group)}" for title, group in grouped(rows))
+
+
+def grouped(rows: Iterable[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
+    """Rows that belong into one table, with its title; the order in each stays."""
+    for _, group in groupby(sorted(rows, key=_place), _place):
+        listed = list(group)
+        yield _title(listed[0]), listed
+
+
+def cells(row: Row) -> Sequence[str]:
+    """What stands in a table, by `HEAD`."""
+    method = row.method if row.at is None else f"{row.method}, {row.at:.3g}"
+    auroc = "" if row.auroc is None else f"{row.auroc:.3f}"
+    figure = f"{row.value:.4f} ± {row.interval:.4f}"
+    identified = f"{100 * row.identified:.1f} % ± {100 * row.identified_interval:.1f}"
+    return method, figure, identified, auroc, f"{row.bytes / 1000:,.1f}"
+
+
+def _place(row: Row) -> tuple[object, ...]:
+    curve = row.table in ("patterns", "steps", "age", "precision")
+    order = ("quality", *TITLES).index(row.table)
+    return row.model, order, row.cue, 0 if curve else row.count
+
+
+def _title(row: Row) -> str:
+    metric = row.metric.replace("_", " ")
+    better = "higher" if row.metric in HIGHER_IS_BETTER else "lower"
+    over = f"{row.seeds} seeds" if row.seeds > 1 else f"{row.memories} memories"
+    what = f"N = {row.count}" if row.table == "quality" else TITLES[row.table]
+    return f"{row.model}, cue: {row.cue}, {what}; {metric} ({better} is better), 95 % over {over}"
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *map(cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
