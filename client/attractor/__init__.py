@@ -4,6 +4,7 @@ from attractor._client import AsyncClient, connect
 from attractor._errors import (
     AttractorError,
     CannotErase,
+    CannotPull,
     Closed,
     Conflict,
     Diverged,
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncClient",
     "AttractorError",
     "CannotErase",
+    "CannotPull",
     "Client",
     "Closed",
     "Conflict",

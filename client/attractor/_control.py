@@ -133,6 +133,7 @@ def _model(model: pb.Model) -> ModelInfo:
         steps=model.steps,
         training_record=MessageToDict(model.training_record),
         erases=model.erases,
+        pulls=model.pulls,
     )
 
 

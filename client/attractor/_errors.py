@@ -9,7 +9,8 @@ AttractorError
 ├── Refused              the state of the server does not allow it
 │   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
 │   ├── Forgotten        a repeated store too old for its first answer to be known
-│   └── CannotErase      the memory's model has not learned to erase
+│   ├── CannotErase      the memory's model has not learned to erase
+│   └── CannotPull       the memory's model has not learned to pull known entries towards the cue
 ├── Exhausted            the server has no room for more
 ├── Unavailable          try again, perhaps elsewhere (the SDK did, where it could)
 │   ├── Draining         the shard is going away
@@ -88,6 +89,10 @@ class CannotErase(Refused):
     default_reason = "CANNOT_ERASE"
 
 
+class CannotPull(Refused):
+    default_reason = "CANNOT_PULL"
+
+
 class Exhausted(AttractorError):
     default_reason = "EXHAUSTED"
 
@@ -136,6 +141,7 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.FAILED_PRECONDITION, "PROTOCOL_VERSION"): ProtocolMismatch,
     (_Code.FAILED_PRECONDITION, "SEQUENCE_FORGOTTEN"): Forgotten,
     (_Code.FAILED_PRECONDITION, "CANNOT_ERASE"): CannotErase,
+    (_Code.FAILED_PRECONDITION, "CANNOT_PULL"): CannotPull,
     (_Code.FAILED_PRECONDITION, "WRITE_DIVERGED"): Diverged,
     (_Code.FAILED_PRECONDITION, "READ_DIVERGED"): Diverged,
     (_Code.PERMISSION_DENIED, ""): Refused,

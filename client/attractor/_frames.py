@@ -48,7 +48,8 @@ def frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
         sequences = [request.sequence for request in requests]
         return pb.SessionRequest(erase=pb.EraseFrame(columns=columns, sequences=sequences))
     if ask.operation is Operation.QUERY:
-        return pb.SessionRequest(query=pb.QueryFrame(columns=columns, steps=ask.steps, trajectory=ask.trajectory))
+        query = pb.QueryFrame(columns=columns, steps=ask.steps, trajectory=ask.trajectory, pull_known=ask.pull)
+        return pb.SessionRequest(query=query)
     return pb.SessionRequest(recognize=pb.RecognizeFrame(columns=columns))
 
 

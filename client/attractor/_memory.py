@@ -74,24 +74,28 @@ class Memory:
         model = await self._known_model(deadline_s)
         return await erased(self._start(model, _ERASE, pack(model, patterns), deadline_s))
 
-    async def query(
+    async def query(  # noqa: PLR0913 - all but the cues by keyword
         self,
         cues: Patterns,
         *,
         known: Patterns | None = None,
+        hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
         timeout_s: float | None = None,
     ) -> Recall:
         """Completes the cues.
 
-        `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed, none of which may be
-        missing; `steps` 0 takes the model's own number; `trajectory` also asks for every iterate.
+        `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed, none of which may be missing.
+        `hold` False pulls them towards the cue instead, as hard as the model has learned to, and they come back as the
+        memory has them: for cues that are known with noise. `steps` 0 takes the model's own number; `trajectory` also
+        asks for every iterate.
 
         Raises:
             Diverged: the reading loop left finite numbers.
+            CannotPull: `hold` is False, and the memory's model has not learned to pull.
         """
-        ask, deadline_s = reading(steps, trajectory), self._core.deadline_s(timeout_s)
+        ask, deadline_s = reading(steps, trajectory=trajectory, hold=hold), self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
         return await recalled(self._start(model, ask, pack_cues(model, cues, known), deadline_s))
 

@@ -37,17 +37,18 @@ class Ask:
     operation: Operation
     steps: int = 0
     trajectory: bool = False
+    pull: bool = False
 
 
-def reading(steps: int, trajectory: bool) -> Ask:
-    """A query with so many steps.
+def reading(steps: int, *, trajectory: bool, hold: bool) -> Ask:
+    """A query with so many steps, which holds what is known or pulls it.
 
     Raises:
         InvalidRequest: more steps than a query may take.
     """
     if not 0 <= steps <= STEPS_LIMIT:
         raise InvalidRequest.of("steps", f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
-    return Ask(operation=Operation.QUERY, steps=steps, trajectory=trajectory)
+    return Ask(operation=Operation.QUERY, steps=steps, trajectory=trajectory, pull=not hold)
 
 
 @dataclass(frozen=True)

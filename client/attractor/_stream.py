@@ -80,14 +80,15 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         cues: Source[Patterns | Cue],
         *,
         known: Patterns | None = None,
+        hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
     ) -> AsyncIterator[Recall]:
         """Completes each item of an iterable or async iterable; yields the recalls in the same order.
 
-        `known` holds for every item that is no `Cue` with a mask of its own.
+        `known` holds for every item that is no `Cue` with a mask of its own; `hold` as in `Memory.query`.
         """
-        ask = reading(steps, trajectory)
+        ask = reading(steps, trajectory=trajectory, hold=hold)
 
         def start(model: ModelInfo, item: Patterns | Cue) -> Ticket:
             cue = item if isinstance(item, Cue) else Cue(item)

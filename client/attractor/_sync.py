@@ -122,10 +122,16 @@ class SyncMemoryStream(Face[MemoryStream], AbstractContextManager["SyncMemoryStr
         return self._loop.iterate(partial(self._inner.store, _in_thread(batches)))
 
     def query(
-        self, cues: Iterable[Patterns | Cue], *, known: Patterns | None = None, steps: int = 0, trajectory: bool = False
+        self,
+        cues: Iterable[Patterns | Cue],
+        *,
+        known: Patterns | None = None,
+        hold: bool = True,
+        steps: int = 0,
+        trajectory: bool = False,
     ) -> Iterator[Recall]:
         """Completes each item; yields the recalls in the same order."""
-        query = partial(self._inner.query, _in_thread(cues), known=known, steps=steps, trajectory=trajectory)
+        query = partial(self._inner.query, _in_thread(cues), known=known, hold=hold, steps=steps, trajectory=trajectory)
         return self._loop.iterate(query)
 
 

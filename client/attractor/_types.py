@@ -59,6 +59,8 @@ class ModelInfo:
     training_record: Mapping[str, object]
     erases: bool = False
     """Whether its memories can erase patterns."""
+    pulls: bool = False
+    """Whether its queries can pull known entries towards the cue, rather than hold them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ ServerError
 │   ├── SequenceForgotten                           a repeat too old for its first answer to be known
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
 │   ├── ReadDiverged                                the reading loop left finite numbers
-│   └── CannotErase                                 the model has not learned to erase
+│   ├── CannotErase                                 the model has not learned to erase
+│   └── CannotPull                                  the model has not learned to pull known entries towards the cue
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
 │   └── BankFull                                    no place for the fast weights of another memory
@@ -117,6 +118,10 @@ class ReadDiverged(Refused):
 
 class CannotErase(Refused):
     reason = "CANNOT_ERASE"
+
+
+class CannotPull(Refused):
+    reason = "CANNOT_PULL"
 
 
 class Exhausted(ServerError):

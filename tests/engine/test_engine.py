@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.server.models import IMAGE, KEY, VALUE, tiny_model, whitened_model
+from tests.server.models import IMAGE, KEY, VALUE, WORD, able_model, tiny_model, whitened_model
 
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model
+from attractor_server.energy.reader import read
 from attractor_server.engine.bank import INITIAL, Bank
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
@@ -145,6 +146,40 @@ def test_known_entries_come_back_as_they_were_given(model: Model, loop: asyncio.
     (free,) = bench.run(bench.job(Operation.QUERY, "a", cue))
     assert isinstance(free, Recalled)
     assert (recalled.values[~known] != free.values[~known]).any()  # what is known bears on the rest
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_what_is_pulled_is_read_as_the_core_reads_it_and_nothing_is_put_back(
+    loop: asyncio.AbstractEventLoop, text: bool
+) -> None:
+    model = able_model("able", WORD, KEY) if text else able_model("able", IMAGE)
+    bench = Bench(model, loop)
+    cue = patterns(3, model.layout.size)
+    if text:
+        cue[:, :6] = RANDOM.integers(0, 6, (3, 6))
+    bench.store("a", cue[:1])
+    known = RANDOM.random(cue.shape) < 0.5
+    cue[~known & (RANDOM.random(cue.shape) < 0.3)] = np.nan
+    job = bench.job(Operation.QUERY, "a", cue, known)
+    job.pull = True
+    (recalled,) = bench.run(job)
+    assert isinstance(recalled, Recalled)
+    given, mask = torch.from_numpy(cue)[None], torch.from_numpy(known)[None]
+    fast = bench.engine._banks[model.digest].gather(torch.tensor([1]))
+    x, pull = model.encode(given), model.pull(given, mask)
+    with torch.no_grad():
+        expected = read(model.network, model.parameters, fast, x, pull=pull)
+        free = read(model.network, model.parameters, fast, x)
+    np.testing.assert_allclose(recalled.values, model.decode(expected.pattern)[0].numpy(), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(recalled.energy_after, free.energy_after[0].numpy())
+    assert (recalled.values[known] != cue[known]).any()
+
+
+def test_a_job_that_pulls_shares_no_batch_with_one_that_holds(bench: Bench) -> None:
+    holds, pulls = (bench.job(Operation.QUERY, "a", patterns(1)) for _ in range(2))
+    assert holds.program == pulls.program
+    pulls.pull = True
+    assert holds.program != pulls.program
 
 
 def test_what_was_stored_is_more_familiar_than_in_an_empty_memory(bench: Bench) -> None:

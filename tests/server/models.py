@@ -25,14 +25,15 @@ def able_model(name: str, *fields: Field) -> Model:
     """A model that can do all that one may be able to.
 
     It erases: what writing did along its energy gradient is taken back, and a little more. It is calibrated, to odds of
-    exp(−1 − 2·ΔE + ½·log(1 + stored)).
+    exp(−1 − 2·ΔE + ½·log(1 + stored)). It pulls, less at each step.
     """
     plain = tiny_model(name, *fields)
     eraser = initial_eraser(2, plain.parameters.initial)
     moves = {key: torch.full((2,), -0.2) for key in eraser if key.startswith("energy.")}
+    reader = {**plain.parameters.reader, "log_proximity": torch.tensor([0.5, 0.4, 0.3, 0.2]).log()}
     return replace(
         plain,
-        parameters=replace(plain.parameters, eraser={**eraser, **moves}),
+        parameters=replace(plain.parameters, reader=reader, eraser={**eraser, **moves}),
         calibration=Calibration(torch.tensor(CALIBRATION)),
     )
 

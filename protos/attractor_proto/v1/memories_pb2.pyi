@@ -302,6 +302,7 @@ class Model(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     TRAINING_RECORD_FIELD_NUMBER: _builtins.int
     ERASES_FIELD_NUMBER: _builtins.int
+    PULLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """"sha256:" and 64 hexadecimal digits, over the content of the model file."""
@@ -313,6 +314,8 @@ class Model(_message.Message):
     """Reading steps when a query asks for none."""
     erases: _builtins.bool
     """Whether its memories can erase patterns."""
+    pulls: _builtins.bool
+    """Whether its queries can pull known entries towards the cue."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]: ...
     @_builtins.property
@@ -330,10 +333,11 @@ class Model(_message.Message):
         steps: _builtins.int = ...,
         training_record: _struct_pb2.Struct | None = ...,
         erases: _builtins.bool = ...,
+        pulls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_record", b"training_record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "digest", b"digest", "erases", b"erases", "fields", b"fields", "name", b"name", "page_bytes", b"page_bytes", "steps", b"steps", "training_record", b"training_record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "digest", b"digest", "erases", b"erases", "fields", b"fields", "name", b"name", "page_bytes", b"page_bytes", "pulls", b"pulls", "steps", b"steps", "training_record", b"training_record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

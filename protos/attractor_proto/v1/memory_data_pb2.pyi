@@ -71,7 +71,8 @@ class Tensor(_message.Message):
     """Row-major, little-endian."""
     known: _builtins.bytes
     """Cues only: which entries (of a text: characters) are known, a bit each, the first entry in the lowest bit of the first byte, padded to
-    whole bytes at the end of the tensor. Known entries are held fixed while reading; a missing entry cannot be known.
+    whole bytes at the end of the tensor. Known entries are held fixed while reading, or,
+    where the query says `pull_known`, pulled towards the cue; a missing entry cannot be known.
     Empty: nothing is held, the whole cue is a starting point.
     """
     @_builtins.property
@@ -465,10 +466,16 @@ class QueryFrame(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     TRAJECTORY_FIELD_NUMBER: _builtins.int
+    PULL_KNOWN_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Reading steps, for the whole frame; 0 for the model's own number, at most 256."""
     trajectory: _builtins.bool
     """Also stream every iterate, in `trajectory` frames before the answer."""
+    pull_known: _builtins.bool
+    """Known entries are not held fixed but pulled towards the cue, as hard as the model has learned to at each step, and
+    come back as the memory has them: for cues that are known with noise. Needs a model that `pulls`: else the requests
+    fail with FAILED_PRECONDITION, reason CANNOT_PULL.
+    """
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
     def __init__(
@@ -477,10 +484,11 @@ class QueryFrame(_message.Message):
         columns: Global___RequestColumns | None = ...,
         steps: _builtins.int = ...,
         trajectory: _builtins.bool = ...,
+        pull_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "steps", b"steps", "trajectory", b"trajectory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "pull_known", b"pull_known", "steps", b"steps", "trajectory", b"trajectory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -921,8 +929,11 @@ class QueryRequest(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    PULL_KNOWN_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     steps: _builtins.int
+    pull_known: _builtins.bool
+    """See QueryFrame.pull_known."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     def __init__(
@@ -931,10 +942,11 @@ class QueryRequest(_message.Message):
         memory: _builtins.str = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         steps: _builtins.int = ...,
+        pull_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "steps", b"steps", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "pull_known", b"pull_known", "steps", b"steps", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

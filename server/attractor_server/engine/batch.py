@@ -64,8 +64,11 @@ class Batch:
         self.present = torch.from_numpy(present).to(self._device)
         """(memories, patterns)"""
         known = self._known(values.shape)
-        self.hold = None if known is None else model.hold(given, known)
-        """Puts what is known back into any x; None where nothing is"""
+        pull = lanes[0].jobs[0].pull
+        self.hold = None if known is None or pull else model.hold(given, known)
+        """Puts what is known back into any x; None where nothing is held"""
+        self.pull = model.pull(given, known) if known is not None and pull else None
+        """What the proximity term descends by towards what is known; None where nothing is pulled"""
         self.fast = bank.gather(self.column([lane.memory.page for lane in lanes]))
         """Each (memories, *shape)"""
 

@@ -106,6 +106,7 @@ class Engine:
             batch.fast,
             batch.x,
             hold=batch.hold,
+            pull=batch.pull,
             steps=first.steps,
             trajectory=first.trajectory,
         )
@@ -202,8 +203,8 @@ def _count(job: Job, place: int) -> Stored | Erased:
 
 
 def _held(job: Job, values: Floats) -> Floats:  # (…, n, d)
-    """The values, known ones exactly as the cue has them: the way to network units and back may round."""
-    if job.known is None or job.values is None:
+    """The values, those held exactly as the cue has them: the way to network units and back may round."""
+    if job.known is None or job.values is None or job.pull:
         return values
     return np.where(job.known, job.values, values)
 

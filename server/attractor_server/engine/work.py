@@ -98,6 +98,8 @@ class Job:
     steps: int = 0
     """Reading steps of a query"""
     trajectory: bool = False
+    pull: bool = False
+    """Known entries of a query are pulled towards the cue, not held"""
     deadline_s: float | None = None
     """On the event loop's clock"""
     counted: bool = False
@@ -118,7 +120,7 @@ class Job:
     @property
     def program(self) -> tuple[object, ...]:
         """Jobs of one program can be computed in one batch."""
-        return (self.operation, self.memory.model_digest, self.steps, self.trajectory)
+        return (self.operation, self.memory.model_digest, self.steps, self.trajectory, self.pull)
 
     def fail(self, error: ServerError) -> None:
         """Answers with an error, unless there is an answer."""

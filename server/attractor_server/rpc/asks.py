@@ -19,6 +19,7 @@ class Ask:
     sequences: Sequence[int] = ()
     steps: int = 0
     trajectory: bool = False
+    pull: bool = False
 
     @property
     def where(self) -> str:
@@ -50,7 +51,9 @@ class Ask:
                 sequences = [self.sequences[i] for i in chosen]
                 return pb.SessionRequest(erase=pb.EraseFrame(columns=columns, sequences=sequences))
             case Operation.QUERY:
-                query = pb.QueryFrame(columns=columns, steps=self.steps, trajectory=self.trajectory)
+                query = pb.QueryFrame(
+                    columns=columns, steps=self.steps, trajectory=self.trajectory, pull_known=self.pull
+                )
                 return pb.SessionRequest(query=query)
             case _:
                 return pb.SessionRequest(recognize=pb.RecognizeFrame(columns=columns))
@@ -64,5 +67,11 @@ def ask_of(frame: pb.SessionRequest) -> Ask:
         return Ask(operation=Operation.ERASE, columns=frame.erase.columns, sequences=frame.erase.sequences)
     if frame.HasField("query"):
         query = frame.query
-        return Ask(operation=Operation.QUERY, columns=query.columns, steps=query.steps, trajectory=query.trajectory)
+        return Ask(
+            operation=Operation.QUERY,
+            columns=query.columns,
+            steps=query.steps,
+            trajectory=query.trajectory,
+            pull=query.pull_known,
+        )
     return Ask(operation=Operation.RECOGNIZE, columns=frame.recognize.columns)

@@ -138,5 +138,6 @@ def _model(model: ModelCard) -> pb.Model:
         page_bytes=model.page_bytes,
         steps=model.steps,
         erases=model.erases,
+        pulls=model.pulls,
         training_record=ParseDict(dict(model.record), struct_pb2.Struct()),
     )

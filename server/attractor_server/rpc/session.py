@@ -217,7 +217,7 @@ class Session:
         if ask.columns.deadline_ms and ask.columns.deadline_ms[i]:
             job.deadline_s = anyio.current_time() + ask.columns.deadline_ms[i] / 1000
         if ask.operation is Operation.QUERY:
-            self._shard.reading(job, steps=ask.steps, trajectory=ask.trajectory)
+            self._shard.reading(job, steps=ask.steps, trajectory=ask.trajectory, pull=ask.pull)
             self._check_weight(job)
         return job
 

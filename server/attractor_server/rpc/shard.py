@@ -13,6 +13,7 @@ from attractor_server.engine.work import Answer, Erased, Job, Memories, Operatio
 from attractor_server.errors import (
     Cancelled,
     CannotErase,
+    CannotPull,
     InvalidRequest,
     ModelNotFound,
     ServerError,
@@ -44,6 +45,8 @@ class ModelCard(Protocol):
     def steps(self) -> int: ...  # noqa: D102
     @property
     def erases(self) -> bool: ...  # noqa: D102
+    @property
+    def pulls(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +132,19 @@ class Shard:
             known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
         )
 
-    def reading(self, job: Job, *, steps: int, trajectory: bool) -> None:
-        """Sets how a query reads; no steps mean the model's own number."""
-        job.steps = steps or self.model(job.memory.model).steps
-        job.trajectory = trajectory
+    def reading(self, job: Job, *, steps: int, trajectory: bool, pull: bool) -> None:
+        """Sets how a query reads; no steps mean the model's own number.
+
+        Raises:
+            CannotPull: a pull, and the memory's model has not learned it.
+        """
+        model = self.model(job.memory.model)
+        if pull and not model.pulls:
+            raise CannotPull(
+                f"model {model.name} cannot pull known entries towards the cue; hold them, "
+                "or use a model that does (its `pulls` is true)"
+            )
+        job.steps, job.trajectory, job.pull = steps or model.steps, trajectory, pull
 
 
 def counted(job: Job, client_id: str, sequence: int) -> Answer | None:

@@ -43,7 +43,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer)
         check_steps(request.steps, "steps")
         job = self._job(Operation.QUERY, request.memory, request.tensors, context)
-        self._shard.reading(job, steps=request.steps, trajectory=False)
+        self._shard.reading(job, steps=request.steps, trajectory=False, pull=request.pull_known)
         recalled = await self._answer(job, context)
         assert isinstance(recalled, Recalled)
         layout = self._shard.model(job.memory.model).layout
