@@ -1,5 +1,6 @@
 """Attractor: a memory server whose memories are neural networks. This is its client."""
 
+from attractor import audio
 from attractor._client import AsyncClient, connect
 from attractor._errors import (
     AttractorError,
@@ -29,6 +30,7 @@ from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
 from attractor._text import MISSING
 from attractor._types import (
+    AudioFormat,
     Cue,
     EraseResult,
     Familiarity,
@@ -45,6 +47,7 @@ __all__ = [
     "MISSING",
     "AsyncClient",
     "AttractorError",
+    "AudioFormat",
     "CannotErase",
     "CannotPull",
     "Client",
@@ -80,5 +83,6 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "WrongBackend",
+    "audio",
     "connect",
 ]

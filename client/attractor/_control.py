@@ -14,7 +14,7 @@ from grpc import aio
 from attractor._channel import Channel
 from attractor._errors import Closed, MemoryNotFound, TimeoutExceeded, Unavailable, from_rpc
 from attractor._settings import Settings
-from attractor._types import FieldInfo, FieldKind, MemoryInfo, ModelInfo
+from attractor._types import AudioFormat, FieldInfo, FieldKind, MemoryInfo, ModelInfo
 from attractor._waking import raise_if_cancelled
 from attractor_proto.v1 import memories_pb2 as pb
 
@@ -139,4 +139,16 @@ def _model(model: pb.Model) -> ModelInfo:
 
 def _field(field: pb.Field) -> FieldInfo:
     kind = _KINDS.get(field.kind, "vector")
-    return FieldInfo(name=field.name, kind=kind, shape=tuple(field.shape), alphabet=field.alphabet)
+    audio = _audio(field.audio) if field.HasField("audio") else None
+    return FieldInfo(name=field.name, kind=kind, shape=tuple(field.shape), alphabet=field.alphabet, audio=audio)
+
+
+def _audio(audio: pb.AudioFormat) -> AudioFormat:
+    return AudioFormat(
+        sample_rate_hz=audio.sample_rate_hz,
+        window=audio.window,
+        hop=audio.hop,
+        mels=audio.mels,
+        low_hz=audio.low_hz,
+        high_hz=audio.high_hz,
+    )

@@ -32,6 +32,23 @@ FieldKind = Literal["vector", "image", "text", "audio"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioFormat:
+    """How log-mel frames, (frames, mels) in decibels, come from sound: `attractor.audio` goes both ways."""
+
+    sample_rate_hz: int
+    window: int
+    """Samples under one frame."""
+    hop: int
+    """Samples from one frame to the next."""
+    mels: int
+    """Bands."""
+    low_hz: float
+    """Lower edge of the first band."""
+    high_hz: float
+    """Upper edge of the last band."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FieldInfo:
     """A named part of every pattern of a model; `shape` is that of one pattern."""
 
@@ -40,6 +57,8 @@ class FieldInfo:
     shape: tuple[int, ...]
     alphabet: str = ""
     """Of a text field: the characters there are."""
+    audio: AudioFormat | None = None
+    """Of an audio field that holds log-mel frames."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,18 @@ from attractor_server.energy.model import Model, save_model
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform, Whitening
-from attractor_server.fields import Field, Layout
+from attractor_server.fields import AudioFormat, Field, Layout
 
 IMAGE = Field(name="image", kind="image", shape=(4, 4), minimum=-4.0, maximum=5.0)
 KEY = Field(name="key", kind="vector", shape=(8,))
 CALIBRATION = (-1.0, -2.0, 0.5)
 VALUE = Field(name="value", kind="vector", shape=(6,))
+SOUND = Field(
+    name="sound",
+    kind="audio",
+    shape=(4, 6),
+    audio=AudioFormat(sample_rate_hz=8000, window=256, hop=128, mels=6, low_hz=62.5, high_hz=3800.0),
+)
 WORD = Field(name="word", kind="text", shape=(6,), alphabet=" abcde")
 
 
@@ -84,10 +90,11 @@ def whitened_model(name: str, *fields: Field, left_out: int = 3) -> Model:
 def write_models(folder: Path) -> Path:
     """Files of models: `tiny` with one image field, `pair` with two vectors, `note` with a text and a vector.
 
-    `able` has the field of `tiny`, and can do all that a model may be able to.
+    `sound` has log-mel frames; `able` has the field of `tiny`, and can do all that a model may be able to.
     """
     save_model(tiny_model("tiny", IMAGE), folder / "tiny.safetensors")
     save_model(tiny_model("pair", KEY, VALUE, seed=1), folder / "pair.safetensors")
     save_model(tiny_model("note", WORD, KEY, features=44), folder / "note.safetensors")
+    save_model(tiny_model("sound", SOUND), folder / "sound.safetensors")
     save_model(able_model("able", IMAGE), folder / "able.safetensors")
     return folder

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server import raw
 from tests.server.raw import columns, raw_session, tensor
 
+import attractor
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import ShardSpec, running_shard
@@ -76,6 +77,16 @@ async def test_models_tell_all_that_a_client_needs(channel: aio.Channel) -> None
     assert {field.kind for field in pair.fields} == {memories_pb2.FIELD_KIND_VECTOR}
     assert (pair.capacity, pair.steps, pair.page_bytes) == (8, 4, 4 * (12 * 12 + 12))
     assert MessageToDict(pair.training_record) == {"made": "for tests"}
+
+
+async def test_an_audio_field_says_how_its_frames_come_from_sound(client: attractor.AsyncClient) -> None:
+    (sound,) = (await client.model("sound")).fields
+    assert (sound.kind, sound.shape) == ("audio", (4, 6))
+    assert sound.audio == attractor.AudioFormat(
+        sample_rate_hz=8000, window=256, hop=128, mels=6, low_hz=62.5, high_hz=3800.0
+    )
+    (image,) = (await client.model("tiny")).fields
+    assert image.audio is None
 
 
 async def test_values_go_in_every_dtype_that_the_contract_has(channel: aio.Channel) -> None:

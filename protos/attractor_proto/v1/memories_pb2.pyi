@@ -257,6 +257,49 @@ class DeleteResponse(_message.Message):
 Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
 
 @_typing.final
+class AudioFormat(_message.Message):
+    """How log-mel frames come from sound. A frame lies under a Hann window; its spectrum, of the window followed by as many
+    zeros, is summed in triangular bands that are evenly spaced in mel, 2595·log10(1 + f/700), each with a peak of 1. A sine
+    of amplitude 1 in the middle of a band is at about 0 dB; all is cut at −80 dB and 0 dB.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    HOP_FIELD_NUMBER: _builtins.int
+    MELS_FIELD_NUMBER: _builtins.int
+    LOW_HZ_FIELD_NUMBER: _builtins.int
+    HIGH_HZ_FIELD_NUMBER: _builtins.int
+    sample_rate_hz: _builtins.int
+    window: _builtins.int
+    """Samples under one frame."""
+    hop: _builtins.int
+    """Samples from one frame to the next. No frame is padded."""
+    mels: _builtins.int
+    """Bands."""
+    low_hz: _builtins.float
+    """Lower edge of the first band, and upper edge of the last."""
+    high_hz: _builtins.float
+    def __init__(
+        self,
+        *,
+        sample_rate_hz: _builtins.int = ...,
+        window: _builtins.int = ...,
+        hop: _builtins.int = ...,
+        mels: _builtins.int = ...,
+        low_hz: _builtins.float = ...,
+        high_hz: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high_hz", b"high_hz", "hop", b"hop", "low_hz", b"low_hz", "mels", b"mels", "sample_rate_hz", b"sample_rate_hz", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AudioFormat: _TypeAlias = AudioFormat  # noqa: Y015
+
+@_typing.final
 class Field(_message.Message):
     """A named part of every pattern of a model."""
 
@@ -266,6 +309,7 @@ class Field(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     ALPHABET_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___FieldKind.ValueType
     alphabet: _builtins.str
@@ -274,6 +318,10 @@ class Field(_message.Message):
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Of one pattern."""
 
+    @_builtins.property
+    def audio(self) -> Global___AudioFormat:
+        """Audio fields that hold log-mel frames, in decibels, of shape (frames, mels)."""
+
     def __init__(
         self,
         *,
@@ -281,10 +329,11 @@ class Field(_message.Message):
         kind: Global___FieldKind.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         alphabet: _builtins.str = ...,
+        audio: Global___AudioFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alphabet", b"alphabet", "kind", b"kind", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alphabet", b"alphabet", "audio", b"audio", "kind", b"kind", "name", b"name", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

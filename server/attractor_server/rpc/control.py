@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.json_format import ParseDict
@@ -126,7 +127,8 @@ def _memory(record: Record) -> pb.Memory:
 
 def _field(field: Field) -> pb.Field:
     kind = pb.FieldKind.Value(f"FIELD_KIND_{field.kind.upper()}")
-    return pb.Field(name=field.name, kind=kind, shape=field.shape, alphabet=field.alphabet)
+    audio = None if field.audio is None else pb.AudioFormat(**asdict(field.audio))
+    return pb.Field(name=field.name, kind=kind, shape=field.shape, alphabet=field.alphabet, audio=audio)
 
 
 def _model(model: ModelCard) -> pb.Model:
