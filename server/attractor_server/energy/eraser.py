@@ -25,8 +25,8 @@ def erase(  # noqa: PLR0913
 ) -> Tensors:
     """The fast weights after erasing the patterns that are present, each (memories, *shape).
 
-    At step s: θ ← θ − (1 + stored/16)^p·(n/16)^q·(a·∇_θE + b·∇_θ‖∇ₓE‖² + c·(θ − θ₀)), the gradients of the mean over the
-    n patterns, clipped; p, q, and a, b, c for each tensor and step are learned. Needs `parameters.eraser`.
+    At step s: θ ← θ − (1 + stored/16)^p·(n/16)^q·(a·∇_θE + b·∇_θ‖∇ₓE‖² + c·(θ − θ₀)), the gradients of the mean over
+    the n patterns, clipped; p, q, and a, b, c for each tensor and step are learned. Needs `parameters.eraser`.
     """
     gradients, eraser = gradients_of(network), parameters.eraser
     patterns, weight, now = weighted(patterns, present)
