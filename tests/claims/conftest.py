@@ -1,0 +1,41 @@
+"""A real shard with the small models, and the SDK's client of it."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from tests.claims.models import write_models
+
+import attractor
+from attractor_server.app import ShardSpec, running_shard
+from attractor_server.energy.model import Model
+from attractor_server.topology import Topology
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors as small as these are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def models(folder: Path, one_thread: None) -> Mapping[str, Model]:
+    """What the files hold, by name, to compute answers from by another way."""
+    return write_models(folder)
+
+
+@pytest.fixture
+async def client(folder: Path, models: Mapping[str, Model]) -> AsyncIterator[attractor.AsyncClient]:
+    async with running_shard(ShardSpec(models=folder, bank_bytes=1 << 20)) as shard:
+        await shard.learn(Topology(1, (shard.info,)))
+        async with attractor.connect(shard.info.address, timeout_s=20) as connected:
+            yield connected
