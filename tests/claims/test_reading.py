@@ -94,17 +94,21 @@ async def test_noise_is_cleaned(client: attractor.AsyncClient, models: Mapping[s
 async def test_known_entries_are_held_and_help_the_others(
     client: attractor.AsyncClient, models: Mapping[str, Model]
 ) -> None:
-    patterns = stored_patterns(models["signs"])
-    cues = damaged(patterns)
+    model = models["signs"]
+    patterns = stored_patterns(model)
+    cues = damaged(patterns, noise=0.2)
     known = ~np.isnan(cues)
     memory = await client.create_memory("a", model="signs")
     await memory.store(patterns)
-    held, free = await memory.query(cues, known=known, trajectory=True), await memory.query(cues)
-    assert held.trajectory is not None
-    for iterate in held.trajectory.pattern:
-        assert (iterate[known] == cues[known]).all()
+    recall, free = await memory.query(cues, known=known, trajectory=True), await memory.query(cues)
+    assert recall.trajectory is not None
+    held = recall.trajectory.pattern
+    assert (held[:, known] == cues[known]).all()
     assert (free.pattern[known] != cues[known]).all()
-    assert (np.sign(held.pattern) == patterns).all()
+    expected = descended(model, held, model.parameters.reader["momentum_logit"].sigmoid().numpy())
+    np.testing.assert_allclose(held[1:, ~known], expected[:, ~known], atol=TOLERANCE)
+    assert np.abs(recall.pattern - free.pattern)[~known].max() > 50 * TOLERANCE
+    assert (np.sign(recall.pattern) == patterns).all()
 
 
 async def test_the_learned_step_sizes_scale_the_gradients(
