@@ -18,6 +18,7 @@ TORCH = (
     *("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "setuptools", "sympy", "typing_extensions"),
 )
 RECIPES = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
+RAY_TRAIN = "attractor_server.training.ray_train"
 GRPC = (
     *("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "typing_extensions"),
     *("anyio", "idna", "numpy"),
@@ -65,8 +66,8 @@ def faults_in(package: str, allowed: tuple[str, ...]) -> dict[str, str]:
     return faults
 
 
-def each_module_of(*packages: str) -> pytest.MarkDecorator:
-    cases = [(package, module) for package in packages for module in modules_in(package)]
+def each_module_of(*packages: str, but: str = "") -> pytest.MarkDecorator:
+    cases = [(package, module) for package in packages for module in modules_in(package) if module != but]
     return pytest.mark.parametrize(("package", "module"), cases, ids=[module for _, module in cases])
 
 
@@ -76,10 +77,14 @@ def test_the_science_is_imported_where_only_torch_is_installed(package: str, mod
     assert fault is None, fault
 
 
-@each_module_of("attractor_server.training")
+@each_module_of("attractor_server.training", but=RAY_TRAIN)
 def test_training_is_imported_where_only_torch_and_what_checks_recipes_are_installed(package: str, module: str) -> None:
     fault = faults_in(package, TORCH + RECIPES).get(module)
     assert fault is None, fault
+
+
+def test_one_file_of_training_needs_ray() -> None:
+    assert "ray is not to be imported here" in faults_in("attractor_server.training", TORCH + RECIPES)[RAY_TRAIN]
 
 
 @each_module_of("attractor_server.rpc", "attractor_server.storage")
@@ -101,8 +106,14 @@ def test_importing_attractor_loads_neither_torch_nor_ray_nor_the_server() -> Non
     assert {"torch", "ray", "attractor_server"}.isdisjoint(run.stdout.split())
 
 
-def test_without_the_cluster_nothing_loads_ray() -> None:
-    composition = ("attractor_server.cluster", "attractor_server.app", "attractor_server.cli", "attractor_server.demo")
+def test_without_the_cluster_and_its_workers_nothing_loads_ray() -> None:
+    composition = (
+        RAY_TRAIN,
+        "attractor_server.cluster",
+        "attractor_server.app",
+        "attractor_server.cli",
+        "attractor_server.demo",
+    )
     modules = [name for name in modules_in("attractor_server") if not name.startswith(composition)]
     script = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]; print(*sys.modules)"
     command = [sys.executable, "-I", "-c", script, *modules]

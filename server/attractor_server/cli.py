@@ -92,6 +92,13 @@ def serve(config: Path | None, **flags: str | None) -> None:
 @click.option("--control", is_flag=True, help="Train the same network without writes, to compare with.")
 @click.option("--fresh", is_flag=True, help="Start anew, even where a run could be resumed.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that draw episodes of their own and average their gradients, one processor each.",
+)
 def train(  # noqa: PLR0913
     recipe: Path,
     output: Path,
@@ -101,6 +108,7 @@ def train(  # noqa: PLR0913
     control: bool,
     fresh: bool,
     quiet: bool,
+    workers: int,
 ) -> None:
     """Meta-train the model of a RECIPE: a TOML file, or the name of one that ships."""
     with _clear_errors():
@@ -119,7 +127,12 @@ def train(  # noqa: PLR0913
             resume=not fresh,
             show_progress=not quiet,
         )
-        model = meta_train(path, options)
+        if workers > 1:
+            from attractor_server.training.ray_train import train_on_workers  # noqa: PLC0415 - loads ray
+
+            model = train_on_workers(path, options, workers=workers)
+        else:
+            model = meta_train(path, options)
         click.echo(f"{model.name} {model.digest} is in {output}")
 
 

@@ -14,6 +14,7 @@ from attractor_server.training.meta import Phase, Trainer
 from attractor_server.training.objective import episode_losses
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.start import untrained
+from attractor_server.training.team import ALONE, Team
 
 TOML = """
 name = "tiny"
@@ -93,13 +94,18 @@ def stripes() -> Dataset:
 
 
 def trainer(
-    *, steps: int = RECIPE.optimizer.steps, data: Dataset | None = None, name: str = "tiny", network: str = "quadratic"
+    *,
+    steps: int = RECIPE.optimizer.steps,
+    data: Dataset | None = None,
+    name: str = "tiny",
+    network: str = "quadratic",
+    team: Team = ALONE,
 ) -> Trainer:
     """A trainer at its first step."""
     optimizer = RECIPE.optimizer.model_copy(update={"steps": steps})
     networks = {"quadratic": RECIPE.network, "bilinear": {"kind": "bilinear", "keys": 24, "values": 32}}
     recipe = RECIPE.model_copy(update={"name": name, "optimizer": optimizer, "network": networks[network]})
-    return Trainer(recipe, untrained(recipe, stripes()), data or stripes(), MAIN)
+    return Trainer(recipe, untrained(recipe, stripes()), data or stripes(), MAIN, team)
 
 
 def spoilt(data: Dataset, factor: float) -> Dataset:

@@ -15,27 +15,42 @@ Figures = Mapping[str, float]
 
 
 class Journal:
-    """Saves a run now and then; losses and figures on validation data go to `log.jsonl` and to TensorBoard."""
+    """Saves a run now and then; losses and figures on validation data go to `log.jsonl` and to TensorBoard.
 
-    def __init__(self, trainer: Trainer, measure: Callable[[], Figures], run_dir: Path, *, phase: str = "main") -> None:
+    Each worker of a team keeps one, because all of them are needed to save; worker 0 alone measures and writes.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        measure: Callable[[], Figures],
+        run_dir: Path,
+        *,
+        phase: str = "main",
+        writes: bool = True,
+    ) -> None:
         self._trainer = trainer
         self._measure = measure
         self._run_dir = run_dir
         self._phase = phase
-        self._saved_s = self._measured_s = time.monotonic()
+        self._writes = writes
+        self._saved_s = trainer.progress.elapsed_s
+        self._measured_s = time.monotonic()
         self._figures: Figures = {}
 
     def keep(self, progress: Progress) -> Figures:
         """The newest figures; measures and saves where it is time to."""
         if time.monotonic() - self._measured_s > MEASURE_EVERY_S:
             self.measure(progress)
-        if time.monotonic() - self._saved_s > SAVE_EVERY_S:
+        if progress.elapsed_s - self._saved_s > SAVE_EVERY_S:  # the run's time, on which all workers agree
             self._trainer.save(self._run_dir)
-            self._saved_s = time.monotonic()
+            self._saved_s = progress.elapsed_s
         return self._figures
 
     def measure(self, progress: Progress) -> None:
-        """Takes the figures now, and logs them."""
+        """Takes the figures now, and logs them; nothing where another worker does it."""
+        if not self._writes:
+            return
         self._figures = self._measure()
         losses = {"loss": progress.loss, "familiarity": progress.familiarity, "skipped": progress.skipped}
         entry = {"phase": self._phase, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1)}

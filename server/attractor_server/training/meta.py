@@ -18,9 +18,12 @@ from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Source
 from attractor_server.training.objective import Losses
 from attractor_server.training.recipe import OptimizerTable, Recipe
+from attractor_server.training.team import ALONE, Team, average_gradients
 
 WARM_UP = 50
 _SMOOTHING = 0.98
+_RANK_STRIDE = 0x9E3779B9
+"""Between the seeds of a team's workers: torch's generator sees the lowest 32 bits, which differ for all of them"""
 
 Objective: TypeAlias = Callable[[Model, Source, Recipe, Generator], Losses]
 
@@ -56,20 +59,25 @@ _NOWHERE = Progress(0, 0.0, 0.0, math.nan, math.nan, 0)
 
 
 class Trainer:
-    """One phase of a recipe: its parameters, its optimiser and its randomness, saved and resumed together."""
+    """One phase of a recipe: its parameters, its optimiser and its randomness, saved and resumed together.
 
-    def __init__(self, recipe: Recipe, start: Model, source: Source, phase: Phase) -> None:
+    Each worker of a team has one, of the same recipe and start, and calls the same methods in the same order. Each
+    draws its own episodes; the parameters stay the same on all of them.
+    """
+
+    def __init__(self, recipe: Recipe, start: Model, source: Source, phase: Phase, team: Team = ALONE) -> None:
         self._recipe = recipe
         self._start = start
         self._source = source
         self._phase = phase
+        self._team = team
         flat = start.parameters.flat()
         self._fixed = {name: value for name, value in flat.items() if not phase.learns(name)}
         self._learned: Tensors = {
             name: value.clone().requires_grad_() for name, value in flat.items() if phase.learns(name)
         }
         self._optimizer = _optimizer(self._learned, recipe.optimizer)
-        self._generator = Generator().manual_seed(recipe.seed)
+        self._generator = Generator().manual_seed(recipe.seed + team.rank * _RANK_STRIDE)
         self._progress = _NOWHERE
 
     @property
@@ -86,7 +94,8 @@ class Trainer:
     def run(self, *, budget_s: float, each_step: Callable[[Progress], None]) -> None:
         """Trains until the recipe's steps are done or the time of all sittings, `each_step` included, is up.
 
-        The rates decay towards whichever comes first. With an infinite budget a resumed run equals an unbroken one.
+        A team's time is that of its worker 0, so that all end after the same step. The rates decay towards whichever
+        comes first. With an infinite budget a resumed run equals an unbroken one.
 
         Raises:
             SettingsError: the budget is not positive.
@@ -96,21 +105,23 @@ class Trainer:
         before_s, started_s = self._progress.elapsed_s, time.monotonic()
         while (share := self._share(budget_s)) < 1:
             loss, familiarity, skipped = self._advance(share)
-            elapsed_s = before_s + time.monotonic() - started_s
+            elapsed_s = self._team.agree(before_s + time.monotonic() - started_s)
             step = self._progress.step + 1
             self._progress = Progress(step, share, elapsed_s, loss, familiarity, self._progress.skipped + skipped)
             each_step(self._progress)
 
     def save(self, run_dir: Path) -> None:
-        """Writes all that `resume` needs, in one move."""
+        """Writes all that `resume` needs, in one move; of a team, worker 0 does it for all."""
         now = self._progress
         state = {
             "recipe": self._recipe.as_record(),
             "learned": {name: value.detach() for name, value in self._learned.items()},
             "optimizer": self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
+            "generator": self._team.gather(self._generator.get_state()),  # (workers, bytes)
             "progress": (now.step, now.share, now.elapsed_s, now.loss, now.familiarity, now.skipped),
         }
+        if self._team.rank:
+            return
         run_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=run_dir, prefix=".saving-") as folder:
             draft = Path(folder) / self._file
@@ -121,10 +132,10 @@ class Trainer:
         """Goes on where `save` left off; False if nothing was saved there.
 
         Raises:
-            SettingsError: what was saved there is a run of another recipe.
+            SettingsError: what was saved there is a run of another recipe, or of another number of workers.
         """
         path = run_dir / self._file
-        if not path.exists():
+        if not self._team.agree(path.exists()):
             return False
         state = torch.load(path, weights_only=True)
         if state["recipe"] != self._recipe.as_record():
@@ -132,10 +143,16 @@ class Trainer:
                 f"{run_dir} holds a run of another recipe ({state['recipe']['name']}); expected a run of this one, "
                 "or an empty folder: name another folder, or take the same recipe"
             )
+        generators = state["generator"].reshape(-1, self._generator.get_state().numel())
+        if len(generators) != self._team.size:
+            raise SettingsError(
+                f"workers: saw {self._team.size}; expected {len(generators)}, by which the run in {run_dir} was begun, "
+                "or another folder"
+            )
         for name, value in state["learned"].items():
             self._learned[name].data.copy_(value)
         self._optimizer.load_state_dict(state["optimizer"])
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(generators[self._team.rank].clone())  # of a view, torch crashes
         self._progress = Progress(*state["progress"])
         return True
 
@@ -159,11 +176,13 @@ class Trainer:
         model = self._with({**self._fixed, **self._learned})
         losses = self._phase.objective(model, self._source, self._recipe, self._generator)
         torch.autograd.backward(losses.error + table.familiarity_weight * losses.familiarity)
+        average_gradients(self._learned.values(), self._team)
         norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), table.gradient_limit)
         if not torch.isfinite(norm):
             return now.loss, now.familiarity, True
         self._optimizer.step()
-        return _smooth(now.loss, losses.error.item()), _smooth(now.familiarity, losses.familiarity.item()), False
+        error, familiarity = self._team.mean(torch.stack([losses.error, losses.familiarity]).detach()).tolist()
+        return _smooth(now.loss, error), _smooth(now.familiarity, familiarity), False
 
 
 def _smooth(old: float, new: float) -> float:

@@ -1,9 +1,11 @@
 """One recipe to one model file: train, calibrate, measure on validation data, save (`attractor train`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -14,13 +16,16 @@ from attractor_server.training.erasing import erasing_losses
 from attractor_server.training.journal import Journal
 from attractor_server.training.meta import Phase, Progress, Trainer
 from attractor_server.training.objective import episode_losses, memoryless_losses
-from attractor_server.training.progress import progress_bar
+from attractor_server.training.progress import Show, progress_bar
 from attractor_server.training.recipe import Recipe, load_recipe
 from attractor_server.training.start import untrained
+from attractor_server.training.team import ALONE, Team
 from attractor_server.training.validation import Task, filled, fit_ridge, validate
 
 CONTROL = "-control"
 """Ends the name of a network that was trained without writes"""
+Bar: TypeAlias = Callable[[], AbstractContextManager[Show]]
+"""Opened once for each phase"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,25 +44,40 @@ class Options:
     show_progress: bool = True
 
 
-def train(recipe_path: Path, options: Options) -> Model:
+def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar | None = None) -> Model:
     """Trains the recipe's model, saving as it goes, and writes `output/NAME.safetensors`.
+
+    Every worker of a team calls it. Worker 0 writes the files; the others return the model as it was trained.
 
     Raises:
         SettingsError: the recipe or the budget cannot be meant, or `run_dir` holds a run of another recipe.
     """
-    recipe = load_recipe(recipe_path, seed=options.seed)
-    if options.control:
-        recipe = recipe.model_copy(update={"name": recipe.name + CONTROL, "eraser": None})
+    recipe = recipe_of(recipe_path, options)
+    bar = bar or partial(progress_bar, visible=options.show_progress)
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
     model, reports = untrained(recipe, data), []
     for phase, share in _phases(recipe, control=options.control):
-        model, progress = _carried_out(recipe, model, (data, held_out), phase, options, share)
+        model, progress = _carried_out(recipe, model, (data, held_out), phase, options, share, team, bar)
         reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
         reports[-1]["skipped"] = progress.skipped
+    if team.rank:
+        return model
     if not options.control:
         model = replace(model, calibration=calibrated(model, held_out, recipe))
-    record = _record(recipe, reports, _figures(recipe, model, data, held_out))
+    record = {"workers": team.size} | _record(recipe, reports, _figures(recipe, model, data, held_out))
     return save_model(replace(model, record=record), options.output / f"{recipe.name}{SUFFIX}")
+
+
+def recipe_of(path: Path, options: Options) -> Recipe:
+    """The recipe as these options ask for it, the model's name included.
+
+    Raises:
+        SettingsError: the recipe cannot be meant.
+    """
+    recipe = load_recipe(path, seed=options.seed)
+    if not options.control:
+        return recipe
+    return recipe.model_copy(update={"name": recipe.name + CONTROL, "eraser": None})
 
 
 def _phases(recipe: Recipe, *, control: bool) -> Sequence[tuple[Phase, float]]:
@@ -72,15 +92,23 @@ def _phases(recipe: Recipe, *, control: bool) -> Sequence[tuple[Phase, float]]:
 
 
 def _carried_out(  # noqa: PLR0913
-    recipe: Recipe, start: Model, sources: tuple[Source, Source], phase: Phase, options: Options, share: float
+    recipe: Recipe,
+    start: Model,
+    sources: tuple[Source, Source],
+    phase: Phase,
+    options: Options,
+    share: float,
+    team: Team,
+    bar: Bar,
 ) -> tuple[Model, Progress]:
     data, held_out = sources
-    trainer = Trainer(recipe, start, data, phase)
+    trainer = Trainer(recipe, start, data, phase, team)
     if not (options.resume and trainer.resume(options.run_dir)):
         trainer.save(options.run_dir)
     task = Task(data=recipe.data, cues=recipe.cues, count=recipe.capacity)
-    journal = Journal(trainer, lambda: validate(trainer.model, held_out, task), options.run_dir, phase=phase.name)
-    with progress_bar(visible=options.show_progress) as show:
+    measure = partial(_measured, trainer, held_out, task)
+    journal = Journal(trainer, measure, options.run_dir, phase=phase.name, writes=team.rank == 0)
+    with bar() as show:
         trainer.run(
             budget_s=options.budget_s * share,
             each_step=lambda progress: show(progress, journal.keep(progress)),
@@ -88,6 +116,10 @@ def _carried_out(  # noqa: PLR0913
     trainer.save(options.run_dir)
     journal.measure(trainer.progress)
     return trainer.model, trainer.progress
+
+
+def _measured(trainer: Trainer, held_out: Source, task: Task) -> Mapping[str, float]:
+    return validate(trainer.model, held_out, task)
 
 
 def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> dict[str, dict[str, float]]:

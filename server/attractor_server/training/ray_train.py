@@ -1,0 +1,175 @@
+"""Meta-training on several workers by Ray Train. The only file of training that imports ray.
+
+Every worker draws its own episodes, and the meta-gradients are averaged by an explicit all-reduce (`team`), not by
+DistributedDataParallel. The learned tensors are plain tensors in a functional model, not a module's parameters, and
+the loss is differentiated through a writing loop that itself differentiates by them; DDP's hooks and buckets belong
+around one forward of one module. What a loss depends on differs from episode to episode, which DDP only bears with a
+search for unused parameters. And the mean has to be there before clipping, where a gradient that is not finite on any
+worker makes all of them leave the step out. One reduction of one flat tensor does all of that, exactly.
+
+Workers are processes on this machine's processors, joined by gloo.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ray
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from attractor_server.energy.model import SUFFIX, Model, load_model
+from attractor_server.errors import ServerError
+from attractor_server.training.meta import Progress
+from attractor_server.training.progress import Show, progress_bar
+from attractor_server.training.run import Options, recipe_of, train
+from attractor_server.training.team import Group, Team
+
+SHOW_EVERY_S = 0.5
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""The least that Ray takes: nothing large goes through its object store."""
+Handle: TypeAlias = Any  # Ray's actor handles are made at run time
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "GRPC_VERBOSITY": "ERROR",
+}
+
+
+def train_on_workers(recipe_path: Path, options: Options, *, workers: int) -> Model:
+    """As `run.train`, by so many processes, each of which takes one processor.
+
+    Every step of the optimiser then sees as many episodes as there are workers.
+
+    Raises:
+        SettingsError: the recipe or the budget cannot be meant, or `run_dir` holds a run of another recipe or of
+            another number of workers.
+    """
+    recipe = recipe_of(recipe_path, options)  # here, where a fault is told before anything has started
+    options = replace(options, output=options.output.resolve(), run_dir=options.run_dir.resolve())
+    with local_ray(workers), _shown(visible=options.show_progress) as slate:
+        on_workers(partial(_train, recipe_path.resolve(), options, slate), workers=workers, folder=options.run_dir)
+    return load_model(options.output / f"{recipe.name}{SUFFIX}")
+
+
+def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path) -> None:
+    """Has every worker of a new team do the same work, in the `local_ray` that is open.
+
+    Ray keeps its own notes in `folder`/ray.
+
+    Raises:
+        ServerError: what a worker raised, where it raised one of these.
+        RuntimeError: a worker failed in another way.
+    """
+    trainer = TorchTrainer(
+        _member,
+        train_loop_config={"work": work},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(name="ray", storage_path=str(folder.resolve())),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise _cause(error) from error
+
+
+def _member(config: Mapping[str, Callable[[Team], None]]) -> None:
+    config["work"](Group())
+
+
+def _cause(error: WorkerGroupError) -> Exception:
+    """The error of ours that a worker raised, else all that is known."""
+    for failure in error.worker_failures.values():
+        raised = getattr(failure, "_base_exc", failure)
+        if isinstance(raised, ServerError):
+            return raised
+    return RuntimeError(str(error))
+
+
+def _train(recipe_path: Path, options: Options, slate: Handle, team: Team) -> None:
+    """What each worker does."""
+    train(recipe_path, options, team=team, bar=partial(_written_down, slate, team))
+
+
+def _written_down(slate: Handle, team: Team) -> AbstractContextManager[Show]:
+    last_s = 0.0
+
+    def show(progress: Progress, figures: Mapping[str, float]) -> None:
+        nonlocal last_s
+        if team.rank == 0 and time.monotonic() - last_s > SHOW_EVERY_S:
+            slate.write.remote(progress, figures)
+            last_s = time.monotonic()
+
+    return nullcontext(show)
+
+
+class _Slate:
+    """An actor on which worker 0 writes how far it is, for the terminal."""
+
+    def __init__(self) -> None:
+        self._newest: tuple[Progress, Mapping[str, float]] | None = None
+
+    def write(self, progress: Progress, figures: Mapping[str, float]) -> None:
+        """Replaces what stood there."""
+        self._newest = progress, figures
+
+    def read(self) -> tuple[Progress, Mapping[str, float]] | None:
+        """What stands there."""
+        return self._newest
+
+
+@contextmanager
+def _shown(*, visible: bool) -> Iterator[Handle]:
+    """A slate whose text goes to the progress bar until the end of the block."""
+    slate, stop = ray.remote(_Slate).options(num_cpus=0).remote(), threading.Event()
+    reader = threading.Thread(target=_show, args=(slate, stop), name="progress")
+    if visible:
+        reader.start()
+    try:
+        yield slate
+    finally:
+        stop.set()
+        if visible:
+            reader.join()
+
+
+def _show(slate: Handle, stop: threading.Event) -> None:
+    with progress_bar(visible=True) as show:
+        while True:
+            stopped = stop.wait(SHOW_EVERY_S)
+            newest = ray.get(slate.read.remote())
+            if newest is not None:
+                show(*newest)
+            if stopped:
+                break
+
+
+@contextmanager
+def local_ray(processors: int) -> Iterator[None]:
+    """A Ray of our own, quiet, with a place for each worker, that ends with the block; or the one that is open here."""
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=processors,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,96 @@
+"""Who trains a model together: one process alone, or several that average their meta-gradients after every step."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, distributed
+
+
+class Team(Protocol):
+    """Workers that call the same methods in the same order, each with a tensor of the same shape."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's number, from 0; number 0 writes the files."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Over all workers, entry by entry; not finite where it is not finite on any of them."""
+
+    def agree(self, number: float) -> float:
+        """The number that worker 0 has."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors (…) of all workers, by rank, (size, …)."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A team of one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def agree(self, number: float) -> float:
+        """The number itself."""
+        return number
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensor, (1, …)."""
+        return tensor[None]
+
+
+ALONE = Alone()
+
+
+class Group:
+    """The workers of torch's default process group, which must be there; their tensors are on the CPU."""
+
+    def __init__(self) -> None:
+        self.rank: int = distributed.get_rank()
+        self.size: int = distributed.get_world_size()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The same bits on every worker."""
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total / self.size
+
+    def agree(self, number: float) -> float:
+        """The number that worker 0 has, to the last bit."""
+        told = torch.tensor(number, dtype=torch.float64)
+        distributed.broadcast(told, src=0)
+        return float(told)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all workers, by rank."""
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        distributed.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+
+def average_gradients(tensors: Iterable[Tensor], team: Team) -> None:
+    """Replaces the gradient of each tensor by its mean over the team.
+
+    Which tensors a loss depends on changes from episode to episode: where only some workers have a gradient, that of
+    the others counts as zero; where none has one, there is none afterwards, and the optimiser passes the tensor over.
+    """
+    if team.size == 1:
+        return
+    members = list(tensors)
+    own = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in members]
+    present = torch.tensor([tensor.grad is not None for tensor in members], dtype=own[0].dtype)
+    *means, shares = team.mean(torch.cat([part.flatten() for part in (*own, present)])).split(
+        [*(part.numel() for part in own), len(members)]
+    )
+    for tensor, mean, share in zip(members, means, shares.tolist(), strict=True):
+        tensor.grad = mean.view_as(tensor) if share else None
