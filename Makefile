@@ -77,6 +77,10 @@ format: $(STAMP) ## format, and mend what ruff can mend
 bench: $(STAMP) ## run every benchmark
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
+.PHONY: quality
+quality: $(STAMP) ## measure every model that ships, beside its rivals, and write docs/quality.md
+	$(BIN)/python benchmarks/quality.py
+
 .PHONY: clean
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) build dist demo.png .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,11 @@ from attractor_server.training.evaluation import HIGHER_IS_BETTER
 from attractor_server.training.recipe import Recipe, find_recipe, load_recipe
 from attractor_server.training.validation import Task, filled, fit_ridge, validate
 
-FILES = sorted((Path(str(files("attractor_server"))) / "models").glob("*.safetensors"))
+SHIPPED = Path(str(files("attractor_server"))) / "models"
+FILES = sorted(SHIPPED.glob("*.safetensors"))
+IDENTIFIED = {"glyphs-28": 0.95, "glyphs-28-small": 0.9}
+AUROC = {"glyphs-28": 0.97, "glyphs-28-small": 0.95}
+"""Covered glyphs are hard to tell apart; every other model has to reach 0.98 in both"""
 each_model = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -22,12 +26,12 @@ def shipped(path: Path) -> tuple[Model, Recipe]:
 
 
 @cache
-def figures(path: Path, chunk: int) -> dict[str, float]:
-    """On test data, 16 memories of as many patterns as the model is rated for, with the first kind of cue."""
+def figures(path: Path, chunk: int, number: int = 0) -> dict[str, float]:
+    """On test data, 16 memories of as many patterns as the model is rated for, with one of the kinds of cue."""
     model, recipe = shipped(path)
     train, test = (load_dataset(recipe.data.name, split) for split in ("train", "test"))
-    task = Task(data=recipe.data, cues=recipe.cues[:1], count=model.capacity, chunk=chunk)
-    ridge = fit_ridge(train, recipe.cues[:1], partial(filled, model), rounds=1)
+    task = Task(data=recipe.data, cues=[recipe.cues[number]], count=model.capacity, chunk=chunk)
+    ridge = fit_ridge(train, [recipe.cues[number]], partial(filled, model), rounds=1)
     found = validate(model, test, task, ridge=ridge)
     metric = recipe.data.metric
     sign = -1 if metric in HIGHER_IS_BETTER else 1
@@ -42,13 +46,26 @@ def test_it_recalls_better_than_the_cue_than_a_ridge_and_than_without_writing(pa
 
 
 @each_model
-def test_what_it_recalls_is_rarely_taken_for_another_pattern(path: Path) -> None:
-    assert figures(path, 1)["id_recalled"] >= 0.9
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_what_it_recalls_is_rarely_taken_for_another_pattern(path: Path, chunk: int) -> None:
+    assert figures(path, chunk)["id_recalled"] >= IDENTIFIED.get(path.stem, 0.98)
 
 
 @each_model
-def test_its_delta_energy_tells_stored_from_unseen(path: Path) -> None:
-    assert figures(path, 1)["auroc"] >= 0.95
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_its_delta_energy_tells_stored_from_unseen(path: Path, chunk: int) -> None:
+    assert figures(path, chunk)["auroc"] >= AUROC.get(path.stem, 0.98)
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 32])
+@pytest.mark.parametrize("number", [0, 1], ids=["block", "noise"])
+def test_the_glyphs_of_the_demo_come_back_with_half_of_the_error_and_less(number: int, chunk: int) -> None:
+    found = figures(SHIPPED / "glyphs-28.safetensors", chunk, number)
+    assert found["recalled"] <= 0.5 * found["cue"]
+    assert found["no_write"] > 1.5 * found["recalled"]
+    assert 1 - found["id_recalled"] <= max(0.3 * (1 - found["id_cue"]), 0.01)
+    if number == 0:  # by noise the nearest stored glyph is no riddle
+        assert found["recalled"] < min(found["nearest"], found["ridge"])
 
 
 @each_model

@@ -35,10 +35,9 @@ def erase(  # noqa: PLR0913
     for s in range(erasing_steps(parameters)):
         along = _directions(gradients, parameters, fast, patterns, weight)
         moves = {
-            name: sum_of(
-                [eraser[f"{term}.{name}"][s] * clip_memory(along[term][name], limit) for term in ("energy", "slope")]
-                + [eraser[f"distance.{name}"][s] * (value - parameters.initial[name])]
-            )
+            name: eraser[f"energy.{name}"][s] * clip_memory(along["energy"][name], limit)
+            + eraser[f"slope.{name}"][s] * clip_memory(along["slope"][name], limit)
+            + eraser[f"distance.{name}"][s] * (value - parameters.initial[name])
             for name, value in fast.items()
         }
         fast = {
@@ -58,11 +57,6 @@ def initial_eraser(steps: int, tensors: Iterable[str]) -> Tensors:
     names = list(tensors)
     moves = {f"{term}.{name}": torch.full((steps,), value) for term, value in start.items() for name in names}
     return {**moves, "stored": torch.zeros(()), "count": torch.zeros(()), "log_clip": torch.tensor(5.0).log()}
-
-
-def sum_of(parts: list[Tensor]) -> Tensor:
-    """Their sum."""
-    return torch.stack(parts).sum(0)
 
 
 def _directions(

@@ -9,9 +9,10 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.writer import delta_energy
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
-from attractor_server.training.episodes import draw_shape, write_chunks
+from attractor_server.training.episodes import draw_shape
 from attractor_server.training.objective import Losses, reading_error, recalled
 from attractor_server.training.recipe import EraserTable, Recipe
+from attractor_server.training.validation import written
 
 
 def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
@@ -25,7 +26,7 @@ def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     gone = 1 + int(torch.rand((), generator=generator).item() * min(table.patterns, count))
     patterns = source.sample(recipe.episodes.memories, count + gone, generator)
     kept, erased = patterns[:, :count], patterns[:, count:]
-    fast, never = written(model, patterns), written(model, kept)
+    fast, never = written(model, patterns, count + gone), written(model, kept, count)
     fast = erased_one_by_one(model, fast, erased, stored=count + gone)
     cues = distort(patterns, source.layout, recipe.cues, generator)
     x = model.encode(cues.values)
@@ -37,12 +38,6 @@ def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     delta = delta_energy(model.network, model.parameters, fast, x[:, count:])
     apart = (delta - energy).square().mean() / energy.square().mean().clamp(min=1e-9)
     return Losses(reading_error(model, found[:, :count], kept) + strayed, apart)
-
-
-def written(model: Model, patterns: Tensor) -> Tensors:
-    """Fast weights of memories that patterns (memories, n, values) were written to at once."""
-    with torch.no_grad():
-        return write_chunks(model.network, model.parameters, model.encode(patterns), [patterns.shape[1]])
 
 
 def erased_one_by_one(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
