@@ -78,17 +78,22 @@ def test_with_coefficients_of_zero_nothing_changes(case: Case) -> None:
 
 
 @every_case
-def test_where_no_pattern_is_present_the_patterns_give_no_direction(case: Case) -> None:
-    episode = replace(only(erasing(case), energy=0.3, slope=0.3), present=torch.zeros_like(PRESENT))
+def test_where_no_pattern_is_present_nothing_changes(case: Case) -> None:
+    episode = replace(erasing(case), present=torch.zeros_like(PRESENT))
     assert all(torch.equal(value, episode.fast[name]) for name, value in erased(case, episode).items())
 
 
 def by_hand(case: Case, episode: Episode, memory: int) -> Tensors:
-    """The fast weights of one memory after erasing, from its energies on paper."""
+    """The fast weights of one memory after erasing its patterns in turn, from its energies on paper."""
+    fast = {name: value[memory] for name, value in episode.fast.items()}
+    for number, x in enumerate(episode.patterns[memory, episode.present[memory]]):
+        fast = without(case, episode, fast, x, max(0, int(episode.stored[memory]) - number))
+    return fast
+
+
+def without(case: Case, episode: Episode, fast: Tensors, x: Tensor, stored: int) -> Tensors:
     eraser, parameters = episode.parameters.eraser, episode.parameters
-    patterns = list(episode.patterns[memory, episode.present[memory]])
-    count, before = torch.tensor(len(patterns) / 16), 1 + episode.stored[memory] / 16
-    scale = before.double() ** eraser["stored"] * count.double() ** eraser["count"]
+    scale = (1 + stored / 16) ** eraser["stored"] * 16 ** -eraser["count"]
 
     def clipped(gradient: Tensor) -> Tensor:
         return gradient / torch.sqrt(1 + gradient.square().sum() / eraser["log_clip"].exp() ** 2)
@@ -96,15 +101,9 @@ def by_hand(case: Case, episode: Episode, memory: int) -> Tensors:
     def energy(fast: Tensors, x: Tensor) -> Tensor:
         return case.oracle(parameters.slow, fast, x)
 
-    def energies(fast: Tensors) -> Tensor:
-        return torch.stack([energy(fast, x) for x in patterns]).mean()
-
-    def slopes(fast: Tensors) -> Tensor:
-        return torch.stack([grad(lambda x: energy(fast, x))(x).square().sum() for x in patterns]).mean()
-
-    fast = {name: value[memory] for name, value in episode.fast.items()}
     for s in range(STEPS):
-        up, steep = grad(energies)(fast), grad(slopes)(fast)
+        up = grad(energy)(fast, x)
+        steep = grad(lambda fast: grad(lambda x: energy(fast, x))(x).square().sum())(fast)
         fast = {
             name: value
             - scale
@@ -116,6 +115,17 @@ def by_hand(case: Case, episode: Episode, memory: int) -> Tensors:
             for name, value in fast.items()
         }
     return fast
+
+
+@every_case
+def test_several_patterns_are_erased_as_they_would_be_one_after_another(case: Case) -> None:
+    episode = erasing(case)
+    whole, fast = erased(case, episode), episode.fast
+    for number in range(episode.present.shape[1]):
+        here = episode.present[:, number : number + 1]
+        x, stored = episode.patterns[:, number : number + 1], episode.stored - episode.present[:, :number].sum(1)
+        fast = erase(case.network, episode.parameters, fast, x, present=here, stored=stored)
+    assert all(torch.equal(fast[name], whole[name]) for name in whole)
 
 
 @every_case

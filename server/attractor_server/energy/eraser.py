@@ -23,27 +23,43 @@ def erase(  # noqa: PLR0913
     present: Tensor,  # (memories, patterns) bool
     stored: Tensor,  # (memories,) patterns written and not erased before
 ) -> Tensors:
-    """The fast weights after erasing the patterns that are present, each (memories, *shape).
+    """The fast weights after erasing the patterns that are present, one after another, each (memories, *shape).
 
-    At step s: θ ← θ − (1 + stored/16)^p·(n/16)^q·(a·∇_θE + b·∇_θ‖∇ₓE‖² + c·(θ − θ₀)), the gradients of the mean over
-    the n patterns, clipped; p, q, and a, b, c for each tensor and step are learned. Needs `parameters.eraser`.
+    One at a time, because the direction that forgets several at once is not the mean of theirs. For each, at step s:
+    θ ← θ − (1 + stored/16)^p·16^−q·(a·∇_θE + b·∇_θ‖∇ₓE‖² + c·(θ − θ₀)), the gradients clipped; p, q, and a, b, c for
+    each tensor and step are learned. Needs `parameters.eraser`. Where no pattern is present nothing changes.
     """
+    left = stored.to(patterns.dtype)
+    for x, here in zip(patterns.split(1, 1), present.split(1, 1), strict=True):
+        changed = _without(network, parameters, fast, x, here, left)
+        fast = {name: torch.where(_along(here[:, 0], value), changed[name], value) for name, value in fast.items()}
+        left = left - here[:, 0].to(left.dtype)
+    return fast
+
+
+def _without(  # noqa: PLR0913
+    network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor, here: Tensor, stored: Tensor
+) -> Tensors:
+    """The fast weights after erasing one pattern of each memory, x (memories, 1, d), where it is `here`."""
     gradients, eraser = gradients_of(network), parameters.eraser
-    patterns, weight, now = weighted(patterns, present)
-    scale = (eraser["stored"] * (stored.to(patterns.dtype) / COUNT_UNIT).log1p() + eraser["count"] * now).exp()
+    x, weight, now = weighted(x, here)
+    scale = (eraser["stored"] * (stored / COUNT_UNIT).clamp(min=0).log1p() + eraser["count"] * now).exp()
     limit = eraser["log_clip"].exp()
     for s in range(erasing_steps(parameters)):
-        along = _directions(gradients, parameters, fast, patterns, weight)
+        along = _directions(gradients, parameters, fast, x, weight)
         moves = {
             name: eraser[f"energy.{name}"][s] * clip_memory(along["energy"][name], limit)
             + eraser[f"slope.{name}"][s] * clip_memory(along["slope"][name], limit)
             + eraser[f"distance.{name}"][s] * (value - parameters.initial[name])
             for name, value in fast.items()
         }
-        fast = {
-            name: value - scale.reshape(-1, *(1,) * (value.dim() - 1)) * moves[name] for name, value in fast.items()
-        }
+        fast = {name: value - _along(scale, value) * moves[name] for name, value in fast.items()}
     return fast
+
+
+def _along(factor: Tensor, value: Tensor) -> Tensor:
+    """One entry a memory (memories,) in the form that goes with a value (memories, *shape)."""
+    return factor.reshape(-1, *(1,) * (value.dim() - 1))
 
 
 def erasing_steps(parameters: Parameters) -> int:

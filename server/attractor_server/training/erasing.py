@@ -25,9 +25,9 @@ def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     count, _ = draw_shape(recipe.episodes, generator)
     gone = 1 + int(torch.rand((), generator=generator).item() * min(table.patterns, count))
     patterns = source.sample(recipe.episodes.memories, count + gone, generator)
-    kept, erased = patterns[:, :count], patterns[:, count:]
+    kept, dropped = patterns[:, :count], patterns[:, count:]
     fast, never = written(model, patterns, count + gone), written(model, kept, count)
-    fast = erased_one_by_one(model, fast, erased, stored=count + gone)
+    fast = erased(model, fast, dropped, stored=count + gone)
     cues = distort(patterns, source.layout, recipe.cues, generator)
     x = model.encode(cues.values)
     found = recalled(model, model.network, fast, x, cues)
@@ -40,13 +40,11 @@ def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     return Losses(reading_error(model, found[:, :count], kept) + strayed, apart)
 
 
-def erased_one_by_one(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
+def erased(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
     """The fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
-    present = torch.ones(len(patterns), 1, dtype=torch.bool)
-    for number, x in enumerate(model.encode(patterns).split(1, 1)):
-        left = torch.full((len(patterns),), stored - number)
-        fast = erase(model.network, model.parameters, fast, x, present=present, stored=left)
-    return fast
+    present = torch.ones(patterns.shape[:2], dtype=torch.bool)
+    held = torch.full((len(patterns),), stored)
+    return erase(model.network, model.parameters, fast, model.encode(patterns), present=present, stored=held)
 
 
 def _part(cues: Cues, start: int) -> Cues:

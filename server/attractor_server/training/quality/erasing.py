@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from attractor_server.training.erasing import erased_one_by_one
+from attractor_server.training.erasing import erased
 from attractor_server.training.quality.bench import Bench
 from attractor_server.training.quality.figures import Method, row_of
 from attractor_server.training.quality.rows import Row
@@ -25,17 +25,17 @@ def erase_rows(bench: Bench) -> Iterator[Row]:
     if not model.erases or not gone:
         return
     probe = bench.probe(bench.recipe.cues[0], count + gone)
-    erased, kept, unseen = slice(gone), slice(gone, count), slice(count, None)
+    dropped, kept, unseen = slice(gone), slice(gone, count), slice(count, None)
     before = written(model, probe.patterns[:, :count], count)
     with torch.no_grad():
-        after = erased_one_by_one(model, before, probe.patterns[:, erased], stored=count)
+        after = erased(model, before, probe.patterns[:, dropped], stored=count)
     parts = {
         "kept, before": (before, kept),
         "kept, after": (after, kept),
-        "erased, before": (before, erased),
-        "erased, after": (after, erased),
+        "erased, before": (before, dropped),
+        "erased, after": (after, dropped),
         "never stored, after": (after, unseen),
-        "erased, in a memory of the kept alone": (written(model, probe.patterns[:, kept], count), erased),
+        "erased, in a memory of the kept alone": (written(model, probe.patterns[:, kept], count), dropped),
     }
     for name, (fast, chosen) in parts.items():
         method = Method(name=name, family="memory", bytes=model.page_bytes)
