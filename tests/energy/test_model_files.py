@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.energy.models import assert_same, content, tiny, with_tensor
+from tests.energy.models import Header, Tensors, assert_same, content, forge, tiny, with_tensor
 from torch import Tensor
 
 from attractor_server.energy import model as module
@@ -139,3 +139,18 @@ def test_a_save_over_a_file_in_use_leaves_its_reader_what_it_read(path: Path) ->
     before = {name: tensor.clone() for name, tensor in content(found)[1].items()}
     save_model(with_tensor(tiny(), "slow.A", torch.zeros_like), path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in content(found)[1].items())
+
+
+def test_a_file_of_format_1_is_read_as_what_it_meant(tmp_path: Path) -> None:
+    """Then all options were on but the proximity term, and the energy had the weight 1 in the writing objective."""
+    model = with_tensor(tiny(), "writer.log_energy", torch.zeros_like)
+    path = tmp_path / "old.safetensors"
+    save_model(model, path)
+
+    def downgrade(header: Header, tensors: Tensors) -> None:
+        header["format"] = 1
+        del header["options"], tensors["writer.log_energy"]
+
+    forge(path, downgrade)
+    found = load_model(path)
+    assert_same(replace(found, digest=""), model)

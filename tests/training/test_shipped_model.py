@@ -72,15 +72,8 @@ def test_the_glyphs_of_the_demo_come_back_with_half_of_the_error_and_less(number
 def test_its_file_is_small_and_says_how_it_was_made(path: Path) -> None:
     model, recipe = shipped(path)
     assert path.stat().st_size < 4_000_000
-    if "phases" in model.record:
-        assert model.record["recipe"] == recipe.as_record()
-        assert {"rated", "validation", "torch"} <= model.record.keys()
-    else:  # a file of format 1, whose recipe had other tables
-        assert {"steps", "wall_s", "skipped", "validation", "torch"} <= model.record.keys()
-        assert {"inputs": recipe.input.components, **recipe.network} == {
-            "kind": model.network.kind,
-            **model.network.config,
-        }
+    assert model.record["recipe"] == recipe.as_record()
+    assert {"phases", "rated", "validation", "torch"} <= model.record.keys()
 
 
 def test_every_model_that_ships_has_its_recipe() -> None:
