@@ -26,57 +26,63 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attractor_proto/v1/memories.proto\x12\x0c\x61ttractor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x01\n\x06Memory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x10\n\x08patterns\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\rCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"6\n\x0e\x43reateResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0bGetResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x0cListResponse\x12&\n\x08memories\x18\x01 \x03(\x0b\x32\x14.attractor.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65leteResponse\"q\n\x0b\x41udioFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0b\n\x03hop\x18\x03 \x01(\r\x12\x0c\n\x04mels\x18\x04 \x01(\r\x12\x0e\n\x06low_hz\x18\x05 \x01(\x01\x12\x0f\n\x07high_hz\x18\x06 \x01(\x01\"\x87\x01\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.attractor.v1.FieldKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x10\n\x08\x61lphabet\x18\x04 \x01(\t\x12(\n\x05\x61udio\x18\x05 \x01(\x0b\x32\x19.attractor.v1.AudioFormat\"\xd0\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x13.attractor.v1.Field\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x12\n\npage_bytes\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x30\n\x0ftraining_record\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x65rases\x18\x08 \x01(\x08\x12\r\n\x05pulls\x18\t \x01(\x08\"\x13\n\x11ModelsListRequest\"9\n\x12ModelsListResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attractor.v1.Model\" \n\x10ModelsGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11ModelsGetResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Model\"\x14\n\x12GetTopologyRequest\"^\n\x13GetTopologyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x06shards\x18\x02 \x03(\x0b\x32\x13.attractor.v1.Shard\x12\x13\n\x0bslot_owners\x18\x03 \x03(\r\"(\n\x05Shard\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t*\x7f\n\tFieldKind\x12\x1a\n\x16\x46IELD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_KIND_VECTOR\x10\x01\x12\x14\n\x10\x46IELD_KIND_IMAGE\x10\x02\x12\x13\n\x0f\x46IELD_KIND_TEXT\x10\x03\x12\x14\n\x10\x46IELD_KIND_AUDIO\x10\x04\x32\x8f\x02\n\x08Memories\x12\x43\n\x06\x43reate\x12\x1b.attractor.v1.CreateRequest\x1a\x1c.attractor.v1.CreateResponse\x12:\n\x03Get\x12\x18.attractor.v1.GetRequest\x1a\x19.attractor.v1.GetResponse\x12=\n\x04List\x12\x19.attractor.v1.ListRequest\x1a\x1a.attractor.v1.ListResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.attractor.v1.DeleteRequest\x1a\x1c.attractor.v1.DeleteResponse2\x9b\x01\n\x06Models\x12I\n\x04List\x12\x1f.attractor.v1.ModelsListRequest\x1a .attractor.v1.ModelsListResponse\x12\x46\n\x03Get\x12\x1e.attractor.v1.ModelsGetRequest\x1a\x1f.attractor.v1.ModelsGetResponse2]\n\x07\x43luster\x12R\n\x0bGetTopology\x12 .attractor.v1.GetTopologyRequest\x1a!.attractor.v1.GetTopologyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attractor_proto/v1/memories.proto\x12\x0c\x61ttractor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x01\n\x06Memory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x10\n\x08patterns\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x07 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\x12\r\n\x05pages\x18\x08 \x01(\r\"z\n\x0eMemorySettings\x12&\n\x05write\x18\x01 \x01(\x0e\x32\x17.attractor.v1.WriteMode\x12)\n\twhen_full\x18\x02 \x01(\x0e\x32\x16.attractor.v1.WhenFull\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\"\\\n\rCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\"6\n\x0e\x43reateResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0bGetResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x0cListResponse\x12&\n\x08memories\x18\x01 \x03(\x0b\x32\x14.attractor.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65leteResponse\"q\n\x0b\x41udioFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0b\n\x03hop\x18\x03 \x01(\r\x12\x0c\n\x04mels\x18\x04 \x01(\r\x12\x0e\n\x06low_hz\x18\x05 \x01(\x01\x12\x0f\n\x07high_hz\x18\x06 \x01(\x01\"\x87\x01\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.attractor.v1.FieldKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x10\n\x08\x61lphabet\x18\x04 \x01(\t\x12(\n\x05\x61udio\x18\x05 \x01(\x0b\x32\x19.attractor.v1.AudioFormat\"\xd0\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x13.attractor.v1.Field\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x12\n\npage_bytes\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x30\n\x0ftraining_record\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x65rases\x18\x08 \x01(\x08\x12\r\n\x05pulls\x18\t \x01(\x08\"\x13\n\x11ModelsListRequest\"9\n\x12ModelsListResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attractor.v1.Model\" \n\x10ModelsGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11ModelsGetResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Model\"\x14\n\x12GetTopologyRequest\"^\n\x13GetTopologyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x06shards\x18\x02 \x03(\x0b\x32\x13.attractor.v1.Shard\x12\x13\n\x0bslot_owners\x18\x03 \x03(\r\"(\n\x05Shard\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t*V\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12WRITE_MODE_REWRITE\x10\x01\x12\x15\n\x11WRITE_MODE_STREAM\x10\x02*e\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_GROW\x10\x01\x12\x14\n\x10WHEN_FULL_REFUSE\x10\x02\x12\x14\n\x10WHEN_FULL_FORGET\x10\x03*\x7f\n\tFieldKind\x12\x1a\n\x16\x46IELD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_KIND_VECTOR\x10\x01\x12\x14\n\x10\x46IELD_KIND_IMAGE\x10\x02\x12\x13\n\x0f\x46IELD_KIND_TEXT\x10\x03\x12\x14\n\x10\x46IELD_KIND_AUDIO\x10\x04\x32\x8f\x02\n\x08Memories\x12\x43\n\x06\x43reate\x12\x1b.attractor.v1.CreateRequest\x1a\x1c.attractor.v1.CreateResponse\x12:\n\x03Get\x12\x18.attractor.v1.GetRequest\x1a\x19.attractor.v1.GetResponse\x12=\n\x04List\x12\x19.attractor.v1.ListRequest\x1a\x1a.attractor.v1.ListResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.attractor.v1.DeleteRequest\x1a\x1c.attractor.v1.DeleteResponse2\x9b\x01\n\x06Models\x12I\n\x04List\x12\x1f.attractor.v1.ModelsListRequest\x1a .attractor.v1.ModelsListResponse\x12\x46\n\x03Get\x12\x1e.attractor.v1.ModelsGetRequest\x1a\x1f.attractor.v1.ModelsGetResponse2]\n\x07\x43luster\x12R\n\x0bGetTopology\x12 .attractor.v1.GetTopologyRequest\x1a!.attractor.v1.GetTopologyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attractor_proto.v1.memories_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FIELDKIND']._serialized_start=1434
-  _globals['_FIELDKIND']._serialized_end=1561
+  _globals['_WRITEMODE']._serialized_start=1669
+  _globals['_WRITEMODE']._serialized_end=1755
+  _globals['_WHENFULL']._serialized_start=1757
+  _globals['_WHENFULL']._serialized_end=1858
+  _globals['_FIELDKIND']._serialized_start=1860
+  _globals['_FIELDKIND']._serialized_end=1987
   _globals['_MEMORY']._serialized_start=115
-  _globals['_MEMORY']._serialized_end=254
-  _globals['_CREATEREQUEST']._serialized_start=256
-  _globals['_CREATEREQUEST']._serialized_end=300
-  _globals['_CREATERESPONSE']._serialized_start=302
-  _globals['_CREATERESPONSE']._serialized_end=356
-  _globals['_GETREQUEST']._serialized_start=358
-  _globals['_GETREQUEST']._serialized_end=384
-  _globals['_GETRESPONSE']._serialized_start=386
-  _globals['_GETRESPONSE']._serialized_end=437
-  _globals['_LISTREQUEST']._serialized_start=439
-  _globals['_LISTREQUEST']._serialized_end=507
-  _globals['_LISTRESPONSE']._serialized_start=509
-  _globals['_LISTRESPONSE']._serialized_end=588
-  _globals['_DELETEREQUEST']._serialized_start=590
-  _globals['_DELETEREQUEST']._serialized_end=619
-  _globals['_DELETERESPONSE']._serialized_start=621
-  _globals['_DELETERESPONSE']._serialized_end=637
-  _globals['_AUDIOFORMAT']._serialized_start=639
-  _globals['_AUDIOFORMAT']._serialized_end=752
-  _globals['_FIELD']._serialized_start=755
-  _globals['_FIELD']._serialized_end=890
-  _globals['_MODEL']._serialized_start=893
-  _globals['_MODEL']._serialized_end=1101
-  _globals['_MODELSLISTREQUEST']._serialized_start=1103
-  _globals['_MODELSLISTREQUEST']._serialized_end=1122
-  _globals['_MODELSLISTRESPONSE']._serialized_start=1124
-  _globals['_MODELSLISTRESPONSE']._serialized_end=1181
-  _globals['_MODELSGETREQUEST']._serialized_start=1183
-  _globals['_MODELSGETREQUEST']._serialized_end=1215
-  _globals['_MODELSGETRESPONSE']._serialized_start=1217
-  _globals['_MODELSGETRESPONSE']._serialized_end=1272
-  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1274
-  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1294
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1296
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1390
-  _globals['_SHARD']._serialized_start=1392
-  _globals['_SHARD']._serialized_end=1432
-  _globals['_MEMORIES']._serialized_start=1564
-  _globals['_MEMORIES']._serialized_end=1835
-  _globals['_MODELS']._serialized_start=1838
-  _globals['_MODELS']._serialized_end=1993
-  _globals['_CLUSTER']._serialized_start=1995
-  _globals['_CLUSTER']._serialized_end=2088
+  _globals['_MEMORY']._serialized_end=317
+  _globals['_MEMORYSETTINGS']._serialized_start=319
+  _globals['_MEMORYSETTINGS']._serialized_end=441
+  _globals['_CREATEREQUEST']._serialized_start=443
+  _globals['_CREATEREQUEST']._serialized_end=535
+  _globals['_CREATERESPONSE']._serialized_start=537
+  _globals['_CREATERESPONSE']._serialized_end=591
+  _globals['_GETREQUEST']._serialized_start=593
+  _globals['_GETREQUEST']._serialized_end=619
+  _globals['_GETRESPONSE']._serialized_start=621
+  _globals['_GETRESPONSE']._serialized_end=672
+  _globals['_LISTREQUEST']._serialized_start=674
+  _globals['_LISTREQUEST']._serialized_end=742
+  _globals['_LISTRESPONSE']._serialized_start=744
+  _globals['_LISTRESPONSE']._serialized_end=823
+  _globals['_DELETEREQUEST']._serialized_start=825
+  _globals['_DELETEREQUEST']._serialized_end=854
+  _globals['_DELETERESPONSE']._serialized_start=856
+  _globals['_DELETERESPONSE']._serialized_end=872
+  _globals['_AUDIOFORMAT']._serialized_start=874
+  _globals['_AUDIOFORMAT']._serialized_end=987
+  _globals['_FIELD']._serialized_start=990
+  _globals['_FIELD']._serialized_end=1125
+  _globals['_MODEL']._serialized_start=1128
+  _globals['_MODEL']._serialized_end=1336
+  _globals['_MODELSLISTREQUEST']._serialized_start=1338
+  _globals['_MODELSLISTREQUEST']._serialized_end=1357
+  _globals['_MODELSLISTRESPONSE']._serialized_start=1359
+  _globals['_MODELSLISTRESPONSE']._serialized_end=1416
+  _globals['_MODELSGETREQUEST']._serialized_start=1418
+  _globals['_MODELSGETREQUEST']._serialized_end=1450
+  _globals['_MODELSGETRESPONSE']._serialized_start=1452
+  _globals['_MODELSGETRESPONSE']._serialized_end=1507
+  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1509
+  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1529
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1531
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1625
+  _globals['_SHARD']._serialized_start=1627
+  _globals['_SHARD']._serialized_end=1667
+  _globals['_MEMORIES']._serialized_start=1990
+  _globals['_MEMORIES']._serialized_end=2261
+  _globals['_MODELS']._serialized_start=2264
+  _globals['_MODELS']._serialized_end=2419
+  _globals['_CLUSTER']._serialized_start=2421
+  _globals['_CLUSTER']._serialized_end=2514
 # @@protoc_insertion_point(module_scope)

@@ -21,6 +21,66 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WriteMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WriteModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WriteMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WRITE_MODE_UNSPECIFIED: _WriteMode.ValueType  # 0
+    """Whatever is there; in a new memory, the server's default."""
+    WRITE_MODE_REWRITE: _WriteMode.ValueType  # 1
+    """The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
+    patterns that come one at a time are held as well as those that come together.
+    """
+    WRITE_MODE_STREAM: _WriteMode.ValueType  # 2
+    """Each store adds to what is written, and no pattern is kept."""
+
+class WriteMode(_WriteMode, metaclass=_WriteModeEnumTypeWrapper):
+    """How a memory's open page takes a store."""
+
+WRITE_MODE_UNSPECIFIED: WriteMode.ValueType  # 0
+"""Whatever is there; in a new memory, the server's default."""
+WRITE_MODE_REWRITE: WriteMode.ValueType  # 1
+"""The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
+patterns that come one at a time are held as well as those that come together.
+"""
+WRITE_MODE_STREAM: WriteMode.ValueType  # 2
+"""Each store adds to what is written, and no pattern is kept."""
+Global___WriteMode: _TypeAlias = WriteMode  # noqa: Y015
+
+class _WhenFull:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenFull.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_FULL_UNSPECIFIED: _WhenFull.ValueType  # 0
+    """Whatever is there; in a new memory, the server's default."""
+    WHEN_FULL_GROW: _WhenFull.ValueType  # 1
+    """The default. The page is sealed and the next one opened, without end."""
+    WHEN_FULL_REFUSE: _WhenFull.ValueType  # 2
+    """The memory stays with its first page, and the store fails with FAILED_PRECONDITION, reason MEMORY_FULL. It changes
+    nothing: of a store of several patterns, either all have room or none is stored.
+    """
+    WHEN_FULL_FORGET: _WhenFull.ValueType  # 3
+    """The page is sealed and the next one opened, and the page that was sealed before it is forgotten."""
+
+class WhenFull(_WhenFull, metaclass=_WhenFullEnumTypeWrapper):
+    """What becomes of a store that the open page has no room for."""
+
+WHEN_FULL_UNSPECIFIED: WhenFull.ValueType  # 0
+"""Whatever is there; in a new memory, the server's default."""
+WHEN_FULL_GROW: WhenFull.ValueType  # 1
+"""The default. The page is sealed and the next one opened, without end."""
+WHEN_FULL_REFUSE: WhenFull.ValueType  # 2
+"""The memory stays with its first page, and the store fails with FAILED_PRECONDITION, reason MEMORY_FULL. It changes
+nothing: of a store of several patterns, either all have room or none is stored.
+"""
+WHEN_FULL_FORGET: WhenFull.ValueType  # 3
+"""The page is sealed and the next one opened, and the page that was sealed before it is forgotten."""
+Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
+
 class _FieldKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -58,6 +118,8 @@ class Memory(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PATTERNS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 256 characters: segments of letters, digits, '.', '_', '-', separated by single '/'.
     The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo 1024.
@@ -69,8 +131,14 @@ class Memory(_message.Message):
     """Counts applied stores and erases."""
     patterns: _builtins.int
     """Patterns stored so far and not erased."""
+    pages: _builtins.int
+    """Pages the memory has, the open one included; 0 until the first store."""
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def settings(self) -> Global___MemorySettings:
+        """As they are in force: nothing is unspecified."""
+
     def __init__(
         self,
         *,
@@ -80,14 +148,49 @@ class Memory(_message.Message):
         version: _builtins.int = ...,
         patterns: _builtins.int = ...,
         created: _timestamp_pb2.Timestamp | None = ...,
+        settings: Global___MemorySettings | None = ...,
+        pages: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "model_digest", b"model_digest", "name", b"name", "patterns", b"patterns", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "model_digest", b"model_digest", "name", b"name", "pages", b"pages", "patterns", b"patterns", "settings", b"settings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Memory: _TypeAlias = Memory  # noqa: Y015
+
+@_typing.final
+class MemorySettings(_message.Message):
+    """How a memory is written, for its whole life. A memory is one or more pages, each a set of fast weights of fixed size:
+    stores go to the newest, the open page; those before it are sealed. A cue is answered by one page, that in which its
+    energy lies lowest.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITE_FIELD_NUMBER: _builtins.int
+    WHEN_FULL_FIELD_NUMBER: _builtins.int
+    PAGE_PATTERNS_FIELD_NUMBER: _builtins.int
+    write: Global___WriteMode.ValueType
+    when_full: Global___WhenFull.ValueType
+    page_patterns: _builtins.int
+    """Patterns that one page takes before it is sealed: 1 to four times the model's capacity; 0 is unspecified: whatever is
+    there; in a new memory, the model's capacity.
+    """
+    def __init__(
+        self,
+        *,
+        write: Global___WriteMode.ValueType = ...,
+        when_full: Global___WhenFull.ValueType = ...,
+        page_patterns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_patterns", b"page_patterns", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemorySettings: _TypeAlias = MemorySettings  # noqa: Y015
 
 @_typing.final
 class CreateRequest(_message.Message):
@@ -95,17 +198,23 @@ class CreateRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     model: _builtins.str
+    @_builtins.property
+    def settings(self) -> Global___MemorySettings:
+        """What is left out or unspecified is no condition."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         model: _builtins.str = ...,
+        settings: Global___MemorySettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "name", b"name", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,9 +465,9 @@ class Model(_message.Message):
     digest: _builtins.str
     """"sha256:" and 64 hexadecimal digits, over the content of the model file."""
     capacity: _builtins.int
-    """Patterns that one memory holds at the rated error."""
+    """Patterns that one page holds at the rated error."""
     page_bytes: _builtins.int
-    """Bytes of fast weights of one memory."""
+    """Bytes of fast weights of one page."""
     steps: _builtins.int
     """Reading steps when a query asks for none."""
     erases: _builtins.bool

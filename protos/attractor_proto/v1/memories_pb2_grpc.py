@@ -74,8 +74,9 @@ class MemoriesServicer(object):
     """
 
     def Create(self, request, context):
-        """Makes an empty memory. Idempotent by name and model: a memory of that name made from the same model is returned
-        as it is; one made from another model is ALREADY_EXISTS.
+        """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
+        model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
+        MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

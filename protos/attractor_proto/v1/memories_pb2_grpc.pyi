@@ -41,8 +41,9 @@ class MemoriesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MemoriesAsyncStub: ...
     Create: _grpc.UnaryUnaryMultiCallable[_memories_pb2.CreateRequest, _memories_pb2.CreateResponse]
-    """Makes an empty memory. Idempotent by name and model: a memory of that name made from the same model is returned
-    as it is; one made from another model is ALREADY_EXISTS.
+    """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
+    model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
+    MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_memories_pb2.GetRequest, _memories_pb2.GetResponse]
     List: _grpc.UnaryUnaryMultiCallable[_memories_pb2.ListRequest, _memories_pb2.ListResponse]
@@ -63,8 +64,9 @@ class MemoriesAsyncStub(MemoriesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.UnaryUnaryMultiCallable[_memories_pb2.CreateRequest, _memories_pb2.CreateResponse]  # type: ignore[assignment]
-    """Makes an empty memory. Idempotent by name and model: a memory of that name made from the same model is returned
-    as it is; one made from another model is ALREADY_EXISTS.
+    """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
+    model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
+    MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
     """
     Get: _aio.UnaryUnaryMultiCallable[_memories_pb2.GetRequest, _memories_pb2.GetResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_memories_pb2.ListRequest, _memories_pb2.ListResponse]  # type: ignore[assignment]
@@ -88,8 +90,9 @@ class MemoriesServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.CreateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.CreateResponse, _abc.Awaitable[_memories_pb2.CreateResponse]]:
-        """Makes an empty memory. Idempotent by name and model: a memory of that name made from the same model is returned
-        as it is; one made from another model is ALREADY_EXISTS.
+        """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
+        model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
+        MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
         """
 
     @_abc_1.abstractmethod

@@ -650,6 +650,7 @@ class Scores(_message.Message):
     ENERGY_AFTER_FIELD_NUMBER: _builtins.int
     DELTA_ENERGY_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def energy_before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Energy of the cue, and of the completed pattern."""
@@ -664,6 +665,10 @@ class Scores(_message.Message):
     def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Reading steps taken."""
 
+    @_builtins.property
+    def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which of the memory's pages answered, counted from 0, the oldest. Empty: it was page 0 for each."""
+
     def __init__(
         self,
         *,
@@ -671,10 +676,11 @@ class Scores(_message.Message):
         energy_after: _abc.Iterable[_builtins.float] | None = ...,
         delta_energy: _abc.Iterable[_builtins.float] | None = ...,
         steps: _abc.Iterable[_builtins.int] | None = ...,
+        pages: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy_after", b"energy_after", "energy_before", b"energy_before", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy_after", b"energy_after", "energy_before", b"energy_before", "pages", b"pages", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,6 +695,7 @@ class RecognizedFrame(_message.Message):
     ENERGY_FIELD_NUMBER: _builtins.int
     DELTA_ENERGY_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -707,6 +714,10 @@ class RecognizedFrame(_message.Message):
         calibrated on validation data; empty where it was not.
         """
 
+    @_builtins.property
+    def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which of the memory's pages knows the pattern best. As Scores.pages."""
+
     def __init__(
         self,
         *,
@@ -715,10 +726,11 @@ class RecognizedFrame(_message.Message):
         energy: _abc.Iterable[_builtins.float] | None = ...,
         delta_energy: _abc.Iterable[_builtins.float] | None = ...,
         probability: _abc.Iterable[_builtins.float] | None = ...,
+        pages: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "patterns", b"patterns", "probability", b"probability", "request_ids", b"request_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "pages", b"pages", "patterns", b"patterns", "probability", b"probability", "request_ids", b"request_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1006,6 +1018,7 @@ class RecognizeResponse(_message.Message):
     ENERGY_FIELD_NUMBER: _builtins.int
     DELTA_ENERGY_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -1014,16 +1027,21 @@ class RecognizeResponse(_message.Message):
     def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """See RecognizedFrame.probability."""
 
+    @_builtins.property
+    def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """See RecognizedFrame.pages."""
+
     def __init__(
         self,
         *,
         energy: _abc.Iterable[_builtins.float] | None = ...,
         delta_energy: _abc.Iterable[_builtins.float] | None = ...,
         probability: _abc.Iterable[_builtins.float] | None = ...,
+        pages: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "probability", b"probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy", b"energy", "pages", b"pages", "probability", b"probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
