@@ -25,6 +25,7 @@ from attractor_server.app import ShardSpec, load_models, running_shard
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.work import Job, Operation, Record
 from attractor_server.storage.catalog import MemoryRecord
+from attractor_server.storage.settings import MemorySettings
 from attractor_server.topology import ShardInfo, Topology
 
 MEMORIES, QUERIES, BATCH = 1000, 20_000, 1024
@@ -74,8 +75,10 @@ def directly(images: Images) -> float:
     torch.set_num_threads(SPEC.threads)
     models = load_models(None, device=torch.device("cpu"))
     model, engine = models[MODEL], Engine(models.values(), bank_bytes=SPEC.bank_bytes)
+    settings = MemorySettings(page_patterns=model.capacity)
     records: list[Record] = [
-        MemoryRecord(name=str(n), model=MODEL, model_digest=model.digest, created_s=0.0) for n in range(MEMORIES)
+        MemoryRecord(name=str(n), model=MODEL, model_digest=model.digest, created_s=0.0, settings=settings)
+        for n in range(MEMORIES)
     ]
     loop = asyncio.new_event_loop()
     flat = images.reshape(64, -1)

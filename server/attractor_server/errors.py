@@ -7,9 +7,11 @@ ServerError
 │   ├── MemoryNotFound
 │   └── ModelNotFound
 ├── Conflict                  ALREADY_EXISTS        the name is taken by a memory of another model
+│   └── OtherSettings                               or by one with other settings
 ├── Refused                   FAILED_PRECONDITION
 │   ├── HandleNotOpen                               a frame names a handle that no `open` bound
 │   ├── SequenceForgotten                           a repeat too old for its first answer to be known
+│   ├── MemoryFull                                  the memory was made to refuse what its page has no room for
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
 │   ├── ReadDiverged                                the reading loop left finite numbers
 │   ├── CannotErase                                 the model has not learned to erase
@@ -19,7 +21,9 @@ ServerError
 │   └── BankFull                                    no place for the fast weights of another memory
 ├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
 │   ├── Draining
-│   └── OwnerUnreachable
+│   ├── OwnerUnreachable
+│   └── StoreFailed                                 the store on disk could not be used; nothing was applied
+├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
 ├── Expired                   DEADLINE_EXCEEDED
 ├── Cancelled                 CANCELLED             the client no longer wants the answer
 ├── ModelFileError            a file that is no model of ours: damaged, or of a newer format
@@ -95,6 +99,10 @@ class Conflict(ServerError):
     reason = "MEMORY_OF_OTHER_MODEL"
 
 
+class OtherSettings(Conflict):
+    reason = "MEMORY_OF_OTHER_SETTINGS"
+
+
 class Refused(ServerError):
     code = "FAILED_PRECONDITION"
     reason = "REFUSED"
@@ -106,6 +114,10 @@ class HandleNotOpen(Refused):
 
 class SequenceForgotten(Refused):
     reason = "SEQUENCE_FORGOTTEN"
+
+
+class MemoryFull(Refused):
+    reason = "MEMORY_FULL"
 
 
 class WriteDiverged(Refused):
@@ -148,6 +160,15 @@ class Draining(Unavailable):
 
 class OwnerUnreachable(Unavailable):
     reason = "OWNER_UNREACHABLE"
+
+
+class StoreFailed(Unavailable):
+    reason = "STORE_FAILED"
+
+
+class StoreDamaged(ServerError):
+    code = "DATA_LOSS"
+    reason = "STORE_DAMAGED"
 
 
 class Expired(ServerError):

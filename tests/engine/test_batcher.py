@@ -13,6 +13,9 @@ from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.work import Job, Operation, Outcome, Record, Stored
 from attractor_server.errors import Cancelled, Expired, QueueFull, ServerError
 from attractor_server.storage.catalog import MemoryRecord
+from attractor_server.storage.settings import MemorySettings
+
+SETTINGS = MemorySettings(page_patterns=8)
 
 
 class Recorder:
@@ -49,7 +52,7 @@ async def running(computer: Recorder, *, waiting: int = 100, batch: int = 100) -
 
 
 def memory(name: str, digest: str = "d") -> Record:
-    return MemoryRecord(name=name, model="m", model_digest=digest, created_s=0.0)
+    return MemoryRecord(name=name, model="m", model_digest=digest, created_s=0.0, settings=SETTINGS)
 
 
 def job(operation: Operation, of: Record, *, size: int = 1, **more: object) -> Job:

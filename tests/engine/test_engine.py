@@ -17,8 +17,10 @@ from attractor_server.engine.engine import Engine
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
 from attractor_server.errors import BankFull, MemoryNotFound, ServerError, WriteDiverged
 from attractor_server.storage.catalog import MemoryRecord
+from attractor_server.storage.settings import MemorySettings
 
 MODEL = tiny_model("tiny", IMAGE)
+SETTINGS = MemorySettings(write="stream", page_patterns=64)
 RANDOM = np.random.default_rng(4)
 Values = NDArray[np.float32]
 
@@ -46,7 +48,9 @@ class Bench:
     def job(
         self, operation: Operation, name: str, values: Values | None = None, known: "NDArray[np.bool_] | None" = None
     ) -> Job:
-        made: Record = MemoryRecord(name=name, model="m", model_digest=self.model.digest, created_s=0.0)
+        made: Record = MemoryRecord(
+            name=name, model="m", model_digest=self.model.digest, created_s=0.0, settings=SETTINGS
+        )
         memory = self.memories.setdefault(name, made)
         future = self._loop.create_future()
         return Job(

@@ -78,8 +78,8 @@ class Deleted:
 
 Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted
 Answer: TypeAlias = asyncio.Future[Outcome]
-Record: TypeAlias = MemoryRecord[Answer]
-Memories: TypeAlias = Catalog[Answer]
+Record: TypeAlias = MemoryRecord[Answer, object]
+Memories: TypeAlias = Catalog[Answer, object]
 
 
 @dataclass(eq=False, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from attractor_server.fields import Field
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.peers import Peers, forward, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
+from attractor_server.storage.settings import MemorySettings
 
 PAGE_SIZE = 100
 PAGE_SIZE_LIMIT = 1000
@@ -36,7 +37,10 @@ class MemoriesServicer(rpc.MemoriesServicer):
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
-        record = self._shard.memories.create(request.name, model=model.name, model_digest=model.digest)
+        settings = MemorySettings(page_patterns=model.capacity)
+        record = self._shard.memories.create(
+            request.name, model=model.name, model_digest=model.digest, settings=settings
+        )
         return pb.CreateResponse(memory=_memory(record))
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from attractor_server.errors import Conflict, MemoryNotFound, SequenceForgotten
+from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings, SequenceForgotten
+from attractor_server.storage.settings import MemorySettings
 
 Answer = TypeVar("Answer")
+PageType = TypeVar("PageType")
 
 REMEMBERED_ANSWERS = 1024
 """Stores and erases a memory remembers of each client, to recognise a repeat."""
@@ -51,13 +53,16 @@ class Ledger(Generic[Answer]):
 
 
 @dataclass(eq=False)
-class MemoryRecord(Generic[Answer]):
-    """One memory of this shard. The engine alone changes `page`, `patterns` and `version`."""
+class MemoryRecord(Generic[Answer, PageType]):
+    """One memory of this shard. The engine alone changes `page`, `pages`, `patterns` and `version`."""
 
     name: str
     model: str
     model_digest: str
     created_s: float
+    settings: MemorySettings
+    pages: list[PageType] = field(default_factory=list)
+    """The last one is being filled, those before it are sealed; none until the first store."""
     page: int = 0
     """Place of the fast weights in the model's bank; 0, the initial weights, until the first store."""
     patterns: int = 0
@@ -79,31 +84,39 @@ class MemoryRecord(Generic[Answer]):
         return ledger
 
 
-class Catalog(Generic[Answer]):
+class Catalog(Generic[Answer, PageType]):
     """Memories by name, listed in the order of names."""
 
     def __init__(self) -> None:
-        self._records: dict[str, MemoryRecord[Answer]] = {}
+        self._records: dict[str, MemoryRecord[Answer, PageType]] = {}
         self._names: list[str] = []
 
-    def create(self, name: str, *, model: str, model_digest: str) -> MemoryRecord[Answer]:
-        """The memory of that name and model, made now if there is none.
+    def create(
+        self, name: str, *, model: str, model_digest: str, settings: MemorySettings
+    ) -> MemoryRecord[Answer, PageType]:
+        """The memory of that name, model and settings, made now if there is none.
 
         Raises:
-            Conflict: the name is taken by a memory of another model.
+            Conflict: the name is taken by a memory of another model, or with other settings.
         """
         if (record := self._records.get(name)) is None:
-            record = MemoryRecord(name=name, model=model, model_digest=model_digest, created_s=time.time())
-            self._records[name] = record
+            made = MemoryRecord[Answer, PageType](name, model, model_digest, time.time(), settings)
+            self._records[name] = made
             bisect.insort(self._names, name)
-        elif record.model_digest != model_digest:
+            return made
+        if record.model_digest != model_digest:
             raise Conflict(
                 f"memory {name!r} exists and was made from model {record.model} ({record.model_digest}); "
                 f"asked for {model} ({model_digest}): delete it first, or choose another name"
             )
+        if difference := record.settings.difference(settings):
+            raise OtherSettings(
+                f"memory {name!r} exists and its {difference}: ask for what it has, delete it first, "
+                "or choose another name"
+            )
         return record
 
-    def get(self, name: str) -> MemoryRecord[Answer]:
+    def get(self, name: str) -> MemoryRecord[Answer, PageType]:
         """The memory of that name.
 
         Raises:
@@ -113,7 +126,7 @@ class Catalog(Generic[Answer]):
             raise MemoryNotFound(f"no memory {name!r}; create it first (a restarted shard starts empty)")
         return record
 
-    def remove(self, name: str) -> MemoryRecord[Answer]:
+    def remove(self, name: str) -> MemoryRecord[Answer, PageType]:
         """Takes the memory out of the catalog and marks it deleted.
 
         Raises:
@@ -125,7 +138,7 @@ class Catalog(Generic[Answer]):
         self._names.pop(bisect.bisect_left(self._names, name))
         return record
 
-    def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer]]:
+    def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
         start = max(bisect.bisect_left(self._names, prefix), bisect.bisect_right(self._names, after))
         names = self._names[start : start + size]

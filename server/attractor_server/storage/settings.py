@@ -1,0 +1,48 @@
+"""How a memory takes what is stored in it: chosen when it is made, and kept."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias, get_args
+
+from attractor_server.errors import SettingsError, quoted
+
+WriteMode: TypeAlias = Literal["rewrite", "stream"]
+WhenFull: TypeAlias = Literal["grow", "refuse", "forget"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    """Settings of one memory.
+
+    Raises:
+        SettingsError: a value that cannot be meant.
+    """
+
+    write: WriteMode = "rewrite"
+    """`rewrite`: the page that is being filled keeps its patterns, and each store computes it anew from the initial
+    weights with all of them, so that recall is as good as after one store of all. `stream`: each store adds to the
+    weights, and no pattern is kept."""
+    when_full: WhenFull = "grow"
+    """What a store meets whose patterns the page has no room for. `grow`: the page is sealed and the next one begun,
+    without end. `refuse`: the memory has one page; the store fails and nothing of it is applied. `forget`: the memory
+    has two pages at most, the one being filled and the one filled before it; whatever is older goes with its page."""
+    page_patterns: int
+    """Patterns that one page takes before it is sealed"""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("write", WriteMode), ("when_full", WhenFull)):
+            if (seen := getattr(self, name)) not in (expected := get_args(kind)):
+                raise SettingsError(f"{name}: saw {quoted(seen)}; expected one of {', '.join(expected)}")
+        if self.page_patterns < 1:
+            raise SettingsError(f"page_patterns: saw {self.page_patterns}; expected at least 1")
+
+    @property
+    def most_pages(self) -> int | None:
+        """Pages a memory has at most; None for any number."""
+        return {"grow": None, "refuse": 1, "forget": 2}[self.when_full]
+
+    def difference(self, other: "MemorySettings") -> str:
+        """The first setting that differs, with both values; empty where none does."""
+        for name in (field.name for field in fields(self)):
+            if (here := getattr(self, name)) != (there := getattr(other, name)):
+                return f"{name} is {here}; asked for {there}"
+        return ""
