@@ -1,0 +1,147 @@
+"""The backend store: one SQLite file, opened so that a committed transaction survives a power cut."""
+
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.storage.schema import FORMAT, migrated
+
+FILE = "attractor.db"
+BUSY_MS = 10_000
+"""How long a transaction waits for that of another shard"""
+SAFE_SQLITE: Final = (3, 51, 3)
+"""Older ones can corrupt a write-ahead log that several connections use (fixed in 3.51.3)"""
+_BEACON = struct.Struct("<QI")
+
+
+class Database:
+    """One connection to the store, for all threads of a shard; shards of a machine open the same file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the file where there is none, and brings an older format up to date.
+
+        Raises:
+            StoreDamaged: the file is no store, of a newer format, or behind its beacon.
+            StoreFailed: the folder cannot be used.
+        """
+        if tuple(map(int, apsw.sqlite_lib_version().split("."))) < SAFE_SQLITE:
+            raise StoreFailed(f"SQLite {apsw.sqlite_lib_version()} can corrupt its log; expected 3.51.3 or newer")
+        self._path = folder / FILE
+        self._lock = threading.Lock()
+        with _told(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._connection = apsw.Connection(str(self._path))
+            self._prepare()
+            self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._check_tail()
+
+    def close(self) -> None:
+        """Leaves the store; the last one to leave folds the log into the file."""
+        with self._lock:
+            self._connection.close()
+            os.close(self._beacon)
+
+    @contextmanager
+    def transaction(self) -> Iterator[apsw.Cursor]:
+        """Everything in the block, or nothing; on the disk when the block has ended.
+
+        Raises:
+            StoreFailed: it was not committed.
+        """
+        with self._lock, _told(self._path):
+            cursor = self._connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield cursor
+                count = _number(
+                    cursor.execute("UPDATE counters SET value = value + 1 WHERE name = 'commits' RETURNING value")
+                )
+                cursor.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+            self._light(count)
+
+    @contextmanager
+    def reading(self) -> Iterator[apsw.Cursor]:
+        """A cursor for queries, as one view of the store.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        with self._lock, _told(self._path):
+            cursor = self._connection.cursor()
+            cursor.execute("BEGIN")
+            try:
+                yield cursor
+            finally:
+                cursor.execute("ROLLBACK")
+
+    def truncate_log(self) -> None:
+        """Folds the log into the file, so that deleted bytes are in neither; left for later where others are busy."""
+        with self._lock, _told(self._path):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        connection.set_busy_timeout(BUSY_MS)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        with _told(self._path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                found = _number(connection.execute("PRAGMA user_version"))
+                if found > FORMAT:
+                    raise StoreDamaged(
+                        f"{self._path} has format {found}; this version reads up to {FORMAT}: upgrade the server"
+                    )
+                migrated(connection, found)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _check_tail(self) -> None:
+        """SQLite drops a damaged end of its log without a word: the beacon knows how far the store had come."""
+        record = os.pread(self._beacon, _BEACON.size, 0)
+        count = _number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
+        if len(record) < _BEACON.size:
+            return
+        seen, checksum = _BEACON.unpack(record)
+        if checksum == zlib.crc32(record[:8]) and seen > count:
+            self.close()
+            raise StoreDamaged(
+                f"{self._path} ends at commit {count}, and commit {seen} was made: its log was damaged or taken away. "
+                "Restore both files, or delete the file that ends in -beacon to go on without what is lost"
+            )
+
+    def _light(self, count: int) -> None:
+        """Notes how far the store is. Not synchronised: a beacon that is behind raises no alarm."""
+        number = count.to_bytes(8, "little")
+        os.pwrite(self._beacon, number + zlib.crc32(number).to_bytes(4, "little"), 0)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors of SQLite and of the system as ours."""
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup") from error
+    except (apsw.Error, OSError) as error:
+        raise StoreFailed(f"the store {path} failed and changed nothing: {error}; try again in a moment") from error
+
+
+def _number(rows: apsw.Cursor) -> int:
+    """The single number that a statement yields."""
+    return int(str(next(iter(rows.fetchall()))[0]))

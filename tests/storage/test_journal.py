@@ -1,0 +1,253 @@
+"""The backend store through its public face, on real files."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.storage.catalog import REMEMBERED_ANSWERS
+from attractor_server.storage.database import Database
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import Change, Entry, Floats, Image, StoredMemory, Told
+from attractor_server.storage.settings import MemorySettings
+
+SETTINGS = MemorySettings(page_patterns=4)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def journal(database: Database) -> Journal:
+    return Journal(database)
+
+
+def made(journal: Journal, name: str = "a/b") -> StoredMemory:
+    return journal.create(name, model="m", model_digest="sha256:1", settings=SETTINGS)
+
+
+def some(seed: int, count: int = 2) -> Floats:
+    return np.random.default_rng(seed).standard_normal((count, 3), dtype=np.float32)
+
+
+def stored(memory: StoredMemory, version: int, values: Floats, *, page: int = 0, told: Told | None = None) -> Change:
+    return Change(
+        memory=memory.id,
+        version=version,
+        patterns=len(values),
+        pages={page: len(values)},
+        entries=[Entry(page=page, version=version, written=version, values=values)],
+        told=[] if told is None else [told],
+    )
+
+
+def test_what_was_committed_is_found_again_after_reopening(tmp_path: Path) -> None:
+    told = Told(client="c", sequence=1, version=1, patterns=2)
+    with closing(Database(tmp_path)) as database:
+        memory = made(Journal(database))
+        Journal(database).commit([stored(memory, 1, some(1), told=told)])
+    with closing(Database(tmp_path)) as database:
+        found = Journal(database).find("a/b")
+        assert found is not None
+        page = Journal(database).page(found.id, 0)
+    assert (found.version, found.patterns, found.pages, found.told) == (1, 2, {0: 2}, [told])
+    assert (found.write, found.when_full, found.page_patterns) == ("rewrite", "grow", 4)
+    np.testing.assert_array_equal(page.entries[0].values, some(1))
+
+
+def test_creating_a_name_twice_returns_the_memory_that_is_there(journal: Journal) -> None:
+    first = made(journal)
+    second = journal.create("a/b", model="other", model_digest="sha256:2", settings=SETTINGS)
+    assert second == first
+
+
+def test_a_commit_that_fails_applies_none_of_its_changes(journal: Journal) -> None:
+    memory, other = made(journal), made(journal, "other")
+    journal.commit([stored(memory, 1, some(1))])
+    with pytest.raises(StoreFailed, match="changed nothing"):
+        journal.commit([stored(other, 1, some(2)), stored(memory, 1, some(3))])  # version 1 is there
+    found = journal.find("other")
+    assert found is not None
+    assert (found.version, found.pages) == (0, {})
+    journal.commit([stored(other, 1, some(2))])
+
+
+def test_entries_after_an_image_alone_are_replayed(journal: Journal) -> None:
+    memory = made(journal)
+    journal.commit([stored(memory, 1, some(1))])
+    image = Image(page=0, version=1, content=b"weights")
+    journal.commit([Change(memory=memory.id, version=1, patterns=2, pages={0: 2}, images=[image])])
+    journal.commit([stored(memory, 2, some(2))])
+    page = journal.page(memory.id, 0)
+    assert page.image == image
+    assert [entry.version for entry in page.entries] == [2]
+
+
+def test_emptied_and_dropped_pages_leave_no_entries(journal: Journal) -> None:
+    memory = made(journal)
+    journal.commit([stored(memory, 1, some(1)), stored(memory, 2, some(2), page=1)])
+    kept = Entry(page=1, version=3, written=3, values=some(3, 1))
+    journal.commit(
+        [Change(memory=memory.id, version=3, patterns=1, dropped=[0], emptied=[1], pages={1: 1}, entries=[kept])]
+    )
+    found = journal.find("a/b")
+    assert found is not None
+    assert found.pages == {1: 1}
+    assert [entry.version for entry in journal.page(memory.id, 1).entries] == [3]
+    assert journal.page(memory.id, 0).entries == []
+
+
+def test_a_change_of_a_deleted_memory_is_dropped(journal: Journal) -> None:
+    memory = made(journal)
+    journal.delete(memory.id)
+    journal.commit([stored(memory, 1, some(1))])
+    assert made(journal).id != memory.id
+    assert journal.page(memory.id, 0).entries == []
+
+
+def test_no_byte_of_a_deleted_memory_stays_in_the_files(tmp_path: Path, journal: Journal) -> None:
+    memory, neighbour = made(journal), made(journal, "neighbour")
+    secret, other = some(1, 400), some(2, 400)
+    journal.commit([stored(memory, 1, secret), stored(neighbour, 1, other)])
+    journal.delete(memory.id)
+    journal.commit([stored(neighbour, 2, some(3))])
+    bytes_left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert other[200].tobytes() in bytes_left
+    assert not any(row.tobytes() in bytes_left for row in secret)
+
+
+def test_only_as_many_answers_are_kept_as_are_remembered(journal: Journal) -> None:
+    memory = made(journal)
+    told = [Told(client="c", sequence=n, version=n, patterns=n) for n in range(1, REMEMBERED_ANSWERS + 3)]
+    journal.commit([Change(memory=memory.id, version=len(told), patterns=0, told=told)])
+    found = journal.find("a/b")
+    assert found is not None
+    assert [one.sequence for one in found.told] == list(range(3, REMEMBERED_ANSWERS + 3))
+
+
+def test_names_come_in_order_by_prefix_and_place(journal: Journal) -> None:
+    for name in ("b/2", "a/1", "b/1", "b_", "c"):
+        made(journal, name)
+    assert journal.names(prefix="", after="", size=10) == ["a/1", "b/1", "b/2", "b_", "c"]
+    assert journal.names(prefix="b/", after="b/1", size=10) == ["b/2"]
+    assert journal.names(prefix="", after="a/1", size=2) == ["b/1", "b/2"]
+
+
+def test_a_flipped_bit_in_a_pattern_is_found_and_named(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        memory = made(Journal(database))
+        Journal(database).commit([stored(memory, 1, some(1, 100))])
+    path = tmp_path / "attractor.db"
+    content = bytearray(path.read_bytes())
+    content[content.index(some(1, 100)[50].tobytes())] ^= 1
+    path.write_bytes(content)
+    with (
+        closing(Database(tmp_path)) as database,
+        pytest.raises(StoreDamaged, match=f"memory {memory.id}, page 0, version 1"),
+    ):
+        Journal(database).page(memory.id, 0)
+
+
+def test_a_log_that_lost_its_end_is_refused(tmp_path: Path) -> None:
+    files = _files_after_commits(tmp_path / "live")
+    log = files["attractor.db-wal"]
+    torn = {**files, "attractor.db-wal": log[: len(log) - 4096]}
+    for name, content in torn.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StoreDamaged, match=r"ends at commit \d+, and commit \d+ was made"):
+        Database(tmp_path)
+
+
+def test_a_store_as_it_was_at_a_power_cut_opens_with_all_that_was_committed(tmp_path: Path) -> None:
+    for name, content in _files_after_commits(tmp_path / "live").items():
+        (tmp_path / name).write_bytes(content)
+    with closing(Database(tmp_path)) as database:
+        found = Journal(database).find("a/b")
+    assert found is not None
+    assert found.version == 3
+
+
+def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Database(tmp_path).close()
+    path = tmp_path / "attractor.db"
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreDamaged, match=r"format 99; this version reads up to \d"):
+        Database(tmp_path)
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "attractor.db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(StoreDamaged, match="is damaged"):
+        Database(tmp_path)
+
+
+def test_two_shards_share_a_store(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as one, closing(Database(tmp_path)) as other:
+        memory = made(Journal(one))
+        assert made(Journal(other)).id == memory.id
+        Journal(one).commit([stored(memory, 1, some(1))])
+        np.testing.assert_array_equal(Journal(other).page(memory.id, 0).entries[0].values, some(1))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from attractor_server.storage.database import Database
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import Change, Entry
+from attractor_server.storage.settings import MemorySettings
+journal = Journal(Database(Path(sys.argv[1])))
+memory = journal.create("a/b", model="m", model_digest="d", settings=MemorySettings(page_patterns=4))
+version = memory.version
+while True:
+    version += 1
+    entries = [
+        Entry(page=page, version=version, written=version, values=np.full((1, 64), version, np.float32))
+        for page in (0, 1)
+    ]
+    journal.commit([Change(memory=memory.id, version=version, patterns=0, pages={0: 0, 1: 0}, entries=entries)])
+    print(version, flush=True)
+"""
+
+
+def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path) -> None:
+    acknowledged = 0
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(50):
+            acknowledged = int(process.stdout.readline())
+        os.kill(process.pid, signal.SIGKILL)
+        acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
+        process.wait()
+        process.stdout.close()
+    with closing(Database(tmp_path)) as database:
+        found = Journal(database).find("a/b")
+        assert found is not None
+        versions = [[entry.version for entry in Journal(database).page(found.id, page).entries] for page in (0, 1)]
+    assert found.version >= acknowledged
+    assert versions[0] == versions[1] == list(range(1, found.version + 1))
+
+
+def _files_after_commits(folder: Path) -> Mapping[str, bytes]:
+    """The files of a store that is still open, as a power cut would leave them."""
+    with closing(Database(folder)) as database:
+        journal = Journal(database)
+        memory = made(journal)
+        for version in (1, 2, 3):
+            journal.commit([stored(memory, version, some(version))])
+        return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith("-shm")}
