@@ -13,6 +13,7 @@ from attractor._errors import (
     Exhausted,
     Forgotten,
     InvalidRequest,
+    MemoryFull,
     MemoryNotFound,
     ModelNotFound,
     NotFound,
@@ -25,6 +26,7 @@ from attractor._errors import (
     WrongBackend,
 )
 from attractor._memory import Memory
+from attractor._paging import MemorySettings
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
@@ -63,8 +65,10 @@ __all__ = [
     "Forgotten",
     "InvalidRequest",
     "Memory",
+    "MemoryFull",
     "MemoryInfo",
     "MemoryNotFound",
+    "MemorySettings",
     "MemoryStream",
     "ModelInfo",
     "ModelNotFound",

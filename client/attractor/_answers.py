@@ -14,6 +14,8 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 
 Number = TypeVar("Number", np.float32, np.uint32)
 
+_NO_ENERGIES: Floats = np.empty((0, 0), np.float32)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Recalled:
@@ -21,7 +23,7 @@ class Recalled:
 
     fields: Mapping[str, Floats]
     scores: Floats  # (3, rows): before, after, delta
-    steps: Integers
+    counts: Integers  # (2, rows): steps, page
     iterates: Mapping[str, Floats]  # (steps + 1, rows, *shape); empty unless asked for
     energies: Floats  # (steps + 1, rows)
 
@@ -31,6 +33,7 @@ class Recognized:
     """The answer to one recognize request."""
 
     scores: Floats  # (2, rows): energy, delta; (3, rows) with the probability
+    pages: Integers  # (rows)
 
 
 def recalled(frame: pb.RecalledFrame) -> Iterator[tuple[int, Recalled]]:
@@ -43,12 +46,10 @@ def recalled(frame: pb.RecalledFrame) -> Iterator[tuple[int, Recalled]]:
     fields = {tensor.field: _values(tensor, total) for tensor in frame.tensors}
     score = frame.scores
     scores = _scores(total, score.energy_before, score.energy_after, score.delta_energy)
-    steps = np.array(score.steps, np.uint32)
-    if len(steps) != total:
-        raise ServerFault(f"scores.steps: saw {len(steps)} entries; expected {total}")
+    counts = np.stack([_whole(score.steps, total, "steps"), _pages(score.pages, total)])
     for request_id, rows in _rows(frame.request_ids, frame.patterns):
         parts = {name: values[rows].copy() for name, values in fields.items()}
-        yield request_id, Recalled(parts, scores[:, rows].copy(), steps[rows].copy(), {}, np.empty((0, 0), np.float32))
+        yield request_id, Recalled(parts, scores[:, rows].copy(), counts[:, rows].copy(), {}, _NO_ENERGIES)
 
 
 def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
@@ -57,9 +58,11 @@ def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
     Raises:
         ServerFault: the columns do not fit together.
     """
-    scores = _scores(sum(frame.patterns), frame.energy, frame.delta_energy, *filter(None, [frame.probability]))
+    total = sum(frame.patterns)
+    scores = _scores(total, frame.energy, frame.delta_energy, *filter(None, [frame.probability]))
+    pages = _pages(frame.pages, total)
     for request_id, rows in _rows(frame.request_ids, frame.patterns):
-        yield request_id, Recognized(scores[:, rows].copy())
+        yield request_id, Recognized(scores[:, rows].copy(), pages[rows].copy())
 
 
 def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Recalled:
@@ -70,7 +73,7 @@ def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Rec
     """
     if not frames:
         return answer
-    rows = len(answer.steps)
+    rows = answer.counts.shape[1]
     by_step = [{tensor.field: _values(tensor, rows) for tensor in frame.tensors} for frame in frames]
     if any(step.keys() != answer.fields.keys() for step in by_step):
         raise ServerFault("trajectory: the fields are not those of the answer")
@@ -83,14 +86,15 @@ def recall(pieces: Sequence[Recalled], model: ModelInfo, *, single: bool) -> Rec
     alphabets = {field.name: field.alphabet for field in model.fields if field.alphabet}
     fields = {name: _join([piece.fields[name] for piece in pieces], 0, single) for name in pieces[0].fields}
     before, after, delta = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
-    steps = _join([piece.steps for piece in pieces], 0, single)
-    return Recall(fields, before, after, delta, steps, _trajectory(pieces, single=single), alphabets)
+    steps, page = map(np.asarray, _join([piece.counts for piece in pieces], 1, single))
+    return Recall(fields, before, after, delta, steps, page, _trajectory(pieces, single=single), alphabets)
 
 
 def familiarity(pieces: Sequence[Recognized], *, single: bool) -> Familiarity:
     """What the caller gets, the pieces of a split request side by side."""
     energy, delta, *probability = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
-    return Familiarity(energy, delta, *probability)
+    page = _join([piece.pages for piece in pieces], 0, single)
+    return Familiarity(energy, delta, page, *probability)
 
 
 def _trajectory(pieces: Sequence[Recalled], *, single: bool) -> Trajectory | None:
@@ -122,6 +126,16 @@ def _scores(rows: int, *columns: Sequence[float]) -> Floats:
     if any(len(column) != rows for column in columns):
         raise ServerFault(f"scores: saw {[len(column) for column in columns]} entries; expected {rows} each")
     return np.array(columns, np.float32).reshape(len(columns), rows)
+
+
+def _whole(column: Sequence[int], rows: int, name: str) -> Integers:
+    if len(column) != rows:
+        raise ServerFault(f"scores.{name}: saw {len(column)} entries; expected {rows}")
+    return np.array(column, np.uint32)
+
+
+def _pages(column: Sequence[int], rows: int) -> Integers:
+    return _whole(column, rows, "pages") if column else np.zeros(rows, np.uint32)
 
 
 def _rows(request_ids: Sequence[int], patterns: Sequence[int]) -> Iterator[tuple[int, slice]]:

@@ -16,9 +16,11 @@ from attractor._core import Core
 from attractor._errors import Closed, Unreachable, WrongBackend
 from attractor._link import Link
 from attractor._memory import Memory
+from attractor._paging import WhenFull, WriteMode, asked
 from attractor._router import Router
 from attractor._settings import Retry, Settings
 from attractor._types import MemoryInfo, ModelInfo
+from attractor_proto.v1 import memories_pb2 as pb
 
 
 def connect(  # noqa: PLR0913 - all but the address by keyword
@@ -91,17 +93,31 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self._opened = None
         return await self._resources.__aexit__(kind, error, traceback)
 
-    async def create_memory(self, name: str, *, model: str, timeout_s: float | None = None) -> Memory:
+    async def create_memory(  # noqa: PLR0913 - all but the name by keyword
+        self,
+        name: str,
+        *,
+        model: str,
+        write: WriteMode | None = None,
+        when_full: WhenFull | None = None,
+        page_patterns: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Memory:
         """The memory of that name and model, made now if there is none.
 
+        `write`, `when_full` and `page_patterns` are its settings for life, as `MemorySettings` says: "rewrite", "grow"
+        and the model's capacity where nothing is given. A memory that is there has to have those that are given.
+
         Raises:
-            Conflict: there is one of that name from another model.
+            Conflict: there is one of that name from another model, or with other settings.
             ModelNotFound: the server has no such model.
-            InvalidRequest: no memory can have that name.
+            InvalidRequest: no memory can have that name, or these settings.
         """
         core = self._core
+        settings = asked(write, when_full, page_patterns)
         deadline_s = core.deadline_s(timeout_s)
-        info = await core.control.create(name, model, deadline_s)
+        request = pb.CreateRequest(name=name, model=model, settings=settings)
+        info = await core.control.create(request, deadline_s)
         return Memory(core, name, await core.model_of(info, deadline_s))
 
     async def get_memory(self, name: str, *, timeout_s: float | None = None) -> Memory:

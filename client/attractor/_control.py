@@ -13,6 +13,7 @@ from grpc import aio
 
 from attractor._channel import Channel
 from attractor._errors import Closed, MemoryNotFound, TimeoutExceeded, Unavailable, from_rpc
+from attractor._paging import told
 from attractor._settings import Settings
 from attractor._types import AudioFormat, FieldInfo, FieldKind, MemoryInfo, ModelInfo
 from attractor._waking import raise_if_cancelled
@@ -48,10 +49,9 @@ class Control:
         """Every call from now on is refused."""
         self._closed.set()
 
-    async def create(self, name: str, model: str, deadline_s: float) -> MemoryInfo:
-        """The memory of that name and model, made now if there is none."""
-        answer = await self._call(self._channel.memories.Create, pb.CreateRequest(name=name, model=model), deadline_s)
-        return _memory(answer.memory)
+    async def create(self, request: pb.CreateRequest, deadline_s: float) -> MemoryInfo:
+        """The memory of that name, model and settings, made now if there is none."""
+        return _memory((await self._call(self._channel.memories.Create, request, deadline_s)).memory)
 
     async def get(self, name: str, deadline_s: float) -> MemoryInfo:
         """The memory of that name."""
@@ -119,6 +119,8 @@ def _memory(memory: pb.Memory) -> MemoryInfo:
         model_digest=memory.model_digest,
         version=memory.version,
         patterns=memory.patterns,
+        pages=memory.pages,
+        settings=told(memory.settings),
         created=memory.created.ToDatetime(UTC),
     )
 

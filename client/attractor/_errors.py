@@ -5,9 +5,10 @@ AttractorError
 ├── NotFound
 │   ├── MemoryNotFound   never created, deleted, or forgotten by a shard that restarted
 │   └── ModelNotFound
-├── Conflict             the name is taken by a memory of another model
+├── Conflict             the name is taken by a memory of another model, or with other settings
 ├── Refused              the state of the server does not allow it
 │   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
+│   ├── MemoryFull       the memory was made to refuse what is more than one page takes; nothing was applied
 │   ├── Forgotten        a repeated store too old for its first answer to be known
 │   ├── CannotErase      the memory's model has not learned to erase
 │   └── CannotPull       the memory's model has not learned to pull known entries towards the cue
@@ -81,6 +82,10 @@ class Diverged(Refused):
     default_reason = "WRITE_DIVERGED"
 
 
+class MemoryFull(Refused):
+    default_reason = "MEMORY_FULL"
+
+
 class Forgotten(Refused):
     default_reason = "SEQUENCE_FORGOTTEN"
 
@@ -139,6 +144,7 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.ALREADY_EXISTS, ""): Conflict,
     (_Code.FAILED_PRECONDITION, ""): Refused,
     (_Code.FAILED_PRECONDITION, "PROTOCOL_VERSION"): ProtocolMismatch,
+    (_Code.FAILED_PRECONDITION, "MEMORY_FULL"): MemoryFull,
     (_Code.FAILED_PRECONDITION, "SEQUENCE_FORGOTTEN"): Forgotten,
     (_Code.FAILED_PRECONDITION, "CANNOT_ERASE"): CannotErase,
     (_Code.FAILED_PRECONDITION, "CANNOT_PULL"): CannotPull,

@@ -55,6 +55,7 @@ class Memory:
 
         Raises:
             InvalidRequest: also for more patterns than one frame holds.
+            MemoryFull: the memory refuses what is more than its page takes; nothing was applied.
             Diverged: the writing loop left finite numbers; nothing was applied.
         """
         deadline_s = self._core.deadline_s(timeout_s)
@@ -84,7 +85,7 @@ class Memory:
         trajectory: bool = False,
         timeout_s: float | None = None,
     ) -> Recall:
-        """Completes the cues.
+        """Completes the cues, each from the page of the memory that knows it best.
 
         `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed, none of which may be missing.
         `hold` False pulls them towards the cue instead, as hard as the model has learned to, and they come back as the

@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attractor._client import AsyncClient, connect
 from attractor._errors import AttractorError, Closed
 from attractor._memory import Memory
+from attractor._paging import WhenFull, WriteMode
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
@@ -200,9 +201,26 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
     models = _blocking(AsyncClient.models)
     model = _blocking(AsyncClient.model)
 
-    def create_memory(self, name: str, *, model: str, timeout_s: float | None = None) -> SyncMemory:
+    def create_memory(  # noqa: PLR0913
+        self,
+        name: str,
+        *,
+        model: str,
+        write: WriteMode | None = None,
+        when_full: WhenFull | None = None,
+        page_patterns: int | None = None,
+        timeout_s: float | None = None,
+    ) -> SyncMemory:
         """As `AsyncClient.create_memory`."""
-        create = partial(self._inner.create_memory, name, model=model, timeout_s=timeout_s)
+        create = partial(
+            self._inner.create_memory,
+            name,
+            model=model,
+            write=write,
+            when_full=when_full,
+            page_patterns=page_patterns,
+            timeout_s=timeout_s,
+        )
         return SyncMemory(self._loop, self._loop.call(create))
 
     def get_memory(self, name: str, *, timeout_s: float | None = None) -> SyncMemory:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor._errors import InvalidRequest
+from attractor._paging import MemorySettings
 from attractor._text import strings
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -70,9 +71,9 @@ class ModelInfo:
     """"sha256:" and 64 hexadecimal digits, over the content of the model file."""
     fields: tuple[FieldInfo, ...]
     capacity: int
-    """Patterns that one memory holds at the rated error."""
+    """Patterns that one page of a memory holds at the rated error."""
     page_bytes: int
-    """Bytes of fast weights of one memory."""
+    """Bytes of fast weights of one page."""
     steps: int
     """Reading steps when a query asks for none."""
     training_record: Mapping[str, object]
@@ -93,6 +94,9 @@ class MemoryInfo:
     """Counts applied stores and erases."""
     patterns: int
     """Patterns stored so far and not erased."""
+    pages: int
+    """Sets of fast weights that they lie in."""
+    settings: MemorySettings
     created: datetime
 
 
@@ -145,6 +149,8 @@ class Recall:
     """Energy of the cue less its energy in an empty memory, () or (patterns): the lower, the more familiar."""
     steps: Integers
     """Reading steps taken: () or (patterns)."""
+    page: Integers
+    """Which page of the memory answered, from 0, the oldest: () or (patterns)."""
     trajectory: Trajectory | None = None
     """Set where the query asked for it."""
     alphabets: Mapping[str, str] = field(default_factory=dict)
@@ -186,6 +192,8 @@ class Familiarity:
     energy: Floats
     delta_energy: Floats
     """Energy in this memory less energy in an empty one: the lower, the more familiar."""
+    page: Integers
+    """Which page of the memory knows the pattern best, from 0, the oldest."""
     probability: Floats | None = None
     """From 0 to 1: that the pattern is stored, where as many are asked for that are as that are not. As the model was
     calibrated on validation data; None where it was not."""

@@ -1,7 +1,7 @@
 """A server of the contract that does what a real one cannot be made to do on demand.
 
-It keeps patterns in lists. A query's answer is its cue; `energy_before` is the number of patterns the memory has, so
-that a test sees which stores a query came after.
+It counts patterns. A query's answer is its cue; `energy_before` is the number of patterns the memory has, so that a
+test sees which stores a query came after. The newest page answers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -39,6 +39,9 @@ PAIR = memories_pb2.Model(
     steps=5,
 )
 MODELS = {model.name: model for model in (MODEL, PAIR)}
+DEFAULTS = memories_pb2.MemorySettings(
+    write=memories_pb2.WRITE_MODE_REWRITE, when_full=memories_pb2.WHEN_FULL_GROW, page_patterns=8
+)
 _DTYPES = {pb.DTYPE_FLOAT32: "<f4", pb.DTYPE_FLOAT16: "<f2", pb.DTYPE_UINT8: "u1", pb.DTYPE_BFLOAT16: "<u2"}
 
 
@@ -49,6 +52,11 @@ class FakeMemory:
     info: memories_pb2.Memory
     patterns: int = 0
     answers: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def page(self) -> int:
+        """Number of the newest page."""
+        return max(0, self.patterns - 1) // self.info.settings.page_patterns
 
 
 class FakeSession:
@@ -93,6 +101,7 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         self.sessions: list[FakeSession] = []
         self.frames: list[pb.SessionRequest] = []
         """Of all sessions, without hello."""
+        self.created: list[memories_pb2.CreateRequest] = []
         self.routes: dict[str, str] = {}
         self.welcome = pb.Welcome(
             protocol_version=1, epoch=1, frame_patterns_limit=256, message_bytes_limit=16 * 1024 * 1024
@@ -118,8 +127,10 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         if self.server is not None:
             await self.server.stop(None)
 
-    def add(self, name: str, model: str = "tiny") -> FakeMemory:
-        info = memories_pb2.Memory(name=name, model=model, model_digest=MODELS[model].digest)
+    def add(self, name: str, model: str = "tiny", settings: memories_pb2.MemorySettings | None = None) -> FakeMemory:
+        info = memories_pb2.Memory(name=name, model=model, model_digest=MODELS[model].digest, settings=DEFAULTS)
+        if settings is not None:
+            info.settings.MergeFrom(settings)  # what is unspecified changes nothing
         return self.memories.setdefault(name, FakeMemory(info))
 
     def of_kind(self, kind: str) -> list[pb.SessionRequest]:
@@ -217,12 +228,13 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         if (client_id, sequence) not in memory.answers:
             memory.patterns += rows
             memory.info.version += 1
+            memory.info.pages = memory.page + 1
             memory.answers[client_id, sequence] = (memory.info.version, memory.patterns)
         return memory.answers[client_id, sequence]
 
     async def _query(self, session: FakeSession, frame: pb.QueryFrame) -> None:
         columns = frame.columns
-        counts = self._counts(session, columns)
+        counts, pages = self._counts(session, columns)
         tensors = [as_float32(tensor) for tensor in columns.tensors]
         if frame.trajectory:
             await self._trajectory(session, columns, tensors)
@@ -231,6 +243,7 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             energy_after=[-1.0] * len(counts),
             delta_energy=[0.5] * len(counts),
             steps=[frame.steps or 5] * len(counts),
+            pages=pages if any(pages) else [],
         )
         recalled = pb.RecalledFrame(
             request_ids=columns.request_ids, patterns=columns.patterns, tensors=tensors, scores=scores
@@ -247,22 +260,25 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
             start += rows
 
     async def _recognize(self, session: FakeSession, frame: pb.RecognizeFrame) -> None:
-        counts = self._counts(session, frame.columns)
+        counts, pages = self._counts(session, frame.columns)
         recognized = pb.RecognizedFrame(
             request_ids=frame.columns.request_ids,
             patterns=frame.columns.patterns,
             energy=counts,
             delta_energy=[-float(count) for count in counts],
             probability=[1 - 0.5 ** (count + 1) for count in counts] if self.calibrated else [],
+            pages=pages if any(pages) else [],
         )
         await session.send(recognized=recognized)
 
-    def _counts(self, session: FakeSession, columns: pb.RequestColumns) -> list[int]:
-        return [
-            self.memories[session.handles[handle]].patterns
+    def _counts(self, session: FakeSession, columns: pb.RequestColumns) -> tuple[list[int], list[int]]:
+        """For each pattern how many its memory has, and the number of its newest page."""
+        memories = [
+            self.memories[session.handles[handle]]
             for handle, rows in zip(columns.handles, columns.patterns, strict=True)
             for _ in range(rows)
         ]
+        return [memory.patterns for memory in memories], [memory.page for memory in memories]
 
     def clock(self, name: str, context: "aio.ServicerContext[object, object]") -> None:
         self.time_left.setdefault(name, []).append(context.time_remaining() or 0)
@@ -280,7 +296,8 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         self, request: memories_pb2.CreateRequest, context: "aio.ServicerContext[object, object]"
     ) -> memories_pb2.CreateResponse:
         await self._unary("Create", context)
-        return memories_pb2.CreateResponse(memory=self.add(request.name, request.model).info)
+        self.created.append(request)
+        return memories_pb2.CreateResponse(memory=self.add(request.name, request.model, request.settings).info)
 
     async def Get(
         self, request: memories_pb2.GetRequest, context: "aio.ServicerContext[object, object]"

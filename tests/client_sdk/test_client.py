@@ -10,7 +10,6 @@ import anyio
 import grpc
 import numpy as np
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from grpc import aio
 from numpy.typing import NDArray
 from tests.client_sdk.conftest import QUICK
@@ -21,20 +20,6 @@ from attractor._sync import _EventLoop
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
-
-
-@pytest.fixture(scope="session")
-def portal() -> Iterator[BlockingPortal]:
-    """One loop for the servers of all tests that have none (see `one_loop`)."""
-    with start_blocking_portal("asyncio") as started:
-        yield started
-
-
-@pytest.fixture
-def server(portal: BlockingPortal) -> Iterator[FakeServer]:
-    """A server for tests without a loop."""
-    with portal.wrap_async_context_manager(serving(portal.call(FakeServer))) as fake:
-        yield fake
 
 
 async def test_an_unreachable_server_is_named_within_the_timeout() -> None:

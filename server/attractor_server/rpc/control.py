@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.json_format import ParseDict
@@ -13,9 +13,10 @@ from attractor_proto.names import SLOTS
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation, Record
-from attractor_server.errors import Draining, InvalidRequest
+from attractor_server.errors import Draining, InvalidRequest, MemoryNotFound
 from attractor_server.fields import Field
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
+from attractor_server.rpc.paging import given_settings, settings_message
 from attractor_server.rpc.peers import Peers, forward, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.settings import MemorySettings
@@ -37,11 +38,19 @@ class MemoriesServicer(rpc.MemoriesServicer):
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
-        settings = MemorySettings(page_patterns=model.capacity)
+        given = given_settings(request.settings, capacity=model.capacity)
+        settings = replace(self._settings_there(request.name, model), **given)
         record = self._shard.memories.create(
             request.name, model=model.name, model_digest=model.digest, settings=settings
         )
         return pb.CreateResponse(memory=_memory(record))
+
+    def _settings_there(self, name: str, model: ModelCard) -> MemorySettings:
+        """Those of the memory of that name; if there is none, those that a new one has by default."""
+        try:
+            return self._shard.memories.get(name).settings
+        except MemoryNotFound:
+            return MemorySettings(page_patterns=model.capacity)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
@@ -126,6 +135,8 @@ def _memory(record: Record) -> pb.Memory:
         version=record.version,
         patterns=record.patterns,
         created=created,
+        settings=settings_message(record.settings),
+        pages=len(record.pages),
     )
 
 

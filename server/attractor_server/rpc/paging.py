@@ -1,0 +1,71 @@
+"""Settings of memories on the wire, and which pages answered."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, TypeVar
+
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.errors import InvalidRequest, Violation
+from attractor_server.storage.settings import MemorySettings, WhenFull, WriteMode
+
+PAGE_CAPACITIES = 4
+"""A page takes at most so many times the patterns that its model holds at the rated error."""
+
+_WRITES: Mapping[pb.WriteMode.ValueType, WriteMode] = {
+    pb.WRITE_MODE_REWRITE: "rewrite",
+    pb.WRITE_MODE_STREAM: "stream",
+}
+_WHEN_FULL: Mapping[pb.WhenFull.ValueType, WhenFull] = {
+    pb.WHEN_FULL_GROW: "grow",
+    pb.WHEN_FULL_REFUSE: "refuse",
+    pb.WHEN_FULL_FORGET: "forget",
+}
+
+_Number = TypeVar("_Number", bound=int)
+_Word = TypeVar("_Word", bound=str)
+
+
+class GivenSettings(TypedDict, total=False):
+    """The settings that a request names, as the fields of MemorySettings."""
+
+    write: WriteMode
+    when_full: WhenFull
+    page_patterns: int
+
+
+def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSettings:
+    """What is not left unspecified.
+
+    Raises:
+        InvalidRequest: naming each field that cannot be meant, the value seen and the values expected.
+    """
+    problems = [*_unknown("write", message.write, _WRITES), *_unknown("when_full", message.when_full, _WHEN_FULL)]
+    if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
+        expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
+        problems.append(Violation("settings.page_patterns", f"saw {message.page_patterns}; {expected}"))
+    if problems:
+        raise InvalidRequest(*problems)
+    given = GivenSettings()
+    if message.write:
+        given["write"] = _WRITES[message.write]
+    if message.when_full:
+        given["when_full"] = _WHEN_FULL[message.when_full]
+    if message.page_patterns:
+        given["page_patterns"] = message.page_patterns
+    return given
+
+
+def settings_message(settings: MemorySettings) -> pb.MemorySettings:
+    """The settings that are in force."""
+    return pb.MemorySettings(
+        write=pb.WriteMode.Value(f"WRITE_MODE_{settings.write.upper()}"),
+        when_full=pb.WhenFull.Value(f"WHEN_FULL_{settings.when_full.upper()}"),
+        page_patterns=settings.page_patterns,
+    )
+
+
+def _unknown(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:
+    """A violation, if the number is neither 0, for unspecified, nor one of those."""
+    if not number or number in words:
+        return []
+    known = ", ".join(f"{one} ({word})" for one, word in words.items())
+    return [Violation(f"settings.{field}", f"saw {number}; expected {known}, or 0 (unspecified)")]
