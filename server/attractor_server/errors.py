@@ -22,6 +22,7 @@ ServerError
 ├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
 │   ├── Draining
 │   ├── OwnerUnreachable
+│   ├── OwnerChanged                                another incarnation of this shard has taken over
 │   └── StoreFailed                                 the store on disk could not be used; nothing was applied
 ├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
 ├── Expired                   DEADLINE_EXCEEDED
@@ -160,6 +161,10 @@ class Draining(Unavailable):
 
 class OwnerUnreachable(Unavailable):
     reason = "OWNER_UNREACHABLE"
+
+
+class OwnerChanged(Unavailable):
+    reason = "OWNER_CHANGED"
 
 
 class StoreFailed(Unavailable):

@@ -12,11 +12,11 @@ import apsw
 import numpy as np
 import pytest
 
-from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.errors import OwnerChanged, StoreDamaged, StoreFailed
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change, Entry, Floats, Image, StoredMemory, Told
+from attractor_server.storage.records import Change, Entry, Floats, Image, NewMemory, StoredMemory, Told
 from attractor_server.storage.settings import MemorySettings
 
 SETTINGS = MemorySettings(page_patterns=4)
@@ -34,7 +34,7 @@ def journal(database: Database) -> Journal:
 
 
 def made(journal: Journal, name: str = "a/b") -> StoredMemory:
-    return journal.create(name, model="m", model_digest="sha256:1", settings=SETTINGS)
+    return journal.create([NewMemory(name=name, model="m", model_digest="sha256:1", settings=SETTINGS)])[0]
 
 
 def some(seed: int, count: int = 2) -> Floats:
@@ -62,14 +62,14 @@ def test_what_was_committed_is_found_again_after_reopening(tmp_path: Path) -> No
         assert found is not None
         page = Journal(database).page(found.id, 0)
     assert (found.version, found.patterns, found.pages, found.told) == (1, 2, {0: 2}, [told])
-    assert (found.write, found.when_full, found.page_patterns) == ("rewrite", "grow", 4)
+    assert found.settings == SETTINGS
     np.testing.assert_array_equal(page.entries[0].values, some(1))
 
 
 def test_creating_a_name_twice_returns_the_memory_that_is_there(journal: Journal) -> None:
     first = made(journal)
-    second = journal.create("a/b", model="other", model_digest="sha256:2", settings=SETTINGS)
-    assert second == first
+    other = NewMemory(name="a/b", model="other", model_digest="sha256:2", settings=SETTINGS)
+    assert journal.create([other, other]) == [first, first]
 
 
 def test_a_commit_that_fails_applies_none_of_its_changes(journal: Journal) -> None:
@@ -139,9 +139,13 @@ def test_only_as_many_answers_are_kept_as_are_remembered(journal: Journal) -> No
 def test_names_come_in_order_by_prefix_and_place(journal: Journal) -> None:
     for name in ("b/2", "a/1", "b/1", "b_", "c"):
         made(journal, name)
-    assert journal.names(prefix="", after="", size=10) == ["a/1", "b/1", "b/2", "b_", "c"]
-    assert journal.names(prefix="b/", after="b/1", size=10) == ["b/2"]
-    assert journal.names(prefix="", after="a/1", size=2) == ["b/1", "b/2"]
+
+    def names(prefix: str, after: str, size: int) -> list[str]:
+        return [memory.name for memory in journal.listed(prefix=prefix, after=after, size=size)]
+
+    assert names("", "", 10) == ["a/1", "b/1", "b/2", "b_", "c"]
+    assert names("b/", "b/1", 10) == ["b/2"]
+    assert names("", "a/1", 2) == ["b/1", "b/2"]
 
 
 def test_a_flipped_bit_in_a_pattern_is_found_and_named(tmp_path: Path) -> None:
@@ -197,9 +201,27 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
 def test_two_shards_share_a_store(tmp_path: Path) -> None:
     with closing(Database(tmp_path)) as one, closing(Database(tmp_path)) as other:
         memory = made(Journal(one))
-        assert made(Journal(other)).id == memory.id
+        assert made(Journal(other, owner="shard-1")).id == memory.id
         Journal(one).commit([stored(memory, 1, some(1))])
-        np.testing.assert_array_equal(Journal(other).page(memory.id, 0).entries[0].values, some(1))
+        np.testing.assert_array_equal(Journal(other, owner="shard-1").page(memory.id, 0).entries[0].values, some(1))
+
+
+def test_an_owner_that_was_replaced_can_change_nothing(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as one, closing(Database(tmp_path)) as other:
+        paused = Journal(one)
+        memory = made(paused)
+        successor = Journal(other)
+        for change in (
+            lambda: paused.commit([stored(memory, 1, some(1))]),
+            lambda: paused.delete(memory.id),
+            lambda: made(paused, "new"),
+        ):
+            with pytest.raises(OwnerChanged, match="shard-0 was started anew"):
+                change()
+        found = successor.find("a/b")
+        assert found is not None
+        assert found.version == 0
+        assert successor.find("new") is None
 
 
 WRITER = """
@@ -208,10 +230,11 @@ from pathlib import Path
 import numpy as np
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change, Entry
+from attractor_server.storage.records import Change, Entry, NewMemory
 from attractor_server.storage.settings import MemorySettings
 journal = Journal(Database(Path(sys.argv[1])))
-memory = journal.create("a/b", model="m", model_digest="d", settings=MemorySettings(page_patterns=4))
+new = NewMemory(name="a/b", model="m", model_digest="d", settings=MemorySettings(page_patterns=4))
+memory = journal.create([new])[0]
 version = memory.version
 while True:
     version += 1

@@ -2,77 +2,88 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import apsw
 import numpy as np
 
+from attractor_server.errors import OwnerChanged
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.database import Database
-from attractor_server.storage.records import Change, Entry, Image, StoredMemory, StoredPage, Told, checked, checksum
+from attractor_server.storage.records import (
+    Change,
+    Entry,
+    Image,
+    NewMemory,
+    StoredMemory,
+    StoredPage,
+    Told,
+    checked,
+    checksum,
+)
 from attractor_server.storage.settings import MemorySettings
 
-Row: TypeAlias = tuple[int | str | bytes, ...]
-_COLUMNS = (
-    "id",
-    "name",
-    "model",
-    "model_digest",
-    "write",
-    "when_full",
-    "page_patterns",
-    "created_s",
-    "version",
-    "patterns",
+Row: TypeAlias = tuple[int | float | str | bytes, ...]
+_SELECT = (
+    "SELECT id, name, model, model_digest, write, when_full, page_patterns, created_s, version, patterns FROM memories"
 )
 
 
 class Journal:
     """The memories of a backend store. Thread-safe; every method that changes something returns when it is on the disk.
 
-    Its methods raise StoreFailed where the store cannot be used now, and StoreDamaged where a checksum is wrong.
+    Its methods raise StoreFailed where the store cannot be used now, StoreDamaged where a checksum is wrong, and those
+    that change something OwnerChanged where another journal of the same `owner` was opened since.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, owner: str = "shard-0") -> None:
+        """Takes over from any older journal of that owner, which can change nothing from now on."""
         self._database = database
+        self._owner = owner
+        with database.transaction() as cursor:
+            row = cursor.execute(
+                "INSERT INTO counters VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value",
+                (owner,),
+            ).fetchall()[0]
+        self._epoch = int(str(row[0]))
 
-    def create(self, name: str, *, model: str, model_digest: str, settings: MemorySettings) -> StoredMemory:
-        """The memory of that name, made now if there is none."""
-        row = (name, model, model_digest, settings.write, settings.when_full, settings.page_patterns, time.time())
-        with self._database.transaction() as cursor:
-            cursor.execute(
+    def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
+        """The memories of those names, made now where there is none."""
+        made_s = time.time()
+        with self._changing() as cursor:
+            cursor.executemany(
                 "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, created_s) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
-                row,
+                [_memory_row(memory, made_s) for memory in memories],
             )
-            found = _found(cursor, name)
-        assert found is not None
-        return found
+            found = [_found(cursor, memory.name) for memory in memories]
+        return [memory for memory in found if memory is not None]
 
     def find(self, name: str) -> StoredMemory | None:
         """The memory of that name, or None."""
         with self._database.reading() as cursor:
             return _found(cursor, name)
 
-    def names(self, *, prefix: str, after: str, size: int) -> Sequence[str]:
-        """Up to `size` names with that prefix, beyond `after`, in their order by code points."""
+    def listed(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
+        """Up to `size` memories with that prefix and names beyond `after`, by name; without what clients were told."""
         with self._database.reading() as cursor:
             rows = cursor.execute(
-                "SELECT name FROM memories WHERE name > ?1 AND name >= ?2 AND substr(name, 1, length(?2)) = ?2 "
-                "ORDER BY name LIMIT ?3",
+                f"{_SELECT} WHERE name > ?1 AND name >= ?2 AND substr(name, 1, length(?2)) = ?2 ORDER BY name LIMIT ?3",
                 (after, prefix, size),
             ).fetchall()
-        return [str(name) for (name,) in rows]
+            return [_memory(cursor, row) for row in rows]
 
     def delete(self, memory: int) -> None:
         """Forgets a memory: no byte of its patterns stays in the files, once no other shard reads the log."""
-        with self._database.transaction() as cursor:
+        with self._changing() as cursor:
             cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))
         self._database.truncate_log()
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
-        with self._database.transaction() as cursor:
+        with self._changing() as cursor:
             for change in changes:
                 if _counted(cursor, change):
                     _changed(cursor, change)
@@ -83,18 +94,50 @@ class Journal:
             image = _image(cursor, memory, number)
             return StoredPage(image=image, entries=list(_entries(cursor, memory, number, image)))
 
+    @contextmanager
+    def _changing(self) -> Iterator[apsw.Cursor]:
+        """A transaction of the owner's newest journal."""
+        with self._database.transaction() as cursor:
+            rows = cursor.execute("SELECT value FROM counters WHERE name = ?", (self._owner,)).fetchall()
+            if rows != [(self._epoch,)]:
+                raise OwnerChanged(f"{self._owner} was started anew elsewhere; try again in a moment")
+            yield cursor
+
+
+def _memory_row(memory: NewMemory, made_s: float) -> Row:
+    settings = memory.settings
+    return (
+        memory.name,
+        memory.model,
+        memory.model_digest,
+        settings.write,
+        settings.when_full,
+        settings.page_patterns,
+        made_s,
+    )
+
 
 def _found(cursor: apsw.Cursor, name: str) -> StoredMemory | None:
-    row = cursor.execute(
-        "SELECT id, name, model, model_digest, write, when_full, page_patterns, created_s, version, patterns "
-        "FROM memories WHERE name = ?",
-        (name,),
-    ).fetchone()
+    row = cursor.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
     if row is None:
         return None
-    memory = int(row[0])
+    memory = _memory(cursor, row)
+    return replace(memory, told=_told(cursor, memory.id))
+
+
+def _memory(cursor: apsw.Cursor, row: Sequence[Any]) -> StoredMemory:
+    """Of a row of `_SELECT`."""
+    identity, name, model, digest, write, when_full, page_patterns, created_s, version, patterns = row
     return StoredMemory(
-        **dict(zip(_COLUMNS, row, strict=True)), pages=_pages(cursor, memory), told=_told(cursor, memory)
+        id=identity,
+        name=name,
+        model=model,
+        model_digest=digest,
+        settings=MemorySettings(write=write, when_full=when_full, page_patterns=page_patterns),
+        created_s=created_s,
+        version=version,
+        patterns=patterns,
+        pages=_pages(cursor, identity),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_server.errors import StoreDamaged
+from attractor_server.storage.settings import MemorySettings
 
 Floats: TypeAlias = NDArray[np.float32]
 _PLACE = struct.Struct("<qqq")
@@ -68,6 +69,16 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NewMemory:
+    """A memory to be made."""
+
+    name: str
+    model: str
+    model_digest: str
+    settings: MemorySettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StoredMemory:
     """A memory's row, with the numbers of its pages and what its clients were told."""
 
@@ -75,9 +86,7 @@ class StoredMemory:
     name: str
     model: str
     model_digest: str
-    write: str
-    when_full: str
-    page_patterns: int
+    settings: MemorySettings
     created_s: float
     version: int
     patterns: int
