@@ -12,8 +12,9 @@ from tests.server.models import IMAGE, KEY, VALUE, WORD, able_model, tiny_model,
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model
 from attractor_server.energy.reader import read
-from attractor_server.engine.bank import INITIAL, Bank
+from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
+from attractor_server.engine.page import Page
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
 from attractor_server.errors import BankFull, MemoryNotFound, ServerError, WriteDiverged
 from attractor_server.storage.catalog import MemoryRecord
@@ -211,12 +212,12 @@ def test_a_full_bank_refuses_new_memories_keeps_the_old_and_deleting_makes_room(
     before = bench.recall("a", mine)
     refused = bench.store("c", mine)
     assert isinstance(refused, BankFull)
-    assert "holds 2 memories of this model and is full" in str(refused)
+    assert "holds 2 pages of this model and is full" in str(refused)
     assert bench.memories["c"].version == 0
     assert (bench.recall("a", mine) == before).all()
-    page = bench.memories["b"].page
+    place = bench.memories["b"].pages[0].place
     assert bench.run(bench.job(Operation.DELETE, "b")) == [Deleted()]
-    weights = bench.engine._banks[MODEL.digest].gather(torch.tensor([page]))
+    weights = bench.engine._banks[MODEL.digest].gather(torch.tensor([place]))
     assert all((tensor == 0).all() for tensor in weights.values())
     assert isinstance(bench.store("c", mine), Stored)
 
@@ -226,11 +227,11 @@ def test_where_a_part_of_a_batch_fails_the_other_part_is_answered_as_it_was_appl
 ) -> None:
     publish, calls = Bank.publish, []
 
-    def failing(bank: Bank, places: torch.Tensor, fast: dict[str, torch.Tensor]) -> None:
-        calls.append(places)
+    def failing(bank: Bank, pages: Sequence[Page], fast: dict[str, torch.Tensor]) -> object:
+        calls.append(pages)
         if len(calls) == 2:
             raise MemoryError("too many patterns")
-        publish(bank, places, fast)
+        return publish(bank, pages, fast)
 
     monkeypatch.setattr(Bank, "publish", failing)
     small, large = patterns(1), patterns(4)
@@ -253,7 +254,7 @@ def test_a_store_whose_weights_cannot_be_published_is_not_counted_and_takes_no_p
         patched.setattr(Bank, "publish", full)
         assert isinstance(bench.store("a", patterns(2)), ServerError)
     memory = bench.memories["a"]
-    assert (memory.version, memory.patterns, memory.page) == (0, 0, INITIAL)
+    assert (memory.version, memory.patterns, memory.pages) == (0, 0, [])
     assert bench.store("a", patterns(2)) == Stored(version=1, patterns=2)
 
 
@@ -262,4 +263,4 @@ def test_jobs_of_a_deleted_memory_are_told_so(bench: Bench) -> None:
     bench.memories["a"].deleted = True
     (outcome,) = bench.run(bench.job(Operation.QUERY, "a", patterns(1)))
     assert isinstance(outcome, MemoryNotFound)
-    assert bench.memories["a"].page != INITIAL
+    assert bench.memories["a"].pages[0].written

@@ -90,7 +90,7 @@ async def test_a_deletion_that_was_begun_frees_its_place_though_its_caller_went_
     await raw.create(channel, "a")
     await stub.Store(request)
     record = shard._shard.memories.get("a")
-    assert record.page
+    assert record.pages
     gate.opened.clear()
     gate.reached.clear()
     held = stub.Store(request)
@@ -105,7 +105,7 @@ async def test_a_deletion_that_was_begun_frees_its_place_though_its_caller_went_
     gate.opened.set()
     with anyio.fail_after(raw.WAIT_S):
         await batcher.drained()
-    assert record.page == 0
+    assert not record.pages
     for before_it in (held, filling):
         with pytest.raises(aio.AioRpcError) as caught:
             await before_it

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.bank import Bank
+from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Job, Record
 
 
@@ -17,6 +18,8 @@ class Lane:
     """The jobs of one memory in a batch."""
 
     memory: Record
+    page: Page
+    """The one that is read and written: a new one where the memory has none"""
     jobs: list[Job] = field(default_factory=list)
 
     @property
@@ -37,7 +40,9 @@ def lanes_of(jobs: Iterable[Job]) -> Sequence[Lane]:
     """The jobs by memory, so that a page is gathered once for all of them."""
     lanes: dict[Record, Lane] = {}
     for job in jobs:
-        lanes.setdefault(job.memory, Lane(job.memory)).jobs.append(job)
+        if (lane := lanes.get(memory := job.memory)) is None:
+            lane = lanes[memory] = Lane(memory, memory.pages[-1] if memory.pages else Page())
+        lane.jobs.append(job)
     return list(lanes.values())
 
 
@@ -69,7 +74,8 @@ class Batch:
         """Puts what is known back into any x; None where nothing is held"""
         self.pull = model.pull(given, known) if known is not None and pull else None
         """What the proximity term descends by towards what is known; None where nothing is pulled"""
-        self.fast = bank.gather(self.column([lane.memory.page for lane in lanes]))
+        padding = [Page()] * (shape[0] - len(lanes))
+        self.fast = bank.gather(bank.enter([*(lane.page for lane in lanes), *padding]))
         """Each (memories, *shape)"""
 
     def column(self, values: list[int]) -> Tensor:

@@ -12,10 +12,11 @@ from attractor_server.energy.eraser import erase
 from attractor_server.energy.model import Model
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy, write
-from attractor_server.engine.bank import INITIAL, Bank
+from attractor_server.engine.bank import Bank
 from attractor_server.engine.batch import Batch, Lane, bucket, lanes_of, numpy_of
+from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.work import Deleted, Erased, Floats, Job, Operation, Outcome, Recalled, Recognized, Stored
-from attractor_server.errors import BankFull, MemoryNotFound, ReadDiverged, ServerError, WriteDiverged
+from attractor_server.errors import MemoryNotFound, ReadDiverged, ServerError, WriteDiverged
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,12 @@ def side_by_side(model: Model) -> int:
 class Engine:
     """Computes jobs on one device. Not thread-safe: one thread calls `run`."""
 
-    def __init__(self, models: Iterable[Model], *, bank_bytes: int) -> None:
-        """`bank_bytes` bounds the fast weights of each model."""
+    def __init__(self, models: Iterable[Model], *, bank_bytes: int, residency: Residency | None = None) -> None:
+        """`bank_bytes` bounds the fast weights of each model that are on the device at the same time."""
         self._models: Mapping[str, Model] = {model.digest: model for model in models}
         self._banks = {
-            digest: Bank(model.parameters.initial, limit_bytes=bank_bytes) for digest, model in self._models.items()
+            digest: bank_for(model, limit_bytes=bank_bytes, residency=residency or Residency())
+            for digest, model in self._models.items()
         }
         self._side_by_side = {digest: side_by_side(model) for digest, model in self._models.items()}
         self._programs: Mapping[Operation, Callable[[Model, Bank, Sequence[Lane]], Results]] = {
@@ -71,8 +73,12 @@ class Engine:
 
     def _computed(self, operation: Operation, digest: str, lanes: Sequence[Lane]) -> dict[Job, Outcome | ServerError]:
         """Lanes that fail do so alone: what other lanes of the batch have written stands, and must be answered."""
+        bank = self._banks[digest]
         try:
-            return dict(self._programs[operation](self._models[digest], self._banks[digest], lanes))
+            failed = {} if operation is Operation.DELETE else bank.bring([lane.page for lane in lanes])
+            ready = [lane for lane in lanes if lane.page not in failed]
+            outcomes = dict(self._programs[operation](self._models[digest], bank, ready)) if ready else {}
+            return outcomes | {job: failed[lane.page] for lane in lanes if lane.page in failed for job in lane.jobs}
         except Exception:
             logger.exception("a %s over %d memories failed", operation.value, len(lanes))
             error = ServerError("the engine failed; the server's log says why")
@@ -88,14 +94,14 @@ class Engine:
         """Where nothing was ever stored there is nothing to compute."""
         empty, used = list[Lane](), list[Lane]()
         for lane in lanes:
-            (empty if lane.memory.page == INITIAL else used).append(lane)
+            (used if any(page.written for page in lane.memory.pages) else empty).append(lane)
         if used:
             batch = Batch(model, bank, used)
             stored = batch.column([lane.memory.patterns for lane in used])
             fast = erase(model.network, model.parameters, batch.fast, batch.x, present=batch.present, stored=stored)
             yield from _applied(bank, used, fast)
         for lane in empty:
-            yield lane.jobs[0], _count(lane.jobs[0], INITIAL)
+            yield lane.jobs[0], _count(lane.jobs[0])
 
     def _query(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
         batch = Batch(model, bank, lanes)
@@ -145,59 +151,35 @@ class Engine:
 
     def _delete(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> Results:
         for lane in lanes:
-            if lane.memory.page != INITIAL:
-                bank.release(lane.memory.page)
-                lane.memory.page = INITIAL
+            for page in lane.memory.pages:
+                bank.release(page)
+            lane.memory.pages.clear()
             yield from ((job, Deleted()) for job in lane.jobs)
 
 
 def _applied(bank: Bank, lanes: Sequence[Lane], fast: Mapping[str, torch.Tensor]) -> Results:
     """Publishes the new weights of lanes with one job each, those alone that are finite, and counts them."""
     finite = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
-    jobs = [lane.jobs[0] for lane in lanes]
-    places = [_place(job, bank, finite=ok) for job, ok in zip(jobs, finite, strict=False)]
-    try:
-        _publish(bank, places, fast)
-    except Exception:
-        _give_back(bank, places, jobs)
-        raise
-    outcomes = [
-        place if isinstance(place, ServerError) else _count(job, place) for job, place in zip(jobs, places, strict=True)
-    ]
-    return zip(jobs, outcomes, strict=True)
+    rows = [row for row in range(len(lanes)) if finite[row]]
+    pages = [lanes[row].page for row in rows]
+    failed = bank.publish(pages, {name: tensor[rows] for name, tensor in fast.items()})
+    for lane, ok in zip(lanes, finite, strict=False):
+        job = lane.jobs[0]
+        if not ok:
+            yield job, WriteDiverged(_diverged(job, "erasing" if job.operation is Operation.ERASE else "writing"))
+        elif lane.page in failed:
+            yield job, failed[lane.page]
+        else:
+            lane.memory.pages[:] = [lane.page]
+            yield job, _count(job)
 
 
-def _place(job: Job, bank: Bank, *, finite: bool) -> int | ServerError:
-    """Where the new weights of a memory go: a place taken for its first store, later its own."""
-    if not finite:
-        return WriteDiverged(_diverged(job, "erasing" if job.operation is Operation.ERASE else "writing"))
-    try:
-        return bank.take() if job.memory.page == INITIAL else job.memory.page
-    except BankFull as error:
-        return error
-
-
-def _publish(bank: Bank, places: Sequence[int | ServerError], fast: Mapping[str, torch.Tensor]) -> None:
-    """Puts the new weights, a row for each lane, where they go."""
-    rows = [row for row, place in enumerate(places) if isinstance(place, int)]
-    if rows:
-        device = next(iter(fast.values())).device
-        taken = torch.tensor([place for place in places if isinstance(place, int)], device=device)
-        bank.publish(taken, {name: tensor[rows] for name, tensor in fast.items()})
-
-
-def _give_back(bank: Bank, places: Sequence[int | ServerError], jobs: Sequence[Job]) -> None:
-    """Frees the places that were taken for first stores."""
-    for job, place in zip(jobs, places, strict=True):
-        if isinstance(place, int) and place != job.memory.page:
-            bank.release(place)
-
-
-def _count(job: Job, place: int) -> Stored | Erased:
+def _count(job: Job) -> Stored | Erased:
     """Counts a store or an erase whose weights are published."""
     memory, erasing = job.memory, job.operation is Operation.ERASE
-    memory.page = place
     memory.patterns = max(0, memory.patterns - job.size) if erasing else memory.patterns + job.size
+    for page in memory.pages:
+        page.patterns = memory.patterns
     memory.version += 1
     return (Erased if erasing else Stored)(version=memory.version, patterns=memory.patterns)
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import Catalog, MemoryRecord
 
@@ -78,8 +79,8 @@ class Deleted:
 
 Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted
 Answer: TypeAlias = asyncio.Future[Outcome]
-Record: TypeAlias = MemoryRecord[Answer, object]
-Memories: TypeAlias = Catalog[Answer, object]
+Record: TypeAlias = MemoryRecord[Answer, Page]
+Memories: TypeAlias = Catalog[Answer, Page]
 
 
 @dataclass(eq=False, kw_only=True, slots=True)

@@ -54,7 +54,7 @@ class Ledger(Generic[Answer]):
 
 @dataclass(eq=False)
 class MemoryRecord(Generic[Answer, PageType]):
-    """One memory of this shard. The engine alone changes `page`, `pages`, `patterns` and `version`."""
+    """One memory of this shard. The engine alone changes `pages`, `patterns` and `version`."""
 
     name: str
     model: str
@@ -63,8 +63,6 @@ class MemoryRecord(Generic[Answer, PageType]):
     settings: MemorySettings
     pages: list[PageType] = field(default_factory=list)
     """The last one is being filled, those before it are sealed; none until the first store."""
-    page: int = 0
-    """Place of the fast weights in the model's bank; 0, the initial weights, until the first store."""
     patterns: int = 0
     version: int = 0
     deleted: bool = False

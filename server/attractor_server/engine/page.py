@@ -1,0 +1,34 @@
+"""A page: what a bank and a store know of one fixed-size set of fast weights. No torch here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+INITIAL = 0
+"""Place of the initial fast weights, which every page reads from until something is written in it."""
+
+next_id: Callable[[], int] = count(1).__next__
+
+
+@dataclass(eq=False, slots=True)
+class Page:
+    """One set of fast weights of a memory. The bank alone changes `place` and `stored`."""
+
+    place: int = INITIAL
+    """In the bank; INITIAL where nothing was written yet, or where the page has left for the store"""
+    stored: bool = False
+    """The store holds the page as it is now; a page in the bank that is not stored must be saved before it leaves."""
+    patterns: int = 0
+    """Patterns written in it"""
+    kept: NDArray[np.float32] | None = None
+    """(patterns, d) in user units, of a page that is rewritten; leaves the host's memory together with the weights"""
+    id: int = field(default_factory=next_id)
+    """What the store knows it by; of no other page in this process"""
+
+    @property
+    def written(self) -> bool:
+        """Whether it differs from the initial weights."""
+        return self.place != INITIAL or self.stored
