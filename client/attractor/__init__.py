@@ -26,7 +26,7 @@ from attractor._errors import (
     WrongBackend,
 )
 from attractor._memory import Memory
-from attractor._paging import MemorySettings
+from attractor._paging import MemorySettings, WhenFull, WriteMode
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
@@ -86,6 +86,8 @@ __all__ = [
     "Trajectory",
     "Unavailable",
     "Unreachable",
+    "WhenFull",
+    "WriteMode",
     "WrongBackend",
     "audio",
     "connect",

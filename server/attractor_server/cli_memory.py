@@ -1,8 +1,5 @@
-"""The command `attractor memory`: patterns from files to a memory of a running server, and back."""
+"""The command `attractor memory`: the memories of a running server, and patterns from files to them and back."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -10,20 +7,24 @@ import click
 import numpy as np
 
 import attractor
+from attractor_server.cli_connection import connected, server_option
+from attractor_server.cli_memories import create, ls, show
 
-server_option = click.option(
-    "--server", default="127.0.0.1:7171", show_default=True, metavar="HOST:PORT", help="Where the server is."
-)
 file_argument = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy|FILE.npz")
 
 
 @click.group()
 def memory() -> None:
-    """Store, query, recognize and erase the patterns of a file.
+    """Make and list memories; store, query, recognize and erase the patterns of a file.
 
     A .npy file has the patterns of a model with one field, a .npz file an array for each field; a single pattern or a
     batch of them. Texts are arrays of strings.
     """
+
+
+memory.add_command(create)
+memory.add_command(show)
+memory.add_command(ls)
 
 
 @memory.command()
@@ -33,7 +34,7 @@ def memory() -> None:
 @server_option
 def store(name: str, file: Path, model: str | None, server: str) -> None:
     """Write all patterns of a file into the memory NAME, at once."""
-    with _connected(server) as client:
+    with connected(server) as client:
         patterns = _read(file)
         target = client.memory(name) if model is None else client.create_memory(name, model=model)
         result = target.store(patterns)
@@ -46,7 +47,7 @@ def store(name: str, file: Path, model: str | None, server: str) -> None:
 @server_option
 def erase(name: str, file: Path, server: str) -> None:
     """Make the patterns of a file, whole and as they were stored, strangers to the memory NAME."""
-    with _connected(server) as client:
+    with connected(server) as client:
         result = client.memory(name).erase(_read(file))
     click.echo(f"{name} is at version {result.version} with {result.total} patterns")
 
@@ -59,7 +60,7 @@ def erase(name: str, file: Path, server: str) -> None:
 @server_option
 def query(name: str, file: Path, output: Path, steps: int, server: str) -> None:
     """Complete the cues of a file, where NaN and fields that are left out are missing."""
-    with _connected(server) as client:
+    with connected(server) as client:
         recall = client.memory(name).query(_read(file), steps=steps)
         with output.open("wb") as target:
             np.savez(target, **{**recall.fields, **recall.texts})  # type: ignore[arg-type] # no field is allow_pickle
@@ -76,7 +77,7 @@ def recognize(name: str, file: Path, server: str) -> None:
 
     Where the model was calibrated, also the probability that each is stored.
     """
-    with _connected(server) as client:
+    with connected(server) as client:
         familiarity = client.memory(name).recognize(_read(file))
     columns = {"energy": familiarity.energy, "familiarity": familiarity.delta_energy}
     if familiarity.probability is not None:
@@ -105,14 +106,3 @@ def _print_rows(**columns: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") 
     click.echo("\t".join(["pattern", *columns]))
     for number, row in enumerate(zip(*(np.atleast_1d(column) for column in columns.values()), strict=True)):
         click.echo("\t".join([str(number), *(f"{value:.6g}" for value in row)]))
-
-
-@contextmanager
-def _connected(server: str) -> Iterator[attractor.Client]:
-    """A client; what the user can mend is told in one line, and the exit status is 2."""
-    try:
-        with attractor.Client(server) as client:
-            yield client
-    except (attractor.AttractorError, OSError) as error:
-        click.echo(f"attractor: {error}", err=True)
-        sys.exit(2)

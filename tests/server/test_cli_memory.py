@@ -1,5 +1,6 @@
 """The command `attractor memory` against a real server."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +53,33 @@ async def test_a_query_writes_the_completed_fields_and_texts_to_a_file(shard: Ru
     assert recalled["word"].dtype.kind == "U"
 
 
+async def test_a_memory_is_made_shown_and_listed_with_its_settings(shard: RunningShard) -> None:
+    asked = ("--model", "tiny", "--write", "stream", "--when-full", "forget", "--page-patterns", 5)
+    made = await run(shard, "create", "ada/notes", *asked)
+    assert made.exit_code == 0, made.output
+    assert (await run(shard, "show", "ada/notes")).output == made.output
+    told = dict(line.split() for line in made.output.splitlines())
+    assert [told[key] for key in ("name", "model", "patterns", "pages")] == ["ada/notes", "tiny", "0", "0"]
+    assert [told[key] for key in ("write", "when_full", "page_patterns")] == ["stream", "forget", "5"]
+    assert told["model_digest"].startswith("sha256:")
+    await run(shard, "create", "bob", "--model", "tiny")
+    heads, ada, bob = (line.split("\t") for line in (await run(shard, "ls")).output.splitlines())
+    assert heads == ["name", "model", "patterns", "pages", "version", "write", "when_full", "page_patterns"]
+    assert ada == ["ada/notes", "tiny", "0", "0", "0", "stream", "forget", "5"]
+    assert bob == ["bob", "tiny", "0", "0", "0", "rewrite", "grow", "8"]
+
+
+async def test_listings_can_be_read_by_programs(shard: RunningShard) -> None:
+    for name in ("ada/b", "ada/a", "bob"):
+        await run(shard, "create", name, "--model", "tiny", "--page-patterns", 3)
+    listed = [json.loads(line) for line in (await run(shard, "ls", "ada/", "--json")).output.splitlines()]
+    assert [one["name"] for one in listed] == ["ada/a", "ada/b"]
+    assert listed[0]["settings"] == {"write": "rewrite", "when_full": "grow", "page_patterns": 3}
+    assert (listed[0]["pages"], listed[0]["patterns"], listed[0]["version"]) == (0, 0, 0)
+    assert json.loads((await run(shard, "show", "ada/a", "--json")).output) == listed[0]
+    assert (await run(shard, "ls", "nobody")).output == ""
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -61,6 +89,10 @@ async def test_a_query_writes_the_completed_fields_and_texts_to_a_file(shard: Ru
         (("recognize", "tinies", "absent.npy"), "cannot be read as .npy or .npz"),
         (("recognize", "tinies", "nonsense.npy"), "cannot be read as .npy or .npz"),
         (("query", "tinies", "notes.npz", "--output", "out.npz"), "saw the fields"),
+        (("show", "a"), "no memory 'a'"),
+        (("create", "tinies", "--model", "pair"), "memory 'tinies' exists and was made from model tiny"),
+        (("create", "tinies", "--model", "tiny", "--write", "stream"), "write is rewrite; asked for stream"),
+        (("create", "a", "--model", "tiny", "--page-patterns", "33"), "saw 33; expected 1 to 32"),
     ],
 )
 async def test_what_can_be_mended_is_told_in_one_line(

@@ -1,0 +1,98 @@
+"""The commands `attractor memory create`, `show` and `ls`: the memories of a running server and their settings."""
+
+import json
+from dataclasses import asdict
+from typing import get_args
+
+import click
+
+import attractor
+from attractor_server.cli_connection import connected, server_option
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line.")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--model", required=True, help="The model to make it from: `attractor models` lists them.")
+@click.option(
+    "--write",
+    type=click.Choice(get_args(attractor.WriteMode)),
+    help="rewrite: each store writes the page anew, with all its patterns; stream: it adds to what is written.  "
+    "[default: rewrite]",
+)
+@click.option(
+    "--when-full",
+    type=click.Choice(get_args(attractor.WhenFull)),
+    help="What a store meets that the page has no room for: another page (grow), an error (refuse), or another page "
+    "for which the oldest one is forgotten (forget).  [default: grow]",
+)
+@click.option(
+    "--page-patterns", type=click.IntRange(min=1), help="Patterns that one page takes.  [default: the model's capacity]"
+)
+@json_option
+@server_option
+def create(  # noqa: PLR0913
+    name: str,
+    model: str,
+    write: attractor.WriteMode | None,
+    when_full: attractor.WhenFull | None,
+    page_patterns: int | None,
+    as_json: bool,
+    server: str,
+) -> None:
+    """Make the memory NAME, if there is none; one that is there has to be of that model and have the settings given."""
+    with connected(server) as client:
+        made = client.create_memory(name, model=model, write=write, when_full=when_full, page_patterns=page_patterns)
+        _print(made.info(), as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@server_option
+def show(name: str, as_json: bool, server: str) -> None:
+    """Tell what the server knows of the memory NAME."""
+    with connected(server) as client:
+        _print(client.memory(name).info(), as_json=as_json)
+
+
+@click.command()
+@click.argument("prefix", default="")
+@json_option
+@server_option
+def ls(prefix: str, as_json: bool, server: str) -> None:
+    """List the memories whose names begin with PREFIX, or all, in the order of names."""
+    with connected(server) as client:
+        for number, info in enumerate(client.memories(prefix)):
+            told = _told(info)
+            if number == 0 and not as_json:
+                click.echo("\t".join(told))
+            click.echo(_json(info) if as_json else "\t".join(told.values()))
+
+
+def _print(info: attractor.MemoryInfo, *, as_json: bool) -> None:
+    """A line for each thing there is to tell, or one line of JSON."""
+    if as_json:
+        click.echo(_json(info))
+        return
+    told = {**_told(info), "model_digest": info.model_digest, "created": info.created.isoformat(timespec="seconds")}
+    for name, value in told.items():
+        click.echo(f"{name:<13} {value}")
+
+
+def _told(info: attractor.MemoryInfo) -> dict[str, str]:
+    return {
+        "name": info.name,
+        "model": info.model,
+        "patterns": str(info.patterns),
+        "pages": str(info.pages),
+        "version": str(info.version),
+        "write": info.settings.write,
+        "when_full": info.settings.when_full,
+        "page_patterns": str(info.settings.page_patterns),
+    }
+
+
+def _json(info: attractor.MemoryInfo) -> str:
+    return json.dumps({**asdict(info), "created": info.created.isoformat()})
