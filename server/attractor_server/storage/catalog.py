@@ -89,6 +89,19 @@ class Catalog(Generic[Answer, PageType]):
         self._records: dict[str, MemoryRecord[Answer, PageType]] = {}
         self._names: list[str] = []
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
+    def find(self, name: str) -> MemoryRecord[Answer, PageType] | None:
+        """The memory of that name, or None."""
+        return self._records.get(name)
+
+    def adopt(self, record: MemoryRecord[Answer, PageType]) -> None:
+        """Takes in a memory that was made elsewhere, under a name that is free."""
+        assert record.name not in self._records
+        self._records[record.name] = record
+        bisect.insort(self._names, record.name)
+
     def create(
         self, name: str, *, model: str, model_digest: str, settings: MemorySettings
     ) -> MemoryRecord[Answer, PageType]:
@@ -99,8 +112,7 @@ class Catalog(Generic[Answer, PageType]):
         """
         if (record := self._records.get(name)) is None:
             made = MemoryRecord[Answer, PageType](name, model, model_digest, time.time(), settings)
-            self._records[name] = made
-            bisect.insort(self._names, name)
+            self.adopt(made)
             return made
         if record.model_digest != model_digest:
             raise Conflict(

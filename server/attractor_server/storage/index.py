@@ -1,0 +1,120 @@
+"""The memories of a shard by name: those at hand, and those that are in the backend store alone."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias
+
+import anyio
+import anyio.to_thread
+
+from attractor_server.storage.catalog import Answer, Catalog, MemoryRecord, PageType
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import NewMemory, StoredMemory
+
+Restore: TypeAlias = Callable[[StoredMemory], MemoryRecord[Answer, PageType]]
+_WRITERS = 1
+"""Threads that wait for the store; its one connection takes one at a time anyway"""
+
+
+@dataclass(eq=False)
+class _Wish:
+    """A memory that somebody waits for to be made."""
+
+    memory: NewMemory
+    made: list[StoredMemory] = field(default_factory=list)
+
+
+class MemoryIndex(Generic[Answer, PageType]):
+    """Looks a memory up in the catalog first and then in the store, if there is one. Lives on one event loop."""
+
+    def __init__(
+        self, catalog: Catalog[Answer, PageType], journal: Journal | None, restore: Restore[Answer, PageType]
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._restore = restore
+        self._threads = anyio.CapacityLimiter(_WRITERS)
+        self._wishes: list[_Wish] = []
+        self._making = anyio.Lock()
+        self._leaving: dict[str, anyio.Event] = {}
+
+    async def create(self, memory: NewMemory) -> MemoryRecord[Answer, PageType]:
+        """The memory of that name, model and settings, on the disk if there is a store, made now if there is none.
+
+        Raises:
+            Conflict: the name is taken by a memory of another model, or with other settings.
+            StoreFailed: it could not be made.
+        """
+        await self._left(memory.name)
+        if self._journal is not None and memory.name not in self._catalog:
+            self._adopt(await self._made(self._journal, memory))
+        return self._catalog.create(
+            memory.name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings
+        )
+
+    async def get(self, name: str) -> MemoryRecord[Answer, PageType]:
+        """The memory of that name.
+
+        Raises:
+            MemoryNotFound: there is none.
+            StoreFailed: the store could not be asked.
+        """
+        await self._left(name)
+        if self._journal is not None and name not in self._catalog:
+            found = await anyio.to_thread.run_sync(self._journal.find, name, limiter=self._threads)
+            if found is not None and name not in self._leaving:
+                self._adopt(found)
+        return self._catalog.get(name)
+
+    @asynccontextmanager
+    async def leaving(self, name: str) -> AsyncIterator[MemoryRecord[Answer, PageType]]:
+        """Takes a memory out, for the block to forget it; who asks for the name meanwhile waits for the block's end.
+
+        Raises:
+            MemoryNotFound: there is none.
+        """
+        await self.get(name)
+        record = self._catalog.remove(name)
+        gone = self._leaving[name] = anyio.Event()
+        try:
+            yield record
+        finally:
+            del self._leaving[name]
+            gone.set()
+
+    async def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
+        """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
+        journal = self._journal
+        if journal is None:
+            return self._catalog.page(prefix=prefix, after=after, size=size)
+        found = await anyio.to_thread.run_sync(
+            lambda: journal.listed(prefix=prefix, after=after, size=size), limiter=self._threads
+        )
+        return [self._catalog.find(one.name) or self._restore(one) for one in found]
+
+    def _adopt(self, stored: StoredMemory) -> None:
+        if stored.name not in self._catalog:
+            self._catalog.adopt(self._restore(stored))
+
+    async def _left(self, name: str) -> None:
+        while (event := self._leaving.get(name)) is not None:
+            await event.wait()
+
+    async def _made(self, journal: Journal, memory: NewMemory) -> StoredMemory:
+        """Whoever comes first makes what all have wished for by then, in one transaction."""
+        wish = _Wish(memory)
+        while not wish.made:
+            if wish not in self._wishes:  # a new one, or one of a transaction that failed
+                self._wishes.append(wish)
+            async with self._making:
+                if wish in self._wishes:
+                    await self._make(journal)
+        return wish.made[0]
+
+    async def _make(self, journal: Journal) -> None:
+        wishes, self._wishes = self._wishes, []
+        memories = [wish.memory for wish in wishes]
+        made = await anyio.to_thread.run_sync(journal.create, memories, limiter=self._threads)
+        for wish, stored in zip(wishes, made, strict=True):
+            wish.made.append(stored)

@@ -1,0 +1,138 @@
+"""Memories by name, over a catalog and a real store."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio
+import pytest
+
+from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings, StoreFailed
+from attractor_server.storage.catalog import Catalog, MemoryRecord
+from attractor_server.storage.database import Database
+from attractor_server.storage.index import MemoryIndex
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import NewMemory, StoredMemory
+from attractor_server.storage.settings import MemorySettings
+
+Record: TypeAlias = MemoryRecord[None, None]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def journal(database: Database) -> Journal:
+    return Journal(database)
+
+
+@pytest.fixture
+def unusable(tmp_path: Path) -> Journal:
+    with closing(Database(tmp_path / "closed")) as database:
+        return Journal(database)
+
+
+def restored(stored: StoredMemory) -> Record:
+    return MemoryRecord(stored.name, stored.model, stored.model_digest, stored.created_s, stored.settings)
+
+
+def index_of(journal: Journal | None) -> MemoryIndex[None, None]:
+    return MemoryIndex(Catalog(), journal, restored)
+
+
+def new(name: str, *, digest: str = "1", page_patterns: int = 4) -> NewMemory:
+    settings = MemorySettings(page_patterns=page_patterns)
+    return NewMemory(name=name, model="m", model_digest=digest, settings=settings)
+
+
+async def test_a_memory_is_found_by_the_index_that_comes_after_a_restart(journal: Journal) -> None:
+    made = await index_of(journal).create(new("a"))
+    found = await index_of(journal).get("a")
+    assert found.name == "a"
+    assert found.created_s == made.created_s
+
+
+async def test_one_record_stands_for_a_memory_however_many_ask_at_once(journal: Journal) -> None:
+    await index_of(journal).create(new("a"))
+    index, found = index_of(journal), list[Record]()
+
+    async def ask() -> None:
+        found.append(await index.get("a"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(ask)
+    assert len({id(record) for record in found}) == 1
+
+
+async def test_memories_that_are_made_at_once_share_transactions(journal: Journal, database: Database) -> None:
+    index, before = index_of(journal), _commits(database)
+    async with anyio.create_task_group() as tasks:
+        for n in range(100):
+            tasks.start_soon(index.create, new(f"m/{n}"))
+    assert len(await index.page(prefix="m/", after="", size=200)) == 100
+    assert _commits(database) - before < 10
+
+
+async def test_another_model_or_other_settings_are_a_conflict_after_a_restart_too(journal: Journal) -> None:
+    await index_of(journal).create(new("a"))
+    index = index_of(journal)
+    with pytest.raises(Conflict, match="was made from model m"):
+        await index.create(new("a", digest="2"))
+    with pytest.raises(OtherSettings, match="page_patterns is 4; asked for 5"):
+        await index.create(new("a", page_patterns=5))
+
+
+async def test_whoever_asks_for_a_memory_that_is_leaving_waits_and_does_not_find_it(journal: Journal) -> None:
+    index, found = index_of(journal), list[str]()
+    await index.create(new("a"))
+    [stored] = await index.page(prefix="", after="", size=1)
+    assert stored.name == "a"
+
+    async def ask() -> None:
+        with pytest.raises(MemoryNotFound):
+            await index.get("a")
+        found.append("asked")
+
+    async with anyio.create_task_group() as tasks, index.leaving("a"):
+        tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        assert not found
+        memory = journal.find("a")
+        assert memory is not None
+        journal.delete(memory.id)
+    assert found == ["asked"]
+
+
+async def test_a_store_that_fails_makes_nothing_and_says_so_to_each_who_asked(unusable: Journal) -> None:
+    index, failed = index_of(unusable), list[str]()
+
+    async def ask(n: int) -> None:
+        with pytest.raises(StoreFailed, match="changed nothing"):
+            await index.create(new(f"m/{n}"))
+        failed.append(f"m/{n}")
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(5):
+            tasks.start_soon(ask, n)
+    assert len(failed) == 5
+
+
+async def test_without_a_store_memories_are_as_the_catalog_has_them() -> None:
+    index = index_of(None)
+    await index.create(new("b"))
+    await index.create(new("a"))
+    assert [record.name for record in await index.page(prefix="", after="", size=5)] == ["a", "b"]
+    async with index.leaving("a"):
+        pass
+    with pytest.raises(MemoryNotFound):
+        await index.get("a")
+
+
+def _commits(database: Database) -> int:
+    with database.reading() as cursor:
+        return int(str(cursor.execute("SELECT value FROM counters WHERE name = 'commits'").fetchall()[0][0]))
