@@ -120,11 +120,16 @@ def reason(status: status_pb2.Status) -> str:
     raise AssertionError(f"no ErrorInfo in {status}")
 
 
-def violation(status: status_pb2.Status) -> tuple[str, str]:
-    """Field and description of the only violation."""
+def violations(status: status_pb2.Status) -> list[tuple[str, str]]:
+    """Field and description of each violation."""
     for detail in status.details:
         bad = error_details_pb2.BadRequest()
         if detail.Unpack(bad):
-            (only,) = bad.field_violations
-            return only.field, only.description
+            return [(violation.field, violation.description) for violation in bad.field_violations]
     raise AssertionError(f"no BadRequest in {status}")
+
+
+def violation(status: status_pb2.Status) -> tuple[str, str]:
+    """Field and description of the only violation."""
+    (only,) = violations(status)
+    return only
