@@ -1,6 +1,7 @@
 """Memories of several pages over the wire: how they are made, what they do when full, and which page answers."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2 as memories
 from attractor_proto.v1 import memories_pb2_grpc
 from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.engine.work import Recognized
+from attractor_server.rpc.answers import Item, frames_of
 
 RANDOM = np.random.default_rng(11)
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -126,3 +129,13 @@ async def test_another_model_goes_before_other_settings(client: attractor.AsyncC
     with pytest.raises(attractor.Conflict) as caught:
         await client.create_memory("a", model="pair", write="stream")
     assert caught.value.reason == "MEMORY_OF_OTHER_MODEL"
+
+
+def test_answers_of_memories_with_one_page_and_with_several_share_a_frame() -> None:
+    one = Recognized(energy=np.zeros(2, np.float32), delta_energy=np.zeros(2, np.float32))
+    several = replace(one, pages=np.array([3, 0]))
+    items = [Item(content, number) for number, content in enumerate((one, several, one))]
+    ((frame, _),) = frames_of(items, 1 << 20)
+    assert frame.recognized.pages == [0, 0, 3, 0, 0, 0]
+    ((frame, _),) = frames_of(items[::2], 1 << 20)
+    assert not frame.recognized.pages

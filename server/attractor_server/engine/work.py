@@ -14,6 +14,7 @@ from attractor_server.storage.catalog import Catalog, MemoryRecord
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
+Integers: TypeAlias = NDArray[np.int64]
 
 
 class Operation(Enum):
@@ -60,6 +61,8 @@ class Recalled:
     """(steps + 1, n, d), the cue first"""
     energies: Floats | None = None
     """(steps + 1, n)"""
+    pages: Integers | None = None
+    """(n,) which page of the memory, counted from the oldest, answered each; None where that is 0 for all"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Recognized:
     delta_energy: Floats
     probability: Floats | None = None
     """(n,) that they are stored; None where the model is not calibrated"""
+    pages: Integers | None = None
+    """(n,) which page of the memory, counted from the oldest, knows each best; None where that is 0 for all"""
 
 
 @dataclass(frozen=True)

@@ -195,4 +195,5 @@ def _recognized(ids: Sequence[int], chunk: Sequence[Item]) -> pb.RecognizedFrame
         energy=np.concatenate([one.energy for one in recognized]).tolist(),
         delta_energy=np.concatenate([one.delta_energy for one in recognized]).tolist(),
         probability=[value for one in recognized for value in codec.probabilities(one)],
+        pages=codec.pages(recognized),
     )

@@ -84,7 +84,17 @@ def scores(recalled: Sequence[Recalled]) -> pb.Scores:
         message.energy_after.extend(one.energy_after.tolist())
         message.delta_energy.extend(one.delta_energy.tolist())
         message.steps.extend([one.steps] * len(one.values))
+    message.pages.extend(pages(recalled))
     return message
+
+
+def pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int]:
+    """Which page answered each pattern of several answers; none where it was page 0 for all."""
+    if all(one.pages is None for one in answers):
+        return []
+    columns = [np.zeros(len(one.delta_energy), np.int64) if one.pages is None else one.pages for one in answers]
+    column = np.concatenate(columns)
+    return column.tolist() if column.any() else []
 
 
 def probabilities(recognized: Recognized) -> list[float]:

@@ -59,6 +59,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             energy=recognized.energy.tolist(),
             delta_energy=recognized.delta_energy.tolist(),
             probability=codec.probabilities(recognized),
+            pages=codec.pages([recognized]),
         )
 
     async def _write(
