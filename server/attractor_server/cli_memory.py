@@ -5,6 +5,7 @@ from zipfile import BadZipFile
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 import attractor
 from attractor_server.cli_connection import connected, server_option
@@ -64,7 +65,12 @@ def query(name: str, file: Path, output: Path, steps: int, server: str) -> None:
         recall = client.memory(name).query(_read(file), steps=steps)
         with output.open("wb") as target:
             np.savez(target, **{**recall.fields, **recall.texts})  # type: ignore[arg-type] # no field is allow_pickle
-    _print_rows(energy_before=recall.energy_before, energy_after=recall.energy_after, familiarity=recall.delta_energy)
+    _print_rows(
+        energy_before=recall.energy_before,
+        energy_after=recall.energy_after,
+        familiarity=recall.delta_energy,
+        page=recall.page,
+    )
     click.echo(f"The completed patterns are in {output}")
 
 
@@ -79,10 +85,8 @@ def recognize(name: str, file: Path, server: str) -> None:
     """
     with connected(server) as client:
         familiarity = client.memory(name).recognize(_read(file))
-    columns = {"energy": familiarity.energy, "familiarity": familiarity.delta_energy}
-    if familiarity.probability is not None:
-        columns["probability"] = familiarity.probability
-    _print_rows(**columns)
+    probability = {} if familiarity.probability is None else {"probability": familiarity.probability}
+    _print_rows(energy=familiarity.energy, familiarity=familiarity.delta_energy, page=familiarity.page, **probability)
 
 
 def _read(file: Path) -> attractor.Patterns:
@@ -101,7 +105,7 @@ def _read(file: Path) -> attractor.Patterns:
         raise attractor.InvalidRequest.of(str(file), f"cannot be read as .npy or .npz: {error}") from error
 
 
-def _print_rows(**columns: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> None:
+def _print_rows(**columns: NDArray[np.float32] | NDArray[np.uint32]) -> None:
     """One line for each pattern, under a line of names."""
     click.echo("\t".join(["pattern", *columns]))
     for number, row in enumerate(zip(*(np.atleast_1d(column) for column in columns.values()), strict=True)):

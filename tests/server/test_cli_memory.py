@@ -36,7 +36,7 @@ async def test_patterns_are_stored_recognized_and_erased_again(shard: RunningSha
     stored = await run(shard, "store", "a", files / "images.npy", "--model", "able")
     assert (stored.exit_code, stored.output) == (0, "a is at version 1 with 3 patterns\n")
     told = (await run(shard, "recognize", "a", files / "images.npy")).output.splitlines()
-    assert told[0].split("\t")[:3] == ["pattern", "energy", "familiarity"]
+    assert told[0].split("\t") == ["pattern", "energy", "familiarity", "page", "probability"]
     assert [line.split("\t")[0] for line in told[1:]] == ["0", "1", "2"]
     assert all(float(line.split("\t")[2]) < 0 for line in told[1:])
     erased = await run(shard, "erase", "a", files / "one.npy")
