@@ -5,6 +5,7 @@ import re
 
 PROTOCOL_VERSION = 1
 SLOTS = 1024
+"""Of a cluster that was not made with another number, always a power of two."""
 NAME_LIMIT = 256
 CLIENT_ID_LIMIT = 64
 MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
@@ -18,9 +19,9 @@ FORWARDED_KEY = "attractor-forwarded"
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
-def slot_of(name: str) -> int:
+def slot_of(name: str, slots: int = SLOTS) -> int:
     """The slot of a memory, the same in every client and server (see memories.proto, Memory.name)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % SLOTS
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % slots
 
 
 def is_valid_name(name: str) -> bool:

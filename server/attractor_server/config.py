@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,7 +23,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
-    shards: int = Field(1, ge=1, le=1024, description="Shards to start, each a process with a port of its own.")
+    shards: int = Field(1, ge=1, le=16_384, description="Shards to start, each a process with a port of its own.")
+    slots: int = Field(
+        1024, ge=1024, le=1 << 20, description="Hash slots, a power of two; 64 or more a shard are well."
+    )
     host: str = Field("127.0.0.1", description="Address that shards listen on; 0.0.0.0 for all of the machine's.")
     port: int = Field(7171, ge=0, le=65535, description="Port of the first shard, the next ones follow; 0: any.")
     advertise: str = Field("", description="Host that clients reach the shards at. Empty: --host, or the node's own.")
@@ -36,6 +40,16 @@ class Settings(BaseSettings):
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
+
+    @field_validator("slots")
+    @classmethod
+    def _shared_out(cls, slots: int, info: ValidationInfo) -> int:
+        shards = info.data.get("shards", 1)
+        if slots & (slots - 1) or slots < shards:
+            raise PydanticCustomError(
+                "slots", "expected a power of two, no less than {shards} shards", {"shards": shards}
+            )
+        return slots
 
     @classmethod
     def settings_customise_sources(

@@ -1,9 +1,12 @@
 """Which shard owns which slot, as every shard knows it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
 
 from attractor_proto.names import SLOTS, slot_of
+from attractor_server.placement import Owners, dealt
 
 
 @dataclass(frozen=True)
@@ -16,16 +19,18 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Topology:
-    """Shards by number; slots are dealt out to them in turn. The epoch grows with every change."""
+    """Shards by number, and who owns which slot. The epoch grows with every change."""
 
     epoch: int
     shards: tuple[ShardInfo, ...]
+    owners: Owners | None = field(default=None, compare=False, repr=False)
+    """(slots,); None: as many slots as a cluster has by default, dealt out in turn"""
 
-    @property
-    def slot_owners(self) -> Sequence[int]:
+    @cached_property
+    def slot_owners(self) -> Owners:
         """For each slot, the number of the shard that owns it."""
-        return [slot % len(self.shards) for slot in range(SLOTS)]
+        return dealt(SLOTS, np.ones(len(self.shards))) if self.owners is None else self.owners
 
     def owner(self, name: str) -> int:
         """Number of the shard that owns the memory of that name."""
-        return slot_of(name) % len(self.shards)
+        return int(self.slot_owners[slot_of(name, len(self.slot_owners))])

@@ -122,7 +122,8 @@ class Memory(_message.Message):
     PAGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 256 characters: segments of letters, digits, '.', '_', '-', separated by single '/'.
-    The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo 1024.
+    The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo the number of slots:
+    a power of two that never changes in the life of a cluster, 1024 unless it was made with another.
     """
     model: _builtins.str
     """Name of the model, and the digest of the very file it was made from."""
@@ -605,7 +606,7 @@ class GetTopologyResponse(_message.Message):
 
     @_builtins.property
     def slot_owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """For each of the 1024 slots, the number of the shard that owns it."""
+        """For each slot, the number of the shard that owns it. There are as many slots as entries."""
 
     def __init__(
         self,

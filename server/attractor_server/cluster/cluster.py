@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError
 
 from attractor_server.app import ShardSpec
 from attractor_server.cluster.actor import ShardActor, ShardStatus
 from attractor_server.errors import ServerError, SettingsError
+from attractor_server.placement import dealt
 from attractor_server.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -27,10 +29,10 @@ Handle: TypeAlias = Any  # Ray's actor handles are made at run time
 class Cluster:
     """Shards that know each other. One thread watches them: a shard that Ray restarted is told where it is."""
 
-    def __init__(self, handles: Sequence[Handle], statuses: Sequence[ShardStatus]) -> None:
+    def __init__(self, handles: Sequence[Handle], statuses: Sequence[ShardStatus], *, slots: int) -> None:
         self._handles = handles
         self._statuses = list(statuses)
-        self._topology = Topology(1, tuple(status.info for status in statuses))
+        self._topology = Topology(1, tuple(status.info for status in statuses), dealt(slots, np.ones(len(statuses))))
         self._missing: set[int] = set()
         self._stop = threading.Event()
 
@@ -78,7 +80,7 @@ class Cluster:
             self._note(number, answer)
         shards = tuple(status.info for status in self._statuses)
         if shards != self._topology.shards:
-            self._topology = Topology(self._topology.epoch + 1, shards)
+            self._topology = replace(self._topology, epoch=self._topology.epoch + 1, shards=shards)
         for number, status in enumerate(self._statuses):
             if status.epoch < self._topology.epoch:
                 logger.info("telling shard %d of epoch %d", number, self._topology.epoch)
@@ -101,7 +103,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(spec: ShardSpec, *, shards: int, log_level: str) -> Iterator[Cluster]:
+def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iterator[Cluster]:
     """Shards 0 to `shards` - 1 of this spec, each with the next port; gone at the end. Ray must be running.
 
     Raises:
@@ -109,7 +111,7 @@ def cluster(spec: ShardSpec, *, shards: int, log_level: str) -> Iterator[Cluster
     """
     handles = [_start(_numbered(spec, number), log_level) for number in range(shards)]
     try:
-        running = Cluster(handles, _first_statuses(handles))
+        running = Cluster(handles, _first_statuses(handles), slots=slots)
         running.tell()
         watcher = threading.Thread(target=running.watch, name="cluster watcher")
         watcher.start()

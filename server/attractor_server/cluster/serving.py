@@ -40,7 +40,7 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
     with (
         ray_node(settings.ray_address),
-        cluster(spec, shards=settings.shards, log_level=settings.log_level) as running,
+        cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level) as running,
     ):
         yield running
 

@@ -9,7 +9,6 @@ from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.json_format import ParseDict
 from grpc import aio
 
-from attractor_proto.names import SLOTS
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation, Record
@@ -121,8 +120,7 @@ class ClusterServicer(rpc.ClusterServicer):
     ) -> pb.GetTopologyResponse:
         topology = self._shard.topology
         shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]
-        assert len(topology.slot_owners) == SLOTS
-        return pb.GetTopologyResponse(epoch=topology.epoch, shards=shards, slot_owners=topology.slot_owners)
+        return pb.GetTopologyResponse(epoch=topology.epoch, shards=shards, slot_owners=topology.slot_owners.tolist())
 
 
 def _memory(record: Record) -> pb.Memory:
