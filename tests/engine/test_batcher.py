@@ -130,7 +130,7 @@ async def test_offer_refuses_what_has_no_room_and_submit_waits_for_it() -> None:
         batcher.offer(job(Operation.QUERY, memory("blocker")))
         await computer.next_batch()
         batcher.offer(job(Operation.QUERY, memory("a"), size=4))
-        with pytest.raises(QueueFull, match="4 patterns are waiting on this shard, at most 4 may"):
+        with pytest.raises(QueueFull, match="4 patterns are waiting on this shard, at most 4 may, 4 of them of names"):
             batcher.offer(refused := job(Operation.QUERY, memory("b")))
         assert isinstance(refused.future.exception(), QueueFull)
         patient = job(Operation.QUERY, memory("c"))

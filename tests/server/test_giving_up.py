@@ -27,8 +27,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 async def until_waiting(batcher: Batcher, *operations: Operation) -> None:
     """Returns when these jobs, and no others, wait for the engine."""
     with anyio.fail_after(raw.WAIT_S):
-        while [job.operation for job in batcher._waiting] != list(operations):
-            await batcher._changed.wait()
+        while [job.operation for job in batcher.waiting] != list(operations):
+            await batcher.changed()
 
 
 async def until_gone(call: "aio.UnaryUnaryCall[pb.StoreRequest, pb.StoreResponse]") -> None:
@@ -72,7 +72,7 @@ async def test_an_uncounted_store_that_is_given_up_in_the_queue_is_not_applied(
     await gate.until_reached()
     given_up = stub.Store(request)
     await until_waiting(shard._shard.batcher, Operation.STORE)
-    (job,) = shard._shard.batcher._waiting
+    (job,) = shard._shard.batcher.waiting
     await until_gone(given_up)
     with anyio.fail_after(raw.WAIT_S), pytest.raises(Cancelled):
         await job.future

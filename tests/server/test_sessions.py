@@ -54,7 +54,7 @@ async def waiting(shard: RunningShard, memory: str, count: int) -> None:
     """Until so many jobs of the memory wait, and are wanted."""
 
     def wanted() -> int:
-        return sum(job.memory.name == memory and not job.future.done() for job in shard._shard.batcher._waiting)
+        return sum(job.memory.name == memory and not job.future.done() for job in shard._shard.batcher.waiting)
 
     with anyio.fail_after(20):
         while wanted() != count:  # noqa: ASYNC110 - what a socket carries is no event here

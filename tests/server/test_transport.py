@@ -97,7 +97,7 @@ async def test_a_client_that_never_reads_is_held_back_and_others_go_on(
             await session.open("b", 1)
             query = pb.QueryFrame(columns=columns([1], [1], tensor(ONE)))
             assert (await session.ask(pb.SessionRequest(query=query))).HasField("recalled")
-        assert shard._shard.batcher._waiting_weight <= shard._shard.limits.session_patterns
+        assert shard._shard.batcher.waiting_weight <= shard._shard.limits.session_patterns
 
 
 async def test_a_unary_call_over_the_bound_is_refused_where_a_session_waits(spec: ShardSpec) -> None:

@@ -1,14 +1,18 @@
-"""The batcher: whatever waits when the engine is free is the next batch, across memories."""
+"""The batcher: whatever waits when the engine is free is the next batch, across memories, fair across namespaces."""
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from attractor_server.engine.work import Job, Outcome, Record
-from attractor_server.errors import Expired, QueueFull, ServerError
+from attractor_server.engine.entrance import Entrance
+from attractor_server.engine.fairness import namespace_of
+from attractor_server.engine.lanes import Queue
+from attractor_server.engine.pace import Pace
+from attractor_server.engine.work import Job, Outcome
+from attractor_server.errors import QueueFull, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -21,24 +25,41 @@ class Computer(Protocol):
 
 
 class Batcher:
-    """A bounded queue before the engine. Within a memory first in, first out; across memories whatever fits together.
+    """A bounded queue before the engine. Within a memory first in, first out; across namespaces fair.
 
-    Use it from one event loop; `run` must be running there. Limits count patterns, and iterates that are asked for.
+    A batch holds jobs of one program, of a memory any number that store or any that read, or one that erases or
+    deletes. Use it from one event loop; `run` must be running there. Limits count patterns, and iterates that are
+    asked for.
     """
 
-    def __init__(self, engine: Computer, *, waiting_limit: int, batch_limit: int) -> None:
+    def __init__(self, engine: Computer, *, waiting_limit: int, batch_limit: int, batch_s: float | None = None) -> None:
+        """`batch_s` bounds the time that a batch takes, and so the time for which a request waits for others."""
         self._engine = engine
         self._waiting_limit = waiting_limit
-        self._batch_limit = batch_limit
-        self._waiting: deque[Job] = deque()
-        self._waiting_weight = 0
+        self._pace = Pace(batch_s=batch_s, batch_limit=batch_limit)
+        self._queue = Queue()
+        self._entrance = Entrance(self._queue)
         self._computing = False
         self._changed = asyncio.Event()
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is being computed."""
-        return not self._waiting and not self._computing
+        return not self._queue and not self._computing
+
+    @property
+    def waiting(self) -> Sequence[Job]:
+        """The jobs that wait, those of one memory in their order."""
+        return self._queue.jobs()
+
+    @property
+    def waiting_weight(self) -> int:
+        """Patterns that wait."""
+        return self._queue.weight
+
+    async def changed(self) -> None:
+        """Waits until something came to wait, was taken or was answered."""
+        await self._changed.wait()
 
     def offer(self, job: Job) -> None:
         """Takes the job at once or not at all.
@@ -46,11 +67,8 @@ class Batcher:
         Raises:
             QueueFull: so much is waiting that the job would have to wait for room; it has failed with that, too.
         """
-        if not self._has_room(job):
-            error = QueueFull(
-                f"{self._waiting_weight} patterns are waiting on this shard, at most {self._waiting_limit} may: "
-                "try again in a moment, or use a session, which waits by itself"
-            )
+        if not self._entrance.is_open(job, self._waiting_limit):
+            error = self._full(job)
             job.fail(error)
             raise error
         self._put(job)
@@ -61,22 +79,26 @@ class Batcher:
 
     async def submit(self, job: Job) -> None:
         """Takes the job as soon as there is room for it; withdraws it where the caller is cancelled first."""
+        if self._entrance.is_open(job, self._waiting_limit):
+            self._put(job)
+            return
         try:
-            while not self._has_room(job):
-                await self._changed.wait()
+            await self._entrance.wait(job)
         except asyncio.CancelledError:
             job.withdraw()
             raise
-        self._put(job)
 
-    async def run(self) -> None:
-        """Computes batch after batch, until cancelled."""
+    async def run(self, before: Iterable[Callable[[], object]] = ()) -> None:
+        """Computes batch after batch, until cancelled; calls these `before` all, in the engine's thread."""
+        loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
+            for step in before:
+                await loop.run_in_executor(thread, step)
             while True:
-                if batch := self._take():
+                if batch := self._taken(loop.time()):
                     await self._compute(batch, thread)
-                else:
+                elif not self._queue:
                     await self._changed.wait()
         finally:
             thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
@@ -86,23 +108,37 @@ class Batcher:
         while not self.idle:
             await self._changed.wait()
 
-    def _has_room(self, job: Job) -> bool:
-        return not self._waiting or self._waiting_weight + job.weight <= self._waiting_limit
-
     def _put(self, job: Job) -> None:
-        self._waiting.append(job)
-        self._waiting_weight += job.weight
+        self._queue.put(job)
         self._announce()
+
+    def _full(self, job: Job) -> QueueFull:
+        namespace = namespace_of(job.memory.name)
+        whose = f"of namespace {namespace!r}" if namespace else "of names without a namespace"
+        return QueueFull(
+            f"{self._queue.weight} patterns are waiting on this shard, at most {self._waiting_limit} may, "
+            f"{self._queue.weight_of(namespace)} of them {whose}, which may have as many as are left free: "
+            "try again in a moment, or use a session, which waits by itself"
+        )
 
     def _announce(self) -> None:
         """Wakes all who wait now; who comes later waits for the next change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def _taken(self, now_s: float) -> list[Job]:
+        """The next batch, and in its place whatever has been waiting for room."""
+        before = self._queue.weight
+        batch = self._queue.take(self._pace.limit, now_s)
+        if self._queue.weight != before:
+            self._entrance.admit(self._waiting_limit)
+            self._announce()
+        return batch
+
     async def _compute(self, batch: list[Job], thread: ThreadPoolExecutor) -> None:
         self._computing = True
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._engine.run, batch)
+            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._timed, batch)
         except Exception:
             logger.exception("a batch of %d jobs failed", len(batch))
             outcomes = [ServerError("the engine failed; the server's log says why") for _ in batch]
@@ -115,33 +151,9 @@ class Batcher:
                 job.succeed(outcome)
         self._announce()
 
-    def _take(self) -> list[Job]:
-        """Jobs of the oldest one's program, none of them before an older job of the same memory."""
-        now_s = asyncio.get_running_loop().time()
-        batch: list[Job] = []
-        kept: deque[Job] = deque()
-        closed: set[Record] = set()
-        weight = 0
-        for job in self._waiting:
-            if job.future.done():
-                continue
-            if job.deadline_s is not None and job.deadline_s <= now_s:
-                job.fail(Expired("the deadline passed while the request was waiting; it was not computed"))
-            elif job.memory in closed or (batch and not self._fits(job, batch[0], weight)):
-                kept.append(job)
-                closed.add(job.memory)
-            else:
-                job.started = True
-                batch.append(job)
-                weight += job.weight
-                if job.operation.writes:
-                    closed.add(job.memory)
-        left = len(self._waiting) != len(kept)
-        self._waiting = kept
-        self._waiting_weight = sum(job.weight for job in kept)
-        if left:
-            self._announce()  # there is room
-        return batch
-
-    def _fits(self, job: Job, first: Job, weight: int) -> bool:
-        return job.program == first.program and weight + job.weight <= self._batch_limit
+    def _timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
+        """In the engine's thread, while the event loop leaves the pace alone."""
+        started_s = time.perf_counter()
+        outcomes = self._engine.run(batch)
+        self._pace.learn(batch[0].program, sum(job.weight for job in batch), time.perf_counter() - started_s)
+        return outcomes

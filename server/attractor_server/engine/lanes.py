@@ -1,0 +1,200 @@
+"""What waits for the engine: a lane for each memory, and for each program and namespace a line of lanes that are ready.
+
+Taking a batch costs what is taken from here, and not what waits.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from itertools import count
+from typing import TypeAlias
+
+from attractor_server.engine.fairness import Account, Ranking, namespace_of
+from attractor_server.engine.work import Job, Operation, Record
+from attractor_server.errors import Expired
+
+TURN_LIMIT = 64
+"""Patterns of one memory that are taken before another one's turn, so that many queries of one share its page."""
+ALONE = (Operation.STORE, Operation.ERASE, Operation.DELETE)
+"""Of which a batch holds one for each memory"""
+
+Program: TypeAlias = tuple[object, ...]
+
+
+class Tenant:
+    """One namespace of which something waits."""
+
+    def __init__(self, name: str, account: Account) -> None:
+        self.name = name
+        self.account = account
+        self.weight = 0
+        """Patterns that wait"""
+        self.lanes = 0
+        self.lines: dict[Program, deque[Lane]] = {}
+        """Its lanes by the program of their next job"""
+        self.ready: OrderedDict[Lane, Program] = OrderedDict()
+        """All these lanes, the one that has been ready for longest first"""
+
+
+class Lane:
+    """The waiting jobs of one memory, the oldest first. It is ready: nothing of its memory is being computed."""
+
+    def __init__(self, memory: Record, tenant: Tenant) -> None:
+        self.memory = memory
+        self.tenant = tenant
+        self.jobs: deque[Job] = deque()
+        self.weight = 0
+
+    def put(self, job: Job) -> None:
+        """Takes a job, behind all others of the memory."""
+        self.jobs.append(job)
+        self.weight += job.weight
+
+    def take(self, program: Program, room: float, *, first: bool, now_s: float) -> list[Job]:
+        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its weight."""
+        taken: list[Job] = []
+        weight = 0
+        while (job := self._wanted(now_s)) is not None and job.program == program:
+            limit = min(room, TURN_LIMIT) if taken else (math.inf if first else room)
+            if weight + job.weight > limit:
+                break
+            taken.append(self._pop())
+            weight += job.weight
+            job.started = True
+            if job.operation in ALONE:
+                break
+        return taken
+
+    def _wanted(self, now_s: float) -> Job | None:
+        """The oldest job that somebody waits for; those before it leave."""
+        while self.jobs:
+            job = self.jobs[0]
+            if job.deadline_s is not None and job.deadline_s <= now_s:
+                job.fail(Expired("the deadline passed while the request was waiting; it was not computed"))
+            if not job.future.done():
+                return job
+            self._pop()
+        return None
+
+    def _pop(self) -> Job:
+        job = self.jobs.popleft()
+        self.weight -= job.weight
+        return job
+
+
+class Queue:
+    """Jobs of all namespaces. Within a memory first in, first out; across namespaces the one served least first."""
+
+    def __init__(self) -> None:
+        self.weight = 0
+        """Patterns that wait"""
+        self._lanes: dict[Record, Lane] = {}
+        self._tenants: dict[str, Tenant] = {}
+        self._lines: dict[Program, Ranking[Tenant]] = {}
+        """By program, those with lanes that are ready for it"""
+        self._ranking: Ranking[Tenant] = Ranking()
+        """All; one that is gone leaves when it comes first"""
+        self._least = 0
+        """The account of whoever was served least when the last batch was taken"""
+        self._numbers = count()
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def jobs(self) -> list[Job]:
+        """All that wait, those of one memory in their order."""
+        return [job for lane in self._lanes.values() for job in lane.jobs]
+
+    def weight_of(self, namespace: str) -> int:
+        """Patterns of that namespace that wait."""
+        return tenant.weight if (tenant := self._tenants.get(namespace)) else 0
+
+    def put(self, job: Job) -> None:
+        """Takes a job, behind all others of its memory."""
+        if (lane := self._lanes.get(job.memory)) is None:
+            lane = self._lanes[job.memory] = Lane(job.memory, self._tenant(namespace_of(job.memory.name)))
+            lane.tenant.lanes += 1
+            lane.put(job)
+            self._enter(lane)
+        else:
+            lane.put(job)
+        lane.tenant.weight += job.weight
+        self.weight += job.weight
+
+    def take(self, limit_of: Callable[[Program], int], now_s: float) -> list[Job]:
+        """The next batch: of the program that whoever was served least has waited with for longest.
+
+        Empty only where nothing waits that somebody wants.
+        """
+        batch: list[Job] = []
+        while not batch and self:
+            while not (tenant := self._ranking.first()).lanes:
+                self._ranking.drop_first()
+            self._least = tenant.account.served
+            program = next(iter(tenant.ready.values()))
+            batch = self._filled(program, limit_of(program), now_s)
+        return batch
+
+    def _filled(self, program: Program, limit: int, now_s: float) -> list[Job]:
+        batch: list[Job] = []
+        room = limit
+        closed: list[Lane] = []
+        while program in self._lines and (not batch or room > 0):
+            lane = self._lines[program].first().lines[program][0]
+            taken = self._served(lane, program, room, first=not batch, now_s=now_s)
+            if not taken and lane.jobs and lane.jobs[0].program == program:
+                break  # it has no room in this batch, and keeps its place
+            batch += taken
+            room -= sum(job.weight for job in taken)
+            self._leave(lane, program)
+            if taken and taken[-1].operation in ALONE and lane.jobs:
+                closed.append(lane)
+            else:
+                self._enter(lane)
+        for lane in closed:
+            self._enter(lane)
+        return batch
+
+    def _served(self, lane: Lane, program: Program, room: int, *, first: bool, now_s: float) -> list[Job]:
+        """What the lane has for the batch, on its namespace's account."""
+        before = lane.weight
+        taken = lane.take(program, room, first=first, now_s=now_s)
+        left = before - lane.weight
+        self.weight -= left
+        lane.tenant.weight -= left
+        lane.tenant.account.charge(sum(job.weight for job in taken), least=self._least)
+        return taken
+
+    def _tenant(self, name: str) -> Tenant:
+        """The namespace; one that was idle is owed nothing for that, and starts where the one served least stands."""
+        if (tenant := self._tenants.get(name)) is None:
+            tenant = self._tenants[name] = Tenant(name, Account(next(self._numbers), self._least))
+            self._ranking.add(tenant)
+        return tenant
+
+    def _enter(self, lane: Lane) -> None:
+        """Lines the lane up for the program of its next job; one without a job is gone."""
+        tenant = lane.tenant
+        if not lane.jobs:
+            del self._lanes[lane.memory]
+            tenant.lanes -= 1
+            if not tenant.lanes:
+                del self._tenants[tenant.name]
+            return
+        program = lane.jobs[0].program
+        if program not in tenant.lines:
+            tenant.lines[program] = deque()
+            self._lines.setdefault(program, Ranking()).add(tenant)
+        tenant.lines[program].append(lane)
+        tenant.ready[lane] = program
+
+    def _leave(self, lane: Lane, program: Program) -> None:
+        """Takes out the first lane of the first namespace in that program's line."""
+        tenant = lane.tenant
+        tenant.lines[program].popleft()
+        del tenant.ready[lane]
+        if not tenant.lines[program]:
+            del tenant.lines[program]
+            self._lines[program].drop_first()
+            if not self._lines[program]:
+                del self._lines[program]

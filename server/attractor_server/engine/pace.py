@@ -1,0 +1,37 @@
+"""How much goes into one batch: so much that the next request waits for little more than one pace."""
+
+from collections.abc import Hashable
+
+START = 64
+"""Patterns in the first batch of a program, whose speed nobody knows"""
+
+
+class Pace:
+    """Bounds batches by the time they take, for each program by what its batches took before."""
+
+    def __init__(self, *, batch_s: float | None, batch_limit: int) -> None:
+        """`batch_s` is what a batch should take at most; None bounds them by `batch_limit` patterns alone."""
+        self._batch_s = batch_s
+        self._batch_limit = batch_limit
+        self._limits: dict[Hashable, int] = {}
+
+    def limit(self, program: Hashable) -> int:
+        """Patterns in the next batch of that program."""
+        if self._batch_s is None:
+            return self._batch_limit
+        return self._limits.get(program, min(START, self._batch_limit))
+
+    def learn(self, program: Hashable, weight: int, took_s: float) -> None:
+        """Takes note of a batch of that weight: the bound falls or grows to its double or half at once.
+
+        It grows after batches only that were about as large as it allowed: smaller ones say nothing of larger ones.
+        """
+        if self._batch_s is None:
+            return
+        limit = self.limit(program)
+        fitting = round(weight * self._batch_s / max(took_s, 1e-6))
+        if fitting < weight:
+            limit = min(limit, max(fitting, limit // 2, 1))
+        elif 2 * weight > limit:
+            limit = max(limit, min(fitting, 2 * limit, self._batch_limit))
+        self._limits[program] = limit
