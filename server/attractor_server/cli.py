@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from attractor_server.cli_adapt import adapt
 from attractor_server.cli_evaluate import evaluate
 from attractor_server.cli_memory import memory
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
@@ -36,6 +37,7 @@ def main() -> None:
     """Attractor: a memory server whose memories are neural networks."""
 
 
+main.add_command(adapt)
 main.add_command(evaluate)
 
 

@@ -25,6 +25,7 @@ SPLITS = ("test", "validation", "train")
 )
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Data to measure on.")
 @click.option("--curves", is_flag=True, help="Also against patterns, reading steps, age, and bits of a weight.")
+@click.option("--transfer", is_flag=True, help="Also fitted to embeddings of another source.")
 @click.option("--no-rivals", is_flag=True, help="The memory alone: much faster.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object for each row.")
 def evaluate(  # noqa: PLR0913
@@ -34,6 +35,7 @@ def evaluate(  # noqa: PLR0913
     counts: str | None,
     split: "Split",
     curves: bool,
+    transfer: bool,
     no_rivals: bool,
     as_json: bool,
 ) -> None:
@@ -47,7 +49,14 @@ def evaluate(  # noqa: PLR0913
         from attractor_server.training.quality.evaluating import evaluate as measure  # noqa: PLC0415
         from attractor_server.training.quality.tables import rich_tables  # noqa: PLC0415
 
-        extent = Extent(counts=_counts(counts), memories=memories, split=split, rivals=not no_rivals, curves=curves)
+        extent = Extent(
+            counts=_counts(counts),
+            memories=memories,
+            split=split,
+            rivals=not no_rivals,
+            curves=curves,
+            transfer=transfer,
+        )
         rows = measure(models, extent, control=None if control is None else str(control))
         if as_json:
             click.echo("\n".join(row.as_json() for row in rows))

@@ -13,6 +13,7 @@ from attractor_server.training.quality.opened import open_model, recipe_of
 from attractor_server.training.quality.rivals import rival_rows
 from attractor_server.training.quality.rows import Row
 from attractor_server.training.quality.seeds import over_all, same_but_for_the_seed
+from attractor_server.training.quality.transfer import transfer_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Extent:
     split: Split = "test"
     rivals: bool = True
     curves: bool = False
+    transfer: bool = False
+    """Whether a vector model is also fitted to another source"""
 
 
 def evaluate(names: Sequence[str], extent: Extent, *, control: str | None = None) -> Sequence[Row]:
@@ -54,3 +57,5 @@ def _own(bench: Bench, extent: Extent, control: Model | None) -> Iterator[Row]:
     if extent.curves:
         yield from curve_rows(bench)
     yield from erase_rows(bench)
+    if extent.transfer:
+        yield from transfer_rows(bench)

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-Table: TypeAlias = Literal["quality", "patterns", "steps", "age", "precision", "erase"]
+Table: TypeAlias = Literal["quality", "patterns", "steps", "age", "precision", "erase", "transfer"]
 Family: TypeAlias = Literal["memory", "control", "rival"]
 
 

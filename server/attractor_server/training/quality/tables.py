@@ -17,6 +17,7 @@ TITLES: Mapping[str, str] = {
     "age": "by age, 0 the newest, at twice the capacity",
     "precision": "against bits of a fast weight",
     "erase": "before and after erasing",
+    "transfer": "another source, N = {count}",
 }
 
 
@@ -64,7 +65,7 @@ def _title(row: Row) -> str:
     metric = row.metric.replace("_", " ")
     better = "higher" if row.metric in HIGHER_IS_BETTER else "lower"
     over = f"{row.seeds} seeds" if row.seeds > 1 else f"{row.memories} memories"
-    what = f"N = {row.count}" if row.table == "quality" else TITLES[row.table]
+    what = f"N = {row.count}" if row.table == "quality" else TITLES[row.table].format(count=row.count)
     return f"{row.model}, cue: {row.cue}, {what}; {metric} ({better} is better), 95 % over {over}"
 
 
