@@ -1,0 +1,9 @@
+"""The programs that the engine runs over batches of pages: one place where the fastest way through a loop is chosen.
+
+Networks with a closed form of their own here (`forms.py`) take it; any other goes through `energy` as it stands there,
+and so does a reading of which every iterate is asked for.
+"""
+
+from attractor_server.engine.programs.entry import energies, reading, recognizing, writing
+
+__all__ = ["energies", "reading", "recognizing", "writing"]

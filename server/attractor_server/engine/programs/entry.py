@@ -1,0 +1,115 @@
+"""Reading, writing and energies of a batch of pages, in chunks whose weights stay in the processor's cache."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.reader import Reading, read
+from attractor_server.energy.transform import Hold, Pull
+from attractor_server.energy.writer import delta_energy, write
+from attractor_server.engine.programs.forms import form_of
+from attractor_server.engine.programs.reads import Schedule, read_form
+from attractor_server.engine.programs.writes import write_form
+
+READ_BYTES = 4 << 20
+"""Fast weights that one chunk of a reading holds: all K steps find them in the cache"""
+WRITE_BYTES = 2 << 20
+"""The same of a writing, which keeps gradients of that size beside them"""
+
+
+@torch.no_grad()
+def reading(  # noqa: PLR0913
+    model: Model,
+    fast: Tensors,  # each (pages, *shape)
+    x: Tensor,  # (pages, patterns, d)
+    *,
+    hold: Hold | None = None,
+    pull: Pull | None = None,
+    steps: int = 0,
+    trajectory: bool = False,
+) -> Reading:
+    """What the cues x lead to in `steps` steps of the reading loop (0: as many as were trained).
+
+    Fast weights are those that writing and erasing make from the model's initial ones.
+    """
+    form = form_of(model)
+    if form is None or trajectory:
+        return read(model.network, model.parameters, fast, x, hold=hold, pull=pull, steps=steps, trajectory=trajectory)
+    schedule, steps = Schedule.of(model.parameters.reader), steps or model.steps
+    if hold is not None or pull is not None:  # they know the whole batch, and nothing of its parts
+        return read_form(form, schedule, _like(fast, x), x, hold=hold, pull=pull, steps=steps)
+    parts = [read_form(form, schedule, own, cues, steps=steps) for own, cues in _chunks(model, fast, x, READ_BYTES)]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+@torch.no_grad()
+def writing(
+    model: Model,
+    fast: Tensors,  # each (pages, *shape)
+    x: Tensor,  # (pages, patterns, d)
+    *,
+    present: Tensor,  # (pages, patterns) bool
+    stored: Tensor,  # (pages,) patterns written before
+) -> Tensors:
+    """The fast weights after writing the patterns that are present, each (pages, *shape), like x in dtype."""
+    form = form_of(model)
+    if form is None:
+        return write(model.network, model.parameters, _like(fast, x), x, present=present, stored=stored)
+    size = _side_by_side(model, WRITE_BYTES)
+    shares = zip(present.split(size), stored.split(size), strict=True)
+    parts = [
+        write_form(form, model.parameters, own, patterns, present=here, stored=before)
+        for (own, patterns), (here, before) in zip(_chunks(model, fast, x, WRITE_BYTES), shares, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in fast}
+
+
+@torch.no_grad()
+def energies(model: Model, fast: Tensors, x: Tensor) -> Tensor:
+    """E(x; θ), (pages, patterns), of x (pages, patterns, d); each fast tensor is (pages, *shape)."""
+    form = form_of(model)
+    if form is None:
+        return model.network.energy(model.parameters.slow, _like(fast, x), x)
+    return torch.cat([form.look(own, part).energy() for own, part in _chunks(model, fast, x, READ_BYTES)])
+
+
+@torch.no_grad()
+def recognizing(model: Model, fast: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
+    """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each."""
+    form = form_of(model)
+    if form is None:
+        fast = _like(fast, x)
+        return energies(model, fast, x), delta_energy(model.network, model.parameters, fast, x)
+    looks = [form.look(own, part) for own, part in _chunks(model, fast, x, READ_BYTES)]
+    return torch.cat([look.energy() for look in looks]), torch.cat([look.gap() for look in looks])
+
+
+def _side_by_side(model: Model, limit_bytes: int) -> int:
+    """Pages in a chunk, a power of two; on an accelerator all of them."""
+    if model.device.type != "cpu":
+        return 1 << 30
+    return 1 << max(0, round(limit_bytes / model.page_bytes).bit_length() - 1)
+
+
+def _chunks(model: Model, fast: Tensors, x: Tensor, limit_bytes: int) -> Iterator[tuple[Tensors, Tensor]]:
+    """The batch in parts, as views; weights that are kept in another dtype become like x part by part."""
+    size = _side_by_side(model, limit_bytes)
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        yield _like({name: value[part] for name, value in fast.items()}, x), x[part]
+
+
+def _like(fast: Tensors, x: Tensor) -> Tensors:
+    return {name: value.to(x.dtype) for name, value in fast.items()}
+
+
+def _joined(parts: list[Reading]) -> Reading:
+    return Reading(
+        pattern=torch.cat([part.pattern for part in parts]),
+        energy_before=torch.cat([part.energy_before for part in parts]),
+        energy_after=torch.cat([part.energy_after for part in parts]),
+        delta_energy=torch.cat([part.delta_energy for part in parts]),
+    )
