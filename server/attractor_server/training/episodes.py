@@ -20,7 +20,13 @@ def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequenc
         return torch.rand((), generator=generator).item()
 
     count = round(table.patterns_least * (table.patterns_limit / table.patterns_least) ** uniform())
-    chunk = 1 if uniform() < table.singly_share else 2 ** int(uniform() * (math.log2(count) + 1))
+    way = uniform()
+    if way < table.singly_share:
+        chunk = 1
+    elif way < table.singly_share + table.whole_share:
+        chunk = count
+    else:
+        chunk = 2 ** int(uniform() * (math.log2(count) + 1))
     return count, chunked(count, min(chunk, count))
 
 

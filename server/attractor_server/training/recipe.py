@@ -84,7 +84,9 @@ class EpisodesTable(Table):
     patterns_limit: Count
     """N is log-uniform between these two"""
     singly_share: Share
-    """Episodes written one pattern at a time; the others in chunks of a random power of two"""
+    """Episodes written one pattern at a time"""
+    whole_share: Share = 0.0
+    """Episodes written in one batch, as a page that is rewritten; the others in chunks of a random power of two"""
     memories: Count
     """Memories side by side in one step of the optimiser"""
     cues: Count
