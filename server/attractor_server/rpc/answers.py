@@ -25,7 +25,7 @@ _FAILURE_BYTES = 2048
 """Room for one failure with its message and details."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would double what it costs to make one
 class Item:
     """One thing to tell: the outcome of a request, or a frame that is ready to be sent."""
 
@@ -39,10 +39,16 @@ class Item:
     @property
     def kind(self) -> tuple[object, ...]:
         """Neighbours of one kind share a frame."""
-        if isinstance(self.content, pb.SessionResponse):
-            return (self,)
-        calibrated = isinstance(self.content, Recognized) and self.content.probability is not None
-        return (ServerError if isinstance(self.content, ServerError) else type(self.content), self.layout, calibrated)
+        match self.content:
+            case Recalled():
+                return (Recalled, self.layout)
+            case Recognized(probability=probability):
+                return (Recognized, probability is None)
+            case pb.SessionResponse():
+                return (self,)
+            case ServerError():
+                return (ServerError,)
+        return (type(self.content),)
 
     @property
     def size_bytes(self) -> int:
@@ -66,6 +72,8 @@ class Answers:
         self._reserved = 0
         self._unsent = 0
         self._changed = asyncio.Event()
+        self._awaited = False
+        """Somebody waits for that event"""
 
     @property
     def all_sent(self) -> bool:
@@ -75,7 +83,7 @@ class Answers:
     async def reserve(self, weight: int) -> None:
         """Waits until so much more may be under way; an item of that weight gives it back."""
         while self._reserved and self._reserved + weight > self._weight_limit:
-            await self._changed.wait()
+            await self.changed()
         self._reserved += weight
 
     def put(self, item: Item) -> None:
@@ -87,17 +95,18 @@ class Answers:
     async def room(self) -> None:
         """Waits until the line is short enough for the answers to another frame."""
         while self._unsent > _LINE_LIMIT:
-            await self._changed.wait()
+            await self.changed()
 
     async def changed(self) -> None:
         """Waits until something was put or sent."""
+        self._awaited = True
         await self._changed.wait()
 
     async def run(self) -> None:
         """Sends what is put, until cancelled, or until the client is gone."""
         while True:
             while not self._line:
-                await self._changed.wait()
+                await self.changed()
             line, self._line = self._line, []
             for frame, sent in frames_of(line, self._frame_bytes):
                 try:
@@ -110,8 +119,9 @@ class Answers:
                 self._announce()
 
     def _announce(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._awaited:
+            self._changed.set()
+            self._changed, self._awaited = asyncio.Event(), False
 
 
 def frames_of(items: Iterable[Item], limit_bytes: int) -> Iterator[tuple[pb.SessionResponse, Sequence[Item]]]:
@@ -127,11 +137,12 @@ def _chunks(items: Iterable[Item], limit_bytes: int) -> Iterator[list[Item]]:
     chunk: list[Item] = []
     room = limit_bytes
     for item in items:
-        if chunk and item.size_bytes > room:
+        size_bytes = item.size_bytes
+        if chunk and size_bytes > room:
             yield chunk
             chunk, room = [], limit_bytes
         chunk.append(item)
-        room -= item.size_bytes
+        room -= size_bytes
     yield chunk
 
 
@@ -167,24 +178,27 @@ def _recalled(ids: Sequence[int], chunk: Sequence[Item]) -> Iterator[pb.SessionR
     layout = chunk[0].layout
     assert layout is not None
     for request_id, one in zip(ids, recalled, strict=True):
-        yield from _trajectory(request_id, one, layout)
-    frame = pb.RecalledFrame(
-        request_ids=ids,
-        patterns=[len(one.values) for one in recalled],
-        tensors=codec.encode(layout, np.concatenate([one.values for one in recalled])),
-        scores=codec.scores(recalled),
-    )
-    yield pb.SessionResponse(recalled=frame)
+        if one.iterates is not None:
+            yield from _trajectory(request_id, one, layout)
+    answer = pb.SessionResponse()  # filled in place: a message given to another one's constructor is copied whole
+    frame = answer.recalled
+    frame.request_ids.extend(ids)
+    frame.patterns.extend([len(one.values) for one in recalled])
+    codec.encode(layout, np.concatenate([one.values for one in recalled]), into=frame.tensors)
+    codec.scores(recalled, into=frame.scores)
+    yield answer
 
 
 def _trajectory(request_id: int, recalled: Recalled, layout: Layout) -> Iterator[pb.SessionResponse]:
     if recalled.iterates is None or recalled.energies is None:
         return
     for step, (iterate, energy) in enumerate(zip(recalled.iterates, recalled.energies, strict=True)):
-        frame = pb.TrajectoryFrame(
-            request_id=request_id, step=step, tensors=codec.encode(layout, iterate), energy=energy.tolist()
-        )
-        yield pb.SessionResponse(trajectory=frame)
+        answer = pb.SessionResponse()
+        frame = answer.trajectory
+        frame.request_id, frame.step = request_id, step
+        frame.energy.extend(energy.tolist())
+        codec.encode(layout, iterate, into=frame.tensors)
+        yield answer
 
 
 def _recognized(ids: Sequence[int], chunk: Sequence[Item]) -> pb.RecognizedFrame:

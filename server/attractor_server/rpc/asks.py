@@ -15,6 +15,7 @@ class Ask:
     """A frame of requests: their columns, and what is asked of all of them."""
 
     operation: Operation
+    frame: pb.SessionRequest
     columns: pb.RequestColumns
     sequences: Sequence[int] = ()
     steps: int = 0
@@ -40,38 +41,43 @@ class Ask:
         return rows
 
     def part(self, rows: Sequence[slice], chosen: Sequence[int]) -> pb.SessionRequest:
-        """A frame of the chosen requests alone."""
-        whole = len(chosen) == len(rows)
-        columns = self.columns if whole else codec.select(self.columns, rows, chosen)
+        """A frame of the chosen requests alone: of all of them the frame as it came, nothing in it decoded."""
+        if len(chosen) == len(rows):
+            return self.frame
+        part = pb.SessionRequest()
         match self.operation:
             case Operation.STORE:
-                sequences = [self.sequences[i] for i in chosen]
-                return pb.SessionRequest(store=pb.StoreFrame(columns=columns, sequences=sequences))
+                part.store.sequences.extend([self.sequences[i] for i in chosen])
+                codec.select(self.columns, rows, chosen, into=part.store.columns)
             case Operation.ERASE:
-                sequences = [self.sequences[i] for i in chosen]
-                return pb.SessionRequest(erase=pb.EraseFrame(columns=columns, sequences=sequences))
+                part.erase.sequences.extend([self.sequences[i] for i in chosen])
+                codec.select(self.columns, rows, chosen, into=part.erase.columns)
             case Operation.QUERY:
-                query = pb.QueryFrame(
-                    columns=columns, steps=self.steps, trajectory=self.trajectory, pull_known=self.pull
-                )
-                return pb.SessionRequest(query=query)
+                part.query.steps, part.query.trajectory, part.query.pull_known = self.steps, self.trajectory, self.pull
+                codec.select(self.columns, rows, chosen, into=part.query.columns)
             case _:
-                return pb.SessionRequest(recognize=pb.RecognizeFrame(columns=columns))
+                codec.select(self.columns, rows, chosen, into=part.recognize.columns)
+        return part
 
 
 def ask_of(frame: pb.SessionRequest) -> Ask:
     """What a frame of requests asks for."""
-    if frame.HasField("store"):
-        return Ask(operation=Operation.STORE, columns=frame.store.columns, sequences=frame.store.sequences)
-    if frame.HasField("erase"):
-        return Ask(operation=Operation.ERASE, columns=frame.erase.columns, sequences=frame.erase.sequences)
-    if frame.HasField("query"):
-        query = frame.query
-        return Ask(
-            operation=Operation.QUERY,
-            columns=query.columns,
-            steps=query.steps,
-            trajectory=query.trajectory,
-            pull=query.pull_known,
-        )
-    return Ask(operation=Operation.RECOGNIZE, columns=frame.recognize.columns)
+    match frame.WhichOneof("frame"):
+        case "store":
+            store = frame.store
+            return Ask(operation=Operation.STORE, frame=frame, columns=store.columns, sequences=store.sequences)
+        case "erase":
+            erase = frame.erase
+            return Ask(operation=Operation.ERASE, frame=frame, columns=erase.columns, sequences=erase.sequences)
+        case "query":
+            query = frame.query
+            return Ask(
+                operation=Operation.QUERY,
+                frame=frame,
+                columns=query.columns,
+                steps=query.steps,
+                trajectory=query.trajectory,
+                pull=query.pull_known,
+            )
+        case _:
+            return Ask(operation=Operation.RECOGNIZE, frame=frame, columns=frame.recognize.columns)

@@ -1,10 +1,11 @@
 """Tensors of the wire to flat numpy patterns and back, with every check a caller's bytes need."""
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine.work import Booleans, Floats, Recalled, Recognized
@@ -56,6 +57,8 @@ def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: st
         InvalidRequest: naming the tensor, the value seen and the value expected.
     """
     by_field = _by_field(layout, tensors, where, partial=partial)
+    if len(layout.fields) == 1:
+        return _single(layout.fields[0], *by_field[layout.fields[0].name], rows)
     values = np.full((rows, layout.size), np.nan, np.float32)
     known = np.zeros((rows, layout.size), np.bool_) if any(t.known for _, t in by_field.values()) else None
     for field, span in layout.spans:
@@ -68,24 +71,34 @@ def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: st
     return Patterns(values, known)
 
 
-def encode(layout: Layout, values: Floats) -> Iterator[pb.Tensor]:  # values (rows, d)
-    """One float32 tensor a field."""
+def _single(field: Field, path: str, tensor: pb.Tensor, rows: int) -> Patterns:
+    """The only field there is: its values as they came, where they are float32."""
+    values = _values(field, tensor, rows, path).reshape(rows, field.size)
+    return Patterns(values, _known(field, tensor, rows, path).reshape(rows, field.size) if tensor.known else None)
+
+
+def encode(
+    layout: Layout, values: Floats, *, into: "RepeatedCompositeFieldContainer[pb.Tensor]"
+) -> None:  # values (rows, d)
+    """Adds one float32 tensor for each field."""
     for field, span in layout.spans:
         part = np.ascontiguousarray(values[:, span], dtype="<f4")
         shape = (len(values), *field.shape)
-        yield pb.Tensor(field=field.name, dtype=pb.DTYPE_FLOAT32, shape=shape, data=part.tobytes())
+        into.add(field=field.name, dtype=pb.DTYPE_FLOAT32, shape=shape, data=part.tobytes())
 
 
-def scores(recalled: Sequence[Recalled]) -> pb.Scores:
-    """The scores of several answers, one after another."""
-    message = pb.Scores()
-    for one in recalled:
-        message.energy_before.extend(one.energy_before.tolist())
-        message.energy_after.extend(one.energy_after.tolist())
-        message.delta_energy.extend(one.delta_energy.tolist())
-        message.steps.extend([one.steps] * len(one.values))
-    message.pages.extend(pages(recalled))
-    return message
+def scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
+    """Adds the scores of several answers, one after another."""
+    into.energy_before.extend(_column([one.energy_before for one in recalled]))
+    into.energy_after.extend(_column([one.energy_after for one in recalled]))
+    into.delta_energy.extend(_column([one.delta_energy for one in recalled]))
+    into.steps.extend([one.steps for one in recalled for _ in range(len(one.values))])
+    into.pages.extend(pages(recalled))
+
+
+def _column(parts: Sequence[Floats]) -> list[float]:
+    column: list[float] = np.concatenate(parts).tolist()
+    return column
 
 
 def pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int]:
@@ -117,29 +130,28 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
     if len(columns.deadline_ms) not in (0, count):
         seen = len(columns.deadline_ms)
         problems.append(Violation(f"{where}.deadline_ms", f"saw {seen} entries; expected none, or {count}"))
-    if any(n == 0 for n in columns.patterns):
+    if 0 in (patterns := list(columns.patterns)):
         problems.append(Violation(f"{where}.patterns", "saw 0 patterns for a request; expected at least 1 each"))
-    if (total := sum(columns.patterns)) > patterns_limit:
+    if (total := sum(patterns)) > patterns_limit:
         problems.append(Violation(f"{where}.patterns", f"saw {total} patterns; expected at most {patterns_limit}"))
     if problems:
         raise InvalidRequest(*problems)
-    ends = np.cumsum([0, *columns.patterns]).tolist()
-    return [slice(start, end) for start, end in pairwise(ends)]
+    return [slice(start, end) for start, end in pairwise(accumulate(patterns, initial=0))]
 
 
-def select(columns: pb.RequestColumns, rows: Sequence[slice], chosen: Sequence[int]) -> pb.RequestColumns:
-    """The columns of the chosen requests alone. Masks must end on whole bytes, request by request."""
+def select(
+    columns: pb.RequestColumns, rows: Sequence[slice], chosen: Sequence[int], *, into: pb.RequestColumns
+) -> None:
+    """Puts the columns of the chosen requests alone into an empty message. Their masks are packed anew."""
     index = [row for request in chosen for row in range(rows[request].start, rows[request].stop)]
-    part = pb.RequestColumns(
-        request_ids=[columns.request_ids[i] for i in chosen],
-        handles=[columns.handles[i] for i in chosen],
-        patterns=[columns.patterns[i] for i in chosen],
-        deadline_ms=[columns.deadline_ms[i] for i in chosen] if columns.deadline_ms else [],
-    )
+    into.request_ids.extend([columns.request_ids[i] for i in chosen])
+    into.handles.extend([columns.handles[i] for i in chosen])
+    into.patterns.extend([columns.patterns[i] for i in chosen])
+    if columns.deadline_ms:
+        into.deadline_ms.extend([columns.deadline_ms[i] for i in chosen])
     total = sum(columns.patterns)
     for tensor in columns.tensors:
-        part.tensors.append(_select_rows(tensor, total, index))
-    return part
+        into.tensors.append(_select_rows(tensor, total, index))
 
 
 def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
@@ -201,7 +213,7 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     raw = np.frombuffer(tensor.data, dtype)
     if tensor.dtype == pb.DTYPE_BFLOAT16:
         return (raw.astype(np.uint32) << 16).view(np.float32)
-    values = raw.astype(np.float32)
+    values = raw.astype(np.float32, copy=False)
     if field.alphabet:
         values[raw == _MISSING_CHARACTER] = np.nan
     return values / np.float32(255) if tensor.dtype == pb.DTYPE_UINT8 and field.kind == "image" else values

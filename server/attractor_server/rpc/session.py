@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.engine.work import Answer, Job, Operation, Record
+from attractor_server.engine.work import Answer, Job, Record
 from attractor_server.errors import (
     Exhausted,
     HandleNotOpen,
@@ -17,15 +17,14 @@ from attractor_server.errors import (
     MemoryNotFound,
     ServerError,
 )
-from attractor_server.rpc import codec
 from attractor_server.rpc.answers import Answers, Item
 from attractor_server.rpc.asks import Ask, ask_of
 from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.greeting import greeted, welcome
+from attractor_server.rpc.jobs import Asked, jobs_of
 from attractor_server.rpc.peers import Peers, disagreement
 from attractor_server.rpc.shard import ModelCard, Shard, counted, outcome_of
 from attractor_server.rpc.upstream import Upstream
-from attractor_server.rpc.values import check_values
 from attractor_server.topology import ShardInfo
 
 Bound: TypeAlias = Record | Upstream
@@ -150,18 +149,18 @@ class Session:
             if (job := self._pending.get(request_id)) is not None:
                 job.withdraw()
         for upstream in self._upstreams:
-            if ids := [request_id for request_id in frame.request_ids if upstream.expects(request_id)]:
+            if ids := [request_id for request_id in frame.request_ids if request_id in upstream.unanswered]:
                 await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=ids)))
 
     async def _request(self, ask: Ask) -> None:
-        ids = ask.columns.request_ids
+        ids = list(ask.columns.request_ids)
         self._check_ids(ids, ask.where)
         try:
             rows = ask.rows(self._shard.limits.frame_patterns)
         except InvalidRequest as error:
             self._fail(ids, error)
             return
-        here: dict[str, list[int]] = defaultdict(list)
+        here: dict[str, list[Asked]] = defaultdict(list)
         elsewhere: dict[Upstream, list[int]] = defaultdict(list)
         for i, handle in enumerate(ask.columns.handles):
             match self._handles.get(handle):
@@ -172,31 +171,23 @@ class Session:
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:
-                    here[record.model].append(i)
+                    here[record.model].append(Asked(i, rows[i], record))
         for upstream, chosen in elsewhere.items():
             await upstream.send(ask.part(rows, chosen), [ids[i] for i in chosen])
-        for model, chosen in here.items():
-            await self._submit(ask, rows, chosen, self._shard.model(model))
+        for model, asked in here.items():
+            await self._submit(ask, ids, asked, self._shard.model(model), rows[-1].stop)
 
-    async def _submit(self, ask: Ask, rows: Sequence[slice], chosen: Sequence[int], model: ModelCard) -> None:
+    async def _submit(
+        self, ask: Ask, ids: Sequence[int], asked: Sequence[Asked], model: ModelCard, patterns: int
+    ) -> None:
         """Queues the requests of one model, after every check; waits where too much is under way."""
-        ids = ask.columns.request_ids
-        where, partial = f"{ask.where}.tensors", not ask.operation.writes
-        try:
-            whole = codec.decode(model.layout, ask.columns.tensors, rows=rows[-1].stop, where=where, partial=partial)
-        except InvalidRequest as error:
-            self._fail([ids[i] for i in chosen], error)
-            return
-        for i in chosen:
-            patterns = whole.rows(rows[i])
-            try:
-                check_values(model.layout, patterns, where=where, partial=partial)
-                job = self._job(ask, i, patterns)
-            except ServerError as error:
-                self._fail([ids[i]], error)
-                continue
-            await self._answers.reserve(job.weight)
-            await self._enqueue(ids[i], job, ask.sequences[i] if ask.sequences else 0, model)
+        sequences = list(ask.sequences) or [0] * len(ids)
+        for i, made in jobs_of(self._shard, ask, asked, model, rows=patterns):
+            if isinstance(made, Job):
+                await self._answers.reserve(made.weight)
+                await self._enqueue(ids[i], made, sequences[i], model)
+            else:
+                self._fail([ids[i]], made)
 
     async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard) -> None:
         """Queues the job, unless it is a write that was sent before: then its first answer is awaited."""
@@ -209,23 +200,6 @@ class Session:
         (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, model))
         if first is None:
             await self._shard.batcher.submit(job)
-
-    def _job(self, ask: Ask, i: int, patterns: codec.Patterns) -> Job:
-        record = self._handles[ask.columns.handles[i]]
-        assert not isinstance(record, Upstream)
-        job = self._shard.job(ask.operation, record, patterns)
-        if ask.columns.deadline_ms and ask.columns.deadline_ms[i]:
-            job.deadline_s = anyio.current_time() + ask.columns.deadline_ms[i] / 1000
-        if ask.operation is Operation.QUERY:
-            self._shard.reading(job, steps=ask.steps, trajectory=ask.trajectory, pull=ask.pull)
-            self._check_weight(job)
-        return job
-
-    def _check_weight(self, job: Job) -> None:
-        limit = max(self._shard.limits.session_patterns, self._shard.limits.frame_patterns)
-        if job.weight > limit:
-            seen = f"saw a trajectory of {job.steps + 1} iterates of {job.size} patterns"
-            raise InvalidRequest.of("query.trajectory", f"{seen}; expected a product of at most {limit}")
 
     def _settled(self, request_id: int, weight: int, model: ModelCard, answer: Answer) -> None:
         self._pending.pop(request_id, None)
@@ -247,11 +221,16 @@ class Session:
             raise InvalidRequest.of(f"{where}.request_ids", f"saw {len(ids)} requests; expected at most {limit}")
         if len(set(ids)) < len(ids):
             raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
-        elsewhere = self._upstreams
-        open_ids = [i for i in ids if i in self._pending or any(upstream.expects(i) for upstream in elsewhere)]
-        if open_ids:
-            seen = f"saw {open_ids[0]}, which is not answered yet"
+        if (taken := self._taken(ids)) is not None:
+            seen = f"saw {taken}, which is not answered yet"
             raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
+
+    def _taken(self, ids: Sequence[int]) -> int | None:
+        """One of the ids that a request has which is not answered."""
+        for unanswered in (self._pending.keys(), *(upstream.unanswered for upstream in self._upstreams)):
+            if not unanswered.isdisjoint(ids):
+                return next(i for i in ids if i in unanswered)
+        return None
 
 
 def _not_open(handle: int, ask: Ask) -> HandleNotOpen:

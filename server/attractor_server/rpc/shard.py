@@ -114,16 +114,30 @@ class Shard:
             raise ModelNotFound(f"model: saw {quoted(name)}; expected one of {sorted(self.models)}")
         return model
 
+    def check(self, operation: Operation, model: ModelCard, *, pull: bool) -> None:
+        """Refuses what memories of that model cannot do.
+
+        Raises:
+            CannotErase: an erase, and the model has not learned it.
+            CannotPull: a query that pulls, and the model has not learned it.
+        """
+        if operation is Operation.ERASE and not model.erases:
+            raise CannotErase(
+                f"model {model.name} cannot erase; use one that does (its `erases` is true), or make the memory anew"
+            )
+        if pull and not model.pulls:
+            raise CannotPull(
+                f"model {model.name} cannot pull known entries towards the cue; hold them, "
+                "or use a model that does (its `pulls` is true)"
+            )
+
     def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:
         """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
 
         Raises:
             CannotErase: an erase, and the memory's model has not learned it.
         """
-        if operation is Operation.ERASE and not self.model(memory.model).erases:
-            raise CannotErase(
-                f"model {memory.model} cannot erase; use one that does (its `erases` is true), or make the memory anew"
-            )
+        self.check(operation, self.model(memory.model), pull=False)
         return Job(
             operation=operation,
             memory=memory,
@@ -139,11 +153,7 @@ class Shard:
             CannotPull: a pull, and the memory's model has not learned it.
         """
         model = self.model(job.memory.model)
-        if pull and not model.pulls:
-            raise CannotPull(
-                f"model {model.name} cannot pull known entries towards the cue; hold them, "
-                "or use a model that does (its `pulls` is true)"
-            )
+        self.check(job.operation, model, pull=pull)
         job.steps, job.trajectory, job.pull = steps or model.steps, trajectory, pull
 
 

@@ -47,7 +47,10 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         recalled = await self._answer(job, context)
         assert isinstance(recalled, Recalled)
         layout = self._shard.model(job.memory.model).layout
-        return pb.QueryResponse(tensors=codec.encode(layout, recalled.values), scores=codec.scores([recalled]))
+        response = pb.QueryResponse()
+        codec.encode(layout, recalled.values, into=response.tensors)
+        codec.scores([recalled], into=response.scores)
+        return response
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):

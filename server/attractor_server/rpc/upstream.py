@@ -1,7 +1,7 @@
 """A session with the owner of some memories, kept on behalf of a client whose own session ends here."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import anyio
 import grpc
@@ -40,9 +40,10 @@ class Upstream:
         """No answer is to be expected."""
         return not self._unanswered
 
-    def expects(self, request_id: int) -> bool:
-        """Whether that request was passed on and is not answered."""
-        return request_id in self._unanswered
+    @property
+    def unanswered(self) -> Set[int]:
+        """Ids of the requests that were passed on and are not answered."""
+        return self._unanswered
 
     async def run(self) -> None:
         """Passes answers back until the owner ends the session, or drains and has answered; then fails what is left."""

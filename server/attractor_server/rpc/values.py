@@ -23,8 +23,16 @@ def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: boo
                 f"{where}[{field.name}].known",
                 f"saw a missing value marked as known in {_place(unknown)}; expected known entries to have values",
             )
-    if partial and (empty := np.isnan(patterns.values).all(1)).any():
+    if partial and (empty := _empty(patterns.values)).any():
         raise InvalidRequest.of(where, f"saw no value in pattern {empty.argmax()}; expected at least one")
+
+
+def _empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    """Which patterns have no value at all; all their entries are looked at only where the first one is missing."""
+    empty = np.isnan(values[:, 0])
+    if empty.any():
+        empty[empty] = np.isnan(values[empty]).all(1)
+    return empty
 
 
 def _problem(field: Field, part: Floats, *, partial: bool) -> str:
