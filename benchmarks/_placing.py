@@ -1,0 +1,126 @@
+"""Placement in simulation: shards that come and go, and memories that are asked far more often than others.
+
+Rendezvous hashing, the peer, gives each slot to a shard as if drawn uniformly, a newcomer each slot with the same
+chance, and the slots of one that left to the others in the same way: so it is drawn here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from _report import Result
+from numpy.random import Generator, default_rng
+
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.placement import LIMIT, Floats, Owners, cool, dealt, imbalance, join, least_to_cool, leave, moved
+
+EVENTS, SHIFTS, CHUNK = 50, 4, 10_000_000
+Mover: TypeAlias = Callable[[Owners, Floats, Floats, int], Owners]
+
+
+def placing() -> Iterator[Result]:
+    """All results; percent of the mean level, or of what has to move at the least."""
+    for slots, shards, memories, exponent in ((1 << 10, 16, 1_000_000, 0.9), (1 << 20, 10_000, 100_000_000, 0.5)):
+        label, drawn = f"{shards:,} shards", Drawn.of(slots, memories, exponent, default_rng(0))
+        yield from churned(label, drawn.counts, shards)
+        yield from cooled(label, drawn.uneven, shards)
+        yield alone(label, drawn.steep, shards)
+        yield told(label, slots, shards)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What each slot holds, and how often it is asked by Zipf's law, when every memory has drawn its slot."""
+
+    counts: Floats
+    uneven: Floats
+    """The hottest memory has half of a shard's share: 0.9 is the exponent for 16 shards, 0.5 for 10,000"""
+    steep: Floats
+    """Exponent 1: the hottest memory has more than a shard's share, of 10,000 shards 500 times as much"""
+
+    @classmethod
+    def of(cls, slots: int, memories: int, exponent: float, rng: Generator) -> "Drawn":
+        """Every memory draws by itself."""
+        sums = np.zeros((3, slots))
+        for first in range(0, memories, CHUNK):
+            ranks = np.arange(first, min(first + CHUNK, memories)) + 1.0
+            drawn = rng.integers(slots, size=len(ranks))
+            for total, weights in zip(sums, (None, ranks**-exponent, 1 / ranks), strict=True):
+                total += np.bincount(drawn, weights, minlength=slots)
+        return cls(*sums)
+
+
+def churned(label: str, loads: Floats, shards: int) -> Iterator[Result]:
+    """Shards that join and others that leave, in turns: the worst of all moves and of all states."""
+    rng = default_rng(1)
+    ours = churn(dealt(len(loads), np.ones(shards)), loads, join, leave)
+    drawn = partial(rendezvous, rng)
+    theirs = churn(rng.integers(shards, size=len(loads)).astype(np.int32), loads, drawn, drawn)
+    units = ("a join moves", "% of its share"), ("a leave moves", "% of its load"), ("max/mean meanwhile", "%")
+    for (what, unit), one, other in zip(units, ours, theirs, strict=True):
+        yield Result(name=f"{label}: {what}", unit=unit, ours=one, peer="rendezvous hashing", theirs=other)
+
+
+def churn(owners: Owners, loads: Floats, joining: Mover, leaving: Mover) -> tuple[float, float, float]:
+    """The most that a join and that a leave moved, of what they had to, and the highest max/mean; in percent."""
+    rng, shards = default_rng(2), int(owners.max()) + 1
+    weights = np.r_[np.ones(shards), np.zeros(EVENTS)]
+    joins, leaves, levels = [0.0], [0.0], [imbalance(owners, loads, weights)]
+    for newcomer in range(shards, shards + EVENTS):
+        weights[newcomer] = 1
+        joined = joining(owners, loads, weights, newcomer)
+        joins.append(moved(owners, joined, loads) * weights.sum() / loads.sum())
+        levels.append(imbalance(joined, loads, weights))
+        gone = int(rng.choice(np.flatnonzero(weights)))
+        weights[gone] = 0
+        owners = leaving(joined, loads, weights, gone)
+        leaves.append(moved(joined, owners, loads) / loads[joined == gone].sum())
+        levels.append(imbalance(owners, loads, weights))
+    return 100 * max(joins), 100 * max(leaves), 100 * max(levels)
+
+
+def rendezvous(rng: Generator, owners: Owners, loads: Floats, weights: Floats, shard: int) -> Owners:
+    """What rendezvous hashing does when that shard joined, or left (its weight is 0)."""
+    if weights[shard]:
+        return np.where(rng.random(len(owners)) < weights[shard] / weights.sum(), np.int32(shard), owners)
+    others = rng.choice(np.flatnonzero(weights), size=len(owners)).astype(np.int32)
+    return np.where(owners == shard, others, owners)
+
+
+def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
+    """Hot spots that wander: what was hot is cold, others are hot instead, and each time those shards are cooled."""
+    owners, weights = dealt(len(asked), np.ones(shards)), np.ones(shards)
+    moves, before, after = [], [], []
+    for shift in range(SHIFTS):
+        heat = np.roll(asked, shift * 7)
+        now = cool(owners, heat, weights)
+        moves.append(100 * moved(owners, now, heat) / least_to_cool(owners, heat, weights))
+        before.append(100 * imbalance(owners, heat, weights))
+        after.append(100 * imbalance(now, heat, weights))
+        owners = now
+    yield Result(
+        name=f"{label}: cooling moves", unit="% of", ours=max(moves), peer="what is above the limit", theirs=100
+    )
+    yield Result(name=f"{label}: max/mean cooled", unit="%", ours=max(after), peer="before", theirs=max(before))
+
+
+def alone(label: str, asked: Floats, shards: int) -> Result:
+    """Where one memory has more than a shard's share, no placement of whole slots does better than its slot alone."""
+    weights = np.ones(shards)
+    level = imbalance(cool(dealt(len(asked), weights), asked, weights), asked, weights)
+    bound = max(LIMIT, asked.max() * shards / asked.sum())
+    return Result(
+        name=f"{label}: max/mean, one too hot", unit="%", ours=100 * level, peer="its slot alone", theirs=100 * bound
+    )
+
+
+def told(label: str, slots: int, shards: int) -> Result:
+    """What a client that asks for the topology is sent."""
+    addresses = [pb.Shard(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:7171", device="cuda") for n in range(shards)]
+    bare = pb.GetTopologyResponse(epoch=1, shards=addresses)
+    full = pb.GetTopologyResponse(epoch=1, shards=addresses, slot_owners=dealt(slots, np.ones(shards)).tolist())
+    return Result(
+        name=f"{label}: topology", unit="bytes", ours=full.ByteSize(), peer="addresses", theirs=bare.ByteSize()
+    )

@@ -1,0 +1,58 @@
+"""Shards in processes of their own, without Ray, for benchmarks of what lies between a client and an engine."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Self
+
+import anyio
+import psutil
+
+from attractor_server.app import ShardSpec, running_shard
+from attractor_server.topology import ShardInfo, Topology
+
+
+class Shards:
+    """So many shards of this spec that know each other, until the end of the block."""
+
+    def __init__(self, spec: ShardSpec, count: int) -> None:
+        context = get_context("spawn")
+        pipes = [context.Pipe() for _ in range(count)]
+        self._pipes = [ours for ours, _ in pipes]
+        self._processes = [
+            context.Process(target=_run, args=(replace(spec, number=n), theirs)) for n, (_, theirs) in enumerate(pipes)
+        ]
+        self.addresses: Sequence[str] = ()
+
+    def __enter__(self) -> Self:
+        for process in self._processes:
+            process.start()
+        infos: tuple[ShardInfo, ...] = tuple(pipe.recv() for pipe in self._pipes)
+        for pipe in self._pipes:
+            pipe.send(Topology(1, infos))
+            pipe.recv()
+        self.addresses = [info.address for info in infos]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+    def cpu_s(self) -> float:
+        """Processor time of all shards so far, in seconds."""
+        times = [psutil.Process(process.pid).cpu_times() for process in self._processes]
+        return float(sum(time.user + time.system for time in times))
+
+
+def _run(spec: ShardSpec, pipe: Connection) -> None:
+    async def serve() -> None:
+        async with running_shard(spec) as shard:
+            await asyncio.to_thread(pipe.send, shard.info)
+            await shard.learn(await asyncio.to_thread(pipe.recv))
+            await asyncio.to_thread(pipe.send, None)
+            await anyio.sleep_forever()
+
+    anyio.run(serve)

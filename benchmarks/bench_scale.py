@@ -1,0 +1,112 @@
+"""What does a second shard bring, and does placement keep 10,000 of them in balance while little moves?
+
+Serving: queries of 16 patterns each to 256 memories of `glyphs-28`, through the SDK on loopback, one thread a shard,
+one shard against two, in turns. Client and shards share the machine, so the client's share of processor time is told.
+
+Placement (`_placing.py`): 100 million memories on 10,000 shards and 2^20 slots, and 1 million on 16 shards and 1,024
+slots. Every memory draws its slot; shards come and go, and hot spots are moved away. The peer is rendezvous hashing.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import anyio
+import numpy as np
+from _placing import placing
+from _report import Result, report
+from _shards import Shards
+from numpy.typing import NDArray
+
+import attractor
+from attractor_server.app import ShardSpec
+
+MODEL, MEMORIES, PATTERNS, CALLERS = "glyphs-28", 256, 16, 128
+ROUNDS, ROUND_S = 5, 5.0
+Images: TypeAlias = NDArray[np.float32]
+
+
+def main() -> None:
+    with Shards(ShardSpec(bank_bytes=512 << 20), 1) as one, Shards(ShardSpec(bank_bytes=512 << 20), 2) as two:
+        single, double = anyio.run(compared, one, two)
+    job = f"queries of {PATTERNS} {MODEL} patterns"
+    report(
+        [
+            Result(name=f"{job}, 2 shards", unit="patterns/s", ours=double.rate, peer="1 shard", theirs=single.rate),
+            Result(
+                name="client's processor time",
+                unit="µs a pattern",
+                ours=double.client_us,
+                peer="shards",
+                theirs=double.shards_us,
+            ),
+            *placing(),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Round:
+    """Patterns a second, and the processor time that each took the client and the shards."""
+
+    rate: float
+    client_us: float
+    shards_us: float
+
+
+async def compared(one: Shards, two: Shards) -> tuple[Round, Round]:
+    """One shard and two, a round each in turn; medians."""
+    images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
+    async with AsyncExitStack() as stack:
+        sides = [(shards, await written(stack, shards, images)) for shards in (one, two)]
+        rounds = [[await queried(shards, memories, images) for shards, memories in sides] for _ in range(ROUNDS + 1)]
+    single, double = (median([turn[side] for turn in rounds[1:]]) for side in (0, 1))
+    return single, double
+
+
+async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.Memory]:
+    """Memories with something in them, each connected straight to its shard."""
+    client = await stack.enter_async_context(attractor.connect(shards.addresses[0]))
+    memories = [await client.create_memory(f"bench/{n}", model=MODEL) for n in range(MEMORIES)]
+    async with anyio.create_task_group() as tasks:
+        for memory in memories:
+            tasks.start_soon(memory.store, images[:8])
+    return memories
+
+
+async def queried(shards: Shards, memories: Sequence[attractor.Memory], images: Images) -> Round:
+    """One round of queries, from callers that each wait for their answer before the next."""
+    answered = 0
+    started_s, client_s, shards_s = time.perf_counter(), time.process_time(), shards.cpu_s()
+    end_s = started_s + ROUND_S
+
+    async def call(caller: int) -> None:
+        nonlocal answered
+        turn = caller
+        while time.perf_counter() < end_s:
+            await memories[turn % MEMORIES].query(images[turn % 48 :][:PATTERNS])
+            turn += CALLERS + 1
+            answered += PATTERNS
+
+    async with anyio.create_task_group() as tasks:
+        for caller in range(CALLERS):
+            tasks.start_soon(call, caller)
+    took_s = time.perf_counter() - started_s
+    spent = (time.process_time() - client_s, shards.cpu_s() - shards_s)
+    return Round(answered / took_s, spent[0] / answered * 1e6, spent[1] / answered * 1e6)
+
+
+def median(rounds: Sequence[Round]) -> Round:
+    """The median of each figure."""
+    return Round(
+        statistics.median(one.rate for one in rounds),
+        statistics.median(one.client_us for one in rounds),
+        statistics.median(one.shards_us for one in rounds),
+    )
+
+
+if __name__ == "__main__":
+    main()
