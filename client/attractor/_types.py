@@ -93,7 +93,7 @@ class MemoryInfo:
     version: int
     """Counts applied stores and erases."""
     patterns: int
-    """Patterns stored so far and not erased."""
+    """Patterns stored so far, less those erased and those of forgotten pages."""
     pages: int
     """Sets of fast weights that they lie in."""
     settings: MemorySettings

@@ -31,7 +31,8 @@ class _WriteModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WriteMode.V
     """Whatever is there; in a new memory, the server's default."""
     WRITE_MODE_REWRITE: _WriteMode.ValueType  # 1
     """The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
-    patterns that come one at a time are held as well as those that come together.
+    patterns that come one at a time are held as well as those that come together. A page from which something was
+    erased is added to from then on.
     """
     WRITE_MODE_STREAM: _WriteMode.ValueType  # 2
     """Each store adds to what is written, and no pattern is kept."""
@@ -43,7 +44,8 @@ WRITE_MODE_UNSPECIFIED: WriteMode.ValueType  # 0
 """Whatever is there; in a new memory, the server's default."""
 WRITE_MODE_REWRITE: WriteMode.ValueType  # 1
 """The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
-patterns that come one at a time are held as well as those that come together.
+patterns that come one at a time are held as well as those that come together. A page from which something was
+erased is added to from then on.
 """
 WRITE_MODE_STREAM: WriteMode.ValueType  # 2
 """Each store adds to what is written, and no pattern is kept."""
@@ -64,7 +66,9 @@ class _WhenFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenFull.Val
     nothing: of a store of several patterns, either all have room or none is stored.
     """
     WHEN_FULL_FORGET: _WhenFull.ValueType  # 3
-    """The page is sealed and the next one opened, and the page that was sealed before it is forgotten."""
+    """The page is sealed and the next one opened, and the page that was sealed before it is forgotten: the memory has two
+    pages at most.
+    """
 
 class WhenFull(_WhenFull, metaclass=_WhenFullEnumTypeWrapper):
     """What becomes of a store that the open page has no room for."""
@@ -78,7 +82,9 @@ WHEN_FULL_REFUSE: WhenFull.ValueType  # 2
 nothing: of a store of several patterns, either all have room or none is stored.
 """
 WHEN_FULL_FORGET: WhenFull.ValueType  # 3
-"""The page is sealed and the next one opened, and the page that was sealed before it is forgotten."""
+"""The page is sealed and the next one opened, and the page that was sealed before it is forgotten: the memory has two
+pages at most.
+"""
 Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
 class _FieldKind:
@@ -131,7 +137,7 @@ class Memory(_message.Message):
     version: _builtins.int
     """Counts applied stores and erases."""
     patterns: _builtins.int
-    """Patterns stored so far and not erased."""
+    """Patterns stored so far, less those erased and those of forgotten pages."""
     pages: _builtins.int
     """Pages the memory has, the open one included; 0 until the first store."""
     @_builtins.property
@@ -163,8 +169,8 @@ Global___Memory: _TypeAlias = Memory  # noqa: Y015
 @_typing.final
 class MemorySettings(_message.Message):
     """How a memory is written, for its whole life. A memory is one or more pages, each a set of fast weights of fixed size:
-    stores go to the newest, the open page; those before it are sealed. A cue is answered by one page, that in which its
-    energy lies lowest.
+    stores go to the newest, the open page; those before it are sealed. A cue is answered by one page, chosen by the energy
+    that the cue has in each.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
