@@ -16,7 +16,7 @@ from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
-from attractor_server.errors import BankFull, MemoryNotFound, ServerError, WriteDiverged
+from attractor_server.errors import MemoryNotFound, ServerError, WriteDiverged
 from attractor_server.storage.catalog import MemoryRecord
 from attractor_server.storage.settings import MemorySettings
 
@@ -202,24 +202,24 @@ def test_what_was_stored_is_more_familiar_than_in_an_empty_memory(bench: Bench) 
     assert (empty.delta_energy == 0).all()
 
 
-def test_a_full_bank_refuses_new_memories_keeps_the_old_and_deleting_makes_room(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def test_a_full_bank_takes_new_memories_and_keeps_the_old(loop: asyncio.AbstractEventLoop) -> None:
     bench = Bench(MODEL, loop, bank_bytes=2 * MODEL.page_bytes)
     mine = patterns(2)
     for name in ("a", "b"):
         assert isinstance(bench.store(name, mine), Stored)
     before = bench.recall("a", mine)
-    refused = bench.store("c", mine)
-    assert isinstance(refused, BankFull)
-    assert "holds 2 pages of this model and is full" in str(refused)
-    assert bench.memories["c"].version == 0
+    for name in ("c", "d", "e"):
+        assert isinstance(bench.store(name, mine), Stored)
     assert (bench.recall("a", mine) == before).all()
-    place = bench.memories["b"].pages[0].place
-    assert bench.run(bench.job(Operation.DELETE, "b")) == [Deleted()]
+
+
+def test_deleting_leaves_nothing_of_the_weights(loop: asyncio.AbstractEventLoop) -> None:
+    bench = Bench(MODEL, loop, bank_bytes=2 * MODEL.page_bytes)
+    bench.store("a", patterns(2))
+    place = bench.memories["a"].pages[0].place
+    assert bench.run(bench.job(Operation.DELETE, "a")) == [Deleted()]
     weights = bench.engine._banks[MODEL.digest].gather(torch.tensor([place]))
     assert all((tensor == 0).all() for tensor in weights.values())
-    assert isinstance(bench.store("c", mine), Stored)
 
 
 def test_where_a_part_of_a_batch_fails_the_other_part_is_answered_as_it_was_applied(

@@ -41,7 +41,9 @@ class Engine:
             digest: bank_for(model, limit_bytes=bank_bytes, residency=residency or Residency())
             for digest, model in self._models.items()
         }
-        self._side_by_side = {digest: side_by_side(model) for digest, model in self._models.items()}
+        self._side_by_side = {
+            digest: min(side_by_side(model), self._banks[digest].capacity) for digest, model in self._models.items()
+        }
         self._programs: Mapping[Operation, Callable[[Model, Bank, Sequence[Lane]], Results]] = {
             Operation.STORE: self._store,
             Operation.ERASE: self._erase,

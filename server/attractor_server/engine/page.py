@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Floats: TypeAlias = NDArray[np.float32]
 INITIAL = 0
 """Place of the initial fast weights, which every page reads from until something is written in it."""
 
@@ -23,7 +25,7 @@ class Page:
     """The store holds the page as it is now; a page in the bank that is not stored must be saved before it leaves."""
     patterns: int = 0
     """Patterns written in it"""
-    kept: NDArray[np.float32] | None = None
+    kept: Floats | None = None
     """(patterns, d) in user units, of a page that is rewritten; leaves the host's memory together with the weights"""
     id: int = field(default_factory=next_id)
     """What the store knows it by; of no other page in this process"""

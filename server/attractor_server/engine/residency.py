@@ -5,17 +5,34 @@ from pathlib import Path
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.bank import Bank
+from attractor_server.engine.forms import Precision, page_bytes
+from attractor_server.storage.page_file import PageFile
+
+_DIGEST_LETTERS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Residency:
     """How the banks of an engine hold pages, and where those go that they have no room for."""
 
+    precision: Precision = "float32"
     folder: Path | None = None
-    """For the files of pages that left; None: files without a name, gone with the process"""
+    """For a file of pages for each model, of this engine alone; None: files without a name, in the system's folder for
+    temporary ones"""
 
 
 def bank_for(model: Model, *, limit_bytes: int, residency: Residency) -> Bank:
-    """An empty bank for pages of that model."""
-    del residency
-    return Bank(model.parameters.initial, limit_bytes=limit_bytes)
+    """An empty bank for pages of that model, with a file behind it."""
+    initial, precision = model.parameters.initial, residency.precision
+    store = PageFile(
+        None if residency.folder is None else residency.folder / _file_name(model),
+        image_bytes=page_bytes(precision, initial),
+        kept_values=model.capacity * model.layout.size,
+    )
+    return Bank(initial, limit_bytes=limit_bytes, store=store, precision=precision)
+
+
+def _file_name(model: Model) -> str:
+    """Of no other model: names may be taken twice, digests are not."""
+    digest = model.digest.rpartition(":")[2]
+    return f"{model.name}-{digest[:_DIGEST_LETTERS]}.pages"
