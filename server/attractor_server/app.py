@@ -1,6 +1,7 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ import torch
 from attractor_server.energy.model import SUFFIX, Model, load_model
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.engine import Engine
+from attractor_server.engine.forms import Precision
+from attractor_server.engine.residency import Residency
+from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
@@ -34,8 +38,15 @@ class ShardSpec:
     threads: int = 1
     models: Path | None = None
     bank_bytes: int = 1 << 30
+    bank_dtype: Precision = "float32"
+    artifacts: Path | None = None
+    """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
     waiting_patterns: int = 16_384
     batch_patterns: int = 2048
+    batch_s: float = 0.02
+    """What a batch should take at most: requests of others wait for as long"""
+    warm_up: bool = True
+    """Programs run once before the shard serves"""
     transport: Transport = field(default_factory=Transport)
 
 
@@ -47,6 +58,17 @@ class RunningShard:
     models: Sequence[str]
     _shard: Shard
     _listening: Listening
+    _warming: Warming
+
+    @property
+    def warm(self) -> bool:
+        """Whether all its programs have been run."""
+        return self._warming.done.is_set()
+
+    @property
+    def warm_up_s(self) -> Mapping[str, float]:
+        """Seconds that it took to warm each model, as far as that is done."""
+        return self._warming.took_s
 
     @property
     def epoch(self) -> int:
@@ -54,7 +76,8 @@ class RunningShard:
         return self._shard.epoch
 
     async def learn(self, topology: Topology) -> None:
-        """Tells the shard of the others; from the first time on it serves."""
+        """Tells the shard of the others, once it is warm; from the first time on it serves."""
+        await self._warming.done.wait()
         self._shard.learn(topology)
         await self._listening.ready()
 
@@ -72,14 +95,17 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
         ModelFileError: a model file is damaged, or of a newer format.
     """
     models, engine = await anyio.to_thread.run_sync(_prepared, spec)
-    batcher = Batcher(engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns)
+    batcher = Batcher(
+        engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns, batch_s=spec.batch_s
+    )
+    warming = Warming(engine, models.values() if spec.warm_up else (), bank_bytes=spec.bank_bytes)
     shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models))
     async with (
         listening(shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport) as server,
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(batcher.run)
-        yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server)
+        tasks.start_soon(batcher.run, warming.steps())
+        yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
         tasks.cancel_scope.cancel()
 
 
@@ -87,7 +113,24 @@ def _prepared(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine]:
     """What reads files and takes memory: not for the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
-    return models, Engine(models.values(), bank_bytes=spec.bank_bytes)
+    residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
+    return models, Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency)
+
+
+def _folder(spec: ShardSpec) -> Path | None:
+    """The shard's part of the artifact store, made now: that it cannot be made is told before anybody needs it."""
+    if spec.artifacts is None:
+        return None
+    folder = spec.artifacts / f"shard-{spec.number}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SettingsError(
+            f"artifact_store: saw {str(spec.artifacts)!r}, where nothing can be written: {error}; "
+            "expected a folder of this user's, or where one can be made"
+        ) from error
+    return folder
 
 
 def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[str, Model]:

@@ -35,8 +35,16 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda"] = Field("cpu", description="What shards compute on; cuda takes a GPU for each.")
     threads: int = Field(0, ge=0, description="Threads that each shard computes with; 0: the cores, shared out.")
     bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
+    bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32", description="What fast weights are kept as; of fewer bits more memories fit."
+    )
+    artifact_store: Path | None = Field(
+        None, description="Folder for memories that have no room in the bank. Empty: the system's for temporary files."
+    )
     waiting_patterns: int = Field(16_384, ge=1, description="Patterns that may wait in a shard; more are refused.")
     batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")
+    batch_ms: float = Field(20.0, gt=0, description="Milliseconds a batch should take at most.")
+    warm_up: bool = Field(True, description="Run every program once before serving; no: start sooner.")
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")

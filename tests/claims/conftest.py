@@ -35,7 +35,7 @@ def models(folder: Path, one_thread: None) -> Mapping[str, Model]:
 
 @pytest.fixture
 async def client(folder: Path, models: Mapping[str, Model]) -> AsyncIterator[attractor.AsyncClient]:
-    async with running_shard(ShardSpec(models=folder, bank_bytes=1 << 20)) as shard:
+    async with running_shard(ShardSpec(models=folder, bank_bytes=1 << 20, warm_up=False)) as shard:
         await shard.learn(Topology(1, (shard.info,)))
         async with attractor.connect(shard.info.address, timeout_s=20) as connected:
             yield connected

@@ -47,7 +47,7 @@ class ServerProcess:
 def server_process(*arguments: str) -> Iterator[ServerProcess]:
     """The server, from its ready line on; ended, however the block ends, and all it started with it."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", *arguments],
+        [*COMMAND, "serve", "--warm-up", "no", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -23,7 +23,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def spec(models: Path) -> ShardSpec:
-    return ShardSpec(models=models, bank_bytes=1 << 20)
+    return ShardSpec(models=models, bank_bytes=1 << 20, warm_up=False)
 
 
 @asynccontextmanager

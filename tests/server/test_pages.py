@@ -43,7 +43,7 @@ async def create(channel: aio.Channel, name: str, settings: memories.MemorySetti
 async def shipped() -> AsyncIterator[attractor.AsyncClient]:
     """A client of a server with the models that ship."""
     async with (
-        serving(ShardSpec(bank_bytes=1 << 24)) as (shard,),
+        serving(ShardSpec(bank_bytes=1 << 24, warm_up=False)) as (shard,),
         attractor.connect(shard.info.address, timeout_s=60) as connected,
     ):
         yield connected

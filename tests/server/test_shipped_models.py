@@ -27,7 +27,7 @@ def read_data() -> None:
 @pytest.fixture
 async def client() -> AsyncIterator[attractor.AsyncClient]:
     async with (
-        serving(ShardSpec(bank_bytes=1 << 24)) as (shard,),
+        serving(ShardSpec(bank_bytes=1 << 24, warm_up=False)) as (shard,),
         attractor.connect(shard.info.address, timeout_s=60) as connected,
     ):
         yield connected

@@ -19,6 +19,8 @@ class ShardStatus:
 
     info: ShardInfo
     models: tuple[str, ...]
+    warm: bool
+    """It can be told of the others, and will serve then"""
     epoch: int
     """Of the topology it knows; 0 after a restart, until it is told"""
     log: tuple[str, ...]
@@ -42,7 +44,8 @@ class ShardActor:
     def status(self) -> ShardStatus:
         """How it is now; fails if its event loop is no more."""
         self._portal.call(_breathe)
-        return ShardStatus(self._shard.info, tuple(self._shard.models), self._shard.epoch, self._logbook.taken())
+        shard = self._shard
+        return ShardStatus(shard.info, tuple(shard.models), shard.warm, shard.epoch, self._logbook.taken())
 
     def learn(self, topology: Topology) -> None:
         """Tells it of the others; from the first time on it serves."""

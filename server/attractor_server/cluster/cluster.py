@@ -21,6 +21,7 @@ from attractor_server.topology import Topology
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.5
+WARM_EVERY_S = 0.05
 STATUS_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 120.0
 Handle: TypeAlias = Any  # Ray's actor handles are made at run time
@@ -47,7 +48,12 @@ class Cluster:
         return self._statuses[0].models
 
     def tell(self) -> None:
-        """Tells every shard of all, and waits until each of them serves."""
+        """Tells every shard of all, as soon as all are warm, and waits until each of them serves."""
+        for status in self._statuses:
+            _show(status.log)
+        while not all(status.warm for status in self._statuses):
+            self._look()
+            self._stop.wait(WARM_EVERY_S)
         ray.get([handle.learn.remote(self._topology) for handle in self._handles], timeout=START_TIMEOUT_S)
 
     def watch(self) -> None:
@@ -82,7 +88,7 @@ class Cluster:
         if shards != self._topology.shards:
             self._topology = replace(self._topology, epoch=self._topology.epoch + 1, shards=shards)
         for number, status in enumerate(self._statuses):
-            if status.epoch < self._topology.epoch:
+            if status.warm and status.epoch < self._topology.epoch:
                 logger.info("telling shard %d of epoch %d", number, self._topology.epoch)
                 self._handles[number].learn.remote(self._topology)
 
@@ -95,11 +101,15 @@ class Cluster:
                 logger.debug("shard %d: %s", number, error)
             self._missing.add(number)
             return
-        for line in status.log:
-            print(line, file=sys.stderr)  # noqa: T201 - it was logged already, over there
+        _show(status.log)
         if number in self._missing:
             logger.warning("shard %d answers again, on %s", number, status.info.address)
             self._missing.discard(number)
+
+
+def _show(log: Sequence[str]) -> None:
+    for line in log:
+        print(line, file=sys.stderr)  # noqa: T201 - it was logged already, over there
 
 
 @contextmanager

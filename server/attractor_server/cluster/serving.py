@@ -21,8 +21,12 @@ def spec_of(settings: Settings) -> ShardSpec:
         threads=threads_for(settings.threads, settings.shards),
         models=None if settings.models is None else settings.models.resolve(),
         bank_bytes=settings.bank_memory_mib << 20,
+        bank_dtype=settings.bank_dtype,
+        artifacts=None if settings.artifact_store is None else settings.artifact_store.resolve(),
         waiting_patterns=settings.waiting_patterns,
         batch_patterns=settings.batch_patterns,
+        batch_s=settings.batch_ms / 1000,
+        warm_up=settings.warm_up,
         transport=Transport(age_s=settings.connection_age_s),
     )
 
