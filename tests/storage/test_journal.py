@@ -16,7 +16,7 @@ from attractor_server.errors import OwnerChanged, StoreDamaged, StoreFailed
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change, Entry, Floats, Image, NewMemory, StoredMemory, Told
+from attractor_server.storage.records import Change, Entry, Floats, Image, NewMemory, PageRow, StoredMemory, Told
 from attractor_server.storage.settings import MemorySettings
 
 SETTINGS = MemorySettings(page_patterns=4)
@@ -61,7 +61,12 @@ def test_what_was_committed_is_found_again_after_reopening(tmp_path: Path) -> No
         found = Journal(database).find("a/b")
         assert found is not None
         page = Journal(database).page(found.id, 0)
-    assert (found.version, found.patterns, found.pages, found.told) == (1, 2, {0: 2}, [told])
+    assert (found.version, found.patterns, found.pages, found.told) == (
+        1,
+        2,
+        [PageRow(number=0, patterns=2, image=False, entries=True)],
+        [told],
+    )
     assert found.settings == SETTINGS
     np.testing.assert_array_equal(page.entries[0].values, some(1))
 
@@ -79,7 +84,7 @@ def test_a_commit_that_fails_applies_none_of_its_changes(journal: Journal) -> No
         journal.commit([stored(other, 1, some(2)), stored(memory, 1, some(3))])  # version 1 is there
     found = journal.find("other")
     assert found is not None
-    assert (found.version, found.pages) == (0, {})
+    assert (found.version, found.pages) == (0, [])
     journal.commit([stored(other, 1, some(2))])
 
 
@@ -89,9 +94,11 @@ def test_entries_after_an_image_alone_are_replayed(journal: Journal) -> None:
     image = Image(page=0, version=1, content=b"weights")
     journal.commit([Change(memory=memory.id, version=1, patterns=2, pages={0: 2}, images=[image])])
     journal.commit([stored(memory, 2, some(2))])
-    page = journal.page(memory.id, 0)
+    page, found = journal.page(memory.id, 0), journal.find("a/b")
     assert page.image == image
     assert [entry.version for entry in page.entries] == [2]
+    assert found is not None
+    assert found.pages == [PageRow(number=0, patterns=2, image=True, entries=True)]
 
 
 def test_emptied_and_dropped_pages_leave_no_entries(journal: Journal) -> None:
@@ -103,7 +110,7 @@ def test_emptied_and_dropped_pages_leave_no_entries(journal: Journal) -> None:
     )
     found = journal.find("a/b")
     assert found is not None
-    assert found.pages == {1: 1}
+    assert found.pages == [PageRow(number=1, patterns=1, image=False, entries=True)]
     assert [entry.version for entry in journal.page(memory.id, 1).entries] == [3]
     assert journal.page(memory.id, 0).entries == []
 

@@ -17,6 +17,7 @@ from attractor_server.storage.records import (
     Entry,
     Image,
     NewMemory,
+    PageRow,
     StoredMemory,
     StoredPage,
     Told,
@@ -141,10 +142,18 @@ def _memory(cursor: apsw.Cursor, row: Sequence[Any]) -> StoredMemory:
     )
 
 
-def _pages(cursor: apsw.Cursor, memory: int) -> dict[int, int]:
-    """Patterns of each page by its number, in their order."""
-    rows = cursor.execute("SELECT number, patterns FROM pages WHERE memory = ? ORDER BY number", (memory,))
-    return {int(number): int(patterns) for number, patterns in rows}
+def _pages(cursor: apsw.Cursor, memory: int) -> Sequence[PageRow]:
+    rows = cursor.execute(
+        "SELECT number, patterns, version IS NOT NULL, EXISTS ("
+        "SELECT 1 FROM entries WHERE memory = pages.memory AND page = number AND version > coalesce(images.version, 0)) "
+        "FROM pages LEFT JOIN images ON images.memory = pages.memory AND images.page = number "
+        "WHERE pages.memory = ? ORDER BY number",
+        (memory,),
+    )
+    return [
+        PageRow(number=number, patterns=patterns, image=bool(image), entries=bool(entries))
+        for number, patterns, image, entries in rows
+    ]
 
 
 def _told(cursor: apsw.Cursor, memory: int) -> Sequence[Told]:
@@ -167,13 +176,15 @@ def _counted(cursor: apsw.Cursor, change: Change) -> bool:
 def _changed(cursor: apsw.Cursor, change: Change) -> None:
     memory = change.memory
     cursor.executemany("DELETE FROM pages WHERE memory = ? AND number = ?", [(memory, page) for page in change.dropped])
-    cursor.executemany("DELETE FROM entries WHERE memory = ? AND page = ?", [(memory, page) for page in change.emptied])
+    for page in change.emptied:
+        cursor.execute("DELETE FROM entries WHERE memory = ? AND page = ?", (memory, page))
+        cursor.execute("DELETE FROM images WHERE memory = ? AND page = ?", (memory, page))
     cursor.executemany(
         "INSERT INTO pages VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET patterns = excluded.patterns",
         [(memory, page, patterns) for page, patterns in change.pages.items()],
     )
     cursor.executemany(
-        "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [_entry_row(memory, entry) for entry in change.entries]
+        "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", [_entry_row(memory, entry) for entry in change.entries]
     )
     cursor.executemany(
         "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)", [_image_row(memory, image) for image in change.images]
@@ -188,7 +199,7 @@ def _changed(cursor: apsw.Cursor, change: Change) -> None:
 def _entry_row(memory: int, entry: Entry) -> Row:
     content = np.ascontiguousarray(entry.values, dtype="<f4").tobytes()
     mark = checksum(memory, entry.page, entry.version, content)
-    return memory, entry.page, entry.version, entry.written, entry.erases, len(entry.values), content, mark
+    return memory, entry.page, entry.version, entry.written, len(entry.values), content, mark
 
 
 def _image_row(memory: int, image: Image) -> Row:
@@ -208,10 +219,10 @@ def _image(cursor: apsw.Cursor, memory: int, number: int) -> Image | None:
 
 def _entries(cursor: apsw.Cursor, memory: int, page: int, image: Image | None) -> Iterator[Entry]:
     rows = cursor.execute(
-        "SELECT version, written, erases, patterns, content, checksum FROM entries "
+        "SELECT version, written, patterns, content, checksum FROM entries "
         "WHERE memory = ? AND page = ? AND version > ? ORDER BY version",
         (memory, page, 0 if image is None else image.version),
     )
-    for version, written, erases, patterns, content, mark in rows:
+    for version, written, patterns, content, mark in rows:
         values = np.frombuffer(checked(memory, page, version, content, mark), "<f4").reshape(patterns, -1)
-        yield Entry(page=page, version=version, written=written, values=values, erases=bool(erases))
+        yield Entry(page=page, version=version, written=written, values=values)

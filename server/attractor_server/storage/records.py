@@ -18,7 +18,7 @@ _PLACE = struct.Struct("<qqq")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """Patterns (n, values) in user units that a store added to a page, or an erase took from it."""
+    """Patterns (n, values) in user units that a store added to a page."""
 
     page: int
     version: int
@@ -26,7 +26,6 @@ class Entry:
     written: int
     """Version of the first store of those that went through the writing loop together"""
     values: Floats
-    erases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +59,7 @@ class Change:
     dropped: Sequence[int] = ()
     """Pages that are no more"""
     emptied: Sequence[int] = ()
-    """Pages whose entries go"""
+    """Pages that lose what they had, image and entries, before they get what is new"""
     pages: Mapping[int, int] = field(default_factory=dict)
     """Patterns of each page that changed, by its number"""
     entries: Sequence[Entry] = ()
@@ -79,8 +78,20 @@ class NewMemory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PageRow:
+    """A page, and what its weights follow from."""
+
+    number: int
+    patterns: int
+    image: bool
+    """It has one"""
+    entries: bool
+    """It has some that are not in an image"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StoredMemory:
-    """A memory's row, with the numbers of its pages and what its clients were told."""
+    """A memory's row, with its pages and what its clients were told."""
 
     id: int
     name: str
@@ -90,8 +101,8 @@ class StoredMemory:
     created_s: float
     version: int
     patterns: int
-    pages: Mapping[int, int] = field(default_factory=dict)
-    """Patterns of each page by its number, in their order"""
+    pages: Sequence[PageRow] = ()
+    """The oldest first"""
     told: Sequence[Told] = ()
 
 

@@ -38,13 +38,12 @@ CREATE TABLE images (
     FOREIGN KEY (memory, page) REFERENCES pages ON DELETE CASCADE
 ) STRICT;
 
--- What was stored and erased, page by page. Entries of the same `written` went through the writing loop together.
+-- What was stored, page by page. Entries of the same `written` went through the writing loop together.
 CREATE TABLE entries (
     memory INTEGER NOT NULL,
     page INTEGER NOT NULL,
     version INTEGER NOT NULL,
     written INTEGER NOT NULL,
-    erases INTEGER NOT NULL,
     patterns INTEGER NOT NULL,
     content BLOB NOT NULL, -- float32, little-endian, (patterns, values)
     checksum INTEGER NOT NULL,
