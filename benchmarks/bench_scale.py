@@ -22,15 +22,17 @@ from _shards import Shards
 from numpy.typing import NDArray
 
 import attractor
+from attractor_proto.names import slot_of
 from attractor_server.app import ShardSpec
 
 MODEL, MEMORIES, PATTERNS, CALLERS = "glyphs-28", 256, 16, 128
 ROUNDS, ROUND_S = 5, 5.0
+SPEC = ShardSpec(bank_bytes=512 << 20, batch_patterns=256)  # some batches wait, so that no shard ever waits for callers
 Images: TypeAlias = NDArray[np.float32]
 
 
 def main() -> None:
-    with Shards(ShardSpec(bank_bytes=512 << 20), 1) as one, Shards(ShardSpec(bank_bytes=512 << 20), 2) as two:
+    with Shards(SPEC, 1) as one, Shards(SPEC, 2) as two:
         single, double = anyio.run(compared, one, two)
     job = f"queries of {PATTERNS} {MODEL} patterns"
     report(
@@ -68,9 +70,11 @@ async def compared(one: Shards, two: Shards) -> tuple[Round, Round]:
 
 
 async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.Memory]:
-    """Memories with something in them, each connected straight to its shard."""
+    """Memories with something in them, of two shards every other one is on the second."""
     client = await stack.enter_async_context(attractor.connect(shards.addresses[0]))
-    memories = [await client.create_memory(f"bench/{n}", model=MODEL) for n in range(MEMORIES)]
+    names = [[name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == shard] for shard in (0, 1)]
+    alternating = [name for pair in zip(*names, strict=False) for name in pair][:MEMORIES]
+    memories = [await client.create_memory(name, model=MODEL) for name in alternating]
     async with anyio.create_task_group() as tasks:
         for memory in memories:
             tasks.start_soon(memory.store, images[:8])
@@ -78,7 +82,7 @@ async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequ
 
 
 async def queried(shards: Shards, memories: Sequence[attractor.Memory], images: Images) -> Round:
-    """One round of queries, from callers that each wait for their answer before the next."""
+    """One round of queries, from callers that stay with one shard and wait for each answer before the next query."""
     answered = 0
     started_s, client_s, shards_s = time.perf_counter(), time.process_time(), shards.cpu_s()
     end_s = started_s + ROUND_S
@@ -88,7 +92,7 @@ async def queried(shards: Shards, memories: Sequence[attractor.Memory], images: 
         turn = caller
         while time.perf_counter() < end_s:
             await memories[turn % MEMORIES].query(images[turn % 48 :][:PATTERNS])
-            turn += CALLERS + 1
+            turn += CALLERS
             answered += PATTERNS
 
     async with anyio.create_task_group() as tasks:
