@@ -6,24 +6,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from tests.engine.bench import Bench, Values
 from tests.server.models import IMAGE, KEY, VALUE, WORD, able_model, tiny_model, whitened_model
 
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model
 from attractor_server.energy.reader import read
 from attractor_server.engine.bank import Bank
-from attractor_server.engine.engine import Engine
 from attractor_server.engine.page import Page
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
+from attractor_server.engine.work import Deleted, Operation, Recalled, Recognized, Stored
 from attractor_server.errors import MemoryNotFound, ServerError, WriteDiverged
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
 
 MODEL = tiny_model("tiny", IMAGE)
-SETTINGS = MemorySettings(write="stream", page_patterns=64)
 RANDOM = np.random.default_rng(4)
-Values = NDArray[np.float32]
 
 
 @pytest.fixture
@@ -34,40 +29,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture
-def bench(loop: asyncio.AbstractEventLoop) -> "Bench":
+def bench(loop: asyncio.AbstractEventLoop) -> Bench:
     return Bench(MODEL, loop)
-
-
-class Bench:
-    """An engine, and memories for it by name."""
-
-    def __init__(self, model: Model, loop: asyncio.AbstractEventLoop, *, bank_bytes: int = 1 << 20) -> None:
-        self.model, self._loop = model, loop
-        self.engine = Engine([model], bank_bytes=bank_bytes)
-        self.memories: dict[str, Record] = {}
-
-    def job(
-        self, operation: Operation, name: str, values: Values | None = None, known: "NDArray[np.bool_] | None" = None
-    ) -> Job:
-        made: Record = MemoryRecord(
-            name=name, model="m", model_digest=self.model.digest, created_s=0.0, settings=SETTINGS
-        )
-        memory = self.memories.setdefault(name, made)
-        future = self._loop.create_future()
-        return Job(
-            operation=operation, memory=memory, future=future, values=values, known=known, steps=self.model.steps
-        )
-
-    def run(self, *jobs: Job) -> list[Outcome | ServerError]:
-        return self.engine.run(jobs)
-
-    def store(self, name: str, values: Values) -> Outcome | ServerError:
-        return self.run(self.job(Operation.STORE, name, values))[0]
-
-    def recall(self, name: str, values: Values) -> Values:
-        (recalled,) = self.run(self.job(Operation.QUERY, name, values))
-        assert isinstance(recalled, Recalled)
-        return recalled.values
 
 
 def patterns(count: int, size: int = IMAGE.size) -> Values:
@@ -170,7 +133,7 @@ def test_what_is_pulled_is_read_as_the_core_reads_it_and_nothing_is_put_back(
     (recalled,) = bench.run(job)
     assert isinstance(recalled, Recalled)
     given, mask = torch.from_numpy(cue)[None], torch.from_numpy(known)[None]
-    fast = bench.engine._banks[model.digest].gather(torch.tensor([1]))
+    fast = bench.engine._loaded[model.digest].bank.gather(torch.tensor([1]))
     x, pull = model.encode(given), model.pull(given, mask)
     with torch.no_grad():
         expected = read(model.network, model.parameters, fast, x, pull=pull)
@@ -218,7 +181,7 @@ def test_deleting_leaves_nothing_of_the_weights(loop: asyncio.AbstractEventLoop)
     bench.store("a", patterns(2))
     place = bench.memories["a"].pages[0].place
     assert bench.run(bench.job(Operation.DELETE, "a")) == [Deleted()]
-    weights = bench.engine._banks[MODEL.digest].gather(torch.tensor([place]))
+    weights = bench.engine._loaded[MODEL.digest].bank.gather(torch.tensor([place]))
     assert all((tensor == 0).all() for tensor in weights.values())
 
 

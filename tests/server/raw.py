@@ -36,8 +36,11 @@ def columns(ids: Sequence[int], handles: Sequence[int], *tensors: pb.Tensor, row
     return pb.RequestColumns(request_ids=ids, handles=handles, patterns=[rows] * len(ids), tensors=tensors)
 
 
-async def create(channel: aio.Channel, name: str, model: str = "tiny") -> None:
-    await memories_pb2_grpc.MemoriesStub(channel).Create(memories_pb2.CreateRequest(name=name, model=model))
+async def create(
+    channel: aio.Channel, name: str, model: str = "tiny", settings: memories_pb2.MemorySettings | None = None
+) -> None:
+    request = memories_pb2.CreateRequest(name=name, model=model, settings=settings)
+    await memories_pb2_grpc.MemoriesStub(channel).Create(request)
 
 
 async def state(channel: aio.Channel, name: str) -> tuple[int, int]:

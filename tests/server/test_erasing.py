@@ -114,12 +114,12 @@ def wild(tmp_path: Path) -> ShardSpec:
     moves = {key: torch.full_like(value, -3e38) for key, value in able.parameters.eraser.items() if "." in key}
     eraser = {**able.parameters.eraser, **moves}
     save_model(replace(able, parameters=replace(able.parameters, eraser=eraser)), tmp_path / "able.safetensors")
-    return ShardSpec(models=tmp_path, bank_bytes=1 << 20)
+    return ShardSpec(models=tmp_path, bank_bytes=1 << 20, warm_up=False)
 
 
 async def test_an_erase_that_diverges_changes_nothing(wild: ShardSpec) -> None:
     async with serving(wild) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
-        memory = await client.create_memory("a", model="able")
+        memory = await client.create_memory("a", model="able", write="stream")
         await memory.store(GONE)
         before = await memory.recognize(GONE)
         with pytest.raises(attractor.Diverged, match="the erasing loop on memory 'a' left finite numbers"):

@@ -12,8 +12,8 @@ from grpc import StatusCode, aio
 from tests.server import raw
 from tests.server.raw import columns, raw_session, tensor
 
+from attractor_proto.v1 import memories_pb2, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import RunningShard
 from attractor_server.engine.engine import Engine
 
@@ -67,7 +67,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 async def test_answers_of_a_memory_come_in_order_and_a_query_sees_the_stores_before_it(channel: aio.Channel) -> None:
-    await raw.create(channel, "a")
+    stream = memories_pb2.MemorySettings(write=memories_pb2.WRITE_MODE_STREAM, page_patterns=16)
+    await raw.create(channel, "a", settings=stream)
     async with raw_session(channel) as session:
         await session.open("a", 1)
         frames = [store(n, 0) if n % 3 == 0 else query(n) for n in range(30)]

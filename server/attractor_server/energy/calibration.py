@@ -18,5 +18,9 @@ class Calibration:
 
         As if stored and unseen patterns were asked for equally often.
         """
-        held = stored.to(delta_energy.dtype).log1p()[:, None]
-        return torch.sigmoid(self.weights[0] + self.weights[1] * delta_energy + self.weights[2] * held)
+        return torch.sigmoid(self.logit(delta_energy, stored))
+
+    def logit(self, delta_energy: Tensor, stored: Tensor) -> Tensor:
+        """Its log-odds, (…, memories, patterns)."""
+        held = stored.to(delta_energy.dtype).log1p()[..., None]
+        return self.weights[0] + self.weights[1] * delta_energy + self.weights[2] * held

@@ -1,16 +1,28 @@
-"""Jobs side by side as tensors: a row for each memory, its jobs one after another in it."""
+"""Jobs side by side as tensors: a row for each page, in it the patterns that concern it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.page import Page
-from attractor_server.engine.work import Floats, Job, Record
+from attractor_server.engine.work import Floats, Job, Outcome, Record
+from attractor_server.errors import ServerError
+
+CACHE_BYTES = 4 << 20
+PAGES_LIMIT = 4096
+
+Results: TypeAlias = Iterator[tuple[Job, Outcome | ServerError]]
+Item = TypeVar("Item")
+Scalar = TypeVar("Scalar", np.float32, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,88 +30,101 @@ class Lane:
     """The jobs of one memory in a batch."""
 
     memory: Record
-    page: Page
-    """The one that is read and written: a new one where the memory has none"""
     jobs: list[Job] = field(default_factory=list)
 
     @property
-    def size(self) -> int:
-        """Patterns in all its jobs."""
-        return sum(job.size for job in self.jobs)
+    def values(self) -> Floats:
+        """The patterns of all its jobs (n, d), in user units."""
+        return joined([job.values for job in self.jobs if job.values is not None])
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model and the bank of its pages."""
+
+    model: Model
+    bank: Bank
 
     @property
-    def parts(self) -> Iterator[tuple[Job, slice]]:
-        """Each job with its place in the lane's row."""
-        start = 0
-        for job in self.jobs:
-            yield job, slice(start, start + job.size)
-            start += job.size
+    def limit(self) -> int:
+        """Pages in one program: on a CPU no more than whose fast weights stay in its cache through all steps."""
+        return min(side_by_side(self.model), self.bank.capacity)
+
+    def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
+        """Copies of the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
+        return self.bank.gather(self.bank.enter([*pages, *[Page()] * (rows - len(pages))]))
+
+    def given(self, padded: NDArray[Scalar]) -> Tensor:
+        """The same on the model's device; what cannot be written to, such as a part of a message, is copied."""
+        return torch.from_numpy(np.require(padded, requirements="W")).to(self.model.device)
+
+    def column(self, values: Sequence[int], rows: int) -> Tensor:
+        """One number a row, padded with zeros: (rows,) int64."""
+        return torch.tensor([*values, *[0] * (rows - len(values))], device=self.model.device)
+
+
+class Grid:
+    """Where rows of different numbers of patterns stand, padded to powers of two both ways."""
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.counts = counts
+        self.shape = rows, width = bucket(len(counts)), bucket(max(counts))
+        """(rows, width)"""
+        ends = np.cumsum(counts)
+        gaps = np.arange(len(counts)) * width - ends + counts
+        self._at = np.repeat(gaps, counts) + np.arange(ends[-1])
+        self._full = len(self._at) == rows * width
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Where there is a pattern, (rows, width)."""
+        return self.spread(np.ones(len(self._at), np.bool_))
+
+    def spread(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:  # (patterns, …), row after row
+        """The same in rows, (rows, width, …), with zeros where there is no pattern."""
+        if self._full:
+            return flat.reshape(*self.shape, *flat.shape[1:])
+        padded = np.zeros((self.shape[0] * self.shape[1], *flat.shape[1:]), flat.dtype)
+        padded[self._at] = flat
+        return padded.reshape(*self.shape, *flat.shape[1:])
+
+    def collect(self, tensor: Tensor, axis: int = 0) -> Floats:  # (…, rows, width, …), the rows at `axis`
+        """The inverse of `spread`, on the host."""
+        array = tensor.flatten(axis, axis + 1).float().cpu().numpy()
+        return array if self._full else array.take(self._at, axis)
+
+
+def side_by_side(model: Model) -> int:
+    """Pages that the device computes together; on a CPU those that its cache holds, as a power of two."""
+    if model.device.type != "cpu":
+        return PAGES_LIMIT
+    return 1 << max(0, (CACHE_BYTES // model.page_bytes).bit_length() - 1)
+
+
+def joined(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
+    """The arrays one after another; a single one is not copied."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def lanes_of(jobs: Iterable[Job]) -> Sequence[Lane]:
     """The jobs by memory, so that a page is gathered once for all of them."""
     lanes: dict[Record, Lane] = {}
     for job in jobs:
-        if (lane := lanes.get(memory := job.memory)) is None:
-            lane = lanes[memory] = Lane(memory, memory.pages[-1] if memory.pages else Page())
+        if (lane := lanes.get(job.memory)) is None:
+            lane = lanes[job.memory] = Lane(job.memory)
         lane.jobs.append(job)
     return list(lanes.values())
 
 
 def bucket(count: int) -> int:
     """The power of two that a count is padded to, so that programs meet few shapes."""
-    return 1 << (count - 1).bit_length()
+    return 1 << (count - 1).bit_length() if count else 1
 
 
-class Batch:
-    """Lanes on the device, padded to powers of two in memories and in patterns."""
-
-    def __init__(self, model: Model, bank: Bank, lanes: Sequence[Lane]) -> None:
-        self._lanes = lanes
-        self._device = model.device
-        shape = (bucket(len(lanes)), bucket(max(lane.size for lane in lanes)))
-        values = np.zeros((*shape, model.layout.size), np.float32)
-        present = np.zeros(shape, np.bool_)
-        for job, row, part in self.places_of_jobs():
-            values[row, part] = job.values
-            present[row, part] = True
-        given = torch.from_numpy(values).to(self._device)
-        self.x = model.encode(given)
-        """(memories, patterns, d), in network units"""
-        self.present = torch.from_numpy(present).to(self._device)
-        """(memories, patterns)"""
-        known = self._known(values.shape)
-        pull = lanes[0].jobs[0].pull
-        self.hold = None if known is None or pull else model.hold(given, known)
-        """Puts what is known back into any x; None where nothing is held"""
-        self.pull = model.pull(given, known) if known is not None and pull else None
-        """What the proximity term descends by towards what is known; None where nothing is pulled"""
-        padding = [Page()] * (shape[0] - len(lanes))
-        self.fast = bank.gather(bank.enter([*(lane.page for lane in lanes), *padding]))
-        """Each (memories, *shape)"""
-
-    def column(self, values: list[int]) -> Tensor:
-        """One number a lane, padded with zeros: (memories,) int64."""
-        return torch.tensor(values + [0] * (bucket(len(values)) - len(values)), device=self._device)
-
-    def places_of_jobs(self) -> Iterator[tuple[Job, int, slice]]:
-        """Each job with its row and its place in that."""
-        for row, lane in enumerate(self._lanes):
-            for job, part in lane.parts:
-                yield job, row, part
-
-    def _known(self, shape: tuple[int, ...]) -> Tensor | None:
-        """(memories, patterns, values) bool, or None where nothing is known."""
-        if all(job.known is None for lane in self._lanes for job in lane.jobs):
-            return None
-        known = np.zeros(shape, np.bool_)
-        for job, row, part in self.places_of_jobs():
-            if job.known is not None:
-                known[row, part] = job.known
-        return torch.from_numpy(known).to(self._device)
-
-
-def numpy_of(tensor: Tensor) -> Floats:
-    """The values as float32 on the host."""
-    array: Floats = tensor.float().cpu().numpy()
-    return array
+def chunks(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[Sequence[Item]]:
+    """The items in parts of at most `limit`, each of items whose sizes have the same bucket."""
+    alike: dict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        alike[bucket(size(item))].append(item)
+    for group in alike.values():
+        yield from (group[start : start + limit] for start in range(0, len(group), limit))

@@ -1,0 +1,162 @@
+"""Erasing: exactly where the page keeps its patterns, by the trained eraser where it does not."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from attractor_server.energy.eraser import erase as erase_by_training
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine.batch import Grid, Lane, Loaded, Results, bucket, joined
+from attractor_server.engine.choosing import Cues, choose
+from attractor_server.engine.erasure import Change, Erasure, without
+from attractor_server.engine.faults import diverged, fault
+from attractor_server.engine.page import Page
+from attractor_server.engine.work import Erased, Floats
+from attractor_server.engine.writing import finite_rows, rows_in, written
+from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
+
+
+def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
+    """Erases the patterns of one job in each lane, all of them or none.
+
+    A pattern that an open page keeps leaves it as if it had been stored one time less. Any other goes to the eraser, on
+    the page that knows it best; that page keeps no patterns from then on, as it does not follow from them any more.
+    """
+    erasures = [Erasure(lane.jobs[0], lane.values) for lane in lanes]
+    try:
+        _find_kept(loaded, erasures)
+        _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
+    except Exception as error:
+        failure = fault(error, "search for what to erase", len(erasures))
+        for one in erasures:
+            one.error = failure
+    for part in _parts(loaded, erasures):
+        _apply(loaded, part)
+    yield from ((one.job, one.error or _counted(one)) for one in erasures)
+
+
+def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+    """Plans to rewrite open pages without those patterns that they keep."""
+    keeping = [one for one in erasures if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
+    for start in range(0, len(keeping), loaded.bank.capacity):
+        part = keeping[start : start + loaded.bank.capacity]
+        failed = loaded.bank.bring([one.job.memory.pages[-1] for one in part])
+        for one in part:
+            page = one.job.memory.pages[-1]
+            one.error = failed.get(page)
+            if page.kept is not None and page not in failed:
+                left, one.rest = without(page.kept, one.rest)
+                if len(left) < len(page.kept):
+                    one.changes[page] = Change(page, left)
+
+
+def _find_others(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+    """Plans which pages the eraser is to change; where nothing is stored there is nothing to change."""
+    holding = [one for one in erasures if any(page.written for page in one.job.memory.pages)]
+    if not loaded.model.erases:
+        for one in holding:
+            one.error = CannotErase(
+                f"model {loaded.model.name} cannot erase, and {len(one.rest)} of the patterns are not kept "
+                f"by the page of memory {one.job.memory.name!r} that is being filled: make the memory anew without them"
+            )
+        return
+    found = choose(loaded, [Cues(one.job.memory.pages, one.rest) for one in holding])
+    for one, numbers in zip(holding, found, strict=True):
+        if isinstance(numbers, ServerError):
+            one.error = numbers
+            continue
+        for number in np.unique(numbers).tolist():
+            page = one.job.memory.pages[number]
+            one.changes.setdefault(page, Change(page)).erased.append(one.rest[numbers == number])
+
+
+def _parts(loaded: Loaded, erasures: Sequence[Erasure]) -> Iterator[Sequence[Erasure]]:
+    """Erasures whose pages are in the bank at the same time; no more of them than one program takes, if that can be."""
+    part, pages = list[Erasure](), 0
+    for one in (one for one in erasures if one.error is None and one.changes):
+        if (count := len(one.changes)) > loaded.bank.capacity:
+            one.error = BankFull(
+                f"the patterns to be erased lie in {count} pages of memory {one.job.memory.name!r}, and the bank holds "
+                f"{loaded.bank.capacity}: erase fewer at a time, or raise --bank-memory-mib"
+            )
+            continue
+        if part and pages + count > loaded.limit:
+            yield part
+            part, pages = [], 0
+        part, pages = [*part, one], pages + count
+    if part:
+        yield part
+
+
+def _apply(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+    try:
+        failed = loaded.bank.bring([page for one in erasures for page in one.changes])
+        for one in erasures:
+            one.error = next((failed[page] for page in one.changes if page in failed), None)
+        _publish(loaded, [one for one in erasures if one.error is None])
+    except Exception as error:
+        failure = fault(error, "erasing", len(erasures))
+        for one in erasures:
+            one.error = failure
+
+
+def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+    """Computes the pages, and puts those of erasures that are finite throughout in the bank."""
+    changes = [change for one in erasures for change in one.changes.values()]
+    if not changes:
+        return
+    fast = _erased(loaded, changes, _rewritten(loaded, changes))
+    finite = dict(zip(changes, finite_rows(fast), strict=False))
+    for one in erasures:
+        if not all(finite[change] for change in one.changes.values()):
+            one.error = WriteDiverged(diverged(one.job, "erasing"))
+    done = [change for one in erasures if one.error is None for change in one.changes.values()]
+    rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
+    loaded.bank.bring([change.page for change in changes])
+    if rows:
+        loaded.bank.publish([changes[row].page for row in rows], rows_in(fast, rows))
+    for change in done:
+        left, kept = change.left, None if change.erased else change.kept
+        if change.empties:
+            loaded.bank.release(change.page)
+        change.page.patterns, change.page.kept = left, kept
+
+
+def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Tensors:
+    """The pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
+    rows = bucket(len(changes))
+    starts = [change.page if change.kept is None else Page() for change in changes]
+    fast = loaded.fast(starts, rows)
+    kept = [_nothing(loaded) if change.kept is None else change.kept for change in changes]
+    if not any(map(len, kept)):
+        return fast
+    new = written(loaded, starts, kept, [0] * len(changes))
+    anew = loaded.column([len(one) for one in kept], rows) > 0
+    return {
+        name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
+    }
+
+
+def _erased(loaded: Loaded, changes: Sequence[Change], fast: Tensors) -> Tensors:
+    """The fast weights after the eraser, each (pages, *shape)."""
+    model = loaded.model
+    erased = [joined(change.erased) if change.erased and not change.empties else _nothing(loaded) for change in changes]
+    if not any(map(len, erased)):
+        return fast
+    grid = Grid([len(one) for one in erased])
+    x = model.encode(loaded.given(grid.spread(joined(erased))))
+    present, stored = loaded.given(grid.present), loaded.column([change.before for change in changes], grid.shape[0])
+    return erase_by_training(model.network, model.parameters, fast, x, present=present, stored=stored)
+
+
+def _nothing(loaded: Loaded) -> Floats:
+    return np.zeros((0, loaded.model.layout.size), np.float32)
+
+
+def _counted(erasure: Erasure) -> Erased:
+    """Counts an erase whose pages have changed."""
+    memory = erasure.job.memory
+    memory.version += 1
+    memory.patterns = sum(page.patterns for page in memory.pages)
+    return Erased(version=memory.version, patterns=memory.patterns)

@@ -1,0 +1,190 @@
+"""Queries and recognition: each pattern is read, or looked at, in the one page of its memory that was chosen for it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_server.energy.transform import Hold, Pull
+from attractor_server.engine import programs
+from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
+from attractor_server.engine.choosing import ALL, Row, Some, rows_of
+from attractor_server.engine.faults import diverged, fault
+from attractor_server.engine.work import Booleans, Floats, Integers, Job, Recalled, Recognized
+from attractor_server.errors import ReadDiverged, ServerError
+
+Answer: TypeAlias = Recalled | Recognized | ServerError
+Answers: TypeAlias = Iterator[tuple[Job, Some, Answer]]
+Order: TypeAlias = NDArray[np.int64]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def query(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
+    """What the cues lead to in the chosen pages."""
+    return _answered(loaded, lanes, _recalled)
+
+
+def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
+    """How familiar patterns are to the pages that know them best."""
+    return _answered(loaded, lanes, _recognized)
+
+
+def _answered(loaded: Loaded, lanes: Sequence[Lane], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Results:
+    rows, failed = rows_of(loaded, lanes)
+    yield from failed.items()
+    pieces: dict[Job, list[tuple[Some, Answer]]] = {}
+    for part in chunks(rows, lambda row: row.size, loaded.limit):
+        for job, some, answer in _guarded(loaded, part, program):
+            if some is ALL:
+                yield job, answer
+            else:
+                pieces.setdefault(job, []).append((some, answer))
+    for job, found in pieces.items():
+        yield job, _put_together(found)
+
+
+def _guarded(loaded: Loaded, rows: Sequence[Row], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Answers:
+    """Rows that fail do so alone."""
+    try:
+        failed = loaded.bank.bring([row.page for row in rows])
+        ready = [row for row in rows if row.page not in failed]
+        answers = list(program(loaded, ready)) if ready else []
+    except Exception as error:
+        failure = fault(error, "reading", len(rows))
+        failed, answers = {row.page: failure for row in rows}, []
+    yield from answers
+    yield from ((job, some, failed[row.page]) for row in rows if row.page in failed for job, some, _ in row.parts)
+
+
+def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
+    model, first, grid = loaded.model, rows[0].parts[0][0], Grid([row.size for row in rows])
+    given, known = _values(rows), _known(rows)
+    padded = loaded.given(grid.spread(given))
+    mask = None if known is None else loaded.given(grid.spread(known))
+    hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
+    pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
+    reading = programs.reading(
+        model,
+        loaded.fast([row.page for row in rows], grid.shape[0]),
+        model.encode(padded),
+        hold=hold,
+        pull=pull,
+        steps=first.steps,
+        trajectory=first.trajectory,
+    )
+    held = None if first.pull else known
+    values = _held(given, held, grid.collect(model.decode(reading.pattern)))
+    before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))
+    iterates = energies = None
+    if reading.iterates is not None and reading.energies is not None:
+        iterates = _held(given, held, grid.collect(model.decode(reading.iterates), 1))
+        energies = grid.collect(reading.energies, 1)
+    finite = np.isfinite(values).all(1) & np.isfinite(after)
+    for job, some, part, pages in _parts(rows):
+        recalled = Recalled(
+            values=values[part],
+            energy_before=before[part],
+            energy_after=after[part],
+            delta_energy=delta[part],
+            steps=job.steps,
+            iterates=None if iterates is None else iterates[:, part],
+            energies=None if energies is None else energies[:, part],
+            pages=pages,
+        )
+        yield job, some, recalled if finite[part].all() else ReadDiverged(diverged(job, "reading"))
+
+
+def _recognized(loaded: Loaded, rows: Sequence[Row]) -> Answers:
+    """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
+    model, grid = loaded.model, Grid([row.size for row in rows])
+    x = model.encode(loaded.given(grid.spread(_values(rows))))
+    energies, gaps = programs.recognizing(model, loaded.fast([row.page for row in rows], grid.shape[0]), x)
+    energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
+    if model.calibration is not None:
+        stored = loaded.column([row.page.patterns for row in rows], grid.shape[0])
+        among = np.repeat(np.log([row.among for row in rows]), grid.counts)
+        logit = grid.collect(model.calibration.logit(gaps, stored)) - among
+        with np.errstate(over="ignore"):  # exp may be infinite: then the probability is 0
+            probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    finite = np.isfinite(energy)
+    for job, some, part, pages in _parts(rows):
+        recognized = Recognized(
+            energy=energy[part],
+            delta_energy=delta[part],
+            probability=None if probability is None else probability[part],
+            pages=pages,
+        )
+        yield job, some, recognized if finite[part].all() else ReadDiverged(diverged(job, "reading"))
+
+
+def _values(rows: Sequence[Row]) -> Floats:
+    """(patterns, d) of all parts, row after row."""
+    return joined([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
+
+
+def _known(rows: Sequence[Row]) -> Booleans | None:
+    """(patterns, d), or None where nothing is known."""
+    parts = [part for row in rows for part in row.parts]
+    if all(job.known is None for job, _, _ in parts):
+        return None
+    nothing = np.zeros(_values(rows).shape, np.bool_)
+    return joined([nothing[:count] if job.known is None else job.known[some] for job, some, count in parts])
+
+
+def _held(given: Floats, known: Booleans | None, values: Floats) -> Floats:  # (…, n, d)
+    """The values, those held exactly as the cue has them: the way to network units and back may round."""
+    return values if known is None else np.where(known, given, values)
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[tuple[Job, Some, slice, Integers | None]]:
+    """Each part, where it is among the patterns of all, and the number of its page; None where that is 0."""
+    parts = [(job, some, count, row.number) for row in rows for job, some, count in row.parts]
+    ends = accumulate(count for _, _, count, _ in parts)
+    for (job, some, count, number), end in zip(parts, ends, strict=True):
+        yield job, some, slice(end - count, end), np.full(count, number) if number else None
+
+
+def _put_together(pieces: Sequence[tuple[Some, Answer]]) -> Answer:
+    """The answer to a job of which different pages answered some each; an error, if one of them could not."""
+    for _, answer in pieces:
+        if isinstance(answer, ServerError):
+            return answer
+    order = np.argsort(np.concatenate([some for some, _ in pieces]))
+    recalled = [answer for _, answer in pieces if isinstance(answer, Recalled)]
+    recognized = [answer for _, answer in pieces if isinstance(answer, Recognized)]
+    return _one_recalled(recalled, order) if recalled else _one_recognized(recognized, order)
+
+
+def _one_recalled(pieces: Sequence[Recalled], order: Order) -> Recalled:
+    iterates = [one.iterates for one in pieces if one.iterates is not None]
+    energies = [one.energies for one in pieces if one.energies is not None]
+    return Recalled(
+        values=_in_order([one.values for one in pieces], order),
+        energy_before=_in_order([one.energy_before for one in pieces], order),
+        energy_after=_in_order([one.energy_after for one in pieces], order),
+        delta_energy=_in_order([one.delta_energy for one in pieces], order),
+        steps=pieces[0].steps,
+        iterates=_in_order(iterates, order, 1) if iterates else None,
+        energies=_in_order(energies, order, 1) if energies else None,
+        pages=_in_order([_pages(one) for one in pieces], order),
+    )
+
+
+def _one_recognized(pieces: Sequence[Recognized], order: Order) -> Recognized:
+    probability = [one.probability for one in pieces if one.probability is not None]
+    return Recognized(
+        energy=_in_order([one.energy for one in pieces], order),
+        delta_energy=_in_order([one.delta_energy for one in pieces], order),
+        probability=_in_order(probability, order) if probability else None,
+        pages=_in_order([_pages(one) for one in pieces], order),
+    )
+
+
+def _pages(one: Recalled | Recognized) -> Integers:
+    return np.zeros(len(one.delta_energy), np.int64) if one.pages is None else one.pages
+
+
+def _in_order(arrays: Sequence[NDArray[Scalar]], order: Order, axis: int = 0) -> NDArray[Scalar]:
+    return np.concatenate(arrays, axis).take(order, axis)

@@ -1,0 +1,103 @@
+"""Stores: a page is rewritten with all its patterns, or added to; the stores of one memory are one write."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine import programs
+from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
+from attractor_server.engine.faults import diverged, fault
+from attractor_server.engine.filling import Filling, Write
+from attractor_server.engine.page import Page
+from attractor_server.engine.work import Floats
+from attractor_server.errors import WriteDiverged
+
+
+def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
+    """Applies the stores of each lane together or not at all; where they diverge together, one after another.
+
+    New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
+    """
+    fillings = [Filling(lane) for lane in lanes]
+    for new in (True, False):
+        writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
+        for part in chunks(writes, lambda write: write.size, loaded.limit):
+            _write(loaded, part)
+    singly = [one for one in fillings if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
+    for one in fillings:
+        _settle(loaded, one)
+        yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
+    for turn in zip_longest(*(one.jobs for one in singly)):
+        yield from store(loaded, [Lane(job.memory, [job]) for job in turn if job is not None])
+
+
+def finite_rows(fast: Tensors) -> list[bool]:
+    """Of which pages all weights, each (pages, *shape), are finite."""
+    finite: list[bool] = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
+    return finite
+
+
+def rows_in(fast: Tensors, rows: Sequence[int]) -> Tensors:
+    """The weights of these pages alone."""
+    return {name: tensor[list(rows)] for name, tensor in fast.items()}
+
+
+def _settle(loaded: Loaded, filling: Filling) -> None:
+    """Applies a filling whose pages are all written; of another it releases what was."""
+    if filling.error is None:
+        gone = filling.dropped
+        filling.apply()
+    else:
+        gone = [write.page for write in filling.writes if write.new]
+        filling.outcomes |= dict.fromkeys(filling.jobs, filling.error)
+    for page in gone:
+        loaded.bank.release(page)
+
+
+def _write(loaded: Loaded, writes: Sequence[Write]) -> None:
+    try:
+        failed = loaded.bank.bring([write.page for write in writes])
+        for write in writes:
+            write.filling.error = failed.get(write.page, write.filling.error)
+        if ready := [write for write in writes if write.page not in failed]:
+            _publish(loaded, ready)
+    except Exception as error:
+        failure = fault(error, "store", len(writes))
+        for write in writes:
+            write.filling.error = failure
+
+
+def _publish(loaded: Loaded, writes: Sequence[Write]) -> None:
+    """Computes the pages, and puts those that are finite in the bank, with the patterns they keep."""
+    anew = [write.rewrites for write in writes]
+    before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
+    values = [_with_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
+    starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
+    fast = written(loaded, starts, values, before)
+    rows = [row for row, ok in enumerate(finite_rows(fast)[: len(writes)]) if ok]
+    failed = loaded.bank.publish([writes[row].page for row in rows], rows_in(fast, rows)) if rows else {}
+    for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
+        if row not in rows:
+            write.filling.error = WriteDiverged(diverged(write.filling.jobs[0], "writing"))
+        elif write.page in failed:
+            write.filling.error = failed[write.page]
+        else:
+            write.page.patterns = before[row] + len(patterns)
+            keeps = anew[row] and write.keeps(len(patterns))
+            write.page.kept = patterns.copy() if keeps else None
+
+
+def _with_kept(write: Write) -> Floats:
+    return write.values if write.page.kept is None else joined([write.page.kept, write.values])
+
+
+def written(loaded: Loaded, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+    """The fast weights of the pages `starts`, which hold so many patterns, after writing the values (n, d) in each."""
+    grid = Grid([len(one) for one in values])
+    x = loaded.model.encode(loaded.given(grid.spread(joined(values))))
+    present: Tensor = loaded.given(grid.present)
+    stored = loaded.column(before, grid.shape[0])
+    return programs.writing(loaded.model, loaded.fast(starts, grid.shape[0]), x, present=present, stored=stored)

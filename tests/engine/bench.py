@@ -1,0 +1,71 @@
+"""An engine, and memories for it by name."""
+
+import asyncio
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_server.energy.model import Model
+from attractor_server.engine.engine import Engine
+from attractor_server.engine.work import Job, Operation, Outcome, Recalled, Record
+from attractor_server.errors import ServerError
+from attractor_server.storage.catalog import MemoryRecord
+from attractor_server.storage.settings import MemorySettings
+
+STREAM = MemorySettings(write="stream", page_patterns=64)
+Values = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Bench:
+    """An engine of one model. Memories are made as they are named, with the settings that the bench has then."""
+
+    def __init__(
+        self,
+        model: Model,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        bank_bytes: int = 1 << 20,
+        settings: MemorySettings = STREAM,
+    ) -> None:
+        self.model, self._loop = model, loop
+        self.engine = Engine([model], bank_bytes=bank_bytes)
+        self.settings = settings
+        self.memories: dict[str, Record] = {}
+
+    def memory(self, name: str) -> Record:
+        made: Record = MemoryRecord(
+            name=name, model="m", model_digest=self.model.digest, created_s=0.0, settings=self.settings
+        )
+        return self.memories.setdefault(name, made)
+
+    def job(self, operation: Operation, name: str, values: Values | None = None, known: Mask | None = None) -> Job:
+        return Job(
+            operation=operation,
+            memory=self.memory(name),
+            future=self._loop.create_future(),
+            values=values,
+            known=known,
+            steps=self.model.steps if operation is Operation.QUERY else 0,
+        )
+
+    def run(self, *jobs: Job) -> list[Outcome | ServerError]:
+        return self.engine.run(jobs)
+
+    def store(self, name: str, values: Values) -> Outcome | ServerError:
+        return self.run(self.job(Operation.STORE, name, values))[0]
+
+    def erase(self, name: str, values: Values) -> Outcome | ServerError:
+        return self.run(self.job(Operation.ERASE, name, values))[0]
+
+    def query(self, name: str, values: Values) -> Recalled:
+        (recalled,) = self.run(self.job(Operation.QUERY, name, values))
+        assert isinstance(recalled, Recalled)
+        return recalled
+
+    def recall(self, name: str, values: Values) -> Values:
+        return self.query(name, values).values
+
+    def pages(self, name: str) -> list[int]:
+        """The patterns in each page."""
+        return [page.patterns for page in self.memories[name].pages]
