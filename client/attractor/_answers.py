@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,20 +17,33 @@ Number = TypeVar("Number", np.float32, np.uint32)
 _NO_ENERGIES: Floats = np.empty((0, 0), np.float32)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # not frozen: that would double what it costs to make one
 class Recalled:
-    """The answer to one query frame's request; every array has a first axis (rows)."""
+    """The answer to one query request: some columns of what all of its frame have in common, and read only."""
+
+    frame: "RecalledFrame"
+    rows: slice
+    iterates: Mapping[str, Floats] = field(default_factory=dict)
+    """(steps + 1, rows, *shape); empty unless asked for"""
+    energies: Floats = field(default_factory=lambda: _NO_ENERGIES)
+    """(steps + 1, rows)"""
+
+
+@dataclass(eq=False, slots=True)
+class RecalledFrame:
+    """The answers to the requests of one frame, side by side."""
 
     fields: Mapping[str, Floats]
-    scores: Floats  # (3, rows): before, after, delta
-    counts: Integers  # (2, rows): steps, page
-    iterates: Mapping[str, Floats]  # (steps + 1, rows, *shape); empty unless asked for
-    energies: Floats  # (steps + 1, rows)
+    """(rows, *shape)"""
+    scores: Floats
+    """(3, rows): before, after, delta"""
+    counts: Integers
+    """(2, rows): steps, page"""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Recognized:
-    """The answer to one recognize request."""
+    """The answer to one recognize request: some columns of its frame's."""
 
     scores: Floats  # (2, rows): energy, delta; (3, rows) with the probability
     pages: Integers  # (rows)
@@ -47,9 +60,9 @@ def recalled(frame: pb.RecalledFrame) -> Iterator[tuple[int, Recalled]]:
     score = frame.scores
     scores = _scores(total, score.energy_before, score.energy_after, score.delta_energy)
     counts = np.stack([_whole(score.steps, total, "steps"), _pages(score.pages, total)])
+    whole = RecalledFrame(fields, scores, counts)
     for request_id, rows in _rows(frame.request_ids, frame.patterns):
-        parts = {name: values[rows].copy() for name, values in fields.items()}
-        yield request_id, Recalled(parts, scores[:, rows].copy(), counts[:, rows].copy(), {}, _NO_ENERGIES)
+        yield request_id, Recalled(whole, rows)
 
 
 def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
@@ -62,7 +75,7 @@ def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
     scores = _scores(total, frame.energy, frame.delta_energy, *filter(None, [frame.probability]))
     pages = _pages(frame.pages, total)
     for request_id, rows in _rows(frame.request_ids, frame.patterns):
-        yield request_id, Recognized(scores[:, rows].copy(), pages[rows].copy())
+        yield request_id, Recognized(scores[:, rows], pages[rows])
 
 
 def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Recalled:
@@ -73,20 +86,28 @@ def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Rec
     """
     if not frames:
         return answer
-    rows = answer.counts.shape[1]
+    rows = answer.rows.stop - answer.rows.start
     by_step = [{tensor.field: _values(tensor, rows) for tensor in frame.tensors} for frame in frames]
-    if any(step.keys() != answer.fields.keys() for step in by_step):
+    if any(step.keys() != answer.frame.fields.keys() for step in by_step):
         raise ServerFault("trajectory: the fields are not those of the answer")
-    iterates = {name: np.stack([step[name] for step in by_step]) for name in answer.fields}
+    iterates = {name: np.stack([step[name] for step in by_step]) for name in answer.frame.fields}
     return replace(answer, iterates=iterates, energies=_scores(rows, *(frame.energy for frame in frames)))
 
 
 def recall(pieces: Sequence[Recalled], model: ModelInfo, *, single: bool) -> Recall:
-    """What the caller gets, the pieces of a split query side by side."""
-    alphabets = {field.name: field.alphabet for field in model.fields if field.alphabet}
-    fields = {name: _join([piece.fields[name] for piece in pieces], 0, single) for name in pieces[0].fields}
-    before, after, delta = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
-    steps, page = map(np.asarray, _join([piece.counts for piece in pieces], 1, single))
+    """What the caller gets, the pieces of a split query side by side; of nothing but the caller's own memory."""
+    alphabets = model._alphabets  # noqa: SLF001 - private to the SDK, not to the class
+    if single and not pieces[0].iterates:
+        frame, row = pieces[0].frame, pieces[0].rows.start
+        own = {name: values[row].copy() for name, values in frame.fields.items()}
+        scores, counts = frame.scores[:, row].copy(), frame.counts[:, row].copy()
+        one = (scores[0, ...], scores[1, ...], scores[2, ...], counts[0, ...], counts[1, ...])
+        return Recall(own, *one, None, alphabets)
+    names = pieces[0].frame.fields
+    fields = {name: _join([piece.frame.fields[name][piece.rows] for piece in pieces], 0, single) for name in names}
+    scores = _join([piece.frame.scores[:, piece.rows] for piece in pieces], 1, single)
+    counts = _join([piece.frame.counts[:, piece.rows] for piece in pieces], 1, single)
+    before, after, delta, steps, page = map(np.asarray, (*scores, *counts))
     return Recall(fields, before, after, delta, steps, page, _trajectory(pieces, single=single), alphabets)
 
 
@@ -103,7 +124,7 @@ def _trajectory(pieces: Sequence[Recalled], *, single: bool) -> Trajectory | Non
     length = max(len(piece.energies) for piece in pieces)
     iterates = {
         name: _join([_lengthened(piece.iterates[name], length) for piece in pieces], 1, single)
-        for name in pieces[0].fields
+        for name in pieces[0].iterates
     }
     energies = _join([_lengthened(piece.energies, length) for piece in pieces], 1, single)
     return Trajectory(iterates, energies)
@@ -148,5 +169,7 @@ def _rows(request_ids: Sequence[int], patterns: Sequence[int]) -> Iterator[tuple
 
 
 def _join(parts: Sequence[NDArray[Number]], axis: int, single: bool) -> NDArray[Number]:
-    whole = np.concatenate(parts, axis) if len(parts) > 1 else parts[0]
-    return np.asarray(whole.take(0, axis)) if single else whole
+    """A copy of the parts side by side, or of the only row of a single one."""
+    if single:
+        return np.asarray(parts[0].take(0, axis))
+    return np.concatenate(parts, axis)

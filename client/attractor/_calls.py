@@ -37,9 +37,10 @@ class Ticket:
             AttractorError: the first failure.
         """
         try:
-            return [await self.router.answer(request) for request in self.requests]
-        finally:
+            return [await request.future for request in self.requests]
+        except BaseException:  # a failure, or nobody waits any more
             self.abandon()
+            raise
 
     def abandon(self) -> None:
         """Nobody waits for the answers any more."""
@@ -59,10 +60,11 @@ def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s:
 
 
 def _pieces(operation: Operation, packed: Packed, limits: Limits) -> list[Packed]:
-    row_bytes = math.ceil(weight_bytes(operation, packed) / packed.rows)
-    at_most = min(limits.patterns, limits.payload_bytes // max(row_bytes, 1))
-    if packed.rows <= at_most:
+    whole_bytes = weight_bytes(operation, packed)
+    if packed.rows <= limits.patterns and whole_bytes <= limits.payload_bytes:
         return [packed]
+    row_bytes = math.ceil(whole_bytes / packed.rows)
+    at_most = min(limits.patterns, limits.payload_bytes // max(row_bytes, 1))
     if at_most < 1:
         seen = f"saw {row_bytes} bytes for one pattern"
         raise InvalidRequest.of("patterns", f"{seen}; expected at most {limits.payload_bytes}")

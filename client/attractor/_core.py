@@ -1,6 +1,6 @@
 """What a client and its memories share while it is open."""
 
-import anyio
+import asyncio
 
 from attractor._calls import Ticket, start
 from attractor._control import Control
@@ -22,7 +22,7 @@ class Core:
 
     def deadline_s(self, timeout_s: float | None) -> float:
         """When a call that begins now has taken too long, on the event loop's clock."""
-        return anyio.current_time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        return asyncio.get_running_loop().time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
 
     async def model_of(self, memory: MemoryInfo, deadline_s: float) -> ModelInfo:
         """The model a memory was made from."""

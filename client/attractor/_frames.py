@@ -34,51 +34,45 @@ class Room:
 def frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
     """One frame of requests from the same shelf, in that order."""
     ask = requests[0].shelf.ask
-    columns = pb.RequestColumns(
-        request_ids=[request.id for request in requests],
-        handles=[request.handle for request in requests],
-        patterns=[request.rows for request in requests],
-        deadline_ms=_deadlines(requests, now_s),
-        tensors=_tensors(requests),
-    )
-    if ask.operation is Operation.STORE:
-        sequences = [request.sequence for request in requests]
-        return pb.SessionRequest(store=pb.StoreFrame(columns=columns, sequences=sequences))
-    if ask.operation is Operation.ERASE:
-        sequences = [request.sequence for request in requests]
-        return pb.SessionRequest(erase=pb.EraseFrame(columns=columns, sequences=sequences))
-    if ask.operation is Operation.QUERY:
-        query = pb.QueryFrame(columns=columns, steps=ask.steps, trajectory=ask.trajectory, pull_known=ask.pull)
-        return pb.SessionRequest(query=query)
-    return pb.SessionRequest(recognize=pb.RecognizeFrame(columns=columns))
+    message = pb.SessionRequest()  # filled in place: a message given to another one's constructor is copied whole
+    match ask.operation:
+        case Operation.STORE:
+            message.store.sequences.extend([request.sequence for request in requests])
+            _fill(message.store.columns, requests, now_s)
+        case Operation.ERASE:
+            message.erase.sequences.extend([request.sequence for request in requests])
+            _fill(message.erase.columns, requests, now_s)
+        case Operation.QUERY:
+            query = message.query
+            query.steps, query.trajectory, query.pull_known = ask.steps, ask.trajectory, ask.pull
+            _fill(query.columns, requests, now_s)
+        case _:
+            _fill(message.recognize.columns, requests, now_s)
+    return message
+
+
+def _fill(columns: pb.RequestColumns, requests: Sequence[Request], now_s: float) -> None:
+    columns.request_ids.extend([request.id for request in requests])
+    columns.handles.extend([request.handle for request in requests])
+    columns.patterns.extend([request.rows for request in requests])
+    columns.deadline_ms.extend(_deadlines(requests, now_s))
+    for parts in zip(*(request.packed.columns for request in requests), strict=True):
+        first = parts[0]
+        columns.tensors.add(
+            field=first.field,
+            dtype=first.dtype,
+            shape=(sum([len(part.values) for part in parts]), *first.values.shape[1:]),
+            data=b"".join([part.values.tobytes() for part in parts]),
+            known=_known(parts),
+        )
 
 
 def _deadlines(requests: Sequence[Request], now_s: float) -> list[int]:
-    if all(request.deadline_s == math.inf for request in requests):
+    """Milliseconds from now, rounded up; 0 for what is too long to be said, none where nothing has a limit."""
+    left_ms = [(request.deadline_s - now_s) * 1000 for request in requests]
+    if min(left_ms) > _DEADLINE_LIMIT_MS:
         return []
-    return [_deadline_ms(request.deadline_s - now_s) for request in requests]
-
-
-def _deadline_ms(left_s: float) -> int:
-    if left_s * 1000 > _DEADLINE_LIMIT_MS:
-        return 0
-    return max(1, math.ceil(left_s * 1000))
-
-
-def _tensors(requests: Sequence[Request]) -> list[pb.Tensor]:
-    by_field = zip(*(request.packed.columns for request in requests), strict=True)
-    return [_tensor(columns) for columns in by_field]
-
-
-def _tensor(columns: Sequence[Column]) -> pb.Tensor:
-    first = columns[0]
-    return pb.Tensor(
-        field=first.field,
-        dtype=first.dtype,
-        shape=(sum(len(column.values) for column in columns), *first.values.shape[1:]),
-        data=b"".join(column.values.tobytes() for column in columns),
-        known=_known(columns),
-    )
+    return [0 if ms > _DEADLINE_LIMIT_MS else max(1, math.ceil(ms)) for ms in left_ms]
 
 
 def _known(columns: Sequence[Column]) -> bytes:

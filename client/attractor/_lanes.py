@@ -70,6 +70,8 @@ class Lane:
             request.handle = self.handle
             self.unanswered += 1
             taken.append(request)
+            if not self.pending:
+                break
         return taken
 
     def unbind(self) -> None:
@@ -114,7 +116,7 @@ class Lanes:
 
     def enqueue(self, lane: Lane) -> None:
         """Gives the lane a place at the end of the line, if it has something to send and no place yet."""
-        if lane.sendable and not lane.queued:
+        if lane.pending and not lane.queued and lane.sendable:
             lane.queued = True
             self._line.append(lane)
 
@@ -132,13 +134,13 @@ class Lanes:
         lane.queued = False
         return lane
 
-    def take(self, shelf: Shelf, room: Room) -> list[Request]:
+    def take(self, shelf: Shelf, room: Room) -> list[tuple[Request, Lane]]:
         """Goes along the line and takes what can share a frame; who gave something goes to the end."""
-        requests, served, passed = list[Request](), list[Lane](), list[Lane]()
+        requests, served, passed = list[tuple[Request, Lane]](), list[Lane](), list[Lane]()
         while self._line and room.patterns:
             lane = self.dequeue()
             taken = lane.take(shelf, room)
-            requests += taken
+            requests += [(request, lane) for request in taken]
             (served if taken else passed).append(lane)
         for lane in reversed(passed):
             lane.queued = True

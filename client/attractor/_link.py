@@ -165,12 +165,13 @@ class Link:
     def _recalled(self, frame: pb.RecalledFrame) -> None:
         for request_id, answer in recalled(frame):
             request = self.outbox.sent(request_id)
-            self._resolve(request_id, with_iterates(answer, request.iterates if request else ()))
+            if request is not None and request.iterates:
+                answer = with_iterates(answer, request.iterates)
+            self._resolve(request_id, answer)
 
     def _resolve(self, request_id: int, answer: Answer) -> None:
         self._answered = True
-        if (request := self.outbox.answered(request_id)) is not None:
-            self.outbox.succeeded(request)
+        if (request := self.outbox.succeeded(request_id)) is not None:
             request.resolve(answer)
 
     def _opened(self, answer: pb.Opened) -> None:

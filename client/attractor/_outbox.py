@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import NamedTuple
 
@@ -102,11 +102,18 @@ class Outbox:
         self._enqueue(sent.lane)
         return sent.request
 
-    def succeeded(self, request: Request) -> None:
-        """The request was carried out: the memory's next failure is a first one, and a store's number is known."""
-        if (lane := self._lanes.get(request.memory)) is not None:
-            lane.failures = 0
-        self._sequences.seen(request.memory, request.sequence)
+    def succeeded(self, request_id: int) -> Request | None:
+        """As `answered`, of one that was carried out: the next failure is a first one, a store's number is known."""
+        if (sent := self._sent.get(request_id)) is not None:
+            sent.lane.failures = 0
+            self._sequences.seen(sent.request.memory, sent.request.sequence)
+        return self.answered(request_id)
+
+    def unfinished(self) -> Iterator[Request]:
+        """All that waits or is under way here."""
+        yield from (sent.request for sent in self._sent.values())
+        for lane in self._lanes:
+            yield from lane.pending
 
     def sent(self, request_id: int) -> Request | None:
         """A request that is under way."""
@@ -214,10 +221,10 @@ class Outbox:
         room = self._room(limits, first)
         if first.rows > room.patterns:
             return None  # its turn comes before that of smaller ones behind it
-        requests = self._lanes.take(first.shelf, room)
-        for request in requests:
-            self._count(request)
-        return frame(requests, now_s)
+        taken = self._lanes.take(first.shelf, room)
+        for request, lane in taken:
+            self._count(request, lane)
+        return frame([request for request, _ in taken], now_s)
 
     def _room(self, limits: Limits, first: Request) -> Room:
         patterns = min(limits.patterns, self._in_flight_limit - self._in_flight)
@@ -225,9 +232,9 @@ class Outbox:
             patterns = max(patterns, first.rows)
         return Room(patterns, limits.payload_bytes)
 
-    def _count(self, request: Request) -> None:
+    def _count(self, request: Request, lane: Lane) -> None:
         self._in_flight += request.rows
-        self._sent[request.id] = _Sent(request, self._lanes.use(request.memory))
+        self._sent[request.id] = _Sent(request, lane)
         if request.shelf.ask.operation.writes and not request.sequence:
             request.sequence = self._sequences.next(request.memory)
 

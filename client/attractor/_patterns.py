@@ -17,7 +17,7 @@ Booleans = NDArray[np.bool_]
 _ACCEPTED = "float32, float64, float16, bfloat16 or uint8"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # not frozen, nor is Packed: that would double what it costs to make one
 class Column:
     """One field of some patterns, as it goes on the wire."""
 
@@ -31,7 +31,7 @@ class Column:
         return Column(self.field, self.dtype, self.values[rows], None if self.known is None else self.known[rows])
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Packed:
     """The patterns of one request: a column for each field given; `single` where the user gave no batch axis."""
 
@@ -47,13 +47,17 @@ class Packed:
     @property
     def sent_bytes(self) -> int:
         """Length on the wire, about."""
-        masks = sum(column.known.size // 8 + 1 for column in self.columns if column.known is not None)
-        return masks + sum(column.values.nbytes for column in self.columns)
+        length = 0
+        for column in self.columns:
+            length += column.values.nbytes
+            if column.known is not None:
+                length += column.known.size // 8 + 1
+        return length
 
     @property
     def answer_bytes(self) -> int:
-        """Length of the completed patterns on the wire, about: four bytes an entry and the scores."""
-        return self.rows * (16 + 4 * sum(math.prod(field.shape) for field in self.model.fields))
+        """Length of the completed patterns on the wire, about."""
+        return self.rows * self.model._pattern_bytes  # noqa: SLF001 - private to the SDK, not to the class
 
     def piece(self, rows: slice) -> "Packed":
         """Some of the patterns."""
@@ -122,19 +126,21 @@ def _values(
     if array.dtype == np.float64:
         with np.errstate(over="ignore"):  # becomes an infinity, which the server refuses
             array = array.astype(np.float32)
+    if (dtype := _WIRE.get(array.dtype)) is not None:
+        return array.copy("C"), dtype
     name = array.dtype.name
     if name == "bfloat16" and array.dtype.itemsize == 2:
         return np.array(array, order="C").view(np.uint16), pb.DTYPE_BFLOAT16
-    if name not in _WIRE:
-        raise InvalidRequest.of(where, f"saw dtype {name}; expected {_ACCEPTED}")
-    wire, dtype = _WIRE[name]
-    return np.array(array, dtype=wire, order="C"), dtype
+    for wire, dtype in _WIRE.items():
+        if wire.name == name:  # of the other byte order
+            return np.array(array, dtype=wire, order="C"), dtype
+    raise InvalidRequest.of(where, f"saw dtype {name}; expected {_ACCEPTED}")
 
 
-_WIRE: dict[str, tuple[str, pb.DType.ValueType]] = {
-    "float32": ("<f4", pb.DTYPE_FLOAT32),
-    "float16": ("<f2", pb.DTYPE_FLOAT16),
-    "uint8": ("u1", pb.DTYPE_UINT8),
+_WIRE: dict[np.dtype[np.generic], pb.DType.ValueType] = {
+    np.dtype("<f4"): pb.DTYPE_FLOAT32,
+    np.dtype("<f2"): pb.DTYPE_FLOAT16,
+    np.dtype("u1"): pb.DTYPE_UINT8,
 }
 
 
@@ -172,6 +178,8 @@ def _mask(given: Array, rows: NDArray[np.generic], where: str) -> Booleans:
 
 
 def _check_alike(columns: list[Column], batched: dict[str, bool], where: str) -> None:
+    if len(columns) == 1:
+        return
     lengths = {column.field: len(column.values) for column in columns}
     if len(set(lengths.values())) > 1 or len(set(batched.values())) > 1:
         seen = ", ".join(f"{name}: {n if batched[name] else 'a single one'}" for name, n in lengths.items())

@@ -3,8 +3,9 @@
 import math
 from asyncio import Future
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import TypeAlias
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 
 from attractor._answers import Recalled, Recognized
 from attractor._errors import AttractorError, InvalidRequest
@@ -19,15 +20,16 @@ Answer: TypeAlias = StoreResult | EraseResult | Recalled | Recognized
 class Operation(Enum):
     """What a frame asks for."""
 
-    STORE = auto()
-    ERASE = auto()
-    QUERY = auto()
-    RECOGNIZE = auto()
+    STORE = (1, True)
+    ERASE = (2, True)
+    QUERY = (3, False)
+    RECOGNIZE = (4, False)
 
-    @property
-    def writes(self) -> bool:
-        """Whether it changes the memory: then it is whole patterns, in one frame, with a number."""
-        return self in (Operation.STORE, Operation.ERASE)
+    writes: bool
+    """Whether it changes the memory: then it is whole patterns, in one frame, with a number."""
+
+    def __init__(self, _number: int, writes: bool) -> None:
+        self.writes = writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Ask:
     pull: bool = False
 
 
+@lru_cache
 def reading(steps: int, *, trajectory: bool, hold: bool) -> Ask:
     """A query with so many steps, which holds what is known or pulls it.
 
@@ -51,8 +54,7 @@ def reading(steps: int, *, trajectory: bool, hold: bool) -> Ask:
     return Ask(operation=Operation.QUERY, steps=steps, trajectory=trajectory, pull=not hold)
 
 
-@dataclass(frozen=True)
-class Shelf:
+class Shelf(NamedTuple):
     """Requests of the same shelf can share a frame."""
 
     ask: Ask
@@ -103,7 +105,7 @@ class Request:
 
 def shelf_of(ask: Ask, model: str, packed: Packed) -> Shelf:
     """Where a request waits for others like it."""
-    return Shelf(ask, model, tuple((column.field, column.dtype) for column in packed.columns))
+    return Shelf(ask, model, tuple([(column.field, column.dtype) for column in packed.columns]))
 
 
 def weight_bytes(operation: Operation, packed: Packed) -> int:

@@ -2,18 +2,19 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import anyio
 from anyio.abc import TaskGroup
 
 from attractor._channel import Channels
+from attractor._deadlines import Deadlines
 from attractor._errors import AttractorError, Closed, TimeoutExceeded
 from attractor._link import Link
 from attractor._outbox import Outbox
 from attractor._patterns import Packed
-from attractor._request import Answer, Request, Shelf, weight_bytes
+from attractor._request import Request, Shelf, weight_bytes
 from attractor._sequences import Sequences
 from attractor._settings import Limits, Settings
 
@@ -36,6 +37,7 @@ class Router:
         self._hops: dict[str, int] = {}
         self._avoided: dict[str, float] = {}
         self._closed: AttractorError | None = None
+        self._deadlines = Deadlines(self._unfinished, self._expire)
         self.seed = self._start(address, settings.connect_timeout_s, eager=True)
 
     @property
@@ -44,7 +46,7 @@ class Router:
         return self.seed.limits
 
     def submit(self, memory: str, shelf: Shelf, packed: Packed, deadline_s: float) -> Request:
-        """Puts a request on its way. The caller awaits its `future`, or abandons it.
+        """Puts a request on its way. The caller awaits its `future`, or abandons it; it fails when its time is over.
 
         Raises:
             Closed: the client was closed.
@@ -62,31 +64,14 @@ class Router:
             weight_bytes=weight_bytes(shelf.ask.operation, packed),
         )
         self._link(memory).outbox.put(request)
+        self._deadlines.watch(request)
         return request
-
-    async def answer(self, request: Request) -> Answer:
-        """Waits for the answer; the request is dropped where nobody waits for it any more.
-
-        Raises:
-            TimeoutExceeded: the deadline passed first.
-            AttractorError: what the server answered.
-        """
-        try:
-            if request.future.done():
-                return request.future.result()
-            with anyio.CancelScope(deadline=request.deadline_s):
-                return await request.future
-        finally:
-            self.abandon([request])
-        raise _too_late(request)
 
     def abandon(self, requests: Sequence[Request]) -> None:
         """Nobody waits for these any more."""
         for request in requests:
-            if (request.future.cancel() or request.future.cancelled()) and not request.abandoned:
-                request.abandoned = True
-                for link in self._links.values():
-                    link.outbox.abandon(request)
+            if request.future.cancel() or request.future.cancelled():
+                self._drop(request)
 
     def forget(self, memory: str) -> None:
         """A memory is no more: what was known of that name does not hold for another one."""
@@ -134,14 +119,31 @@ class Router:
     def close(self) -> None:
         """Fails all that is under way, and everything asked from now on."""
         self._closed = Closed("the client was closed")
+        self._deadlines.close()
         for link in self._links.values():
             link.outbox.fail(self._closed)
+
+    def _unfinished(self) -> Iterator[Request]:
+        for link in self._links.values():
+            yield from link.outbox.unfinished()
+
+    def _expire(self, request: Request) -> None:
+        request.fail(_too_late(request))
+        self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        """Tells the server, or takes it out of the line, once."""
+        if not request.abandoned:
+            request.abandoned = True
+            for link in self._links.values():
+                link.outbox.abandon(request)
 
     def _link(self, memory: str) -> Link:
         link = self._routes.get(memory, self.seed)
         if route := link.outbox.idle_route(memory):
             self.redirect(link, memory, route)  # it is forwarded, but perhaps need not be any longer
-        return self._routes.get(memory, self.seed)
+            return self._routes.get(memory, self.seed)
+        return link
 
     def _left(self, link: Link, memory: str) -> None:
         """A link has given up a memory that it had: the next request of it goes the way of a first one."""

@@ -1,8 +1,10 @@
 """What users of the SDK get back, and what they may give."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -81,6 +83,16 @@ class ModelInfo:
     """Whether its memories can erase patterns."""
     pulls: bool = False
     """Whether its queries can pull known entries towards the cue, rather than hold them."""
+
+    @cached_property
+    def _alphabets(self) -> Mapping[str, str]:
+        """Of the text fields, by name."""
+        return {field.name: field.alphabet for field in self.fields if field.alphabet}
+
+    @cached_property
+    def _pattern_bytes(self) -> int:
+        """Length of a completed pattern on the wire, about: four bytes an entry and the scores."""
+        return 16 + 4 * sum(math.prod(field.shape) for field in self.fields)
 
 
 @dataclass(frozen=True, kw_only=True)
