@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode, aio
+from numpy.testing import assert_allclose
 from tests.server import raw
 from tests.server.conftest import serving
+from tests.server.raw import columns, raw_session, tensor
 
 import attractor
 from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2 as memories
-from attractor_proto.v1 import memories_pb2_grpc
+from attractor_proto.v1 import memories_pb2_grpc, memory_data_pb2_grpc
+from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard, ShardSpec
 from attractor_server.engine.work import Recognized
 from attractor_server.rpc.answers import Item, frames_of
@@ -139,3 +142,97 @@ def test_answers_of_memories_with_one_page_and_with_several_share_a_frame() -> N
     assert frame.recognized.pages == [0, 0, 3, 0, 0, 0]
     ((frame, _),) = frames_of(items[::2], 1 << 20)
     assert not frame.recognized.pages
+
+
+async def test_what_was_stored_one_at_a_time_in_many_pages_is_recalled_and_the_answer_names_its_page(
+    shipped: attractor.AsyncClient,
+) -> None:
+    patterns = signs(100)
+    memory = await shipped.create_memory("a", model="binary-128", page_patterns=16)
+    totals = [(await memory.store(pattern)).total for pattern in patterns]
+    assert totals == list(range(1, 101))
+    assert (await memory.info()).pages == 7
+    recall = await memory.query(flipped(patterns))
+    assert (recall.page == np.arange(100) // 16).all()
+    assert (np.sign(recall.pattern) == patterns).mean() > 0.999
+    known = await memory.recognize(np.concatenate([patterns, signs(100)]))
+    assert (known.page[:100] == np.arange(100) // 16).all()
+    assert known.delta_energy[:100].max() < known.delta_energy[100:].min()
+
+
+async def test_a_store_of_more_than_a_page_fills_several(client: attractor.AsyncClient) -> None:
+    memory = await client.create_memory("a", model="tiny", page_patterns=4)
+    result = await memory.store(images(10))
+    assert (result.version, result.total) == (1, 10)
+    assert (await memory.info()).pages == 3
+
+
+async def test_a_memory_that_refuses_takes_no_more_than_its_page(client: attractor.AsyncClient) -> None:
+    patterns = images(4)
+    memory = await client.create_memory("a", model="tiny", when_full="refuse", page_patterns=4)
+    await memory.store(patterns[:3])
+    before = await memory.recognize(patterns)
+    with pytest.raises(attractor.MemoryFull, match="memory 'a'"):
+        await memory.store(images(2))  # one of them would have room
+    info = await memory.info()
+    assert (info.version, info.patterns, info.pages) == (1, 3, 1)
+    assert (await memory.recognize(patterns)).energy.tolist() == before.energy.tolist()
+    assert (await memory.store(patterns[3])).total == 4
+    with pytest.raises(attractor.MemoryFull):
+        await memory.store(images(1))
+    assert (await memory.info()).version == 2
+
+
+async def test_a_memory_that_forgets_keeps_the_newest_pages(shipped: attractor.AsyncClient) -> None:
+    patterns = signs(20)
+    memory = await shipped.create_memory("a", model="binary-128", when_full="forget", page_patterns=8)
+    totals = [(await memory.store(pattern)).total for pattern in patterns]
+    assert totals == [*range(1, 17), 9, 10, 11, 12]
+    info = await memory.info()
+    assert (info.version, info.patterns, info.pages) == (20, 12, 2)
+    found = await memory.recognize(patterns)
+    assert found.delta_energy[8:].max() < found.delta_energy[:8].min()
+    assert found.page[8:].tolist() == [0] * 8 + [1] * 4
+
+
+async def test_a_session_and_a_unary_call_name_the_same_pages(channel: aio.Channel) -> None:
+    await create(channel, "a", memories.MemorySettings(page_patterns=2))
+    stub = memory_data_pb2_grpc.MemoryDataStub(channel)
+    patterns = images(6)
+    for first in range(0, 6, 2):
+        await stub.Store(pb.StoreRequest(memory="a", tensors=[tensor(patterns[first : first + 2])]))
+    sent = tensor(patterns)
+    query = await stub.Query(pb.QueryRequest(memory="a", tensors=[sent]))
+    recognize = await stub.Recognize(pb.RecognizeRequest(memory="a", tensors=[sent]))
+    assert set(query.scores.pages) > {0}
+    assert recognize.pages == query.scores.pages
+    async with raw_session(channel) as session:
+        await session.open("a", 1)
+        asked = columns([1, 2, 3], [1, 1, 1], sent, rows=2)
+        framed = (await session.ask(pb.SessionRequest(query=pb.QueryFrame(columns=asked)))).recalled
+        assert framed.scores.pages == query.scores.pages
+        answer = await session.ask(pb.SessionRequest(recognize=pb.RecognizeFrame(columns=asked)))
+        assert answer.recognized.pages == query.scores.pages
+
+
+async def test_where_page_0_answers_everything_no_page_is_sent(channel: aio.Channel) -> None:
+    await create(channel, "a")
+    stub = memory_data_pb2_grpc.MemoryDataStub(channel)
+    sent = tensor(images(3))
+    await stub.Store(pb.StoreRequest(memory="a", tensors=[sent]))
+    assert not (await stub.Query(pb.QueryRequest(memory="a", tensors=[sent]))).scores.pages
+    assert not (await stub.Recognize(pb.RecognizeRequest(memory="a", tensors=[sent]))).pages
+
+
+async def test_a_memory_that_rewrites_is_the_same_however_its_patterns_came(client: attractor.AsyncClient) -> None:
+    patterns, others = images(8), images(8)
+    energies: dict[tuple[str, bool], Floats] = {}
+    for write in ("rewrite", "stream"):
+        for at_once in (True, False):
+            memory = await client.create_memory(f"{write}/{at_once}", model="tiny", write=write)
+            for part in [patterns] if at_once else patterns:
+                await memory.store(part)
+            energies[write, at_once] = (await memory.recognize(np.concatenate([patterns, others]))).energy
+    assert_allclose(energies["rewrite", False], energies["rewrite", True], rtol=1e-5, atol=1e-5)
+    assert_allclose(energies["stream", True], energies["rewrite", True], rtol=1e-5, atol=1e-5)
+    assert np.abs(energies["stream", False] - energies["stream", True]).max() > 1e-3
