@@ -22,7 +22,7 @@ from attractor_server.errors import (
 )
 from attractor_server.fields import Layout
 from attractor_server.rpc.codec import Patterns
-from attractor_server.storage.catalog import Catalog
+from attractor_server.storage.catalog import Applied, Catalog
 from attractor_server.topology import ShardInfo, Topology
 
 
@@ -169,16 +169,24 @@ def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
         return None
     ledger = job.memory.ledger(client_id)
     if (first := ledger.find(sequence)) is not None:
-        return first
+        return _answered(first) if isinstance(first, Applied) else first
     ledger.enter(sequence, job.future)
     job.counted = True
 
     def settle(future: Answer) -> None:
-        if future.exception() is not None:
+        if isinstance(outcome := outcome_of(future), Stored | Erased):
+            ledger.settle(sequence, Applied(outcome.version, outcome.patterns, isinstance(outcome, Erased)))
+        else:
             ledger.strike(sequence)
 
     job.future.add_done_callback(settle)
     return None
+
+
+def _answered(applied: Applied) -> Answer:
+    answer: Answer = asyncio.get_running_loop().create_future()
+    answer.set_result((Erased if applied.erases else Stored)(applied.version, applied.patterns))
+    return answer
 
 
 def outcome_of(answer: Answer) -> Outcome | ServerError:

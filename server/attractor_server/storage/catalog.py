@@ -1,11 +1,12 @@
 """Which memories a shard holds. In process memory: a restart of the shard forgets them."""
 
 import bisect
+import sys
 import time
-from collections import OrderedDict
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings, SequenceForgotten
 from attractor_server.storage.settings import MemorySettings
@@ -17,17 +18,30 @@ REMEMBERED_ANSWERS = 1024
 """Stores and erases a memory remembers of each client, to recognise a repeat."""
 REMEMBERED_CLIENTS = 64
 """Clients a memory remembers; the one silent for longest goes first."""
+_ENTRY = 4
+"""Numbers that a ledger keeps of each answer"""
 
 
-@dataclass
+class Applied(NamedTuple):
+    """The answer to a store or an erase that was applied."""
+
+    version: int
+    patterns: int
+    erases: bool
+
+
+@dataclass(slots=True)
 class Ledger(Generic[Answer]):
     """The stores and erases one client sent to one memory: a repeated sequence number gets the first answer."""
 
     last: int = 0
-    _answers: OrderedDict[int, Answer] = field(default_factory=OrderedDict)
+    _under_way: dict[int, Answer] | None = None
+    """Answers that are not known yet; None for none, which takes less memory"""
+    _applied: "array[int]" = field(default_factory=lambda: array("q"))
+    """Sequence, version, patterns and whether it erased, of one after another, as they were answered"""
     _forgotten: int = 0
 
-    def find(self, sequence: int) -> Answer | None:
+    def find(self, sequence: int) -> Answer | Applied | None:
         """The first answer to that number, or None if it is new.
 
         Raises:
@@ -38,21 +52,45 @@ class Ledger(Generic[Answer]):
                 f"sequence: {sequence} is older than the last {REMEMBERED_ANSWERS} stores of this client, "
                 f"whether it was applied is no longer known; expected more than {self._forgotten}"
             )
-        return self._answers.get(sequence)
+        if sequence > self.last:
+            return None
+        if self._under_way is not None and sequence in self._under_way:
+            return self._under_way[sequence]
+        sequences = self._applied[::_ENTRY]
+        if sequence not in sequences:
+            return None
+        at = _ENTRY * sequences.index(sequence)
+        _, version, patterns, erases = self._applied[at : at + _ENTRY]
+        return Applied(version, patterns, bool(erases))
 
     def enter(self, sequence: int, answer: Answer) -> None:
-        """Remembers the answer, which may still be on its way."""
-        self._answers[sequence] = answer
+        """Remembers an answer that is on its way."""
+        if self._under_way is None:
+            self._under_way = {}
+        self._under_way[sequence] = answer
         self.last = max(self.last, sequence)
-        if len(self._answers) > REMEMBERED_ANSWERS:
-            self._forgotten = max(self._forgotten, self._answers.popitem(last=False)[0])
+
+    def settle(self, sequence: int, applied: Applied) -> None:
+        """Remembers the answer that has come."""
+        self.strike(sequence)
+        self.last = max(self.last, sequence)
+        self._applied.extend((sequence, *applied))
+        if len(self._applied) > _ENTRY * REMEMBERED_ANSWERS:
+            self._forgotten = max(self._forgotten, self._applied[0])
+            del self._applied[:_ENTRY]
+
+    def forget(self, sequence: int) -> None:
+        """Knows of no number up to this one whether it was applied."""
+        self._forgotten = max(self._forgotten, sequence)
 
     def strike(self, sequence: int) -> None:
         """Takes back a number whose store or erase was not applied, so that a repeat is tried afresh."""
-        self._answers.pop(sequence, None)
+        if self._under_way is not None:
+            self._under_way.pop(sequence, None)
+            self._under_way = self._under_way or None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class MemoryRecord(Generic[Answer, PageType]):
     """One memory of this shard. The engine alone changes `pages`, `patterns` and `version`."""
 
@@ -66,19 +104,22 @@ class MemoryRecord(Generic[Answer, PageType]):
     patterns: int = 0
     version: int = 0
     deleted: bool = False
-    _ledgers: OrderedDict[str, Ledger[Answer]] = field(default_factory=OrderedDict)
+    _ledgers: dict[str, Ledger[Answer]] | None = None
+    """By client, the one silent for longest first; None for none, which takes less memory"""
 
     def last_sequence(self, client_id: str) -> int:
         """Highest number of that client's stores and erases; 0 if none is remembered."""
-        ledger = self._ledgers.get(client_id)
+        ledger = (self._ledgers or {}).get(client_id)
         return 0 if ledger is None else ledger.last
 
     def ledger(self, client_id: str) -> Ledger[Answer]:
         """The stores and erases of that client."""
-        ledger = self._ledgers.setdefault(client_id, Ledger())
-        self._ledgers.move_to_end(client_id)
+        if self._ledgers is None:
+            self._ledgers = {}
+        ledger = self._ledgers.pop(client_id) if client_id in self._ledgers else Ledger()
+        self._ledgers[client_id] = ledger
         if len(self._ledgers) > REMEMBERED_CLIENTS:
-            self._ledgers.popitem(last=False)
+            del self._ledgers[next(iter(self._ledgers))]
         return ledger
 
 
@@ -88,6 +129,8 @@ class Catalog(Generic[Answer, PageType]):
     def __init__(self) -> None:
         self._records: dict[str, MemoryRecord[Answer, PageType]] = {}
         self._names: list[str] = []
+        self._settings: dict[MemorySettings, MemorySettings] = {}
+        """One of each, which all memories share that have it"""
 
     def __contains__(self, name: str) -> bool:
         return name in self._records
@@ -111,7 +154,10 @@ class Catalog(Generic[Answer, PageType]):
             Conflict: the name is taken by a memory of another model, or with other settings.
         """
         if (record := self._records.get(name)) is None:
-            made = MemoryRecord[Answer, PageType](name, model, model_digest, time.time(), settings)
+            settings = self._settings.setdefault(settings, settings)
+            made: MemoryRecord[Answer, PageType] = MemoryRecord(
+                name, sys.intern(model), model_digest, time.time(), settings
+            )
             self.adopt(made)
             return made
         if record.model_digest != model_digest:

@@ -1,0 +1,86 @@
+"""Which stores and erases a memory remembers of its clients, in little memory."""
+
+import tracemalloc
+
+import pytest
+
+from attractor_server.errors import SequenceForgotten
+from attractor_server.storage.catalog import (
+    REMEMBERED_ANSWERS,
+    REMEMBERED_CLIENTS,
+    Applied,
+    Catalog,
+    Ledger,
+    MemoryRecord,
+)
+from attractor_server.storage.settings import MemorySettings
+
+SETTINGS = MemorySettings(page_patterns=8)
+
+
+def record() -> "MemoryRecord[str, object]":
+    catalog: Catalog[str, object] = Catalog()
+    return catalog.create("a", model="m", model_digest="d", settings=SETTINGS)
+
+
+def test_a_number_is_answered_as_it_was_first_and_a_new_one_is_none() -> None:
+    ledger: Ledger[str] = record().ledger("client")
+    assert ledger.find(1) is None
+    for sequence in (1, 2, 4):
+        ledger.enter(sequence, f"answer {sequence}")
+    assert [ledger.find(sequence) for sequence in range(1, 6)] == ["answer 1", "answer 2", None, "answer 4", None]
+    ledger.settle(2, Applied(version=7, patterns=1 << 40, erases=False))
+    ledger.settle(1, Applied(version=8, patterns=2, erases=True))
+    ledger.strike(4)
+    assert [ledger.find(sequence) for sequence in (1, 2, 4)] == [Applied(8, 2, True), Applied(7, 1 << 40, False), None]
+    assert ledger.last == 4
+
+
+def test_numbers_that_are_like_other_figures_are_not_taken_for_them() -> None:
+    ledger: Ledger[str] = record().ledger("client")
+    ledger.settle(5, Applied(version=3, patterns=4, erases=False))
+    assert [ledger.find(sequence) for sequence in (3, 4, 5)] == [None, None, Applied(3, 4, False)]
+
+
+def test_what_is_too_old_is_said_to_be_forgotten() -> None:
+    ledger: Ledger[str] = record().ledger("client")
+    for sequence in range(1, REMEMBERED_ANSWERS + 3):
+        ledger.settle(sequence, Applied(sequence, sequence, False))
+    for sequence in (1, 2):
+        with pytest.raises(SequenceForgotten, match=f"sequence: {sequence} is older"):
+            ledger.find(sequence)
+    assert ledger.find(3) == Applied(3, 3, False)
+    ledger.forget(3)
+    with pytest.raises(SequenceForgotten):
+        ledger.find(3)
+
+
+def test_the_client_that_was_silent_for_longest_is_forgotten_first() -> None:
+    memory = record()
+    clients = [f"client {number}" for number in range(REMEMBERED_CLIENTS)]
+    for client in clients:
+        memory.ledger(client).settle(9, Applied(1, 1, False))
+    memory.ledger(clients[0])
+    memory.ledger("new").settle(1, Applied(2, 2, False))
+    assert [memory.last_sequence(client) for client in (*clients[:3], "new", "stranger")] == [9, 0, 9, 1, 0]
+
+
+def test_a_memory_with_stores_of_a_client_takes_little_beside_its_page() -> None:
+    catalog: Catalog[object, object] = Catalog()
+    client = "client"
+
+    def fill(prefix: str) -> None:
+        for number in range(1000):
+            made = catalog.create(f"{prefix}/{number}", model="m", model_digest="d", settings=SETTINGS)
+            for sequence in range(1, 33):
+                made.ledger(client).enter(sequence, object())
+                made.ledger(client).settle(sequence, Applied(1000 + sequence, 1000 + sequence, False))
+
+    fill("before")
+    tracemalloc.start()
+    try:
+        fill("measured")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / 1000 < 2048
