@@ -215,6 +215,37 @@ async def test_a_session_and_a_unary_call_name_the_same_pages(channel: aio.Chann
         assert answer.recognized.pages == query.scores.pages
 
 
+async def test_a_full_memory_is_a_failed_precondition_and_the_store_is_tried_afresh_when_repeated(
+    channel: aio.Channel,
+) -> None:
+    refusing = memories.MemorySettings(when_full=memories.WHEN_FULL_REFUSE, page_patterns=2)
+    await create(channel, "a", refusing)
+    stub = memory_data_pb2_grpc.MemoryDataStub(channel)
+    three = pb.StoreRequest(memory="a", tensors=[tensor(images(3))], client_id="tests", sequence=1)
+    for _ in range(2):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.Store(three)
+        assert caught.value.code() is StatusCode.FAILED_PRECONDITION
+        assert raw.reason(raw.status_of(caught.value)) == "MEMORY_FULL"
+    two = pb.StoreRequest(memory="a", tensors=[tensor(images(2))], client_id="tests", sequence=1)
+    assert (await stub.Store(two)).total == 2
+    assert await raw.state(channel, "a") == (1, 2)
+
+
+async def test_the_page_is_named_also_through_a_shard_that_forwards(pair_of_shards: list[RunningShard]) -> None:
+    patterns = images(6)
+    there = next(name for name in map(str, range(99)) if slot_of(name) % 2)
+    async with attractor.connect(pair_of_shards[1].info.address, timeout_s=20) as client:
+        memory = await client.create_memory(there, model="tiny", page_patterns=2)
+        await memory.store(patterns)
+        recall, familiarity = await memory.query(patterns), await memory.recognize(patterns)
+        assert recall.page.any()
+    async with attractor.connect(pair_of_shards[0].info.address, timeout_s=20, direct=False) as client:
+        assert (await client.memory(there).query(patterns)).page.tolist() == recall.page.tolist()
+        assert (await client.memory(there).recognize(patterns)).page.tolist() == familiarity.page.tolist()
+        assert (await client.memory(there).info()).pages == 3
+
+
 async def test_where_page_0_answers_everything_no_page_is_sent(channel: aio.Channel) -> None:
     await create(channel, "a")
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
