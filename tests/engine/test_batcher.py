@@ -1,90 +1,43 @@
 """Which jobs go into a batch together, and which wait."""
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-
 import anyio
-import numpy as np
 import pytest
+from tests.engine.recorder import Recorder, batches_after, held, job, memory, running
 
-from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.work import Job, Operation, Outcome, Record, Stored
+from attractor_server.engine.work import Operation, Stored
 from attractor_server.errors import Cancelled, Expired, QueueFull, ServerError
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
-
-SETTINGS = MemorySettings(page_patterns=8)
 
 
-class Recorder:
-    """Keeps the batches it is given, and holds each until it is let go."""
-
-    def __init__(self) -> None:
-        self.batches: list[Sequence[Job]] = []
-        self.free = threading.Semaphore(0)
-        self.begun = threading.Semaphore(0)
-        self.fault: Exception | None = None
-
-    def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        self.batches.append(jobs)
-        self.begun.release()
-        assert self.free.acquire(timeout=20)
-        if self.fault is not None:
-            raise self.fault
-        return [Stored(version=1, patterns=job.size) for job in jobs]
-
-    async def next_batch(self) -> None:
-        assert await anyio.to_thread.run_sync(lambda: self.begun.acquire(timeout=20))
-
-
-@asynccontextmanager
-async def running(computer: Recorder, *, waiting: int = 100, batch: int = 100) -> AsyncIterator[Batcher]:
-    batcher = Batcher(computer, waiting_limit=waiting, batch_limit=batch)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(batcher.run)
-        yield batcher
-        computer.free.release(100)
-        with anyio.fail_after(20):
-            await batcher.drained()
-        tasks.cancel_scope.cancel()
-
-
-def memory(name: str, digest: str = "d") -> Record:
-    return MemoryRecord(name=name, model="m", model_digest=digest, created_s=0.0, settings=SETTINGS)
-
-
-def job(operation: Operation, of: Record, *, size: int = 1, **more: object) -> Job:
-    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    return Job(operation=operation, memory=of, future=future, values=np.zeros((size, 2), np.float32), **more)  # type: ignore[arg-type]
-
-
-async def batches_after(computer: Recorder, batcher: Batcher, jobs: Sequence[Job]) -> list[list[Job]]:
-    """The batches made of jobs that all wait while another one is being computed."""
-    blocker = job(Operation.RECOGNIZE, memory("blocker", "other"))
-    batcher.offer(blocker)
-    await computer.next_batch()
-    for one in jobs:
-        batcher.offer(one)
-    computer.free.release(100)
-    with anyio.fail_after(20):
-        await batcher.drained()
-    return [list(batch) for batch in computer.batches[1:]]
-
-
-async def test_stores_of_different_memories_share_a_batch_and_of_one_memory_they_do_not() -> None:
+async def test_stores_share_a_batch_whether_of_one_memory_or_of_several() -> None:
     a, b = memory("a"), memory("b")
     jobs = [job(Operation.STORE, a), job(Operation.STORE, a), job(Operation.STORE, b)]
-    async with running(computer := Recorder()) as batcher:
+    async with held(computer := Recorder()) as batcher:
+        made = await batches_after(computer, batcher, jobs)
+    assert made == [jobs]
+
+
+@pytest.mark.parametrize("operation", [Operation.ERASE, Operation.DELETE])
+async def test_erases_and_deletions_of_one_memory_are_computed_one_after_another(operation: Operation) -> None:
+    a, b = memory("a"), memory("b")
+    jobs = [job(operation, a), job(operation, a), job(operation, b)]
+    async with held(computer := Recorder()) as batcher:
         made = await batches_after(computer, batcher, jobs)
     assert made == [[jobs[0], jobs[2]], [jobs[1]]]
+
+
+async def test_stores_merge_only_up_to_a_query_that_stands_between_them() -> None:
+    a = memory("a")
+    order = [Operation.QUERY, Operation.STORE, Operation.STORE, Operation.QUERY, Operation.STORE]
+    jobs = [job(operation, a) for operation in order]
+    async with held(computer := Recorder()) as batcher:
+        made = await batches_after(computer, batcher, jobs)
+    assert made == [jobs[:1], jobs[1:3], jobs[3:4], jobs[4:]]
 
 
 async def test_no_job_overtakes_another_of_its_memory() -> None:
     a, b = memory("a"), memory("b")
     jobs = [job(Operation.QUERY, a), job(Operation.STORE, a), job(Operation.QUERY, a), job(Operation.QUERY, b)]
-    async with running(computer := Recorder()) as batcher:
+    async with held(computer := Recorder()) as batcher:
         made = await batches_after(computer, batcher, jobs)
     assert made == [[jobs[0], jobs[3]], [jobs[1]], [jobs[2]]]
 
@@ -93,7 +46,7 @@ async def test_a_batch_holds_one_program_and_no_more_than_its_limit() -> None:
     of = [memory(str(n)) for n in range(6)]
     jobs = [job(Operation.QUERY, one, size=2, steps=5) for one in of[:4]]
     jobs += [job(Operation.QUERY, of[4], steps=7), job(Operation.QUERY, memory("x", "another model"), steps=5)]
-    async with running(computer := Recorder(), batch=4) as batcher:
+    async with held(computer := Recorder(), batch=4) as batcher:
         made = await batches_after(computer, batcher, jobs)
     assert made == [jobs[0:2], jobs[2:4], [jobs[4]], [jobs[5]]]
 
@@ -101,7 +54,7 @@ async def test_a_batch_holds_one_program_and_no_more_than_its_limit() -> None:
 async def test_iterates_that_are_asked_for_count_as_patterns_do() -> None:
     jobs = [job(Operation.QUERY, memory(str(n)), size=2, steps=4, trajectory=True) for n in range(2)]
     assert [one.weight for one in jobs] == [10, 10]
-    async with running(computer := Recorder(), batch=15) as batcher:
+    async with held(computer := Recorder(), batch=15) as batcher:
         assert await batches_after(computer, batcher, jobs) == [[jobs[0]], [jobs[1]]]
 
 
@@ -109,7 +62,7 @@ async def test_what_is_withdrawn_or_late_leaves_the_queue_and_is_not_computed() 
     a, b = memory("a"), memory("b")
     withdrawn, late, wanted = job(Operation.STORE, a), job(Operation.STORE, b, deadline_s=0.0), job(Operation.STORE, a)
     withdrawn.withdraw()
-    async with running(computer := Recorder()) as batcher:
+    async with held(computer := Recorder()) as batcher:
         made = await batches_after(computer, batcher, [withdrawn, late, wanted])
     assert made == [[wanted]]
     assert isinstance(withdrawn.future.exception(), Cancelled)

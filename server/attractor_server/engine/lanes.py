@@ -15,7 +15,7 @@ from attractor_server.errors import Expired
 
 TURN_LIMIT = 64
 """Patterns of one memory that are taken before another one's turn, so that many queries of one share its page."""
-ALONE = (Operation.STORE, Operation.ERASE, Operation.DELETE)
+ALONE = (Operation.ERASE, Operation.DELETE)
 """Of which a batch holds one for each memory"""
 
 Program: TypeAlias = tuple[object, ...]
