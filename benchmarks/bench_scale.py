@@ -27,7 +27,8 @@ from attractor_server.app import ShardSpec
 
 MODEL, MEMORIES, PATTERNS, CALLERS = "glyphs-28", 256, 16, 128
 ROUNDS, ROUND_S = 5, 5.0
-SPEC = ShardSpec(bank_bytes=512 << 20, batch_patterns=256)  # some batches wait, so that no shard ever waits for callers
+# For throughput: large frames, and more waiting than one batch takes, so that a shard never waits for its callers.
+SPEC = ShardSpec(bank_bytes=512 << 20, batch_patterns=256, batch_s=0.5, warm_up=False)
 Images: TypeAlias = NDArray[np.float32]
 
 
