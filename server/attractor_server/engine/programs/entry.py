@@ -10,8 +10,8 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.energy.writer import delta_energy, write
-from attractor_server.engine.programs.forms import form_of
-from attractor_server.engine.programs.reads import Schedule, read_form
+from attractor_server.engine.programs.choosing import way_of
+from attractor_server.engine.programs.reads import read_form
 from attractor_server.engine.programs.writes import write_form
 
 READ_BYTES = 4 << 20
@@ -35,13 +35,16 @@ def reading(  # noqa: PLR0913
 
     Fast weights are those that writing and erasing make from the model's initial ones.
     """
-    form = form_of(model)
-    if form is None or trajectory:
+    way, steps = way_of(model), steps or model.steps
+    if way is None or trajectory:
+        fast = _like(fast, x)
         return read(model.network, model.parameters, fast, x, hold=hold, pull=pull, steps=steps, trajectory=trajectory)
-    schedule, steps = Schedule.of(model.parameters.reader), steps or model.steps
     if hold is not None or pull is not None:  # they know the whole batch, and nothing of its parts
-        return read_form(form, schedule, _like(fast, x), x, hold=hold, pull=pull, steps=steps)
-    parts = [read_form(form, schedule, own, cues, steps=steps) for own, cues in _chunks(model, fast, x, READ_BYTES)]
+        return read_form(way.form, way.schedule, _like(fast, x), x, hold=hold, pull=pull, steps=steps)
+    if way.kernel is not None and way.kernel.takes(x):
+        return way.kernel.read(_like(fast, x), x, steps=steps)
+    chunks = _chunks(model, fast, x, READ_BYTES)
+    parts = [read_form(way.form, way.schedule, own, cues, steps=steps) for own, cues in chunks]
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -55,13 +58,13 @@ def writing(
     stored: Tensor,  # (pages,) patterns written before
 ) -> Tensors:
     """The fast weights after writing the patterns that are present, each (pages, *shape), like x in dtype."""
-    form = form_of(model)
-    if form is None:
+    way = way_of(model)
+    if way is None:
         return write(model.network, model.parameters, _like(fast, x), x, present=present, stored=stored)
     size = _side_by_side(model, WRITE_BYTES)
     shares = zip(present.split(size), stored.split(size), strict=True)
     parts = [
-        write_form(form, model.parameters, own, patterns, present=here, stored=before)
+        write_form(way.form, model.parameters, own, patterns, present=here, stored=before)
         for (own, patterns), (here, before) in zip(_chunks(model, fast, x, WRITE_BYTES), shares, strict=True)
     ]
     return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in fast}
@@ -70,20 +73,20 @@ def writing(
 @torch.no_grad()
 def energies(model: Model, fast: Tensors, x: Tensor) -> Tensor:
     """E(x; θ), (pages, patterns), of x (pages, patterns, d); each fast tensor is (pages, *shape)."""
-    form = form_of(model)
-    if form is None:
+    way = way_of(model)
+    if way is None:
         return model.network.energy(model.parameters.slow, _like(fast, x), x)
-    return torch.cat([form.look(own, part).energy() for own, part in _chunks(model, fast, x, READ_BYTES)])
+    return torch.cat([way.form.look(own, part).energy() for own, part in _chunks(model, fast, x, READ_BYTES)])
 
 
 @torch.no_grad()
 def recognizing(model: Model, fast: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
     """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each."""
-    form = form_of(model)
-    if form is None:
+    way = way_of(model)
+    if way is None:
         fast = _like(fast, x)
         return energies(model, fast, x), delta_energy(model.network, model.parameters, fast, x)
-    looks = [form.look(own, part) for own, part in _chunks(model, fast, x, READ_BYTES)]
+    looks = [way.form.look(own, part) for own, part in _chunks(model, fast, x, READ_BYTES)]
     return torch.cat([look.energy() for look in looks]), torch.cat([look.gap() for look in looks])
 
 

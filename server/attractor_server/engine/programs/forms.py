@@ -1,19 +1,14 @@
-"""Closed forms for serving: what a network's energy, slope and writing share is computed once.
+"""What a closed form for serving is: what a network's energy, slope and writing share is computed once.
 
-They lean on what writing and erasing do to a page: see `QuadraticForm`. Tests hold them to `energy/reference.py`.
+Forms lean on what writing and erasing do to a page, see `QuadraticForm`. Tests hold them to `energy/reference.py`.
 """
 
-import weakref
 from typing import Protocol
 
 from torch import Tensor
 
-from attractor_server.energy.model import Model
-from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors, Terms
-from attractor_server.energy.networks.quadratic import Quadratic
-from attractor_server.engine.programs.bilinear import BilinearForm
-from attractor_server.engine.programs.quadratic import QuadraticForm
+from attractor_server.energy.reader import Reading
 
 
 class Look(Protocol):
@@ -46,22 +41,11 @@ class Form(Protocol):
         """What to write x (pages, patterns, d) with."""
 
 
-_FORMS: "dict[int, tuple[weakref.ref[Model], Form | None]]" = {}
-"""By identity, since a model has no other before it went through a file; an entry leaves with its model"""
+class Kernel(Protocol):
+    """All steps of a reading in one go."""
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether it fits patterns like these (pages, patterns, d)."""
 
-def form_of(model: Model) -> Form | None:
-    """The model's closed form, made on first use; None where its network has none."""
-    key = id(model)
-    found = _FORMS.get(key)
-    if found is None:
-        found = _FORMS[key] = (weakref.ref(model, lambda _: _FORMS.pop(key, None)), _made(model))
-    return found[1]
-
-
-def _made(model: Model) -> Form | None:
-    if isinstance(model.network, Quadratic):
-        return QuadraticForm.of(model.parameters)
-    if isinstance(model.network, Bilinear):
-        return BilinearForm.of(model.parameters)
-    return None
+    def read(self, fast: Tensors, x: Tensor, *, steps: int) -> Reading:
+        """See `energy.reader.read`."""

@@ -1,7 +1,5 @@
 """The reading loop over a closed form: as `energy.reader`, on buffers that it reuses, and without a graph."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -9,27 +7,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.engine.programs.forms import Form, Look
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Size, momentum and weight of the proximity term of each step; steps beyond those trained repeat the last."""
-
-    sizes: list[float]
-    momenta: list[float]
-    proximities: list[float]
-    """Empty where the model has no such term"""
-
-    @classmethod
-    def of(cls, reader: Tensors) -> "Schedule":
-        """As numbers, which cost no operation of their own."""
-        momentum = reader["momentum_logit"].sigmoid().tolist() if "momentum_logit" in reader else []
-        sizes = reader["log_step"].exp().tolist()
-        return cls(
-            sizes=sizes,
-            momenta=momentum or [0.0] * len(sizes),
-            proximities=reader["log_proximity"].exp().tolist() if "log_proximity" in reader else [],
-        )
+from attractor_server.engine.programs.schedule import Schedule
 
 
 def read_form(  # noqa: PLR0913
@@ -66,15 +44,15 @@ def _descend(  # noqa: PLR0913
 ) -> Tensor:
     x, ahead, velocity = cue, cue, torch.zeros((), dtype=cue.dtype, device=cue.device)
     for step in range(steps):
-        k = min(step, len(schedule.sizes) - 1)
+        size, momentum, proximity = schedule.at(step)
         if step:
-            ahead = torch.add(x, velocity, alpha=schedule.momenta[k])
+            ahead = torch.add(x, velocity, alpha=momentum)
             look = form.look(fast, ahead)
         gradient = look.slope()
-        if pull is not None and schedule.proximities:
-            gradient.add_(pull(ahead), alpha=schedule.proximities[k])
-        move = gradient.mul_(_scale(gradient, schedule.sizes[k]))
-        velocity = move.add_(velocity, alpha=schedule.momenta[k]) if step else move
+        if pull is not None and proximity is not None:
+            gradient.add_(pull(ahead), alpha=proximity)
+        move = gradient.mul_(_scale(gradient, size))
+        velocity = move.add_(velocity, alpha=momentum) if step else move
         if hold is not None:
             velocity = hold(x + velocity) - x
         x = x + velocity

@@ -1,0 +1,204 @@
+"""Kernels against the plain loops, which the reference holds: one in C, and one in Triton by its interpreter."""
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.energy.episodes import draw, error
+from tests.energy.models import tiny
+from tests.energy.networks import Case, quadratic_energy
+from torch import Tensor
+
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.networks.quadratic import Quadratic
+from attractor_server.energy.parameters import Parameters
+from attractor_server.energy.reader import Reading, read
+from attractor_server.engine.kernels.native import COMPILERS, built, library
+from attractor_server.engine.kernels.quadratic_cpu import QuadraticOnCPU
+from attractor_server.engine.programs import reading
+from attractor_server.engine.programs.choosing import way_of
+from attractor_server.engine.programs.quadratic import QuadraticForm
+from attractor_server.engine.programs.schedule import Schedule
+
+CASE = Case(Quadratic(inputs=48, features=32), quadratic_energy, 48)
+PARTS = ("pattern", "energy_before", "energy_after", "delta_energy")
+compiled = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
+
+
+def episode(pages: int, n: int, *, case: Case = CASE, symmetric: bool = False) -> tuple[Parameters, Tensors, Tensor]:
+    """Parameters, fast weights as one write leaves them, and cues (pages, n, d); float64."""
+    present, stored = torch.ones(pages, 2, dtype=torch.bool), torch.arange(pages)
+    drawn = draw(case, present=present, stored=stored, cues=n)
+    drawn = replace(drawn, held={name: torch.zeros_like(value) for name, value in drawn.held.items()})
+    if symmetric:
+        initial = drawn.parameters.initial
+        initial = {**initial, "W": initial["W"] + initial["W"].mT}
+        drawn = replace(drawn, parameters=replace(drawn.parameters, initial=initial))
+    return drawn.parameters, drawn.write(case.network), drawn.cue
+
+
+def single(parameters: Parameters) -> Parameters:
+    return Parameters.of({name: value.float() for name, value in parameters.flat().items()})
+
+
+def kernel_of(parameters: Parameters) -> QuadraticOnCPU:
+    parameters = single(parameters)
+    kernel = QuadraticOnCPU.of(QuadraticForm.of(parameters), Schedule.of(parameters.reader))
+    assert kernel is not None
+    return kernel
+
+
+def floats(fast: Tensors) -> Tensors:
+    return {name: value.float() for name, value in fast.items()}
+
+
+def worst(found: Reading, wanted: Reading) -> float:
+    return max(error(getattr(found, part).double(), getattr(wanted, part)) for part in PARTS)
+
+
+@compiled
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 12, 32])
+@pytest.mark.parametrize("pages", [1, 5, 13])
+def test_the_kernel_in_c_reads_as_the_plain_loop_does(pages: int, n: int) -> None:
+    parameters, fast, cues = episode(pages, n)
+    for steps in (1, 3, 5):
+        found = kernel_of(parameters).read(floats(fast), cues.float(), steps=steps)
+        assert worst(found, read(CASE.network, parameters, fast, cues, steps=steps)) < 1e-5
+
+
+@compiled
+@pytest.mark.parametrize(("d", "h"), [(16, 16), (64, 16), (48, 80), (144, 128), (32, 208)])
+def test_the_kernel_in_c_takes_every_shape_in_sixteens(d: int, h: int) -> None:
+    case = Case(Quadratic(inputs=d, features=h), quadratic_energy, d)
+    for n in (1, 4):
+        parameters, fast, cues = episode(7, n, case=case, symmetric=n == 4)
+        found = kernel_of(parameters).read(floats(fast), cues.float(), steps=3)
+        assert worst(found, read(case.network, parameters, fast, cues, steps=3)) < 1e-5
+
+
+@compiled
+@pytest.mark.parametrize("n", [1, 4, 6])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_a_row_has_the_same_bits_alone_and_whatever_its_neighbours_are(n: int, bad: float) -> None:
+    parameters, fast, cues = episode(9, n)
+    kernel, fast, cues = kernel_of(parameters), floats(fast), cues.float()
+    together = kernel.read(fast, cues, steps=5)
+    for page in range(9):
+        alone = kernel.read({name: value[page, None] for name, value in fast.items()}, cues[page, None], steps=5)
+        assert all(torch.equal(getattr(alone, part)[0], getattr(together, part)[page]) for part in PARTS)
+    others = torch.arange(9) != 4
+    spoiled = {name: value.clone() for name, value in fast.items()}
+    cue = cues.clone()
+    cue[others] = bad
+    for value in spoiled.values():
+        value[others] = bad
+    found = kernel.read(spoiled, cue, steps=5)
+    assert all(torch.equal(getattr(found, part)[4], getattr(together, part)[4]) for part in PARTS)
+    assert found.energy_after[4].isfinite().all()
+
+
+@compiled
+@pytest.mark.parametrize("place", ["cue", "W", "b"])
+def test_what_is_not_finite_shows(place: str) -> None:
+    parameters, fast, cues = episode(3, 1)
+    fast, cues = floats(fast), cues.float()
+    spoiled: Tensor = cues if place == "cue" else fast[place]
+    spoiled[1].view(-1)[0] = float("nan")
+    found = kernel_of(parameters).read(fast, cues, steps=2)
+    assert found.energy_after.isfinite().flatten().tolist() == [True, False, True]
+    assert not found.pattern[1].isfinite().all()
+
+
+@compiled
+def test_large_features_saturate_as_tanh_does() -> None:
+    parameters, fast, cues = episode(4, 1)
+    found = kernel_of(parameters).read(floats(fast), 1e3 * cues.float(), steps=1)
+    assert worst(found, read(CASE.network, parameters, fast, 1e3 * cues, steps=1)) < 1e-5
+
+
+def model_of(parameters: Parameters) -> Model:
+    return tiny(network=CASE.network, parameters=single(parameters))
+
+
+@compiled
+def test_readings_in_single_precision_take_the_kernel_and_others_the_loop_on_tensors() -> None:
+    parameters, fast, cues = episode(6, 2)
+    model, own, cue = model_of(parameters), floats(fast), cues.float()
+    kernel = kernel_of(parameters).read(own, cue, steps=3)
+    assert torch.equal(reading(model, own, cue, steps=3).pattern, kernel.pattern)
+    scattered = {name: torch.stack([value, value], 1)[:, 1] for name, value in own.items()}
+    assert torch.equal(reading(model, scattered, cue, steps=3).pattern, kernel.pattern)
+    held = reading(model, own, cue, hold=lambda x: x, steps=3)
+    assert not torch.equal(held.pattern, kernel.pattern)
+    assert worst(held, read(CASE.network, parameters, fast, cues, steps=3)) < 1e-5
+
+
+def test_models_that_do_not_fit_have_no_kernel() -> None:
+    parameters, _, _ = episode(1, 1)
+    double = way_of(tiny(network=CASE.network, parameters=parameters))
+    odd = Case(Quadratic(inputs=40, features=24), quadratic_energy, 40)
+    uneven = way_of(tiny(network=odd.network, parameters=single(episode(1, 1, case=odd)[0])))
+    assert double is not None
+    assert double.kernel is None
+    assert uneven is not None
+    assert uneven.kernel is None
+
+
+def test_without_a_compiler_there_is_no_library(tmp_path: Path) -> None:
+    source = tmp_path / "one.c"
+    source.write_text("int one(void) { return 1; }")
+    assert built(source, ["no-such-compiler"]) is None
+
+
+@compiled
+def test_a_source_that_does_not_compile_is_told_of_and_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "broken.c"
+    source.write_text("int one(void) { return }")
+    with caplog.at_level(logging.WARNING):
+        assert built(source, COMPILERS) is None
+    assert "broken runs without its kernel, which cannot be compiled" in caplog.text
+    assert "error:" in caplog.text
+
+
+TRITON = """
+import torch
+from tests.engine.test_kernels import CASE, episode, floats, single, worst
+from tests.energy.networks import Case, quadratic_energy
+from attractor_server.energy.networks.quadratic import Quadratic
+from attractor_server.energy.reader import read
+from attractor_server.engine.kernels.quadratic_cuda import FEATURES_LIMIT, QuadraticOnCUDA
+from attractor_server.engine.programs.quadratic import QuadraticForm
+from attractor_server.engine.programs.schedule import Schedule
+
+SHAPES = (48, 32, 3, 1, False), (70, 24, 2, 3, True), (48, 32, 2, 16, False), (48, 32, 2, 20, True)
+for d, h, pages, n, symmetric in SHAPES:
+    case = Case(Quadratic(inputs=d, features=h), quadratic_energy, d)
+    parameters, fast, cues = episode(pages, n, case=case, symmetric=symmetric)
+    form = QuadraticForm.of(single(parameters))
+    kernel = QuadraticOnCUDA.of(form, Schedule.of(parameters.reader))
+    for steps in (1, 4):
+        found = kernel.read(floats(fast), cues.float(), steps=steps)
+        print(d, h, n, steps, worst(found, read(case.network, parameters, fast, cues, steps=steps)))
+wide = Case(Quadratic(inputs=16, features=FEATURES_LIMIT + 1), quadratic_energy, 16)
+print(QuadraticOnCUDA.of(QuadraticForm.of(single(episode(1, 1, case=wide)[0])), None))
+"""
+
+
+def test_the_kernel_in_triton_reads_as_the_plain_loop_does() -> None:
+    """In a process of its own, since Triton decides at import whether it interprets."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", TRITON]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
+    *lines, last = run.stdout.splitlines()
+    assert last == "None"
+    assert len(lines) == 8
+    assert [line for line in lines if float(line.split()[-1]) > 1e-5] == []
