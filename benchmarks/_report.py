@@ -6,7 +6,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,19 +27,19 @@ class Result:
         return self.ours / self.theirs
 
 
-def report(results: Sequence[Result]) -> None:
-    """Prints the table and the lines, and keeps the lines in `results/`, beside the command that made them."""
-    print(f"{'':34} {'ours':>14} {'peer':>14} {'ratio':>8}")
+def report(results: Sequence[Result], *, kept: Path | None = None) -> None:
+    """Prints the table and the lines, and keeps these, in `results/` unless told otherwise, with what made them."""
+    print(f"{'':38} {'ours':>14} {'peer':>14} {'ratio':>8}")
     for one in results:
-        print(f"{one.name:34} {one.ours:>14,.0f} {one.theirs:>14,.0f} {one.ratio:>7.2f}×  {one.peer} ({one.unit})")
+        print(f"{one.name:38} {one.ours:>14,.0f} {one.theirs:>14,.0f} {one.ratio:>7.2f}×  {one.peer} ({one.unit})")
     script = Path(sys.argv[0])
-    command = f"python benchmarks/{script.name}"
+    command = " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]])
     lines = [
         json.dumps({**asdict(one), "ratio": round(one.ratio, 3), "machine": machine(), "command": command})
         for one in results
     ]
     print("\n".join(lines))
-    (script.parent / "results" / f"{script.stem}.json").write_text("\n".join(lines) + "\n")
+    (kept or script.parent / "results" / f"{script.stem}.json").write_text("\n".join(lines) + "\n")
 
 
 def rate(job: Callable[[], object], items: int, *, seconds: float = 2.0) -> float:
@@ -52,6 +52,28 @@ def rate(job: Callable[[], object], items: int, *, seconds: float = 2.0) -> floa
         job()
         times.append(time.perf_counter() - started_s)
     return items / statistics.median(times)
+
+
+def rates(jobs: Mapping[str, tuple[Callable[[], object], int]], *, seconds: float = 2.0) -> dict[str, float]:
+    """Items a second of each (job, items), the median over repetitions that take turns, so that all meet the same load.
+
+    Each repeats its job for about a twentieth of its `seconds`, or once, after one to warm up.
+    """
+    for job, _ in jobs.values():
+        job()
+    seen: dict[str, list[float]] = {name: [] for name in jobs}
+    end_s = time.perf_counter() + seconds * len(jobs)
+    while time.perf_counter() < end_s or min(map(len, seen.values())) < 3:
+        for name, (job, items) in jobs.items():
+            turn_end_s = time.perf_counter() + seconds / 20
+            while True:
+                started_s = time.perf_counter()
+                job()
+                now_s = time.perf_counter()
+                seen[name].append(items / (now_s - started_s))
+                if now_s >= turn_end_s:
+                    break
+    return {name: statistics.median(figures) for name, figures in seen.items()}
 
 
 def machine() -> str:

@@ -1,82 +1,173 @@
-"""How much faster is one batch across memories than the loop over memories that one would write instead?
+"""How much faster is one batch across memories than what one would write instead, and how near the machine's limit?
 
-256 memories with one query each, d = 384, 16k fast weights, one thread. The peers do the same arithmetic: a loop
-with autograd, and the same batch through `torch.func` instead of the closed form.
+Quadratic network, d = 384, 16k fast weights a memory, K = 5 reading and T = 2 writing steps, float32, one thread. Our
+reads give patterns, the energies before and after and ΔE; the peers' give patterns alone. Peers, each at its best: a
+loop over memories with autograd; `vmap(grad)` over all memories, eager, and compiled as a whole where a compiler is
+there; titans-pytorch's `NeuralMemory` (from the extra `bench`) with as many states of as many weights, which is read
+by one pass and not by descent.
+
+On a GPU: python benchmarks/bench_engine.py --device cuda --memories 131072
 """
 
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
-from _report import Result, rate, report
+from _engine_peers import Job, can_compile, loop_reads, loop_writes, titans_reads, vmap_reads
+from _limits import FORMULA, READING, WRITING, Machine, Work, measure, settle
+from _report import Result, rates, report
 from torch import Tensor
 
-from attractor_server.energy.networks import EnergyNetwork
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
-from attractor_server.energy.reader import clip_pattern, descend
-from attractor_server.energy.writer import write
+from attractor_server.energy.transform import Transform
+from attractor_server.engine.programs import reading, writing
+from attractor_server.fields import Field, Layout
 
-MEMORIES, INPUTS, FEATURES, STEPS, PATTERNS = 256, 384, 128, 5, 32
-
-
-class Generic:
-    """The network without its closed form, so that the loops differentiate its energy."""
-
-    def __init__(self, network: Quadratic) -> None:
-        self.kind, self.config, self.shapes, self.energy = network.kind, network.config, network.shapes, network.energy
+INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32
+SECONDS = 2.0
+"""For each figure"""
+LOOPED = 8
+"""Memories of a peer that takes them one by one: more take as much longer"""
+AT_ONCE = 16384
+"""Memories whose weights are made at once"""
 
 
 def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--memories", type=int, default=256)
+    arguments.add_argument("--results", type=Path, help="file for the lines (default: benchmarks/results/…)")
+    given = arguments.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = Quadratic(inputs=INPUTS, features=FEATURES)
-    parameters, patterns = random_parameters(), torch.randn(MEMORIES, PATTERNS, INPUTS)
-    fast = written(network, parameters, patterns)
-    cues = patterns[:, :1] + 0.3 * torch.randn(MEMORIES, 1, INPUTS)
-    reads = rate(lambda: descend(network, parameters, fast, cues, steps=STEPS), MEMORIES)
-    generic = rate(lambda: descend(Generic(network), parameters, fast, cues, steps=STEPS), MEMORIES)
-    looped = rate(lambda: [read_one(network, parameters, fast, cues, memory) for memory in range(8)], 8)
-    writes = rate(lambda: written(network, parameters, patterns[:64]), 64)
-    one_by_one = rate(lambda: [written(Generic(network), parameters, patterns[m : m + 1]) for m in range(4)], 4)
-    of_reads, of_writes = "reads of 256 memories, 1 query each", "writes of 32 patterns, 64 memories"
+    device = torch.device(given.device)
+    model, machine = random_model().to(device), measure(device)
+    print(f"{FORMULA}\n{READING}\n{WRITING}")
+    print(f"peak {machine.peak_flops / 1e9:,.1f} GFLOP/s, bandwidth {machine.bandwidth / 1e9:,.1f} GB/s, {device}\n")
+    patterns = torch.randn(given.memories, 8, INPUTS, device=device)
+    fast = filled(model, patterns)
+    cues = patterns + 0.3 * torch.randn_like(patterns)
     report(
         [
-            Result(name=of_reads, unit="queries/s", ours=reads, peer="loop with autograd", theirs=looped),
-            Result(name=of_reads, unit="queries/s", ours=reads, peer="one batch, torch.func", theirs=generic),
-            Result(name=of_writes, unit="memories/s", ours=writes, peer="loop with torch.func", theirs=one_by_one),
-        ]
+            *reads(model, machine, fast, cues[:, :1].contiguous(), others=True),
+            *reads(model, machine, fast, cues, others=False),
+            *writes(model, machine, fast, min(given.memories, 64), PATTERNS),
+            *writes(model, machine, fast, min(given.memories, 256), 1),
+        ],
+        kept=given.results,
     )
 
 
-@torch.no_grad()
-def written(network: EnergyNetwork, parameters: Parameters, patterns: Tensor) -> dict[str, Tensor]:
-    """Fast weights of empty memories after one write, each (memories, *shape); patterns (memories, patterns, d)."""
-    memories, count, _ = patterns.shape
-    present, stored = torch.ones(memories, count, dtype=torch.bool), torch.zeros(memories, dtype=torch.long)
-    return write(network, parameters, parameters.memories(memories), patterns, present=present, stored=stored)
+def reads(model: Model, machine: Machine, fast: Tensors, cues: Tensor, *, others: bool) -> list[Result]:
+    """Queries/s of ours, from pages as they lie and from a bank where they are scattered, beside peers and limit."""
+    memories, n, _ = cues.shape
+    name = f"reads of {memories:,} memories × {n}"
+    looped = min(memories, LOOPED)
+    jobs: dict[str, tuple[Job, int]] = {
+        "ours": (lambda: reading(model, fast, cues), memories * n),
+        "loop with autograd": (loop_reads(model, fast, cues, looped), looped * n),
+        "vmap(grad) eager": (vmap_reads(model, fast, cues, compiled=False), memories * n),
+    }
+    if others:
+        places = torch.randperm(memories, device=cues.device)
+        jobs["gathered"] = (lambda: gathered(model, fast, places, cues), memories * n)
+        if can_compile():
+            jobs["vmap(grad) compiled"] = (vmap_reads(model, fast, cues, compiled=True), memories * n)
+        if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
+            jobs["titans-pytorch NeuralMemory, one pass"] = (titans, memories)
+    measured = settled(jobs, cues.device)
+    work = Work(d=INPUTS, h=FEATURES, n=n)
+    least_s = machine.limit_s(operations=work.reading(STEPS), touched_bytes=work.page_bytes)
+    through_bank = measured.pop("gathered", None)
+    results = compared(name, "queries/s", measured, n / least_s)
+    if through_bank is not None:
+        results.append(
+            Result(name=f"{name}, gathered", unit="queries/s", ours=through_bank, peer="limit", theirs=n / least_s)
+        )
+    return results
 
 
-def read_one(network: Quadratic, parameters: Parameters, fast: dict[str, Tensor], cues: Tensor, memory: int) -> Tensor:
-    """The loop that one would write: a memory at a time, a gradient by autograd at each step."""
-    own = {name: tensor[memory : memory + 1] for name, tensor in fast.items()}
-    x = cues[memory : memory + 1]
-    velocity = torch.zeros_like(x)
-    step, momentum = parameters.reader["log_step"].exp(), parameters.reader["momentum_logit"].sigmoid()
-    for k in range(STEPS):
-        ahead = (x + momentum[k] * velocity).requires_grad_()
-        (gradient,) = torch.autograd.grad(network.energy(parameters.slow, own, ahead).sum(), ahead)
-        velocity = momentum[k] * velocity - step[k] * clip_pattern(gradient)
-        x = x + velocity
-    return x
+def gathered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
+    """As the engine reads: part by part, copies out of the bank and then the loop."""
+    size = 64 if cues.device.type == "cpu" else len(cues)
+    for start in range(0, len(cues), size):
+        fast = {name: value.index_select(0, places[start : start + size]) for name, value in bank.items()}
+        reading(model, fast, cues[start : start + size])
 
 
-def random_parameters() -> Parameters:
+def writes(model: Model, machine: Machine, fast: Tensors, memories: int, n: int) -> list[Result]:
+    """Memories/s of a rewrite from the initial weights, or of single stores on top of what is there."""
+    rewrite = n > 1
+    patterns = torch.randn(memories, n, INPUTS, device=model.device)
+    before = (
+        model.parameters.memories(memories) if rewrite else {name: value[:memories] for name, value in fast.items()}
+    )
+    present = torch.ones(memories, n, dtype=torch.bool, device=model.device)
+    stored = torch.zeros(memories, dtype=torch.long, device=model.device)
+    jobs: dict[str, tuple[Job, int]] = {
+        "ours": (lambda: writing(model, before, patterns, present=present, stored=stored), memories),
+        "loop with autograd": (loop_writes(model, before, patterns, LOOPED), LOOPED),
+    }
+    work = Work(d=INPUTS, h=FEATURES, n=n)
+    least_s = machine.limit_s(operations=work.writing(WRITES), touched_bytes=2 * work.page_bytes)
+    name = f"rewrites of {n} patterns, {memories} memories" if rewrite else f"single stores, {memories} memories"
+    return compared(name, "memories/s", settled(jobs, model.device), 1 / least_s)
+
+
+def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device) -> dict[str, float]:
+    """Items/s of each, in turn, each counted until the device is done."""
+
+    def until_done(job: Job) -> Job:
+        def run() -> None:
+            job()
+            settle(device)
+
+        return run
+
+    return rates({name: (until_done(job), items) for name, (job, items) in jobs.items()}, seconds=SECONDS)
+
+
+def compared(name: str, unit: str, measured: Mapping[str, float], limit: float) -> list[Result]:
+    """Ours beside every other figure."""
+    ours = measured["ours"]
+    others = {**{peer: figure for peer, figure in measured.items() if peer != "ours"}, "limit": limit}
+    return [Result(name=name, unit=unit, ours=ours, peer=peer, theirs=figure) for peer, figure in others.items()]
+
+
+def filled(model: Model, patterns: Tensor) -> Tensors:
+    """Fast weights that hold the patterns, each (memories, *shape)."""
+    parts = []
+    for x in patterns.split(AT_ONCE):
+        present = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        stored = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        parts.append(writing(model, model.parameters.memories(len(x)), x, present=present, stored=stored))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def random_model() -> Model:
+    """Slow weights and loops as untrained ones are: arithmetic does not depend on their values."""
     initial = {"W": torch.zeros(FEATURES, FEATURES), "b": torch.zeros(FEATURES)}
     slow = {
         "A": torch.randn(INPUTS, FEATURES) / INPUTS**0.5,
         "a0": torch.zeros(FEATURES),
-        "log_q": torch.zeros(INPUTS),
-        "qb": torch.zeros(INPUTS),
+        "log_q": 0.1 * torch.randn(INPUTS),
+        "qb": 0.1 * torch.randn(INPUTS),
     }
-    return Parameters(slow=slow, initial=initial, reader=initial_reader(STEPS), writer=initial_writer(2, initial))
+    return Model(
+        name="random",
+        layout=Layout((Field(name="x", kind="vector", shape=(INPUTS,)),)),
+        network=Quadratic(inputs=INPUTS, features=FEATURES),
+        parameters=Parameters(
+            slow=slow, initial=initial, reader=initial_reader(STEPS), writer=initial_writer(WRITES, initial)
+        ),
+        transform=Transform(scale=torch.ones(INPUTS), shift=torch.zeros(INPUTS)),
+        capacity=PATTERNS,
+        record={},
+    )
 
 
 if __name__ == "__main__":

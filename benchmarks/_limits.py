@@ -1,0 +1,82 @@
+"""What the machine can do at most, measured in the run that is held against it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+SIDE = 2048
+"""Of the matrices whose product gives the peak"""
+COPIED_BYTES = 256 << 20
+REPEATS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A device's two speeds; one thread of a CPU."""
+
+    peak_flops: float
+    """Float operations a second in one large float32 product"""
+    bandwidth: float
+    """Bytes a second read and written by one large copy"""
+
+    def limit_s(self, *, operations: float, touched_bytes: float) -> float:
+        """The least time a job can take: max(operations / peak, bytes touched once / bandwidth)."""
+        return max(operations / self.peak_flops, touched_bytes / self.bandwidth)
+
+
+def measure(device: torch.device) -> Machine:
+    """Both speeds, each the best of some repetitions."""
+    one, other = (torch.randn(SIDE, SIDE, device=device) for _ in range(2))
+    out = torch.empty_like(one)
+    source = torch.zeros(COPIED_BYTES // 4, device=device)
+    target = torch.zeros_like(source)
+    return Machine(
+        peak_flops=2 * SIDE**3 / _least_s(lambda: torch.mm(one, other, out=out), device),
+        bandwidth=2 * COPIED_BYTES / _least_s(lambda: target.copy_(source), device),
+    )
+
+
+def settle(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _least_s(job: Callable[[], object], device: torch.device) -> float:
+    times: list[float] = []
+    for _ in range(REPEATS + 1):
+        settle(device)
+        started_s = time.perf_counter()
+        job()
+        settle(device)
+        times.append(time.perf_counter() - started_s)
+    return min(times[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the quadratic network's loops cannot do without, for each page: d entries, h features, n patterns."""
+
+    d: int
+    h: int
+    n: int
+
+    @property
+    def page_bytes(self) -> int:
+        """W and b, float32."""
+        return 4 * self.h * (self.h + 1)
+
+    def reading(self, steps: int) -> int:
+        """Operations: xA, (·)Aᵀ and fW in each step; then xA and fW for the energy after, fW₀ for ΔE."""
+        return self.n * (steps * (4 * self.d * self.h + 2 * self.h**2) + 2 * self.d * self.h + 4 * self.h**2)
+
+    def writing(self, steps: int) -> int:
+        """Operations: xA and (qx + qb)A; in each step fW, (·)AᵀA, and fᵀc + cᵀf into W."""
+        return self.n * (4 * self.d * self.h + steps * 8 * self.h**2)
+
+
+FORMULA = "limit = max(operations / measured matmul peak, bytes of the pages touched once / measured bandwidth)"
+READING = "operations of a read = K·(4dh + 2h²) + 2dh + 4h² a query; its bytes: each page read once"
+WRITING = "operations of a write = 4dh + T·8h² a pattern; its bytes: each page read once and written once"
