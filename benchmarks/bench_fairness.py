@@ -1,0 +1,214 @@
+"""How much slower does one tenant get while another floods the shard at 10 times its share?
+
+One shard in a process of its own, two namespaces of 64 memories of `glyphs-28`, queries of 8 patterns through the SDK
+on loopback. The capacity is what one tenant alone gets answered; the share of each is half of it. The quiet tenant asks
+for half of its share, at random times that do not depend on answers; a query's time runs from the moment it was due.
+The other one is silent, or asks for its own share, or for 10 times that, over 3 connections from another process, which
+has the lowest priority: a tenant's own work would be done on a machine of its own. The three take turns.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Self, TypeAlias
+
+import anyio
+import anyio.abc
+import numpy as np
+from _report import Result, report
+from _shards import Shards
+from numpy.typing import NDArray
+
+import attractor
+from attractor_server.app import ShardSpec
+
+MODEL, MEMORIES, PATTERNS = "glyphs-28", 64, 8
+ROUNDS, ROUND_S, SETTLE_S = 3, 6.0, 1.5
+UNANSWERED_LIMIT = 2048
+"""Queries that the flooding client has under way, with twice the patterns that it has room for in the shard"""
+SPEC = ShardSpec(bank_bytes=512 << 20)
+Images: TypeAlias = NDArray[np.float32]
+IMAGES: Images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
+
+
+def main() -> None:
+    with Shards(SPEC, 1) as shards, Flooder(shards.addresses[0]) as flooder:
+        times, answered = anyio.run(measured, shards.addresses[0], flooder)
+    alone, beside, flooded = (np.concatenate(times[load]) * 1e6 for load in LOADS)
+    share, got = (float(np.median(answered[load])) for load in ("its share", "a flood"))
+    name = f"queries of {PATTERNS} beside a flood"
+    report(
+        [
+            row(f"{name}, p99", "µs", percentile(99, flooded), "alone", percentile(99, alone)),
+            row(f"{name}, p50", "µs", percentile(50, flooded), "alone", percentile(50, alone)),
+            row(f"{name}, p99", "µs", percentile(99, flooded), "beside one within its share", percentile(99, beside)),
+            row("answered to who floods", "patterns/s", got, "to the same within its share", share),
+        ]
+    )
+
+
+def row(name: str, unit: str, ours: float, peer: str, theirs: float) -> Result:
+    return Result(name=name, unit=unit, ours=ours, peer=peer, theirs=theirs)
+
+
+LOADS = {"silence": 0.0, "its share": 1.0, "a flood": 10.0}
+"""What the other tenant asks for, in shares"""
+
+
+def percentile(percent: float, times: NDArray[np.float64]) -> float:
+    return float(np.percentile(times, percent))
+
+
+async def measured(
+    address: str, flooder: "Flooder"
+) -> tuple[dict[str, list[NDArray[np.float64]]], dict[str, list[float]]]:
+    """Seconds of the quiet tenant's queries beside each load, and patterns a second that the other one got answered."""
+    times: dict[str, list[NDArray[np.float64]]] = {load: [] for load in LOADS}
+    answered: dict[str, list[float]] = {load: [] for load in LOADS}
+    async with tenant(address, "quiet") as quiet:
+        capacity = await capacity_of(quiet)
+        print(f"capacity: {capacity:,.0f} patterns/s", flush=True)
+        for _ in range(ROUNDS):
+            for load, shares in LOADS.items():
+                flooder.start(shares * capacity / 2)
+                await anyio.sleep(SETTLE_S)
+                times[load].append(await open_loop(quiet, capacity / 4, ROUND_S))
+                answered[load].append(await anyio.to_thread.run_sync(flooder.stop))
+                await anyio.sleep(SETTLE_S / 2)
+    return times, answered
+
+
+class Tenant:
+    """Memories of one namespace with something in them, asked in turn."""
+
+    def __init__(self, memories: Sequence[attractor.Memory]) -> None:
+        self._memories = memories
+
+    async def ask(self, n: int) -> None:
+        """The n-th query."""
+        start = n % (len(IMAGES) - PATTERNS)
+        await self._memories[n % len(self._memories)].query(IMAGES[start : start + PATTERNS])
+
+
+@asynccontextmanager
+async def tenant(address: str, namespace: str) -> AsyncIterator[Tenant]:
+    async with attractor.connect(address) as client:
+        memories = [await client.create_memory(f"{namespace}/{n}", model=MODEL) for n in range(MEMORIES)]
+        for memory in memories:
+            await memory.store(IMAGES[:PATTERNS])
+        yield Tenant(memories)
+
+
+async def capacity_of(asked: Tenant) -> float:
+    """Patterns a second that are answered to callers who ask again at once."""
+    counted = 0
+    end_s = time.perf_counter() + 4.0
+
+    async def call(caller: int) -> None:
+        nonlocal counted
+        n = caller
+        while time.perf_counter() < end_s:
+            await asked.ask(n)
+            n += 64
+            counted += PATTERNS
+
+    started_s = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for caller in range(64):
+            tasks.start_soon(call, caller)
+    return counted / (time.perf_counter() - started_s)
+
+
+async def open_loop(asked: Tenant, rate: float, seconds: float) -> NDArray[np.float64]:
+    """Seconds from when each query was due to its answer, at so many patterns a second."""
+    random = np.random.default_rng()
+    due_s = time.perf_counter() + np.cumsum(random.exponential(PATTERNS / rate, int(seconds * rate / PATTERNS)))
+    times: list[float] = []
+
+    async def one(n: int) -> None:
+        await asked.ask(n)
+        times.append(time.perf_counter() - due_s[n])
+
+    async with anyio.create_task_group() as tasks:
+        for n, at_s in enumerate(due_s):
+            if (wait_s := at_s - time.perf_counter()) > 0:
+                await anyio.sleep(wait_s)
+            tasks.start_soon(one, n)
+    return np.array(times)
+
+
+class Flooder:
+    """Another tenant, in a process of its own."""
+
+    def __init__(self, address: str) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=flood, args=(address, theirs))
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._pipe.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def start(self, rate: float) -> None:
+        """Asks for so many patterns a second, from now on."""
+        self._pipe.send(rate)
+
+    def stop(self) -> float:
+        """Ends that and drops what is under way. Patterns a second that were answered."""
+        self._pipe.send(None)
+        return float(self._pipe.recv())
+
+
+def flood(address: str, pipe: Connection) -> None:
+    os.nice(19)
+    anyio.run(flooding, address, pipe)
+
+
+async def flooding(address: str, pipe: Connection) -> None:
+    async with (
+        tenant(address, "loud") as first,
+        tenant(address, "loud") as second,
+        tenant(address, "loud") as third,
+    ):
+        pipe.send(None)
+        while True:
+            rate = await anyio.to_thread.run_sync(pipe.recv)
+            pipe.send(await flooded((first, second, third), rate, pipe))
+
+
+async def flooded(tenants: Sequence[Tenant], rate: float, pipe: Connection) -> float:
+    """Patterns a second answered, until the other end says stop."""
+    answered = under_way = due = 0
+    started_s = time.perf_counter()
+
+    async def one(n: int) -> None:
+        nonlocal answered, under_way
+        await tenants[n % len(tenants)].ask(n)
+        answered += 1
+        under_way -= 1
+
+    async with anyio.create_task_group() as tasks:
+        while not pipe.poll():
+            await anyio.sleep(0.002)
+            upto = int((time.perf_counter() - started_s) * rate / PATTERNS)
+            for n in range(due, upto):
+                if under_way < UNANSWERED_LIMIT:
+                    under_way += 1
+                    tasks.start_soon(one, n)
+            due = upto
+        pipe.recv()
+        took_s = time.perf_counter() - started_s
+        tasks.cancel_scope.cancel()
+    return answered * PATTERNS / took_s
+
+
+if __name__ == "__main__":
+    main()
