@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy.stats import t
-from tests.training.tiny import RECIPE, stripes, trainer
+from tests.training.tiny import RECIPE, many_stripes, trainer
 from torch import Generator, Tensor
 
 from attractor_server.cli import main
@@ -38,14 +38,6 @@ from attractor_server.training.validation import answered, score, written
 EXTENT = Extent(memories=6, curves=True)
 OURS = ["memory, one batch", "memory, chunks of 8", "memory, one at a time"]
 TEXT = Field(name="text", kind="text", shape=(12,), alphabet=" abcd")
-
-
-def many_stripes(split: str) -> Source:
-    """As many that a quantiser can be fitted."""
-    data = stripes()
-    patterns, classes = (x.repeat_interleave(2, 0) for x in (data.patterns, data.classes))
-    noise = 0.02 * torch.randn(patterns.shape, generator=Generator().manual_seed(1))
-    return Dataset(data.layout, patterns + noise, classes)
 
 
 def words(split: str) -> Source:

@@ -1,14 +1,19 @@
 """Recipes: read as they are written, or refused with what was seen and what was expected."""
 
+import math
 import re
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from tests.training.tiny import RECIPE, TOML, stripes, write_recipe
+import torch
+from tests.training.tiny import MAIN, RECIPE, TOML, stripes, write_recipe
+from torch import Tensor
 
+from attractor_server.energy.model import Model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import DATASETS, load_dataset
+from attractor_server.training.meta import Trainer
 from attractor_server.training.recipe import find_recipe, load_recipe
 from attractor_server.training.start import untrained
 
@@ -99,3 +104,32 @@ def test_every_recipe_that_ships_names_data_and_a_field_that_exist(path: Path) -
         "",
         *(field.name for field in load_dataset(recipe.data.name, "validation").layout.fields),
     }
+
+
+@pytest.mark.parametrize("name", ["glyphs-28-large", "patches-rgb-32-large"])
+def test_a_recipe_for_a_gpu_takes_a_step_on_a_processor_too(name: str) -> None:
+    recipe = load_recipe(SHIPPED / f"{name}.toml")
+    changes = {
+        "network": recipe.network | {"channels": 4, "blocks": 1, "keys": 16, "values": 32},
+        "input": recipe.input.model_copy(update={"components": 64}),
+        "reader": recipe.reader.model_copy(update={"steps": 2}),
+        "episodes": recipe.episodes.model_copy(update={"patterns_limit": 8, "memories": 2, "cues": 4}),
+        "optimizer": recipe.optimizer.model_copy(update={"steps": 1}),
+    }
+    recipe, data = recipe.model_copy(update=changes), load_dataset(recipe.data.name, "validation")
+    start = untrained(recipe, data)
+    assert_lifted(start, data.pool(3))
+    trainer = Trainer(recipe, start, data, MAIN)
+    trainer.run(budget_s=math.inf, each_step=lambda progress: None)
+    assert (trainer.progress.step, trainer.progress.skipped) == (1, 0)
+    assert math.isfinite(trainer.progress.loss)
+    kernel = "slow.conv.kernel"
+    assert not torch.equal(trainer.model.parameters.flat()[kernel], start.parameters.flat()[kernel])
+
+
+def assert_lifted(model: Model, patterns: Tensor) -> None:
+    """The network sees images with their colours apart, centred."""
+    x, shape = model.encode(patterns), (*model.layout.fields[0].shape, 1)[:3]
+    seen = (x @ model.parameters.slow["lift"]).unflatten(-1, (shape[2], *shape[:2]))
+    meant = (model.transform.decode(x) + model.transform.shift).unflatten(-1, shape).movedim(-1, -3)
+    torch.testing.assert_close(seen, meant, rtol=1e-3, atol=1e-4)

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny import ERASER, RECIPE, spoilt, stripes, trainer, write_recipe
+from tests.training.tiny import ERASER, MAIN, RECIPE, spoilt, stripes, trainer, write_recipe
 from torch import Generator, Tensor
 
+from attractor_server.energy.eraser import initial_eraser
 from attractor_server.energy.model import Model, load_model
 from attractor_server.errors import SettingsError
 from attractor_server.training import run
 from attractor_server.training.datasets import Dataset
+from attractor_server.training.erasing import REHEARSALS, UPS, erasing_losses, with_start
 from attractor_server.training.journal import LOG
 from attractor_server.training.meta import Progress, Trainer
+from attractor_server.training.objective import episode_losses
 from attractor_server.training.progress import describe, progress_bar
+from attractor_server.training.recipe import Recipe
+from attractor_server.training.start import untrained
 from attractor_server.training.validation import fit_ridge
 
 
@@ -222,16 +227,55 @@ def test_another_seed_makes_another_model_of_the_same_recipe(tmp_path: Path, mod
     assert recipe["seed"] == 2
 
 
+def test_the_eraser_starts_as_far_up_the_energy_as_does_best() -> None:
+    start = finish(trainer(steps=120)).model
+    data, heights = stripes(), list[float]()
+    for name, value in with_start(start, data, RECIPE).parameters.eraser.items():
+        if name.startswith("energy."):
+            heights += (-value).tolist()
+    best = loss_of_erasing(start, data, heights[0])
+    assert heights == [heights[0]] * len(heights)
+    assert all(best <= loss_of_erasing(start, data, up) + 1e-6 for up in UPS)
+
+
+def loss_of_erasing(model: Model, data: Dataset, up: float) -> float:
+    """From so far up the energy, in the episodes that the start is chosen by."""
+    eraser = initial_eraser(2, model.parameters.initial, up=up)
+    tried = replace(model, parameters=replace(model.parameters, eraser=eraser))
+    return erasing(tried, data, episodes=REHEARSALS)
+
+
+def erasing(model: Model, data: Dataset, *, episodes: int) -> float:
+    """The sum of the losses of erasing over some episodes, always the same ones."""
+    generator = Generator().manual_seed(RECIPE.seed)
+    with torch.no_grad():
+        losses = [erasing_losses(model, data, RECIPE, generator).total(RECIPE.optimizer) for _ in range(episodes)]
+    return float(sum(losses))
+
+
+def test_choosing_among_pages_is_learned_where_the_recipe_asks_for_it() -> None:
+    weights = {"choice_weight": 0.5, "familiarity_weight": 0.0, "steps": 150}
+    asked = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update=weights)})
+    start, generator = untrained(RECIPE, stripes()), Generator().manual_seed(0)
+    assert episode_losses(start, stripes(), RECIPE, generator).choice is None
+    trained = finish(Trainer(asked, start, stripes(), MAIN)).model
+    assert choice(trained, asked) < 0.8 * choice(start, asked)
+
+
+def choice(model: Model, recipe: Recipe) -> float:
+    """The mean loss of the choice over some episodes; of four pages chosen by chance it is log 4."""
+    generator, data = Generator().manual_seed(3), stripes()
+    with torch.no_grad():
+        losses = [episode_losses(model, data, recipe, generator).choice for _ in range(12)]
+    return float(torch.stack([loss for loss in losses if loss is not None]).mean())
+
+
 def test_the_eraser_is_trained_alone_and_its_loss_falls() -> None:
     start = finish(trainer(steps=120)).model
-    recipe = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update={"steps": 150})})
-    eraser, losses = Trainer(recipe, start, stripes(), ERASER), list[float]()
-    eraser.run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))
-    changed = [
-        name
-        for name, value in eraser.model.parameters.flat().items()
-        if not torch.equal(value, start.parameters.flat()[name])
-    ]
+    recipe = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update={"steps": 100})})
+    learned = finish(Trainer(recipe, start, stripes(), ERASER)).model
+    before = start.parameters.flat()
+    changed = [name for name, value in learned.parameters.flat().items() if not torch.equal(value, before[name])]
     assert changed
     assert all(name.startswith("eraser.") for name in changed)
-    assert losses[-1] < 0.95 * losses[0]
+    assert erasing(learned, stripes(), episodes=12) < 0.95 * erasing(start, stripes(), episodes=12)

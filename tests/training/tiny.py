@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from attractor_server.fields import Layout
-from attractor_server.training.datasets import IMAGE, Dataset
+from attractor_server.training.datasets import IMAGE, Dataset, Source
 from attractor_server.training.erasing import erasing_losses
 from attractor_server.training.meta import Phase, Trainer
 from attractor_server.training.objective import episode_losses
@@ -91,6 +91,14 @@ def stripes() -> Dataset:
     classes = torch.arange(64).repeat_interleave(2)
     noise = 0.025 * torch.randn(128, 784, generator=generator)
     return Dataset(Layout((IMAGE,)), images[classes] + noise, classes)
+
+
+def many_stripes(split: str) -> Source:
+    """As many that a quantiser can be fitted."""
+    data = stripes()
+    patterns, classes = (x.repeat_interleave(2, 0) for x in (data.patterns, data.classes))
+    noise = 0.02 * torch.randn(patterns.shape, generator=Generator().manual_seed(1))
+    return Dataset(data.layout, patterns + noise, classes)
 
 
 def trainer(

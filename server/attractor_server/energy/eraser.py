@@ -67,9 +67,9 @@ def erasing_steps(parameters: Parameters) -> int:
     return next((len(value) for name, value in parameters.eraser.items() if name.startswith("energy.")), 0)
 
 
-def initial_eraser(steps: int, tensors: Iterable[str]) -> Tensors:
-    """Up the energy and, a little, up the slope, from where learning goes on."""
-    start = {"energy": -0.02, "slope": -0.005, "distance": 0.0}
+def initial_eraser(steps: int, tensors: Iterable[str], *, up: float = 0.02) -> Tensors:
+    """So far up the energy at each step, from where learning goes on."""
+    start = {"energy": -up, "slope": 0.0, "distance": 0.0}
     names = list(tensors)
     moves = {f"{term}.{name}": torch.full((steps,), value) for term, value in start.items() for name in names}
     return {**moves, "stored": torch.zeros(()), "count": torch.zeros(()), "log_clip": torch.tensor(5.0).log()}

@@ -1,9 +1,11 @@
 """Meta-training of the eraser: after it, a memory should be as one that never saw what was erased."""
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
-from attractor_server.energy.eraser import erase
+from attractor_server.energy.eraser import erase, initial_eraser
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.writer import delta_energy
@@ -14,30 +16,59 @@ from attractor_server.training.objective import Losses, reading_error, recalled
 from attractor_server.training.recipe import EraserTable, Recipe
 from attractor_server.training.validation import written
 
+UPS = (0.02, 0.05, 0.08, 0.12, 0.18, 0.27)
+"""How far up the energy an eraser may start to learn from"""
+REHEARSALS = 2
+"""Episodes that the start is chosen by"""
+SLACK = 0.05
+"""Error beside which damage to what is kept counts: a rise from nothing to next to nothing should not"""
+
+
+def with_start(model: Model, source: Source, recipe: Recipe) -> Model:
+    """The model with an eraser as yet unlearned, as far up the energy as does best in a few episodes.
+
+    What a unit of energy is differs from model to model, by more than a short phase of learning can make good.
+    """
+    table = recipe.eraser or EraserTable()
+
+    def started(up: float) -> Model:
+        eraser = initial_eraser(table.steps, model.parameters.initial, up=up)
+        return replace(model, parameters=replace(model.parameters, eraser=eraser))
+
+    def loss(candidate: Model) -> float:
+        generator = Generator().manual_seed(recipe.seed)
+        losses = [erasing_losses(candidate, source, recipe, generator) for _ in range(REHEARSALS)]
+        return sum(float(one.total(recipe.optimizer)) for one in losses)
+
+    with torch.no_grad():
+        return min(map(started, UPS), key=loss)
+
 
 def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
     """The losses of one random episode by the eraser's parameters alone.
 
-    `error` is that of what is kept, with the distance between what cues of erased patterns lead to here and in the
-    memory that never saw them; `familiarity` the same distance of their ΔE.
+    `error` is that of what is kept, as a share of what it was before, with the distance between what cues of erased
+    patterns lead to here and in the memory that never saw them; `familiarity` the same distance of their ΔE.
     """
     table = recipe.eraser or EraserTable()
     count, _ = draw_shape(recipe.episodes, generator)
     gone = 1 + int(torch.rand((), generator=generator).item() * min(table.patterns, count))
-    patterns = source.sample(recipe.episodes.memories, count + gone, generator)
+    patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
     kept, dropped = patterns[:, :count], patterns[:, count:]
-    fast, never = written(model, patterns, count + gone), written(model, kept, count)
-    fast = erased(model, fast, dropped, stored=count + gone)
+    full, never = written(model, patterns, count + gone), written(model, kept, count)
+    fast = erased(model, full, dropped, stored=count + gone)
     cues = distort(patterns, source.layout, recipe.cues, generator)
     x = model.encode(cues.values)
     found = recalled(model, model.network, fast, x, cues)
     with torch.no_grad():
+        before = reading_error(model, recalled(model, model.network, full, x, cues)[:, :count], kept)
         wanted = recalled(model, model.network, never, x[:, count:], _part(cues, count))
         energy = delta_energy(model.network, model.parameters, never, x[:, count:])
+    damage = reading_error(model, found[:, :count], kept) / (before + SLACK)
     strayed = (found[:, count:] - wanted).square().mean() / wanted.var().clamp(min=1e-9)
     delta = delta_energy(model.network, model.parameters, fast, x[:, count:])
     apart = (delta - energy).square().mean() / energy.square().mean().clamp(min=1e-9)
-    return Losses(reading_error(model, found[:, :count], kept) + strayed, apart)
+    return Losses(damage + strayed, apart)
 
 
 def erased(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:

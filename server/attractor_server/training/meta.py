@@ -1,5 +1,6 @@
 """Meta-training: gradient descent through both loops, on the error of what is read (claims 15, 16, 19)."""
 
+import json
 import math
 import tempfile
 import time
@@ -21,6 +22,8 @@ from attractor_server.training.recipe import OptimizerTable, Recipe
 from attractor_server.training.team import ALONE, Team, average_gradients
 
 WARM_UP = 50
+ERASER_RATE = 2e-3
+"""The eraser starts where it works, and has few steps to learn in"""
 _SMOOTHING = 0.98
 _RANK_STRIDE = 0x9E3779B9
 """Between the seeds of a team's workers: torch's generator sees the lowest 32 bits, which differ for all of them"""
@@ -138,7 +141,7 @@ class Trainer:
         if not self._team.agree(path.exists()):
             return False
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != self._recipe.as_record():
+        if Recipe.model_validate_json(json.dumps(state["recipe"])) != self._recipe:
             raise SettingsError(
                 f"{run_dir} holds a run of another recipe ({state['recipe']['name']}); expected a run of this one, "
                 "or an empty folder: name another folder, or take the same recipe"
@@ -175,7 +178,7 @@ class Trainer:
         self._optimizer.zero_grad()
         model = self._with({**self._fixed, **self._learned})
         losses = self._phase.objective(model, self._source, self._recipe, self._generator)
-        torch.autograd.backward(losses.error + table.familiarity_weight * losses.familiarity)
+        torch.autograd.backward(losses.total(table))
         average_gradients(self._learned.values(), self._team)
         norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), table.gradient_limit)
         if not torch.isfinite(norm):
@@ -190,17 +193,23 @@ def _smooth(old: float, new: float) -> float:
 
 
 def _optimizer(learned: Tensors, table: OptimizerTable) -> torch.optim.Optimizer:
-    rates = {"weights": table.rate, "features": table.feature_rate, "loops": table.loop_rate}
+    rates = {"weights": table.rate, "features": table.feature_rate, "loops": table.loop_rate, "eraser": ERASER_RATE}
     members: dict[str, list[Tensor]] = {group: [] for group in rates}
     for name, value in learned.items():
-        loop = name.startswith(("reader.", "writer.", "eraser."))
-        matrix = name.startswith("slow.") and value.dim() > 1
-        members["loops" if loop else "features" if matrix else "weights"].append(value)
+        members[_group(name, value)].append(value)
     groups = [{"params": members[group], "lr": rate} for group, rate in rates.items() if members[group]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _group(name: str, value: Tensor) -> str:
+    if name.startswith("eraser."):
+        return "eraser"
+    if name.startswith(("reader.", "writer.")):
+        return "loops"
+    return "features" if name.startswith("slow.") and value.dim() > 1 else "weights"
 
 
 def _schedule(step: int, share: float, table: OptimizerTable) -> float:

@@ -20,20 +20,29 @@ from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.dual import bilinear, has_dual, quadratic
 from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dual
 from attractor_server.training.episodes import draw_shape, pick, write_chunks
-from attractor_server.training.recipe import Recipe
+from attractor_server.training.recipe import OptimizerTable, Recipe
 
 SHARPNESS = 8.0
 """What the nearness of character codes is multiplied by before it is a logit"""
+PAGES = 8
+"""Memories of an episode, at the most, that a cue's page is chosen among"""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The two parts of the objective, scalars."""
+    """The parts of the objective, scalars."""
 
     error: Tensor
     """Of what is read, as a share of the data's variance; of text the cross-entropy in nats"""
     familiarity: Tensor
     """Logistic loss: ΔE of a cue should be lower in the memory that holds its pattern than in one that does not"""
+    choice: Tensor | None = None
+    """Cross-entropy in nats: of several memories, as pages of one, that which holds a cue's pattern has the least ΔE"""
+
+    def total(self, table: OptimizerTable) -> Tensor:
+        """Weighted by what the recipe says."""
+        total = self.error + table.familiarity_weight * self.familiarity
+        return total if self.choice is None else total + table.choice_weight * self.choice
 
 
 def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
@@ -48,11 +57,17 @@ def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     cues = distort(chosen, source.layout, recipe.cues, generator)
     x = model.encode(cues.values)
     error = reading_error(model, recalled(model, network, fast, x, cues), chosen)
-    strangers = {name: value.roll(1, 0) for name, value in fast.items()}
-    own = _delta_energy(model, network, fast, x)
-    strange = _delta_energy(model, network, strangers, x)
+    pages = min(PAGES, len(x)) if recipe.optimizer.choice_weight else min(2, len(x))
+    deltas = torch.stack([_delta_energy(model, network, _rolled(fast, page), x) for page in range(pages)], -1)
+    own, strange = deltas[..., 0], deltas[..., -1]
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
-    return Losses(error, softplus(margins).mean())
+    choice = -(-deltas).log_softmax(-1)[..., 0].mean() if recipe.optimizer.choice_weight else None
+    return Losses(error, softplus(margins).mean(), choice)
+
+
+def _rolled(fast: Tensors, places: int) -> Tensors:
+    """The fast weights of each memory in the place of another, `places` on."""
+    return {name: value.roll(places, 0) for name, value in fast.items()}
 
 
 def memoryless_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:

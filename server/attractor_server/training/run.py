@@ -12,7 +12,7 @@ import torch
 from attractor_server.energy.model import SUFFIX, Model, save_model
 from attractor_server.training.calibrating import calibrated
 from attractor_server.training.datasets import Source, load_dataset
-from attractor_server.training.erasing import erasing_losses
+from attractor_server.training.erasing import erasing_losses, with_start
 from attractor_server.training.journal import Journal
 from attractor_server.training.meta import Phase, Progress, Trainer
 from attractor_server.training.objective import episode_losses, memoryless_losses
@@ -57,6 +57,8 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
     model, reports = untrained(recipe, data), []
     for phase, share in _phases(recipe, control=options.control):
+        if phase.objective is erasing_losses:
+            model = with_start(model, data, recipe)
         model, progress = _carried_out(recipe, model, (data, held_out), phase, options, share, team, bar)
         reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
         reports[-1]["skipped"] = progress.skipped

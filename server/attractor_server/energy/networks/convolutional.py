@@ -70,7 +70,9 @@ class Convolutional:
         shapes = self._shapes
         kernels = {name: _kernel(shape, start.generator) for name, shape in shapes.items() if name.endswith(".kernel")}
         biases = {name: torch.zeros(shape) for name, shape in shapes.items() if name.endswith(".bias")}
-        lift = lifted_start(shapes["lift"], start)
+        colours, height, width = self.image
+        # Fields have the colours of a pixel together, a convolution has them apart.
+        lift = lifted_start(shapes["lift"], start).unflatten(1, (height, width, colours)).movedim(3, 1).flatten(1)
         return {"lift": lift, **kernels, **biases, **head_start(shapes, start)}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
