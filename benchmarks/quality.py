@@ -1,22 +1,37 @@
-"""How good is every model that ships? Rows to results/quality.jsonl, tables into docs/quality.md (`make quality`)."""
+"""How good is every model that ships? Rows to results/quality.jsonl, tables and curves into docs (`make quality`)."""
 
 import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from attractor_server.energy.model import SUFFIX
 from attractor_server.training.quality.evaluating import Extent, evaluate
-from attractor_server.training.quality.opened import SHIPPED
-from attractor_server.training.quality.page import filled_page
+from attractor_server.training.quality.opened import SHIPPED, control_file, seed_files
+from attractor_server.training.quality.page import filled_page, picture_of
+from attractor_server.training.quality.plots import draw_curves
 from attractor_server.training.quality.rows import Row
+from attractor_server.training.quality.seeds import seed_rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quality.jsonl"
 PAGE = ROOT / "docs" / "quality.md"
+PICTURES = ROOT / "docs" / "img"
+FOLDER = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How models are measured."""
+
+    memories: int
+    controls: Path
+    seeds: Path | None
+    rivals: bool
 
 
 @click.command()
@@ -24,18 +39,31 @@ PAGE = ROOT / "docs" / "quality.md"
 @click.option("--memories", type=click.IntRange(min=2), default=64, show_default=True)
 @click.option(
     "--controls",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default=ROOT / "models",
-    help="Folder where NAME-control.safetensors is, as `attractor train NAME.toml --control` writes it.",
+    help="Folder with NAME-control.safetensors somewhere in it, as `attractor train NAME.toml --control` writes it.",
 )
-def main(names: tuple[str, ...], memories: int, controls: Path) -> None:
-    """Measure models that ship, all without a NAME, and write their rows and tables; rows of others stay."""
+@click.option(
+    "--seeds",
+    type=FOLDER,
+    help="Folder with other seeds of the models: NAME-SEED.safetensors, or NAME.safetensors in a folder NAME-SEED.",
+)
+@click.option("--no-rivals", is_flag=True, help="Leave the rows of rivals as they are, and measure the memories alone.")
+@click.option("--draw-only", is_flag=True, help="Make the page anew from the rows that there are.")
+def main(
+    names: tuple[str, ...], memories: int, controls: Path, seeds: Path | None, no_rivals: bool, draw_only: bool
+) -> None:
+    """Measure models that ship, all without a NAME, and write their rows, tables and curves; rows of others stay."""
     wanted = names or sorted(path.stem for path in SHIPPED.glob(f"*{SUFFIX}"))
-    rows = [row for row in kept() if row.model not in wanted]
-    for name in wanted:
-        rows += measured(name, memories, controls)
+    plan = Plan(memories=memories, controls=controls, seeds=seeds, rivals=not no_rivals)
+    rows = list(kept())
+    for name in () if draw_only else wanted:
+        left = [row for row in rows if row.model != name or stays(row, plan)]
+        rows = [*left, *measured(name, plan)]
         RESULTS.write_text("".join(f"{row.as_json()}\n" for row in rows))
-    PAGE.write_text(filled_page(PAGE.read_text(), rows))
+    models = dict.fromkeys(row.model for row in rows)
+    drawn = [one for one in models if draw_curves(of(rows, one), PICTURES / picture_of(one))]
+    PAGE.write_text(filled_page(PAGE.read_text(), rows, drawn=drawn))
 
 
 def kept() -> Iterator[Row]:
@@ -44,15 +72,38 @@ def kept() -> Iterator[Row]:
         yield from (Row(**json.loads(line)) for line in RESULTS.read_text().splitlines())
 
 
-def measured(name: str, memories: int, controls: Path) -> Sequence[Row]:
+def stays(row: Row, plan: Plan) -> bool:
+    """Whether a row of a model that is measured again is not measured again itself."""
+    if row.table == "seeds":
+        return plan.seeds is None
+    return not plan.rivals and row.table == "quality" and row.family == "rival"
+
+
+def of(rows: Sequence[Row], model: str) -> Sequence[Row]:
+    """The rows of one model."""
+    return [row for row in rows if row.model == model]
+
+
+def measured(name: str, plan: Plan) -> Sequence[Row]:
     """A model's rows; the command that makes them and the time it took go to the terminal."""
-    path, started_s = controls / f"{name}-control{SUFFIX}", time.perf_counter()
-    control = str(path) if path.is_file() else None
-    command = ["attractor", "evaluate", name, "--memories", str(memories), *(["--control", control] if control else [])]
-    print(shlex.join(command), flush=True)
-    rows = evaluate([name], Extent(memories=memories), control=control)
+    started_s, found = time.perf_counter(), control_file(plan.controls, name)
+    control = None if found is None else str(found)
+    options = ["--curves", "--pages", "--transfer", *([] if plan.rivals else ["--no-rivals"])]
+    command = ["attractor", "evaluate", name, "--memories", str(plan.memories), *options]
+    print(shlex.join([*command, *(["--control", control] if control else [])]), flush=True)
+    extent = Extent(memories=plan.memories, rivals=plan.rivals, curves=True, pages=True, transfer=True)
+    rows = [*evaluate([name], extent, control=control), *over_seeds(name, plan)]
     print(f"{len(rows)} rows in {time.perf_counter() - started_s:.0f} s", flush=True)
     return rows
+
+
+def over_seeds(name: str, plan: Plan) -> Sequence[Row]:
+    """The rows over all seeds of a model, where there are several."""
+    files = [] if plan.seeds is None else [str(path) for path in seed_files(plan.seeds, name)]
+    if len(files) < 2:
+        return []
+    print(shlex.join(["attractor", "evaluate", *files, "--no-rivals", "--memories", str(plan.memories)]), flush=True)
+    return list(seed_rows(evaluate(files, Extent(memories=plan.memories, rivals=False)), name))
 
 
 if __name__ == "__main__":

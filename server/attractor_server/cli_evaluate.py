@@ -25,6 +25,7 @@ SPLITS = ("test", "validation", "train")
 )
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True, help="Data to measure on.")
 @click.option("--curves", is_flag=True, help="Also against patterns, reading steps, age, and bits of a weight.")
+@click.option("--pages", is_flag=True, help="Also a thousand patterns in one memory of pages.")
 @click.option("--transfer", is_flag=True, help="Also fitted to embeddings of another source.")
 @click.option("--no-rivals", is_flag=True, help="The memory alone: much faster.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object for each row.")
@@ -35,6 +36,7 @@ def evaluate(  # noqa: PLR0913
     counts: str | None,
     split: "Split",
     curves: bool,
+    pages: bool,
     transfer: bool,
     no_rivals: bool,
     as_json: bool,
@@ -55,6 +57,7 @@ def evaluate(  # noqa: PLR0913
             split=split,
             rivals=not no_rivals,
             curves=curves,
+            pages=pages,
             transfer=transfer,
         )
         rows = measure(models, extent, control=None if control is None else str(control))

@@ -10,6 +10,7 @@ from attractor_server.training.quality.curves import curve_rows
 from attractor_server.training.quality.erasing import erase_rows
 from attractor_server.training.quality.memory import memory_rows
 from attractor_server.training.quality.opened import open_model, recipe_of
+from attractor_server.training.quality.pages import page_rows
 from attractor_server.training.quality.rivals import rival_rows
 from attractor_server.training.quality.rows import Row
 from attractor_server.training.quality.seeds import over_all, same_but_for_the_seed
@@ -26,6 +27,8 @@ class Extent:
     split: Split = "test"
     rivals: bool = True
     curves: bool = False
+    pages: bool = False
+    """Whether one memory also takes a thousand patterns, in pages"""
     transfer: bool = False
     """Whether a vector model is also fitted to another source"""
 
@@ -57,5 +60,7 @@ def _own(bench: Bench, extent: Extent, control: Model | None) -> Iterator[Row]:
     if extent.curves:
         yield from curve_rows(bench)
     yield from erase_rows(bench)
+    if extent.pages:
+        yield from page_rows(bench)
     if extent.transfer:
         yield from transfer_rows(bench)

@@ -1,6 +1,8 @@
 """Model files to be judged, by path or by the name of one that ships."""
 
 import json
+import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +27,24 @@ def open_model(name: str) -> Model:
             return load_model(path)
     known = sorted(path.stem for path in SHIPPED.glob(f"*{SUFFIX}"))
     raise SettingsError(f"model: saw {name!r}, which is no file; expected a path, or one of {known}")
+
+
+def control_file(folder: Path, name: str) -> Path | None:
+    """The file of the model trained without writes, wherever in the folder."""
+    return next(iter(sorted(folder.rglob(f"{name}-control{SUFFIX}"))), None)
+
+
+def seed_files(folder: Path, name: str) -> Sequence[Path]:
+    """Files of several seeds of a model, wherever in the folder: the seed stands in their name, or in their folder's.
+
+    NAME-SEED.safetensors or NAME-SEED/NAME.safetensors, `seed-` before the seed or not.
+    """
+    numbered = re.compile(re.escape(name) + r"-(seed-)?\d+")
+    return [
+        path
+        for path in sorted(folder.rglob(f"{name}*{SUFFIX}"))
+        if numbered.fullmatch(path.stem) or (path.stem == name and numbered.fullmatch(path.parent.name))
+    ]
 
 
 def recipe_of(model: Model) -> Recipe:

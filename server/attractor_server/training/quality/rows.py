@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-Table: TypeAlias = Literal["quality", "patterns", "steps", "age", "precision", "erase", "transfer"]
+Table: TypeAlias = Literal["quality", "patterns", "steps", "age", "precision", "erase", "transfer", "pages", "seeds"]
 Family: TypeAlias = Literal["memory", "control", "rival"]
 
 
@@ -31,6 +31,8 @@ class Row:
     identified_interval: float
     auroc: float | None = None
     """Of ΔE, stored against unseen"""
+    right_page: float | None = None
+    """Share of cues that the right one of several pages answered"""
     bytes: int
     """Of one memory, without what all memories share"""
     at: float | None = None

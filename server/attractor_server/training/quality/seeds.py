@@ -17,17 +17,28 @@ def over_all(tables: Sequence[Sequence[Row]]) -> Iterator[Row]:
         yield _combined(rows) if len(rows) > 1 else row
 
 
+def seed_rows(rows: Sequence[Row], name: str) -> Iterator[Row]:
+    """Of rows over several seeds those of the memory, as the table of seeds of the model of that name."""
+    for row in rows:
+        if row.table == "quality" and row.family == "memory":
+            yield replace(row, table="seeds", model=name)
+
+
 def same_but_for_the_seed(recipes: Mapping[str, Recipe]) -> None:
-    """Checks that these, by the files they come from, are seeds of one recipe.
+    """Checks that these, by the files they come from, are different seeds of one recipe.
 
     Raises:
-        SettingsError: naming two files with different recipes.
+        SettingsError: naming two files with different recipes, or with the same seed.
     """
     plain = {file: recipe.model_copy(update={"seed": 0, "name": ""}) for file, recipe in recipes.items()}
     first = next(iter(plain))
     for file, recipe in plain.items():
         if recipe != plain[first]:
             raise SettingsError(f"{file}: saw another recipe than in {first}; expected the same one with another seed")
+    seeds: dict[int, str] = {}
+    for file, recipe in recipes.items():
+        if (other := seeds.setdefault(recipe.seed, file)) != file:
+            raise SettingsError(f"{file}: saw seed {recipe.seed}, which {other} has too; expected another one")
 
 
 def _key(row: Row) -> tuple[object, ...]:

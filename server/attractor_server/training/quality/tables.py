@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEAD = ("method", "figure", "identified", "AUROC of ΔE", "kB a memory")
+PAGES_HEAD = ("method", "figure", "identified", "right page", "kB a memory")
 TITLES: Mapping[str, str] = {
+    "seeds": "N = {count}, several trainings",
     "patterns": "against patterns in a memory",
     "steps": "against reading steps",
     "age": "by age, 0 the newest, at twice the capacity",
     "precision": "against bits of a fast weight",
     "erase": "before and after erasing",
     "transfer": "another source, N = {count}",
+    "pages": "{count} patterns in one memory of pages",
 }
 
 
@@ -26,8 +29,9 @@ def rich_tables(rows: Iterable[Row]) -> Iterator["Table"]:
     from rich.table import Table
 
     for title, group in grouped(rows):
-        table = Table(HEAD[0], title=title, title_justify="left")
-        for head in HEAD[1:]:
+        first, *others = head_of(group)
+        table = Table(first, title=title, title_justify="left")
+        for head in others:
             table.add_column(head, justify="right", no_wrap=True)
         for row in group:
             table.add_row(*cells(row), style="bold" if row.family == "memory" else None)
@@ -46,13 +50,20 @@ def grouped(rows: Iterable[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
         yield _title(listed[0]), listed
 
 
+def head_of(rows: Sequence[Row]) -> Sequence[str]:
+    """Of the table of these rows."""
+    return PAGES_HEAD if rows[0].table == "pages" else HEAD
+
+
 def cells(row: Row) -> Sequence[str]:
-    """What stands in a table, by `HEAD`."""
+    """What stands in a table, by its head."""
     method = row.method if row.at is None else f"{row.method}, {row.at:.3g}"
-    auroc = "" if row.auroc is None else f"{row.auroc:.3f}"
+    judged = "" if row.auroc is None else f"{row.auroc:.3f}"
+    if row.right_page is not None:
+        judged = f"{100 * row.right_page:.1f} %"
     figure = f"{row.value:.4f} ± {row.interval:.4f}"
     identified = f"{100 * row.identified:.1f} % ± {100 * row.identified_interval:.1f}"
-    return method, figure, identified, auroc, f"{row.bytes / 1000:,.1f}"
+    return method, figure, identified, judged, f"{row.bytes / 1000:,.1f}"
 
 
 def _place(row: Row) -> tuple[object, ...]:
@@ -70,5 +81,6 @@ def _title(row: Row) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> str:
-    lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *map(cells, rows)]
+    head = head_of(rows)
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *map(cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
