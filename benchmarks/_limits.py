@@ -25,6 +25,12 @@ class Machine:
         """The least time a job can take: max(operations / peak, bytes touched once / bandwidth)."""
         return max(operations / self.peak_flops, touched_bytes / self.bandwidth)
 
+    def or_better(self, other: "Machine") -> "Machine":
+        """The higher of both speeds: what it was once seen to do it can do."""
+        return Machine(
+            peak_flops=max(self.peak_flops, other.peak_flops), bandwidth=max(self.bandwidth, other.bandwidth)
+        )
+
 
 def measure(device: torch.device) -> Machine:
     """Both speeds, each the best of some repetitions."""

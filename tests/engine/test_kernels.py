@@ -11,23 +11,25 @@ import pytest
 import torch
 from tests.energy.episodes import draw, error
 from tests.energy.models import tiny
-from tests.energy.networks import Case, quadratic_energy
+from tests.energy.networks import Case, bilinear_energy, quadratic_energy
 from torch import Tensor
 
 from attractor_server.energy.model import Model
+from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import Reading, read
+from attractor_server.engine.kernels.host import HostKernel
 from attractor_server.engine.kernels.native import COMPILERS, built, library
-from attractor_server.engine.kernels.quadratic_cpu import QuadraticOnCPU
 from attractor_server.engine.programs import reading
 from attractor_server.engine.programs.choosing import way_of
-from attractor_server.engine.programs.quadratic import QuadraticForm
-from attractor_server.engine.programs.schedule import Schedule
+from attractor_server.engine.programs.graphs import COPIED_BYTES, GraphedReads
 
 CASE = Case(Quadratic(inputs=48, features=32), quadratic_energy, 48)
+CASES = {"quadratic": CASE, "bilinear": Case(Bilinear(inputs=48, keys=32, values=37), bilinear_energy, 48)}
 PARTS = ("pattern", "energy_before", "energy_after", "delta_energy")
+every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 compiled = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
 
 
@@ -47,11 +49,11 @@ def single(parameters: Parameters) -> Parameters:
     return Parameters.of({name: value.float() for name, value in parameters.flat().items()})
 
 
-def kernel_of(parameters: Parameters) -> QuadraticOnCPU:
-    parameters = single(parameters)
-    kernel = QuadraticOnCPU.of(QuadraticForm.of(parameters), Schedule.of(parameters.reader))
-    assert kernel is not None
-    return kernel
+def kernel_of(parameters: Parameters, case: Case = CASE) -> HostKernel:
+    way = way_of(tiny(network=case.network, parameters=single(parameters)))
+    assert way is not None
+    assert isinstance(way.kernel, HostKernel)
+    return way.kernel
 
 
 def floats(fast: Tensors) -> Tensors:
@@ -63,31 +65,36 @@ def worst(found: Reading, wanted: Reading) -> float:
 
 
 @compiled
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 12, 32])
-@pytest.mark.parametrize("pages", [1, 5, 13])
-def test_the_kernel_in_c_reads_as_the_plain_loop_does(pages: int, n: int) -> None:
-    parameters, fast, cues = episode(pages, n)
+@every
+@pytest.mark.parametrize(
+    ("pages", "n"), [(1, 1), (13, 1), (7, 2), (5, 3), (1, 4), (13, 4), (5, 5), (4, 8), (3, 12), (2, 32)]
+)
+def test_kernels_in_c_read_as_the_plain_loop_does(case: Case, pages: int, n: int) -> None:
+    parameters, fast, cues = episode(pages, n, case=case)
+    kernel = kernel_of(parameters, case)
     for steps in (1, 3, 5):
-        found = kernel_of(parameters).read(floats(fast), cues.float(), steps=steps)
-        assert worst(found, read(CASE.network, parameters, fast, cues, steps=steps)) < 1e-5
+        found = kernel.read(floats(fast), cues.float(), steps=steps)
+        assert worst(found, read(case.network, parameters, fast, cues, steps=steps)) < 1e-5
 
 
 @compiled
 @pytest.mark.parametrize(("d", "h"), [(16, 16), (64, 16), (48, 80), (144, 128), (32, 208)])
-def test_the_kernel_in_c_takes_every_shape_in_sixteens(d: int, h: int) -> None:
-    case = Case(Quadratic(inputs=d, features=h), quadratic_energy, d)
-    for n in (1, 4):
+def test_kernels_in_c_take_every_shape_in_sixteens(d: int, h: int) -> None:
+    quadratic = Case(Quadratic(inputs=d, features=h), quadratic_energy, d)
+    bilinear = Case(Bilinear(inputs=d, keys=h, values=2 * h - 3), bilinear_energy, d)
+    for case, n in ((quadratic, 1), (quadratic, 4), (bilinear, 1)):
         parameters, fast, cues = episode(7, n, case=case, symmetric=n == 4)
-        found = kernel_of(parameters).read(floats(fast), cues.float(), steps=3)
+        found = kernel_of(parameters, case).read(floats(fast), cues.float(), steps=3)
         assert worst(found, read(case.network, parameters, fast, cues, steps=3)) < 1e-5
 
 
 @compiled
+@every
 @pytest.mark.parametrize("n", [1, 4, 6])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_a_row_has_the_same_bits_alone_and_whatever_its_neighbours_are(n: int, bad: float) -> None:
-    parameters, fast, cues = episode(9, n)
-    kernel, fast, cues = kernel_of(parameters), floats(fast), cues.float()
+def test_a_row_has_the_same_bits_alone_and_whatever_its_neighbours_are(case: Case, n: int, bad: float) -> None:
+    parameters, fast, cues = episode(9, n, case=case)
+    kernel, fast, cues = kernel_of(parameters, case), floats(fast), cues.float()
     together = kernel.read(fast, cues, steps=5)
     for page in range(9):
         alone = kernel.read({name: value[page, None] for name, value in fast.items()}, cues[page, None], steps=5)
@@ -104,13 +111,14 @@ def test_a_row_has_the_same_bits_alone_and_whatever_its_neighbours_are(n: int, b
 
 
 @compiled
+@every
 @pytest.mark.parametrize("place", ["cue", "W", "b"])
-def test_what_is_not_finite_shows(place: str) -> None:
-    parameters, fast, cues = episode(3, 1)
+def test_what_is_not_finite_shows(case: Case, place: str) -> None:
+    parameters, fast, cues = episode(3, 1, case=case)
     fast, cues = floats(fast), cues.float()
     spoiled: Tensor = cues if place == "cue" else fast[place]
     spoiled[1].view(-1)[0] = float("nan")
-    found = kernel_of(parameters).read(fast, cues, steps=2)
+    found = kernel_of(parameters, case).read(fast, cues, steps=2)
     assert found.energy_after.isfinite().flatten().tolist() == [True, False, True]
     assert not found.pattern[1].isfinite().all()
 
@@ -166,6 +174,15 @@ def test_a_source_that_does_not_compile_is_told_of_and_done_without(
         assert built(source, COMPILERS) is None
     assert "broken runs without its kernel, which cannot be compiled" in caplog.text
     assert "error:" in caplog.text
+
+
+def test_graphs_are_for_small_batches_in_powers_of_two_on_cuda() -> None:
+    parameters, _, _ = episode(1, 1)
+    way = way_of(model_of(parameters))
+    assert way is not None
+    graphs = GraphedReads(form=way.form, schedule=way.schedule, page_bytes=COPIED_BYTES // 8)
+    assert not graphs.takes(torch.zeros(4, 1, 48)), "a CPU has none"
+    assert graphs.captured == {}
 
 
 TRITON = """

@@ -9,6 +9,7 @@ from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.engine.programs.bilinear import BilinearForm
 from attractor_server.engine.programs.forms import Form, Kernel
+from attractor_server.engine.programs.graphs import GraphedReads
 from attractor_server.engine.programs.quadratic import QuadraticForm
 from attractor_server.engine.programs.schedule import Schedule
 
@@ -38,22 +39,29 @@ def way_of(model: Model) -> Way | None:
 def _made(model: Model) -> Way | None:
     schedule = Schedule.of(model.parameters.reader)
     if isinstance(model.network, Quadratic):
-        form = QuadraticForm.of(model.parameters)
-        return Way(form=form, schedule=schedule, kernel=_kernel(form, schedule))
-    if isinstance(model.network, Bilinear):
-        return Way(form=BilinearForm.of(model.parameters), schedule=schedule, kernel=None)
-    return None
+        form: QuadraticForm | BilinearForm = QuadraticForm.of(model.parameters)
+    elif isinstance(model.network, Bilinear):
+        form = BilinearForm.of(model.parameters)
+    else:
+        return None
+    return Way(form=form, schedule=schedule, kernel=kernel_of(form, schedule, model.page_bytes))
 
 
-def _kernel(form: QuadraticForm, schedule: Schedule) -> Kernel | None:
-    """Kernels know the forms, and Triton is there only with CUDA: both are imported here, once they are needed."""
-    device = form.a.device.type
+def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes: int) -> Kernel | None:
+    """In C on a CPU; on CUDA in Triton, which is there only with CUDA, or else the form's launches as one graph.
+
+    Kernels know the forms, so they are imported here, once they are needed.
+    """
+    device = form.q.device.type
     if device == "cpu":
-        from attractor_server.engine.kernels.quadratic_cpu import QuadraticOnCPU  # noqa: PLC0415
+        from attractor_server.engine.kernels.host import host_kernel  # noqa: PLC0415
 
-        return QuadraticOnCPU.of(form, schedule)
-    if device == "cuda" and find_spec("triton") is not None:
+        return host_kernel(form, schedule)
+    if device != "cuda":
+        return None
+    if isinstance(form, QuadraticForm) and find_spec("triton") is not None:
         from attractor_server.engine.kernels.quadratic_cuda import QuadraticOnCUDA  # noqa: PLC0415
 
-        return QuadraticOnCUDA.of(form, schedule)
-    return None
+        if (kernel := QuadraticOnCUDA.of(form, schedule)) is not None:
+            return kernel
+    return GraphedReads(form=form, schedule=schedule, page_bytes=page_bytes)

@@ -1,0 +1,145 @@
+/* What the kernels share: vectors, products with panels, and a step of the reading loop.
+
+   Matrices that pages share come as panels of 16 columns: [column / 16][row][16]. A row's bits depend on nothing but its
+   own page and cue. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 8
+#define PANEL 16
+#define GROUP 6    /* rows that share what is loaded of a panel: their sums fill the registers */
+#define QUAD 4     /* rows of one page that share what is loaded of its W */
+#define ROWS 24    /* rows of a tile at most */
+#define FETCHED 32 /* cache lines of the next pages that are asked for after each product */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
+
+typedef struct {
+    int64_t d, steps;
+    const float *q, *qb;
+    const float *sizes, *momenta; /* of each step */
+} loop;
+
+typedef struct {
+    int rows; /* a multiple of GROUP */
+    float *x, *ahead, *velocity, *gradient; /* (ROWS, d) */
+    const char *next, *end;                 /* what is still to be fetched of the next pages */
+} tile;
+
+static inline vec load(const float *at) { return *(const vec *)at; }
+static inline void save(float *at, vec value) { *(vec *)at = value; }
+static inline vec all(float v) { return (vec){v, v, v, v, v, v, v, v}; }
+
+static inline float sum(vec v) { /* in one order, whatever the compiler makes of it */
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+static inline vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* tanh z = 1 − 2 / (exp 2z + 1); what is not a number stays so. */
+static inline vec squash(vec z) {
+    const vec magic = all(12582912.0f);
+    vec y = z + z;
+    y = choose(y > all(40.0f), all(40.0f), y);
+    y = choose(y < all(-40.0f), all(-40.0f), y);
+    vec t = y * all(1.44269504f) + magic;
+    vec n = t - magic;
+    vec r = (y - n * all(0.693359375f)) + n * all(2.12194440e-4f);
+    vec s = all(1.9875691500e-4f) * r + all(1.3981999507e-3f);
+    s = s * r + all(8.3334519073e-3f);
+    s = s * r + all(4.1665795894e-2f);
+    s = s * r + all(1.6666665459e-1f);
+    s = s * r + all(5.0000001201e-1f);
+    vec e = (vec)((ivec)(s * r * r + r + all(1.0f)) + ((ivec)t << 23));
+    return all(1.0f) - all(2.0f) / (e + all(1.0f));
+}
+
+static inline void fetch(tile *t) {
+    for (int i = 0; i < FETCHED && t->next < t->end; i++, t->next += 64) __builtin_prefetch(t->next, 0, 2);
+}
+
+/* So many rows of left (·, k), `width` apart, times PANEL columns of right, whose rows lie `stride` apart. */
+INLINE void product(int rows, const float *left, int64_t width, const float *right, int64_t stride, int64_t k,
+                    vec out[][2]) {
+    vec sums[GROUP][2] = {0};
+    for (int64_t i = 0; i < k; i++, right += stride) {
+        vec one = load(right), other = load(right + LANES);
+        for (int r = 0; r < rows; r++) {
+            vec factor = all(left[r * width + i]);
+            sums[r][0] += factor * one;
+            sums[r][1] += factor * other;
+        }
+    }
+    memcpy(out, sums, rows * sizeof *sums);
+}
+
+static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
+
+static float bowl(const loop *m, const float *x) {
+    vec total = {0};
+    for (int64_t i = 0; i < m->d; i += LANES)
+        total += load(x + i) * (load(m->q + i) * load(x + i) + load(m->qb + i) + load(m->qb + i));
+    return 0.5f * sum(total);
+}
+
+
+/* The tile's cues, with W and b of each row's page; rows beyond the last are computed, and not kept. */
+static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n, int64_t page, int64_t bias,
+                  const float *w, const float *b, const float *cue, const float **own_w, const float **own_b) {
+    int64_t ours = smaller(start + t->rows, rows) - 1, theirs = smaller(start + 2 * t->rows, rows) - 1;
+    for (int64_t row = 0; row < t->rows; row++) {
+        int64_t at = smaller(start + row, rows - 1);
+        own_w[row] = w + at / n * page, own_b[row] = b + at / n * bias;
+        memcpy(t->x + row * m->d, cue + at * m->d, m->d * sizeof(float));
+    }
+    memcpy(t->ahead, t->x, t->rows * m->d * sizeof(float));
+    t->next = (const char *)(w + (ours / n + 1) * page), t->end = (const char *)(w + (theirs / n + 1) * page);
+}
+
+/* The tile's buffers for x, in `room` of 4 · ROWS · d floats; no more pages at once than stay near the core. */
+static tile tile_of(const loop *m, int64_t n, float *room) {
+    int64_t wide = ROWS * m->d;
+    tile t = {.x = room, .ahead = room + wide, .velocity = room + 2 * wide, .gradient = room + 3 * wide};
+    t.rows = n % QUAD ? (n == 2 ? 2 : 1) * GROUP : ROWS;
+    return t;
+}
+
+/* One step of Nesterov's method by the clipped slope, and where the next slope is taken. */
+static void move(const loop *m, tile *t, int64_t k) {
+    float before = m->momenta[k], next = k + 1 < m->steps ? m->momenta[k + 1] : 0.0f;
+    for (int row = 0; row < t->rows; row++) {
+        float *x = t->x + row * m->d, *ahead = t->ahead + row * m->d;
+        float *velocity = t->velocity + row * m->d, *gradient = t->gradient + row * m->d;
+        vec total = {0};
+        for (int64_t i = 0; i < m->d; i += LANES) total += load(gradient + i) * load(gradient + i);
+        float scale = -m->sizes[k] / __builtin_sqrtf(1.0f + sum(total) / (float)m->d);
+        for (int64_t i = 0; i < m->d; i += LANES) {
+            vec v = all(scale) * load(gradient + i);
+            if (k) v += all(before) * load(velocity + i);
+            vec to = load(x + i) + v;
+            save(velocity + i, v);
+            save(x + i, to);
+            save(ahead + i, to + all(next) * v);
+        }
+    }
+}
+
+/* out = tanh(left · panels + bias), or without either, of all rows of a tile; left is (rows, k), out (rows, width). */
+INLINE void through(tile *t, const float *left, int64_t k, const float *panels, const float *bias, int squashed,
+                    float *out, int64_t width) {
+    vec z[GROUP][2];
+    for (int64_t column = 0; column < width; column += PANEL)
+        for (int row = 0; row < t->rows; row += GROUP) {
+            product(GROUP, left + row * k, k, panels + column * k, PANEL, k, z);
+            fetch(t);
+            for (int r = 0; r < GROUP; r++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t at = column + half * LANES;
+                    vec value = bias ? z[r][half] + load(bias + at) : z[r][half];
+                    save(out + (row + r) * width + at, squashed ? squash(value) : value);
+                }
+        }
+}
