@@ -21,6 +21,8 @@ from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
+from attractor_server.storage.database import Database
+from attractor_server.storage.journal import Journal
 from attractor_server.topology import ShardInfo, Topology
 
 FRAME_PATTERNS_LIMIT = 1024
@@ -41,6 +43,8 @@ class ShardSpec:
     bank_dtype: Precision = "float32"
     artifacts: Path | None = None
     """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
+    data: Path | None = None
+    """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
     waiting_patterns: int = 16_384
     batch_patterns: int = 2048
     batch_s: float = 0.02
@@ -94,27 +98,42 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
         SettingsError: the spec cannot be meant on this machine.
         ModelFileError: a model file is damaged, or of a newer format.
     """
-    models, engine = await anyio.to_thread.run_sync(_prepared, spec)
-    batcher = Batcher(
-        engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns, batch_s=spec.batch_s
-    )
-    warming = Warming(engine, models.values() if spec.warm_up else (), bank_bytes=spec.bank_bytes)
-    shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models))
-    async with (
-        listening(shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport) as server,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(batcher.run, warming.steps())
-        yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
-        tasks.cancel_scope.cancel()
+    async with _prepared(spec) as (models, engine, journal):
+        batcher = Batcher(
+            engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns, batch_s=spec.batch_s
+        )
+        warming = Warming(engine, models.values() if spec.warm_up else (), bank_bytes=spec.bank_bytes)
+        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models), journal=journal)
+        async with (
+            listening(
+                shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
+            ) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(batcher.run, warming.steps())
+            yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
+            tasks.cancel_scope.cancel()
 
 
-def _prepared(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine]:
+@asynccontextmanager
+async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, Journal | None]]:
+    models, engine, journal = await anyio.to_thread.run_sync(_opened, spec)
+    try:
+        yield models, engine, journal
+    finally:
+        if journal is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(journal.close)
+
+
+def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | None]:
     """What reads files and takes memory: not for the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
-    return models, Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency)
+    journal = None if spec.data is None else Journal(Database(spec.data), owner=f"shard-{spec.number}")
+    engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
+    return models, engine, journal
 
 
 def _folder(spec: ShardSpec) -> Path | None:

@@ -51,16 +51,17 @@ def serve(config: Path | None, **flags: str | None) -> None:
     with _clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        from attractor_server.cluster.serving import serving  # noqa: PLC0415 - takes seconds, which --help need not
+        from attractor_server.cluster.serving import data_of, serving  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
         with serving(settings) as cluster:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
+            data = data_of(settings)
+            kept = "memories are gone when it ends" if data is None else f"memories are kept in {data}"
             click.echo(
-                f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {', '.join(cluster.models)}; "
-                "memories live in the process and are gone when it ends"
+                f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {', '.join(cluster.models)}; {kept}"
             )
             while not stop.wait(1.0):
                 pass  # a wait without an end would hold signals back
@@ -94,6 +95,7 @@ def serve(config: Path | None, **flags: str | None) -> None:
 @click.option("--control", is_flag=True, help="Train the same network without writes, to compare with.")
 @click.option("--fresh", is_flag=True, help="Start anew, even where a run could be resumed.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--device", default="cpu", show_default=True, help="Where the network is trained, as cpu or cuda.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -110,6 +112,7 @@ def train(  # noqa: PLR0913
     control: bool,
     fresh: bool,
     quiet: bool,
+    device: str,
     workers: int,
 ) -> None:
     """Meta-train the model of a RECIPE: a TOML file, or the name of one that ships."""
@@ -127,8 +130,11 @@ def train(  # noqa: PLR0913
             seed=seed,
             control=control,
             resume=not fresh,
+            device=device,
             show_progress=not quiet,
         )
+        if workers > 1 and device != "cpu":
+            raise SettingsError(f"workers: saw {workers} with the device {device!r}; expected 1, or the device cpu")
         if workers > 1:
             from attractor_server.training.ray_train import train_on_workers  # noqa: PLC0415 - loads ray
 

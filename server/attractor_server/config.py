@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="What shards compute on; cuda takes a GPU for each.")
     threads: int = Field(0, ge=0, description="Threads that each shard computes with; 0: the cores, shared out.")
+    durable: bool = Field(True, description="Keep memories on disk; no: they are gone when the server ends.")
+    data_dir: Path | None = Field(
+        None, description="Folder that memories are kept in. Empty: the user's own; on a cluster: they are not kept."
+    )
     bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="What fast weights are kept as; of fewer bits more memories fit."

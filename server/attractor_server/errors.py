@@ -14,6 +14,7 @@ ServerError
 │   ├── MemoryFull                                  the memory was made to refuse what its page has no room for
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
 │   ├── ReadDiverged                                the reading loop left finite numbers
+│   ├── ModelGone                                   the memory was made from a model that is not served any more
 │   ├── CannotErase                                 the model has not learned to erase
 │   └── CannotPull                                  the model has not learned to pull known entries towards the cue
 ├── Exhausted                 RESOURCE_EXHAUSTED
@@ -127,6 +128,10 @@ class WriteDiverged(Refused):
 
 class ReadDiverged(Refused):
     reason = "READ_DIVERGED"
+
+
+class ModelGone(Refused):
+    reason = "MODEL_GONE"
 
 
 class CannotErase(Refused):

@@ -14,6 +14,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(models: Path) -> Iterator[ServerProcess]:
-    with server_process("--models", str(models), "--shards", "2", "--port", "0") as running:
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    data = tmp_path_factory.mktemp("data")
+    with server_process("--models", str(models), "--shards", "2", "--port", "0", "--data-dir", str(data)) as running:
         yield running

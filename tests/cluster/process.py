@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,14 @@ class ServerProcess:
         shards = [child for child in children if any("ShardActor" in word for word in _words(child))]
         return {port: child for child in shards for port in _ports(child)}
 
+    def kill(self) -> None:
+        """Ends the command and all its processes at once, as a crash of the machine would."""
+        process = psutil.Process(self.process.pid)
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait(60)
+
     def stop(self, timeout_s: float = 60) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
@@ -45,9 +53,13 @@ class ServerProcess:
 
 @contextmanager
 def server_process(*arguments: str) -> Iterator[ServerProcess]:
-    """The server, from its ready line on; ended, however the block ends, and all it started with it."""
+    """The server, from its ready line on; ended, however the block ends, and all it started with it.
+
+    It keeps memories only where the arguments name a folder for them.
+    """
+    kept = () if "--data-dir" in arguments else ("--durable", "no")
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--warm-up", "no", *arguments],
+        [*COMMAND, "serve", "--warm-up", "no", *kept, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

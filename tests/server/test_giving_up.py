@@ -89,7 +89,7 @@ async def test_a_deletion_that_was_begun_frees_its_place_though_its_caller_went_
     request = pb.StoreRequest(memory="a", tensors=[tensor(ONE)])
     await raw.create(channel, "a")
     await stub.Store(request)
-    record = shard._shard.memories.get("a")
+    record = await shard._shard.memories.get("a")
     assert record.pages
     gate.opened.clear()
     gate.reached.clear()

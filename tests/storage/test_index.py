@@ -8,7 +8,7 @@ from typing import TypeAlias
 import anyio
 import pytest
 
-from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings, StoreFailed
+from attractor_server.errors import Conflict, MemoryNotFound, ModelGone, OtherSettings, StoreFailed
 from attractor_server.storage.catalog import Catalog, MemoryRecord
 from attractor_server.storage.database import Database
 from attractor_server.storage.index import MemoryIndex
@@ -41,7 +41,7 @@ def restored(stored: StoredMemory) -> Record:
 
 
 def index_of(journal: Journal | None) -> MemoryIndex[None, None]:
-    return MemoryIndex(Catalog(), journal, restored)
+    return MemoryIndex(Catalog(), journal, restored, digests={"1"})
 
 
 def new(name: str, *, digest: str = "1", page_patterns: int = 4) -> NewMemory:
@@ -98,13 +98,15 @@ async def test_whoever_asks_for_a_memory_that_is_leaving_waits_and_does_not_find
             await index.get("a")
         found.append("asked")
 
-    async with anyio.create_task_group() as tasks, index.leaving("a"):
+    await index.remove("a")
+    async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
         assert not found
         memory = journal.find("a")
         assert memory is not None
         journal.delete(memory.id)
+        index.left("a")
     assert found == ["asked"]
 
 
@@ -122,13 +124,22 @@ async def test_a_store_that_fails_makes_nothing_and_says_so_to_each_who_asked(un
     assert len(failed) == 5
 
 
+async def test_a_memory_of_a_model_that_is_not_served_is_named_and_can_be_removed(journal: Journal) -> None:
+    await index_of(journal).create(new("a", digest="gone"))
+    index = index_of(journal)
+    with pytest.raises(ModelGone, match=r"memory 'a' was made from model m \(gone\)"):
+        await index.get("a")
+    assert [record.name for record in await index.page(prefix="", after="", size=5)] == ["a"]
+    assert (await index.remove("a")).name == "a"
+
+
 async def test_without_a_store_memories_are_as_the_catalog_has_them() -> None:
     index = index_of(None)
     await index.create(new("b"))
     await index.create(new("a"))
     assert [record.name for record in await index.page(prefix="", after="", size=5)] == ["a", "b"]
-    async with index.leaving("a"):
-        pass
+    await index.remove("a")
+    index.left("a")
     with pytest.raises(MemoryNotFound):
         await index.get("a")
 

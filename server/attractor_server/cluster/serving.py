@@ -1,13 +1,17 @@
 """From settings to a running server: Ray, and the shards in it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from platformdirs import user_data_path
 
 from attractor_server.app import ShardSpec, device_of, load_models, threads_for
 from attractor_server.cluster.cluster import Cluster, cluster
 from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
 from attractor_server.rpc.server import Transport
+from attractor_server.storage.lock import held
 
 
 def spec_of(settings: Settings) -> ShardSpec:
@@ -22,6 +26,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         models=None if settings.models is None else settings.models.resolve(),
         bank_bytes=settings.bank_memory_mib << 20,
         bank_dtype=settings.bank_dtype,
+        data=data_of(settings),
         artifacts=None if settings.artifact_store is None else settings.artifact_store.resolve(),
         waiting_patterns=settings.waiting_patterns,
         batch_patterns=settings.batch_patterns,
@@ -29,6 +34,16 @@ def spec_of(settings: Settings) -> ShardSpec:
         warm_up=settings.warm_up,
         transport=Transport(age_s=settings.connection_age_s),
     )
+
+
+def data_of(settings: Settings) -> Path | None:
+    """The folder that memories are kept in; None where nothing outlives the server.
+
+    Shards on several nodes share no folder, so that on a cluster one is used only where it was named.
+    """
+    if not settings.durable or (settings.ray_address and settings.data_dir is None):
+        return None
+    return (settings.data_dir or user_data_path("attractor", appauthor=False)).resolve()
 
 
 @contextmanager
@@ -43,6 +58,7 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     # Here, where a fault is told at once and in few words; another node may well have the GPU that this one lacks.
     load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
     with (
+        held(spec.data) if spec.data is not None else nullcontext(),
         ray_node(settings.ray_address),
         cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level) as running,
     ):

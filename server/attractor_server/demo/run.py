@@ -35,7 +35,7 @@ def run_demo(images: Sequence[Path], output: Path) -> None:
     """
     plans = picture_plans(images) if images else glyph_plans()
     click.echo(f"Starting a server with {SHARDS} shards on this machine")
-    with serving(Settings(shards=SHARDS, port=0)) as cluster:
+    with serving(Settings(shards=SHARDS, port=0, durable=False)) as cluster:
         report = anyio.run(run_job, cluster.addresses[0], plans)
     figures = figures_of(plans, report)
     draw(plans[0], report, output)

@@ -104,6 +104,11 @@ class Bank:
             self._put(pages, fast)
         return failed
 
+    def image(self, page: Page) -> bytes:
+        """The weights of a page that is in the bank, or was never written: float32, tensors in order of their names."""
+        fast = sorted(self.gather(self._stack.column([page.place])).items())
+        return b"".join(tensor.float().cpu().numpy().tobytes() for _, tensor in fast)
+
     def release(self, page: Page) -> None:
         """Forgets the page here and in the store; it is as one never written."""
         if page.place:

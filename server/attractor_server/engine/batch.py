@@ -13,7 +13,9 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.bank import Bank
+from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
+from attractor_server.engine.shelf import Shelf
 from attractor_server.engine.work import Floats, Job, Outcome, Record
 from attractor_server.errors import ServerError
 
@@ -40,10 +42,13 @@ class Lane:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model and the bank of its pages."""
+    """A model, the bank of its pages, and what keeps them."""
 
     model: Model
     bank: Bank
+    shelf: Shelf
+    keeper: Keeper | None = None
+    """None: nothing outlives this process"""
 
     @property
     def limit(self) -> int:
@@ -98,7 +103,7 @@ def side_by_side(model: Model) -> int:
     """Pages that the device computes together; on a CPU those that its cache holds, as a power of two."""
     if model.device.type != "cpu":
         return PAGES_LIMIT
-    return 1 << max(0, (CACHE_BYTES // model.page_bytes).bit_length() - 1)
+    return 1 << max(0, round(CACHE_BYTES / model.page_bytes).bit_length() - 1)
 
 
 def joined(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:

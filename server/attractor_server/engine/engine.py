@@ -8,20 +8,28 @@ from attractor_server.energy.model import Model
 from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
 from attractor_server.engine.erasing import erase
 from attractor_server.engine.faults import fault
+from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
+from attractor_server.engine.restoring import restored
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome
 from attractor_server.engine.writing import store
 from attractor_server.errors import MemoryNotFound, ServerError
 
 
 def delete(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
-    """Frees the places of all pages."""
+    """Frees the places of all pages, and has the backend store forget the memory."""
     for lane in lanes:
         for page in lane.memory.pages:
             loaded.bank.release(page)
         lane.memory.pages.clear()
-        yield from ((job, Deleted()) for job in lane.jobs)
+        outcome: Outcome | ServerError = Deleted()
+        if loaded.keeper is not None and lane.memory.id:
+            try:
+                loaded.keeper.delete(lane.memory.id)
+            except ServerError as error:
+                outcome = error
+        yield from ((job, outcome) for job in lane.jobs)
 
 
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
@@ -36,10 +44,23 @@ PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
 class Engine:
     """Computes jobs on one device. Not thread-safe: one thread calls `run`."""
 
-    def __init__(self, models: Iterable[Model], *, bank_bytes: int, residency: Residency | None = None) -> None:
-        """`bank_bytes` bounds the fast weights of each model that are on the device at the same time."""
+    def __init__(
+        self,
+        models: Iterable[Model],
+        *,
+        bank_bytes: int,
+        residency: Residency | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """`bank_bytes` bounds the fast weights of each model that are on the device at the same time.
+
+        With a `keeper` memories that have an id there outlive the engine.
+        """
+        residency = residency or Residency()
         self._loaded: Mapping[str, Loaded] = {
-            model.digest: Loaded(model, bank_for(model, limit_bytes=bank_bytes, residency=residency or Residency()))
+            model.digest: Loaded(
+                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper
+            )
             for model in models
         }
 
@@ -55,8 +76,10 @@ class Engine:
             for job in jobs
             if job.memory.deleted and operation is not Operation.DELETE
         }
-        lanes = lanes_of(job for job in jobs if job not in outcomes)
         loaded = self._loaded[jobs[0].memory.model_digest]
+        if operation is not Operation.DELETE:
+            outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
+        lanes = lanes_of(job for job in jobs if job not in outcomes)
         try:
             outcomes.update(PROGRAMS[operation](loaded, lanes))
         except Exception as error:  # what was answered before stands

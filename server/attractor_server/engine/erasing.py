@@ -11,8 +11,9 @@ from attractor_server.engine.batch import Grid, Lane, Loaded, Results, bucket, j
 from attractor_server.engine.choosing import Cues, choose
 from attractor_server.engine.erasure import Change, Erasure, without
 from attractor_server.engine.faults import diverged, fault
+from attractor_server.engine.keeping import keep_erases
 from attractor_server.engine.page import Page
-from attractor_server.engine.work import Erased, Floats
+from attractor_server.engine.work import Erased, Floats, Job, Outcome
 from attractor_server.engine.writing import finite_rows, rows_in, written
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
 
@@ -33,7 +34,9 @@ def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
             one.error = failure
     for part in _parts(loaded, erasures):
         _apply(loaded, part)
-    yield from ((one.job, one.error or _counted(one)) for one in erasures)
+    outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _counted(one) for one in erasures}
+    outcomes.update(keep_erases(loaded, erasures, outcomes))
+    yield from outcomes.items()
 
 
 def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> None:

@@ -9,6 +9,16 @@ from attractor_server.engine.work import Floats, Job, Stored
 from attractor_server.errors import MemoryFull, ServerError
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Patterns (n, d) of one store that go to one page."""
+
+    page: Page
+    version: int
+    """Of the memory, after the store"""
+    values: Floats
+
+
 class Filling:
     """What the stores of a lane make of its memory. Nothing of it is applied before `apply`."""
 
@@ -21,6 +31,8 @@ class Filling:
         """Why nothing can be applied"""
         self.dropped: list[Page] = []
         """Those that are forgotten"""
+        self.parts: list[Part] = []
+        """What goes where, in the order of the stores"""
         self._pages = list(lane.memory.pages)
         self._held = {page: page.patterns for page in self._pages[-2:]}
         self._given: dict[Page, list[Floats]] = {}
@@ -44,14 +56,15 @@ class Filling:
             )
             return
         start = 0
+        self._version += 1
         while start < len(values):
             page = self._open_page()
             part = values[start : start + settings.page_patterns - self._held[page]]
             self._given.setdefault(page, []).append(part)
+            self.parts.append(Part(page, self._version, part))
             self._held[page] += len(part)
             start += len(part)
         self._total += len(values)
-        self._version += 1
         self.jobs.append(job)
         self.outcomes[job] = Stored(version=self._version, patterns=self._total)
 
@@ -59,7 +72,7 @@ class Filling:
         """The page with room for a pattern; a new one, if need be in the place of the oldest."""
         settings = self.memory.settings
         if not self._pages or self._held[self._pages[-1]] >= settings.page_patterns:
-            self._pages.append(Page())
+            self._pages.append(Page(number=self._pages[-1].number + 1 if self._pages else 0))
             self._held[self._pages[-1]] = 0
             if settings.most_pages and len(self._pages) > settings.most_pages:
                 self.dropped.append(oldest := self._pages.pop(0))
@@ -99,5 +112,4 @@ class Write:
 
     def keeps(self, patterns: int) -> bool:
         """Whether a page that was rewritten, with so many patterns, keeps them: there may be more to come."""
-        settings = self.filling.memory.settings
-        return patterns < settings.page_patterns or settings.when_full == "refuse"
+        return not self.filling.memory.settings.seals(patterns)

@@ -23,6 +23,8 @@ class Page:
     """In the bank; INITIAL where nothing was written yet, or where the page has left for the store"""
     stored: bool = False
     """The store holds the page as it is now; a page in the bank that is not stored must be saved before it leaves."""
+    number: int = 0
+    """Among the pages of its memory, in the order in which they were opened; never given twice"""
     patterns: int = 0
     """Patterns written in it"""
     kept: Floats | None = None

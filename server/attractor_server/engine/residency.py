@@ -5,7 +5,9 @@ from pathlib import Path
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.bank import Bank
-from attractor_server.engine.forms import Precision, page_bytes
+from attractor_server.engine.forms import Precision, form_of, page_bytes
+from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.shelf import Shelf
 from attractor_server.storage.page_file import PageFile
 
 _DIGEST_LETTERS = 12
@@ -21,15 +23,18 @@ class Residency:
     temporary ones"""
 
 
-def bank_for(model: Model, *, limit_bytes: int, residency: Residency) -> Bank:
-    """An empty bank for pages of that model, with a file behind it."""
+def bank_for(
+    model: Model, *, limit_bytes: int, residency: Residency, keeper: Keeper | None = None
+) -> tuple[Bank, Shelf]:
+    """An empty bank for pages of that model, and the shelf behind it: a file, and what the backend store has."""
     initial, precision = model.parameters.initial, residency.precision
-    store = PageFile(
+    below = PageFile(
         None if residency.folder is None else residency.folder / _file_name(model),
         image_bytes=page_bytes(precision, initial),
         kept_values=model.capacity * model.layout.size,
     )
-    return Bank(initial, limit_bytes=limit_bytes, store=store, precision=precision)
+    shelf = Shelf(below, keeper, initial=initial, form=form_of(precision, initial))
+    return Bank(initial, limit_bytes=limit_bytes, store=shelf, precision=precision), shelf
 
 
 def _file_name(model: Model) -> str:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-import anyio
 import numpy as np
 import torch
 
@@ -41,7 +40,7 @@ class Warming:
         self._budget_s = budget_s
         self._models = list(models)
         self._bank_bytes = bank_bytes
-        self.done = anyio.Event()
+        self.done = asyncio.Event()
         self.took_s: dict[str, float] = {}
         """By the name of the model, as far as they are warm"""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
-from attractor_server.storage.catalog import Catalog, MemoryRecord
+from attractor_server.storage.catalog import MemoryRecord
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -85,7 +85,6 @@ class Deleted:
 Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted
 Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer, Page]
-Memories: TypeAlias = Catalog[Answer, Page]
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -108,10 +107,16 @@ class Job:
     """Known entries of a query are pulled towards the cue, not held"""
     deadline_s: float | None = None
     """On the event loop's clock"""
-    counted: bool = False
-    """A store or an erase that its client will repeat, with the same number, until it is answered"""
+    client_id: str = ""
+    sequence: int = 0
+    """Of a store or an erase that its client will repeat, with the same number, until it is answered; else 0"""
     started: bool = False
     """The engine has it: it can be withdrawn no longer."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether its client will repeat it until it is answered."""
+        return self.sequence > 0
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from attractor_server.engine import programs
 from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.filling import Filling, Write
+from attractor_server.engine.keeping import keep_stores
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats
 from attractor_server.errors import WriteDiverged
@@ -29,6 +30,8 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     singly = [one for one in fillings if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
     for one in fillings:
         _settle(loaded, one)
+    keep_stores(loaded, [one for one in fillings if one.error is None and one.jobs])
+    for one in fillings:
         yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
     for turn in zip_longest(*(one.jobs for one in singly)):
         yield from store(loaded, [Lane(job.memory, [job]) for job in turn if job is not None])

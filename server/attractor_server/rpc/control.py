@@ -18,6 +18,7 @@ from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.paging import given_settings, settings_message
 from attractor_server.rpc.peers import Peers, forward, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
+from attractor_server.storage.records import NewMemory
 from attractor_server.storage.settings import MemorySettings
 
 PAGE_SIZE = 100
@@ -38,28 +39,29 @@ class MemoriesServicer(rpc.MemoriesServicer):
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
         given = given_settings(request.settings, capacity=model.capacity)
-        settings = replace(self._settings_there(request.name, model), **given)
-        record = self._shard.memories.create(
-            request.name, model=model.name, model_digest=model.digest, settings=settings
-        )
+        settings = replace(await self._settings_there(request.name, model), **given)
+        new = NewMemory(name=request.name, model=model.name, model_digest=model.digest, settings=settings)
+        record = await self._shard.memories.create(new)
         return pb.CreateResponse(memory=_memory(record))
 
-    def _settings_there(self, name: str, model: ModelCard) -> MemorySettings:
+    async def _settings_there(self, name: str, model: ModelCard) -> MemorySettings:
         """Those of the memory of that name; if there is none, those that a new one has by default."""
         try:
-            return self._shard.memories.get(name).settings
+            return (await self._shard.memories.get(name)).settings
         except MemoryNotFound:
             return MemorySettings(page_patterns=model.capacity)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
-        return pb.GetResponse(memory=_memory(self._shard.memories.get(request.name)))
+        return pb.GetResponse(memory=_memory(await self._shard.memories.get(request.name)))
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
-        job = self._shard.job(Operation.DELETE, self._shard.memories.remove(request.name))
+        memories, name = self._shard.memories, request.name
+        job = self._shard.job(Operation.DELETE, await memories.remove(name))
+        job.future.add_done_callback(lambda _: memories.left(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)
         return pb.DeleteResponse()
@@ -68,10 +70,10 @@ class MemoriesServicer(rpc.MemoriesServicer):
         if request.page_size > PAGE_SIZE_LIMIT:
             raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
         size = request.page_size or PAGE_SIZE
-        records = self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
+        records = await self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
         pages = [[_memory(record) for record in records]]
         more = False
-        if not is_forwarded(context):
+        if not (is_forwarded(context) or self._shard.durable):  # else the store has told of all
             answers = await self._ask_others(request, context)
             pages += [list(answer.memories) for answer in answers]
             more = any(answer.next_page_token for answer in answers)

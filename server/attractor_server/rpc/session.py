@@ -109,12 +109,12 @@ class Session:
                 upstream = self._handles[frame.handle] = self._upstream(peer, tasks)
                 await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
                 return
-            self._open_here(frame)
+            await self._open_here(frame)
         except ServerError as error:
             self._answers.put(Item(error, frame.request_id))
 
-    def _open_here(self, frame: pb.Open) -> None:
-        record = self._shard.memories.get(frame.memory)
+    async def _open_here(self, frame: pb.Open) -> None:
+        record = await self._shard.memories.get(frame.memory)
         self._handles[frame.handle] = record
         opened = pb.Opened(
             request_id=frame.request_id,

@@ -9,7 +9,9 @@ import anyio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, NAME_LIMIT, STEPS_LIMIT, is_valid_name
 from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.work import Answer, Erased, Job, Memories, Operation, Outcome, Record, Stored
+from attractor_server.engine.page import Page
+from attractor_server.engine.returning import record_of
+from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome, Record, Stored
 from attractor_server.errors import (
     Cancelled,
     CannotErase,
@@ -23,6 +25,8 @@ from attractor_server.errors import (
 from attractor_server.fields import Layout
 from attractor_server.rpc.codec import Patterns
 from attractor_server.storage.catalog import Applied, Catalog
+from attractor_server.storage.index import MemoryIndex
+from attractor_server.storage.journal import Journal
 from attractor_server.topology import ShardInfo, Topology
 
 
@@ -64,12 +68,23 @@ class Limits:
 class Shard:
     """The state that all servicers of one shard share. Lives on one event loop."""
 
-    def __init__(self, *, number: int, models: Mapping[str, ModelCard], batcher: Batcher, limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        number: int,
+        models: Mapping[str, ModelCard],
+        batcher: Batcher,
+        limits: Limits,
+        journal: Journal | None = None,
+    ) -> None:
+        """Without a journal no memory outlives the shard."""
         self.number = number
         self.models = models
         self.batcher = batcher
         self.limits = limits
-        self.memories: Memories = Catalog()
+        digests = {model.digest for model in models.values()}
+        self.memories: MemoryIndex[Answer, Page] = MemoryIndex(Catalog(), journal, record_of, digests=digests)
+        self.durable = journal is not None
         self.draining = anyio.Event()
         self._topology: Topology | None = None
 
@@ -171,7 +186,7 @@ def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
     if (first := ledger.find(sequence)) is not None:
         return _answered(first) if isinstance(first, Applied) else first
     ledger.enter(sequence, job.future)
-    job.counted = True
+    job.client_id, job.sequence = client_id, sequence
 
     def settle(future: Answer) -> None:
         if isinstance(outcome := outcome_of(future), Stored | Erased):

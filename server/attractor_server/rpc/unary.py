@@ -42,7 +42,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         if peer := self._shard.owner(request.memory, field="memory"):
             return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer)
         check_steps(request.steps, "steps")
-        job = self._job(Operation.QUERY, request.memory, request.tensors, context)
+        job = await self._job(Operation.QUERY, request.memory, request.tensors, context)
         self._shard.reading(job, steps=request.steps, trajectory=False, pull=request.pull_known)
         recalled = await self._answer(job, context)
         assert isinstance(recalled, Recalled)
@@ -55,7 +55,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
             return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Recognize, request, context, peer)
-        job = self._job(Operation.RECOGNIZE, request.memory, request.tensors, context)
+        job = await self._job(Operation.RECOGNIZE, request.memory, request.tensors, context)
         recognized = await self._answer(job, context)
         assert isinstance(recognized, Recognized)
         return pb.RecognizeResponse(
@@ -69,15 +69,15 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         self, operation: Operation, request: pb.StoreRequest | pb.EraseRequest, context: Context
     ) -> Stored | Erased:
         _check_count(request)
-        job = self._job(operation, request.memory, request.tensors, context)
+        job = await self._job(operation, request.memory, request.tensors, context)
         first = counted(job, request.client_id, request.sequence)
         if job.counted:
             job.deadline_s = None  # a repeat may wait for it by now, and its caller have more time
         return written(await (self._settled(first, job) if first else self._answer(job, context)))
 
-    def _job(self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context) -> Job:
+    async def _job(self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context) -> Job:
         """Everything that can be refused at once is refused here, before the write is counted."""
-        record = self._shard.memories.get(memory)
+        record = await self._shard.memories.get(memory)
         layout = self._shard.model(record.model).layout
         rows = codec.rows_of(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
         partial = not operation.writes

@@ -104,6 +104,10 @@ class MemoryRecord(Generic[Answer, PageType]):
     patterns: int = 0
     version: int = 0
     deleted: bool = False
+    id: int = 0
+    """In the backend store; 0 for a memory that no store has"""
+    at_hand: bool = True
+    """Whether the engine has its pages; if not, it makes them as the store has them before anything else"""
     _ledgers: dict[str, Ledger[Answer]] | None = None
     """By client, the one silent for longest first; None for none, which takes less memory"""
 

@@ -1,13 +1,13 @@
 """The memories of a shard by name: those at hand, and those that are in the backend store alone."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias
 
 import anyio
 import anyio.to_thread
 
+from attractor_server.errors import ModelGone
 from attractor_server.storage.catalog import Answer, Catalog, MemoryRecord, PageType
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import NewMemory, StoredMemory
@@ -29,11 +29,18 @@ class MemoryIndex(Generic[Answer, PageType]):
     """Looks a memory up in the catalog first and then in the store, if there is one. Lives on one event loop."""
 
     def __init__(
-        self, catalog: Catalog[Answer, PageType], journal: Journal | None, restore: Restore[Answer, PageType]
+        self,
+        catalog: Catalog[Answer, PageType],
+        journal: Journal | None,
+        restore: Restore[Answer, PageType],
+        *,
+        digests: Collection[str],
     ) -> None:
+        """`digests` are those of the models that are served."""
         self._catalog = catalog
         self._journal = journal
         self._restore = restore
+        self._digests = digests
         self._threads = anyio.CapacityLimiter(_WRITERS)
         self._wishes: list[_Wish] = []
         self._making = anyio.Lock()
@@ -58,30 +65,35 @@ class MemoryIndex(Generic[Answer, PageType]):
 
         Raises:
             MemoryNotFound: there is none.
+            ModelGone: it was made from a model that is not served.
             StoreFailed: the store could not be asked.
         """
         await self._left(name)
         if self._journal is not None and name not in self._catalog:
-            found = await anyio.to_thread.run_sync(self._journal.find, name, limiter=self._threads)
+            found = await self._found(self._journal, name)
             if found is not None and name not in self._leaving:
+                self._check(found)
                 self._adopt(found)
         return self._catalog.get(name)
 
-    @asynccontextmanager
-    async def leaving(self, name: str) -> AsyncIterator[MemoryRecord[Answer, PageType]]:
-        """Takes a memory out, for the block to forget it; who asks for the name meanwhile waits for the block's end.
+    async def remove(self, name: str) -> MemoryRecord[Answer, PageType]:
+        """Takes a memory out, to be forgotten by its store; until it `left`, whoever asks for the name waits.
 
         Raises:
             MemoryNotFound: there is none.
         """
-        await self.get(name)
+        await self._left(name)
+        if self._journal is not None and name not in self._catalog:
+            found = await self._found(self._journal, name)
+            if found is not None and name not in self._leaving:
+                self._adopt(found)
         record = self._catalog.remove(name)
-        gone = self._leaving[name] = anyio.Event()
-        try:
-            yield record
-        finally:
-            del self._leaving[name]
-            gone.set()
+        self._leaving[name] = anyio.Event()
+        return record
+
+    def left(self, name: str) -> None:
+        """The store has forgotten a memory that was removed, or has failed to."""
+        self._leaving.pop(name).set()
 
     async def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
@@ -93,9 +105,19 @@ class MemoryIndex(Generic[Answer, PageType]):
         )
         return [self._catalog.find(one.name) or self._restore(one) for one in found]
 
+    def _check(self, stored: StoredMemory) -> None:
+        if stored.model_digest not in self._digests:
+            raise ModelGone(
+                f"memory {stored.name!r} was made from model {stored.model} ({stored.model_digest}), which this server "
+                "does not have: put its file in the folder of --models and start again, or delete the memory"
+            )
+
     def _adopt(self, stored: StoredMemory) -> None:
         if stored.name not in self._catalog:
             self._catalog.adopt(self._restore(stored))
+
+    async def _found(self, journal: Journal, name: str) -> StoredMemory | None:
+        return await anyio.to_thread.run_sync(journal.find, name, limiter=self._threads)
 
     async def _left(self, name: str) -> None:
         while (event := self._leaving.get(name)) is not None:

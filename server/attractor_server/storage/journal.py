@@ -50,6 +50,10 @@ class Journal:
             ).fetchall()[0]
         self._epoch = int(str(row[0]))
 
+    def close(self) -> None:
+        """Leaves the store."""
+        self._database.close()
+
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
         """The memories of those names, made now where there is none."""
         made_s = time.time()
@@ -144,8 +148,8 @@ def _memory(cursor: apsw.Cursor, row: Sequence[Any]) -> StoredMemory:
 
 def _pages(cursor: apsw.Cursor, memory: int) -> Sequence[PageRow]:
     rows = cursor.execute(
-        "SELECT number, patterns, version IS NOT NULL, EXISTS ("
-        "SELECT 1 FROM entries WHERE memory = pages.memory AND page = number AND version > coalesce(images.version, 0)) "
+        "SELECT number, patterns, version IS NOT NULL, EXISTS (SELECT 1 FROM entries "
+        "WHERE memory = pages.memory AND page = number AND version > coalesce(images.version, 0)) "
         "FROM pages LEFT JOIN images ON images.memory = pages.memory AND images.page = number "
         "WHERE pages.memory = ? ORDER BY number",
         (memory,),

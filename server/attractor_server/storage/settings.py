@@ -40,6 +40,10 @@ class MemorySettings:
         """Pages a memory has at most; None for any number."""
         return {"grow": None, "refuse": 1, "forget": 2}[self.when_full]
 
+    def seals(self, patterns: int) -> bool:
+        """Whether a page with so many patterns takes no more: one that refuses may get room by an erase."""
+        return patterns >= self.page_patterns and self.when_full != "refuse"
+
     def difference(self, other: "MemorySettings") -> str:
         """The first setting that differs, with both values; empty where none does."""
         for name in (field.name for field in fields(self)):

@@ -1,0 +1,113 @@
+"""Keeping: what a batch has done to memories goes to the backend store before anybody is told of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attractor_server.engine.bank import Bank
+from attractor_server.engine.batch import Loaded
+from attractor_server.engine.erasure import Erasure
+from attractor_server.engine.filling import Filling
+from attractor_server.engine.page import Page
+from attractor_server.engine.work import Erased, Job, Outcome, Record, Stored
+from attractor_server.errors import ServerError
+from attractor_server.storage.records import Change, Entry, Image, Told
+
+
+def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
+    """Commits what was applied. Where that fails, the jobs fail, and their memories are as the store has them."""
+    kept = [one for one in fillings if one.memory.id]
+    if loaded.keeper is None or not kept:
+        return
+    try:
+        loaded.keeper.commit([_by_stores(loaded.bank, one) for one in kept])
+    except ServerError as error:
+        for one in kept:
+            one.outcomes |= dict.fromkeys(one.jobs, error)
+            _lose(loaded.bank, one.memory)
+
+
+def keep_erases(
+    loaded: Loaded, erasures: Sequence[Erasure], outcomes: Mapping[Job, Outcome | ServerError]
+) -> Mapping[Job, ServerError]:
+    """Commits what was erased; the jobs that fail by that, whose memories are as the store has them."""
+    kept = [one for one in erasures if one.error is None and one.job.memory.id]
+    if loaded.keeper is None or not kept:
+        return {}
+    try:
+        loaded.keeper.commit([_by_erase(loaded.bank, one, outcomes[one.job]) for one in kept])
+    except ServerError as error:
+        for one in kept:
+            _lose(loaded.bank, one.job.memory)
+        return {one.job: error for one in kept}
+    return {}
+
+
+def _lose(bank: Bank, memory: Record) -> None:
+    """Forgets what is at hand of a memory: it comes from the store when it is next needed."""
+    for page in memory.pages:
+        bank.release(page)
+    memory.at_hand = False
+
+
+def _by_stores(bank: Bank, filling: Filling) -> Change:
+    """What the stores of a lane did to their memory: entries, and images of pages that are sealed by now."""
+    memory, first = filling.memory, filling.parts[0].version
+    parts = [part for part in filling.parts if part.page not in filling.dropped]
+    given = dict.fromkeys(part.page for part in parts)
+    sealed = [page for page in given if memory.settings.seals(page.patterns)]
+    return Change(
+        memory=memory.id,
+        version=memory.version,
+        patterns=memory.patterns,
+        dropped=[page.number for page in filling.dropped],
+        pages={page.number: page.patterns for page in given},
+        entries=[
+            Entry(page=part.page.number, version=part.version, written=first, values=part.values) for part in parts
+        ],
+        images=_images(bank, sealed, memory.version),
+        told=_told((job, filling.outcomes[job]) for job in filling.jobs),
+    )
+
+
+def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> Change:
+    """What an erase did to its memory: nothing stays of what a changed page had, but what it keeps, or its weights."""
+    memory, changes = erasure.job.memory, erasure.changes
+    numbers = [page.number for page in changes]
+    kept = {page: page.kept for page in changes if page.kept is not None}
+    return Change(
+        memory=memory.id,
+        version=memory.version,
+        patterns=memory.patterns,
+        emptied=numbers,
+        pages={page.number: page.patterns for page in changes},
+        entries=[
+            Entry(page=page.number, version=memory.version, written=memory.version, values=values)
+            for page, values in kept.items()
+            if len(values)
+        ],
+        images=_images(bank, [page for page in changes if page not in kept], memory.version),
+        told=_told([(erasure.job, outcome)]),
+    )
+
+
+def _images(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+    images = []
+    for page in pages:
+        for error in bank.bring([page]).values():
+            raise error
+        images.append(Image(page=page.number, version=version, content=bank.image(page)))
+    return images
+
+
+def _told(answered: Iterable[tuple[Job, object]]) -> Sequence[Told]:
+    """The answers to what is counted."""
+    return [
+        Told(
+            client=job.client_id,
+            sequence=job.sequence,
+            version=outcome.version,
+            patterns=outcome.patterns,
+            erases=isinstance(outcome, Erased),
+        )
+        for job, outcome in answered
+        if job.sequence and isinstance(outcome, Stored | Erased)
+    ]

@@ -1,0 +1,93 @@
+"""Restoring: memories come back from the backend store when they are first needed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from attractor_server.engine.batch import Loaded, joined, lanes_of
+from attractor_server.engine.faults import fault
+from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.page import Page
+from attractor_server.engine.work import Floats, Job, Record
+from attractor_server.engine.writing import finite_rows, written
+from attractor_server.errors import MemoryNotFound, ServerError, StoreDamaged
+from attractor_server.storage.records import Entry, PageRow, StoredPage
+
+
+def restored(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, ServerError]:
+    """Brings the memories of these jobs back; the jobs whose memories did not come, each with the cause."""
+    failed: dict[Job, ServerError] = {}
+    for lane in lanes_of(jobs):
+        try:
+            assert loaded.keeper is not None
+            _restore(loaded, loaded.keeper, lane.memory)
+        except ServerError as error:
+            failed |= dict.fromkeys(lane.jobs, error)
+        except Exception as error:
+            failed |= dict.fromkeys(lane.jobs, fault(error, "restoring", 1))
+    return failed
+
+
+def _restore(loaded: Loaded, keeper: Keeper, memory: Record) -> None:
+    """Makes the memory as the store has it.
+
+    Sealed pages are read when a batch needs them. A page with entries of its own is written anew: those of a rewritten
+    page together, others in the groups in which they were written.
+
+    Raises:
+        MemoryNotFound: the store has it no more.
+        ServerError: the store cannot be read, or is damaged.
+    """
+    stored = keeper.find(memory.name)
+    if stored is None or stored.id != memory.id:
+        raise MemoryNotFound(f"no memory {memory.name!r}; it was deleted")
+    pages = list[Page]()
+    try:
+        for row in stored.pages:
+            pages.append(Page(number=row.number))
+            _bring_back(loaded, keeper, memory, pages[-1], row)
+    except BaseException:
+        for page in pages:
+            loaded.bank.release(page)
+        raise
+    memory.pages[:] = pages
+    memory.version, memory.patterns = stored.version, stored.patterns
+    memory.at_hand = True
+
+
+def _bring_back(loaded: Loaded, keeper: Keeper, memory: Record, page: Page, row: PageRow) -> None:
+    if row.image:
+        loaded.shelf.expect(page, memory.id)
+        page.patterns = row.patterns
+    if row.entries:
+        _replay(loaded, memory, page, keeper.page(memory.id, row.number))
+    page.patterns = row.patterns
+
+
+def _replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
+    """Sends a page's entries through the writing loop."""
+    settings = memory.settings
+    if settings.write == "rewrite" and stored.image is None:
+        values = joined([entry.values for entry in stored.entries])
+        _write(loaded, memory, page, values)
+        if not settings.seals(len(values)):
+            page.kept = values.copy()
+        return
+    before = page.patterns - sum(len(entry.values) for entry in stored.entries)
+    page.patterns = max(0, before)
+    for values in _groups(stored.entries):
+        _write(loaded, memory, page, values)
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
+    for _, together in groupby(entries, key=attrgetter("written")):
+        yield joined([entry.values for entry in together])
+
+
+def _write(loaded: Loaded, memory: Record, page: Page, values: Floats) -> None:
+    fast = written(loaded, [page], [values], [page.patterns])
+    if not finite_rows(fast)[0]:
+        raise StoreDamaged(f"memory {memory.name!r}: its patterns, written anew, left finite numbers")
+    for error in loaded.bank.publish([page], fast).values():
+        raise error
+    page.patterns += len(values)

@@ -1,0 +1,31 @@
+"""Memories of the backend store as records, before the engine has their pages. No torch here."""
+
+from collections import Counter
+
+from attractor_server.engine.page import Page
+from attractor_server.engine.work import Record
+from attractor_server.storage.catalog import REMEMBERED_ANSWERS, Applied, MemoryRecord
+from attractor_server.storage.records import StoredMemory
+
+
+def record_of(stored: StoredMemory) -> Record:
+    """The record of a memory that is not at hand, with what its clients were told."""
+    record: Record = MemoryRecord(
+        stored.name,
+        stored.model,
+        stored.model_digest,
+        stored.created_s,
+        stored.settings,
+        pages=[Page(number=row.number, patterns=row.patterns) for row in stored.pages],
+        patterns=stored.patterns,
+        version=stored.version,
+        id=stored.id,
+        at_hand=False,
+    )
+    counts = Counter(told.client for told in stored.told)
+    for told in stored.told:
+        ledger = record.ledger(told.client)
+        if counts[told.client] >= REMEMBERED_ANSWERS and not ledger.last:
+            ledger.forget(told.sequence - 1)  # older ones are kept no longer
+        ledger.settle(told.sequence, Applied(told.version, told.patterns, told.erases))
+    return record

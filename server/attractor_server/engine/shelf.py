@@ -1,0 +1,68 @@
+"""The shelf: where a bank's pages come from that have not been at hand since the start, and where others wait."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from attractor_server.engine.bank import PageStore
+from attractor_server.engine.forms import Form
+from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.page import Floats, Page
+from attractor_server.engine.stack import Image
+from attractor_server.errors import StoreDamaged
+
+
+class Shelf:
+    """Reads expected pages from the backend store, by their images there; every other page is in the file below."""
+
+    def __init__(self, below: PageStore, keeper: Keeper | None, *, initial: Mapping[str, Tensor], form: Form) -> None:
+        """`initial` are the weights that every page starts from, each (*shape); `form` is the bank's."""
+        self._below = below
+        self._keeper = keeper
+        self._initial = dict(sorted(initial.items()))
+        self._form = form
+        self._expected: dict[int, tuple[int, int]] = {}
+        """By the id of the page its memory in the store, and its number there"""
+
+    def expect(self, page: Page, memory: int) -> None:
+        """From now on the page counts as stored, and is read from the backend store when it is needed."""
+        self._expected[page.id] = (memory, page.number)
+        page.stored = True
+
+    def save(self, page: int, image: Image, kept: Floats | None) -> None:
+        """Keeps the page in the file."""
+        self._below.save(page, image, kept)
+        self._expected.pop(page, None)
+
+    def load(self, page: int, image: Image) -> Floats | None:
+        """Fills `image` with the weights, and returns the patterns.
+
+        Raises:
+            ServerError: what was saved cannot be read, or is damaged.
+        """
+        if self._keeper is None or (place := self._expected.get(page)) is None:
+            return self._below.load(page, image)
+        stored = self._keeper.page(*place).image
+        if stored is None or len(stored.content) != sum(tensor.nbytes for tensor in self._initial.values()):
+            found = "none" if stored is None else f"one of {len(stored.content)} bytes"
+            raise StoreDamaged(f"memory {place[0]}, page {place[1]}: expected an image of its model's, found {found}")
+        for part, packed in zip(image, self._packed(stored.content), strict=True):
+            part[:] = packed
+        return None
+
+    def drop(self, page: int) -> None:
+        """Forgets the page here; what the backend store has of it is the journal's matter."""
+        self._expected.pop(page, None)
+        self._below.drop(page)
+
+    def _packed(self, content: bytes) -> Sequence[memoryview]:
+        """The float32 weights of an image as the bank keeps them: the memory of each tensor, in the order of names."""
+        flat = torch.frombuffer(bytearray(content), dtype=torch.float32)
+        parts = flat.split([tensor.numel() for tensor in self._initial.values()])
+        fast = {
+            name: part.reshape(1, *tensor.shape).to(tensor.device)
+            for (name, tensor), part in zip(self._initial.items(), parts, strict=True)
+        }
+        packed = sorted(self._form.pack(fast).items())
+        return [tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for _, tensor in packed]
