@@ -56,8 +56,9 @@ class Stack:
         """Bytes to be filled for these places, and what puts all of them there then, by one copy a tensor."""
         if self._matrices is not None:
             return self.leaving(places), _nothing
+        pinned = self.device.type == "cuda"
         staged = {
-            name: torch.empty((len(places), *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=True)
+            name: torch.empty((len(places), *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=pinned)
             for name, tensor in self._tensors.items()
         }
         images = _rows([_bytes_of(tensor) for tensor in staged.values()], len(places))
