@@ -14,7 +14,7 @@ from tests.engine.recorder import Recorder, batches_after, held, job, memory, ru
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.fairness import LEAD_LIMIT, namespace_of
 from attractor_server.engine.lanes import TURN_LIMIT
-from attractor_server.engine.pace import Pace
+from attractor_server.engine.pace import Company, Pace
 from attractor_server.engine.work import Job, Operation, Outcome, Stored
 from attractor_server.errors import Cancelled, QueueFull, ServerError
 
@@ -46,7 +46,16 @@ async def test_a_flood_of_one_namespace_does_not_keep_another_out_of_the_next_ba
         late = job(Operation.QUERY, memory("b/0"))
         made = await batches_after(computer, batcher, [*flood("a", 2000), late])
     assert late in made[0]
-    assert all(len(batch) == 256 for batch in made[:-1])
+    assert len(made[0]) == 64  # who asked for little does not wait for a batch that others fill
+    assert all(len(batch) == 256 for batch in made[1:-1])
+
+
+async def test_those_who_ask_for_little_share_a_batch_however_many_they_are() -> None:
+    async with held(computer := Recorder(), batch=256) as batcher:
+        jobs = [one for n in range(200) for one in flood(f"n{n}", 1)]
+        made = await batches_after(computer, batcher, [*flood("a", 1000), *jobs])
+    assert set(jobs) <= set(made[0])
+    assert len(made[0]) == 201
 
 
 async def test_a_batch_is_shared_out_evenly_in_patterns_not_in_requests() -> None:
@@ -275,6 +284,20 @@ def test_a_program_of_which_one_pattern_takes_too_long_is_computed_one_by_one() 
     for _ in range(10):
         pace.learn("p", 1, 1.0)
     assert pace.limit("p") == 1
+
+
+def test_namespaces_are_in_company_while_more_than_one_asks() -> None:
+    company = Company()
+    assert not company.present(0.0)
+    company.note("a", 0.0)
+    company.note("a", 0.5)
+    assert not company.present(0.5)
+    company.note("b", 1.0)
+    company.note("b", 1.9)
+    assert company.present(1.9)
+    assert not company.present(2.1)
+    company.note("a", 3.0)
+    assert company.present(3.0)
 
 
 def test_without_a_bound_in_time_batches_are_as_large_as_they_may_be() -> None:

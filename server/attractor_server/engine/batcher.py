@@ -10,7 +10,7 @@ from typing import Protocol
 from attractor_server.engine.entrance import Entrance
 from attractor_server.engine.fairness import namespace_of
 from attractor_server.engine.lanes import Queue
-from attractor_server.engine.pace import Pace
+from attractor_server.engine.pace import COMPANY_PART, Company, Pace
 from attractor_server.engine.work import Job, Outcome
 from attractor_server.errors import QueueFull, ServerError
 
@@ -33,10 +33,12 @@ class Batcher:
     """
 
     def __init__(self, engine: Computer, *, waiting_limit: int, batch_limit: int, batch_s: float | None = None) -> None:
-        """`batch_s` bounds the time that a batch takes, and so the time for which a request waits for others."""
+        """`batch_s` bounds the time that a batch takes, a part of it where several namespaces wait for one another."""
         self._engine = engine
         self._waiting_limit = waiting_limit
-        self._pace = Pace(batch_s=batch_s, batch_limit=batch_limit)
+        self._alone = self._pace = Pace(batch_s=batch_s, batch_limit=batch_limit)
+        self._together = Pace(batch_s=batch_s and batch_s / COMPANY_PART, batch_limit=batch_limit)
+        self._company = Company()
         self._queue = Queue()
         self._entrance = Entrance(self._queue)
         self._computing = False
@@ -82,6 +84,7 @@ class Batcher:
         if self._entrance.is_open(job, self._waiting_limit):
             self._put(job)
             return
+        self._note(job)
         try:
             await self._entrance.wait(job)
         except asyncio.CancelledError:
@@ -109,8 +112,12 @@ class Batcher:
             await self._changed.wait()
 
     def _put(self, job: Job) -> None:
+        self._note(job)
         self._queue.put(job)
         self._announce()
+
+    def _note(self, job: Job) -> None:
+        self._company.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
 
     def _full(self, job: Job) -> QueueFull:
         namespace = namespace_of(job.memory.name)
@@ -129,6 +136,7 @@ class Batcher:
     def _taken(self, now_s: float) -> list[Job]:
         """The next batch, and in its place whatever has been waiting for room."""
         before = self._queue.weight
+        self._pace = self._together if self._company.present(now_s) else self._alone
         batch = self._queue.take(self._pace.limit, now_s)
         if self._queue.weight != before:
             self._entrance.admit(self._waiting_limit)

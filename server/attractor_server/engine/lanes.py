@@ -15,6 +15,8 @@ from attractor_server.errors import Expired
 
 TURN_LIMIT = 64
 """Patterns of one memory that are taken before another one's turn, so that many queries of one share its page."""
+FILLED_PART = 4
+"""Once a namespace got all that it asked for, second turns fill a batch to this part only: its answers wait for them"""
 ALONE = (Operation.ERASE, Operation.DELETE)
 """Of which a batch holds one for each memory"""
 
@@ -139,8 +141,13 @@ class Queue:
         batch: list[Job] = []
         room = limit
         closed: list[Lane] = []
+        served: set[Tenant] = set()
+        satisfied = False
         while program in self._lines and (not batch or room > 0):
-            lane = self._lines[program].first().lines[program][0]
+            tenant = self._lines[program].first()
+            if satisfied and tenant in served and FILLED_PART * (limit - room) >= limit:
+                break
+            lane = tenant.lines[program][0]
             taken = self._served(lane, program, room, first=not batch, now_s=now_s)
             if not taken and lane.jobs and lane.jobs[0].program == program:
                 break  # it has no room in this batch, and keeps its place
@@ -151,6 +158,8 @@ class Queue:
                 closed.append(lane)
             else:
                 self._enter(lane)
+            served.add(tenant)
+            satisfied = satisfied or program not in tenant.lines
         for lane in closed:
             self._enter(lane)
         return batch

@@ -1,7 +1,11 @@
 """How much goes into one batch: so much that the next request waits for little more than one pace."""
 
+import math
 from collections.abc import Hashable
 
+COMPANY_S = 1.0
+COMPANY_PART = 6
+"""Batches take this part of the time where several namespaces ask for work"""
 START = 64
 """Patterns in the first batch of a program, whose speed nobody knows"""
 
@@ -35,3 +39,21 @@ class Pace:
         elif 2 * weight > limit:
             limit = max(limit, min(fitting, 2 * limit, self._batch_limit))
         self._limits[program] = limit
+
+
+class Company:
+    """Whether several namespaces ask for work: then they wait for one another, and batches are short."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+        self._changed_s = -math.inf
+
+    def note(self, namespace: str, now_s: float) -> None:
+        """One has asked."""
+        if namespace != self._last:
+            self._changed_s = -math.inf if self._last is None else now_s
+            self._last = namespace
+
+    def present(self, now_s: float) -> bool:
+        """Whether another one asked than the one before, a short while ago at most."""
+        return now_s - self._changed_s < COMPANY_S
