@@ -344,7 +344,7 @@ def test_a_page_that_the_eraser_changed_is_added_to_from_then_on(loop: Loop) -> 
 
 def test_thousands_of_pages_live_on_a_bank_of_few_places(loop: Loop) -> None:
     settings = MemorySettings(page_patterns=1)
-    bench = Bench(TINY, loop, bank_bytes=4 * TINY.page_bytes, settings=settings)
+    bench = Bench(TINY, loop, bank_bytes=32 * TINY.page_bytes, settings=settings)
     stored = patterns(2000)
     assert bench.store("a", stored) == Stored(version=1, patterns=2000)
     assert len(bench.memories["a"].pages) == 2000

@@ -31,8 +31,8 @@ class _WriteModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WriteMode.V
     """Whatever is there; in a new memory, the server's default."""
     WRITE_MODE_REWRITE: _WriteMode.ValueType  # 1
     """The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
-    patterns that come one at a time are held as well as those that come together. A page from which something was
-    erased is added to from then on.
+    patterns that come one at a time are held as well as those that come together. A page that the eraser
+    changed is added to from then on.
     """
     WRITE_MODE_STREAM: _WriteMode.ValueType  # 2
     """Each store adds to what is written, and no pattern is kept."""
@@ -44,8 +44,8 @@ WRITE_MODE_UNSPECIFIED: WriteMode.ValueType  # 0
 """Whatever is there; in a new memory, the server's default."""
 WRITE_MODE_REWRITE: WriteMode.ValueType  # 1
 """The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
-patterns that come one at a time are held as well as those that come together. A page from which something was
-erased is added to from then on.
+patterns that come one at a time are held as well as those that come together. A page that the eraser
+changed is added to from then on.
 """
 WRITE_MODE_STREAM: WriteMode.ValueType  # 2
 """Each store adds to what is written, and no pattern is kept."""
