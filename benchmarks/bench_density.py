@@ -163,8 +163,9 @@ def spilling(model: Model, memories: int, turns: int) -> Iterator[Result]:
         started_s = time.perf_counter()
         bench.store(range(memories))
         print(f"{memories:,} memories made in {time.perf_counter() - started_s:,.0f} s, on {places:,} places")
+        synchronise(Path(folder), forget=False)
         warm, cold = under_load(bench, memories, turns)
-        evict_from_system(Path(folder))
+        synchronise(Path(folder), forget=True)
         numbers = np.random.default_rng(2).permutation(memories).tolist()
         from_disk = [bench.timed(number) for number in numbers[:FROM_DISK] if bench.cold(number)]
     if bench.failed:
@@ -196,12 +197,13 @@ def under_load(bench: Bench, memories: int, turns: int) -> tuple[list[float], li
     return warm, cold
 
 
-def evict_from_system(folder: Path) -> None:
-    """Makes the next read of files there one of the disk."""
+def synchronise(folder: Path, *, forget: bool) -> None:
+    """Waits until the disk has what was written to files there; if asked, makes the next read one of the disk."""
     for path in folder.iterdir():
         file = os.open(path, os.O_RDONLY)
         os.fsync(file)
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        if forget:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)
 
 

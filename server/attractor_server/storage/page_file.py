@@ -35,6 +35,8 @@ class _Extent(NamedTuple):
 
     start: int
     records: int
+    used_bytes: int
+    """From its beginning, by the longest that was saved there"""
 
 
 class PageFile:
@@ -64,7 +66,7 @@ class PageFile:
         rows, columns = patterns.shape
         header = memoryview(_HEADER.pack(page, rows, columns, _checksum(page, rows, columns, content)))
         length = sum(part.nbytes for part in (header, *content))
-        extent = self._room(page, -(-length // self._record_bytes))
+        extent = self._room(page, length)
         try:
             written = os.pwritev(self._opened(), [header, *content], extent.start * self._record_bytes)
         except OSError as error:
@@ -98,7 +100,7 @@ class PageFile:
             return
         self._free[extent.records].append(extent.start)
         try:
-            os.pwrite(self._opened(), bytes(extent.records * self._record_bytes), extent.start * self._record_bytes)
+            os.pwrite(self._opened(), bytes(extent.used_bytes), extent.start * self._record_bytes)
         except OSError as error:
             logger.warning("what was deleted could not be overwritten in %s: %s", self, error)
 
@@ -123,18 +125,23 @@ class PageFile:
             weakref.finalize(self, _closed, self._file, self._path)
         return self._file
 
-    def _room(self, page: int, records: int) -> _Extent:
-        """Where that many records of the page go: where it was if that suffices."""
-        if (before := self._extents.get(page)) is not None:
-            if before.records >= records:
-                return before
-            self.drop(page)
-        if free := self._free[records]:
-            start = free.pop()
+    def _room(self, page: int, length: int) -> _Extent:
+        """Where that many bytes of the page go: where it was if that suffices."""
+        records, before = -(-length // self._record_bytes), self._extents.get(page)
+        if before is not None and before.records >= records:
+            extent = before._replace(used_bytes=max(length, before.used_bytes))
         else:
-            start, self._end = self._end, self._end + records
-        self._extents[page] = extent = _Extent(start, records)
+            self.drop(page)
+            extent = _Extent(self._start(records), records, length)
+        self._extents[page] = extent
         return extent
+
+    def _start(self, records: int) -> int:
+        """Of so many records that are free, or at the end of the file."""
+        if free := self._free[records]:
+            return free.pop()
+        self._end += records
+        return self._end - records
 
     def _read(self, page: int, parts: Sequence[memoryview], start: int) -> int:
         """Fills the parts from there on; the bytes read."""
