@@ -78,8 +78,8 @@ bench: $(STAMP) ## run every benchmark
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 .PHONY: quality
-quality: $(STAMP) ## measure every model that ships, beside its rivals, and write docs/quality.md
-	$(BIN)/python benchmarks/quality.py
+quality: $(STAMP) ## measure every model that ships, beside its rivals, and write docs/quality.md (ARGS=…)
+	$(BIN)/python benchmarks/quality.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and everything that was made

@@ -207,6 +207,13 @@ def test_a_run_can_be_watched_step_by_step() -> None:
     assert seen[-1] == replace(seen[-1], skipped=0, share=0.8)
 
 
+def test_a_device_that_is_not_here_is_refused(tmp_path: Path) -> None:
+    options = run.Options(output=tmp_path, run_dir=tmp_path / "run", budget_s=600, device="nowhere:3")
+    with pytest.raises(SettingsError, match=r"device: saw 'nowhere:3'; expected one that is here, as cpu or cuda \("):
+        run.train(write_recipe(tmp_path), options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_control_is_never_written_to_and_keeps_its_name_apart(tmp_path: Path, model: Model) -> None:
     control = train_at(tmp_path, control=True)
     assert control.name == "tiny-control"

@@ -21,6 +21,10 @@ class Cues:
     values: Tensor
     known: Tensor
 
+    def to(self, device: torch.device) -> "Cues":
+        """The same there."""
+        return Cues(self.values.to(device), self.known.to(device))
+
 
 def distort(patterns: Tensor, layout: Layout, tables: Sequence[CueTable], generator: Generator) -> Cues:
     """A cue for each pattern (memories, patterns, values), each by one of the ways, chosen by their shares."""

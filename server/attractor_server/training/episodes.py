@@ -49,8 +49,8 @@ def write_chunks(network: EnergyNetwork, parameters: Parameters, patterns: Tenso
     fast, done = parameters.memories(len(patterns)), 0
     for size in chunks:
         chunk = patterns[:, done : done + size]
-        present = torch.ones(len(patterns), size, dtype=torch.bool)
-        stored = torch.full((len(patterns),), done)
+        present = torch.ones(len(patterns), size, dtype=torch.bool, device=patterns.device)
+        stored = torch.full((len(patterns),), done, device=patterns.device)
         fast = write(network, parameters, fast, chunk, present=present, stored=stored)
         done += size
     return fast

@@ -54,10 +54,11 @@ def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     count, _ = draw_shape(recipe.episodes, generator)
     gone = 1 + int(torch.rand((), generator=generator).item() * min(table.patterns, count))
     patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
+    cues = distort(patterns, source.layout, recipe.cues, generator).to(model.device)
+    patterns = patterns.to(model.device)
     kept, dropped = patterns[:, :count], patterns[:, count:]
     full, never = written(model, patterns, count + gone), written(model, kept, count)
     fast = erased(model, full, dropped, stored=count + gone)
-    cues = distort(patterns, source.layout, recipe.cues, generator)
     x = model.encode(cues.values)
     found = recalled(model, model.network, fast, x, cues)
     with torch.no_grad():
@@ -73,8 +74,8 @@ def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
 
 def erased(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
     """The fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
-    present = torch.ones(patterns.shape[:2], dtype=torch.bool)
-    held = torch.full((len(patterns),), stored)
+    present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=patterns.device)
+    held = torch.full((len(patterns),), stored, device=patterns.device)
     return erase(model.network, model.parameters, fast, model.encode(patterns), present=present, stored=held)
 
 

@@ -140,7 +140,7 @@ class Trainer:
         path = run_dir / self._file
         if not self._team.agree(path.exists()):
             return False
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if Recipe.model_validate_json(json.dumps(state["recipe"])) != self._recipe:
             raise SettingsError(
                 f"{run_dir} holds a run of another recipe ({state['recipe']['name']}); expected a run of this one, "

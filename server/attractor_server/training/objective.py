@@ -52,11 +52,11 @@ def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     """
     count, chunks = draw_shape(recipe.episodes, generator)
     patterns = source.sample(recipe.episodes.memories, count, generator)
-    network, fast = _write(model, model.encode(patterns), chunks)
+    network, fast = _write(model, model.encode(patterns.to(model.device)), chunks)
     chosen = pick(patterns, recipe.episodes.cues, generator)
-    cues = distort(chosen, source.layout, recipe.cues, generator)
+    cues = distort(chosen, source.layout, recipe.cues, generator).to(model.device)
     x = model.encode(cues.values)
-    error = reading_error(model, recalled(model, network, fast, x, cues), chosen)
+    error = reading_error(model, recalled(model, network, fast, x, cues), chosen.to(model.device))
     pages = min(PAGES, len(x)) if recipe.optimizer.choice_weight else min(2, len(x))
     deltas = torch.stack([_delta_energy(model, network, _rolled(fast, page), x) for page in range(pages)], -1)
     own, strange = deltas[..., 0], deltas[..., -1]
@@ -73,10 +73,10 @@ def _rolled(fast: Tensors, places: int) -> Tensors:
 def memoryless_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
     """The same for the control: a network that is never written to, and so learns to do without."""
     patterns = source.sample(recipe.episodes.memories, recipe.episodes.cues, generator)
-    cues = distort(patterns, source.layout, recipe.cues, generator)
+    cues = distort(patterns, source.layout, recipe.cues, generator).to(model.device)
     fast = model.parameters.memories(len(patterns))
     found = recalled(model, model.network, fast, model.encode(cues.values), cues)
-    return Losses(reading_error(model, found, patterns), torch.zeros(()))
+    return Losses(reading_error(model, found, patterns.to(model.device)), torch.zeros((), device=model.device))
 
 
 def recalled(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, cues: Cues) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 
 from attractor_server.energy.model import SUFFIX, Model, save_model
+from attractor_server.errors import SettingsError
 from attractor_server.training.calibrating import calibrated
 from attractor_server.training.datasets import Source, load_dataset
 from attractor_server.training.erasing import erasing_losses, with_start
@@ -41,6 +42,8 @@ class Options:
     control: bool = False
     """Train the same network without writes: what it learns to do without its memory"""
     resume: bool = True
+    device: str = "cpu"
+    """Where the network is trained; data and figures stay on the processor"""
     show_progress: bool = True
 
 
@@ -55,19 +58,35 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     recipe = recipe_of(recipe_path, options)
     bar = bar or partial(progress_bar, visible=options.show_progress)
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
-    model, reports = untrained(recipe, data), []
+    model, reports = untrained(recipe, data).to(device_of(options.device)), []
     for phase, share in _phases(recipe, control=options.control):
         if phase.objective is erasing_losses:
             model = with_start(model, data, recipe)
         model, progress = _carried_out(recipe, model, (data, held_out), phase, options, share, team, bar)
         reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
         reports[-1]["skipped"] = progress.skipped
+    model = model.to(torch.device("cpu"))
     if team.rank:
         return model
     if not options.control:
         model = replace(model, calibration=calibrated(model, held_out, recipe))
     record = {"workers": team.size} | _record(recipe, reports, _figures(recipe, model, data, held_out))
     return save_model(replace(model, record=record), options.output / f"{recipe.name}{SUFFIX}")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SettingsError: there is none of that name here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(f"device: saw {name!r}; expected one that is here, as cpu or cuda ({reason})") from error
+    return device
 
 
 def recipe_of(path: Path, options: Options) -> Recipe:

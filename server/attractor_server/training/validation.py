@@ -73,27 +73,31 @@ def written(model: Model, patterns: Tensor, chunk: int) -> Tensors:
     """Fast weights of memories that patterns (memories, n, values) were written to in chunks."""
     with torch.no_grad():
         chunks = chunked(patterns.shape[1], chunk)
-        return write_chunks(model.network, model.parameters, model.encode(patterns), chunks)
+        return write_chunks(model.network, model.parameters, model.encode(patterns.to(model.device)), chunks)
 
 
 def answered(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
     """What users get back for the cues, (memories, cues, values)."""
     with torch.no_grad():
-        hold = model.hold(cues.values, cues.known) if bool(cues.known.any()) else None
-        x = model.encode(cues.values)
+        there = cues.to(model.device)
+        hold = model.hold(there.values, there.known) if bool(cues.known.any()) else None
+        x = model.encode(there.values)
         values = model.decode(read(model.network, model.parameters, fast, x, hold=hold, steps=steps).pattern)
-    return torch.where(cues.known, cues.values, values)
+    return torch.where(cues.known, cues.values, values.to(cues.values.device))
 
 
 def familiarity(model: Model, fast: Tensors, cues: Cues) -> Tensor:
     """ΔE of the cues, (memories, cues)."""
     with torch.no_grad():
-        return delta_energy(model.network, model.parameters, fast, model.encode(cues.values))
+        x = model.encode(cues.values.to(model.device))
+        return delta_energy(model.network, model.parameters, fast, x).to(cues.values.device)
 
 
 def filled(model: Model, cues: Cues) -> Tensor:
     """The cues with the mean of the training data where an entry is missing."""
-    return torch.where(cues.values.isnan(), model.decode(model.encode(cues.values)), cues.values)
+    values = cues.values
+    means = model.decode(model.encode(values.to(model.device))).to(values.device)
+    return torch.where(values.isnan(), means, values)
 
 
 def judged(model: Model, data: DataTable, values: Tensor) -> Tensor:

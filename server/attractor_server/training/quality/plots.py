@@ -17,15 +17,16 @@ PANELS: Mapping[Table, str] = {
     "steps": "reading steps",
 }
 RIVALS = (
-    *("pseudo-inverse, graded reads", "pseudo-inverse, reads by sign", "modern Hopfield", "nearest stored"),
-    *("trained without writes", "conditional Gaussian", "ridge", "n-gram", "no write"),
+    *("pseudo-inverse, graded reads", "pseudo-inverse, reads by sign", "nearest stored"),
+    *("trained without writes", "conditional Gaussian", "ridge", "n-gram"),
 )
 """Lines beside our own; of the last ones only so many that a reader can tell them apart"""
 MOST = 4
 OURS = "#1a5fb4"
+MARKERS = "xs^vDP*"
 COLOURS = ("#c64600", "#26a269", "#813d9c", "#77767b")
 FORMATS = {32: "float32", 16: "bfloat16", 8: "int8"}
-SHADES = 64
+SHADES = 256
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> bool:
@@ -59,7 +60,7 @@ def _write(drawn: io.BytesIO, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(SHADES).save(path, optimize=True)
+        image.convert("RGB").quantize(SHADES, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def _draw_panel(axes: "Axes", table: Table, rows: Sequence[Row]) -> None:
@@ -97,9 +98,10 @@ def _draw_bytes(axes: "Axes", own: Sequence[Row], others: Sequence[Row]) -> None
     for row in own:
         _name(axes, row, FORMATS[int(row.at or 0)], OURS)
     kept = [row for row in others if row.family == "rival" and row.bytes]
-    axes.plot([row.bytes / 1000 for row in kept], [row.value for row in kept], "x", color="#77767b", markersize=5)
-    for row in kept:
-        _name(axes, row, _short(row.method), "#77767b")
+    for number, row in enumerate(kept):
+        marker, colour = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
+        axes.plot(row.bytes / 1000, row.value, marker, color=colour, markersize=5, label=_short(row.method), alpha=0.7)
+    axes.legend(fontsize=5.5, framealpha=0.6)
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
 
@@ -110,7 +112,8 @@ def _name(axes: "Axes", row: Row, text: str, colour: str) -> None:
 
 
 def _short(method: str) -> str:
-    """A store's name without its details."""
+    """A store's name without its details, and where it has a budget, whose."""
+    page = method.rpartition("(a page of ")[2].rstrip(")")
     if "principal components" in method:
-        return "PCA codes"
-    return method.partition(" of ")[0].replace("pseudo-inverse", "p.-inv.").replace(", reads by sign", ", sign")
+        return f"PCA codes, {page} page"
+    return f"product quantiser, {page} page" if "quantiser" in method else method
