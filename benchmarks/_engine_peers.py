@@ -1,13 +1,14 @@
 """What one would write instead of the engine: loops over memories, `vmap(grad)`, and another library's memories.
 
 All of them do the arithmetic of the same reading and writing loops, save titans-pytorch, whose memories are read by
-one pass through a network.
+one pass through a network and written by one step.
 """
 
 import shutil
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,23 +88,40 @@ def loop_writes(model: Model, fast: Tensors, patterns: Tensor, memories: int) ->
 
 def titans_reads(cues: Tensor, *, weights: int) -> Job | None:
     """One query from each of as many states of a `NeuralMemory`, about as many weights each; None if not installed."""
+    if (memory := _titans(cues, weights=weights, chunk=1)) is None:
+        return None
+    with torch.no_grad():
+        state = {name: value[:, None].clone() for name, value in memory.init_weights(len(cues)).items()}
+
+    def job() -> None:
+        with torch.no_grad():
+            memory.retrieve_memories(cues, state)
+
+    return job
+
+
+def titans_writes(patterns: Tensor, *, weights: int) -> Job | None:
+    """The patterns of each memory into a new state of it, as one chunk: one gradient step; None if not installed."""
+    if (memory := _titans(patterns, weights=weights, chunk=patterns.shape[1])) is None:
+        return None
+
+    def job() -> None:
+        with torch.no_grad():
+            memory.store_memories(patterns)
+
+    return job
+
+
+def _titans(x: Tensor, *, weights: int, chunk: int) -> Any | None:  # noqa: ANN401 - it is untyped
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from titans_pytorch import MemoryMLP, NeuralMemory  # noqa: PLC0415 - an extra, which may not be there
     except ImportError:
         return None
-    entries = cues.shape[-1]
+    entries = x.shape[-1]
     network = MemoryMLP(entries, depth=2, expansion_factor=(weights // (2 * entries) + 0.5) / entries)
-    memory = NeuralMemory(dim=entries, chunk_size=1, model=network, per_head_learned_parameters=False).to(cues.device)
-    with torch.no_grad():
-        state = {name: value[:, None].clone() for name, value in memory.init_weights(len(cues)).items()}
-
-    def job() -> None:
-        with torch.no_grad():
-            memory.retrieve_memories(cues[:, :1], state)
-
-    return job
+    return NeuralMemory(dim=entries, chunk_size=chunk, model=network, per_head_learned_parameters=False).to(x.device)
 
 
 def can_compile() -> bool:

@@ -25,11 +25,21 @@ class Machine:
         """The least time a job can take: max(operations / peak, bytes touched once / bandwidth)."""
         return max(operations / self.peak_flops, touched_bytes / self.bandwidth)
 
-    def or_better(self, other: "Machine") -> "Machine":
-        """The higher of both speeds: what it was once seen to do it can do."""
-        return Machine(
-            peak_flops=max(self.peak_flops, other.peak_flops), bandwidth=max(self.bandwidth, other.bandwidth)
+
+class Ruler:
+    """A device's speeds, measured again and again: what it was once seen to do it can do."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.machine = measure(device)
+
+    def again(self) -> Machine:
+        """The best of all that was measured, now too."""
+        now, before = measure(self._device), self.machine
+        self.machine = Machine(
+            peak_flops=max(now.peak_flops, before.peak_flops), bandwidth=max(now.bandwidth, before.bandwidth)
         )
+        return self.machine
 
 
 def measure(device: torch.device) -> Machine:

@@ -13,6 +13,9 @@ from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import Parameters
 from attractor_server.engine.programs.arithmetic import bend, bowl, squashed
 
+ROUNDING = 1e-6
+"""How far W₀ may be from symmetric, as a part of its largest entry, and count as symmetric: training leaves it so"""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuadraticForm:
@@ -41,7 +44,7 @@ class QuadraticForm:
             a0=slow["a0"],
             q=slow["log_q"].exp(),
             qb=slow["qb"],
-            turn=turn if turn.any() else None,
+            turn=turn if turn.abs().max() > ROUNDING * w0.abs().max() else None,
             empty=w0 + w0.mT,
             b0=parameters.initial["b"],
             gram=slow["A"].mT @ slow["A"],
