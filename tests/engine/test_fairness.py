@@ -222,6 +222,26 @@ async def test_who_waits_for_room_holds_back_its_own_namespace_alone_and_is_not_
     assert [one for one in computed if one in patient] == patient
 
 
+async def test_who_brings_many_lets_others_have_the_event_loop_in_between() -> None:
+    done: list[str] = []
+    async with held(computer := Recorder()) as batcher, anyio.create_task_group() as tasks:
+
+        async def bring() -> None:
+            for one in flood("a", 200):
+                await batcher.submit(one)
+            done.append("many")
+
+        async def bring_one() -> None:
+            await batcher.submit(job(Operation.QUERY, memory("b/0")))
+            done.append("one")
+
+        tasks.start_soon(bring)
+        tasks.start_soon(bring_one)
+        await anyio.wait_all_tasks_blocked()
+        computer.free.release(1000)
+    assert done == ["one", "many"]
+
+
 async def test_a_large_first_request_of_a_namespace_finds_room_beside_a_flood() -> None:
     async with held(computer := Recorder(), waiting=100) as batcher:
         for one in flood("a", 50):

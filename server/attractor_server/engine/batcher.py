@@ -16,6 +16,8 @@ from attractor_server.errors import QueueFull, ServerError
 
 logger = logging.getLogger(__name__)
 
+SUBMITS_AT_A_TIME = 64
+
 
 class Computer(Protocol):
     """What computes a batch of jobs of one program, in a worker thread."""
@@ -42,6 +44,7 @@ class Batcher:
         self._queue = Queue()
         self._entrance = Entrance(self._queue)
         self._computing = False
+        self._submitted = 0
         self._changed = asyncio.Event()
 
     @property
@@ -80,16 +83,22 @@ class Batcher:
         self._put(job)
 
     async def submit(self, job: Job) -> None:
-        """Takes the job as soon as there is room for it; withdraws it where the caller is cancelled first."""
-        if self._entrance.is_open(job, self._waiting_limit):
-            self._put(job)
-            return
-        self._note(job)
+        """Takes the job as soon as there is room for it; withdraws it where the caller is cancelled first.
+
+        Now and then others have the event loop in between, though there is room: a caller may bring very many.
+        """
         try:
-            await self._entrance.wait(job)
+            self._submitted += 1
+            if self._submitted % SUBMITS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if not self._entrance.is_open(job, self._waiting_limit):
+                self._note(job)
+                await self._entrance.wait(job)
+                return
         except asyncio.CancelledError:
             job.withdraw()
             raise
+        self._put(job)
 
     async def run(self, before: Iterable[Callable[[], object]] = ()) -> None:
         """Computes batch after batch, until cancelled; calls these `before` all, in the engine's thread."""
