@@ -101,7 +101,8 @@ def _draw_bytes(axes: "Axes", own: Sequence[Row], others: Sequence[Row]) -> None
     for number, row in enumerate(kept):
         marker, colour = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
         axes.plot(row.bytes / 1000, row.value, marker, color=colour, markersize=5, label=_short(row.method), alpha=0.7)
-    axes.legend(fontsize=5.5, framealpha=0.6)
+    if kept:
+        axes.legend(fontsize=5.5, framealpha=0.6)
     axes.set_xscale("log")
     axes.margins(x=0.25, y=0.15)
 
