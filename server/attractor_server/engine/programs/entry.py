@@ -59,15 +59,15 @@ def writing(
 ) -> Tensors:
     """The fast weights after writing the patterns that are present, each (pages, *shape), like x in dtype."""
     way = way_of(model)
-    if way is None:
+    if way is None or not model.parameters.writing_steps:
         return write(model.network, model.parameters, _like(fast, x), x, present=present, stored=stored)
-    size = _side_by_side(model, WRITE_BYTES)
-    shares = zip(present.split(size), stored.split(size), strict=True)
-    parts = [
-        write_form(way.form, model.parameters, own, patterns, present=here, stored=before)
-        for (own, patterns), (here, before) in zip(_chunks(model, fast, x, WRITE_BYTES), shares, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in fast}
+    out = {name: value.new_empty(value.shape, dtype=x.dtype) for name, value in fast.items()}
+    start = 0
+    for own, patterns in _chunks(model, fast, x, WRITE_BYTES):
+        part = slice(start, start := start + len(patterns))
+        here, before, places = present[part], stored[part], {name: value[part] for name, value in out.items()}
+        write_form(way.form, model.parameters, own, patterns, present=here, stored=before, out=places)
+    return out
 
 
 @torch.no_grad()

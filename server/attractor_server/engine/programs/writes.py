@@ -17,19 +17,23 @@ def write_form(  # noqa: PLR0913
     *,
     present: Tensor,  # (pages, patterns) bool
     stored: Tensor,  # (pages,)
-) -> Tensors:
-    """See `energy.writer.write`; what is given stays as it is."""
+    out: Tensors,  # each (pages, *shape)
+) -> None:
+    """See `energy.writer.write`: the last step puts its weights in `out`; the given ones stay as they are."""
     patterns, weight, now = weighted(patterns, present)
     ground = form.ground(patterns)
     rates = _rates(parameters.writer, fast, now, stored)
     terms = _terms(parameters, now)
     distances = (2 * parameters.writer["log_beta"].exp()).tolist() if "log_beta" in parameters.writer else []
     limit = parameters.writer["log_clip"].exp()
-    for t in range(parameters.writing_steps):
+    last = parameters.writing_steps - 1
+    for t in range(last + 1):
         distance = distances[t] if distances else 0.0
         slopes = ground.slopes(fast, distance, parameters.initial, weight, terms[t])
-        fast = {name: _moved(value, slopes[name], rates[name][t], limit) for name, value in fast.items()}
-    return fast
+        into = out if t == last else slopes
+        for name, value in fast.items():
+            _move(value, slopes[name], rates[name][t], limit, into=into[name])
+        fast = into
 
 
 def _rates(writer: Tensors, fast: Tensors, now: Tensor, stored: Tensor) -> Tensors:
@@ -51,8 +55,8 @@ def _terms(parameters: Parameters, now: Tensor) -> list[Terms]:
     return [Terms(energy=one, slope=other) for one, other in zip(energy, slope, strict=True)]
 
 
-def _moved(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor) -> Tensor:
-    """The value less rate (pages,) times its clipped gradient, in the gradient's place."""
+def _move(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor, *, into: Tensor) -> None:
+    """Puts the value less rate (pages,) times its clipped gradient there, which may be the gradient's own place."""
     norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     scale = (norm / limit).square_().add_(1).rsqrt_().mul_(rate).neg_()
-    return torch.addcmul(value, gradient, scale.reshape(-1, *(1,) * (value.dim() - 1)), out=gradient)
+    torch.addcmul(value, gradient, scale.reshape(-1, *(1,) * (value.dim() - 1)), out=into)
