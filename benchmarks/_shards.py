@@ -11,6 +11,7 @@ import anyio
 import psutil
 
 from attractor_server.app import ShardSpec, running_shard
+from attractor_server.loop import loop_options
 from attractor_server.topology import ShardInfo, Topology
 
 
@@ -55,4 +56,4 @@ def _run(spec: ShardSpec, pipe: Connection) -> None:
             await asyncio.to_thread(pipe.send, None)
             await anyio.sleep_forever()
 
-    anyio.run(serve)
+    anyio.run(serve, backend_options=dict(loop_options()))

@@ -10,6 +10,7 @@ from anyio.from_thread import start_blocking_portal
 
 from attractor_server.app import ShardSpec, running_shard
 from attractor_server.cluster.node import node_address
+from attractor_server.loop import loop_options
 from attractor_server.topology import ShardInfo, Topology
 
 
@@ -36,7 +37,9 @@ class ShardActor:
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         spec = replace(spec, advertise=spec.advertise or node_address())
         with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal("asyncio", name=f"shard {spec.number}"))
+            portal = stack.enter_context(
+                start_blocking_portal("asyncio", dict(loop_options()), name=f"shard {spec.number}")
+            )
             self._shard = stack.enter_context(portal.wrap_async_context_manager(running_shard(spec)))
             self._portal = portal
             self._stack = stack.pop_all()
