@@ -1,147 +1,87 @@
-"""How much of what the engine computes gets through a server and the SDK?
+"""How much of what the engine computes gets through a server and the SDK, and how much through other servers?
 
-1,000 memories of `glyphs-28` on one shard in a process of its own, single-pattern queries from concurrent pipelines on
-loopback: straight to the owner, and all of them forwarded by a second shard. The peer is the engine called directly, in
-this process, on the same number of threads and with batches as large.
+1,000 memories of `embedding-384` (pages of 66 kB) with 4 patterns each, on one shard in a process of its own; single
+queries through the SDK on loopback from 1,024 callers, each of which waits for its answer. In turns with it: a server
+that answers the same frames without computing, and the engine alone in this process with batches of 256. After that the
+same queries forwarded by a second shard, and behind the servers of `_peers.py`, which call the model's reading loop.
 """
 
-import asyncio
-import time
+import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from typing import TypeAlias
 
 import anyio
-import numpy as np
-import torch
+from _directly import Directly
+from _echo import echo_server
+from _loads import closed
+from _processes import serving
 from _report import Result, rate, report
-from numpy.typing import NDArray
+from _served import connected
+from _shards import Shards
+from _tenants import MEMORIES, MODEL, Vectors, vectors
 
-import attractor
-from attractor_proto.names import slot_of
-from attractor_server.app import ShardSpec, load_models, running_shard
-from attractor_server.engine.engine import Engine
-from attractor_server.engine.work import Job, Operation, Record
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
-from attractor_server.topology import ShardInfo, Topology
+from attractor_server.app import ShardSpec, load_models
 
-MEMORIES, QUERIES, BATCH = 1000, 20_000, 1024
-MODEL = "glyphs-28"
-Images: TypeAlias = NDArray[np.float32]
-SPEC = ShardSpec(bank_bytes=2 << 30)
+CALLERS, BATCH = 1024, 256
+ROUNDS, ROUND_S = 4, 1.5
+SPEC = ShardSpec(bank_bytes=256 << 20, warm_up=False)
 
 
 def main() -> None:
-    names = [name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == 0][:MEMORIES]
-    images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
-    with Shards(2) as addresses:
-        straight = anyio.run(through, addresses[0], names, images, True)
-        forwarded = anyio.run(through, addresses[1], names, images, False)
-    engine = directly(images)
-    job = "single queries of 1,000 memories"
+    size = load_models(None, device="cpu")[MODEL].layout.size
+    cues = vectors(64, size)
+    with Shards(SPEC, 2) as shards, serving(partial(echo_server, (size,))) as echo:
+        served, echoed, computed, forwarded = anyio.run(ours, shards.addresses, echo, cues)
+    peers = peers_of(cues)
+    job = f"single queries, {MEMORIES:,} memories"
+    lower = "engine alone" if computed < echoed else "echo of the same frames"
     report(
         [
-            Result(name=job, unit="queries/s", ours=straight, peer="engine alone", theirs=engine),
-            Result(name=f"{job}, forwarded", unit="queries/s", ours=forwarded, peer="straight", theirs=straight),
+            result(job, served, f"lower of both: {lower}", min(computed, echoed)),
+            result(job, served, f"engine alone, batches of {BATCH}", computed),
+            result(job, served, "echo of the same frames, grpc.aio, uvloop", echoed),
+            *(result(job, served, name, figure) for name, figure in peers.items()),
+            result(f"{job}, forwarded", forwarded, "straight", served),
         ]
     )
 
 
-async def through(address: str, names: Sequence[str], images: Images, direct: bool) -> float:
-    """Queries a second through the SDK, after every memory has been written to."""
-    async with attractor.connect(address, in_flight_patterns=2 * BATCH, direct=direct) as client:
-        memories = [await client.create_memory(name, model=MODEL) for name in names]
-        async with anyio.create_task_group() as tasks:
-            for memory in memories:
-                tasks.start_soon(memory.store, images[:4])
-        line = iter(range(QUERIES))
+def peers_of(cues: Vectors) -> dict[str, float]:
+    """Queries a second by peer; of none where they are not installed."""
+    if find_spec("fastapi") is None:
+        print("other servers are left out: install '.[bench]' to have them measured")
+        return {}
+    from _peers import rates_of_peers  # noqa: PLC0415
 
-        async def work() -> None:
-            for n in line:
-                await memories[n % len(memories)].query(images[n % 64])
-
-        started_s = time.perf_counter()
-        async with anyio.create_task_group() as tasks:
-            for _ in range(BATCH):
-                tasks.start_soon(work)
-        return QUERIES / (time.perf_counter() - started_s)
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:  # Ray forks, where gRPC must not be at work
+        return process.submit(anyio.run, rates_of_peers, cues).result()
 
 
-def directly(images: Images) -> float:
-    """Queries a second of the engine alone, batches of the size that the server's clients keep in flight."""
-    torch.set_num_threads(SPEC.threads)
-    models = load_models(None, device=torch.device("cpu"))
-    model, engine = models[MODEL], Engine(models.values(), bank_bytes=SPEC.bank_bytes)
-    settings = MemorySettings(page_patterns=model.capacity)
-    records: list[Record] = [
-        MemoryRecord(name=str(n), model=MODEL, model_digest=model.digest, created_s=0.0, settings=settings)
-        for n in range(MEMORIES)
-    ]
-    loop = asyncio.new_event_loop()
-    flat = images.reshape(64, -1)
-
-    def jobs(operation: Operation, count: int) -> list[Job]:
-        return [
-            Job(
-                operation=operation,
-                memory=records[n % MEMORIES],
-                future=loop.create_future(),
-                values=flat[n % 64][None],
-            )
-            for n in range(count)
-        ]
-
-    engine.run(jobs(Operation.STORE, MEMORIES))
-    queries = jobs(Operation.QUERY, BATCH)
-    for query in queries:
-        query.steps = model.steps
-    figure = rate(lambda: engine.run(queries), BATCH)
-    loop.close()
-    return figure
+def result(job: str, served: float, peer: str, theirs: float) -> Result:
+    """One line."""
+    return Result(name=job, unit="queries/s", ours=served, peer=peer, theirs=theirs)
 
 
-class Shards:
-    """So many shards, each in a process of its own, that know each other."""
-
-    def __init__(self, count: int) -> None:
-        context = get_context("spawn")
-        pipes = [context.Pipe() for _ in range(count)]
-        self._pipes = [ours for ours, _ in pipes]
-        self._processes = [
-            context.Process(target=run_shard, args=(replace(SPEC, number=n), theirs))
-            for n, (_, theirs) in enumerate(pipes)
-        ]
-
-    def __enter__(self) -> Sequence[str]:
-        for process in self._processes:
-            process.start()
-        infos = tuple(pipe.recv() for pipe in self._pipes)
-        for pipe in self._pipes:
-            pipe.send(Topology(1, infos))
-            pipe.recv()
-        return [info.address for info in infos]
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.join()
-
-
-def run_shard(spec: ShardSpec, pipe: Connection) -> None:
-    """One shard, until it is terminated."""
-
-    async def serve() -> None:
-        async with running_shard(spec) as shard:
-            info: ShardInfo = shard.info
-            await asyncio.to_thread(pipe.send, info)
-            await shard.learn(await asyncio.to_thread(pipe.recv))
-            await asyncio.to_thread(pipe.send, None)
-            await anyio.sleep_forever()
-
-    anyio.run(serve)
+async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> tuple[float, float, float, float]:
+    """Queries a second: served, echoed, of the engine alone, forwarded; medians of rounds in turns."""
+    engine = Directly(bank_bytes=SPEC.bank_bytes)
+    batch = engine.queries(BATCH)
+    async with AsyncExitStack() as stack:
+        straight = await connected(stack, addresses[0], cues, direct=True)
+        bare = await connected(stack, echo, cues, direct=True, store=False)
+        around = await connected(stack, addresses[1], cues, direct=False, store=False)
+        figures: list[list[float]] = [[], [], [], []]
+        for _ in range(ROUNDS + 1):
+            figures[0].append(await closed(straight, callers=CALLERS, seconds=ROUND_S))
+            figures[1].append(await closed(bare, callers=CALLERS, seconds=ROUND_S))
+            figures[2].append(rate(lambda: engine.run(batch), BATCH, seconds=ROUND_S))
+            figures[3].append(await closed(around, callers=CALLERS, seconds=ROUND_S))
+    served, echoed, computed, forwarded = (statistics.median(rounds[1:]) for rounds in figures)
+    return served, echoed, computed, forwarded
 
 
 if __name__ == "__main__":
