@@ -19,6 +19,7 @@ TORCH = (
 )
 RECIPES = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 RAY_TRAIN = "attractor_server.training.ray_train"
+TRITON = "attractor_server.engine.kernels.quadratic_cuda"
 GRPC = (
     *("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "typing_extensions"),
     *("anyio", "idna", "numpy"),
@@ -72,10 +73,14 @@ def each_module_of(*packages: str, but: str = "") -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("package", "module"), cases, ids=[module for _, module in cases])
 
 
-@each_module_of("attractor_server.energy", "attractor_server.engine")
+@each_module_of("attractor_server.energy", "attractor_server.engine", but=TRITON)
 def test_the_science_is_imported_where_only_torch_is_installed(package: str, module: str) -> None:
     fault = faults_in(package, TORCH).get(module)
     assert fault is None, fault
+
+
+def test_one_file_of_the_engine_needs_triton() -> None:
+    assert "triton is not to be imported here" in faults_in("attractor_server.engine", TORCH)[TRITON]
 
 
 @each_module_of("attractor_server.training", but=RAY_TRAIN)
