@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +53,22 @@ def main() -> None:
     arguments.add_argument("--memories", type=int, default=100_000)
     arguments.add_argument("--turns", type=int, default=250, help="of a batch of queries, one of stores, lone queries")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
-    model = load_models(None, device=torch.device("cpu"))[MODEL]
     count = min(RESIDENT, given.memories)
-    results = [
-        resident(model, count, "float32", "stream"),
-        resident(model, count, "float32", "rewrite"),
-        resident(model, count, "int8", "stream"),
+    kinds: list[tuple[int, Precision, WriteMode]] = [
+        (count, "float32", "stream"),
+        (count, "float32", "rewrite"),
+        (count, "int8", "stream"),
     ]
-    report([*results, *spilling(model, given.memories, given.turns)])
+    # Each in a process of its own: what one has freed would be taken by the next, and not seen.
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        results = pool.starmap(resident, kinds, chunksize=1)
+    report([*results, *spilling(loaded(), given.memories, given.turns)])
+
+
+def loaded() -> Model:
+    """The model, on a device of one thread."""
+    torch.set_num_threads(1)
+    return load_models(None, device=torch.device("cpu"))[MODEL]
 
 
 @dataclass
@@ -128,11 +136,12 @@ class Bench:
         return not page.place
 
 
-def resident(model: Model, count: int, precision: Precision, write: WriteMode) -> Result:
+def resident(count: int, precision: Precision, write: WriteMode) -> Result:
     """Memories of four patterns in a GiB of the process, beside how many pages alone would fill it.
 
     Where they are rewritten, a page is its weights and the patterns that it keeps until it is full.
     """
+    model = loaded()
     bench = Bench(model, count + WARMING, write=write, precision=precision)
     bench.store(range(WARMING), patterns=4)
     before = resident_bytes()
