@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 def loop_options() -> Mapping[str, object]:
-    """Options for anyio's asyncio backend: uvloop, with which a lone call took a seventh less processor time, where it exists."""
+    """Options for anyio's asyncio backend: uvloop where it exists; a lone call took a seventh less processor time with it."""
     if sys.platform == "win32":
         return {}
     import uvloop  # noqa: PLC0415 - not on every platform
