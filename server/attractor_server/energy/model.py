@@ -29,6 +29,8 @@ from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 FORMAT = 2
 SUFFIX = ".safetensors"
 CALIBRATION = "calibration.weights"
+CHUNK = 8
+WHOLE_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,17 @@ class Model:
     def steps(self) -> int:
         """Reading steps it was trained with (K)."""
         return self.parameters.reading_steps
+
+    @property
+    def together(self) -> int:
+        """Patterns to be written in one loop: those of a whole page where it was trained mostly for that, else 8.
+
+        Patterns that are much alike make large batches overshoot: a mean of like gradients is as large as each.
+        """
+        recipe = self.record.get("recipe")
+        episodes = recipe.get("episodes") if isinstance(recipe, Mapping) else None
+        whole = episodes.get("whole_share", 0.0) if isinstance(episodes, Mapping) else 0.0
+        return 4 * self.capacity if whole >= WHOLE_SHARE else CHUNK
 
     @property
     def page_bytes(self) -> int:

@@ -71,9 +71,10 @@ class Loaded:
 class Grid:
     """Where rows of different numbers of patterns stand, padded to powers of two both ways."""
 
-    def __init__(self, counts: Sequence[int]) -> None:
+    def __init__(self, counts: Sequence[int], *, rows: int = 0) -> None:
+        """`rows` is how many there are with padding; 0 for the next power of two."""
         self.counts = counts
-        self.shape = rows, width = bucket(len(counts)), bucket(max(counts))
+        self.shape = rows, width = rows or bucket(len(counts)), bucket(max(counts))
         """(rows, width)"""
         ends = np.cumsum(counts)
         gaps = np.arange(len(counts)) * width - ends + counts

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import programs
-from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
+from attractor_server.engine.batch import Grid, Lane, Loaded, Results, bucket, chunks, joined
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.filling import Filling, Write
 from attractor_server.engine.keeping import keep_stores
@@ -98,9 +98,30 @@ def _with_kept(write: Write) -> Floats:
 
 
 def written(loaded: Loaded, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
-    """The fast weights of the pages `starts`, which hold so many patterns, after writing the values (n, d) in each."""
-    grid = Grid([len(one) for one in values])
+    """The fast weights of the pages `starts`, which hold so many patterns, after writing the values (n, d) in each.
+
+    As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
+    """
+    fast, size = loaded.fast(starts, bucket(len(values))), loaded.model.together
+    for start in range(0, max(map(len, values)), size):
+        parts = [one[start : start + size] for one in values]
+        rows = [row for row, part in enumerate(parts) if len(part)]
+        stored = [before[row] + start for row in rows]
+        if len(rows) == len(parts):
+            fast = _chunk_written(loaded, fast, parts, stored)
+            continue
+        at = loaded.column(rows, len(rows))
+        new = _chunk_written(
+            loaded, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored
+        )
+        fast = {name: tensor.index_copy(0, at, new[name]) for name, tensor in fast.items()}
+    return fast
+
+
+def _chunk_written(loaded: Loaded, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+    """The same for values that go through the loop together; rows of `fast` beyond them are padding."""
+    rows = len(next(iter(fast.values())))
+    grid = Grid([len(one) for one in values], rows=rows)
     x = loaded.model.encode(loaded.given(grid.spread(joined(values))))
     present: Tensor = loaded.given(grid.present)
-    stored = loaded.column(before, grid.shape[0])
-    return programs.writing(loaded.model, loaded.fast(starts, grid.shape[0]), x, present=present, stored=stored)
+    return programs.writing(loaded.model, fast, x, present=present, stored=loaded.column(before, rows))
