@@ -106,7 +106,7 @@ def test_training_makes_a_memory_of_what_was_none(server: ServerProcess, made: M
     wrong = {}
     with attractor.Client(server.address) as client:
         for name in made:
-            memory = client.create_memory(f"of-{name}", model=name)
+            memory = client.create_memory(f"of-{name}", model=name, write="stream")  # as it is trained
             for pattern in patterns:
                 memory.store(pattern)
             wrong[name] = wrong_signs(memory.query(cues).pattern, patterns)

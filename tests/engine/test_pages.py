@@ -270,7 +270,8 @@ def test_the_more_pages_the_less_probable_is_what_one_of_them_knows(loop: Loop, 
 
 def test_patterns_that_are_much_alike_are_recalled_as_well_in_one_store_as_one_by_one(loop: Loop) -> None:
     model = load_model(Path(str(files("attractor_server"))) / "models" / "glyphs-28.safetensors")
-    images = np.stack(list(pictures("ABDEFGHKLMNPRSTVXYZ"))).reshape(19, -1).astype(np.float32) / 255  # of one typeface
+    images = np.stack(list(pictures("ABDEFGHKLMNPRSTVXYZ"))).reshape(19, -1).astype(np.float32)  # of one typeface
+    images /= 255
     covered = (np.arange(784) % 28 >= 14) & (np.arange(784) >= 392)
     cues, errors = np.where(covered, np.float32(0), images), {}
     for name, size in (("together", 19), ("singly", 1)):
