@@ -1,7 +1,6 @@
 """A bank with fewer places than pages: nothing is lost, whatever leaves and comes back."""
 
 import asyncio
-import resource
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.engine.full_disk import full_after
 from tests.server.models import IMAGE, tiny_model
 from torch import Tensor
 
@@ -157,36 +157,27 @@ def test_more_pages_than_places_are_refused_and_the_others_come(store: Counting)
     assert same(seen(bank, *came), weights(*(1 + pages.index(page) for page in came)))
 
 
-@pytest.fixture
-def cramped(tmp_path: Path) -> Iterator[Counting]:
-    """On a disk that is full after three pages, for this process alone."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    file = Counting(tmp_path / "full.pages")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * RECORD_BYTES + 20, limits[1]))
-    yield file
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_where_the_store_takes_no_more_nothing_is_lost_and_room_is_made_by_what_it_has(cramped: Counting) -> None:
-    bank = bank_of(3, cramped)
-    stored = written(bank, 0, 1, 2)
-    more = written(bank, 3, 4, 5)  # the first three are on disk, which is full now
-    refused = Page()
-    failed = bank.publish([more[0], refused], weights(30, 6))
-    assert list(failed) == [refused]
-    assert isinstance(failed[refused], StoreFailed)
-    assert not refused.written
-    assert same(seen(bank, more[0], *more[1:]), weights(30, 4, 5))
-    (error,) = bank.bring([stored[0], *more[1:]]).values()
-    assert isinstance(error, StoreFailed)
-    bank.release(more[1])
-    assert same(seen(bank, stored[0]), weights(0))
-    assert same(seen(bank, stored[1]), weights(1))  # for which the one that came before it left
-    assert same(seen(bank, more[0], more[2]), weights(30, 5))
-    bank.release(stored[2])
-    assert bank.publish([refused], weights(6)) == {}
-    assert same(seen(bank, more[0], more[2], refused), weights(30, 5, 6))
-    assert same(seen(bank, stored[0]), weights(0))
+def test_where_the_store_takes_no_more_nothing_is_lost_and_room_is_made_by_what_it_has(store: Counting) -> None:
+    with full_after(3 * RECORD_BYTES + 20):
+        bank = bank_of(3, store)
+        stored = written(bank, 0, 1, 2)
+        more = written(bank, 3, 4, 5)  # the first three are on disk, which is full now
+        refused = Page()
+        failed = bank.publish([more[0], refused], weights(30, 6))
+        assert list(failed) == [refused]
+        assert isinstance(failed[refused], StoreFailed)
+        assert not refused.written
+        assert same(seen(bank, more[0], *more[1:]), weights(30, 4, 5))
+        (error,) = bank.bring([stored[0], *more[1:]]).values()
+        assert isinstance(error, StoreFailed)
+        bank.release(more[1])
+        assert same(seen(bank, stored[0]), weights(0))
+        assert same(seen(bank, stored[1]), weights(1))  # for which the one that came before it left
+        assert same(seen(bank, more[0], more[2]), weights(30, 5))
+        bank.release(stored[2])
+        assert bank.publish([refused], weights(6)) == {}
+        assert same(seen(bank, more[0], more[2], refused), weights(30, 5, 6))
+        assert same(seen(bank, stored[0]), weights(0))
 
 
 def test_a_damaged_page_fails_alone_and_can_be_released(tmp_path: Path) -> None:

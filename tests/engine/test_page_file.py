@@ -1,13 +1,12 @@
 """Pages on disk: they come back bit for bit, damage is found and named, and space is used again."""
 
 import os
-import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.engine.full_disk import full_after
 
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.storage.page_file import PageFile
@@ -136,27 +135,17 @@ def test_a_file_that_was_cut_is_damaged(file: PageFile, path: Path) -> None:
         loaded(file, 4)
 
 
-@pytest.fixture
-def cramped() -> Iterator[Callable[[int], None]]:
-    """Lets this process write no file of more bytes than that: a disk that is full, for one process alone."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize(("most", "cause"), [(888, "File too large"), (1000, "it took 112 of 444 bytes")])
-def test_a_disk_that_is_full_refuses_what_has_no_room_and_keeps_the_rest(
-    file: PageFile, cramped: Callable[[int], None], most: int, cause: str
-) -> None:
-    cramped(most)
-    pages = {page: image() for page in (1, 2)}
-    for page, weights in pages.items():
-        file.save(page, weights, kept())
-    for page in (3, 4):
-        with pytest.raises(StoreFailed, match=rf"^page {page} could not leave the bank, .* {cause}; make room"):
-            file.save(page, image(), kept())
-    for page, weights in pages.items():
-        assert loaded(file, page)[0] == weights
-    file.drop(1)
-    file.save(4, pages[1], kept())
-    assert loaded(file, 4)[0] == pages[1]
+def test_a_disk_that_is_full_refuses_what_has_no_room_and_keeps_the_rest(file: PageFile, most: int, cause: str) -> None:
+    with full_after(most):
+        pages = {page: image() for page in (1, 2)}
+        for page, weights in pages.items():
+            file.save(page, weights, kept())
+        for page in (3, 4):
+            with pytest.raises(StoreFailed, match=rf"^page {page} could not leave the bank, .* {cause}; make room"):
+                file.save(page, image(), kept())
+        for page, weights in pages.items():
+            assert loaded(file, page)[0] == weights
+        file.drop(1)
+        file.save(4, pages[1], kept())
+        assert loaded(file, 4)[0] == pages[1]
