@@ -32,7 +32,7 @@ def page_rows(bench: Bench) -> Iterator[Row]:
 def page_answers(bench: Bench, probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
     """What the chosen and what the right pages answer (memories, cues, values), and the chosen pages (memories, cues).
 
-    Each page was written with all of its patterns, as a memory that rewrites does.
+    Each page was written with all of its patterns, in the groups in which a server writes them.
     """
     found = [_memory(bench, probe, number) for number in range(len(probe.patterns))]
     chosen, told, pages = (torch.stack(parts) for parts in zip(*found, strict=True))
@@ -68,7 +68,7 @@ def _probe(bench: Bench, table: CueTable) -> Probe:
 def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Tensor]:
     patterns = probe.patterns[number].unflatten(0, (-1, bench.recipe.capacity))  # (pages, patterns, values)
     cues = Cues(probe.cues.values[number], probe.cues.known[number])
-    pages = written(bench.model, patterns, bench.recipe.capacity)
+    pages = written(bench.model, patterns, bench.model.together)
     chosen = _chosen(bench, pages, cues)
     right = torch.arange(len(cues.values)) // bench.recipe.capacity
     return _read(bench, pages, chosen, cues), _read(bench, pages, right, cues), chosen
