@@ -163,6 +163,9 @@ async def test_a_memory_of_a_model_that_the_server_has_no_more_says_so(durable: 
     async with connected(replace(durable, models=None)) as client:
         with pytest.raises(attractor.AttractorError, match=r"memory 'a' was made from model tiny \(sha256:"):
             await client.memory("a").query(images(1))
+        await client.delete_memory("a")
+        with pytest.raises(attractor.MemoryNotFound):
+            await client.memory("a").info()
 
 
 class refusing:  # noqa: N801 - reads as a verb

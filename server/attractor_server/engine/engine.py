@@ -12,32 +12,15 @@ from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome
+from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record
 from attractor_server.engine.writing import store
 from attractor_server.errors import MemoryNotFound, ServerError
-
-
-def delete(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
-    """Frees the places of all pages, and has the backend store forget the memory."""
-    for lane in lanes:
-        for page in lane.memory.pages:
-            loaded.bank.release(page)
-        lane.memory.pages.clear()
-        outcome: Outcome | ServerError = Deleted()
-        if loaded.keeper is not None and lane.memory.id:
-            try:
-                loaded.keeper.delete(lane.memory.id)
-            except ServerError as error:
-                outcome = error
-        yield from ((job, outcome) for job in lane.jobs)
-
 
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
     Operation.STORE: store,
     Operation.ERASE: erase,
     Operation.QUERY: query,
     Operation.RECOGNIZE: recognize,
-    Operation.DELETE: delete,
 }
 
 
@@ -57,6 +40,7 @@ class Engine:
         With a `keeper` memories that have an id there outlive the engine.
         """
         residency = residency or Residency()
+        self._keeper = keeper
         self._loaded: Mapping[str, Loaded] = {
             model.digest: Loaded(
                 model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper
@@ -71,14 +55,15 @@ class Engine:
         Of one memory there may be several jobs that read, several stores, or a single erase or deletion.
         """
         operation = jobs[0].operation
+        if operation is Operation.DELETE:
+            return [self._delete(job.memory) for job in jobs]
         outcomes: dict[Job, Outcome | ServerError] = {
             job: MemoryNotFound(f"memory {job.memory.name!r} was deleted while the request was waiting")
             for job in jobs
-            if job.memory.deleted and operation is not Operation.DELETE
+            if job.memory.deleted
         }
         loaded = self._loaded[jobs[0].memory.model_digest]
-        if operation is not Operation.DELETE:
-            outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
+        outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
         lanes = lanes_of(job for job in jobs if job not in outcomes)
         try:
             outcomes.update(PROGRAMS[operation](loaded, lanes))
@@ -86,3 +71,16 @@ class Engine:
             failure = fault(error, operation.value, len(lanes))
             return [outcomes.get(job, failure) for job in jobs]
         return [outcomes[job] for job in jobs]
+
+    def _delete(self, memory: Record) -> Outcome | ServerError:
+        """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
+        if (loaded := self._loaded.get(memory.model_digest)) is not None:
+            for page in memory.pages:
+                loaded.bank.release(page)
+        memory.pages.clear()
+        try:
+            if self._keeper is not None and memory.id:
+                self._keeper.delete(memory.id)
+        except ServerError as error:
+            return error
+        return Deleted()

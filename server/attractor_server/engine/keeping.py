@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.batch import Loaded
 from attractor_server.engine.erasure import Erasure
+from attractor_server.engine.faults import fault
 from attractor_server.engine.filling import Filling
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Erased, Job, Outcome, Record, Stored
@@ -19,9 +20,10 @@ def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
         return
     try:
         loaded.keeper.commit([_by_stores(loaded.bank, one) for one in kept])
-    except ServerError as error:
+    except Exception as error:
+        failure = _failure(error, len(kept))
         for one in kept:
-            one.outcomes |= dict.fromkeys(one.jobs, error)
+            one.outcomes |= dict.fromkeys(one.jobs, failure)
             _lose(loaded.bank, one.memory)
 
 
@@ -34,11 +36,16 @@ def keep_erases(
         return {}
     try:
         loaded.keeper.commit([_by_erase(loaded.bank, one, outcomes[one.job]) for one in kept])
-    except ServerError as error:
+    except Exception as error:
+        failure = _failure(error, len(kept))
         for one in kept:
             _lose(loaded.bank, one.job.memory)
-        return {one.job: error for one in kept}
+        return {one.job: failure for one in kept}
     return {}
+
+
+def _failure(error: Exception, memories: int) -> ServerError:
+    return error if isinstance(error, ServerError) else fault(error, "commit", memories)
 
 
 def _lose(bank: Bank, memory: Record) -> None:

@@ -14,7 +14,7 @@ from attractor_server.engine.filling import Filling, Write
 from attractor_server.engine.keeping import keep_stores
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats
-from attractor_server.errors import WriteDiverged
+from attractor_server.errors import StoreFailed, WriteDiverged
 
 
 def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
@@ -34,7 +34,10 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     for one in fillings:
         yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
     for turn in zip_longest(*(one.jobs for one in singly)):
-        yield from store(loaded, [Lane(job.memory, [job]) for job in turn if job is not None])
+        jobs = [job for job in turn if job is not None]
+        lost = [job for job in jobs if not job.memory.at_hand]  # by a commit that failed in an earlier turn
+        yield from ((job, StoreFailed("the store failed with what came before this; try again")) for job in lost)
+        yield from store(loaded, [Lane(job.memory, [job]) for job in jobs if job not in lost])
 
 
 def finite_rows(fast: Tensors) -> list[bool]:

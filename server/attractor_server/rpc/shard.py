@@ -152,7 +152,8 @@ class Shard:
         Raises:
             CannotErase: an erase, and the memory's model has not learned it.
         """
-        self.check(operation, self.model(memory.model), pull=False)
+        if operation is not Operation.DELETE:  # which a memory can be whose model is no longer served
+            self.check(operation, self.model(memory.model), pull=False)
         return Job(
             operation=operation,
             memory=memory,

@@ -1,5 +1,6 @@
 """The backend store: one SQLite file, opened so that a committed transaction survives a power cut."""
 
+import logging
 import os
 import struct
 import threading
@@ -13,6 +14,8 @@ import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.storage.schema import FORMAT, migrated
+
+logger = logging.getLogger(__name__)
 
 FILE = "attractor.db"
 BUSY_MS = 10_000
@@ -126,9 +129,15 @@ class Database:
             )
 
     def _light(self, count: int) -> None:
-        """Notes how far the store is. Not synchronised: a beacon that is behind raises no alarm."""
+        """Notes how far the store is. Not synchronised: a beacon that is behind raises no alarm.
+
+        That it fails is no failure of the transaction, which is on the disk.
+        """
         number = count.to_bytes(8, "little")
-        os.pwrite(self._beacon, number + zlib.crc32(number).to_bytes(4, "little"), 0)
+        try:
+            os.pwrite(self._beacon, number + zlib.crc32(number).to_bytes(4, "little"), 0)
+        except OSError as error:
+            logger.warning("the beacon beside %s could not be written: %s", self._path, error)
 
 
 @contextmanager
