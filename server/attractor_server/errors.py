@@ -96,6 +96,10 @@ class ModelNotFound(NotFound):
     reason = "MODEL_NOT_FOUND"
 
 
+class SnapshotNotFound(NotFound):
+    reason = "SNAPSHOT_NOT_FOUND"
+
+
 class Conflict(ServerError):
     code = "ALREADY_EXISTS"
     reason = "MEMORY_OF_OTHER_MODEL"
@@ -103,6 +107,14 @@ class Conflict(ServerError):
 
 class OtherSettings(Conflict):
     reason = "MEMORY_OF_OTHER_SETTINGS"
+
+
+class NameTaken(Conflict):
+    reason = "NAME_TAKEN"
+
+
+class TagTaken(Conflict):
+    reason = "TAG_TAKEN"
 
 
 class Refused(ServerError):

@@ -112,7 +112,7 @@ def test_emptied_and_dropped_pages_leave_no_entries(journal: Journal) -> None:
     assert found is not None
     assert found.pages == [PageRow(number=1, patterns=1, image=False, entries=True)]
     assert [entry.version for entry in journal.page(memory.id, 1).entries] == [3]
-    assert journal.page(memory.id, 0).entries == []
+    assert not journal.page(memory.id, 0).entries
 
 
 def test_a_change_of_a_deleted_memory_is_dropped(journal: Journal) -> None:
@@ -120,7 +120,7 @@ def test_a_change_of_a_deleted_memory_is_dropped(journal: Journal) -> None:
     journal.delete(memory.id)
     journal.commit([stored(memory, 1, some(1))])
     assert made(journal).id != memory.id
-    assert journal.page(memory.id, 0).entries == []
+    assert not journal.page(memory.id, 0).entries
 
 
 def test_no_byte_of_a_deleted_memory_stays_in_the_files(tmp_path: Path, journal: Journal) -> None:

@@ -14,6 +14,7 @@ import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.storage.schema import FORMAT, migrated
+from attractor_server.storage.sql import Cursor, number
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Database:
             os.close(self._beacon)
 
     @contextmanager
-    def transaction(self) -> Iterator[apsw.Cursor]:
+    def transaction(self) -> Iterator[Cursor]:
         """Everything in the block, or nothing; on the disk when the block has ended.
 
         Raises:
@@ -64,7 +65,7 @@ class Database:
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 yield cursor
-                count = _number(
+                count = number(
                     cursor.execute("UPDATE counters SET value = value + 1 WHERE name = 'commits' RETURNING value")
                 )
                 cursor.execute("COMMIT")
@@ -75,7 +76,7 @@ class Database:
             self._light(count)
 
     @contextmanager
-    def reading(self) -> Iterator[apsw.Cursor]:
+    def reading(self) -> Iterator[Cursor]:
         """A cursor for queries, as one view of the store.
 
         Raises:
@@ -89,7 +90,7 @@ class Database:
             finally:
                 cursor.execute("ROLLBACK")
 
-    def truncate_log(self) -> None:
+    def purge(self) -> None:
         """Folds the log into the file, so that deleted bytes are in neither; left for later where others are busy."""
         with self._lock, _told(self._path):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -97,12 +98,12 @@ class Database:
     def _prepare(self) -> None:
         connection = self._connection
         connection.set_busy_timeout(BUSY_MS)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
         with _told(self._path):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                found = _number(connection.execute("PRAGMA user_version"))
+                found = number(connection.execute("PRAGMA user_version"))
                 if found > FORMAT:
                     raise StoreDamaged(
                         f"{self._path} has format {found}; this version reads up to {FORMAT}: upgrade the server"
@@ -113,11 +114,12 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        connection.execute("PRAGMA foreign_keys = ON")
 
     def _check_tail(self) -> None:
         """SQLite drops a damaged end of its log without a word: the beacon knows how far the store had come."""
         record = os.pread(self._beacon, _BEACON.size, 0)
-        count = _number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
+        count = number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
         if len(record) < _BEACON.size:
             return
         seen, checksum = _BEACON.unpack(record)
@@ -133,9 +135,9 @@ class Database:
 
         That it fails is no failure of the transaction, which is on the disk.
         """
-        number = count.to_bytes(8, "little")
+        place = count.to_bytes(8, "little")
         try:
-            os.pwrite(self._beacon, number + zlib.crc32(number).to_bytes(4, "little"), 0)
+            os.pwrite(self._beacon, place + zlib.crc32(place).to_bytes(4, "little"), 0)
         except OSError as error:
             logger.warning("the beacon beside %s could not be written: %s", self._path, error)
 
@@ -149,8 +151,3 @@ def _told(path: Path) -> Iterator[None]:
         raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup") from error
     except (apsw.Error, OSError) as error:
         raise StoreFailed(f"the store {path} failed and changed nothing: {error}; try again in a moment") from error
-
-
-def _number(rows: apsw.Cursor) -> int:
-    """The single number that a statement yields."""
-    return int(str(next(iter(rows.fetchall()))[0]))

@@ -6,14 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_server.errors import StoreDamaged
 from attractor_server.storage.settings import MemorySettings
 
 Floats: TypeAlias = NDArray[np.float32]
 _PLACE = struct.Struct("<qqq")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """What a pattern carries beside its values."""
+
+    id: str = ""
+    payload: bytes = b""
+    json: bool = False
+    """The payload is JSON in UTF-8"""
+
+
+NOTHING = Item()
+"""Of a pattern that carries nothing"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +40,8 @@ class Entry:
     written: int
     """Version of the first store of those that went through the writing loop together"""
     values: Floats
+    items: Sequence[Item] = ()
+    """One for each pattern; empty where none carries anything"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +66,15 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Remade:
+    """The model that a memory is of from now on, and its pages' size."""
+
+    model: str
+    model_digest: str
+    page_patterns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """All that one batch does to one memory, in the order of its fields."""
 
@@ -65,6 +90,7 @@ class Change:
     entries: Sequence[Entry] = ()
     images: Sequence[Image] = ()
     told: Sequence[Told] = ()
+    remade: Remade | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +127,8 @@ class StoredMemory:
     created_s: float
     version: int
     patterns: int
+    expires_s: float | None = None
+    """When it is forgotten unless it is written before"""
     pages: Sequence[PageRow] = ()
     """The oldest first"""
     told: Sequence[Told] = ()
@@ -114,20 +142,32 @@ class StoredPage:
     entries: Sequence[Entry] = ()
 
 
-def checksum(memory: int, page: int, version: int, content: bytes) -> int:
-    """Over the content and where it belongs: a row in the wrong place is as bad as a flipped bit."""
-    return zlib.crc32(content, zlib.crc32(_PLACE.pack(memory, page, version)))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A memory as it was at some version."""
+
+    tag: str
+    version: int
+    patterns: int
+    created_s: float
 
 
-def checked(memory: int, page: int, version: int, content: bytes, seen: int) -> bytes:
-    """The content.
+def checksum(content: int, version: int, stored: bytes, items: bytes = b"") -> int:
+    """Over the bytes and where they belong: a row in the wrong place is as bad as a flipped bit."""
+    place = _PLACE.pack(content, version, len(stored))
+    return zlib.crc32(items, zlib.crc32(stored, zlib.crc32(place)))
 
-    Raises:
-        StoreDamaged: its checksum is another.
-    """
-    if checksum(memory, page, version, content) != seen:
-        raise StoreDamaged(
-            f"memory {memory}, page {page}, version {version}: what is stored has another checksum than it was "
-            "stored with; restore the store from a backup, or delete the memory"
-        )
-    return content
+
+def packed(items: Sequence[Item]) -> bytes:
+    """As they are stored; nothing where none carries anything."""
+    if all(item == NOTHING for item in items):
+        return b""
+    packed: bytes = msgpack.packb([(item.id, item.payload, item.json) for item in items])
+    return packed
+
+
+def unpacked(stored: bytes) -> Sequence[Item]:
+    """The inverse of `packed`."""
+    if not stored:
+        return ()
+    return [Item(id=name, payload=payload, json=json) for name, payload, json in msgpack.unpackb(stored)]

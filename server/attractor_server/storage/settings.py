@@ -1,5 +1,6 @@
 """How a memory takes what is stored in it: chosen when it is made, and kept."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
@@ -7,6 +8,7 @@ from attractor_server.errors import SettingsError, quoted
 
 WriteMode: TypeAlias = Literal["rewrite", "stream"]
 WhenFull: TypeAlias = Literal["grow", "refuse", "forget"]
+Retain: TypeAlias = Literal["all", "open_page"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,21 @@ class MemorySettings:
     has two pages at most, the one being filled and the one filled before it; whatever is older goes with its page."""
     page_patterns: int
     """Patterns that one page takes before it is sealed"""
+    retain: Retain = "all"
+    """Which patterns the backend store keeps. `all`: whatever was stored. `open_page`: those of the page that is being
+    filled; of a sealed one the weights alone stay, and what needs patterns (payloads, exact erasing, another model) is
+    no longer to be had."""
+    ttl_s: float | None = None
+    """Seconds after the last write, or else the making, when the memory is forgotten; None for never"""
 
     def __post_init__(self) -> None:
-        for name, kind in (("write", WriteMode), ("when_full", WhenFull)):
+        for name, kind in (("write", WriteMode), ("when_full", WhenFull), ("retain", Retain)):
             if (seen := getattr(self, name)) not in (expected := get_args(kind)):
                 raise SettingsError(f"{name}: saw {quoted(seen)}; expected one of {', '.join(expected)}")
         if self.page_patterns < 1:
             raise SettingsError(f"page_patterns: saw {self.page_patterns}; expected at least 1")
+        if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
+            raise SettingsError(f"ttl_s: saw {self.ttl_s:g}; expected more than 0 seconds")
 
     @property
     def most_pages(self) -> int | None:

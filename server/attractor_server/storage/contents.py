@@ -1,0 +1,165 @@
+"""Pages in the backend store, and what is in them: shared between forks and snapshots until one of them writes."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from attractor_server.errors import StoreDamaged
+from attractor_server.storage.records import Change, Entry, Image, PageRow, StoredPage, checksum, packed, unpacked
+from attractor_server.storage.sql import Cursor, Row
+
+_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
+_IMAGE = (
+    "INSERT INTO images VALUES (?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET version = excluded.version, "
+    "weights = excluded.weights, checksum = excluded.checksum"
+)
+
+
+def rows_of(cursor: Cursor, memory: int) -> Sequence[PageRow]:
+    """The pages of a memory, the oldest first."""
+    rows = cursor.execute(
+        "SELECT number, pages.patterns, images.version IS NOT NULL, EXISTS (SELECT 1 FROM entries "
+        "WHERE entries.content = pages.content AND entries.version > coalesce(images.version, 0)) "
+        "FROM pages LEFT JOIN images ON images.content = pages.content WHERE memory = ? ORDER BY number",
+        (memory,),
+    ).fetchall()
+    return [
+        PageRow(number=number, patterns=patterns, image=bool(image), entries=bool(entries))
+        for number, patterns, image, entries in rows
+    ]
+
+
+def page_of(cursor: Cursor, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
+    """What a page's weights follow from; with `all_entries` also what is in its image already.
+
+    Raises:
+        StoreDamaged: a checksum is wrong.
+    """
+    row = cursor.execute("SELECT content FROM pages WHERE memory = ? AND number = ?", (memory, number)).fetchone()
+    if row is None:
+        return StoredPage(image=None)
+    where = f"memory {memory}, page {number}"
+    image = _image(cursor, row[0], number, where)
+    after = 0 if image is None or all_entries else image.version
+    return StoredPage(image=image, entries=list(_entries(cursor, row[0], number, where, after=after)))
+
+
+def changed(cursor: Cursor, change: Change) -> None:
+    """Does to the pages of a memory what the change says."""
+    memory = change.memory
+    dropped(cursor, memory, change.dropped)
+    contents = _own(cursor, memory, [*change.pages, *change.emptied], emptied=set(change.emptied))
+    cursor.executemany(
+        "UPDATE pages SET patterns = ? WHERE memory = ? AND number = ?",
+        [(patterns, memory, number) for number, patterns in change.pages.items()],
+    )
+    cursor.executemany(_ENTRY, [_entry_row(contents[entry.page], entry) for entry in change.entries])
+    cursor.executemany(_IMAGE, [_image_row(contents[image.page], image) for image in change.images])
+
+
+def shared(cursor: Cursor, memory: int, other: int) -> None:
+    """Gives the other memory, which has no pages, those of the first; what is in them is theirs together."""
+    cursor.execute("UPDATE pages SET shared = 1 WHERE memory = ?", (memory,))
+    cursor.execute(
+        "INSERT INTO pages SELECT ?, number, patterns, content, 1 FROM pages WHERE memory = ?", (other, memory)
+    )
+
+
+def dropped(cursor: Cursor, memory: int, numbers: Iterable[int]) -> None:
+    """Takes pages away, and what is in them, unless others share it."""
+    for number in numbers:
+        row = cursor.execute(
+            "DELETE FROM pages WHERE memory = ? AND number = ? RETURNING content", (memory, number)
+        ).fetchone()
+        if row is not None:
+            _forget(cursor, row[0])
+
+
+def all_dropped(cursor: Cursor, memory: int) -> None:
+    """Takes all pages of a memory away."""
+    rows = cursor.execute("SELECT number FROM pages WHERE memory = ?", (memory,)).fetchall()
+    dropped(cursor, memory, [number for (number,) in rows])
+
+
+def _forget(cursor: Cursor, content: int) -> None:
+    cursor.execute(
+        "DELETE FROM contents WHERE id = ? AND NOT EXISTS (SELECT 1 FROM pages WHERE content = ?)", (content, content)
+    )
+
+
+def _own(cursor: Cursor, memory: int, numbers: Iterable[int], *, emptied: set[int]) -> Mapping[int, int]:
+    """By number the contents of these pages, made if need be, which the memory shares with nobody from now on."""
+    contents = {}
+    for number in dict.fromkeys(numbers):
+        row = cursor.execute(
+            "SELECT content, shared FROM pages WHERE memory = ? AND number = ?", (memory, number)
+        ).fetchone()
+        if row is None:
+            contents[number] = _made(cursor)
+            cursor.execute("INSERT INTO pages VALUES (?, ?, 0, ?, 0)", (memory, number, contents[number]))
+        elif number in emptied or row[1]:
+            contents[number] = _replaced(cursor, memory, number, row[0], empty=number in emptied)
+        else:
+            contents[number] = row[0]
+    return contents
+
+
+def _replaced(cursor: Cursor, memory: int, number: int, old: int, *, empty: bool) -> int:
+    """New contents in the place of old ones: with nothing in them, or with the same."""
+    new = _made(cursor)
+    if not empty:
+        _copied(cursor, old, new, f"memory {memory}, page {number}")
+    cursor.execute("UPDATE pages SET content = ?, shared = 0 WHERE memory = ? AND number = ?", (new, memory, number))
+    _forget(cursor, old)
+    return new
+
+
+def _made(cursor: Cursor) -> int:
+    return int(cursor.execute("INSERT INTO contents DEFAULT VALUES RETURNING id").fetchone()[0])
+
+
+def _copied(cursor: Cursor, old: int, new: int, where: str) -> None:
+    entries = list(_entries(cursor, old, 0, where, after=0))
+    cursor.executemany(_ENTRY, [_entry_row(new, entry) for entry in entries])
+    if (image := _image(cursor, old, 0, where)) is not None:
+        cursor.execute(_IMAGE, _image_row(new, image))
+
+
+def _entry_row(content: int, entry: Entry) -> Row:
+    vectors, items = np.ascontiguousarray(entry.values, dtype="<f4").tobytes(), packed(entry.items)
+    mark = checksum(content, entry.version, vectors, items)
+    return content, entry.version, entry.written, len(entry.values), vectors, items, mark
+
+
+def _image_row(content: int, image: Image) -> Row:
+    return content, image.version, image.content, checksum(content, image.version, image.content)
+
+
+def _image(cursor: Cursor, content: int, page: int, where: str) -> Image | None:
+    row = cursor.execute("SELECT version, weights, checksum FROM images WHERE content = ?", (content,)).fetchone()
+    if row is None:
+        return None
+    version, weights, mark = row
+    _check(checksum(content, version, weights) == mark, where, version)
+    return Image(page=page, version=version, content=weights)
+
+
+def _entries(cursor: Cursor, content: int, page: int, where: str, *, after: int) -> Iterator[Entry]:
+    """Those of versions beyond `after`, the oldest first."""
+    rows = cursor.execute(
+        "SELECT version, written, patterns, vectors, items, checksum FROM entries "
+        "WHERE content = ? AND version > ? ORDER BY version",
+        (content, after),
+    ).fetchall()
+    for version, written, patterns, vectors, items, mark in rows:
+        _check(checksum(content, version, vectors, items) == mark, where, version)
+        values = np.frombuffer(vectors, "<f4").reshape(patterns, -1)
+        yield Entry(page=page, version=version, written=written, values=values, items=unpacked(items))
+
+
+def _check(right: bool, where: str, version: int) -> None:
+    if not right:
+        raise StoreDamaged(
+            f"{where}, version {version}: what is stored has another checksum than it was stored with; "
+            "restore the store from a backup, or delete the memory"
+        )

@@ -1,0 +1,119 @@
+"""Rows of memories, and of what their clients were told."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from attractor_server.storage import contents
+from attractor_server.storage.catalog import REMEMBERED_ANSWERS
+from attractor_server.storage.records import Change, NewMemory, StoredMemory, Told
+from attractor_server.storage.settings import MemorySettings
+from attractor_server.storage.sql import Cursor
+
+_SELECT = (
+    "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s, "
+    "version, patterns FROM memories"
+)
+
+
+def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
+    """Makes a memory, unless there is one of that name."""
+    settings = memory.settings
+    cursor.execute(
+        "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
+        "expires_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        (
+            memory.name,
+            memory.model,
+            memory.model_digest,
+            settings.write,
+            settings.when_full,
+            settings.page_patterns,
+            settings.retain,
+            settings.ttl_s,
+            now_s,
+            None if settings.ttl_s is None else now_s + settings.ttl_s,
+        ),
+    )
+
+
+def found(cursor: Cursor, name: str) -> StoredMemory | None:
+    """The memory of that name with all that is known of it, or None."""
+    row = cursor.execute(f"{_SELECT} WHERE name = ? AND parent IS NULL", (name,)).fetchone()
+    if row is None:
+        return None
+    memory = _memory(cursor, row)
+    return replace(memory, told=_told(cursor, memory.id))
+
+
+def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
+    """Memories in the order of names; without what clients were told."""
+    rows = cursor.execute(
+        f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, ?) = ? AND parent IS NULL ORDER BY name LIMIT ?",
+        (after, prefix, len(prefix), prefix, size),
+    ).fetchall()
+    return [_memory(cursor, row) for row in rows]
+
+
+def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
+    """Names of memories whose time is over."""
+    rows = cursor.execute(
+        "SELECT name FROM memories WHERE expires_s < ? AND parent IS NULL ORDER BY expires_s LIMIT ?", (now_s, size)
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def counted(cursor: Cursor, change: Change, *, now_s: float) -> bool:
+    """Whether the memory is there; if so it has the change's version, and its model, from now on."""
+    row = cursor.execute(
+        "UPDATE memories SET version = ?, patterns = ?, expires_s = ? + ttl_s WHERE id = ? RETURNING id",
+        (change.version, change.patterns, now_s, change.memory),
+    ).fetchone()
+    if row is not None and (remade := change.remade) is not None:
+        cursor.execute(
+            "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
+            (remade.model, remade.model_digest, remade.page_patterns, change.memory),
+        )
+    return row is not None
+
+
+def tell(cursor: Cursor, change: Change) -> None:
+    """Notes what clients are told, and forgets what is older than is remembered."""
+    for told in change.told:
+        cursor.execute(
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+            (change.memory, told.client, told.sequence, told.version, told.patterns, int(told.erases)),
+        )
+        cursor.execute(
+            "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
+            (change.memory, told.client, told.sequence - REMEMBERED_ANSWERS),
+        )
+
+
+def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
+    """Of a row of `_SELECT`."""
+    identity, name, model, digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s = row[:11]
+    return StoredMemory(
+        id=identity,
+        name=name,
+        model=model,
+        model_digest=digest,
+        settings=MemorySettings(
+            write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, ttl_s=ttl_s
+        ),
+        created_s=created_s,
+        expires_s=expires_s,
+        version=row[11],
+        patterns=row[12],
+        pages=contents.rows_of(cursor, identity),
+    )
+
+
+def _told(cursor: Cursor, memory: int) -> Sequence[Told]:
+    rows = cursor.execute(
+        "SELECT client, sequence, version, patterns, erases FROM answers WHERE memory = ? ORDER BY version", (memory,)
+    ).fetchall()
+    return [
+        Told(client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases))
+        for client, sequence, version, patterns, erases in rows
+    ]

@@ -1,0 +1,50 @@
+"""What the backend store's databases have in common: cursors that take the same statements.
+
+Statements are in what SQLite and PostgreSQL both speak, with `?` where a value goes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+
+Value: TypeAlias = int | float | str | bytes | None
+Row: TypeAlias = Sequence[Value]
+
+
+class Cursor(Protocol):
+    """Runs statements in the transaction that is open."""
+
+    def execute(self, statement: str, values: Row = ..., /) -> "Cursor":
+        """Runs it; what it yields is to be fetched."""
+
+    def executemany(self, statement: str, rows: Sequence[Row], /) -> object:
+        """Runs it for each row of values."""
+
+    def fetchone(self) -> Any:  # noqa: ANN401 - columns of any types
+        """The next row, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """The rows that are left."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Store(Protocol):
+    """A database that the journal's tables are in."""
+
+    def transaction(self) -> AbstractContextManager[Cursor]:
+        """Everything in the block, or nothing; on the disk when the block has ended."""
+
+    def reading(self) -> AbstractContextManager[Cursor]:
+        """A cursor for queries, as one view of the store."""
+
+    def purge(self) -> None:
+        """Leaves no byte of what was deleted in the files, where nobody else is busy with them."""
+
+    def close(self) -> None:
+        """Leaves the store."""
+
+
+def number(cursor: Cursor) -> int:
+    """The single number that a statement yields."""
+    return int(cursor.fetchall()[0][0])

@@ -1,0 +1,167 @@
+"""Forks and snapshots in the backend store: pages shared until one of them is written."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
+from attractor_server.storage.database import FILE, Database
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import Change, Entry, Floats, Image, Item, NewMemory, Remade, StoredMemory
+from attractor_server.storage.settings import MemorySettings
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with closing(Database(tmp_path)) as database:
+        yield Journal(database)
+
+
+def made(journal: Journal, name: str, *, ttl_s: float | None = None) -> StoredMemory:
+    settings = MemorySettings(page_patterns=4, ttl_s=ttl_s)
+    return journal.create([NewMemory(name=name, model="m", model_digest="sha256:1", settings=settings)])[0]
+
+
+def some(seed: int, size: int = 300) -> Floats:
+    return np.random.default_rng(seed).standard_normal((1, size), dtype=np.float32)
+
+
+def store(journal: Journal, memory: int, version: int, *, page: int = 0, image: bytes = b"") -> None:
+    entry = Entry(page=page, version=version, written=version, values=some(version), items=[Item(id=f"v{version}")])
+    images = [Image(page=page, version=version, content=image)] if image else []
+    change = Change(memory=memory, version=version, patterns=version, pages={page: 1}, entries=[entry], images=images)
+    journal.commit([change])
+
+
+def found(journal: Journal, name: str) -> StoredMemory:
+    memory = journal.find(name)
+    assert memory is not None
+    return memory
+
+
+def versions(journal: Journal, memory: int, page: int = 0) -> list[int]:
+    return [entry.version for entry in journal.page(memory, page, all_entries=True).entries]
+
+
+def test_a_fork_has_what_its_origin_had_and_then_each_goes_its_own_way(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    fork = journal.fork(memory.id, "b")
+    assert (fork.version, fork.patterns, fork.settings) == (1, 1, memory.settings)
+    store(journal, memory.id, 2)
+    store(journal, fork.id, 2, page=1)
+    store(journal, fork.id, 3)
+    assert versions(journal, memory.id) == [1, 2]
+    assert versions(journal, fork.id) == [1, 3]
+    assert versions(journal, fork.id, 1) == [2]
+    assert journal.page(fork.id, 0).entries[0].items == [Item(id="v1")]
+
+
+def test_a_fork_that_is_asked_for_again_is_the_same_until_either_is_written(journal: Journal) -> None:
+    memory = made(journal, "a")
+    fork = journal.fork(memory.id, "b")
+    assert journal.fork(memory.id, "b").id == fork.id
+    store(journal, fork.id, 1)
+    with pytest.raises(NameTaken, match="memory 'b' exists, and is another one"):
+        journal.fork(memory.id, "b")
+    with pytest.raises(NameTaken):
+        journal.fork(memory.id, "a")
+
+
+def test_what_origin_and_fork_share_outlives_either(journal: Journal, tmp_path: Path) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1, image=b"weights")
+    fork = journal.fork(memory.id, "b")
+    journal.delete(memory.id)
+    assert versions(journal, fork.id) == [1]
+    assert journal.page(fork.id, 0).image == Image(page=0, version=1, content=b"weights")
+    assert some(1).tobytes() in bytes_in(tmp_path)
+    journal.delete(fork.id)
+    assert some(1).tobytes() not in bytes_in(tmp_path)
+
+
+def test_a_snapshot_is_no_memory_and_keeps_what_was(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    first = journal.snapshot(memory.id, "before")
+    assert (first.tag, first.version, first.patterns) == ("before", 1, 1)
+    assert journal.snapshot(memory.id, "before") == first
+    store(journal, memory.id, 2)
+    with pytest.raises(TagTaken, match="'before', which memory 'a' has for its version 1, and it is at 2 now"):
+        journal.snapshot(memory.id, "before")
+    assert journal.snapshots(memory.id) == [first]
+    assert journal.find("a@before") is None
+    assert [one.name for one in journal.listed(prefix="", after="", size=9)] == ["a"]
+
+
+def test_restoring_brings_the_pages_back_and_the_version_goes_on(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    journal.snapshot(memory.id, "before")
+    store(journal, memory.id, 2)
+    store(journal, memory.id, 3, page=1)
+    assert journal.restore(memory.id, "before") == (4, 1)
+    assert [page.number for page in found(journal, "a").pages] == [0]
+    assert versions(journal, memory.id) == [1]
+    store(journal, memory.id, 5)
+    assert journal.restore(memory.id, "before") == (6, 1)
+    with pytest.raises(SnapshotNotFound, match=r"'other'; expected one of this memory's snapshots \['before'\]"):
+        journal.restore(memory.id, "other")
+
+
+def test_a_fork_can_be_made_of_a_snapshot(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    journal.snapshot(memory.id, "before")
+    store(journal, memory.id, 2)
+    fork = journal.fork(memory.id, "b", tag="before")
+    assert (fork.version, versions(journal, fork.id)) == (1, [1])
+
+
+def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(journal: Journal, tmp_path: Path) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    journal.snapshot(memory.id, "before")
+    emptied = Change(memory=memory.id, version=2, patterns=0, emptied=[0], pages={0: 0})
+    journal.commit([emptied])
+    assert versions(journal, memory.id) == []
+    assert some(1).tobytes() in bytes_in(tmp_path)
+    journal.delete(memory.id)
+    assert some(1).tobytes() not in bytes_in(tmp_path)
+    assert journal.listed(prefix="", after="", size=9) == []
+
+
+def test_no_byte_of_a_forgotten_snapshot_stays(journal: Journal, tmp_path: Path) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    journal.snapshot(memory.id, "before")
+    journal.commit([Change(memory=memory.id, version=2, patterns=0, dropped=[0])])
+    journal.forget_snapshot(memory.id, "before")
+    assert some(1).tobytes() not in bytes_in(tmp_path)
+    assert journal.snapshots(memory.id) == []
+
+
+def test_a_memory_that_was_remade_is_of_the_other_model_and_its_snapshot_of_the_old_one(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    journal.snapshot(memory.id, "before")
+    remade = Remade(model="n", model_digest="sha256:2", page_patterns=8)
+    journal.commit([Change(memory=memory.id, version=2, patterns=1, dropped=[0], pages={1: 1}, remade=remade)])
+    now = found(journal, "a")
+    assert (now.model, now.model_digest, now.settings.page_patterns) == ("n", "sha256:2", 8)
+    journal.restore(memory.id, "before")
+    assert found(journal, "a").model == "m"
+
+
+def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(journal: Journal) -> None:
+    for name in ("short", "written", "long"):
+        made(journal, name, ttl_s=1e-9 if name == "short" else 1000)
+    made(journal, "kept")
+    assert journal.expired(size=9) == ["short"]
+
+
+def bytes_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir() if path.name.startswith(FILE))

@@ -1,0 +1,79 @@
+"""Stores of older formats are brought up to date, with everything in them."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attractor_server.errors import StoreDamaged
+from attractor_server.storage.database import FILE, Database
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import Change, Entry, Floats, Image, NewMemory, PageRow, Told
+from attractor_server.storage.settings import MemorySettings
+
+GOLDEN = Path(__file__).parent / "golden"
+"""A file of each format, written by the version of that time"""
+
+
+def values(patterns: int) -> Floats:
+    return np.arange(3 * patterns, dtype=np.float32).reshape(patterns, 3) / np.float32(8)
+
+
+def opened(folder: Path, format_: int) -> Database:
+    shutil.copy(GOLDEN / f"format-{format_}.db", folder / FILE)
+    return Database(folder)
+
+
+def test_format_1_is_read_with_pages_images_entries_and_answers(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, 1)) as database:
+        journal = Journal(database)
+        grown, streamed, empty = (journal.find(f"golden/{name}") for name in ("grown", "streamed", "empty"))
+        assert grown is not None
+        assert streamed is not None
+        assert empty is not None
+        assert grown.settings == MemorySettings(page_patterns=4)
+        assert streamed.settings == MemorySettings(write="stream", when_full="forget", page_patterns=2)
+        assert (grown.version, grown.patterns, empty.version) == (2, 6, 0)
+        assert grown.pages == [
+            PageRow(number=0, patterns=4, image=True, entries=False),
+            PageRow(number=1, patterns=2, image=False, entries=True),
+        ]
+        assert grown.told == [
+            Told(client="c", sequence=1, version=1, patterns=4),
+            Told(client="c", sequence=2, version=2, patterns=6),
+        ]
+        sealed = journal.page(grown.id, 0, all_entries=True)
+        assert sealed.image == Image(page=0, version=1, content=bytes(range(48)))
+        np.testing.assert_array_equal(sealed.entries[0].values, values(4))
+        np.testing.assert_array_equal(journal.page(grown.id, 1).entries[0].values, values(2))
+        np.testing.assert_array_equal(journal.page(streamed.id, 0).entries[0].values, values(1))
+
+
+def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, 1)) as database:
+        journal = Journal(database)
+        empty = journal.find("golden/empty")
+        assert empty is not None
+        journal.delete(empty.id)
+        new = NewMemory(name="new", model="tiny", model_digest="sha256:1", settings=MemorySettings(page_patterns=4))
+        made = journal.create([new])[0]
+        assert made.id > empty.id
+        entry = Entry(page=0, version=1, written=1, values=values(1))
+        journal.commit([Change(memory=made.id, version=1, patterns=1, pages={0: 1}, entries=[entry])])
+    with closing(Database(tmp_path)) as database:
+        assert len(Journal(database).listed(prefix="", after="", size=9)) == 3
+
+
+def test_damage_in_an_old_store_stays_seen(tmp_path: Path) -> None:
+    content = bytearray((GOLDEN / "format-1.db").read_bytes())
+    content[content.index(values(4).tobytes())] ^= 1
+    (tmp_path / FILE).write_bytes(content)
+    with closing(Database(tmp_path)) as database:
+        journal = Journal(database)
+        grown = journal.find("golden/grown")
+        assert grown is not None
+        with pytest.raises(StoreDamaged, match="another checksum"):
+            journal.page(grown.id, 0, all_entries=True)
+        assert journal.page(grown.id, 1).entries
