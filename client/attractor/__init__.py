@@ -17,16 +17,19 @@ from attractor._errors import (
     MemoryNotFound,
     ModelNotFound,
     NotFound,
+    NotKept,
+    NotRetained,
     ProtocolMismatch,
     Refused,
     ServerFault,
+    SnapshotNotFound,
     TimeoutExceeded,
     Unavailable,
     Unreachable,
     WrongBackend,
 )
 from attractor._memory import Memory
-from attractor._paging import MemorySettings, WhenFull, WriteMode
+from attractor._paging import MemorySettings, Retain, WhenFull, WriteMode
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
@@ -41,6 +44,7 @@ from attractor._types import (
     ModelInfo,
     Patterns,
     Recall,
+    SnapshotInfo,
     StoreResult,
     Trajectory,
 )
@@ -73,12 +77,17 @@ __all__ = [
     "ModelInfo",
     "ModelNotFound",
     "NotFound",
+    "NotKept",
+    "NotRetained",
     "Patterns",
     "ProtocolMismatch",
     "Recall",
     "Refused",
+    "Retain",
     "Retry",
     "ServerFault",
+    "SnapshotInfo",
+    "SnapshotNotFound",
     "StoreResult",
     "SyncMemory",
     "SyncMemoryStream",

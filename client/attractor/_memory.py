@@ -1,11 +1,22 @@
 """One memory, as its users see it."""
 
 from attractor._calls import Ticket, erased, recalled, recognized, stored
+from attractor._copies import FilePath
 from attractor._core import Core
 from attractor._patterns import Packed, pack, pack_cues
 from attractor._request import Ask, Operation, reading
 from attractor._stream import MemoryStream
-from attractor._types import Cue, EraseResult, Familiarity, MemoryInfo, ModelInfo, Patterns, Recall, StoreResult
+from attractor._types import (
+    Cue,
+    EraseResult,
+    Familiarity,
+    MemoryInfo,
+    ModelInfo,
+    Patterns,
+    Recall,
+    SnapshotInfo,
+    StoreResult,
+)
 
 _STORE, _ERASE, _RECOGNIZE = (Ask(operation=one) for one in (Operation.STORE, Operation.ERASE, Operation.RECOGNIZE))
 
@@ -110,6 +121,79 @@ class Memory:
         return await recognized(
             self._start(model, _RECOGNIZE, pack_cues(model, patterns, where="patterns"), deadline_s)
         )
+
+    async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "Memory":
+        """A new memory of that name with all that this one has, or had at the snapshot with that tag.
+
+        Costs no more for a large memory than for a small one: pages are shared until one of the two is written.
+
+        Raises:
+            Conflict: there is another memory of that name.
+            SnapshotNotFound: there is no such snapshot.
+            NotKept: the server keeps no memories.
+        """
+        deadline_s = self._core.deadline_s(timeout_s)
+        info = await self._core.copies.fork(self._name, name, tag or "", deadline_s)
+        return Memory(self._core, info.name, await self._core.model_of(info, deadline_s))
+
+    async def snapshot(self, tag: str, *, timeout_s: float | None = None) -> SnapshotInfo:
+        """Keeps the memory as it is now under a tag, until that is forgotten, or the memory deleted.
+
+        Raises:
+            Conflict: the tag is taken by another version.
+            NotKept: the server keeps no memories.
+        """
+        return await self._core.copies.snapshot(self._name, tag, self._core.deadline_s(timeout_s))
+
+    async def snapshots(self, *, timeout_s: float | None = None) -> list[SnapshotInfo]:
+        """The memory's snapshots, the oldest first."""
+        return await self._core.copies.snapshots(self._name, self._core.deadline_s(timeout_s))
+
+    async def forget_snapshot(self, tag: str, *, timeout_s: float | None = None) -> None:
+        """Forgets a snapshot.
+
+        Raises:
+            SnapshotNotFound: there is no such snapshot.
+        """
+        await self._core.copies.forget_snapshot(self._name, tag, self._core.deadline_s(timeout_s))
+
+    async def restore(self, tag: str, *, timeout_s: float | None = None) -> MemoryInfo:
+        """Makes the memory what it was at a snapshot; its version grows by one all the same.
+
+        Where the connection is lost it may be done twice, and what others stored in between goes with it.
+
+        Raises:
+            SnapshotNotFound: there is no such snapshot.
+        """
+        self._model = None
+        return await self._core.copies.restore(self._name, tag, self._core.deadline_s(timeout_s))
+
+    async def rebuild(
+        self, *, model: str | None = None, page_patterns: int | None = None, timeout_s: float | None = None
+    ) -> MemoryInfo:
+        """Writes the memory anew from its patterns, into full pages: of another model with the same fields, say a newer
+        one, or of its own, so that pages from which much was erased become fewer.
+
+        Raises:
+            NotRetained: not all its patterns are kept.
+            NotKept: the server keeps no memories.
+        """
+        self._model = None
+        deadline_s = self._core.deadline_s(timeout_s)
+        return await self._core.copies.rebuild(self._name, model or "", page_patterns or 0, deadline_s)
+
+    async def consolidate(self, *, timeout_s: float | None = None) -> MemoryInfo:
+        """Writes the memory anew, as `rebuild` does with nothing changed."""
+        return await self.rebuild(timeout_s=timeout_s)
+
+    async def export(self, path: FilePath, *, timeout_s: float | None = None) -> None:
+        """Writes the memory as it is now to a file that `import_memory` takes on any server.
+
+        Raises:
+            NotKept: the server keeps no memories.
+            OSError: the file cannot be written; then there is none.
+        """
+        await self._core.copies.export(self._name, path, self._core.deadline_s(timeout_s))
 
     def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
         """A context manager for storing and querying many patterns without waiting for each answer.

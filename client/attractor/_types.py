@@ -112,6 +112,17 @@ class MemoryInfo:
     created: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class SnapshotInfo:
+    """A memory as it was kept under a tag."""
+
+    tag: str
+    version: int
+    """Of the memory when the snapshot was taken."""
+    patterns: int
+    created: datetime
+
+
 @dataclass(frozen=True)
 class StoreResult:
     """The memory after a store: its version, and the patterns in it."""

@@ -12,6 +12,7 @@ from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
+from attractor_server.engine.tending import tend
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record
 from attractor_server.engine.writing import store
 from attractor_server.errors import MemoryNotFound, ServerError
@@ -57,6 +58,8 @@ class Engine:
         operation = jobs[0].operation
         if operation is Operation.DELETE:
             return [self._delete(job.memory) for job in jobs]
+        if operation is Operation.TEND:
+            return [tend(self._keeper, self._loaded, job) for job in jobs]
         outcomes: dict[Job, Outcome | ServerError] = {
             job: MemoryNotFound(f"memory {job.memory.name!r} was deleted while the request was waiting")
             for job in jobs

@@ -24,7 +24,7 @@ def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
         failure = _failure(error, len(kept))
         for one in kept:
             one.outcomes |= dict.fromkeys(one.jobs, failure)
-            _lose(loaded.bank, one.memory)
+            lose(loaded.bank, one.memory)
 
 
 def keep_erases(
@@ -39,7 +39,7 @@ def keep_erases(
     except Exception as error:
         failure = _failure(error, len(kept))
         for one in kept:
-            _lose(loaded.bank, one.job.memory)
+            lose(loaded.bank, one.job.memory)
         return {one.job: failure for one in kept}
     return {}
 
@@ -48,7 +48,7 @@ def _failure(error: Exception, memories: int) -> ServerError:
     return error if isinstance(error, ServerError) else fault(error, "commit", memories)
 
 
-def _lose(bank: Bank, memory: Record) -> None:
+def lose(bank: Bank, memory: Record) -> None:
     """Forgets what is at hand of a memory: it comes from the store when it is next needed."""
     for page in memory.pages:
         bank.release(page)
@@ -56,21 +56,28 @@ def _lose(bank: Bank, memory: Record) -> None:
 
 
 def _by_stores(bank: Bank, filling: Filling) -> Change:
-    """What the stores of a lane did to their memory: entries, and images of pages that are sealed by now."""
+    """What the stores of a lane did to their memory: entries, and images of pages that are sealed by now.
+
+    Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
+    """
     memory, first = filling.memory, filling.parts[0].version
     parts = [part for part in filling.parts if part.page not in filling.dropped]
     given = dict.fromkeys(part.page for part in parts)
     sealed = [page for page in given if memory.settings.seals(page.patterns)]
+    bare = [] if memory.settings.retain == "all" else sealed
     return Change(
         memory=memory.id,
         version=memory.version,
         patterns=memory.patterns,
         dropped=[page.number for page in filling.dropped],
+        emptied=[page.number for page in bare],
         pages={page.number: page.patterns for page in given},
         entries=[
-            Entry(page=part.page.number, version=part.version, written=first, values=part.values) for part in parts
+            Entry(page=part.page.number, version=part.version, written=first, values=part.values)
+            for part in parts
+            if part.page not in bare
         ],
-        images=_images(bank, sealed, memory.version),
+        images=images_of(bank, sealed, memory.version),
         told=_told((job, filling.outcomes[job]) for job in filling.jobs),
     )
 
@@ -91,12 +98,13 @@ def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> C
             for page, values in kept.items()
             if len(values)
         ],
-        images=_images(bank, [page for page in changes if page not in kept], memory.version),
+        images=images_of(bank, [page for page in changes if page not in kept], memory.version),
         told=_told([(erasure.job, outcome)]),
     )
 
 
-def _images(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+def images_of(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+    """The weights of these pages after that version of their memory."""
     images = []
     for page in pages:
         for error in bank.bring([page]).values():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import MemoryRecord
+from attractor_server.storage.records import Snapshot, StoredMemory
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -25,11 +26,12 @@ class Operation(Enum):
     QUERY = "query"
     RECOGNIZE = "recognize"
     DELETE = "delete"
+    TEND = "tend"
 
     @property
     def writes(self) -> bool:
         """Whether jobs behind it have to wait for its effect."""
-        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE)
+        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE, Operation.TEND)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,54 @@ class Deleted:
     """The memory's place in the bank is free."""
 
 
-Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted
+@dataclass(frozen=True)
+class Tended:
+    """A task was carried out: the fork or the snapshot that it made, if it makes one."""
+
+    made: StoredMemory | Snapshot | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Make a memory of that name with all that this one has, or had at a snapshot."""
+
+    name: str
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class TakeSnapshot:
+    """Keep the memory as it is under a tag."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class ForgetSnapshot:
+    """Keep it no longer."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Make the memory what it was at a snapshot."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Write the memory anew from its patterns."""
+
+    model: str
+    model_digest: str
+    page_patterns: int
+
+
+Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
+"""What is done to a memory as the backend store has it"""
+Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | Tended
 Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer, Page]
 
@@ -98,7 +147,7 @@ class Job:
     memory: Record
     future: Answer
     values: Floats | None = None
-    """(n, d) in user units; None for a deletion"""
+    """(n, d) in user units; None for a deletion or a task"""
     known: Booleans | None = None
     steps: int = 0
     """Reading steps of a query"""
@@ -110,6 +159,8 @@ class Job:
     client_id: str = ""
     sequence: int = 0
     """Of a store or an erase that its client will repeat, with the same number, until it is answered; else 0"""
+    task: Task | None = None
+    """Of a TEND"""
     started: bool = False
     """The engine has it: it can be withdrawn no longer."""
 
@@ -120,7 +171,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Patterns in it; a deletion counts as one."""
+        """Patterns in it; a deletion and a task count as one."""
         return 1 if self.values is None else len(self.values)
 
     @property

@@ -152,7 +152,7 @@ class Shard:
         Raises:
             CannotErase: an erase, and the memory's model has not learned it.
         """
-        if operation is not Operation.DELETE:  # which a memory can be whose model is no longer served
+        if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
             self.check(operation, self.model(memory.model), pull=False)
         return Job(
             operation=operation,

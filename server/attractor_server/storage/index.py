@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from attractor_server.errors import ModelGone
+from attractor_server.errors import ModelGone, NotKept
 from attractor_server.storage.catalog import Answer, Catalog, MemoryRecord, PageType
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import NewMemory, StoredMemory
 
+T = TypeVar("T")
 Restore: TypeAlias = Callable[[StoredMemory], MemoryRecord[Answer, PageType]]
 _WRITERS = 1
 """Threads that wait for the store; its one connection takes one at a time anyway"""
@@ -60,8 +61,8 @@ class MemoryIndex(Generic[Answer, PageType]):
             memory.name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings
         )
 
-    async def get(self, name: str) -> MemoryRecord[Answer, PageType]:
-        """The memory of that name.
+    async def get(self, name: str, *, any_model: bool = False) -> MemoryRecord[Answer, PageType]:
+        """The memory of that name, whose model is served unless `any_model` will do.
 
         Raises:
             MemoryNotFound: there is none.
@@ -72,9 +73,21 @@ class MemoryIndex(Generic[Answer, PageType]):
         if self._journal is not None and name not in self._catalog:
             found = await self._found(self._journal, name)
             if found is not None and name not in self._leaving:
-                self._check(found)
                 self._adopt(found)
-        return self._catalog.get(name)
+        record = self._catalog.get(name)
+        if not any_model:
+            self._check(record)
+        return record
+
+    async def ask(self, question: Callable[[Journal], T]) -> T:
+        """What the journal answers, in a thread.
+
+        Raises:
+            NotKept: there is no store.
+        """
+        if (journal := self._journal) is None:
+            raise NotKept("this server keeps no memories: start it without `--durable no`")
+        return await anyio.to_thread.run_sync(question, journal, limiter=self._threads)
 
     async def remove(self, name: str) -> MemoryRecord[Answer, PageType]:
         """Takes a memory out, to be forgotten by its store; until it `left`, whoever asks for the name waits.
@@ -105,11 +118,12 @@ class MemoryIndex(Generic[Answer, PageType]):
         )
         return [self._catalog.find(one.name) or self._restore(one) for one in found]
 
-    def _check(self, stored: StoredMemory) -> None:
-        if stored.model_digest not in self._digests:
+    def _check(self, memory: MemoryRecord[Answer, PageType]) -> None:
+        if memory.model_digest not in self._digests:
             raise ModelGone(
-                f"memory {stored.name!r} was made from model {stored.model} ({stored.model_digest}), which this server "
-                "does not have: put its file in the folder of --models and start again, or delete the memory"
+                f"memory {memory.name!r} was made from model {memory.model} ({memory.model_digest}), which this server "
+                "does not have: put its file in the folder of --models and start again, rebuild the memory of another "
+                "model, or delete it"
             )
 
     def _adopt(self, stored: StoredMemory) -> None:
