@@ -1,8 +1,11 @@
 """One memory, as its users see it."""
 
+from collections.abc import Sequence
+
 from attractor._calls import Ticket, erased, recalled, recognized, stored
 from attractor._copies import FilePath
 from attractor._core import Core
+from attractor._items import Payload, items
 from attractor._patterns import Packed, pack, pack_cues
 from attractor._request import Ask, Operation, reading
 from attractor._stream import MemoryStream
@@ -61,17 +64,30 @@ class Memory:
         """The model the memory was made from."""
         return await self._known_model(self._core.deadline_s(timeout_s))
 
-    async def store(self, patterns: Patterns, *, timeout_s: float | None = None) -> StoreResult:
+    async def store(
+        self,
+        patterns: Patterns,
+        *,
+        ids: str | Sequence[str] | None = None,
+        payloads: Payload | Sequence[Payload] | None = None,
+        timeout_s: float | None = None,
+    ) -> StoreResult:
         """Writes all the patterns at once, or none of them; any later query sees them.
+
+        Each may have an id (at most 256 characters, which others may have, too) and a payload (bytes, or what JSON can
+        say, at most 64 KiB), which `query(…, match=True)` returns: one of them for a single pattern, lists for a batch.
 
         Raises:
             InvalidRequest: also for more patterns than one frame holds.
+            NotKept: ids or payloads are given, and the server keeps no patterns.
             MemoryFull: the memory refuses what is more than its page takes; nothing was applied.
             Diverged: the writing loop left finite numbers; nothing was applied.
         """
         deadline_s = self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
-        return await stored(self._start(model, _STORE, pack(model, patterns), deadline_s))
+        packed = pack(model, patterns)
+        packed.items = items(ids, payloads, rows=packed.rows, single=packed.single)
+        return await stored(self._start(model, _STORE, packed, deadline_s))
 
     async def erase(self, patterns: Patterns, *, timeout_s: float | None = None) -> EraseResult:
         """Makes all these patterns, whole and as they were stored, strangers again; applied once, as a store is.
@@ -94,6 +110,7 @@ class Memory:
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
+        match: bool = False,
         timeout_s: float | None = None,
     ) -> Recall:
         """Completes the cues, each from the page of the memory that knows it best.
@@ -101,13 +118,16 @@ class Memory:
         `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed, none of which may be missing.
         `hold` False pulls them towards the cue instead, as hard as the model has learned to, and they come back as the
         memory has them: for cues that are known with noise. `steps` 0 takes the model's own number; `trajectory` also
-        asks for every iterate.
+        asks for every iterate. `match` also asks for the pattern nearest to each completed one among those that the
+        server keeps, with its id and payload.
 
         Raises:
             Diverged: the reading loop left finite numbers.
+            NotKept: `match` is True, and the server keeps no patterns.
             CannotPull: `hold` is False, and the memory's model has not learned to pull.
         """
-        ask, deadline_s = reading(steps, trajectory=trajectory, hold=hold), self._core.deadline_s(timeout_s)
+        ask = reading(steps, trajectory=trajectory, hold=hold, match=match)
+        deadline_s = self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
         return await recalled(self._start(model, ask, pack_cues(model, cues, known), deadline_s))
 

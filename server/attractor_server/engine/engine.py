@@ -9,6 +9,7 @@ from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
 from attractor_server.engine.erasing import erase
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
@@ -42,9 +43,10 @@ class Engine:
         """
         residency = residency or Residency()
         self._keeper = keeper
+        kept = None if keeper is None else KeptPatterns(keeper)
         self._loaded: Mapping[str, Loaded] = {
             model.digest: Loaded(
-                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper
+                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper, kept
             )
             for model in models
         }

@@ -16,8 +16,10 @@ from attractor_server.storage.records import Change, Entry, Image, Told
 def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
     """Commits what was applied. Where that fails, the jobs fail, and their memories are as the store has them."""
     kept = [one for one in fillings if one.memory.id]
-    if loaded.keeper is None or not kept:
+    if loaded.keeper is None or loaded.kept is None or not kept:
         return
+    for page in {part.page for one in kept for part in one.parts}:
+        loaded.kept.changed(page)
     try:
         loaded.keeper.commit([_by_stores(loaded.bank, one) for one in kept])
     except Exception as error:
@@ -32,8 +34,10 @@ def keep_erases(
 ) -> Mapping[Job, ServerError]:
     """Commits what was erased; the jobs that fail by that, whose memories are as the store has them."""
     kept = [one for one in erasures if one.error is None and one.job.memory.id]
-    if loaded.keeper is None or not kept:
+    if loaded.keeper is None or loaded.kept is None or not kept:
         return {}
+    for page in {page for one in kept for page in one.changes}:
+        loaded.kept.changed(page)
     try:
         loaded.keeper.commit([_by_erase(loaded.bank, one, outcomes[one.job]) for one in kept])
     except Exception as error:
@@ -73,7 +77,7 @@ def _by_stores(bank: Bank, filling: Filling) -> Change:
         emptied=[page.number for page in bare],
         pages={page.number: page.patterns for page in given},
         entries=[
-            Entry(page=part.page.number, version=part.version, written=first, values=part.values)
+            Entry(page=part.page.number, version=part.version, written=first, values=part.values, items=part.items)
             for part in parts
             if part.page not in bare
         ],

@@ -1,6 +1,7 @@
 """Units of work: what waits in the batcher, and what the engine makes of it. No torch here."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.records import Snapshot, StoredMemory
+from attractor_server.storage.records import Item, Snapshot, StoredMemory
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -51,6 +52,18 @@ class Erased:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """For each of n completed patterns the kept one that is nearest to it."""
+
+    values: Floats
+    """(n, d) in user units; zeros where nothing is kept"""
+    distances: Floats
+    """(n,) Euclidean; infinite where nothing is kept"""
+    items: Sequence[Item]
+    """(n,)"""
+
+
+@dataclass(frozen=True)
 class Recalled:
     """Completed patterns (n, d) in user units, with a score for each."""
 
@@ -65,6 +78,8 @@ class Recalled:
     """(steps + 1, n)"""
     pages: Integers | None = None
     """(n,) which page of the memory, counted from the oldest, answered each; None where that is 0 for all"""
+    matches: Matches | None = None
+    """Where they were asked for"""
 
 
 @dataclass(frozen=True)
@@ -154,6 +169,10 @@ class Job:
     trajectory: bool = False
     pull: bool = False
     """Known entries of a query are pulled towards the cue, not held"""
+    match: bool = False
+    """A query also asks for the kept patterns that are nearest"""
+    items: Sequence[Item] = ()
+    """What the patterns of a store carry, one for each; empty where none carries anything"""
     deadline_s: float | None = None
     """On the event loop's clock"""
     client_id: str = ""

@@ -18,6 +18,7 @@ from attractor_server.errors import (
     CannotPull,
     InvalidRequest,
     ModelNotFound,
+    NotKept,
     ServerError,
     Unavailable,
     quoted,
@@ -146,6 +147,15 @@ class Shard:
                 "or use a model that does (its `pulls` is true)"
             )
 
+    def check_kept(self, field: str) -> None:
+        """Refuses what needs patterns that are kept, if a field asks for it.
+
+        Raises:
+            NotKept: this shard keeps none.
+        """
+        if field and not self.durable:
+            raise NotKept(f"{field}: this server keeps no patterns: start it without `--durable no`")
+
     def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:
         """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
 
@@ -162,15 +172,17 @@ class Shard:
             known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
         )
 
-    def reading(self, job: Job, *, steps: int, trajectory: bool, pull: bool) -> None:
+    def reading(self, job: Job, *, steps: int, pull: bool, match: bool) -> None:
         """Sets how a query reads; no steps mean the model's own number.
 
         Raises:
             CannotPull: a pull, and the memory's model has not learned it.
+            NotKept: a match, and this shard keeps no patterns.
         """
         model = self.model(job.memory.model)
         self.check(job.operation, model, pull=pull)
-        job.steps, job.trajectory, job.pull = steps or model.steps, trajectory, pull
+        self.check_kept("match" if match else "")
+        job.steps, job.pull, job.match = steps or model.steps, pull, match
 
 
 def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
