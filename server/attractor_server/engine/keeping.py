@@ -40,6 +40,7 @@ def keep_erases(
         loaded.kept.changed(page)
     try:
         loaded.keeper.commit([_by_erase(loaded.bank, one, outcomes[one.job]) for one in kept])
+        loaded.keeper.purge()
     except Exception as error:
         failure = _failure(error, len(kept))
         for one in kept:
@@ -87,10 +88,14 @@ def _by_stores(bank: Bank, filling: Filling) -> Change:
 
 
 def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> Change:
-    """What an erase did to its memory: nothing stays of what a changed page had, but what it keeps, or its weights."""
+    """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with.
+
+    Its weights are kept, too, unless it is the page to be filled, and follows from its patterns.
+    """
     memory, changes = erasure.job.memory, erasure.changes
     numbers = [page.number for page in changes]
-    kept = {page: page.kept for page in changes if page.kept is not None}
+    kept = {page: one for page, one in changes.items() if one.kept is not None and not one.erased}
+    bare = [page for page in changes if page not in kept or (page is not memory.pages[-1] and page.patterns)]
     return Change(
         memory=memory.id,
         version=memory.version,
@@ -98,11 +103,11 @@ def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> C
         emptied=numbers,
         pages={page.number: page.patterns for page in changes},
         entries=[
-            Entry(page=page.number, version=memory.version, written=memory.version, values=values)
-            for page, values in kept.items()
-            if len(values)
+            Entry(page=page.number, version=memory.version, written=memory.version, values=one.kept, items=one.items)
+            for page, one in kept.items()
+            if one.kept is not None and len(one.kept)
         ],
-        images=images_of(bank, [page for page in changes if page not in kept], memory.version),
+        images=images_of(bank, bare, memory.version),
         told=_told([(erasure.job, outcome)]),
     )
 

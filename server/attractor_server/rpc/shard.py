@@ -137,7 +137,7 @@ class Shard:
             CannotErase: an erase, and the model has not learned it.
             CannotPull: a query that pulls, and the model has not learned it.
         """
-        if operation is Operation.ERASE and not model.erases:
+        if operation is Operation.ERASE and not (model.erases or self.durable):  # kept patterns need no eraser
             raise CannotErase(
                 f"model {model.name} cannot erase; use one that does (its `erases` is true), or make the memory anew"
             )
