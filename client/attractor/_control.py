@@ -132,6 +132,7 @@ def memory_info(memory: pb.Memory) -> MemoryInfo:
         pages=memory.pages,
         settings=told(memory.settings),
         created=memory.created.ToDatetime(UTC),
+        expires=memory.expires.ToDatetime(UTC) if memory.HasField("expires") else None,
     )
 
 

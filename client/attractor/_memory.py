@@ -92,10 +92,11 @@ class Memory:
     async def erase(self, patterns: Patterns, *, timeout_s: float | None = None) -> EraseResult:
         """Makes all these patterns, whole and as they were stored, strangers again; applied once, as a store is.
 
-        How well, and at what cost to the patterns that stay, the model's training record says.
+        Those that the server keeps leave their pages as if they had never been stored. How well others are erased, and
+        at what cost to the patterns that stay, the model's training record says.
 
         Raises:
-            CannotErase: the memory's model has not learned it.
+            CannotErase: they are not kept, and the memory's model has not learned to erase.
             Diverged: the erasing loop left finite numbers; nothing was applied.
         """
         deadline_s = self._core.deadline_s(timeout_s)

@@ -111,6 +111,8 @@ class MemoryInfo:
     """Sets of fast weights that they lie in."""
     settings: MemorySettings
     created: datetime
+    expires: datetime | None = None
+    """When it is forgotten unless it is written before; None for never."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from attractor_server.engine.forms import Precision
 from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
+from attractor_server.rpc.expiring import sweep
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
 from attractor_server.storage.database import Database
@@ -111,6 +112,7 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(batcher.run, warming.steps())
+            tasks.start_soon(sweep, shard)
             yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
             tasks.cancel_scope.cancel()
 

@@ -118,4 +118,5 @@ def _told(info: attractor.MemoryInfo) -> dict[str, str]:
 
 
 def _json(info: attractor.MemoryInfo) -> str:
-    return json.dumps({**asdict(info), "created": info.created.isoformat()})
+    times = {"created": info.created.isoformat(), "expires": info.expires and info.expires.isoformat()}
+    return json.dumps({**asdict(info), **times})

@@ -150,6 +150,7 @@ class Memory(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     PAGES_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 256 characters: segments of letters, digits, '.', '_', '-', separated by single '/'.
     The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo the number of slots:
@@ -170,6 +171,10 @@ class Memory(_message.Message):
     def settings(self) -> Global___MemorySettings:
         """As they are in force: nothing is unspecified."""
 
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp:
+        """When it is forgotten unless it is written before; not set where that is never."""
+
     def __init__(
         self,
         *,
@@ -181,10 +186,11 @@ class Memory(_message.Message):
         created: _timestamp_pb2.Timestamp | None = ...,
         settings: Global___MemorySettings | None = ...,
         pages: _builtins.int = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "expires", b"expires", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "model_digest", b"model_digest", "name", b"name", "pages", b"pages", "patterns", b"patterns", "settings", b"settings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "expires", b"expires", "model", b"model", "model_digest", b"model_digest", "name", b"name", "pages", b"pages", "patterns", b"patterns", "settings", b"settings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

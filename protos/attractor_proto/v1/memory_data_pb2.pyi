@@ -439,9 +439,9 @@ Global___StoreFrame: _TypeAlias = StoreFrame  # noqa: Y015
 
 @_typing.final
 class EraseFrame(_message.Message):
-    """Makes stored patterns strangers again, as well as the model has learned to. Whole patterns, as they were stored; what
-    was never stored in this memory is counted and worked on all the same. Needs a model that `erases`: else it fails with
-    FAILED_PRECONDITION, reason CANNOT_ERASE.
+    """Makes stored patterns strangers again: whole patterns, as they were stored. One that the server keeps leaves its page
+    exactly as if it had never been stored. Any other is erased as well as the model has learned to, and counted even where
+    it was never stored; that needs a model that `erases`: else it fails with FAILED_PRECONDITION, reason CANNOT_ERASE.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

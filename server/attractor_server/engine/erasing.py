@@ -191,5 +191,6 @@ def _counted(erasure: Erasure) -> Erased:
     """Counts an erase whose pages have changed."""
     memory = erasure.job.memory
     memory.version += 1
+    memory.touch()
     memory.patterns = sum(page.patterns for page in memory.pages)
     return Erased(version=memory.version, patterns=memory.patterns)

@@ -48,6 +48,7 @@ class Filling:
         """Makes the memory's record what the stores made of it."""
         self.memory.pages[:] = self._pages
         self.memory.version, self.memory.patterns = self._version, self._total
+        self.memory.touch()
 
     def _take(self, job: Job) -> None:
         values, settings = job.values, self.memory.settings

@@ -45,6 +45,7 @@ def rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: 
     memory.pages[:] = pages
     memory.model, memory.model_digest, memory.settings = task.model, task.model_digest, settings
     memory.version, memory.patterns, memory.at_hand = stored.version + 1, len(values), True
+    memory.touch()
 
 
 def _patterns(keeper: Keeper, stored: StoredMemory) -> tuple[Floats, Sequence[Item]]:

@@ -21,6 +21,7 @@ def record_of(stored: StoredMemory) -> Record:
         pages=_expected(stored),
         patterns=stored.patterns,
         version=stored.version,
+        expires_s=stored.expires_s,
         id=stored.id,
         at_hand=False,
     )
@@ -48,7 +49,7 @@ def found(keeper: Keeper, memory: Record) -> StoredMemory:
 def become(memory: Record, stored: StoredMemory) -> None:
     """Makes the record what the store has: its pages are not at hand from now on."""
     memory.model, memory.model_digest, memory.settings = stored.model, stored.model_digest, stored.settings
-    memory.version, memory.patterns = stored.version, stored.patterns
+    memory.version, memory.patterns, memory.expires_s = stored.version, stored.patterns, stored.expires_s
     memory.pages[:] = _expected(stored)
     memory.at_hand = False
 

@@ -178,6 +178,8 @@ class Job:
     client_id: str = ""
     sequence: int = 0
     """Of a store or an erase that its client will repeat, with the same number, until it is answered; else 0"""
+    if_expired: bool = False
+    """A deletion is one only where the memory's time is over"""
     task: Task | None = None
     """Of a TEND"""
     started: bool = False

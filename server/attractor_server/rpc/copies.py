@@ -5,7 +5,6 @@ import uuid
 from contextlib import aclosing
 
 import anyio
-from google.protobuf import timestamp_pb2
 
 from attractor_proto.names import TAG_LIMIT, is_valid_tag
 from attractor_proto.v1 import memory_copies_pb2 as pb
@@ -24,7 +23,7 @@ from attractor_server.engine.work import (
 )
 from attractor_server.errors import Draining, InvalidRequest, quoted
 from attractor_server.rpc.context import Context, is_forwarded
-from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message
+from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers, forward
 from attractor_server.rpc.pieces import Importing, pieces_of
 from attractor_server.rpc.shard import ModelCard, Shard, check_name
@@ -161,6 +160,5 @@ def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None
 
 
 def _message(snapshot: Snapshot) -> pb.Snapshot:
-    created = timestamp_pb2.Timestamp()
-    created.FromMicroseconds(int(snapshot.created_s * 1e6))
+    created = timestamp(snapshot.created_s)
     return pb.Snapshot(tag=snapshot.tag, version=snapshot.version, patterns=snapshot.patterns, created=created)

@@ -84,18 +84,24 @@ def settings_message(settings: MemorySettings) -> pb.MemorySettings:
 
 def memory_message(record: Record) -> pb.Memory:
     """What clients are told of a memory."""
-    created = timestamp_pb2.Timestamp()
-    created.FromMicroseconds(int(record.created_s * 1e6))
     return pb.Memory(
         name=record.name,
         model=record.model,
         model_digest=record.model_digest,
         version=record.version,
         patterns=record.patterns,
-        created=created,
+        created=timestamp(record.created_s),
         settings=settings_message(record.settings),
         pages=len(record.pages),
+        expires=None if record.expires_s is None else timestamp(record.expires_s),
     )
+
+
+def timestamp(time_s: float) -> timestamp_pb2.Timestamp:
+    """Seconds since 1970 on the wire."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromMicroseconds(int(time_s * 1e6))
+    return stamp
 
 
 def _unknown(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:

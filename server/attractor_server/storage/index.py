@@ -1,5 +1,6 @@
 """The memories of a shard by name: those at hand, and those that are in the backend store alone."""
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ from attractor_server.storage.records import NewMemory, StoredMemory
 
 T = TypeVar("T")
 Restore: TypeAlias = Callable[[StoredMemory], MemoryRecord[Answer, PageType]]
+EXPIRED_AT_A_TIME = 1000
 _WRITERS = 1
 """Threads that wait for the store; its one connection takes one at a time anyway"""
 
@@ -107,6 +109,17 @@ class MemoryIndex(Generic[Answer, PageType]):
     def left(self, name: str) -> None:
         """The store has forgotten a memory that was removed, or has failed to."""
         self._leaving.pop(name).set()
+
+    async def expired(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
+        """Names of up to `size` memories whose time is over, of all shards."""
+        if (journal := self._journal) is None:
+            return self._catalog.expired(now_s=time.time(), size=size)
+        return await anyio.to_thread.run_sync(lambda: journal.expired(size=size), limiter=self._threads)
+
+    def gone(self, record: MemoryRecord[Answer, PageType]) -> None:
+        """A memory whose time was over was forgotten."""
+        if self._catalog.find(record.name) is record:
+            self._catalog.remove(record.name)
 
     async def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
