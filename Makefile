@@ -81,6 +81,10 @@ bench: $(STAMP) ## run every benchmark
 quality: $(STAMP) ## measure every model that ships, beside its rivals, and write docs/quality.md (ARGS=…)
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 
+.PHONY: chaos
+chaos: $(STAMP) ## do every fault, a hundred kills among them, and write docs/durability.md (takes an hour; ARGS=…)
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: clean
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) build dist demo.png .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -140,3 +140,12 @@ def test_a_taken_port_is_told_in_one_line(server: ServerProcess, models: Path) -
     port = server.address.rpartition(":")[2]
     with pytest.raises(AssertionError, match="taken"), server_process("--models", str(models), "--port", port):
         pass
+
+
+def test_a_damaged_store_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "attractor.db").write_bytes(b"something else entirely" * 100)
+    with (
+        pytest.raises(AssertionError, match=r"ended: \['attractor: [^']*attractor\.db is damaged[^']*\\n'\]"),
+        server_process("--models", str(models), "--port", "0", "--data-dir", str(tmp_path)),
+    ):
+        pass

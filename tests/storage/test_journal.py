@@ -165,9 +165,28 @@ def test_a_flipped_bit_in_a_pattern_is_found_and_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     with (
         closing(Database(tmp_path)) as database,
-        pytest.raises(StoreDamaged, match=f"memory {memory.id}, page 0, version 1"),
+        pytest.raises(StoreDamaged, match="a page has another checksum"),
     ):
         Journal(database).page(memory.id, 0)
+
+
+def test_patterns_that_changed_before_they_came_to_their_page_are_found_and_named(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        memory = made(Journal(database))
+        Journal(database).commit([stored(memory, 1, some(1))])
+        with database.transaction() as cursor:
+            cursor.execute("UPDATE entries SET vectors = ?", (some(2).tobytes(),))
+        with pytest.raises(StoreDamaged, match=f"memory {memory.id}, page 0, version 1"):
+            Journal(database).page(memory.id, 0)
+
+
+def test_a_flipped_bit_in_a_name_hides_no_memory(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        made(Journal(database))
+    path = tmp_path / "attractor.db"
+    path.write_bytes(path.read_bytes().replace(b"a/b", b"a/c"))
+    with pytest.raises(StoreDamaged, match=r"attractor\.db is damaged"), closing(Database(tmp_path)) as database:
+        Journal(database).find("a/b")
 
 
 def test_a_log_that_lost_its_end_is_refused(tmp_path: Path) -> None:

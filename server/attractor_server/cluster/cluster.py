@@ -24,6 +24,8 @@ WATCH_EVERY_S = 0.5
 WARM_EVERY_S = 0.05
 STATUS_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 120.0
+_OURS = f"{ServerError.__module__}."
+"""What an error of ours begins with, in what Ray tells of it"""
 Handle: TypeAlias = Any  # Ray's actor handles are made at run time
 
 
@@ -175,6 +177,6 @@ def _cause(error: RayActorError) -> ServerError:
     """Why the constructor failed, as it said itself."""
     text = str(error)
     for line in reversed(text.splitlines()):
-        if "SettingsError: " in line or "ModelFileError: " in line:
-            return SettingsError(line.partition("Error: ")[2])
+        if line.startswith(_OURS):
+            return SettingsError(line.partition(": ")[2])
     return SettingsError(f"a shard could not start: {text}")

@@ -2,10 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import msgpack
 import numpy as np
 
 from attractor_server.errors import StoreDamaged
-from attractor_server.storage.records import Change, Entry, Image, PageRow, StoredPage, checksum, packed, unpacked
+from attractor_server.storage.records import (
+    NOTHING,
+    Change,
+    Entry,
+    Image,
+    Item,
+    PageRow,
+    StoredPage,
+    checksum,
+)
 from attractor_server.storage.sql import Cursor, Row
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -126,7 +136,7 @@ def _copied(cursor: Cursor, old: int, new: int, where: str) -> None:
 
 
 def _entry_row(content: int, entry: Entry) -> Row:
-    vectors, items = np.ascontiguousarray(entry.values, dtype="<f4").tobytes(), packed(entry.items)
+    vectors, items = np.ascontiguousarray(entry.values, dtype="<f4").tobytes(), _packed(entry.items)
     mark = checksum(content, entry.version, vectors, items)
     return content, entry.version, entry.written, len(entry.values), vectors, items, mark
 
@@ -154,7 +164,7 @@ def _entries(cursor: Cursor, content: int, page: int, where: str, *, after: int)
     for version, written, patterns, vectors, items, mark in rows:
         _check(checksum(content, version, vectors, items) == mark, where, version)
         values = np.frombuffer(vectors, "<f4").reshape(patterns, -1)
-        yield Entry(page=page, version=version, written=written, values=values, items=unpacked(items))
+        yield Entry(page=page, version=version, written=written, values=values, items=_unpacked(items))
 
 
 def _check(right: bool, where: str, version: int) -> None:
@@ -163,3 +173,18 @@ def _check(right: bool, where: str, version: int) -> None:
             f"{where}, version {version}: what is stored has another checksum than it was stored with; "
             "restore the store from a backup, or delete the memory"
         )
+
+
+def _packed(items: Sequence[Item]) -> bytes:
+    """As they are stored; nothing where none carries anything."""
+    if all(item == NOTHING for item in items):
+        return b""
+    content: bytes = msgpack.packb([(item.id, item.payload, item.json) for item in items])
+    return content
+
+
+def _unpacked(stored: bytes) -> Sequence[Item]:
+    """The inverse of `_packed`."""
+    if not stored:
+        return ()
+    return [Item(id=name, payload=payload, json=json) for name, payload, json in msgpack.unpackb(stored)]

@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.storage.page_checksums import is_damage, opened
 from attractor_server.storage.schema import FORMAT, migrated
 from attractor_server.storage.sql import Cursor, number
 
@@ -42,7 +43,7 @@ class Database:
         self._lock = threading.Lock()
         with _told(self._path):
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = apsw.Connection(str(self._path))
+            self._connection = opened(self._path)
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._check_tail()
@@ -88,7 +89,8 @@ class Database:
             try:
                 yield cursor
             finally:
-                cursor.execute("ROLLBACK")
+                if self._connection.in_transaction:  # an error of the disk has ended it
+                    cursor.execute("ROLLBACK")
 
     def purge(self) -> None:
         """Folds the log into the file, so that deleted bytes are in neither; left for later where others are busy."""
@@ -150,4 +152,6 @@ def _told(path: Path) -> Iterator[None]:
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup") from error
     except (apsw.Error, OSError) as error:
+        if is_damage(error):
+            raise StoreDamaged(f"{path} is damaged, a page has another checksum; restore it from a backup") from error
         raise StoreFailed(f"the store {path} failed and changed nothing: {error}; try again in a moment") from error

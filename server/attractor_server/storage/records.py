@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
@@ -159,18 +158,3 @@ def checksum(content: int, version: int, stored: bytes, items: bytes = b"") -> i
     """Over the bytes and where they belong: a row in the wrong place is as bad as a flipped bit."""
     place = _PLACE.pack(content, version, len(stored))
     return zlib.crc32(items, zlib.crc32(stored, zlib.crc32(place)))
-
-
-def packed(items: Sequence[Item]) -> bytes:
-    """As they are stored; nothing where none carries anything."""
-    if all(item == NOTHING for item in items):
-        return b""
-    packed: bytes = msgpack.packb([(item.id, item.payload, item.json) for item in items])
-    return packed
-
-
-def unpacked(stored: bytes) -> Sequence[Item]:
-    """The inverse of `packed`."""
-    if not stored:
-        return ()
-    return [Item(id=name, payload=payload, json=json) for name, payload, json in msgpack.unpackb(stored)]

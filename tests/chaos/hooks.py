@@ -1,0 +1,137 @@
+"""What is changed inside a shard from outside, before it starts: no line of the server knows of it.
+
+Each function is called in the shard's process. A name that the server has no more fails there, loudly.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import apsw
+
+from attractor_server.engine import keeping
+from attractor_server.engine.bank import Bank
+from attractor_server.engine.engine import Engine
+from attractor_server.storage import contents
+from attractor_server.storage.catalog import Ledger
+from attractor_server.storage.database import Database
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.records import Change
+from attractor_server.storage.sql import Cursor
+
+Hook: TypeAlias = Callable[[], None]
+Point: TypeAlias = tuple[Any, str, Literal["before", "after"]]
+
+POINTS: dict[str, Point] = {
+    "before-commit": (contents, "changed", "after"),
+    "after-commit": (Database, "_light", "before"),
+    "after-publish": (Bank, "publish", "after"),
+    "before-answer": (Engine, "run", "after"),
+    "during-image": (contents, "_image_row", "after"),
+    "during-delete": (Database, "purge", "before"),
+}
+"""Where a shard can be made to crash: a function, and on which side of it"""
+
+
+def crash(point: str, hits: int) -> None:
+    """Ends the process at that point, when it comes there for the so many-th time."""
+    owner, name, side = POINTS[point]
+    plain = getattr(owner, name)
+    left = hits
+
+    def crashing(*args: object, **words: object) -> object:
+        nonlocal left
+        left -= 1
+        if side == "before" and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = plain(*args, **words)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, crashing)
+
+
+def step_clock(offset_s: "Synchronized[float]") -> None:
+    """The wall clock is off by what stands there, from then on when it changes."""
+    plain = time.time
+    time.time = lambda: plain() + offset_s.value
+
+
+def slow_disk(longest_s: float) -> None:
+    """Every synchronisation of the store's files takes up to so much longer."""
+    _intercept(lambda: time.sleep(random.uniform(0, longest_s)))
+
+
+def watch_syncs(path: Path) -> None:
+    """Writes a line for each commit that had nothing synchronised."""
+    syncs = 0
+
+    def count() -> None:
+        nonlocal syncs
+        syncs += 1
+
+    _intercept(count)
+    plain = Journal.commit
+
+    def commit(self: Journal, changes: Sequence[Change]) -> None:
+        before = syncs
+        plain(self, changes)
+        if syncs == before:
+            with path.open("a") as file:
+                file.write("a commit was told of that no synchronisation had gone before\n")
+
+    Journal.commit = commit  # type: ignore[method-assign]
+
+
+def fsync_off() -> None:
+    """Commits no longer wait for the disk."""
+    plain = Database._prepare
+
+    def prepare(self: Database) -> None:
+        plain(self)
+        self._connection.execute("PRAGMA synchronous = OFF")
+
+    Database._prepare = prepare  # type: ignore[method-assign]
+
+
+def fence_off() -> None:
+    """Nobody looks whether another incarnation of the shard has taken over."""
+
+    @contextmanager
+    def changing(self: Journal) -> Iterator[Cursor]:
+        with self._store.transaction() as cursor:
+            yield cursor
+
+    Journal._changing = changing  # type: ignore[method-assign]
+
+
+def dedup_off() -> None:
+    """A repeat is not recognised, neither here nor in the store."""
+    Ledger.find = lambda *_: None  # type: ignore[method-assign]
+    keeping._told = lambda answered: []
+
+
+_kept: list[apsw.VFS] = []
+
+
+def _intercept(at_sync: Callable[[], None]) -> None:
+    """Has this called before each synchronisation of a file of SQLite."""
+    base = apsw.vfs_names()[0]
+
+    class File(apsw.VFSFile):
+        def xSync(self, flags: int) -> None:
+            at_sync()
+            super().xSync(flags)
+
+    class Files(apsw.VFS):
+        def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+            return File(base, name, flags)
+
+    _kept.append(Files("watched", base, makedefault=True))
