@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import apsw
 import numpy as np
 
-from attractor_server.errors import OwnerChanged
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.database import Database
+from attractor_server.storage.ownership import Ownership, names_of, whole
 from attractor_server.storage.records import (
     Change,
     Entry,
@@ -36,19 +36,13 @@ class Journal:
     """The memories of a backend store. Thread-safe; every method that changes something returns when it is on the disk.
 
     Its methods raise StoreFailed where the store cannot be used now, StoreDamaged where a checksum is wrong, and those
-    that change something OwnerChanged where another journal of the same `owner` was opened since.
+    that change something OwnerChanged where another shard has claimed one of the memories since.
     """
 
-    def __init__(self, database: Database, *, owner: str = "shard-0") -> None:
-        """Takes over from any older journal of that owner, which can change nothing from now on."""
+    def __init__(self, database: Database, ownership: Ownership | None = None) -> None:
+        """Changes what the `ownership` claims; without one everything, which no older journal can change any more."""
         self._database = database
-        self._owner = owner
-        with database.transaction() as cursor:
-            row = cursor.execute(
-                "INSERT INTO counters VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value",
-                (owner,),
-            ).fetchall()[0]
-        self._epoch = int(str(row[0]))
+        self.ownership = ownership or whole(database, "shard-0")
 
     def close(self) -> None:
         """Leaves the store."""
@@ -57,7 +51,7 @@ class Journal:
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
         """The memories of those names, made now where there is none."""
         made_s = time.time()
-        with self._changing() as cursor:
+        with self._changing(names=[memory.name for memory in memories]) as cursor:
             cursor.executemany(
                 "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, created_s) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
@@ -82,13 +76,13 @@ class Journal:
 
     def delete(self, memory: int) -> None:
         """Forgets a memory: no byte of its patterns stays in the files, once no other shard reads the log."""
-        with self._changing() as cursor:
+        with self._changing(memories=[memory]) as cursor:
             cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))
         self._database.truncate_log()
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
-        with self._changing() as cursor:
+        with self._changing(memories=[change.memory for change in changes]) as cursor:
             for change in changes:
                 if _counted(cursor, change):
                     _changed(cursor, change)
@@ -100,12 +94,10 @@ class Journal:
             return StoredPage(image=image, entries=list(_entries(cursor, memory, number, image)))
 
     @contextmanager
-    def _changing(self) -> Iterator[apsw.Cursor]:
-        """A transaction of the owner's newest journal."""
+    def _changing(self, *, names: Sequence[str] = (), memories: Sequence[int] = ()) -> Iterator[apsw.Cursor]:
+        """A transaction of the shard that owns the memories with these names, and those with these ids."""
         with self._database.transaction() as cursor:
-            rows = cursor.execute("SELECT value FROM counters WHERE name = ?", (self._owner,)).fetchall()
-            if rows != [(self._epoch,)]:
-                raise OwnerChanged(f"{self._owner} was started anew elsewhere; try again in a moment")
+            self.ownership.check(cursor, [*names, *names_of(cursor, memories)])
             yield cursor
 
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import apsw
 
-FORMAT = 1
+FORMAT = 2
+GROUPS = 64
+"""Of slots; each has one owner at a time"""
 
 _FORMAT_1 = """
 CREATE TABLE memories (
@@ -66,7 +68,19 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WI
 INSERT INTO counters VALUES ('commits', 0);
 """
 
-_STEPS: Sequence[str] = (_FORMAT_1,)
+# Whoever owns a group writes to memories of its slots under its epoch. Text of owners: see incarnation.py.
+_GROUPS = f"""
+CREATE TABLE groups (
+    number INTEGER PRIMARY KEY,
+    owner TEXT NOT NULL, -- empty: nobody
+    epoch INTEGER NOT NULL, -- raised by every change of owner
+    waits INTEGER NOT NULL -- 1 while the owner lets the lease of one before it run out
+);
+WITH RECURSIVE numbers (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM numbers WHERE number < {GROUPS - 1})
+INSERT INTO groups SELECT number, '', 0, 0 FROM numbers;
+"""  # noqa: S608
+
+_STEPS: Sequence[str] = (_FORMAT_1, _GROUPS)
 """Step n makes format n + 1 of format n"""
 
 
