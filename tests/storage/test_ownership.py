@@ -13,11 +13,11 @@ import pytest
 
 from attractor_server.errors import OwnerChanged
 from attractor_server.storage.database import Database
+from attractor_server.storage.groups import GROUPS, group_of
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.ownership import Ownership, group_of
+from attractor_server.storage.ownership import Ownership
 from attractor_server.storage.records import Change, NewMemory, StoredMemory
-from attractor_server.storage.schema import GROUPS
 from attractor_server.storage.settings import MemorySettings
 
 NAME = "a/b"

@@ -14,7 +14,7 @@ from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record
 from attractor_server.engine.writing import store
-from attractor_server.errors import MemoryNotFound, ServerError
+from attractor_server.errors import MemoryNotFound, OwnerChanged, ServerError
 
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
     Operation.STORE: store,
@@ -57,11 +57,9 @@ class Engine:
         operation = jobs[0].operation
         if operation is Operation.DELETE:
             return [self._delete(job.memory) for job in jobs]
-        outcomes: dict[Job, Outcome | ServerError] = {
-            job: MemoryNotFound(f"memory {job.memory.name!r} was deleted while the request was waiting")
-            for job in jobs
-            if job.memory.deleted
-        }
+        if operation is Operation.LEAVE:
+            return [self._leave(job.memory) for job in jobs]
+        outcomes: dict[Job, Outcome | ServerError] = {job: _gone(job.memory) for job in jobs if job.memory.deleted}
         loaded = self._loaded[jobs[0].memory.model_digest]
         outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
         lanes = lanes_of(job for job in jobs if job not in outcomes)
@@ -74,13 +72,28 @@ class Engine:
 
     def _delete(self, memory: Record) -> Outcome | ServerError:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
-        if (loaded := self._loaded.get(memory.model_digest)) is not None:
-            for page in memory.pages:
-                loaded.bank.release(page)
-        memory.pages.clear()
+        self._free(memory)
         try:
             if self._keeper is not None and memory.id:
                 self._keeper.delete(memory.id)
         except ServerError as error:
             return error
         return Deleted()
+
+    def _leave(self, memory: Record) -> Outcome:
+        """Frees the places of all pages of a memory that another shard will have; the store keeps it."""
+        self._free(memory)
+        memory.deleted = True
+        return Deleted()
+
+    def _free(self, memory: Record) -> None:
+        if (loaded := self._loaded.get(memory.model_digest)) is not None:
+            for page in memory.pages:
+                loaded.bank.release(page)
+        memory.pages.clear()
+
+
+def _gone(memory: Record) -> ServerError:
+    if memory.moved:
+        return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
+    return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")

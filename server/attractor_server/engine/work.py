@@ -25,11 +25,12 @@ class Operation(Enum):
     QUERY = "query"
     RECOGNIZE = "recognize"
     DELETE = "delete"
+    LEAVE = "leave"
 
     @property
     def writes(self) -> bool:
         """Whether jobs behind it have to wait for its effect."""
-        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE)
+        return self not in (Operation.QUERY, Operation.RECOGNIZE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Job:
     memory: Record
     future: Answer
     values: Floats | None = None
-    """(n, d) in user units; None for a deletion"""
+    """(n, d) in user units; None for a deletion, and where the memory leaves"""
     known: Booleans | None = None
     steps: int = 0
     """Reading steps of a query"""
@@ -120,7 +121,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Patterns in it; a deletion counts as one."""
+        """Patterns in it; one where it has none."""
         return 1 if self.values is None else len(self.values)
 
     @property

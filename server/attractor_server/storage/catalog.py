@@ -4,7 +4,7 @@ import bisect
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -104,6 +104,8 @@ class MemoryRecord(Generic[Answer, PageType]):
     patterns: int = 0
     version: int = 0
     deleted: bool = False
+    moved: bool = False
+    """Another shard has it, or will when what was accepted is finished; nothing new is taken"""
     id: int = 0
     """In the backend store; 0 for a memory that no store has"""
     at_hand: bool = True
@@ -197,6 +199,15 @@ class Catalog(Generic[Answer, PageType]):
         del self._records[name]
         self._names.pop(bisect.bisect_left(self._names, name))
         return record
+
+    def part(self, goes: Callable[[str], bool]) -> Sequence[MemoryRecord[Answer, PageType]]:
+        """Takes the memories out whose names `goes` is true of, and marks them moved."""
+        moved = [record for name, record in self._records.items() if goes(name)]
+        for record in moved:
+            record.moved = True
+            del self._records[record.name]
+        self._names = [name for name in self._names if name in self._records] if moved else self._names
+        return moved
 
     def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""

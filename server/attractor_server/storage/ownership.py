@@ -9,18 +9,12 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from attractor_proto.names import slot_of
 from attractor_server.errors import OwnerChanged, StoreFailed
 from attractor_server.storage.database import Database
+from attractor_server.storage.groups import GROUPS, group_of
 from attractor_server.storage.incarnation import Incarnation
-from attractor_server.storage.schema import GROUPS
 
 LEASE_S = 2.0
-
-
-def group_of(name: str) -> int:
-    """The group of a memory's slot: the slot modulo the number of groups, whatever the number of slots."""
-    return slot_of(name, GROUPS)
 
 
 @dataclass(frozen=True)

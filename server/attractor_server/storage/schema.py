@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import apsw
 
+from attractor_server.storage.groups import GROUPS
+
 FORMAT = 2
-GROUPS = 64
-"""Of slots; each has one owner at a time"""
 
 _FORMAT_1 = """
 CREATE TABLE memories (
