@@ -91,7 +91,9 @@ class RunningShard:
             StoreFailed: not all was claimed or released.
         """
         await self._warming.done.wait()
-        await self._shard.follow(topology, seize=seize)
+        self._shard.learn(topology)
+        self._listening.peers.keep(self._shard.topology.owning)
+        await self._shard.follow(seize=seize)
         await self._listening.ready()
 
     async def drain(self, grace_s: float) -> bool:

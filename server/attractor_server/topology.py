@@ -36,6 +36,11 @@ class Topology:
         """The groups of slots that are that shard's."""
         return frozenset((np.flatnonzero(self.slot_owners == number) % GROUPS).tolist())
 
+    @cached_property
+    def owning(self) -> frozenset[str]:
+        """Addresses of the shards that own a slot."""
+        return frozenset(self.shards[number].address for number in np.unique(self.slot_owners).tolist())
+
     def owner(self, name: str) -> int:
         """Number of the shard that owns the memory of that name."""
         return int(self.slot_owners[slot_of(name, len(self.slot_owners))])

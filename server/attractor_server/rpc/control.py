@@ -16,7 +16,7 @@ from attractor_server.errors import CannotScale, Draining, InvalidRequest, Memor
 from attractor_server.fields import Field
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.paging import given_settings, settings_message
-from attractor_server.rpc.peers import Peers, forward, unreachable
+from attractor_server.rpc.peers import Peers, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.records import NewMemory
@@ -35,7 +35,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     async def Create(self, request: pb.CreateRequest, context: Context) -> pb.CreateResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
@@ -54,12 +54,12 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
         return pb.GetResponse(memory=_memory(await self._shard.memories.get(request.name)))
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
         memories, name = self._shard.memories, request.name
         job = self._shard.job(Operation.DELETE, await memories.remove(name))
         job.future.add_done_callback(lambda _: memories.left(name))

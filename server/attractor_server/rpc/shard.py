@@ -114,15 +114,18 @@ class Shard:
         """The newest topology this shard was told, if any."""
         return self._topology
 
-    async def follow(self, topology: Topology, *, seize: Collection[int] = ()) -> None:
-        """Takes over a topology, unless a newer one is known, and holds in the store what that says.
+    def learn(self, topology: Topology) -> None:
+        """Takes over a topology, unless a newer one is known."""
+        if self._topology is None or topology.epoch > self._topology.epoch:
+            self._topology = topology
+
+    async def follow(self, *, seize: Collection[int] = ()) -> None:
+        """Holds in the store what the newest topology says.
 
         Raises:
             StoreFailed: not all was claimed or released.
         """
-        if self._topology is None or topology.epoch > self._topology.epoch:
-            self._topology = topology
-        newest = self._topology
+        newest = self.topology
         if self.holding is not None:
             await self.holding.follow(newest.groups(self.number), seize=seize)
         self.followed = max(self.followed, newest.epoch)
