@@ -24,7 +24,8 @@ from attractor_server.topology import Topology
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.5
-SETTLE_EVERY_S = 0.02
+SETTLE_EVERY_S = (0.02, 0.1)
+"""After a change, and for as long as it is not settled"""
 ANSWER_TIMEOUT_S = 0.3
 """A shard that takes longer is asked no second time meanwhile"""
 
@@ -44,6 +45,7 @@ class Supervisor:
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
         self._settled = False
+        self._pause_s = WATCH_EVERY_S
         self._call = threading.Event()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
@@ -54,6 +56,7 @@ class Supervisor:
 
     def scale(self, shards: int) -> None:
         """Notes how many shards there shall be."""
+        logger.info("%d shards are wanted", shards)
         self._wanted, self._settled = shards, False
         self._call.set()
 
@@ -63,7 +66,7 @@ class Supervisor:
                 self._step()
             except Exception:  # of one look; the next may find things in order
                 logger.exception("unforeseen error while looking after the shards")
-            self._call.wait(WATCH_EVERY_S if self._settled else SETTLE_EVERY_S)
+            self._call.wait(self._pause_s)
             self._call.clear()
 
     def _step(self) -> None:
@@ -72,11 +75,18 @@ class Supervisor:
         if self._topology is None:
             self._topology = self._remembered() or self._first()
         if (topology := self._topology) is None:
+            self._pause_s = SETTLE_EVERY_S[1]
             return
         self._topology = self._changed(topology)
         self._tell(self._topology)
         self._retire()
         self._settled = self._is_settled(self._topology)
+        if self._settled:
+            self._pause_s = WATCH_EVERY_S
+        elif self._topology is not topology:
+            self._pause_s = SETTLE_EVERY_S[0]
+        else:
+            self._pause_s = min(2 * self._pause_s, SETTLE_EVERY_S[1])
 
     def _start_missing(self) -> None:
         while len(self._shards) < self._wanted:

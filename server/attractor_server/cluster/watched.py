@@ -76,7 +76,7 @@ class Watched:
         if self._asked is None:
             return
         if not ray.wait([self._asked], timeout=0)[0]:
-            if self.silent and not self._missing:
+            if self.status is not None and self.silent and not self._missing:
                 self._lost(f"no answer for {UNRESPONSIVE_S:g} s")
             return
         asked, self._asked = self._asked, None
@@ -84,7 +84,7 @@ class Watched:
             self._heard(ray.get(asked))
         except RayError as error:
             self.failed = self.status is None and isinstance(error, ActorDiedError)
-            if not self._missing:
+            if not (self._missing or self.failed):
                 self._lost(str(error))
 
     def tell(self, topology: Topology, seize: Collection[int]) -> None:

@@ -1,9 +1,11 @@
 """Which groups of slots a shard owns: claimed in the store, checked in each transaction, trusted for a lease."""
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +17,11 @@ from attractor_server.storage.groups import GROUPS, group_of
 from attractor_server.storage.incarnation import Incarnation
 
 LEASE_S = 2.0
+
+
+def monotonic_s() -> float:
+    """A clock that only goes forward, also while the machine sleeps, if it has such a one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Ownership:
         owner: Incarnation,
         *,
         lease_s: float = LEASE_S,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic_s,
     ) -> None:
         self.lease_s = lease_s
         self._database = database
@@ -125,6 +132,8 @@ class Ownership:
         try:
             taken, waiting = self._take(groups, seize)
         except StoreFailed:
+            if not seize:
+                raise
             self._end_owners(seize)
             taken, waiting = self._take(groups, seize)
         serves_from_s = self._clock() + self.lease_s
@@ -150,7 +159,8 @@ class Ownership:
         claims, started_s = self._claims, self._clock()
         with self._database.reading() as cursor:
             found = _epochs(cursor)
-        self._settle({group: one for group, one in claims.items() if one.waits and one.serves_from_s <= started_s})
+        with suppress(StoreFailed):  # which the next look makes up for
+            self._settle({group: one for group, one in claims.items() if one.waits and one.serves_from_s <= started_s})
         return Look(started_s, {group: one.epoch for group, one in claims.items() if found[group] != one.epoch})
 
     def lost(self, look: Look) -> Collection[int]:
