@@ -18,6 +18,8 @@ from attractor_server.storage.ownership import Ownership
 
 logger = logging.getLogger(__name__)
 
+ASK_EVERY_S = 0.01
+HANDOVER_S = 1.0
 RENEWALS = 4
 """In the time of a lease"""
 
@@ -60,8 +62,7 @@ class Holding:
                 await anyio.to_thread.run_sync(self._ownership.release, leaving)
                 self._going = ()
             if missing := set(wanted) - self.held:
-                await anyio.to_thread.run_sync(lambda: self._ownership.claim(missing, seize=seize))
-                logger.info("claimed %d of %d groups of slots", len(missing & self.held), len(missing))
+                await self._claim(missing, seize)
             await self.renew()
 
     async def run(self) -> NoReturn:
@@ -91,6 +92,17 @@ class Holding:
     async def release(self) -> None:
         """Lets others have everything at once; at the shard's end, when nothing is computed any more."""
         await anyio.to_thread.run_sync(self._ownership.release, self.held)
+
+    async def _claim(self, groups: Collection[int], seize: Collection[int]) -> None:
+        """Takes what is free, and what becomes so in a moment: its owner was told to part with it when this one was."""
+        ownership, end_s = self._ownership, anyio.current_time() + HANDOVER_S
+        await anyio.to_thread.run_sync(lambda: ownership.claim(groups, seize=seize))
+        while (missing := set(groups) - self.held) and anyio.current_time() < end_s:
+            if free := await anyio.to_thread.run_sync(ownership.free, missing):
+                await anyio.to_thread.run_sync(ownership.claim, free)
+            else:
+                await anyio.sleep(ASK_EVERY_S)
+        logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
 
     def _leave(self, groups: Collection[int]) -> Sequence[Job]:
         """Takes these groups' memories away, each when what waits for it now is done."""

@@ -164,6 +164,7 @@ class Supervisor:
         for shard in self._shards[: len(topology.shards)]:
             wanted = topology.groups(shard.number)
             if shard.serves and not (shard.follows(topology) and self._holds(shard, wanted)):
+                logger.debug("telling shard %d of epoch %d", shard.number, topology.epoch)
                 shard.tell(topology, wanted - held if followed else frozenset())
 
     def _retire(self) -> None:

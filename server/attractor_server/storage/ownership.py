@@ -58,6 +58,10 @@ class _Row(NamedTuple):
     waits: bool
     """The owner lets the lease of one before it run out"""
 
+    @property
+    def is_free(self) -> bool:
+        return self.owner is None or self.owner.is_over
+
 
 class Ownership:
     """The claims of one shard. Thread-safe; what goes to the store blocks, and one thread at a time does that.
@@ -121,6 +125,11 @@ class Ownership:
             if claim is None or claim.epoch != found[group]:
                 raise OwnerChanged(f"{self._owner.shard} lost a group of slots to another shard; try again in a moment")
 
+    def free(self, groups: Collection[int]) -> Collection[int]:
+        """Those of the groups that nobody has, or whose owner is known to have ended."""
+        with self._database.reading() as cursor:
+            return {row.group for row in _rows(cursor) if row.group in groups and row.is_free}
+
     def claim(self, groups: Collection[int], *, seize: Collection[int] = ()) -> None:
         """Takes those of the groups that nobody has, or whose owner is known to have ended; of `seize` all.
 
@@ -182,11 +191,10 @@ class Ownership:
         taken, waiting = [], set[int]()
         with self._database.transaction() as cursor:
             for row in _rows(cursor):
-                free = row.owner is None or row.owner.is_over
-                mine = free or row.group in seize or (row.owner and row.owner.shard == self._owner.shard)
-                if row.group not in groups or not mine:
+                mine = row.owner is not None and row.owner.shard == self._owner.shard
+                if row.group not in groups or not (row.is_free or mine or row.group in seize):
                     continue
-                if row.waits or not free:
+                if row.waits or not row.is_free:
                     waiting.add(row.group)
                 taken.append((row.group, row.epoch + 1))
             cursor.executemany(
