@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from attractor_server.cluster.shards import Handle, end, find_shards, start_shard, start_supervisor
+from attractor_server.cluster.shards import Handle, end, find_shards, find_supervisor, start_shard, start_supervisor
 from attractor_server.cluster.status import ShardStatus, SupervisorStatus
 from attractor_server.errors import ServerError, SettingsError
 from attractor_server.spec import ShardSpec
@@ -94,15 +94,20 @@ class Cluster:
 def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iterator[Cluster]:
     """Shards 0 to `shards` - 1 of this spec, each with the next port; gone at the end. Ray must be running.
 
+    Shards of the same spec whose command ended before it could end them are used as they are.
+
     Raises:
         SettingsError: a shard could not start.
     """
     started: list[Handle] = []
     try:
-        started.extend(start_shard(spec, number, log_level) for number in range(shards))
-        supervisor = start_supervisor(spec, slots, log_level)
+        if (supervisor := _abandoned(spec, slots)) is not None:
+            started.extend(find_shards())
+        else:
+            started.extend(start_shard(spec, number, log_level) for number in range(shards))
+            supervisor = start_supervisor(spec, slots, log_level)
+        first = _first_statuses(started)
         started.append(supervisor)
-        first = _first_statuses(started[:-1])
         running = Cluster(supervisor, first[0].models)
         running.wait_until_ready()
         listener = threading.Thread(target=running.listen, name="cluster listener")
@@ -117,6 +122,16 @@ def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iter
     finally:
         for handle in started:
             end(handle)
+
+
+def _abandoned(spec: ShardSpec, slots: int) -> Handle | None:
+    """The supervisor of such shards as are wanted, that nobody has, if there is one."""
+    try:
+        supervisor = find_supervisor()
+        adopted = ray.get(supervisor.adopted.remote(spec, slots), timeout=STATUS_TIMEOUT_S)
+    except (ValueError, RayError):
+        return None
+    return supervisor if adopted else None
 
 
 def _show(log: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ own stands in the store; while there is no supervisor they go on.
 
 import logging
 import threading
+import time
 from collections.abc import Set
 from dataclasses import replace
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.5
 SETTLE_EVERY_S = (0.02, 0.1)
 """After a change, and for as long as it is not settled"""
+ABANDONED_S = 5.0
+"""Silence of the command that runs the server, after which another one may"""
 ANSWER_TIMEOUT_S = 0.3
 """A shard that takes longer is asked no second time meanwhile"""
 
@@ -46,13 +49,23 @@ class Supervisor:
         self._members: Set[int] = frozenset()
         self._settled = False
         self._pause_s = WATCH_EVERY_S
+        self._listened_s = time.monotonic()
         self._call = threading.Event()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
     def status(self) -> SupervisorStatus:
-        """How the shards are."""
+        """How the shards are; for the command that runs the server, which asks all the time."""
+        self._listened_s = time.monotonic()
         addresses = tuple(shard.address for shard in self._topology.shards) if self._topology else ()
         return SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.taken())
+
+    def adopted(self, spec: ShardSpec, slots: int) -> bool:
+        """Whether whoever asks may go on with these shards: they are what it would start, and nobody else has them."""
+        if time.monotonic() - self._listened_s < ABANDONED_S or (spec, slots) != (self._spec, self._slots):
+            return False
+        self._listened_s = time.monotonic()
+        logger.warning("the command that ran this server is gone, and another one goes on")
+        return True
 
     def scale(self, shards: int) -> None:
         """Notes how many shards there shall be."""
