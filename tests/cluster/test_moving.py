@@ -24,6 +24,7 @@ from attractor_proto.v1 import memory_data_pb2 as data_pb
 from attractor_proto.v1 import memory_data_pb2_grpc as data_rpc
 from attractor_server.storage.groups import GROUPS
 
+pytestmark = pytest.mark.timeout(300)  # shards start several times
 ONE = np.full((4, 4), 0.5, np.float32)
 QUICK = attractor.Retry(first_delay_s=0.02, limit_delay_s=0.2)
 HERE = ((FORWARDED_KEY, "1"),)

@@ -56,7 +56,7 @@ class Upstream:
                         await self._pass_back(frame)
                         if self.lost and self.idle:
                             break
-        except (grpc.RpcError, aio.UsageError):
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
             pass  # it is lost, and whatever waits is told so
         except asyncio.CancelledError:
             if not self._given_up:
