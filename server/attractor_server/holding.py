@@ -19,7 +19,7 @@ from attractor_server.storage.ownership import Ownership
 logger = logging.getLogger(__name__)
 
 ASK_EVERY_S = 0.01
-HANDOVER_S = 1.0
+HANDOVER_S = 0.5
 RENEWALS = 4
 """In the time of a lease"""
 

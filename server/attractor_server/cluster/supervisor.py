@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Set
-from dataclasses import replace
 
 import numpy as np
 import ray
@@ -47,6 +46,8 @@ class Supervisor:
         self._wanted = len(self._shards)
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
+        self._orphans: frozenset[int] = frozenset()
+        """Groups whose owner went silent, since all was settled"""
         self._settled = False
         self._pause_s = WATCH_EVERY_S
         self._listened_s = time.monotonic()
@@ -95,7 +96,7 @@ class Supervisor:
         self._retire()
         self._settled = self._is_settled(self._topology)
         if self._settled:
-            self._pause_s = WATCH_EVERY_S
+            self._pause_s, self._orphans = WATCH_EVERY_S, frozenset()
         elif self._topology is not topology:
             self._pause_s = SETTLE_EVERY_S[0]
         else:
@@ -132,7 +133,9 @@ class Supervisor:
             return None
         logger.warning("the supervisor was started anew, and goes on from epoch %d", newest.epoch)
         self._members = frozenset(newest.slot_owners.tolist())
-        return replace(newest, epoch=newest.epoch + 1)  # the next may have been told to one that does not answer
+        self._wanted = max(self._wanted, *(number + 1 for number in self._members))
+        # A next one may have been told to a shard that does not answer, and told of one that was sent home since.
+        return Topology(newest.epoch + 1, newest.shards[: self._wanted], newest.slot_owners)
 
     def _first(self) -> Topology | None:
         """The first topology, once all shards can serve."""
@@ -164,13 +167,15 @@ class Supervisor:
             return topology.slot_owners
         logger.info("shards that own memories: %s, before: %s", sorted(serving), sorted(self._members))
         owners = reassigned(groups_of(topology.slot_owners), self._members, serving)
+        silent = self._members - {shard.number for shard in self._shards if shard.serves}
+        self._orphans = self._orphans.union(*(topology.groups(number) for number in silent))
         self._members = serving
         return spread(owners, self._slots)
 
     def _tell(self, topology: Topology) -> None:
         """Tells each shard what it does not follow yet.
 
-        A group that no shard has which answers and has followed is taken from whoever has it.
+        A group is taken from whoever has it, if that is silent, or all who answer have followed and none has the group.
         """
         followed = all(shard.follows(topology) for shard in self._shards if shard.serves)
         held = frozenset[int]().union(*(shard.held for shard in self._shards))
@@ -178,7 +183,8 @@ class Supervisor:
             wanted = topology.groups(shard.number)
             if shard.serves and not (shard.follows(topology) and self._holds(shard, wanted)):
                 logger.debug("telling shard %d of epoch %d", shard.number, topology.epoch)
-                shard.tell(topology, wanted - held if followed else frozenset())
+                lacking = wanted - held
+                shard.tell(topology, lacking if followed else lacking & self._orphans)
 
     def _retire(self) -> None:
         """Sends the last shard home when it has nothing left, if there are more than there shall be."""
