@@ -11,6 +11,7 @@ import anyio
 import psutil
 
 from attractor_server.app import ShardSpec, running_shard
+from attractor_server.collector import spare_the_loaded
 from attractor_server.loop import loop_options
 from attractor_server.topology import ShardInfo, Topology
 
@@ -53,6 +54,7 @@ def _run(spec: ShardSpec, pipe: Connection) -> None:
         async with running_shard(spec) as shard:
             await asyncio.to_thread(pipe.send, shard.info)
             await shard.learn(await asyncio.to_thread(pipe.recv))
+            spare_the_loaded()  # as the server's own processes do
             await asyncio.to_thread(pipe.send, None)
             await anyio.sleep_forever()
 

@@ -1,10 +1,11 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
 
+import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,44 +16,36 @@ import torch
 from attractor_server.energy.model import SUFFIX, Model, load_model
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.forms import Precision
+from attractor_server.engine.leased import Leased
 from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
-from attractor_server.errors import SettingsError
+from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.rpc.expiring import sweep
-from attractor_server.rpc.server import Listening, Transport, listening
-from attractor_server.rpc.shard import Limits, Shard
+from attractor_server.rpc.server import Listening, listening
+from attractor_server.rpc.shard import Limits, Resize, Shard
+from attractor_server.spec import ShardSpec
 from attractor_server.storage.database import Database
+from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.ownership import Ownership
 from attractor_server.topology import ShardInfo, Topology
 
+__all__ = [
+    "FRAME_PATTERNS_LIMIT",
+    "RunningShard",
+    "ShardSpec",
+    "device_of",
+    "limits_for",
+    "load_models",
+    "running_shard",
+    "threads_for",
+]
+
+logger = logging.getLogger(__name__)
+
 FRAME_PATTERNS_LIMIT = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardSpec:
-    """All that a shard needs to be told. Travels to whichever process runs it."""
-
-    number: int = 0
-    host: str = "127.0.0.1"
-    port: int = 0
-    advertise: str = "127.0.0.1"
-    device: str = "cpu"
-    threads: int = 1
-    models: Path | None = None
-    bank_bytes: int = 1 << 30
-    bank_dtype: Precision = "float32"
-    artifacts: Path | None = None
-    """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
-    data: Path | None = None
-    """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
-    waiting_patterns: int = 16_384
-    batch_patterns: int = 2048
-    batch_s: float = 0.02
-    """What a batch should take at most: requests of others wait for as long"""
-    warm_up: bool = True
-    """Programs run once before the shard serves"""
-    transport: Transport = field(default_factory=Transport)
+LOOKS_BUSY_MS = 2_000
+"""How long a claim waits for a transaction of another shard; a look waits for none"""
 
 
 @dataclass(frozen=True)
@@ -77,13 +70,31 @@ class RunningShard:
 
     @property
     def epoch(self) -> int:
-        """Of the topology that the shard knows; 0 if it has been told of none."""
-        return self._shard.epoch
+        """Of the topology that the shard follows: it has claimed and released what that says. 0 for none."""
+        return self._shard.followed
 
-    async def learn(self, topology: Topology) -> None:
-        """Tells the shard of the others, once it is warm; from the first time on it serves."""
+    @property
+    def topology(self) -> Topology | None:
+        """The newest topology that the shard was told."""
+        return self._shard.newest
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The groups of slots that are the shard's in the store."""
+        return frozenset() if self._shard.holding is None else self._shard.holding.held
+
+    async def learn(self, topology: Topology, *, seize: Collection[int] = ()) -> None:
+        """Tells the shard of the others, once it is warm; from the first time on it serves.
+
+        Groups in `seize` are taken from owners that may be alive. Returns when what is free has been claimed.
+
+        Raises:
+            StoreFailed: not all was claimed or released.
+        """
         await self._warming.done.wait()
         self._shard.learn(topology)
+        self._listening.peers.keep(self._shard.topology.owning)
+        await self._shard.follow(seize=seize)
         await self._listening.ready()
 
     async def drain(self, grace_s: float) -> bool:
@@ -92,8 +103,10 @@ class RunningShard:
 
 
 @asynccontextmanager
-async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
+async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIterator[RunningShard]:
     """A shard in this process and event loop, until the end of the block.
+
+    `resize` is called with the number of shards that a client asks for.
 
     Raises:
         SettingsError: the spec cannot be meant on this machine.
@@ -101,10 +114,14 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
     """
     async with _prepared(spec) as (models, engine, journal):
         batcher = Batcher(
-            engine, waiting_limit=spec.waiting_patterns, batch_limit=spec.batch_patterns, batch_s=spec.batch_s
+            engine if journal is None else Leased(engine, lease=journal.ownership),
+            waiting_limit=spec.waiting_patterns,
+            batch_limit=spec.batch_patterns,
+            batch_s=spec.batch_s,
         )
         warming = Warming(engine, models.values() if spec.warm_up else (), bank_bytes=spec.bank_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models), journal=journal)
+        shard.resize = None if journal is None else resize
         async with (
             listening(
                 shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
@@ -113,6 +130,8 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
         ):
             tasks.start_soon(batcher.run, warming.steps())
             tasks.start_soon(sweep, shard)
+            if shard.holding is not None:
+                tasks.start_soon(shard.holding.run)
             yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
             tasks.cancel_scope.cancel()
 
@@ -125,7 +144,7 @@ async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model],
     finally:
         if journal is not None:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(journal.close)
+                await anyio.to_thread.run_sync(_left, journal)
 
 
 def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | None]:
@@ -133,9 +152,25 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
-    journal = None if spec.data is None else Journal(Database(spec.data), owner=f"shard-{spec.number}")
+    journal = None if spec.data is None else _journal(spec, spec.data)
     engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
     return models, engine, journal
+
+
+def _journal(spec: ShardSpec, folder: Path) -> Journal:
+    """Two connections: a look must not wait for a commit, which may wait for that of another shard."""
+    looks = Database(folder, busy_ms=LOOKS_BUSY_MS)
+    return Journal(Database(folder), Ownership(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s))
+
+
+def _left(journal: Journal) -> None:
+    """Lets others have at once what was this shard's."""
+    try:
+        journal.ownership.release(journal.ownership.held)
+    except StoreFailed as error:
+        logger.warning("others have to wait for the end of this shard's lease: %s", error)
+    journal.ownership.close()
+    journal.close()
 
 
 def _folder(spec: ShardSpec) -> Path | None:

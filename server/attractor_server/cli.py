@@ -13,6 +13,7 @@ import click
 from attractor_server.cli_adapt import adapt
 from attractor_server.cli_evaluate import evaluate
 from attractor_server.cli_memory import memory
+from attractor_server.cli_scale import scale
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
 
@@ -195,6 +196,7 @@ def _clear_errors() -> Iterator[None]:
 
 
 main.add_command(memory)
+main.add_command(scale)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ ServerError
 │   ├── ReadDiverged                                the reading loop left finite numbers
 │   ├── ModelGone                                   the memory was made from a model that is not served any more
 │   ├── CannotErase                                 the model has not learned to erase
-│   └── CannotPull                                  the model has not learned to pull known entries towards the cue
+│   ├── CannotPull                                  the model has not learned to pull known entries towards the cue
+│   └── CannotScale                                 the server cannot have more or fewer shards while it runs
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
 │   └── BankFull                                    no place for the fast weights of another memory
 ├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
 │   ├── Draining
 │   ├── OwnerUnreachable
-│   ├── OwnerChanged                                another incarnation of this shard has taken over
+│   ├── OwnerChanged                                another shard has the memory now, or is about to have it
 │   └── StoreFailed                                 the store on disk could not be used; nothing was applied
 ├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
 ├── Expired                   DEADLINE_EXCEEDED
@@ -160,6 +161,10 @@ class CannotErase(Refused):
 
 class CannotPull(Refused):
     reason = "CANNOT_PULL"
+
+
+class CannotScale(Refused):
+    reason = "CANNOT_SCALE"
 
 
 class Exhausted(ServerError):

@@ -7,6 +7,7 @@ import numpy as np
 
 from attractor_proto.names import SLOTS, slot_of
 from attractor_server.placement import Owners, dealt
+from attractor_server.storage.groups import GROUPS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Topology:
     def slot_owners(self) -> Owners:
         """For each slot, the number of the shard that owns it."""
         return dealt(SLOTS, np.ones(len(self.shards))) if self.owners is None else self.owners
+
+    def groups(self, number: int) -> frozenset[int]:
+        """The groups of slots that are that shard's."""
+        return frozenset((np.flatnonzero(self.slot_owners == number) % GROUPS).tolist())
+
+    @cached_property
+    def owning(self) -> frozenset[str]:
+        """Addresses of the shards that own a slot."""
+        return frozenset(self.shards[number].address for number in np.unique(self.slot_owners).tolist())
 
     def owner(self, name: str) -> int:
         """Number of the shard that owns the memory of that name."""

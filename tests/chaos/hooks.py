@@ -7,8 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,8 +21,8 @@ from attractor_server.storage import contents
 from attractor_server.storage.catalog import Ledger
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.ownership import Ownership
 from attractor_server.storage.records import Change
-from attractor_server.storage.sql import Cursor
 
 Hook: TypeAlias = Callable[[], None]
 Point: TypeAlias = tuple[Any, str, Literal["before", "after"]]
@@ -102,14 +101,8 @@ def fsync_off() -> None:
 
 
 def fence_off() -> None:
-    """Nobody looks whether another incarnation of the shard has taken over."""
-
-    @contextmanager
-    def changing(self: Journal) -> Iterator[Cursor]:
-        with self._store.transaction() as cursor:
-            yield cursor
-
-    Journal._changing = changing  # type: ignore[method-assign]
+    """Nobody looks whether another shard has claimed what this one writes to."""
+    Ownership.check = lambda *_: None  # type: ignore[method-assign]
 
 
 def dedup_off() -> None:

@@ -1,5 +1,6 @@
 """`attractor serve --ray-address`: shards on the nodes of a Ray cluster that runs already."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ray.cluster_utils import Cluster
 from tests.cluster.process import drained, server_process
 
 import attractor
+from attractor_server.cluster.supervisor import ABANDONED_S
 
 ONE = np.full((4, 4), 0.5, np.float32)
 
@@ -34,6 +36,20 @@ def test_a_server_joins_a_ray_cluster_and_leaves_it_running(ray_cluster: Cluster
             with pytest.raises(AssertionError, match="another server runs in this Ray cluster"), second:
                 pass
             assert server.stop() == 0, drained(server.errors)
+
+
+def test_shards_outlive_their_command_and_another_one_goes_on_with_them(ray_cluster: Cluster, models: Path) -> None:
+    flags = ("--models", str(models), "--ray-address", ray_cluster.address, "--shards", "2", "--port", "0")
+    with server_process(*flags, "--advertise", "127.0.0.1") as server:
+        server.process.kill()
+        server.process.wait(60)
+        with attractor.Client(server.address) as client:
+            assert client.create_memory("left/alone", model="tiny").store(ONE).version == 1
+            time.sleep(ABANDONED_S)
+            with server_process(*flags, "--advertise", "127.0.0.1") as successor:
+                assert successor.address == server.address
+                assert client.memory("left/alone").store(ONE).version == 2
+                assert successor.stop() == 0, drained(successor.errors)
 
 
 def test_an_address_without_a_ray_cluster_is_told_in_one_line(models: Path) -> None:

@@ -371,7 +371,7 @@ class Models(object):
 
 
 class ClusterStub(object):
-    """Which shard owns which slot.
+    """Which shard owns which slot, and how many shards there are.
     """
 
     def __init__(self, channel):
@@ -385,14 +385,28 @@ class ClusterStub(object):
                 request_serializer=attractor__proto_dot_v1_dot_memories__pb2.GetTopologyRequest.SerializeToString,
                 response_deserializer=attractor__proto_dot_v1_dot_memories__pb2.GetTopologyResponse.FromString,
                 _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/attractor.v1.Cluster/Scale',
+                request_serializer=attractor__proto_dot_v1_dot_memories__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=attractor__proto_dot_v1_dot_memories__pb2.ScaleResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
-    """Which shard owns which slot.
+    """Which shard owns which slot, and how many shards there are.
     """
 
     def GetTopology(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scale(self, request, context):
+        """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+        is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
+        or UNAVAILABLE and may be repeated.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -405,6 +419,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     request_deserializer=attractor__proto_dot_v1_dot_memories__pb2.GetTopologyRequest.FromString,
                     response_serializer=attractor__proto_dot_v1_dot_memories__pb2.GetTopologyResponse.SerializeToString,
             ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=attractor__proto_dot_v1_dot_memories__pb2.ScaleRequest.FromString,
+                    response_serializer=attractor__proto_dot_v1_dot_memories__pb2.ScaleResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'attractor.v1.Cluster', rpc_method_handlers)
@@ -414,7 +433,7 @@ def add_ClusterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Cluster(object):
-    """Which shard owns which slot.
+    """Which shard owns which slot, and how many shards there are.
     """
 
     @staticmethod
@@ -434,6 +453,33 @@ class Cluster(object):
             '/attractor.v1.Cluster/GetTopology',
             attractor__proto_dot_v1_dot_memories__pb2.GetTopologyRequest.SerializeToString,
             attractor__proto_dot_v1_dot_memories__pb2.GetTopologyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attractor.v1.Cluster/Scale',
+            attractor__proto_dot_v1_dot_memories__pb2.ScaleRequest.SerializeToString,
+            attractor__proto_dot_v1_dot_memories__pb2.ScaleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -158,23 +158,33 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
 def add_ModelsServicer_to_server(servicer: ModelsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ClusterStub:
-    """Which shard owns which slot."""
+    """Which shard owns which slot, and how many shards there are."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     GetTopology: _grpc.UnaryUnaryMultiCallable[_memories_pb2.GetTopologyRequest, _memories_pb2.GetTopologyResponse]
+    Scale: _grpc.UnaryUnaryMultiCallable[_memories_pb2.ScaleRequest, _memories_pb2.ScaleResponse]
+    """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+    is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
+    or UNAVAILABLE and may be repeated.
+    """
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
-    """Which shard owns which slot."""
+    """Which shard owns which slot, and how many shards there are."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTopology: _aio.UnaryUnaryMultiCallable[_memories_pb2.GetTopologyRequest, _memories_pb2.GetTopologyResponse]  # type: ignore[assignment]
+    Scale: _aio.UnaryUnaryMultiCallable[_memories_pb2.ScaleRequest, _memories_pb2.ScaleResponse]  # type: ignore[assignment]
+    """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+    is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
+    or UNAVAILABLE and may be repeated.
+    """
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
-    """Which shard owns which slot."""
+    """Which shard owns which slot, and how many shards there are."""
 
     @_abc_1.abstractmethod
     def GetTopology(
@@ -182,5 +192,16 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.GetTopologyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.GetTopologyResponse, _abc.Awaitable[_memories_pb2.GetTopologyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Scale(
+        self,
+        request: _memories_pb2.ScaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memories_pb2.ScaleResponse, _abc.Awaitable[_memories_pb2.ScaleResponse]]:
+        """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+        is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
+        or UNAVAILABLE and may be repeated.
+        """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

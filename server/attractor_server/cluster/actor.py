@@ -1,31 +1,25 @@
 """A shard as a Ray actor. Its constructor starts the gRPC server: after a crash only that runs again."""
 
+import asyncio
 import logging
-from collections import deque
+from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from anyio.from_thread import start_blocking_portal
+from ray.exceptions import RayError
 
 from attractor_server.app import ShardSpec, running_shard
 from attractor_server.cluster.node import node_address
+from attractor_server.cluster.shards import find_supervisor
+from attractor_server.cluster.status import Logbook, ShardStatus
+from attractor_server.collector import spare_the_loaded
+from attractor_server.errors import Unavailable
 from attractor_server.loop import loop_options
-from attractor_server.topology import ShardInfo, Topology
+from attractor_server.topology import Topology
 
-
-@dataclass(frozen=True)
-class ShardStatus:
-    """What a shard tells of itself."""
-
-    info: ShardInfo
-    models: tuple[str, ...]
-    warm: bool
-    """It can be told of the others, and will serve then"""
-    epoch: int
-    """Of the topology it knows; 0 after a restart, until it is told"""
-    log: tuple[str, ...]
-    """What it logged since it was asked last"""
+RESIZE_TIMEOUT_S = 10.0
 
 
 class ShardActor:
@@ -40,44 +34,51 @@ class ShardActor:
             portal = stack.enter_context(
                 start_blocking_portal("asyncio", dict(loop_options()), name=f"shard {spec.number}")
             )
-            self._shard = stack.enter_context(portal.wrap_async_context_manager(running_shard(spec)))
+            running = running_shard(spec, resize=_resize)
+            self._shard = stack.enter_context(portal.wrap_async_context_manager(running))
             self._portal = portal
             self._stack = stack.pop_all()
+        spare_the_loaded()
 
     def status(self) -> ShardStatus:
         """How it is now; fails if its event loop is no more."""
         self._portal.call(_breathe)
         shard = self._shard
-        return ShardStatus(shard.info, tuple(shard.models), shard.warm, shard.epoch, self._logbook.taken())
+        return ShardStatus(
+            info=shard.info,
+            models=tuple(shard.models),
+            warm=shard.warm,
+            epoch=shard.epoch,
+            known=shard.topology.epoch if shard.topology else 0,
+            held=shard.held,
+            log=self._logbook.taken(),
+        )
 
-    def learn(self, topology: Topology) -> None:
-        """Tells it of the others; from the first time on it serves."""
-        self._portal.call(partial(self._shard.learn, topology))
+    def topology(self) -> Topology | None:
+        """The newest one it was told."""
+        return self._shard.topology
+
+    def learn(self, topology: Topology, seize: Collection[int] = ()) -> None:
+        """Tells it of the others, and which groups to take from whoever has them; from the first time on it serves."""
+        self._portal.call(partial(self._shard.learn, topology, seize=seize))
 
     def drain(self, grace_s: float) -> bool:
         """Sends clients away and stops. Whether everything that was accepted is finished."""
         return self._portal.call(partial(self._shard.drain, grace_s))
 
 
-class Logbook(logging.Handler):
-    """Keeps the newest lines until they are asked for: the terminal is where the server was started, not here."""
-
-    def __init__(self, name: str, *, lines: int = 1000) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
-        self._lines: deque[str] = deque(maxlen=lines)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps one line."""
-        self._lines.append(self.format(record))
-
-    def taken(self) -> tuple[str, ...]:
-        """The lines, which are forgotten here."""
-        lines = []
-        while self._lines:
-            lines.append(self._lines.popleft())
-        return tuple(lines)
-
-
 async def _breathe() -> None:
     """Runs on the shard's event loop, if that still turns."""
+
+
+async def _resize(shards: int) -> None:
+    """Tells the supervisor how many shards there shall be.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    try:
+        noted = find_supervisor().scale.remote(shards)
+        await asyncio.wait_for(asyncio.wrap_future(noted.future()), RESIZE_TIMEOUT_S)
+    except (RayError, ValueError, TimeoutError) as error:
+        raise Unavailable(f"the supervisor of the shards does not answer; try again in a moment: {error}") from error

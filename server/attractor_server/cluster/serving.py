@@ -10,7 +10,9 @@ from attractor_server.app import ShardSpec, device_of, load_models, threads_for
 from attractor_server.cluster.cluster import Cluster, cluster
 from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
+from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
+from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.lock import held
 
 
@@ -55,6 +57,8 @@ def serving(settings: Settings) -> Iterator[Cluster]:
         ModelFileError: a model file is damaged, or of a newer format.
     """
     spec = spec_of(settings)
+    if spec.data is not None and settings.shards > GROUPS:
+        raise SettingsError(f"shards: saw {settings.shards}; expected at most {GROUPS} of a server that keeps memories")
     # Here, where a fault is told at once and in few words; another node may well have the GPU that this one lacks.
     load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
     with (

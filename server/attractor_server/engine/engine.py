@@ -15,9 +15,9 @@ from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
 from attractor_server.engine.tending import tend
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Tended
+from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended
 from attractor_server.engine.writing import store
-from attractor_server.errors import MemoryNotFound, ServerError
+from attractor_server.errors import MemoryNotFound, OwnerChanged, ServerError
 
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
     Operation.STORE: store,
@@ -61,13 +61,11 @@ class Engine:
         operation = jobs[0].operation
         if operation is Operation.DELETE:
             return [self._delete(job) for job in jobs]
+        if operation is Operation.LEAVE:
+            return [self._leave(job.memory) for job in jobs]
         if operation is Operation.TEND:
             return [tend(self._keeper, self._loaded, job) for job in jobs]
-        outcomes: dict[Job, Outcome | ServerError] = {
-            job: MemoryNotFound(f"memory {job.memory.name!r} was deleted while the request was waiting")
-            for job in jobs
-            if job.memory.deleted
-        }
+        outcomes: dict[Job, Outcome | ServerError] = {job: _gone(job.memory) for job in jobs if job.memory.deleted}
         loaded = self._loaded[jobs[0].memory.model_digest]
         outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
         lanes = lanes_of(job for job in jobs if job not in outcomes)
@@ -83,10 +81,7 @@ class Engine:
         memory = job.memory
         if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
             return Tended()
-        if (loaded := self._loaded.get(memory.model_digest)) is not None:
-            for page in memory.pages:
-                loaded.bank.release(page)
-        memory.pages.clear()
+        self._free(memory)
         try:
             if self._keeper is not None and memory.id:
                 self._keeper.delete(memory.id)
@@ -96,3 +91,21 @@ class Engine:
         if job.if_expired:  # else it was taken out of the catalog before
             memory.deleted = True
         return Deleted()
+
+    def _leave(self, memory: Record) -> Outcome:
+        """Frees the places of all pages of a memory that another shard will have; the store keeps it."""
+        self._free(memory)
+        memory.deleted = True
+        return Deleted()
+
+    def _free(self, memory: Record) -> None:
+        if (loaded := self._loaded.get(memory.model_digest)) is not None:
+            for page in memory.pages:
+                loaded.bank.release(page)
+        memory.pages.clear()
+
+
+def _gone(memory: Record) -> ServerError:
+    if memory.moved:
+        return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
+    return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")

@@ -28,11 +28,12 @@ class Operation(Enum):
     RECOGNIZE = "recognize"
     DELETE = "delete"
     TEND = "tend"
+    LEAVE = "leave"
 
     @property
     def writes(self) -> bool:
         """Whether jobs behind it have to wait for its effect."""
-        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE, Operation.TEND)
+        return self not in (Operation.QUERY, Operation.RECOGNIZE)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Job:
     memory: Record
     future: Answer
     values: Floats | None = None
-    """(n, d) in user units; None for a deletion or a task"""
+    """(n, d) in user units; None for a deletion or a task, and where the memory leaves"""
     known: Booleans | None = None
     steps: int = 0
     """Reading steps of a query"""
@@ -192,7 +193,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Patterns in it; a deletion and a task count as one."""
+        """Patterns in it; one where it has none."""
         return 1 if self.values is None else len(self.values)
 
     @property

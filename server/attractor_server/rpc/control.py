@@ -12,12 +12,13 @@ from grpc import aio
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation
-from attractor_server.errors import Draining, InvalidRequest, MemoryNotFound
+from attractor_server.errors import CannotScale, Draining, InvalidRequest, MemoryNotFound
 from attractor_server.fields import Field
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.paging import given_settings, memory_message
-from attractor_server.rpc.peers import Peers, forward, unreachable
+from attractor_server.rpc.peers import Peers, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
+from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.records import NewMemory
 from attractor_server.storage.settings import MemorySettings
 
@@ -34,7 +35,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     async def Create(self, request: pb.CreateRequest, context: Context) -> pb.CreateResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
@@ -53,12 +54,12 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
         return pb.GetResponse(memory=memory_message(await self._shard.memories.get(request.name)))
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
         memories, name = self._shard.memories, request.name
         job = self._shard.job(Operation.DELETE, await memories.remove(name))
         job.future.add_done_callback(lambda _: memories.left(name))
@@ -112,7 +113,7 @@ class ModelsServicer(rpc.ModelsServicer):
 
 
 class ClusterServicer(rpc.ClusterServicer):
-    """Who owns which slot."""
+    """Who owns which slot, and how many shards there are."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
@@ -123,6 +124,16 @@ class ClusterServicer(rpc.ClusterServicer):
         topology = self._shard.topology
         shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]
         return pb.GetTopologyResponse(epoch=topology.epoch, shards=shards, slot_owners=topology.slot_owners.tolist())
+
+    async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: D102, N802
+        if self._shard.resize is None:
+            raise CannotScale(
+                "memories of this server are not kept, and would be lost by a move: start it with a store"
+            )
+        if not 1 <= request.shards <= GROUPS:
+            raise InvalidRequest.of("shards", f"saw {request.shards}; expected 1 to {GROUPS}")
+        await self._shard.resize(request.shards)
+        return pb.ScaleResponse()
 
 
 def _field(field: Field) -> pb.Field:

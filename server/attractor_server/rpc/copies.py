@@ -24,7 +24,7 @@ from attractor_server.engine.work import (
 from attractor_server.errors import Draining, InvalidRequest, quoted
 from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
-from attractor_server.rpc.peers import Peers, forward
+from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
 from attractor_server.rpc.shard import ModelCard, Shard, check_name
 from attractor_server.storage.copies import HIDDEN
@@ -42,7 +42,7 @@ class CopiesServicer(rpc.CopiesServicer):
         check_name(request.target, field="target")
         _check_tag(request.tag, or_none=True)
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
+            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
         record = await self._shard.memories.get(request.name)
         made = (await self._tended(record, Fork(request.target, request.tag))).made
         assert isinstance(made, StoredMemory)
@@ -53,7 +53,9 @@ class CopiesServicer(rpc.CopiesServicer):
     ) -> pb.TakeSnapshotResponse:
         _check_tag(request.tag, hidden=is_forwarded(context))
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer)
+            return await self._peers.forward(
+                rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer
+            )
         record = await self._shard.memories.get(request.name, any_model=True)
         made = (await self._tended(record, TakeSnapshot(request.tag))).made
         assert isinstance(made, Snapshot)
@@ -63,7 +65,9 @@ class CopiesServicer(rpc.CopiesServicer):
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.CopiesStub(self._peers.channel(peer)).ListSnapshots, request, context, peer)
+            return await self._peers.forward(
+                rpc.CopiesStub(self._peers.channel(peer)).ListSnapshots, request, context, peer
+            )
         record = await self._shard.memories.get(request.name, any_model=True)
         found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id))
         return pb.ListSnapshotsResponse(snapshots=map(_message, found))
@@ -73,7 +77,9 @@ class CopiesServicer(rpc.CopiesServicer):
     ) -> pb.ForgetSnapshotResponse:
         _check_tag(request.tag)
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer)
+            return await self._peers.forward(
+                rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer
+            )
         record = await self._shard.memories.get(request.name, any_model=True)
         await self._tended(record, ForgetSnapshot(request.tag))
         return pb.ForgetSnapshotResponse()
@@ -81,14 +87,14 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
         _check_tag(request.tag)
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
+            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=True)
         await self._tended(record, Restore(request.tag))
         return pb.RestoreResponse(memory=memory_message(record))
 
     async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
-            return await forward(rpc.CopiesStub(self._peers.channel(peer)).Rebuild, request, context, peer)
+            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Rebuild, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=bool(request.model))
         model = self._shard.model(request.model or record.model)
         patterns = self._page_patterns(request, record, model)
@@ -99,7 +105,7 @@ class CopiesServicer(rpc.CopiesServicer):
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
         taken = pb.TakeSnapshotRequest(name=name, tag=tag)
         if peer := self._shard.owner(name):
-            await forward(rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, taken, context, peer)
+            await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, taken, context, peer)
         else:
             await self._tended(await memories.get(name, any_model=True), TakeSnapshot(tag))
         stored = await memories.ask(lambda journal: journal.kept(name, tag))
@@ -109,7 +115,7 @@ class CopiesServicer(rpc.CopiesServicer):
                     await context.write(pb.ExportResponse(piece=piece))
         finally:
             with anyio.CancelScope(shield=True):
-                await memories.ask(lambda journal: journal.delete(stored.id))
+                await memories.ask(lambda journal: journal.forget_unreached(stored.id))
 
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
         importing = Importing(self._shard)

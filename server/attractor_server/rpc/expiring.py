@@ -18,7 +18,7 @@ async def sweep(shard: Shard) -> None:
     """Looks for such memories again and again, until cancelled."""
     while True:
         await anyio.sleep(SWEEP_EVERY_S)
-        if not shard.epoch or shard.draining.is_set():
+        if shard.newest is None or shard.draining.is_set():
             continue
         try:
             for name in await shard.memories.expired():

@@ -1,7 +1,10 @@
 """The other shards: a channel kept open to each, and unary calls passed on to them."""
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 import grpc
 from grpc import aio
@@ -11,7 +14,10 @@ from attractor_server.errors import OwnerUnreachable
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.topology import ShardInfo
 
-Response = TypeVar("Response")
+Response = TypeVar("Response", covariant=True)
+
+LAST_ANSWERS_S = 1.0
+"""For a shard that has nothing any more, to answer what it accepted"""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
@@ -24,11 +30,20 @@ _OPTIONS = (
 )
 
 
+class Call(Awaitable[Response], Protocol[Response]):
+    """A call that was made."""
+
+    def cancel(self) -> bool:
+        """Ends it."""
+
+
 class Peers:
     """Channels to other shards by address, opened at first use and closed together."""
 
     def __init__(self) -> None:
         self._channels: dict[str, aio.Channel] = {}
+        self._owners: Collection[str] = ()
+        self._ends: dict[str, set[Callable[[], object]]] = defaultdict(set)
 
     def channel(self, peer: ShardInfo) -> aio.Channel:
         """The channel to that shard; owned by this object."""
@@ -41,27 +56,60 @@ class Peers:
         for channel in self._channels.values():
             await channel.close()
 
+    def keep(self, owners: Collection[str]) -> None:
+        """Ends, in a moment, the calls to all shards but these, which own nothing: a stopped one would never answer."""
+        self._owners = owners
+        loop = asyncio.get_running_loop()
+        for address in self._ends.keys() - set(owners):
+            loop.call_later(LAST_ANSWERS_S, self._end, address)
 
-async def forward(
-    call: Callable[..., Awaitable[Response]], request: object, context: Context, peer: ShardInfo
-) -> Response:
-    """The owner's answer, or its error, with a routing hint in the trailing metadata.
+    @contextmanager
+    def calling(self, peer: ShardInfo, end: Callable[[], object]) -> Iterator[None]:
+        """While a call to that shard is under way; `end` is called if the shard has nothing any more."""
+        ends = self._ends[peer.address]
+        ends.add(end)
+        try:
+            yield
+        finally:
+            ends.discard(end)
 
-    Raises:
-        OwnerUnreachable: the shard that owns the memory did not answer.
-    """
-    if is_forwarded(context):
-        raise disagreement()
-    context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
-    try:
-        return await call(request, timeout=context.time_remaining(), metadata=FORWARDED)
-    except aio.AioRpcError as error:
-        trailing = tuple(error.trailing_metadata() or ())
-        if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
-            raise unreachable(peer) from None
-        await context.abort(
-            error.code(), error.details() or "", trailing_metadata=((ROUTE_KEY, peer.address), *trailing)
-        )
+    async def forward(
+        self, call: Callable[..., "Call[Response]"], request: object, context: Context, peer: ShardInfo
+    ) -> Response:
+        """The owner's answer, or its error, with a routing hint in the trailing metadata.
+
+        Raises:
+            OwnerUnreachable: the shard that owns the memory did not answer.
+        """
+        if is_forwarded(context):
+            raise disagreement()
+        context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
+        answer = call(request, timeout=context.time_remaining(), metadata=FORWARDED)
+        given_up = False
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = answer.cancel()
+
+        try:
+            with self.calling(peer, give_up):
+                return await answer
+        except asyncio.CancelledError:
+            if given_up:
+                raise unreachable(peer) from None
+            raise
+        except aio.AioRpcError as error:
+            trailing = tuple(error.trailing_metadata() or ())
+            if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
+                raise unreachable(peer) from None
+            await context.abort(
+                error.code(), error.details() or "", trailing_metadata=((ROUTE_KEY, peer.address), *trailing)
+            )
+
+    def _end(self, address: str) -> None:
+        if address not in self._owners:
+            for end in list(self._ends.pop(address, ())):
+                end()
 
 
 def unreachable(peer: ShardInfo) -> OwnerUnreachable:

@@ -139,7 +139,7 @@ class Importing:
     async def forgotten(self) -> None:
         """Leaves nothing of a memory that has not ended."""
         if self._begun is not None:
-            await self._shard.memories.ask(partial(Journal.delete, memory=self._begun))
+            await self._shard.memories.ask(partial(Journal.forget_unreached, memory=self._begun))
 
     @property
     def _head_(self) -> pb.Head:

@@ -59,6 +59,7 @@ class Listening:
     """A server that answers at this address, host:port."""
 
     address: str
+    peers: Peers
     _server: aio.Server
     _health: health.aio.HealthServicer
     _shard: Shard
@@ -101,7 +102,7 @@ async def listening(
         raise SettingsError(f"port: saw {host}:{port}, where nothing can listen: is it taken?") from error
     await server.start()
     try:
-        yield Listening(f"{advertise}:{bound}", server, state, shard)
+        yield Listening(f"{advertise}:{bound}", peers, server, state, shard)
     finally:
         with anyio.CancelScope(shield=True):
             await server.stop(None)

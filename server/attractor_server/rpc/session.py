@@ -23,7 +23,7 @@ from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
 from attractor_server.rpc.peers import Peers, disagreement
-from attractor_server.rpc.shard import ModelCard, Shard, counted, outcome_of
+from attractor_server.rpc.shard import ModelCard, Shard, counted, moved_away, outcome_of
 from attractor_server.rpc.upstream import Upstream
 from attractor_server.topology import ShardInfo
 
@@ -168,6 +168,8 @@ class Session:
                     self._fail([ids[i]], _not_open(handle, ask))
                 case Upstream() as upstream:
                     elsewhere[upstream].append(i)
+                case record if record.moved:
+                    self._fail([ids[i]], moved_away(record))
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:

@@ -1,9 +1,9 @@
 """One shard as its servicers see it: models, memories, the batcher, and the other shards."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import anyio
 
@@ -19,16 +19,21 @@ from attractor_server.errors import (
     InvalidRequest,
     ModelNotFound,
     NotKept,
+    OwnerChanged,
+    OwnerUnreachable,
     ServerError,
     Unavailable,
     quoted,
 )
 from attractor_server.fields import Layout
+from attractor_server.holding import Holding
 from attractor_server.rpc.codec import Patterns
 from attractor_server.storage.catalog import Applied, Catalog
 from attractor_server.storage.index import MemoryIndex
 from attractor_server.storage.journal import Journal
 from attractor_server.topology import ShardInfo, Topology
+
+Resize: TypeAlias = Callable[[int], Awaitable[None]]
 
 
 class ModelCard(Protocol):
@@ -86,8 +91,13 @@ class Shard:
         digests = {model.digest for model in models.values()}
         self.memories: MemoryIndex[Answer, Page] = MemoryIndex(Catalog(), journal, record_of, digests=digests)
         self.durable = journal is not None
+        self.resize: Resize | None = None
+        """Takes the number of shards that there shall be; None where it cannot change"""
+        self.holding = None if journal is None else Holding(journal.ownership, self.memories, batcher)
         self.draining = anyio.Event()
         self._topology: Topology | None = None
+        self.followed = 0
+        """Epoch of the topology whose groups this shard has claimed, as far as they were free"""
 
     @property
     def topology(self) -> Topology:
@@ -101,24 +111,40 @@ class Shard:
         return self._topology
 
     @property
-    def epoch(self) -> int:
-        """Of the topology this shard knows; 0 for none."""
-        return 0 if self._topology is None else self._topology.epoch
+    def newest(self) -> Topology | None:
+        """The newest topology this shard was told, if any."""
+        return self._topology
 
     def learn(self, topology: Topology) -> None:
         """Takes over a topology, unless a newer one is known."""
         if self._topology is None or topology.epoch > self._topology.epoch:
             self._topology = topology
 
+    async def follow(self, *, seize: Collection[int] = ()) -> None:
+        """Holds in the store what the newest topology says.
+
+        Raises:
+            StoreFailed: not all was claimed or released.
+        """
+        newest = self.topology
+        if self.holding is not None:
+            await self.holding.follow(newest.groups(self.number), seize=seize)
+        self.followed = max(self.followed, newest.epoch)
+
     def owner(self, name: str, *, field: str = "name") -> ShardInfo | None:
         """The shard that owns that memory, or None if it is this one.
 
         Raises:
             InvalidRequest: no memory can have that name.
+            OwnerChanged: it is this one, which does not serve that memory yet, or no longer.
         """
         check_name(name, field=field)
         number = self.topology.owner(name)
-        return None if number == self.number else self.topology.shards[number]
+        if number != self.number:
+            return self.topology.shards[number]
+        if self.holding is not None and not self.holding.serves(name):
+            raise OwnerChanged(f"memory {name!r} is about to change its shard; try again in a moment")
+        return None
 
     def model(self, name: str) -> ModelCard:
         """The model of that name.
@@ -161,7 +187,10 @@ class Shard:
 
         Raises:
             CannotErase: an erase, and the memory's model has not learned it.
+            OwnerUnreachable: the memory is another shard's now.
         """
+        if memory.moved:
+            raise moved_away(memory)
         if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
             self.check(operation, self.model(memory.model), pull=False)
         return Job(
@@ -248,6 +277,11 @@ def check_steps(steps: int, where: str) -> None:
     """
     if steps > STEPS_LIMIT:
         raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
+
+
+def moved_away(memory: Record) -> OwnerUnreachable:
+    """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
+    return OwnerUnreachable(f"memory {memory.name!r} moved to another shard; open it anew")
 
 
 def written(outcome: Outcome) -> Stored | Erased:

@@ -11,7 +11,7 @@ from attractor_server.errors import Draining, Expired, InvalidRequest, Violation
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.items import items_of
-from attractor_server.rpc.peers import Peers, forward
+from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.shard import Shard, check_steps, counted, written
 from attractor_server.rpc.values import check_values
@@ -29,19 +29,25 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
 
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
-            return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Store, request, context, peer)
+            return await self._peers.forward(
+                rpc.MemoryDataStub(self._peers.channel(peer)).Store, request, context, peer
+            )
         outcome = await self._write(Operation.STORE, request, context)
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
 
     async def Erase(self, request: pb.EraseRequest, context: Context) -> pb.EraseResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
-            return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Erase, request, context, peer)
+            return await self._peers.forward(
+                rpc.MemoryDataStub(self._peers.channel(peer)).Erase, request, context, peer
+            )
         outcome = await self._write(Operation.ERASE, request, context)
         return pb.EraseResponse(version=outcome.version, total=outcome.patterns)
 
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
-            return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer)
+            return await self._peers.forward(
+                rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer
+            )
         check_steps(request.steps, "steps")
         job = await self._job(Operation.QUERY, request.memory, request.tensors, context)
         self._shard.reading(job, steps=request.steps, pull=request.pull_known, match=request.match)
@@ -56,7 +62,9 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.memory, field="memory"):
-            return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Recognize, request, context, peer)
+            return await self._peers.forward(
+                rpc.MemoryDataStub(self._peers.channel(peer)).Recognize, request, context, peer
+            )
         job = await self._job(Operation.RECOGNIZE, request.memory, request.tensors, context)
         recognized = await self._answer(job, context)
         assert isinstance(recognized, Recognized)

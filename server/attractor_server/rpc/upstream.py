@@ -24,6 +24,7 @@ class Upstream:
         self, peers: Peers, peer: ShardInfo, hello: pb.Hello, answers: Answers, unbind: Callable[[int], None]
     ) -> None:
         """`unbind` is called with each handle whose opening fails."""
+        self._peers = peers
         self._call = rpc.MemoryDataStub(peers.channel(peer)).Session(metadata=FORWARDED)
         self.peer = peer
         self._hello = hello
@@ -34,6 +35,7 @@ class Upstream:
         """Request ids of `open`s without an answer, with the handles they are for"""
         self._welcomed = anyio.Event()
         self.lost = False
+        self._given_up = False
 
     @property
     def idle(self) -> bool:
@@ -48,13 +50,17 @@ class Upstream:
     async def run(self) -> None:
         """Passes answers back until the owner ends the session, or drains and has answered; then fails what is left."""
         try:
-            if await self._greet():
-                while isinstance(frame := await self._call.read(), pb.SessionResponse):
-                    await self._pass_back(frame)
-                    if self.lost and self.idle:
-                        break
-        except (grpc.RpcError, aio.UsageError):
+            with self._peers.calling(self.peer, self._give_up):
+                if await self._greet():
+                    while isinstance(frame := await self._call.read(), pb.SessionResponse):
+                        await self._pass_back(frame)
+                        if self.lost and self.idle:
+                            break
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
             pass  # it is lost, and whatever waits is told so
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
         finally:
             self._call.cancel()
             self.lose()
@@ -73,6 +79,15 @@ class Upstream:
             await self._call.write(frame)
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
             self.lose()
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+
+    def _give_up(self) -> None:
+        """The owner has nothing any more, and has had time to answer."""
+        self._given_up = True
+        self._call.cancel()
+        self.lose()
 
     def lose(self) -> None:
         """Fails everything unanswered; handles bound here must be opened anew."""

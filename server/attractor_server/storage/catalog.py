@@ -4,7 +4,7 @@ import bisect
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -105,6 +105,8 @@ class MemoryRecord(Generic[Answer, PageType]):
     patterns: int = 0
     version: int = 0
     deleted: bool = False
+    moved: bool = False
+    """Another shard has it, or will when what was accepted is finished; nothing new is taken"""
     id: int = 0
     """In the backend store; 0 for a memory that no store has"""
     expires_s: float | None = None
@@ -216,6 +218,16 @@ class Catalog(Generic[Answer, PageType]):
         """Names of up to `size` memories whose time is over."""
         over = (name for name, record in self._mortal.items() if (record.expires_s or now_s) < now_s)
         return list(islice(over, size))
+
+    def part(self, goes: Callable[[str], bool]) -> Sequence[MemoryRecord[Answer, PageType]]:
+        """Takes the memories out whose names `goes` is true of, and marks them moved."""
+        moved = [record for name, record in self._records.items() if goes(name)]
+        for record in moved:
+            record.moved = True
+            del self._records[record.name]
+            self._mortal.pop(record.name, None)
+        self._names = [name for name in self._names if name in self._records] if moved else self._names
+        return moved
 
     def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""

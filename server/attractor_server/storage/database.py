@@ -30,7 +30,7 @@ _BEACON = struct.Struct("<QI")
 class Database:
     """One connection to the store, for all threads of a shard; shards of a machine open the same file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, busy_ms: int = BUSY_MS) -> None:
         """Makes the file where there is none, and brings an older format up to date.
 
         Raises:
@@ -41,6 +41,7 @@ class Database:
             raise StoreFailed(f"SQLite {apsw.sqlite_lib_version()} can corrupt its log; expected 3.51.3 or newer")
         self._path = folder / FILE
         self._lock = threading.Lock()
+        self._busy_ms = busy_ms
         with _told(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._connection = opened(self._path)
@@ -99,7 +100,7 @@ class Database:
 
     def _prepare(self) -> None:
         connection = self._connection
-        connection.set_busy_timeout(BUSY_MS)
+        connection.set_busy_timeout(self._busy_ms)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
         with _told(self._path):

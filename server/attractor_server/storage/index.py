@@ -1,15 +1,17 @@
 """The memories of a shard by name: those at hand, and those that are in the backend store alone."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from attractor_server.errors import ModelGone, NotKept
+from attractor_server.errors import ModelGone, NotKept, OwnerChanged
 from attractor_server.storage.catalog import Answer, Catalog, MemoryRecord, PageType
+from attractor_server.storage.groups import group_of
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import NewMemory, StoredMemory
 
@@ -18,6 +20,19 @@ Restore: TypeAlias = Callable[[StoredMemory], MemoryRecord[Answer, PageType]]
 EXPIRED_AT_A_TIME = 1000
 _WRITERS = 1
 """Threads that wait for the store; its one connection takes one at a time anyway"""
+
+
+@contextmanager
+def _owned(journal: Journal, name: str) -> Iterator[None]:
+    """What comes of the block is of use only if the memory was this shard's, without a break, all the time.
+
+    Raises:
+        OwnerChanged: it was not.
+    """
+    epoch = journal.ownership.epoch(name)
+    yield
+    if journal.ownership.epoch(name) != epoch:
+        raise OwnerChanged(f"memory {name!r} was with another shard meanwhile; try again in a moment")
 
 
 @dataclass(eq=False)
@@ -129,7 +144,11 @@ class MemoryIndex(Generic[Answer, PageType]):
         found = await anyio.to_thread.run_sync(
             lambda: journal.listed(prefix=prefix, after=after, size=size), limiter=self._threads
         )
-        return [self._catalog.find(one.name) or self._restore(one) for one in found]
+        return [self._restore(one) for one in found]
+
+    def part(self, groups: Collection[int]) -> Sequence[MemoryRecord[Answer, PageType]]:
+        """The memories at hand of these groups, which are another shard's from now on."""
+        return self._catalog.part(lambda name: group_of(name) in groups)
 
     def _check(self, memory: MemoryRecord[Answer, PageType]) -> None:
         if memory.model_digest not in self._digests:
@@ -144,7 +163,8 @@ class MemoryIndex(Generic[Answer, PageType]):
             self._catalog.adopt(self._restore(stored))
 
     async def _found(self, journal: Journal, name: str) -> StoredMemory | None:
-        return await anyio.to_thread.run_sync(journal.find, name, limiter=self._threads)
+        with _owned(journal, name):
+            return await anyio.to_thread.run_sync(journal.find, name, limiter=self._threads)
 
     async def _left(self, name: str) -> None:
         while (event := self._leaving.get(name)) is not None:
@@ -153,12 +173,13 @@ class MemoryIndex(Generic[Answer, PageType]):
     async def _made(self, journal: Journal, memory: NewMemory) -> StoredMemory:
         """Whoever comes first makes what all have wished for by then, in one transaction."""
         wish = _Wish(memory)
-        while not wish.made:
-            if wish not in self._wishes:  # a new one, or one of a transaction that failed
-                self._wishes.append(wish)
-            async with self._making:
-                if wish in self._wishes:
-                    await self._make(journal)
+        with _owned(journal, memory.name):
+            while not wish.made:
+                if wish not in self._wishes:  # a new one, or one of a transaction that failed
+                    self._wishes.append(wish)
+                async with self._making:
+                    if wish in self._wishes:
+                        await self._make(journal)
         return wish.made[0]
 
     async def _make(self, journal: Journal) -> None:

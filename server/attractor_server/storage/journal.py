@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from attractor_server.errors import OwnerChanged
 from attractor_server.storage import contents, copies, imports, rows
+from attractor_server.storage.ownership import Ownership, names_of, whole
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
 
@@ -14,20 +14,13 @@ class Journal:
     """The memories of a backend store. Thread-safe; every method that changes something returns when it is on the disk.
 
     Its methods raise StoreFailed where the store cannot be used now, StoreDamaged where a checksum is wrong, and those
-    that change something OwnerChanged where another journal of the same `owner` was opened since.
+    that change something OwnerChanged where another shard has claimed one of the memories since.
     """
 
-    def __init__(self, store: Store, *, owner: str = "shard-0") -> None:
-        """Takes over from any older journal of that owner, which can change nothing from now on."""
+    def __init__(self, store: Store, ownership: Ownership | None = None) -> None:
+        """Changes what the `ownership` claims; without one everything, which no older journal can change any more."""
         self._store = store
-        self._owner = owner
-        with store.transaction() as cursor:
-            row = cursor.execute(
-                "INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 "
-                "RETURNING value",
-                (owner,),
-            ).fetchone()
-        self._epoch = int(row[0])
+        self.ownership = ownership or whole(store, "shard-0")
 
     def close(self) -> None:
         """Leaves the store."""
@@ -36,7 +29,7 @@ class Journal:
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
         """The memories of those names, made now where there is none."""
         now_s = time.time()
-        with self._changing() as cursor:
+        with self._changing(names=[memory.name for memory in memories]) as cursor:
             for memory in memories:
                 rows.make(cursor, memory, now_s=now_s)
             found = [rows.found(cursor, memory.name) for memory in memories]
@@ -59,14 +52,14 @@ class Journal:
 
     def delete(self, memory: int) -> None:
         """Forgets a memory and its snapshots: no byte that only they had stays in the files."""
-        with self._changing() as cursor:
+        with self._changing(memories=[memory]) as cursor:
             copies.delete(cursor, memory)
         self._store.purge()
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
         now_s = time.time()
-        with self._changing() as cursor:
+        with self._changing(memories=[change.memory for change in changes]) as cursor:
             for change in changes:
                 if rows.counted(cursor, change, now_s=now_s):
                     contents.changed(cursor, change)
@@ -90,7 +83,7 @@ class Journal:
             NameTaken: by another memory.
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing() as cursor:
+        with self._changing(memories=[memory]) as cursor:
             return copies.fork(cursor, memory, name, tag=tag, now_s=time.time())
 
     def snapshot(self, memory: int, tag: str) -> Snapshot:
@@ -99,7 +92,7 @@ class Journal:
         Raises:
             TagTaken: by another version.
         """
-        with self._changing() as cursor:
+        with self._changing(memories=[memory]) as cursor:
             return copies.snapshot(cursor, memory, tag, now_s=time.time())
 
     def snapshots(self, memory: int) -> Sequence[Snapshot]:
@@ -122,7 +115,7 @@ class Journal:
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing() as cursor:
+        with self._changing(memories=[memory]) as cursor:
             return copies.restore(cursor, memory, tag, now_s=time.time())
 
     def forget_snapshot(self, memory: int, tag: str) -> None:
@@ -131,8 +124,14 @@ class Journal:
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing() as cursor:
+        with self._changing(memories=[memory]) as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
+        self._store.purge()
+
+    def forget_unreached(self, memory: int) -> None:
+        """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
+        with self._changing() as cursor:
+            copies.delete(cursor, memory)
         self._store.purge()
 
     def begin_import(self, memory: StoredMemory) -> int:
@@ -155,10 +154,8 @@ class Journal:
             return imports.end(cursor, memory, name)
 
     @contextmanager
-    def _changing(self) -> Iterator[Cursor]:
-        """A transaction of the owner's newest journal."""
+    def _changing(self, *, names: Sequence[str] = (), memories: Sequence[int] = ()) -> Iterator[Cursor]:
+        """A transaction of the shard that owns the memories with these names, and those with these ids."""
         with self._store.transaction() as cursor:
-            row = cursor.execute("SELECT value FROM counters WHERE name = ?", (self._owner,)).fetchone()
-            if row is None or row[0] != self._epoch:
-                raise OwnerChanged(f"{self._owner} was started anew elsewhere; try again in a moment")
+            self.ownership.check(cursor, [*names, *names_of(cursor, memories)])
             yield cursor

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import apsw
 
+from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.records import checksum
 
 FORMAT = 2
@@ -76,6 +77,16 @@ CREATE TABLE answers (
     PRIMARY KEY (memory, client, sequence)
 ){clustered};
 
+-- Whoever owns a group writes to memories of its slots under its epoch. Text of owners: see incarnation.py.
+CREATE TABLE groups (
+    number {integer} PRIMARY KEY,
+    owner TEXT NOT NULL, -- empty: nobody
+    epoch {integer} NOT NULL, -- raised by every change of owner
+    waits {integer} NOT NULL -- 1 while the owner lets the lease of one before it run out
+){strict};
+WITH RECURSIVE numbers (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM numbers WHERE number < {last_group})
+INSERT INTO groups SELECT number, '', 0, 0 FROM numbers;
+
 CREATE TABLE counters (name TEXT PRIMARY KEY, value {integer} NOT NULL){clustered};
 INSERT INTO counters VALUES ('commits', 0);
 """
@@ -116,7 +127,7 @@ DROP TABLE places;
 
 def tables(words: Mapping[str, str]) -> str:
     """The statements that make the newest tables, with a database's words for the types."""
-    return _TABLES.format_map(words)
+    return _TABLES.format_map({**words, "last_group": GROUPS - 1})
 
 
 def migrated(connection: apsw.Connection, found: int) -> None:

@@ -1,0 +1,73 @@
+"""The command `attractor scale`: more or fewer shards, while the server runs."""
+
+import sys
+
+import anyio
+import click
+import grpc
+from grpc import aio
+
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.cli_connection import server_option
+
+ASK_EVERY_S = 0.1
+CALL_TIMEOUT_S = 10.0
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@click.command()
+@click.argument("shards", type=click.IntRange(min=1))
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds to wait for it.",
+)
+@server_option
+def scale(shards: int, timeout_s: float, server: str) -> None:
+    """Have a running server go on with so many SHARDS, and wait until they share what it keeps.
+
+    Shards that go finish what they accepted; clients see calls repeated, and no error.
+    """
+    try:
+        anyio.run(_scaled, server, shards, timeout_s)
+    except TimeoutError:
+        _fail(f"not {shards} shards after {timeout_s:g} s; the log of the server says why")
+    except aio.AioRpcError as error:
+        _fail(error.details() or error.code().name)
+    click.echo(f"{shards} shard{'s share' if shards > 1 else ' has'} all memories")
+
+
+async def _scaled(server: str, shards: int, timeout_s: float) -> None:
+    """Returns when it is so."""
+    with anyio.fail_after(timeout_s):
+        async with aio.insecure_channel(await _first_shard(server)) as channel:
+            cluster = rpc.ClusterStub(channel)
+            await cluster.Scale(pb.ScaleRequest(shards=shards), timeout=CALL_TIMEOUT_S)
+            while not await _is_so(cluster, shards):  # noqa: ASYNC110 - of another process
+                await anyio.sleep(ASK_EVERY_S)
+
+
+async def _first_shard(server: str) -> str:
+    """The address of shard 0: it stays for as long as the server."""
+    async with aio.insecure_channel(server) as channel:
+        topology = await rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
+    return topology.shards[0].address
+
+
+async def _is_so(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
+    try:
+        topology = await cluster.GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
+    except aio.AioRpcError as error:
+        if error.code() in _AGAIN:
+            return False
+        raise
+    return len(topology.shards) == len(set(topology.slot_owners)) == shards
+
+
+def _fail(message: str) -> None:
+    click.echo(f"attractor: {message}", err=True)
+    sys.exit(2)

@@ -1,0 +1,214 @@
+"""The supervisor: a Ray actor that starts shards, watches them, and says who owns what.
+
+All that it knows it finds again after a restart: the shards by their names, and the topology with the shards. What they
+own stands in the store; while there is no supervisor they go on.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Set
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from attractor_server.cluster.assignment import first, groups_of, reassigned, spread
+from attractor_server.cluster.shards import end, find_shards, start_shard
+from attractor_server.cluster.status import Logbook, SupervisorStatus
+from attractor_server.cluster.watched import Watched
+from attractor_server.placement import Owners, dealt
+from attractor_server.spec import ShardSpec
+from attractor_server.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+WATCH_EVERY_S = 0.5
+SETTLE_EVERY_S = (0.02, 0.1)
+"""After a change, and for as long as it is not settled"""
+ABANDONED_S = 5.0
+"""Silence of the command that runs the server, after which another one may"""
+ANSWER_TIMEOUT_S = 0.3
+"""A shard that takes longer is asked no second time meanwhile"""
+
+
+class Supervisor:
+    """One thread looks after the shards; calls only leave word."""
+
+    def __init__(self, spec: ShardSpec, slots: int, log_level: str) -> None:
+        """Finds the shards there are: those that were just started, or that have been at work for long."""
+        self._logbook = Logbook("supervisor")
+        logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
+        self._spec = spec
+        self._slots = slots
+        self._log_level = log_level
+        self._shards = [Watched(number, handle, self._logbook) for number, handle in enumerate(find_shards())]
+        self._wanted = len(self._shards)
+        self._topology: Topology | None = None
+        self._members: Set[int] = frozenset()
+        self._orphans: frozenset[int] = frozenset()
+        """Groups whose owner went silent, since all was settled"""
+        self._settled = False
+        self._pause_s = WATCH_EVERY_S
+        self._listened_s = time.monotonic()
+        self._call = threading.Event()
+        threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+
+    def status(self) -> SupervisorStatus:
+        """How the shards are; for the command that runs the server, which asks all the time."""
+        self._listened_s = time.monotonic()
+        addresses = tuple(shard.address for shard in self._topology.shards) if self._topology else ()
+        return SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.taken())
+
+    def adopted(self, spec: ShardSpec, slots: int) -> bool:
+        """Whether whoever asks may go on with these shards: they are what it would start, and nobody else has them."""
+        if time.monotonic() - self._listened_s < ABANDONED_S or (spec, slots) != (self._spec, self._slots):
+            return False
+        self._listened_s = time.monotonic()
+        logger.warning("the command that ran this server is gone, and another one goes on")
+        return True
+
+    def scale(self, shards: int) -> None:
+        """Notes how many shards there shall be."""
+        logger.info("%d shards are wanted", shards)
+        self._wanted, self._settled = shards, False
+        self._call.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._step()
+            except Exception:  # of one look; the next may find things in order
+                logger.exception("unforeseen error while looking after the shards")
+            self._call.wait(self._pause_s)
+            self._call.clear()
+
+    def _step(self) -> None:
+        self._start_missing()
+        self._look()
+        if self._topology is None:
+            self._topology = self._remembered() or self._first()
+        if (topology := self._topology) is None:
+            self._pause_s = SETTLE_EVERY_S[1]
+            return
+        self._topology = self._changed(topology)
+        self._tell(self._topology)
+        self._retire()
+        self._settled = self._is_settled(self._topology)
+        if self._settled:
+            self._pause_s, self._orphans = WATCH_EVERY_S, frozenset()
+        elif self._topology is not topology:
+            self._pause_s = SETTLE_EVERY_S[0]
+        else:
+            self._pause_s = min(2 * self._pause_s, SETTLE_EVERY_S[1])
+
+    def _start_missing(self) -> None:
+        while len(self._shards) < self._wanted:
+            number = len(self._shards)
+            logger.info("starting shard %d", number)
+            self._shards.append(Watched(number, start_shard(self._spec, number, self._log_level), self._logbook))
+
+    def _look(self) -> None:
+        ray.wait([shard.ask() for shard in self._shards], num_returns=len(self._shards), timeout=ANSWER_TIMEOUT_S)
+        for shard in self._shards:
+            shard.note()
+        last = self._shards[-1]
+        if last.failed and self._topology is not None and last.number >= len(self._topology.shards):
+            logger.error("shard %d could not be started; Ray's logs say why", last.number)
+            end(self._shards.pop().handle)
+            self._wanted = len(self._shards)
+
+    def _remembered(self) -> Topology | None:
+        """The newest topology that a shard was told, once every shard has answered or will not."""
+        if any(shard.status is None and not shard.silent for shard in self._shards):
+            return None
+        newest: Topology | None = None
+        for shard in self._shards:
+            if shard.status and shard.status.known > (newest.epoch if newest else 0):
+                try:
+                    newest = shard.topology()
+                except RayError as error:
+                    logger.info("shard %d did not tell its topology: %s", shard.number, error)
+        if newest is None:
+            return None
+        logger.warning("the supervisor was started anew, and goes on from epoch %d", newest.epoch)
+        self._members = frozenset(newest.slot_owners.tolist())
+        self._wanted = max(self._wanted, *(number + 1 for number in self._members))
+        # A next one may have been told to a shard that does not answer, and told of one that was sent home since.
+        return Topology(newest.epoch + 1, newest.shards[: self._wanted], newest.slot_owners)
+
+    def _first(self) -> Topology | None:
+        """The first topology, once all shards can serve."""
+        infos = tuple(shard.info for shard in self._shards if shard.info and shard.serves)
+        if len(infos) < self._wanted:
+            return None
+        self._members = frozenset(range(self._wanted))
+        kept = self._spec.data is not None
+        owners = spread(first(len(infos)), self._slots) if kept else dealt(self._slots, np.ones(len(infos)))
+        return Topology(1, infos, owners)
+
+    def _changed(self, topology: Topology) -> Topology:
+        """The topology now: where shards are, and who is to own what."""
+        infos = list(topology.shards)
+        for shard in self._shards[: len(infos) + 1]:
+            if shard.info:
+                infos[shard.number : shard.number + 1] = [shard.info]
+        owners = self._owners(topology, len(infos))
+        if tuple(infos) == topology.shards and np.array_equal(owners, topology.slot_owners):
+            return topology
+        return Topology(topology.epoch + 1, tuple(infos), owners)
+
+    def _owners(self, topology: Topology, shards: int) -> Owners:
+        """Owners of the slots: where memories are kept, of all shards that serve and are to stay."""
+        if self._spec.data is None:
+            return topology.slot_owners
+        serving = frozenset(shard.number for shard in self._shards[: min(self._wanted, shards)] if shard.serves)
+        if not serving or serving == self._members:
+            return topology.slot_owners
+        logger.info("shards that own memories: %s, before: %s", sorted(serving), sorted(self._members))
+        owners = reassigned(groups_of(topology.slot_owners), self._members, serving)
+        silent = self._members - {shard.number for shard in self._shards if shard.serves}
+        self._orphans = self._orphans.union(*(topology.groups(number) for number in silent))
+        self._members = serving
+        return spread(owners, self._slots)
+
+    def _tell(self, topology: Topology) -> None:
+        """Tells each shard what it does not follow yet.
+
+        A group is taken from whoever has it, if that is silent, or all who answer have followed and none has the group.
+        """
+        followed = all(shard.follows(topology) for shard in self._shards if shard.serves)
+        held = frozenset[int]().union(*(shard.held for shard in self._shards))
+        for shard in self._shards[: len(topology.shards)]:
+            wanted = topology.groups(shard.number)
+            if shard.serves and not (shard.follows(topology) and self._holds(shard, wanted)):
+                logger.debug("telling shard %d of epoch %d", shard.number, topology.epoch)
+                lacking = wanted - held
+                shard.tell(topology, lacking if followed else lacking & self._orphans)
+
+    def _retire(self) -> None:
+        """Sends the last shard home when it has nothing left, if there are more than there shall be."""
+        last = self._shards[-1]
+        if (len(self._shards) <= self._wanted and not last.retiring) or self._topology is None:
+            return
+        if last.held or last.number in self._members or not self._is_held(self._topology):
+            return
+        if last.retired():
+            logger.info("shard %d was sent home", last.number)
+            self._shards.pop()
+            shards = self._topology.shards[: len(self._shards)]
+            self._topology = Topology(self._topology.epoch + 1, shards, self._topology.slot_owners)
+
+    def _is_settled(self, topology: Topology) -> bool:
+        return len(self._shards) == len(topology.shards) == self._wanted and self._is_held(topology)
+
+    def _is_held(self, topology: Topology) -> bool:
+        """Whether all shards that answer follow the topology."""
+        return all(
+            shard.follows(topology) and self._holds(shard, topology.groups(shard.number))
+            for shard in self._shards
+            if shard.answers and not shard.retiring
+        )
+
+    def _holds(self, shard: Watched, wanted: Set[int]) -> bool:
+        return self._spec.data is None or shard.held == wanted

@@ -1,0 +1,36 @@
+"""What a shard is told at its start. Light, so that whoever only passes it on need not load what computes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from attractor_server.rpc.server import Transport
+from attractor_server.storage.ownership import LEASE_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """All that a shard needs to be told. Travels to whichever process runs it."""
+
+    number: int = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    advertise: str = "127.0.0.1"
+    device: str = "cpu"
+    threads: int = 1
+    models: Path | None = None
+    bank_bytes: int = 1 << 30
+    bank_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    artifacts: Path | None = None
+    """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
+    data: Path | None = None
+    """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
+    waiting_patterns: int = 16_384
+    batch_patterns: int = 2048
+    batch_s: float = 0.02
+    """What a batch should take at most: requests of others wait for as long"""
+    warm_up: bool = True
+    """Programs run once before the shard serves"""
+    lease_s: float = LEASE_S
+    """How long a shard that does not reach the store answers from what it has"""
+    transport: Transport = field(default_factory=Transport)

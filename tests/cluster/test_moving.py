@@ -1,0 +1,213 @@
+"""Groups of slots change their shard over real Ray: planned, after a crash, and while a shard is stopped."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from tests.cluster.process import COMMAND, ServerProcess, drained, server_process, until
+from tests.server import raw
+
+import attractor
+from attractor_proto.names import FORWARDED_KEY, slot_of
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_proto.v1 import memory_data_pb2 as data_pb
+from attractor_proto.v1 import memory_data_pb2_grpc as data_rpc
+from attractor_server.storage.groups import GROUPS
+
+pytestmark = pytest.mark.timeout(300)  # shards start several times
+ONE = np.full((4, 4), 0.5, np.float32)
+QUICK = attractor.Retry(first_delay_s=0.02, limit_delay_s=0.2)
+HERE = ((FORWARDED_KEY, "1"),)
+"""Not passed on to another shard"""
+
+
+def tell(line: str) -> None:
+    """For whoever runs the tests with -s."""
+    sys.stdout.write(f"{line}\n")
+
+
+@pytest.fixture(scope="module")
+def pair(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Two shards that keep memories, and have the most moves behind them when the last test comes."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    flags = ("--models", str(models), "--shards", "2", "--port", "0", "--log-level", "info", "--data-dir", folder)
+    with server_process(*flags) as running:
+        yield running
+
+
+@pytest.fixture
+def settled_pair(pair: ServerProcess) -> ServerProcess:
+    until(lambda: [len(groups_of(pair, number)) for number in (0, 1)] == [32, 32])
+    return pair
+
+
+def topology(server: ServerProcess) -> pb.GetTopologyResponse:
+    with grpc.insecure_channel(server.address) as channel:
+        return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=10)
+
+
+def groups_of(server: ServerProcess, shard: int) -> list[int]:
+    return [group for group, owner in enumerate(list(topology(server).slot_owners)[:GROUPS]) if owner == shard]
+
+
+def name_on(server: ServerProcess, shard: int, prefix: str) -> str:
+    groups = groups_of(server, shard)
+    return next(name for n in range(1000) if slot_of(name := f"{prefix}/{n}", GROUPS) in groups)
+
+
+def process_of(server: ServerProcess, shard: int) -> psutil.Process:
+    port = int(topology(server).shards[shard].address.rpartition(":")[2])
+    return server.shard_processes()[port]
+
+
+def scaled(server: ServerProcess, shards: int) -> None:
+    command = [*COMMAND, "scale", str(shards), "--server", server.address]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert run.returncode == 0, [run.stderr, *drained(server.errors)]
+
+
+class Writer:
+    """Stores into a memory and queries it, one call after another; keeps what it was told."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.versions: list[int] = []
+        self.slowest_s = 0.0
+        self.error: Exception | None = None
+        self._address, self._name = address, name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            until(lambda: len(self.versions) > 3 or self.error is not None)
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join(60)
+            assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            with attractor.Client(self._address, timeout_s=60, retry=QUICK) as client:
+                memory = client.create_memory(self._name, model="tiny", write="stream")
+                while not self._stop.is_set():
+                    begun_s = time.monotonic()
+                    self.versions.append(memory.store(ONE).version)
+                    memory.query(ONE)
+                    self.slowest_s = max(self.slowest_s, time.monotonic() - begun_s)
+        except Exception as error:
+            self.error = error
+
+
+def refused(answer: "grpc.Future[Any]") -> bool:
+    """Whether a call ended so that it may be repeated, and changed nothing."""
+    assert isinstance(answer, grpc.Call)
+    return answer.exception(timeout=30) is not None and answer.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_shard_that_was_stopped_until_it_lost_its_slots_neither_writes_nor_reads(settled_pair: ServerProcess) -> None:
+    server = settled_pair
+    name, victim = name_on(server, 1, "stopped"), process_of(server, 1)
+    address = topology(server).shards[1].address
+    with (
+        attractor.Client(server.address, timeout_s=60, retry=QUICK) as client,
+        grpc.insecure_channel(address) as straight,
+    ):
+        memory, unary = client.create_memory(name, model="tiny"), data_rpc.MemoryDataStub(straight)
+        assert memory.store(ONE).version == 1
+        victim.suspend()
+        try:
+            stopped_s = time.monotonic()
+            store = data_pb.StoreRequest(memory=name, tensors=[raw.tensor(ONE)])
+            query = data_pb.QueryRequest(memory=name, tensors=[raw.tensor(ONE)])
+            late_store = unary.Store.future(store, timeout=60, metadata=HERE)
+            late_query = unary.Query.future(query, timeout=60, metadata=HERE)
+            with attractor.Client(server.address, timeout_s=60, retry=QUICK) as other:
+                assert other.memory(name).store(ONE).version == 2
+            tell(f"taken over {time.monotonic() - stopped_s:.1f} s after it was stopped")
+        finally:
+            victim.resume()
+        assert refused(late_store)
+        assert refused(late_query)
+        assert memory.store(ONE).version == 3
+        assert memory.info().patterns == 3
+
+
+def test_a_killed_shard_loses_nothing_and_its_memories_are_served_again_soon(settled_pair: ServerProcess) -> None:
+    server = settled_pair
+    name, victim = name_on(server, 1, "hit"), process_of(server, 1)
+    writer = Writer(server.address, name)
+    with writer.at_work():
+        before = len(writer.versions)
+        victim.kill()
+        killed_s = time.monotonic()
+        until(lambda: len(writer.versions) > before + 2 or writer.error is not None)
+        tell(f"served again {time.monotonic() - killed_s:.2f} s after kill -9")
+        until(lambda: len(groups_of(server, 1)) == 32)
+        after = len(writer.versions)
+        until(lambda: len(writer.versions) > after + 2 or writer.error is not None)
+    assert writer.error is None
+    assert writer.versions == list(range(1, len(writer.versions) + 1))
+
+
+def test_shards_serve_without_a_supervisor_and_one_that_comes_back_knows_what_was(settled_pair: ServerProcess) -> None:
+    server = settled_pair
+    owners = list(topology(server).slot_owners)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    (supervisor,) = [child for child in children if any("Supervisor" in word for word in child.cmdline())]
+    writers = [Writer(server.address, name_on(server, shard, "alone")) for shard in (0, 1)]
+    with writers[0].at_work(), writers[1].at_work():
+        before = [len(writer.versions) for writer in writers]
+        supervisor.kill()
+        supervisor.wait(10)
+        until(lambda: all(len(one.versions) > count + 3 for one, count in zip(writers, before, strict=True)))
+        lines: list[str] = []
+
+        def is_back() -> bool:
+            lines.extend(drained(server.errors))
+            return any("goes on from epoch" in line for line in lines)
+
+        until(is_back)
+        assert list(topology(server).slot_owners) == owners
+    assert [writer.error for writer in writers] == [None, None]
+    process_of(server, 1).kill()  # and it looks after them as before
+    until(lambda: not groups_of(server, 1))
+    until(lambda: len(groups_of(server, 1)) == 32)
+
+
+def test_shards_come_and_go_under_load_and_clients_see_no_error(models: Path, tmp_path: Path) -> None:
+    with server_process("--models", str(models), "--port", "0", "--data-dir", str(tmp_path)) as server:
+        writers = [Writer(server.address, f"load/{n}") for n in range(4)]
+        with writers[0].at_work(), writers[1].at_work(), writers[2].at_work(), writers[3].at_work():
+            for shards in (2, 1):
+                begun_s = time.monotonic()
+                scaled(server, shards)
+                tell(f"{shards} shards after {time.monotonic() - begun_s:.1f} s")
+                assert len(topology(server).shards) == shards
+                counts = [len(writer.versions) for writer in writers]
+                until(lambda counts=counts: all(len(w.versions) > c for w, c in zip(writers, counts, strict=True)))  # type: ignore[misc]
+            until(lambda: len(server.shard_processes()) == 1)
+        for writer in writers:
+            assert writer.error is None
+            assert writer.versions == list(range(1, len(writer.versions) + 1))
+        tell(f"slowest store and query: {max(writer.slowest_s for writer in writers):.2f} s")
+
+
+def test_a_server_that_keeps_nothing_does_not_scale(models: Path) -> None:
+    with server_process("--models", str(models), "--port", "0") as server:
+        command = [*COMMAND, "scale", "2", "--server", server.address]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 2
+    assert "would be lost by a move" in run.stderr

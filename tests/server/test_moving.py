@@ -1,0 +1,132 @@
+"""Groups of slots move between shards of one store, everything but Ray."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+from grpc import StatusCode, aio
+from tests.server import raw
+from tests.server.conftest import serving
+from tests.server.raw import tensor
+
+import attractor
+from attractor_proto.names import SLOTS
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1 import memory_data_pb2_grpc
+from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.rpc.context import FORWARDED
+from attractor_server.storage.groups import GROUPS, group_of
+from attractor_server.topology import Topology
+
+ONE = np.full((1, 4, 4), 0.5, np.float32)
+QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.1)
+
+
+@pytest.fixture
+def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
+    return replace(spec, data=tmp_path / "data")
+
+
+@pytest.fixture
+async def pair(durable: ShardSpec) -> AsyncIterator[list[RunningShard]]:
+    """Two shards of one store, of which the first owns everything."""
+    async with serving(durable, 2) as running:
+        await told(running, epoch=2, owner=0)
+        yield running
+
+
+async def told(shards: list[RunningShard], *, epoch: int, owner: int) -> None:
+    """All shards are told at the same time that one of them owns everything."""
+    topology = Topology(epoch, tuple(shard.info for shard in shards), np.full(SLOTS, owner, np.int32))
+    async with anyio.create_task_group() as tasks:
+        for shard in shards:
+            tasks.start_soon(shard.learn, topology)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+async def test_memories_move_back_and_forth_while_clients_store_and_query(pair: list[RunningShard], at: int) -> None:
+    versions: dict[str, list[int]] = {f"busy/{n}": [] for n in range(4)}
+    enough = anyio.Event()
+
+    async def store(client: attractor.AsyncClient, name: str) -> None:
+        memory = await client.create_memory(name, model="tiny", write="stream")
+        while not enough.is_set():
+            versions[name].append((await memory.store(ONE)).version)
+            await memory.query(ONE)
+
+    async with attractor.connect(pair[at].info.address, timeout_s=30, retry=QUICK) as client:
+        async with anyio.create_task_group() as tasks:
+            for name in versions:
+                tasks.start_soon(store, client, name)
+            for epoch in range(3, 9):
+                await told(pair, epoch=epoch, owner=epoch % 2)
+                assert [len(shard.held) for shard in pair] == [[GROUPS, 0], [0, GROUPS]][epoch % 2]
+                await anyio.sleep(0.1)
+            enough.set()
+        for name, answered in versions.items():
+            assert answered == list(range(1, len(answered) + 1))
+            info = await client.memory(name).info()
+            assert (info.version, info.patterns) == (len(answered), len(answered))
+
+
+async def test_a_pipeline_of_stores_under_way_is_applied_in_order_and_once_while_its_memory_moves(
+    pair: list[RunningShard],
+) -> None:
+    async with attractor.connect(pair[0].info.address, timeout_s=30, retry=QUICK) as client:
+        memory = await client.create_memory("a", model="tiny", write="stream")
+        versions: list[int] = []
+
+        async def store() -> None:
+            versions.append((await memory.store(ONE)).version)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(200):
+                tasks.start_soon(store)
+            await anyio.sleep(0.02)
+            await told(pair, epoch=3, owner=1)
+        assert sorted(versions) == list(range(1, 201))
+        assert (await memory.info()).patterns == 200
+
+
+async def test_a_repeat_of_a_store_gets_its_first_answer_from_the_next_owner(pair: list[RunningShard]) -> None:
+    request = pb.StoreRequest(memory="a", tensors=[tensor(ONE)], client_id="tests", sequence=1)
+    async with aio.insecure_channel(pair[0].info.address) as channel:
+        unary = memory_data_pb2_grpc.MemoryDataStub(channel)
+        await raw.create(channel, "a")
+        first = await unary.Store(request)
+        await told(pair, epoch=3, owner=1)
+        assert await unary.Store(request) == first
+
+
+async def test_a_shard_without_a_lease_neither_answers_nor_forwards(durable: ShardSpec) -> None:
+    async with serving(replace(durable, lease_s=1e-9)) as (shard,):
+        async with aio.insecure_channel(shard.info.address) as channel:
+            unary = memory_data_pb2_grpc.MemoryDataStub(channel)
+            with pytest.raises(aio.AioRpcError) as caught:
+                await unary.Query(pb.QueryRequest(memory="a", tensors=[tensor(ONE)]))
+        assert caught.value.code() is StatusCode.UNAVAILABLE
+        assert "about to change its shard" in (caught.value.details() or "")
+
+
+async def test_a_shard_whose_group_was_seized_forgets_it_and_answers_nothing_of_it(pair: list[RunningShard]) -> None:
+    old, new = pair
+    async with (
+        attractor.connect(old.info.address, timeout_s=20, retry=QUICK, direct=False) as client,
+        aio.insecure_channel(old.info.address) as straight,
+    ):
+        memory = await client.create_memory("a", model="tiny")
+        await memory.store(ONE)
+        topology = Topology(3, (old.info, new.info), np.ones(SLOTS, np.int32))
+        await new.learn(topology, seize=range(GROUPS))  # and the old owner is not told
+        with anyio.fail_after(10):
+            while group_of("a") in old.held:  # noqa: ASYNC110 - it finds out by itself
+                await anyio.sleep(0.05)
+        with pytest.raises(aio.AioRpcError) as caught:
+            query = pb.QueryRequest(memory="a", tensors=[tensor(ONE)])
+            await memory_data_pb2_grpc.MemoryDataStub(straight).Query(query, metadata=FORWARDED)
+        assert caught.value.code() is StatusCode.UNAVAILABLE
+        await old.learn(topology)
+        assert (await memory.store(ONE)).version == 2
