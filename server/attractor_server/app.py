@@ -21,8 +21,8 @@ from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
-from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.opening import store_at
 from attractor_server.topology import ShardInfo, Topology
 
 FRAME_PATTERNS_LIMIT = 1024
@@ -45,6 +45,8 @@ class ShardSpec:
     """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
     data: Path | None = None
     """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
+    store_uri: str = field(default="", repr=False)
+    """Address of a PostgreSQL database, which goes before the folder; may hold a password"""
     waiting_patterns: int = 16_384
     batch_patterns: int = 2048
     batch_s: float = 0.02
@@ -131,7 +133,8 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
-    journal = None if spec.data is None else Journal(Database(spec.data), owner=f"shard-{spec.number}")
+    store = store_at(spec.store_uri or spec.data)
+    journal = None if store is None else Journal(store, owner=f"shard-{spec.number}")
     engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
     return models, engine, journal
 

@@ -14,6 +14,7 @@ from pydantic_settings import (
 )
 
 from attractor_server.errors import SettingsError
+from attractor_server.storage.address import Address
 
 ENV_PREFIX = "ATTRACTOR_"
 
@@ -38,6 +39,10 @@ class Settings(BaseSettings):
     data_dir: Path | None = Field(
         None, description="Folder that memories are kept in. Empty: the user's own; on a cluster: they are not kept."
     )
+    backend_store_uri: str = Field(
+        "",
+        description="PostgreSQL that memories are kept in, postgresql://USER@HOST/DATABASE. Empty: the data folder.",
+    )
     bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="What fast weights are kept as; of fewer bits more memories fit."
@@ -52,6 +57,13 @@ class Settings(BaseSettings):
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
+
+    @field_validator("backend_store_uri")
+    @classmethod
+    def _postgresql(cls, uri: str) -> str:
+        if uri:
+            Address(uri)
+        return uri
 
     @field_validator("slots")
     @classmethod

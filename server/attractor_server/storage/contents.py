@@ -69,10 +69,10 @@ def dropped(cursor: Cursor, memory: int, numbers: Iterable[int]) -> None:
     """Takes pages away, and what is in them, unless others share it."""
     for number in numbers:
         row = cursor.execute(
-            "DELETE FROM pages WHERE memory = ? AND number = ? RETURNING content", (memory, number)
+            "DELETE FROM pages WHERE memory = ? AND number = ? RETURNING content, shared", (memory, number)
         ).fetchone()
         if row is not None:
-            _forget(cursor, row[0])
+            _forget(cursor, row[0], shared=bool(row[1]))
 
 
 def all_dropped(cursor: Cursor, memory: int) -> None:
@@ -81,7 +81,10 @@ def all_dropped(cursor: Cursor, memory: int) -> None:
     dropped(cursor, memory, [number for (number,) in rows])
 
 
-def _forget(cursor: Cursor, content: int) -> None:
+def _forget(cursor: Cursor, content: int, *, shared: bool) -> None:
+    """Takes contents away that no page has; of two shards that leave them at the same time the second one does."""
+    if shared:
+        cursor.execute("UPDATE contents SET id = id WHERE id = ?", (content,))  # PostgreSQL: waits for the other one
     cursor.execute(
         "DELETE FROM contents WHERE id = ? AND NOT EXISTS (SELECT 1 FROM pages WHERE content = ?)", (content, content)
     )
@@ -99,6 +102,7 @@ def _own(cursor: Cursor, memory: int, numbers: Iterable[int], *, emptied: set[in
             cursor.execute("INSERT INTO pages VALUES (?, ?, 0, ?, 0)", (memory, number, contents[number]))
         elif number in emptied or row[1]:
             contents[number] = _replaced(cursor, memory, number, row[0], empty=number in emptied)
+            _forget(cursor, row[0], shared=bool(row[1]))
         else:
             contents[number] = row[0]
     return contents
@@ -110,7 +114,6 @@ def _replaced(cursor: Cursor, memory: int, number: int, old: int, *, empty: bool
     if not empty:
         _copied(cursor, old, new, f"memory {memory}, page {number}")
     cursor.execute("UPDATE pages SET content = ?, shared = 0 WHERE memory = ? AND number = ?", (new, memory, number))
-    _forget(cursor, old)
     return new
 
 

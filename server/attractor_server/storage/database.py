@@ -29,6 +29,9 @@ _BEACON = struct.Struct("<QI")
 class Database:
     """One connection to the store, for all threads of a shard; shards of a machine open the same file."""
 
+    locking: Final = ""
+    """A transaction is the only one that writes"""
+
     def __init__(self, folder: Path) -> None:
         """Makes the file where there is none, and brings an older format up to date.
 
@@ -46,6 +49,9 @@ class Database:
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._check_tail()
+
+    def __str__(self) -> str:
+        return str(self._path)
 
     def close(self) -> None:
         """Leaves the store; the last one to leave folds the log into the file."""

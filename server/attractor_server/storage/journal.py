@@ -9,6 +9,8 @@ from attractor_server.storage import contents, copies, rows
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
 
+_EPOCH = "SELECT value FROM counters WHERE name = ?"
+
 
 class Journal:
     """The memories of a backend store. Thread-safe; every method that changes something returns when it is on the disk.
@@ -130,7 +132,7 @@ class Journal:
     def _changing(self) -> Iterator[Cursor]:
         """A transaction of the owner's newest journal."""
         with self._store.transaction() as cursor:
-            row = cursor.execute("SELECT value FROM counters WHERE name = ?", (self._owner,)).fetchone()
+            row = cursor.execute(f"{_EPOCH}{self._store.locking}", (self._owner,)).fetchone()
             if row is None or row[0] != self._epoch:
                 raise OwnerChanged(f"{self._owner} was started anew elsewhere; try again in a moment")
             yield cursor

@@ -49,7 +49,8 @@ def found(cursor: Cursor, name: str) -> StoredMemory | None:
 def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
     """Memories in the order of names; without what clients were told."""
     rows = cursor.execute(
-        f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, ?) = ? AND parent IS NULL ORDER BY name LIMIT ?",
+        f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, CAST(? AS INTEGER)) = ? AND parent IS NULL "
+        "ORDER BY name LIMIT ?",
         (after, prefix, len(prefix), prefix, size),
     ).fetchall()
     return [_memory(cursor, row) for row in rows]

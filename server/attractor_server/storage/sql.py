@@ -32,6 +32,10 @@ class Cursor(Protocol):
 class Store(Protocol):
     """A database that the journal's tables are in."""
 
+    @property
+    def locking(self) -> str:
+        """Ends a SELECT in a transaction whose rows nobody else may change before that has ended."""
+
     def transaction(self) -> AbstractContextManager[Cursor]:
         """Everything in the block, or nothing; on the disk when the block has ended."""
 
@@ -39,7 +43,7 @@ class Store(Protocol):
         """A cursor for queries, as one view of the store."""
 
     def purge(self) -> None:
-        """Leaves no byte of what was deleted in the files, where nobody else is busy with them."""
+        """Leaves no byte of what was deleted in the files, as far as the database can, and nobody else is busy."""
 
     def close(self) -> None:
         """Leaves the store."""
