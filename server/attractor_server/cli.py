@@ -11,8 +11,10 @@ from pathlib import Path
 import click
 
 from attractor_server.cli_adapt import adapt
+from attractor_server.cli_doctor import doctor
 from attractor_server.cli_evaluate import evaluate
 from attractor_server.cli_memory import memory
+from attractor_server.cli_storage import backup, verify
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
 
@@ -38,7 +40,10 @@ def main() -> None:
 
 
 main.add_command(adapt)
+main.add_command(backup)
+main.add_command(doctor)
 main.add_command(evaluate)
+main.add_command(verify)
 
 
 @main.command()

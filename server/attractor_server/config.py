@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from platformdirs import user_data_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
@@ -57,6 +58,11 @@ class Settings(BaseSettings):
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder that was named for memories, or the user's own."""
+        return (self.data_dir or user_data_path("attractor", appauthor=False)).resolve()
 
     @field_validator("backend_store_uri")
     @classmethod

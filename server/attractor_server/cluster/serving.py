@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from platformdirs import user_data_path
-
 from attractor_server.app import ShardSpec, device_of, load_models, threads_for
 from attractor_server.cluster.cluster import Cluster, cluster
 from attractor_server.cluster.node import ray_node
@@ -46,7 +44,7 @@ def data_of(settings: Settings) -> Path | None:
     """
     if not settings.durable or settings.backend_store_uri or (settings.ray_address and settings.data_dir is None):
         return None
-    return (settings.data_dir or user_data_path("attractor", appauthor=False)).resolve()
+    return settings.data_folder
 
 
 def kept_in(settings: Settings) -> str:

@@ -73,11 +73,11 @@ def _bring_back(loaded: Loaded, keeper: Keeper, memory: Record, page: Page, row:
         loaded.shelf.expect(page, memory.id)
         page.patterns = row.patterns
     if row.entries:
-        _replay(loaded, memory, page, keeper.page(memory.id, row.number))
+        replay(loaded, memory, page, keeper.page(memory.id, row.number))
     page.patterns = row.patterns
 
 
-def _replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
+def replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
     """Sends a page's entries through the writing loop."""
     settings = memory.settings
     if settings.write == "rewrite" and stored.image is None:

@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.storage.filesystem import network_file_system
 from attractor_server.storage.schema import FORMAT, migrated
 from attractor_server.storage.sql import Cursor, number
 
@@ -37,10 +38,12 @@ class Database:
 
         Raises:
             StoreDamaged: the file is no store, of a newer format, or behind its beacon.
-            StoreFailed: the folder cannot be used.
+            StoreFailed: the folder cannot be used, or is on a network file system.
         """
         if tuple(map(int, apsw.sqlite_lib_version().split("."))) < SAFE_SQLITE:
             raise StoreFailed(f"SQLite {apsw.sqlite_lib_version()} can corrupt its log; expected 3.51.3 or newer")
+        if kind := network_file_system(folder):
+            raise StoreFailed(f"{folder} is on {kind}, where SQLite's log can be damaged; expected a local disk")
         self._path = folder / FILE
         self._lock = threading.Lock()
         with _told(self._path):
@@ -126,10 +129,7 @@ class Database:
         """SQLite drops a damaged end of its log without a word: the beacon knows how far the store had come."""
         record = os.pread(self._beacon, _BEACON.size, 0)
         count = number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
-        if len(record) < _BEACON.size:
-            return
-        seen, checksum = _BEACON.unpack(record)
-        if checksum == zlib.crc32(record[:8]) and seen > count:
+        if (seen := lit(record)) is not None and seen > count:
             self.close()
             raise StoreDamaged(
                 f"{self._path} ends at commit {count}, and commit {seen} was made: its log was damaged or taken away. "
@@ -146,6 +146,14 @@ class Database:
             os.pwrite(self._beacon, place + zlib.crc32(place).to_bytes(4, "little"), 0)
         except OSError as error:
             logger.warning("the beacon beside %s could not be written: %s", self._path, error)
+
+
+def lit(record: bytes) -> int | None:
+    """The number of the commit in what a beacon's file holds; None where there is none, or it is damaged."""
+    if len(record) < _BEACON.size:
+        return None
+    seen, checksum = _BEACON.unpack(record[: _BEACON.size])
+    return int(seen) if checksum == zlib.crc32(record[:8]) else None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Final
 import psycopg
 from psycopg.types.numeric import Int8BinaryDumper
 
-from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage.address import Address
 from attractor_server.storage.schema import FORMAT, POSTGRES, tables
 from attractor_server.storage.sql import Cursor, number
@@ -34,11 +34,11 @@ class Postgres:
 
     locking: Final = " FOR SHARE"
 
-    def __init__(self, uri: str) -> None:
-        """Connects, and makes the tables where there are none.
+    def __init__(self, uri: str, *, make: bool = True) -> None:
+        """Connects, and makes the tables where there are none, unless told not to.
 
         Raises:
-            SettingsError: the address cannot be read.
+            SettingsError: the address cannot be read, or there are no tables.
             StoreDamaged: the tables are of a newer format.
             StoreFailed: the database cannot be reached or used.
         """
@@ -46,10 +46,11 @@ class Postgres:
         self._lock = threading.Lock()
         self._connection: psycopg.Connection | None = None
         try:
-            with self.transaction() as cursor:
-                self._prepare(cursor)
+            if make:
+                with self.transaction() as cursor:
+                    self._prepare(cursor)
             with self.reading() as cursor:
-                self._warn(cursor)
+                self._check(cursor)
         except BaseException:
             self.close()
             raise
@@ -151,17 +152,19 @@ class Postgres:
     def _prepare(self, cursor: Cursor) -> None:
         """Makes the tables, one server at a time."""
         cursor.execute("SELECT pg_advisory_xact_lock(?)", (_MAKING,))
-        if not number(cursor.execute("SELECT count(to_regclass('schema_version'))")):
+        if not _made(cursor):
             for statement in tables(POSTGRES).split(";\n"):
                 if statement.strip():
                     cursor.execute(statement)
             cursor.execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")
             cursor.execute("INSERT INTO schema_version VALUES (?)", (FORMAT,))
+
+    def _check(self, cursor: Cursor) -> None:
+        if not _made(cursor):
+            raise SettingsError(f"backend_store_uri: saw {self}, where no memories are kept")
         found = number(cursor.execute("SELECT version FROM schema_version"))
         if found > FORMAT:
             raise StoreDamaged(f"{self} has format {found}; this version reads up to {FORMAT}: upgrade the server")
-
-    def _warn(self, cursor: Cursor) -> None:
         if cursor.execute("SELECT current_setting('fsync')").fetchone() == ("off",):
             logger.warning("%s has fsync off: what was acknowledged is lost if its machine fails", self)
 
@@ -174,3 +177,7 @@ class Postgres:
             raise StoreDamaged(f"{self} is damaged: {error}; restore it from a backup") from error
         except psycopg.Error as error:
             raise StoreFailed(f"the store {self} failed and changed nothing: {error}; try again in a moment") from error
+
+
+def _made(cursor: Cursor) -> bool:
+    return number(cursor.execute("SELECT count(to_regclass('schema_version'))")) > 0

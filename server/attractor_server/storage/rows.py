@@ -56,6 +56,12 @@ def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[St
     return [_memory(cursor, row) for row in rows]
 
 
+def beyond(cursor: Cursor, identity: int, *, size: int) -> Sequence[StoredMemory]:
+    """Memories and snapshots in the order in which they were made; without what clients were told."""
+    rows = cursor.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", (identity, size)).fetchall()
+    return [_memory(cursor, row) for row in rows]
+
+
 def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
     """Names of memories whose time is over."""
     rows = cursor.execute(
