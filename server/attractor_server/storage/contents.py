@@ -1,18 +1,22 @@
 """Pages in the backend store, and what is in them: shared between forks and snapshots until one of them writes."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from attractor_server.errors import StoreDamaged
 from attractor_server.storage.records import Change, Entry, Image, PageRow, StoredPage, checksum, packed, unpacked
-from attractor_server.storage.sql import Cursor, Row
+from attractor_server.storage.sql import Cursor, Row, several
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _IMAGE = (
     "INSERT INTO images VALUES (?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET version = excluded.version, "
     "weights = excluded.weights, checksum = excluded.checksum"
 )
+_FOUND = "SELECT memory, number, content, shared FROM pages WHERE (memory, number) IN (VALUES {})"
+_Place: TypeAlias = tuple[int, int]
+"""A memory, and the number of a page of it"""
 
 
 def rows_of(cursor: Cursor, memory: int) -> Sequence[PageRow]:
@@ -44,17 +48,25 @@ def page_of(cursor: Cursor, memory: int, number: int, *, all_entries: bool = Fal
     return StoredPage(image=image, entries=list(_entries(cursor, row[0], number, where, after=after)))
 
 
-def changed(cursor: Cursor, change: Change) -> None:
-    """Does to the pages of a memory what the change says."""
-    memory = change.memory
-    dropped(cursor, memory, change.dropped)
-    contents = _own(cursor, memory, [*change.pages, *change.emptied], emptied=set(change.emptied))
+def changed(cursor: Cursor, changes: Sequence[Change]) -> None:
+    """Does to the pages of different memories what the changes say."""
+    for change in changes:
+        dropped(cursor, change.memory, change.dropped)
+    contents = _own(
+        cursor,
+        [(one.memory, number) for one in changes for number in (*one.pages, *one.emptied)],
+        emptied={(one.memory, number) for one in changes for number in one.emptied},
+    )
     cursor.executemany(
         "UPDATE pages SET patterns = ? WHERE memory = ? AND number = ?",
-        [(patterns, memory, number) for number, patterns in change.pages.items()],
+        [(patterns, one.memory, number) for one in changes for number, patterns in one.pages.items()],
     )
-    cursor.executemany(_ENTRY, [_entry_row(contents[entry.page], entry) for entry in change.entries])
-    cursor.executemany(_IMAGE, [_image_row(contents[image.page], image) for image in change.images])
+    cursor.executemany(
+        _ENTRY, [_entry_row(contents[one.memory, entry.page], entry) for one in changes for entry in one.entries]
+    )
+    cursor.executemany(
+        _IMAGE, [_image_row(contents[one.memory, image.page], image) for one in changes for image in one.images]
+    )
 
 
 def shared(cursor: Cursor, memory: int, other: int) -> None:
@@ -90,22 +102,30 @@ def _forget(cursor: Cursor, content: int, *, shared: bool) -> None:
     )
 
 
-def _own(cursor: Cursor, memory: int, numbers: Iterable[int], *, emptied: set[int]) -> Mapping[int, int]:
-    """By number the contents of these pages, made if need be, which the memory shares with nobody from now on."""
+def _own(cursor: Cursor, places: Sequence[_Place], *, emptied: Collection[_Place]) -> Mapping[_Place, int]:
+    """The contents of these pages, made if need be, which each memory shares with nobody from now on."""
     contents = {}
-    for number in dict.fromkeys(numbers):
-        row = cursor.execute(
-            "SELECT content, shared FROM pages WHERE memory = ? AND number = ?", (memory, number)
-        ).fetchone()
-        if row is None:
-            contents[number] = _made(cursor)
-            cursor.execute("INSERT INTO pages VALUES (?, ?, 0, ?, 0)", (memory, number, contents[number]))
-        elif number in emptied or row[1]:
-            contents[number] = _replaced(cursor, memory, number, row[0], empty=number in emptied)
-            _forget(cursor, row[0], shared=bool(row[1]))
+    there = _there(cursor, places)
+    for place in dict.fromkeys(places):
+        old, sharing = there.get(place, (0, False))
+        if not old:
+            contents[place] = _made(cursor)
+            cursor.execute("INSERT INTO pages VALUES (?, ?, 0, ?, 0)", (*place, contents[place]))
+        elif place in emptied or sharing:
+            contents[place] = _replaced(cursor, *place, old, empty=place in emptied)
+            _forget(cursor, old, shared=sharing)
         else:
-            contents[number] = row[0]
+            contents[place] = old
     return contents
+
+
+def _there(cursor: Cursor, places: Sequence[_Place]) -> Mapping[_Place, tuple[int, bool]]:
+    """The contents of those of these pages that there are, and whether others share them."""
+    if not places:
+        return {}
+    marks, values = several(places)
+    rows = cursor.execute(_FOUND.format(marks), values).fetchall()
+    return {(memory, number): (content, bool(sharing)) for memory, number, content, sharing in rows}
 
 
 def _replaced(cursor: Cursor, memory: int, number: int, old: int, *, empty: bool) -> int:

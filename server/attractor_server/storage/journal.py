@@ -9,6 +9,8 @@ from attractor_server.storage import contents, copies, rows
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
 
+MEMORIES_LIMIT = 1024
+"""Of one statement"""
 _EPOCH = "SELECT value FROM counters WHERE name = ?"
 
 
@@ -69,10 +71,10 @@ class Journal:
         """All these changes or none. Of a memory that is no more nothing is kept."""
         now_s = time.time()
         with self._changing() as cursor:
-            for change in changes:
-                if rows.counted(cursor, change, now_s=now_s):
-                    contents.changed(cursor, change)
-                    rows.tell(cursor, change)
+            for apart in _of_different_memories(changes):
+                there = rows.counted(cursor, apart, now_s=now_s)
+                contents.changed(cursor, there)
+                rows.tell(cursor, there)
 
     def purge(self) -> None:
         """Leaves no byte of what changes took away in the files, once no other shard reads the log."""
@@ -136,3 +138,15 @@ class Journal:
             if row is None or row[0] != self._epoch:
                 raise OwnerChanged(f"{self._owner} was started anew elsewhere; try again in a moment")
             yield cursor
+
+
+def _of_different_memories(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes in their order, cut where a memory comes again, or a statement would have too many values."""
+    start, seen = 0, set[int]()
+    for at, change in enumerate(changes):
+        if change.memory in seen or len(seen) == MEMORIES_LIMIT:
+            yield changes[start:at]
+            start, seen = at, set()
+        seen.add(change.memory)
+    if seen:
+        yield changes[start:]

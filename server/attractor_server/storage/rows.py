@@ -8,11 +8,15 @@ from attractor_server.storage import contents
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.records import Change, NewMemory, StoredMemory, Told
 from attractor_server.storage.settings import MemorySettings
-from attractor_server.storage.sql import Cursor
+from attractor_server.storage.sql import Cursor, several
 
 _SELECT = (
     "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s, "
     "version, patterns FROM memories"
+)
+_COUNT = (
+    "UPDATE memories SET version = column2, patterns = column3, expires_s = column4 + ttl_s "
+    "FROM (VALUES {}) AS counts WHERE id = column1 RETURNING id"
 )
 
 
@@ -70,31 +74,37 @@ def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
     return [name for (name,) in rows]
 
 
-def counted(cursor: Cursor, change: Change, *, now_s: float) -> bool:
-    """Whether the memory is there; if so it has the change's version, and its model, from now on."""
-    row = cursor.execute(
-        "UPDATE memories SET version = ?, patterns = ?, expires_s = ? + ttl_s WHERE id = ? RETURNING id",
-        (change.version, change.patterns, now_s, change.memory),
-    ).fetchone()
-    if row is not None and (remade := change.remade) is not None:
-        cursor.execute(
-            "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
-            (remade.model, remade.model_digest, remade.page_patterns, change.memory),
-        )
-    return row is not None
+def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Sequence[Change]:
+    """Those of memories that are there, which have the change's version, and its model, from now on."""
+    marks, values = several([(one.memory, one.version, one.patterns, now_s) for one in changes])
+    there = {identity for (identity,) in cursor.execute(_COUNT.format(marks), values).fetchall()}
+    left = [change for change in changes if change.memory in there]
+    cursor.executemany(
+        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
+        [
+            (one.remade.model, one.remade.model_digest, one.remade.page_patterns, one.memory)
+            for one in left
+            if one.remade is not None
+        ],
+    )
+    return left
 
 
-def tell(cursor: Cursor, change: Change) -> None:
+def tell(cursor: Cursor, changes: Sequence[Change]) -> None:
     """Notes what clients are told, and forgets what is older than is remembered."""
-    for told in change.told:
-        cursor.execute(
-            "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-            (change.memory, told.client, told.sequence, told.version, told.patterns, int(told.erases)),
-        )
-        cursor.execute(
-            "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
-            (change.memory, told.client, told.sequence - REMEMBERED_ANSWERS),
-        )
+    told = [(change.memory, told) for change in changes for told in change.told]
+    cursor.executemany(
+        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+        [(memory, one.client, one.sequence, one.version, one.patterns, int(one.erases)) for memory, one in told],
+    )
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
+        [
+            (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
+            for memory, one in told
+            if one.sequence > REMEMBERED_ANSWERS
+        ],
+    )
 
 
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:

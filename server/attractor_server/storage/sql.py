@@ -49,6 +49,16 @@ class Store(Protocol):
         """Leaves the store."""
 
 
+def several(rows: Sequence[Row]) -> tuple[str, Row]:
+    """What stands behind VALUES for these rows, and the values.
+
+    The last is repeated up to a power of two, so that there are few different statements.
+    """
+    padded = [*rows, *[rows[-1]] * ((1 << (len(rows) - 1).bit_length()) - len(rows))]
+    row = f"({', '.join('?' * len(rows[0]))})"
+    return ", ".join([row] * len(padded)), [value for one in padded for value in one]
+
+
 def number(cursor: Cursor) -> int:
     """The single number that a statement yields."""
     return int(cursor.fetchall()[0][0])

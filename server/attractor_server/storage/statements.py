@@ -6,7 +6,10 @@ from typing import Any
 
 import psycopg
 
-from attractor_server.storage.sql import Row
+from attractor_server.storage.sql import Row, several
+
+ROWS_LIMIT = 1024
+"""Of one statement, which can have 65,535 values"""
 
 
 class Statements:
@@ -22,8 +25,14 @@ class Statements:
         return self
 
     def executemany(self, statement: str, rows: Sequence[Row], /) -> None:
-        """Runs it for each row of values."""
-        if rows:
+        """Runs it for each row of values; an INSERT of many rows as few statements, in powers of two."""
+        single, start = statement.endswith(")") and " VALUES (" in statement, 0
+        while single and start < len(rows):
+            part = rows[start : start + min(ROWS_LIMIT, 1 << (len(rows) - start).bit_length() - 1)]
+            marks, values = several(part)
+            self.execute(f"{statement.rpartition('(')[0]}{marks}", values)
+            start += len(part)
+        if rows and not single:
             self._connection.cursor().executemany(translated(statement), rows)
 
     def fetchone(self) -> Any:  # noqa: ANN401 - columns of any types
