@@ -21,6 +21,7 @@ from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
+from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.opening import store_at
 from attractor_server.topology import ShardInfo, Topology
@@ -41,8 +42,9 @@ class ShardSpec:
     models: Path | None = None
     bank_bytes: int = 1 << 30
     bank_dtype: Precision = "float32"
-    artifacts: Path | None = None
-    """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
+    artifacts: Path | str | None = None
+    """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
+    room in the bank, below which each shard has its own; else in files without a name"""
     data: Path | None = None
     """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
     store_uri: str = field(default="", repr=False)
@@ -134,14 +136,15 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
     store = store_at(spec.store_uri or spec.data)
-    journal = None if store is None else Journal(store, owner=f"shard-{spec.number}")
+    artifacts = None if store is None or spec.artifacts is None else Artifacts(spec.artifacts)
+    journal = None if store is None else Journal(store, owner=f"shard-{spec.number}", artifacts=artifacts)
     engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
     return models, engine, journal
 
 
 def _folder(spec: ShardSpec) -> Path | None:
     """The shard's part of the artifact store, made now: that it cannot be made is told before anybody needs it."""
-    if spec.artifacts is None:
+    if not isinstance(spec.artifacts, Path):
         return None
     folder = spec.artifacts / f"shard-{spec.number}"
     try:

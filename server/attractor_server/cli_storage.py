@@ -12,9 +12,10 @@ import click
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
 from attractor_server.storage.address import Address
+from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backup import copy
-from attractor_server.storage.looking import Fault, View, looking_at
-from attractor_server.storage.verifying import faults_in, pages_in
+from attractor_server.storage.looking import Fault, looking_at
+from attractor_server.storage.verifying import Found, faults_in, pages_in
 
 if TYPE_CHECKING:
     from attractor_server.engine.replaying import Replay
@@ -38,7 +39,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
 
 
 @click.command()
-@settings_options("data_dir", "backend_store_uri", "models", "bank_dtype")
+@settings_options("data_dir", "backend_store_uri", "artifact_store", "models", "bank_dtype")
 @click.option("--replay", is_flag=True, help="Also write each page anew from its patterns, and compare the weights.")
 @click.option(
     "--tolerance",
@@ -55,10 +56,12 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         seen: Counter[str] = Counter()
+        artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
         with looking_at(settings.backend_store_uri or settings.data_folder) as view:
-            faults = _told(faults_in(view, seen))
+            faults = _told(faults_in(view, seen, artifacts))
             if replay:
-                faults += _told(_replayed(view, _replay(settings), tolerance, seen))
+                pages = pages_in(view.cursor, artifacts)
+                faults += _told(_replayed(pages, _replay(settings), tolerance, seen))
         read = ", ".join(f"{seen[what]} {what}" for what in ("memories", "pages", "entries", "images"))
         anew = f", {seen['written anew']} pages written anew" if replay else ""
         click.echo(f"{view.name}: {read}{anew}; {faults or 'nothing'} wrong")
@@ -68,11 +71,11 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
 
 @click.command()
 @click.argument("target", type=click.Path(path_type=Path))
-@settings_options("data_dir", "backend_store_uri")
+@settings_options("data_dir", "backend_store_uri", "artifact_store")
 def backup(target: Path, config: Path | None, **flags: str | None) -> None:
     """Copy all that is kept into the new folder TARGET, beside a running server or without one, and verify the copy.
 
-    A server with `--data-dir TARGET` goes on from it.
+    A server with `--data-dir TARGET` goes on from it. Large pages in an artifact store stay there, and are not copied.
     """
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
@@ -83,8 +86,9 @@ def backup(target: Path, config: Path | None, **flags: str | None) -> None:
                 f"bring one back by pg_restore --dbname='{address}' '{target}'"
             )
         copy(settings.data_folder, target)
+        artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
         with looking_at(target) as view:
-            faults = _told(faults_in(view, Counter()))
+            faults = _told(faults_in(view, Counter(), artifacts))
         if faults:
             click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
             sys.exit(1)
@@ -117,8 +121,8 @@ def _replay(settings: Settings) -> "Replay":
     return Replay(load_models(settings.models, device="cpu").values(), precision=settings.bank_dtype)
 
 
-def _replayed(view: View, replay: "Replay", tolerance: float, seen: Counter[str]) -> Iterator[Fault]:
-    for memory, row, stored in pages_in(view.cursor):
+def _replayed(pages: Iterator[Found], replay: "Replay", tolerance: float, seen: Counter[str]) -> Iterator[Fault]:
+    for memory, row, stored in pages:
         where = f"memory {memory.name!r}, page {row.number}"
         try:
             distance = replay.distance(memory, row, stored)

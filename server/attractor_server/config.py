@@ -16,6 +16,7 @@ from pydantic_settings import (
 
 from attractor_server.errors import SettingsError
 from attractor_server.storage.address import Address
+from attractor_server.storage.artifacts import SCHEMES
 
 ENV_PREFIX = "ATTRACTOR_"
 
@@ -48,8 +49,10 @@ class Settings(BaseSettings):
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="What fast weights are kept as; of fewer bits more memories fit."
     )
-    artifact_store: Path | None = Field(
-        None, description="Folder for memories that have no room in the bank. Empty: the system's for temporary files."
+    artifact_store: str = Field(
+        "",
+        description="Folder for large pages, and for those that have no room in the bank; or s3://, gs:// or az://. "
+        "Empty: large pages are kept with the others, and those without room in the system's temporary files.",
     )
     waiting_patterns: int = Field(16_384, ge=1, description="Patterns that may wait in a shard; more are refused.")
     batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")
@@ -63,6 +66,13 @@ class Settings(BaseSettings):
     def data_folder(self) -> Path:
         """The folder that was named for memories, or the user's own."""
         return (self.data_dir or user_data_path("attractor", appauthor=False)).resolve()
+
+    @property
+    def artifacts(self) -> Path | str | None:
+        """The artifact store: a folder, the address of a bucket, or none."""
+        if not self.artifact_store or self.artifact_store.startswith(SCHEMES):
+            return self.artifact_store or None
+        return Path(self.artifact_store).resolve()
 
     @field_validator("backend_store_uri")
     @classmethod

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from attractor_server.config import Settings
 from attractor_server.errors import ServerError
+from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.filesystem import network_file_system
 from attractor_server.storage.lock import held
 from attractor_server.storage.postgres import Postgres
@@ -56,8 +57,10 @@ def findings(settings: Settings, server: str) -> Iterator[Finding]:
     yield from _guarded("models", lambda: _models(settings))
     if not server:
         yield _port(settings)
-    if settings.artifact_store is not None:
-        yield _folder("artifact store", settings.artifact_store)
+    if isinstance(settings.artifacts, Path):
+        yield _folder("artifact store", settings.artifacts)
+    elif settings.artifacts is not None:
+        yield from _guarded("artifact store", lambda: _bucket(settings.artifacts))
     if settings.backend_store_uri:
         yield from _guarded("PostgreSQL", lambda: _postgresql(settings.backend_store_uri))
     elif settings.durable:
@@ -139,6 +142,14 @@ def _folder(what: str, folder: Path) -> Finding:
         return Finding("wrong", what, f"{there} cannot be written to: {error.strerror}")
     level: Level = "ok" if free >= LITTLE_BYTES else "warning" if free >= TOO_LITTLE_BYTES else "wrong"
     return Finding(level, what, f"{folder} is writable, {free / (1 << 30):.1f} GiB are free")
+
+
+def _bucket(address: Path | str | None) -> Finding:
+    """Whether an object can be put there, and deleted."""
+    assert address is not None
+    artifacts = Artifacts(address)
+    artifacts.delete([artifacts.put("doctor", b"Attractor was here")])
+    return Finding("ok", "artifact store", f"{artifacts} takes objects")
 
 
 def _file_system(folder: Path) -> Finding:

@@ -28,7 +28,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         bank_dtype=settings.bank_dtype,
         data=data_of(settings),
         store_uri=settings.backend_store_uri if settings.durable else "",
-        artifacts=None if settings.artifact_store is None else settings.artifact_store.resolve(),
+        artifacts=settings.artifacts,
         waiting_patterns=settings.waiting_patterns,
         batch_patterns=settings.batch_patterns,
         batch_s=settings.batch_ms / 1000,

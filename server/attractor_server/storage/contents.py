@@ -11,8 +11,11 @@ from attractor_server.storage.sql import Cursor, Row, several
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _IMAGE = (
-    "INSERT INTO images VALUES (?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET version = excluded.version, "
-    "weights = excluded.weights, checksum = excluded.checksum"
+    "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET version = excluded.version, "
+    "weights = excluded.weights, location = excluded.location, checksum = excluded.checksum"
+)
+_LEAVE = (
+    "INSERT INTO leavings SELECT location FROM images WHERE content = ? AND location IS NOT NULL ON CONFLICT DO NOTHING"
 )
 _FOUND = "SELECT memory, number, content, shared FROM pages WHERE (memory, number) IN (VALUES {})"
 _Place: TypeAlias = tuple[int, int]
@@ -64,6 +67,7 @@ def changed(cursor: Cursor, changes: Sequence[Change]) -> None:
     cursor.executemany(
         _ENTRY, [_entry_row(contents[one.memory, entry.page], entry) for one in changes for entry in one.entries]
     )
+    cursor.executemany(_LEAVE, [(contents[one.memory, image.page],) for one in changes for image in one.images])
     cursor.executemany(
         _IMAGE, [_image_row(contents[one.memory, image.page], image) for one in changes for image in one.images]
     )
@@ -97,6 +101,7 @@ def _forget(cursor: Cursor, content: int, *, shared: bool) -> None:
     """Takes contents away that no page has; of two shards that leave them at the same time the second one does."""
     if shared:
         cursor.execute("UPDATE contents SET id = id WHERE id = ?", (content,))  # PostgreSQL: waits for the other one
+    cursor.execute(_LEAVE, (content,))
     cursor.execute(
         "DELETE FROM contents WHERE id = ? AND NOT EXISTS (SELECT 1 FROM pages WHERE content = ?)", (content, content)
     )
@@ -155,16 +160,20 @@ def _entry_row(content: int, entry: Entry) -> Row:
 
 
 def _image_row(content: int, image: Image) -> Row:
-    return content, image.version, image.content, checksum(content, image.version, image.content)
+    if image.location:
+        return content, image.version, None, image.location, checksum(content, image.version, image.location.encode())
+    return content, image.version, image.content, None, checksum(content, image.version, image.content)
 
 
 def _image(cursor: Cursor, content: int, page: int, where: str) -> Image | None:
-    row = cursor.execute("SELECT version, weights, checksum FROM images WHERE content = ?", (content,)).fetchone()
+    row = cursor.execute(
+        "SELECT version, weights, location, checksum FROM images WHERE content = ?", (content,)
+    ).fetchone()
     if row is None:
         return None
-    version, weights, mark = row
-    _check(checksum(content, version, weights) == mark, where, version)
-    return Image(page=page, version=version, content=weights)
+    version, weights, location, mark = row
+    _check(checksum(content, version, weights or (location or "").encode()) == mark, where, version)
+    return Image(page=page, version=version, content=weights or b"", location=location or "")
 
 
 def _entries(cursor: Cursor, content: int, page: int, where: str, *, after: int) -> Iterator[Entry]:

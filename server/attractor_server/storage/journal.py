@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from attractor_server.errors import OwnerChanged
 from attractor_server.storage import contents, copies, rows
+from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
 
@@ -21,9 +23,13 @@ class Journal:
     that change something OwnerChanged where another journal of the same `owner` was opened since.
     """
 
-    def __init__(self, store: Store, *, owner: str = "shard-0") -> None:
-        """Takes over from any older journal of that owner, which can change nothing from now on."""
+    def __init__(self, store: Store, *, owner: str = "shard-0", artifacts: Artifacts | None = None) -> None:
+        """Takes over from any older journal of that owner, which can change nothing from now on.
+
+        Large images go to `artifacts`, if there are any.
+        """
         self._store = store
+        self._artifacts = artifacts
         self._owner = owner
         with store.transaction() as cursor:
             row = cursor.execute(
@@ -65,25 +71,29 @@ class Journal:
         """Forgets a memory and its snapshots: no byte that only they had stays in the files."""
         with self._changing() as cursor:
             copies.delete(cursor, memory)
-        self._store.purge()
+        self.purge()
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
-        now_s = time.time()
+        now_s, changes = time.time(), put_outside(changes, self._artifacts)
         with self._changing() as cursor:
             for apart in _of_different_memories(changes):
                 there = rows.counted(cursor, apart, now_s=now_s)
                 contents.changed(cursor, there)
                 rows.tell(cursor, there)
+        if any(change.dropped or change.emptied for change in changes):
+            swept(self._store, self._artifacts)
 
     def purge(self) -> None:
         """Leaves no byte of what changes took away in the files, once no other shard reads the log."""
         self._store.purge()
+        swept(self._store, self._artifacts)
 
     def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
         """What that page's weights follow from; with `all_entries` also the patterns that are in its image already."""
         with self._store.reading() as cursor:
-            return contents.page_of(cursor, memory, number, all_entries=all_entries)
+            page = contents.page_of(cursor, memory, number, all_entries=all_entries)
+        return brought(page, self._artifacts)
 
     def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
@@ -118,7 +128,9 @@ class Journal:
             SnapshotNotFound: there is no snapshot with that tag.
         """
         with self._changing() as cursor:
-            return copies.restore(cursor, memory, tag, now_s=time.time())
+            restored = copies.restore(cursor, memory, tag, now_s=time.time())
+        swept(self._store, self._artifacts)
+        return restored
 
     def forget_snapshot(self, memory: int, tag: str) -> None:
         """Forgets a snapshot.
@@ -128,7 +140,7 @@ class Journal:
         """
         with self._changing() as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
-        self._store.purge()
+        self.purge()
 
     @contextmanager
     def _changing(self) -> Iterator[Cursor]:

@@ -49,9 +49,15 @@ CREATE INDEX sharers ON pages (content);
 CREATE TABLE images (
     content {integer} PRIMARY KEY REFERENCES contents ON DELETE CASCADE,
     version {integer} NOT NULL, -- of the memory: entries up to it are in the weights
-    weights {bytes} NOT NULL,
-    checksum {integer} NOT NULL
+    weights {bytes}, -- NULL: in the artifact store
+    location TEXT, -- there
+    checksum {integer} NOT NULL, -- of the weights, or else of the location, which has a digest of them
+    CHECK ((weights IS NULL) <> (location IS NULL))
 ){strict};
+CREATE INDEX located ON images (location) WHERE location IS NOT NULL;
+
+-- Objects in the artifact store that images were in, to be deleted when none is.
+CREATE TABLE leavings (location TEXT PRIMARY KEY){clustered};
 
 -- What was stored. Entries of the same `written` went through the writing loop together.
 CREATE TABLE entries (
@@ -111,7 +117,7 @@ CREATE TEMPORARY TABLE places AS SELECT memory, number, row_number() OVER (ORDER
     FROM old_pages;
 INSERT INTO contents SELECT content FROM places;
 INSERT INTO pages SELECT memory, number, patterns, content, 0 FROM old_pages JOIN places USING (memory, number);
-INSERT INTO images SELECT places.content, version, i.content,
+INSERT INTO images SELECT places.content, version, i.content, NULL,
     renewed(memory, page, version, i.content, checksum, places.content)
     FROM old_images i JOIN places USING (memory) WHERE page = number;
 INSERT INTO entries SELECT places.content, version, written, patterns, e.content, x'',

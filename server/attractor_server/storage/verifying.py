@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import apsw
 import msgpack
 
-from attractor_server.errors import SettingsError, StoreDamaged
+from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage import contents, rows
+from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.looking import Fault, View
+from attractor_server.storage.outside import brought, orphans
 from attractor_server.storage.records import PageRow, StoredMemory, StoredPage, checksum, unpacked
 from attractor_server.storage.settings import MemorySettings
 from attractor_server.storage.sql import Cursor
@@ -17,6 +19,7 @@ from attractor_server.storage.sql import Cursor
 PORTION = 256
 """Rows that are asked for at a time"""
 _VALUE_BYTES = 4
+Found: TypeAlias = tuple[StoredMemory, PageRow, StoredPage]
 
 
 class _Place(NamedTuple):
@@ -30,8 +33,8 @@ class _Place(NamedTuple):
     shared: int
 
 
-def faults_in(view: View, seen: Counter[str]) -> Iterator[Fault]:
-    """Everything that is wrong; counts in `seen` what was read.
+def faults_in(view: View, seen: Counter[str], artifacts: Artifacts | None = None) -> Iterator[Fault]:
+    """Everything that is wrong; counts in `seen` what was read. Large images are in `artifacts`.
 
     What SQLite cannot read is named, and the rest goes on.
     """
@@ -45,21 +48,25 @@ def faults_in(view: View, seen: Counter[str]) -> Iterator[Fault]:
         places = [_Place(*row) for row in view.cursor.execute(_PLACES, (content,)).fetchall()]
         seen["pages"] += len(places)
         try:
-            yield from _of_contents(view.cursor, content, places, seen)
+            yield from _of_contents(view.cursor, content, places, seen, artifacts)
         except (apsw.Error, UnicodeError) as error:
             yield Fault(_named(content, places), f"cannot be read: {error}")
+    if artifacts is not None:
+        for location in orphans(view.cursor, artifacts):
+            yield Fault(f"{artifacts}/{location}", "no page has it; delete it")
 
 
-def pages_in(cursor: Cursor) -> Iterator[tuple[StoredMemory, PageRow, StoredPage]]:
-    """Each page of each memory and snapshot, with all its entries; without those whose checksums are wrong."""
+def pages_in(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
+    """Each page of each memory and snapshot, with all its entries; without those that are damaged."""
     last = 0
     while memories := rows.beyond(cursor, last, size=PORTION):
         for memory in memories:
             for row in memory.pages:
                 try:
                     stored = contents.page_of(cursor, memory.id, row.number, all_entries=True)
-                except (StoreDamaged, apsw.Error):
-                    continue  # which is named by its checksum
+                    stored = brought(stored, artifacts)
+                except (StoreDamaged, StoreFailed, apsw.Error):
+                    continue  # which `faults_in` names
                 yield memory, row, stored
         last = memories[-1].id
 
@@ -104,7 +111,9 @@ def _of_memory(row: Sequence[Any]) -> Iterator[Fault]:
         yield Fault(where, error.message)
 
 
-def _of_contents(cursor: Cursor, content: int, places: Sequence[_Place], seen: Counter[str]) -> Iterator[Fault]:
+def _of_contents(
+    cursor: Cursor, content: int, places: Sequence[_Place], seen: Counter[str], artifacts: Artifacts | None
+) -> Iterator[Fault]:
     where = _named(content, places)
     if not places:
         yield Fault(where, "no memory has it: what was to be deleted was not")
@@ -112,11 +121,13 @@ def _of_contents(cursor: Cursor, content: int, places: Sequence[_Place], seen: C
         yield Fault(where, "pages share it, of which not all are marked so")
     last = min((place.last for place in places), default=0)
     image = 0
-    for version, weights, mark in cursor.execute(_IMAGE, (content,)).fetchall():
+    for version, weights, location, mark in cursor.execute(_IMAGE, (content,)).fetchall():
         seen["images"] += 1
         image = version
-        if checksum(content, version, weights) != mark:
+        if checksum(content, version, weights or (location or "").encode()) != mark:
             yield Fault(where, f"the image of version {version} has another checksum than it was stored with")
+        elif location and (fault := _of_object(location, artifacts)):
+            yield Fault(where, f"the image of version {version}: {fault}")
         if places and version > last:
             yield Fault(where, f"its image is of version {version}, and its memory at {last}")
     held = behind = 0
@@ -135,8 +146,19 @@ def _of_contents(cursor: Cursor, content: int, places: Sequence[_Place], seen: C
             yield Fault(_named(content, [place]), f"it counts {place.patterns} patterns, and its entries {counted}")
 
 
-_IMAGE = "SELECT version, weights, checksum FROM images WHERE content = ?"
+_IMAGE = "SELECT version, weights, location, checksum FROM images WHERE content = ?"
 _ENTRIES = "SELECT version, written, patterns, vectors, items, checksum FROM entries WHERE content = ? ORDER BY version"
+
+
+def _of_object(location: str, artifacts: Artifacts | None) -> str:
+    """What is wrong with an object; empty if nothing is."""
+    if artifacts is None:
+        return f"it is {location} in an artifact store; name that by --artifact-store"
+    try:
+        artifacts.get(location)
+    except StoreDamaged as error:
+        return error.message
+    return ""
 
 
 def _of_entry(content: int, row: Sequence[Any]) -> str:
