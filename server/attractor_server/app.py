@@ -19,6 +19,7 @@ from attractor_server.engine.forms import Precision
 from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
+from attractor_server.former import former, keep
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
 from attractor_server.storage.artifacts import Artifacts
@@ -115,7 +116,7 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(batcher.run, warming.steps())
-            yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
+            yield RunningShard(ShardInfo(server.address, spec.device), offered(models), shard, server, warming)
             tasks.cancel_scope.cancel()
 
 
@@ -138,6 +139,9 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     store = store_at(spec.store_uri or spec.data)
     artifacts = None if store is None or spec.artifacts is None else Artifacts(spec.artifacts)
     journal = None if store is None else Journal(store, owner=f"shard-{spec.number}", artifacts=artifacts)
+    if journal is not None and artifacts is not None:
+        keep(model_paths(spec.models), artifacts)
+        models = {**models, **former(journal, artifacts, models.values(), device_of(spec.device))}
     engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
     return models, engine, journal
 
@@ -165,15 +169,28 @@ def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[s
         SettingsError: there is no such folder, or no model at all.
         ModelFileError: a file is damaged, or of a newer format.
     """
+    return {model.name: model for model in (load_model(path, device) for path in model_paths(folder))}
+
+
+def model_paths(folder: Path | None) -> Sequence[Path]:
+    """Files of the models that ship, then those in the folder.
+
+    Raises:
+        SettingsError: there is no such folder, or no model at all.
+    """
     if folder is not None and not folder.is_dir():
         raise SettingsError(f"models: saw {str(folder)!r}, which is no folder; expected one with *{SUFFIX} files")
     shipped = Path(str(files("attractor_server"))) / "models"
     folders = [shipped] if folder is None else [shipped, folder]
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    models = {model.name: model for model in (load_model(path, device) for path in paths)}
-    if not models:
+    if not paths:
         raise SettingsError(f"models: saw no *{SUFFIX} file in {', '.join(map(str, folders))}; expected at least one")
-    return models
+    return paths
+
+
+def offered(models: Mapping[str, Model]) -> Sequence[str]:
+    """Names of the models that memories can be made from; others are there for memories that were."""
+    return sorted(name for name, model in models.items() if name == model.name)
 
 
 def limits_for(models: Mapping[str, Model]) -> Limits:

@@ -105,7 +105,9 @@ class ModelsServicer(rpc.ModelsServicer):
         self._shard = shard
 
     async def List(self, request: pb.ModelsListRequest, context: Context) -> pb.ModelsListResponse:  # noqa: D102, N802
-        return pb.ModelsListResponse(models=[_model(model) for _, model in sorted(self._shard.models.items())])
+        return pb.ModelsListResponse(
+            models=[_model(model) for name, model in sorted(self._shard.models.items()) if name == model.name]
+        )
 
     async def Get(self, request: pb.ModelsGetRequest, context: Context) -> pb.ModelsGetResponse:  # noqa: D102, N802
         return pb.ModelsGetResponse(model=_model(self._shard.model(request.name)))

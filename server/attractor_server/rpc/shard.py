@@ -77,13 +77,18 @@ class Shard:
         limits: Limits,
         journal: Journal | None = None,
     ) -> None:
-        """Without a journal no memory outlives the shard."""
+        """Without a journal no memory outlives the shard.
+
+        A model under a name that is not its own is there for memories that were made of it.
+        """
         self.number = number
         self.models = models
         self.batcher = batcher
         self.limits = limits
-        digests = {model.digest for model in models.values()}
-        self.memories: MemoryIndex[Answer, Page] = MemoryIndex(Catalog(), journal, record_of, digests=digests)
+        names = {model.digest: name for name, model in models.items()}
+        self.memories: MemoryIndex[Answer, Page] = MemoryIndex(
+            Catalog(), journal, lambda stored: _renamed(record_of(stored), names), digests=names
+        )
         self.durable = journal is not None
         self.draining = anyio.Event()
         self._topology: Topology | None = None
@@ -171,6 +176,12 @@ class Shard:
         model = self.model(job.memory.model)
         self.check(job.operation, model, pull=pull)
         job.steps, job.trajectory, job.pull = steps or model.steps, trajectory, pull
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    """With the name that the memory's model is served by, which may be another model's by now."""
+    record.model = names.get(record.model_digest, record.model)
+    return record
 
 
 def counted(job: Job, client_id: str, sequence: int) -> Answer | None:

@@ -52,13 +52,21 @@ class Artifacts:
         """
         digest = hashlib.sha256(content).hexdigest()
         location = f"{kind}/{digest[:2]}/{digest}-{secrets.token_hex(_NONCE_BYTES)}"
+        self.put_at(location, content)
+        return location
+
+    def put_at(self, location: str, content: bytes) -> None:
+        """Keeps an object under a name that no other content ever has. It was read back, and is on the disk, at return.
+
+        Raises:
+            StoreFailed: it could not be kept.
+        """
         with self._told(location):
             obstore.put(self._store, location, content)
             if bytes(obstore.get(self._store, location).bytes()) != content:
                 raise StoreFailed(f"{location} was not kept in {self} as it was put there; try again in a moment")
             if self._folder is not None:
                 _synchronise(self._folder, location)
-        return location
 
     def get(self, location: str) -> bytes:
         """The object that was put there.
@@ -67,14 +75,37 @@ class Artifacts:
             StoreDamaged: it is gone, or not what was put there.
             StoreFailed: the store cannot be read.
         """
-        with self._told(location):
-            try:
-                content = bytes(obstore.get(self._store, location).bytes())
-            except FileNotFoundError as error:
-                raise StoreDamaged(f"{location} is not in {self}: restore it, or delete the memory") from error
+        content = self.find(location)
+        if content is None:
+            raise StoreDamaged(f"{location} is not in {self}: restore it, or delete the memory")
         if hashlib.sha256(content).hexdigest() != location.rpartition("/")[2].partition("-")[0]:
             raise StoreDamaged(f"{location} in {self} is not what was put there: restore it, or delete the memory")
         return content
+
+    def find(self, location: str) -> bytes | None:
+        """The object as it is there, or None.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        with self._told(location):
+            try:
+                return bytes(obstore.get(self._store, location).bytes())
+            except FileNotFoundError:
+                return None
+
+    def has(self, location: str) -> bool:
+        """Whether there is an object.
+
+        Raises:
+            StoreFailed: the store cannot be asked.
+        """
+        with self._told(location):
+            try:
+                obstore.head(self._store, location)
+            except FileNotFoundError:
+                return False
+            return True
 
     def delete(self, locations: Sequence[str]) -> None:
         """Forgets objects; those that are gone already are none too many.

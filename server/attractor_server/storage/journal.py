@@ -62,6 +62,11 @@ class Journal:
         with self._store.reading() as cursor:
             return rows.listed(cursor, prefix=prefix, after=after, size=size)
 
+    def models(self) -> Sequence[tuple[str, str]]:
+        """Names and digests of the models that memories are of."""
+        with self._store.reading() as cursor:
+            return list(rows.models(cursor))
+
     def expired(self, *, size: int) -> Sequence[str]:
         """Names of up to `size` memories whose time is over."""
         with self._store.reading() as cursor:

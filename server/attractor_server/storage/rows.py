@@ -1,6 +1,6 @@
 """Rows of memories, and of what their clients were told."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,17 @@ def beyond(cursor: Cursor, identity: int, *, size: int) -> Sequence[StoredMemory
     """Memories and snapshots in the order in which they were made; without what clients were told."""
     rows = cursor.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", (identity, size)).fetchall()
     return [_memory(cursor, row) for row in rows]
+
+
+def models(cursor: Cursor) -> Iterator[tuple[str, str]]:
+    """Names and digests of the models that memories and snapshots are of, each digest once."""
+    digest = ""
+    while (row := cursor.execute(_NEXT_MODEL, (digest,)).fetchone()) is not None:
+        name, digest = row
+        yield name, digest
+
+
+_NEXT_MODEL = "SELECT model, model_digest FROM memories WHERE model_digest > ? ORDER BY model_digest LIMIT 1"
 
 
 def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:

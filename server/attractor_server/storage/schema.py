@@ -30,6 +30,7 @@ CREATE TABLE memories (
     origin_version {integer}
 ){strict};
 CREATE INDEX snapshots ON memories (parent) WHERE parent IS NOT NULL;
+CREATE INDEX models ON memories (model_digest); -- those in use are found without a look at each memory
 CREATE INDEX expiring ON memories (expires_s) WHERE expires_s IS NOT NULL;
 
 -- What is in a page. Forks and snapshots share it until one of them writes.
