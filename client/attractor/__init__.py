@@ -17,16 +17,19 @@ from attractor._errors import (
     MemoryNotFound,
     ModelNotFound,
     NotFound,
+    NotKept,
+    NotRetained,
     ProtocolMismatch,
     Refused,
     ServerFault,
+    SnapshotNotFound,
     TimeoutExceeded,
     Unavailable,
     Unreachable,
     WrongBackend,
 )
 from attractor._memory import Memory
-from attractor._paging import MemorySettings, WhenFull, WriteMode
+from attractor._paging import MemorySettings, Retain, WhenFull, WriteMode
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
@@ -37,10 +40,12 @@ from attractor._types import (
     EraseResult,
     Familiarity,
     FieldInfo,
+    Matches,
     MemoryInfo,
     ModelInfo,
     Patterns,
     Recall,
+    SnapshotInfo,
     StoreResult,
     Trajectory,
 )
@@ -64,6 +69,7 @@ __all__ = [
     "FieldInfo",
     "Forgotten",
     "InvalidRequest",
+    "Matches",
     "Memory",
     "MemoryFull",
     "MemoryInfo",
@@ -73,12 +79,17 @@ __all__ = [
     "ModelInfo",
     "ModelNotFound",
     "NotFound",
+    "NotKept",
+    "NotRetained",
     "Patterns",
     "ProtocolMismatch",
     "Recall",
     "Refused",
+    "Retain",
     "Retry",
     "ServerFault",
+    "SnapshotInfo",
+    "SnapshotNotFound",
     "StoreResult",
     "SyncMemory",
     "SyncMemoryStream",

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor._errors import ServerFault
-from attractor._types import Familiarity, Floats, Integers, ModelInfo, Recall, Trajectory
+from attractor._items import payload_of
+from attractor._types import Familiarity, Floats, Integers, Matches, ModelInfo, Recall, Trajectory
 from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1.memories_pb2 import Item
 
 Number = TypeVar("Number", np.float32, np.uint32)
 
@@ -39,6 +41,19 @@ class RecalledFrame:
     """(3, rows): before, after, delta"""
     counts: Integers
     """(2, rows): steps, page"""
+    matches: "MatchedFrame | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class MatchedFrame:
+    """The kept patterns nearest to those of one frame, side by side."""
+
+    fields: Mapping[str, Floats]
+    """(rows, *shape)"""
+    distances: Floats
+    """(rows,)"""
+    items: Sequence[Item]
+    """(rows,)"""
 
 
 @dataclass(eq=False, slots=True)
@@ -60,9 +75,19 @@ def recalled(frame: pb.RecalledFrame) -> Iterator[tuple[int, Recalled]]:
     score = frame.scores
     scores = _scores(total, score.energy_before, score.energy_after, score.delta_energy)
     counts = np.stack([_whole(score.steps, total, "steps"), _pages(score.pages, total)])
-    whole = RecalledFrame(fields, scores, counts)
+    whole = RecalledFrame(fields, scores, counts, _matched(frame.matches, total))
     for request_id, rows in _rows(frame.request_ids, frame.patterns):
         yield request_id, Recalled(whole, rows)
+
+
+def _matched(matches: pb.Matches, rows: int) -> MatchedFrame | None:
+    if not matches.tensors:
+        return None
+    fields = {tensor.field: _values(tensor, rows) for tensor in matches.tensors}
+    items = list(matches.items) or [Item()] * rows
+    if len(items) != rows:
+        raise ServerFault(f"matches.items: saw {len(items)} entries; expected {rows}")
+    return MatchedFrame(fields, _scores(rows, matches.distances)[0], items)
 
 
 def recognized(frame: pb.RecognizedFrame) -> Iterator[tuple[int, Recognized]]:
@@ -97,7 +122,7 @@ def with_iterates(answer: Recalled, frames: Sequence[pb.TrajectoryFrame]) -> Rec
 def recall(pieces: Sequence[Recalled], model: ModelInfo, *, single: bool) -> Recall:
     """What the caller gets, the pieces of a split query side by side; of nothing but the caller's own memory."""
     alphabets = model._alphabets  # noqa: SLF001 - private to the SDK, not to the class
-    if single and not pieces[0].iterates:
+    if single and not pieces[0].iterates and pieces[0].frame.matches is None:
         frame, row = pieces[0].frame, pieces[0].rows.start
         own = {name: values[row].copy() for name, values in frame.fields.items()}
         scores, counts = frame.scores[:, row].copy(), frame.counts[:, row].copy()
@@ -108,7 +133,8 @@ def recall(pieces: Sequence[Recalled], model: ModelInfo, *, single: bool) -> Rec
     scores = _join([piece.frame.scores[:, piece.rows] for piece in pieces], 1, single)
     counts = _join([piece.frame.counts[:, piece.rows] for piece in pieces], 1, single)
     before, after, delta, steps, page = map(np.asarray, (*scores, *counts))
-    return Recall(fields, before, after, delta, steps, page, _trajectory(pieces, single=single), alphabets)
+    trajectory, match = _trajectory(pieces, single=single), _matches(pieces, alphabets, single=single)
+    return Recall(fields, before, after, delta, steps, page, trajectory, alphabets, match)
 
 
 def familiarity(pieces: Sequence[Recognized], *, single: bool) -> Familiarity:
@@ -116,6 +142,22 @@ def familiarity(pieces: Sequence[Recognized], *, single: bool) -> Familiarity:
     energy, delta, *probability = map(np.asarray, _join([piece.scores for piece in pieces], 1, single))
     page = _join([piece.pages for piece in pieces], 0, single)
     return Familiarity(energy, delta, page, *probability)
+
+
+def _matches(pieces: Sequence[Recalled], alphabets: Mapping[str, str], *, single: bool) -> Matches | None:
+    found = [(piece.frame.matches, piece.rows) for piece in pieces if piece.frame.matches is not None]
+    if not found:
+        return None
+    names = found[0][0].fields
+    items = [item for frame, rows in found for item in frame.items[rows]]
+    ids, payloads = [item.id for item in items], [payload_of(item) for item in items]
+    return Matches(
+        fields={name: _join([frame.fields[name][rows] for frame, rows in found], 0, single) for name in names},
+        distance=_join([frame.distances[rows] for frame, rows in found], 0, single),
+        id=ids[0] if single else ids,
+        payload=payloads[0] if single else payloads,
+        alphabets=alphabets,
+    )
 
 
 def _trajectory(pieces: Sequence[Recalled], *, single: bool) -> Trajectory | None:

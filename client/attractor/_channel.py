@@ -4,7 +4,7 @@ import anyio
 from grpc import aio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
-from attractor_proto.v1 import memories_pb2_grpc, memory_data_pb2_grpc
+from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
@@ -27,6 +27,7 @@ class Channel:
         self._channel = aio.insecure_channel(address, options=_OPTIONS)
         self.data = memory_data_pb2_grpc.MemoryDataStub(self._channel)
         self.memories = memories_pb2_grpc.MemoriesStub(self._channel)
+        self.copies = memory_copies_pb2_grpc.CopiesStub(self._channel)
         self.models = memories_pb2_grpc.ModelsStub(self._channel)
 
     async def close(self) -> None:

@@ -5,18 +5,19 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import anyio
 
 from attractor._background import Background
 from attractor._channel import Channels
 from attractor._control import Control
+from attractor._copies import FilePath
 from attractor._core import Core
 from attractor._errors import Closed, Unreachable, WrongBackend
 from attractor._link import Link
 from attractor._memory import Memory
-from attractor._paging import WhenFull, WriteMode, asked
+from attractor._paging import Asked, asked
 from attractor._router import Router
 from attractor._settings import Retry, Settings
 from attractor._types import MemoryInfo, ModelInfo
@@ -93,20 +94,14 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self._opened = None
         return await self._resources.__aexit__(kind, error, traceback)
 
-    async def create_memory(  # noqa: PLR0913 - all but the name by keyword
-        self,
-        name: str,
-        *,
-        model: str,
-        write: WriteMode | None = None,
-        when_full: WhenFull | None = None,
-        page_patterns: int | None = None,
-        timeout_s: float | None = None,
+    async def create_memory(
+        self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[Asked]
     ) -> Memory:
         """The memory of that name and model, made now if there is none.
 
-        `write`, `when_full` and `page_patterns` are its settings for life, as `MemorySettings` says: "rewrite", "grow"
-        and the model's capacity where nothing is given. A memory that is there has to have those that are given.
+        `write`, `when_full`, `page_patterns`, `retain` and `ttl_s` are its settings for life, as `MemorySettings` says:
+        "rewrite", "grow", the model's capacity, "all" and None where nothing is given. A memory that is there has to
+        have those that are given.
 
         Raises:
             Conflict: there is one of that name from another model, or with other settings.
@@ -114,9 +109,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             InvalidRequest: no memory can have that name, or these settings.
         """
         core = self._core
-        settings = asked(write, when_full, page_patterns)
+        request = pb.CreateRequest(name=name, model=model, settings=asked(settings))
         deadline_s = core.deadline_s(timeout_s)
-        request = pb.CreateRequest(name=name, model=model, settings=settings)
         info = await core.control.create(request, deadline_s)
         return Memory(core, name, await core.model_of(info, deadline_s))
 
@@ -142,6 +136,20 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """
         core = self._core
         await core.delete(name, core.deadline_s(timeout_s))
+
+    async def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> Memory:
+        """A new memory from a file that `Memory.export` wrote, here or elsewhere; by default of the name it had.
+
+        Raises:
+            InvalidRequest: the file is damaged, or no exported memory.
+            Conflict: there is a memory of that name.
+            Refused: the server has not the memory's model.
+            OSError: the file cannot be read.
+        """
+        core = self._core
+        deadline_s = core.deadline_s(timeout_s)
+        info = await core.copies.import_(path, name or "", deadline_s)
+        return Memory(core, info.name, await core.model_of(info, deadline_s))
 
     async def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> AsyncIterator[MemoryInfo]:
         """The memories whose names start with `prefix`, in the order of names.

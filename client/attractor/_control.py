@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
 from attractor._channel import Channel
-from attractor._errors import Closed, MemoryNotFound, TimeoutExceeded, Unavailable, from_rpc
+from attractor._errors import Closed, NotFound, TimeoutExceeded, Unavailable, from_rpc
 from attractor._paging import told
 from attractor._settings import Settings
 from attractor._types import AudioFormat, FieldInfo, FieldKind, MemoryInfo, ModelInfo
@@ -41,7 +41,7 @@ class Control:
     """Calls about memories and models, repeated after UNAVAILABLE until the deadline (on the event loop's clock)."""
 
     def __init__(self, channel: Channel, settings: Settings) -> None:
-        self._channel = channel
+        self.channel = channel
         self._settings = settings
         self._closed = anyio.Event()
 
@@ -51,41 +51,46 @@ class Control:
 
     async def create(self, request: pb.CreateRequest, deadline_s: float) -> MemoryInfo:
         """The memory of that name, model and settings, made now if there is none."""
-        return _memory((await self._call(self._channel.memories.Create, request, deadline_s)).memory)
+        return memory_info((await self.call(self.channel.memories.Create, request, deadline_s)).memory)
 
     async def get(self, name: str, deadline_s: float) -> MemoryInfo:
         """The memory of that name."""
-        return _memory((await self._call(self._channel.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
+        return memory_info((await self.call(self.channel.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
 
     async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory. That a repeat finds it gone is no failure."""
-        await self._call(
-            self._channel.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
+        await self.call(
+            self.channel.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
         )
 
     async def page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
         """Some memories in the order of names, and the token of the next page, empty on the last."""
         request = pb.ListRequest(prefix=prefix, page_token=token)
-        answer = await self._call(self._channel.memories.List, request, deadline_s)
-        return [_memory(memory) for memory in answer.memories], answer.next_page_token
+        answer = await self.call(self.channel.memories.List, request, deadline_s)
+        return [memory_info(memory) for memory in answer.memories], answer.next_page_token
 
     async def models(self, deadline_s: float) -> list[ModelInfo]:
         """All models of the server."""
-        answer = await self._call(self._channel.models.List, pb.ModelsListRequest(), deadline_s)
+        answer = await self.call(self.channel.models.List, pb.ModelsListRequest(), deadline_s)
         return [_model(model) for model in answer.models]
 
     async def model(self, name: str, deadline_s: float) -> ModelInfo:
         """The model of that name."""
-        return _model((await self._call(self._channel.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
+        return _model((await self.call(self.channel.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
 
-    async def _call(
+    async def call(
         self, method: _Method[_Q, _A], request: _Q, deadline_s: float, *, fine_in_repeat: _A | None = None
     ) -> _A:
+        """The answer; `fine_in_repeat` where what was asked for is not found by a repeat.
+
+        Raises:
+            AttractorError: the first failure that is not to be repeated, or TimeoutExceeded.
+        """
         attempt = 0
         while True:
             try:
                 return await self._attempt(method, request, deadline_s)
-            except MemoryNotFound:
+            except NotFound:
                 if attempt and fine_in_repeat is not None:
                     return fine_in_repeat
                 raise
@@ -97,12 +102,16 @@ class Control:
                 with anyio.move_on_after(delay_s):
                     await self._closed.wait()
 
+    @staticmethod
+    def left_s(deadline_s: float) -> float | None:
+        """Seconds until then, as gRPC takes them."""
+        return None if deadline_s == math.inf else deadline_s - anyio.current_time()
+
     async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
         if self._closed.is_set():
             raise Closed("the client was closed")
-        left_s = None if deadline_s == math.inf else deadline_s - anyio.current_time()
         try:
-            return await method(request, timeout=left_s)
+            return await method(request, timeout=self.left_s(deadline_s))
         except grpc.RpcError as error:
             raise from_rpc(error) from None
         except aio.UsageError as error:
@@ -112,7 +121,8 @@ class Control:
             raise Closed("the client was closed during the call") from None
 
 
-def _memory(memory: pb.Memory) -> MemoryInfo:
+def memory_info(memory: pb.Memory) -> MemoryInfo:
+    """What users are told of a memory."""
     return MemoryInfo(
         name=memory.name,
         model=memory.model,
@@ -122,6 +132,7 @@ def _memory(memory: pb.Memory) -> MemoryInfo:
         pages=memory.pages,
         settings=told(memory.settings),
         created=memory.created.ToDatetime(UTC),
+        expires=memory.expires.ToDatetime(UTC) if memory.HasField("expires") else None,
     )
 
 

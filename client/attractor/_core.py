@@ -4,6 +4,7 @@ import asyncio
 
 from attractor._calls import Ticket, start
 from attractor._control import Control
+from attractor._copies import Copies
 from attractor._patterns import Packed
 from attractor._request import Ask, shelf_of
 from attractor._router import Router
@@ -16,6 +17,7 @@ class Core:
 
     def __init__(self, control: Control, router: Router, settings: Settings) -> None:
         self.control = control
+        self.copies = Copies(control)
         self._router = router
         self._settings = settings
         self._models: dict[str, ModelInfo] = {}

@@ -70,6 +70,10 @@ class ModelNotFound(NotFound):
     default_reason = "MODEL_NOT_FOUND"
 
 
+class SnapshotNotFound(NotFound):
+    default_reason = "SNAPSHOT_NOT_FOUND"
+
+
 class Conflict(AttractorError):
     default_reason = "MEMORY_OF_OTHER_MODEL"
 
@@ -88,6 +92,14 @@ class MemoryFull(Refused):
 
 class Forgotten(Refused):
     default_reason = "SEQUENCE_FORGOTTEN"
+
+
+class NotKept(Refused):
+    default_reason = "NOT_KEPT"
+
+
+class NotRetained(Refused):
+    default_reason = "NOT_RETAINED"
 
 
 class CannotErase(Refused):
@@ -141,12 +153,15 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.NOT_FOUND, ""): NotFound,
     (_Code.NOT_FOUND, "MEMORY_NOT_FOUND"): MemoryNotFound,
     (_Code.NOT_FOUND, "MODEL_NOT_FOUND"): ModelNotFound,
+    (_Code.NOT_FOUND, "SNAPSHOT_NOT_FOUND"): SnapshotNotFound,
     (_Code.ALREADY_EXISTS, ""): Conflict,
     (_Code.FAILED_PRECONDITION, ""): Refused,
     (_Code.FAILED_PRECONDITION, "PROTOCOL_VERSION"): ProtocolMismatch,
     (_Code.FAILED_PRECONDITION, "MEMORY_FULL"): MemoryFull,
     (_Code.FAILED_PRECONDITION, "SEQUENCE_FORGOTTEN"): Forgotten,
     (_Code.FAILED_PRECONDITION, "CANNOT_ERASE"): CannotErase,
+    (_Code.FAILED_PRECONDITION, "NOT_KEPT"): NotKept,
+    (_Code.FAILED_PRECONDITION, "NOT_RETAINED"): NotRetained,
     (_Code.FAILED_PRECONDITION, "CANNOT_PULL"): CannotPull,
     (_Code.FAILED_PRECONDITION, "WRITE_DIVERGED"): Diverged,
     (_Code.FAILED_PRECONDITION, "READ_DIVERGED"): Diverged,

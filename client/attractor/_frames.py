@@ -9,6 +9,7 @@ import numpy as np
 from attractor._patterns import Column
 from attractor._request import Operation, Request
 from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1.memories_pb2 import Item
 
 _DEADLINE_LIMIT_MS = 2**32 - 1
 
@@ -38,6 +39,7 @@ def frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
     match ask.operation:
         case Operation.STORE:
             message.store.sequences.extend([request.sequence for request in requests])
+            message.store.items.extend(_items(requests))
             _fill(message.store.columns, requests, now_s)
         case Operation.ERASE:
             message.erase.sequences.extend([request.sequence for request in requests])
@@ -45,10 +47,19 @@ def frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
         case Operation.QUERY:
             query = message.query
             query.steps, query.trajectory, query.pull_known = ask.steps, ask.trajectory, ask.pull
+            query.match = ask.match
             _fill(query.columns, requests, now_s)
         case _:
             _fill(message.recognize.columns, requests, now_s)
     return message
+
+
+def _items(requests: Sequence[Request]) -> list[Item]:
+    """What the patterns of all requests carry, one for each; none where none carries anything."""
+    if not any(request.packed.items for request in requests):
+        return []
+    nothing = Item()
+    return [item for request in requests for item in request.packed.items or [nothing] * request.rows]
 
 
 def _fill(columns: pb.RequestColumns, requests: Sequence[Request], now_s: float) -> None:

@@ -1,11 +1,25 @@
 """One memory, as its users see it."""
 
+from collections.abc import Sequence
+
 from attractor._calls import Ticket, erased, recalled, recognized, stored
+from attractor._copies import FilePath
 from attractor._core import Core
+from attractor._items import Payload, items
 from attractor._patterns import Packed, pack, pack_cues
 from attractor._request import Ask, Operation, reading
 from attractor._stream import MemoryStream
-from attractor._types import Cue, EraseResult, Familiarity, MemoryInfo, ModelInfo, Patterns, Recall, StoreResult
+from attractor._types import (
+    Cue,
+    EraseResult,
+    Familiarity,
+    MemoryInfo,
+    ModelInfo,
+    Patterns,
+    Recall,
+    SnapshotInfo,
+    StoreResult,
+)
 
 _STORE, _ERASE, _RECOGNIZE = (Ask(operation=one) for one in (Operation.STORE, Operation.ERASE, Operation.RECOGNIZE))
 
@@ -50,25 +64,39 @@ class Memory:
         """The model the memory was made from."""
         return await self._known_model(self._core.deadline_s(timeout_s))
 
-    async def store(self, patterns: Patterns, *, timeout_s: float | None = None) -> StoreResult:
+    async def store(
+        self,
+        patterns: Patterns,
+        *,
+        ids: str | Sequence[str] | None = None,
+        payloads: Payload | Sequence[Payload] | None = None,
+        timeout_s: float | None = None,
+    ) -> StoreResult:
         """Writes all the patterns at once, or none of them; any later query sees them.
+
+        Each may have an id (at most 256 characters, which others may have, too) and a payload (bytes, or what JSON can
+        say, at most 64 KiB), which `query(…, match=True)` returns: one of them for a single pattern, lists for a batch.
 
         Raises:
             InvalidRequest: also for more patterns than one frame holds.
+            NotKept: ids or payloads are given, and the server keeps no patterns.
             MemoryFull: the memory refuses what is more than its page takes; nothing was applied.
             Diverged: the writing loop left finite numbers; nothing was applied.
         """
         deadline_s = self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
-        return await stored(self._start(model, _STORE, pack(model, patterns), deadline_s))
+        packed = pack(model, patterns)
+        packed.items = items(ids, payloads, rows=packed.rows, single=packed.single)
+        return await stored(self._start(model, _STORE, packed, deadline_s))
 
     async def erase(self, patterns: Patterns, *, timeout_s: float | None = None) -> EraseResult:
         """Makes all these patterns, whole and as they were stored, strangers again; applied once, as a store is.
 
-        How well, and at what cost to the patterns that stay, the model's training record says.
+        Those that the server keeps leave their pages as if they had never been stored. How well others are erased, and
+        at what cost to the patterns that stay, the model's training record says.
 
         Raises:
-            CannotErase: the memory's model has not learned it.
+            CannotErase: they are not kept, and the memory's model has not learned to erase.
             Diverged: the erasing loop left finite numbers; nothing was applied.
         """
         deadline_s = self._core.deadline_s(timeout_s)
@@ -83,6 +111,7 @@ class Memory:
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
+        match: bool = False,
         timeout_s: float | None = None,
     ) -> Recall:
         """Completes the cues, each from the page of the memory that knows it best.
@@ -90,13 +119,16 @@ class Memory:
         `known` (bool, of the cues' shape or of one pattern's) holds those entries fixed, none of which may be missing.
         `hold` False pulls them towards the cue instead, as hard as the model has learned to, and they come back as the
         memory has them: for cues that are known with noise. `steps` 0 takes the model's own number; `trajectory` also
-        asks for every iterate.
+        asks for every iterate. `match` also asks for the pattern nearest to each completed one among those that the
+        server keeps, with its id and payload.
 
         Raises:
             Diverged: the reading loop left finite numbers.
+            NotKept: `match` is True, and the server keeps no patterns.
             CannotPull: `hold` is False, and the memory's model has not learned to pull.
         """
-        ask, deadline_s = reading(steps, trajectory=trajectory, hold=hold), self._core.deadline_s(timeout_s)
+        ask = reading(steps, trajectory=trajectory, hold=hold, match=match)
+        deadline_s = self._core.deadline_s(timeout_s)
         model = await self._known_model(deadline_s)
         return await recalled(self._start(model, ask, pack_cues(model, cues, known), deadline_s))
 
@@ -110,6 +142,79 @@ class Memory:
         return await recognized(
             self._start(model, _RECOGNIZE, pack_cues(model, patterns, where="patterns"), deadline_s)
         )
+
+    async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "Memory":
+        """A new memory of that name with all that this one has, or had at the snapshot with that tag.
+
+        Costs no more for a large memory than for a small one: pages are shared until one of the two is written.
+
+        Raises:
+            Conflict: there is another memory of that name.
+            SnapshotNotFound: there is no such snapshot.
+            NotKept: the server keeps no memories.
+        """
+        deadline_s = self._core.deadline_s(timeout_s)
+        info = await self._core.copies.fork(self._name, name, tag or "", deadline_s)
+        return Memory(self._core, info.name, await self._core.model_of(info, deadline_s))
+
+    async def snapshot(self, tag: str, *, timeout_s: float | None = None) -> SnapshotInfo:
+        """Keeps the memory as it is now under a tag, until that is forgotten, or the memory deleted.
+
+        Raises:
+            Conflict: the tag is taken by another version.
+            NotKept: the server keeps no memories.
+        """
+        return await self._core.copies.snapshot(self._name, tag, self._core.deadline_s(timeout_s))
+
+    async def snapshots(self, *, timeout_s: float | None = None) -> list[SnapshotInfo]:
+        """The memory's snapshots, the oldest first."""
+        return await self._core.copies.snapshots(self._name, self._core.deadline_s(timeout_s))
+
+    async def forget_snapshot(self, tag: str, *, timeout_s: float | None = None) -> None:
+        """Forgets a snapshot.
+
+        Raises:
+            SnapshotNotFound: there is no such snapshot.
+        """
+        await self._core.copies.forget_snapshot(self._name, tag, self._core.deadline_s(timeout_s))
+
+    async def restore(self, tag: str, *, timeout_s: float | None = None) -> MemoryInfo:
+        """Makes the memory what it was at a snapshot; its version grows by one all the same.
+
+        Where the connection is lost it may be done twice, and what others stored in between goes with it.
+
+        Raises:
+            SnapshotNotFound: there is no such snapshot.
+        """
+        self._model = None
+        return await self._core.copies.restore(self._name, tag, self._core.deadline_s(timeout_s))
+
+    async def rebuild(
+        self, *, model: str | None = None, page_patterns: int | None = None, timeout_s: float | None = None
+    ) -> MemoryInfo:
+        """Writes the memory anew from its patterns, into full pages: of another model with the same fields, say a newer
+        one, or of its own, so that pages from which much was erased become fewer.
+
+        Raises:
+            NotRetained: not all its patterns are kept.
+            NotKept: the server keeps no memories.
+        """
+        self._model = None
+        deadline_s = self._core.deadline_s(timeout_s)
+        return await self._core.copies.rebuild(self._name, model or "", page_patterns or 0, deadline_s)
+
+    async def consolidate(self, *, timeout_s: float | None = None) -> MemoryInfo:
+        """Writes the memory anew, as `rebuild` does with nothing changed."""
+        return await self.rebuild(timeout_s=timeout_s)
+
+    async def export(self, path: FilePath, *, timeout_s: float | None = None) -> None:
+        """Writes the memory as it is now to a file that `import_memory` takes on any server.
+
+        Raises:
+            NotKept: the server keeps no memories.
+            OSError: the file cannot be written; then there is none.
+        """
+        await self._core.copies.export(self._name, path, self._core.deadline_s(timeout_s))
 
     def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
         """A context manager for storing and querying many patterns without waiting for each answer.

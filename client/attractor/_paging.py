@@ -1,14 +1,16 @@
 """How a memory is written and what it does when it is full, in the words of the user and in those of the contract."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 from attractor._errors import InvalidRequest
 from attractor_proto.v1 import memories_pb2 as pb
 
 WriteMode = Literal["rewrite", "stream"]
 WhenFull = Literal["grow", "refuse", "forget"]
+Retain = Literal["all", "open_page"]
 
 _PAGE_PATTERNS_LIMIT = 2**32 - 1
 
@@ -25,6 +27,11 @@ class MemorySettings:
     with MemoryFull. "forget": it goes to another page, and the one that was full before this one is forgotten."""
     page_patterns: int
     """Patterns that one page takes before the next is opened."""
+    retain: Retain = "all"
+    """Which patterns the server keeps of what was stored: "all", or those of the "open_page", of full ones the weights
+    alone. Payloads, exact erasing and `Memory.rebuild` need them."""
+    ttl_s: float | None = None
+    """Seconds after the last write, or else the making, when the memory is forgotten; None for never."""
 
 
 _WRITES: dict[WriteMode, pb.WriteMode.ValueType] = {
@@ -38,24 +45,46 @@ _WHEN_FULL: dict[WhenFull, pb.WhenFull.ValueType] = {
     "forget": pb.WHEN_FULL_FORGET,
 }
 _WHEN_FULL_TOLD = {number: word for word, number in _WHEN_FULL.items()}
+_RETAINS: dict[Retain, pb.Retain.ValueType] = {"all": pb.RETAIN_ALL, "open_page": pb.RETAIN_OPEN_PAGE}
+_RETAINS_TOLD = {number: word for word, number in _RETAINS.items()}
 
 _Word = TypeVar("_Word", bound=str)
 _Number = TypeVar("_Number", bound=int)
 
 
-def asked(write: WriteMode | None, when_full: WhenFull | None, page_patterns: int | None) -> pb.MemorySettings:
-    """What a memory is to be made with; None leaves a setting to the server.
+class Asked(TypedDict, total=False):
+    """The settings that a memory is asked to have; None, or nothing, leaves one to the server."""
+
+    write: WriteMode | None
+    when_full: WhenFull | None
+    page_patterns: int | None
+    retain: Retain | None
+    ttl_s: float | None
+
+
+def asked(settings: Asked) -> pb.MemorySettings:
+    """What a memory is to be made with.
 
     Raises:
         InvalidRequest: naming the setting, the value seen and the values expected.
     """
+    write, when_full, retain = settings.get("write"), settings.get("when_full"), settings.get("retain")
+    page_patterns, ttl_s = settings.get("page_patterns"), settings.get("ttl_s")
+    if unknown := settings.keys() - Asked.__annotations__.keys():
+        raise InvalidRequest.of(
+            min(unknown), f"there is no such setting; expected one of {list(Asked.__annotations__)}"
+        )
     if page_patterns is not None and not 0 < page_patterns <= _PAGE_PATTERNS_LIMIT:
         seen = f"saw {page_patterns!r}; expected at least 1, and at most four times the model's capacity"
         raise InvalidRequest.of("page_patterns", seen)
+    if ttl_s is not None and not 0 < ttl_s < math.inf:
+        raise InvalidRequest.of("ttl_s", f"saw {ttl_s!r}; expected more than 0 seconds, or None for never")
     return pb.MemorySettings(
         write=pb.WRITE_MODE_UNSPECIFIED if write is None else _number("write", write, _WRITES),
         when_full=pb.WHEN_FULL_UNSPECIFIED if when_full is None else _number("when_full", when_full, _WHEN_FULL),
         page_patterns=page_patterns or 0,
+        retain=pb.RETAIN_UNSPECIFIED if retain is None else _number("retain", retain, _RETAINS),
+        ttl_s=ttl_s or 0.0,
     )
 
 
@@ -65,6 +94,8 @@ def told(settings: pb.MemorySettings) -> MemorySettings:
         write=_WRITES_TOLD.get(settings.write, "rewrite"),
         when_full=_WHEN_FULL_TOLD.get(settings.when_full, "grow"),
         page_patterns=settings.page_patterns,
+        retain=_RETAINS_TOLD.get(settings.retain, "all"),
+        ttl_s=settings.ttl_s or None,
     )
 
 

@@ -11,6 +11,7 @@ from attractor._errors import InvalidRequest
 from attractor._text import places, places_of_numbers, texts_in
 from attractor._types import Array, FieldInfo, ModelInfo, Patterns
 from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1.memories_pb2 import Item
 
 Booleans = NDArray[np.bool_]
 
@@ -38,6 +39,8 @@ class Packed:
     columns: tuple[Column, ...]
     single: bool
     model: ModelInfo
+    items: tuple[Item, ...] = ()
+    """What the patterns carry, one for each; empty where none carries anything"""
 
     @property
     def rows(self) -> int:
@@ -52,7 +55,7 @@ class Packed:
             length += column.values.nbytes
             if column.known is not None:
                 length += column.known.size // 8 + 1
-        return length
+        return length + sum(len(item.payload) + 4 * len(item.id) + 16 for item in self.items)
 
     @property
     def answer_bytes(self) -> int:

@@ -40,10 +40,11 @@ class Ask:
     steps: int = 0
     trajectory: bool = False
     pull: bool = False
+    match: bool = False
 
 
 @lru_cache
-def reading(steps: int, *, trajectory: bool, hold: bool) -> Ask:
+def reading(steps: int, *, trajectory: bool, hold: bool, match: bool = False) -> Ask:
     """A query with so many steps, which holds what is known or pulls it.
 
     Raises:
@@ -51,7 +52,7 @@ def reading(steps: int, *, trajectory: bool, hold: bool) -> Ask:
     """
     if not 0 <= steps <= STEPS_LIMIT:
         raise InvalidRequest.of("steps", f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
-    return Ask(operation=Operation.QUERY, steps=steps, trajectory=trajectory, pull=not hold)
+    return Ask(operation=Operation.QUERY, steps=steps, trajectory=trajectory, pull=not hold, match=match)
 
 
 class Shelf(NamedTuple):

@@ -8,15 +8,16 @@ from contextvars import Context
 from enum import Enum, auto
 from functools import partial, wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, TypeVarTuple
+from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, TypeVarTuple, Unpack
 
 from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from attractor._client import AsyncClient, connect
+from attractor._copies import FilePath
 from attractor._errors import AttractorError, Closed
 from attractor._memory import Memory
-from attractor._paging import WhenFull, WriteMode
+from attractor._paging import Asked
 from attractor._settings import Retry
 from attractor._stream import MemoryStream
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
@@ -145,6 +146,17 @@ class SyncMemory(Face[Memory]):
     erase = _blocking(Memory.erase)
     query = _blocking(Memory.query)
     recognize = _blocking(Memory.recognize)
+    snapshot = _blocking(Memory.snapshot)
+    snapshots = _blocking(Memory.snapshots)
+    forget_snapshot = _blocking(Memory.forget_snapshot)
+    restore = _blocking(Memory.restore)
+    rebuild = _blocking(Memory.rebuild)
+    consolidate = _blocking(Memory.consolidate)
+    export = _blocking(Memory.export)
+
+    def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "SyncMemory":
+        """As `Memory.fork`."""
+        return SyncMemory(self._loop, self._loop.call(partial(self._inner.fork, name, tag=tag, timeout_s=timeout_s)))
 
     @property
     def name(self) -> str:
@@ -201,31 +213,21 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
     models = _blocking(AsyncClient.models)
     model = _blocking(AsyncClient.model)
 
-    def create_memory(  # noqa: PLR0913
-        self,
-        name: str,
-        *,
-        model: str,
-        write: WriteMode | None = None,
-        when_full: WhenFull | None = None,
-        page_patterns: int | None = None,
-        timeout_s: float | None = None,
+    def create_memory(
+        self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[Asked]
     ) -> SyncMemory:
         """As `AsyncClient.create_memory`."""
-        create = partial(
-            self._inner.create_memory,
-            name,
-            model=model,
-            write=write,
-            when_full=when_full,
-            page_patterns=page_patterns,
-            timeout_s=timeout_s,
-        )
+        create = partial(self._inner.create_memory, name, model=model, timeout_s=timeout_s, **settings)
         return SyncMemory(self._loop, self._loop.call(create))
 
     def get_memory(self, name: str, *, timeout_s: float | None = None) -> SyncMemory:
         """As `AsyncClient.get_memory`."""
         return SyncMemory(self._loop, self._loop.call(partial(self._inner.get_memory, name, timeout_s=timeout_s)))
+
+    def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> SyncMemory:
+        """As `AsyncClient.import_memory`."""
+        made = self._loop.call(partial(self._inner.import_memory, path, name=name, timeout_s=timeout_s))
+        return SyncMemory(self._loop, made)
 
     def memory(self, name: str) -> SyncMemory:
         """As `AsyncClient.memory`."""

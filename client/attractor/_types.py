@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor._errors import InvalidRequest
+from attractor._items import Payload
 from attractor._paging import MemorySettings
 from attractor._text import strings
 
@@ -110,6 +111,19 @@ class MemoryInfo:
     """Sets of fast weights that they lie in."""
     settings: MemorySettings
     created: datetime
+    expires: datetime | None = None
+    """When it is forgotten unless it is written before; None for never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotInfo:
+    """A memory as it was kept under a tag."""
+
+    tag: str
+    version: int
+    """Of the memory when the snapshot was taken."""
+    patterns: int
+    created: datetime
 
 
 @dataclass(frozen=True)
@@ -148,6 +162,40 @@ class Trajectory:
 
 
 @dataclass(frozen=True, eq=False)
+class Matches:
+    """Of the patterns that the server keeps for a memory, the one nearest to each completed pattern."""
+
+    fields: Mapping[str, Floats]
+    """As those of the recall; zeros where nothing is kept"""
+    distance: Floats
+    """Euclidean, () or (patterns): a character that differs counts 2 in the sum of squares; infinite where nothing is
+    kept."""
+    id: str | list[str]
+    """What it was stored under; a list where the cues came as a batch, as is `payload`."""
+    payload: Payload | list[Payload]
+    """What it was stored with: bytes, or what JSON said; None for nothing."""
+    alphabets: Mapping[str, str] = field(default_factory=dict)
+    """Of the model's text fields, by name"""
+
+    @property
+    def pattern(self) -> Floats:
+        """The values of a model's single field.
+
+        Raises:
+            InvalidRequest: the model has several fields.
+        """
+        return _single(self.fields)
+
+    def text(self, name: str = "") -> str | list[str]:
+        """A kept text, as `Recall.text` has the completed one.
+
+        Raises:
+            InvalidRequest: the model has no such text field.
+        """
+        return _text(self.fields, self.alphabets, name)
+
+
+@dataclass(frozen=True, eq=False)
 class Recall:
     """Completed patterns. Arrays have a first axis (patterns) where the cues came as a batch."""
 
@@ -167,6 +215,8 @@ class Recall:
     """Set where the query asked for it."""
     alphabets: Mapping[str, str] = field(default_factory=dict)
     """Of the model's text fields, by name"""
+    match: Matches | None = None
+    """Set where the query asked for it."""
 
     @property
     def pattern(self) -> Floats:
@@ -190,11 +240,7 @@ class Recall:
         Raises:
             InvalidRequest: the model has no such text field.
         """
-        if not name and len(self.alphabets) == 1:
-            (name,) = self.alphabets
-        if name not in self.alphabets:
-            raise InvalidRequest.of("text", f"saw {name!r}; expected one of the text fields {sorted(self.alphabets)}")
-        return strings(self.fields[name], self.alphabets[name])
+        return _text(self.fields, self.alphabets, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,3 +269,11 @@ def _single(fields: Mapping[str, Floats]) -> Floats:
     if len(fields) != 1:
         raise InvalidRequest.of("pattern", f"the model has the fields {sorted(fields)}; take one of `fields`")
     return next(iter(fields.values()))
+
+
+def _text(fields: Mapping[str, Floats], alphabets: Mapping[str, str], name: str) -> str | list[str]:
+    if not name and len(alphabets) == 1:
+        (name,) = alphabets
+    if name not in alphabets:
+        raise InvalidRequest.of("text", f"saw {name!r}; expected one of the text fields {sorted(alphabets)}")
+    return strings(fields[name], alphabets[name])

@@ -10,6 +10,9 @@ NAME_LIMIT = 256
 CLIENT_ID_LIMIT = 64
 MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
 STEPS_LIMIT = 256
+TAG_LIMIT = 64
+ITEM_ID_LIMIT = 256
+PAYLOAD_LIMIT_BYTES = 64 * 1024
 ERROR_DOMAIN = "attractor"
 ROUTE_KEY = "attractor-route"
 """Trailing metadata of a forwarded unary call: the owner's address."""
@@ -17,6 +20,7 @@ FORWARDED_KEY = "attractor-forwarded"
 """Request metadata between shards: do not forward again."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_TAG = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def slot_of(name: str, slots: int = SLOTS) -> int:
@@ -27,3 +31,8 @@ def slot_of(name: str, slots: int = SLOTS) -> int:
 def is_valid_name(name: str) -> bool:
     """Whether a memory may be called so."""
     return 0 < len(name) <= NAME_LIMIT and _NAME.fullmatch(name) is not None
+
+
+def is_valid_tag(tag: str) -> bool:
+    """Whether a snapshot may be called so."""
+    return 0 < len(tag) <= TAG_LIMIT and _TAG.fullmatch(tag) is not None

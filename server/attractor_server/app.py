@@ -20,6 +20,7 @@ from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError
 from attractor_server.former import former, keep
+from attractor_server.rpc.expiring import sweep
 from attractor_server.rpc.server import Listening, Transport, listening
 from attractor_server.rpc.shard import Limits, Shard
 from attractor_server.storage.artifacts import Artifacts
@@ -116,7 +117,8 @@ async def running_shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(batcher.run, warming.steps())
-            yield RunningShard(ShardInfo(server.address, spec.device), offered(models), shard, server, warming)
+            tasks.start_soon(sweep, shard)
+            yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
             tasks.cancel_scope.cancel()
 
 
@@ -186,11 +188,6 @@ def model_paths(folder: Path | None) -> Sequence[Path]:
     if not paths:
         raise SettingsError(f"models: saw no *{SUFFIX} file in {', '.join(map(str, folders))}; expected at least one")
     return paths
-
-
-def offered(models: Mapping[str, Model]) -> Sequence[str]:
-    """Names of the models that memories can be made from; others are there for memories that were."""
-    return sorted(name for name, model in models.items() if name == model.name)
 
 
 def limits_for(models: Mapping[str, Model]) -> Limits:

@@ -30,6 +30,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one
 @click.option(
     "--page-patterns", type=click.IntRange(min=1), help="Patterns that one page takes.  [default: the model's capacity]"
 )
+@click.option(
+    "--retain",
+    type=click.Choice(get_args(attractor.Retain)),
+    help="Which patterns the server keeps of what was stored: all, or those of the page that is being filled.  "
+    "[default: all]",
+)
+@click.option(
+    "--ttl-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after the last write when the memory is forgotten.  [default: never]",
+)
 @json_option
 @server_option
 def create(  # noqa: PLR0913
@@ -38,13 +49,23 @@ def create(  # noqa: PLR0913
     write: attractor.WriteMode | None,
     when_full: attractor.WhenFull | None,
     page_patterns: int | None,
+    retain: attractor.Retain | None,
+    ttl_s: float | None,
     as_json: bool,
     server: str,
 ) -> None:
     """Make the memory NAME, if there is none; one that is there has to be of that model and have the settings given."""
     with connected(server) as client:
-        made = client.create_memory(name, model=model, write=write, when_full=when_full, page_patterns=page_patterns)
-        _print(made.info(), as_json=as_json)
+        made = client.create_memory(
+            name,
+            model=model,
+            write=write,
+            when_full=when_full,
+            page_patterns=page_patterns,
+            retain=retain,
+            ttl_s=ttl_s,
+        )
+        print_info(made.info(), as_json=as_json)
 
 
 @click.command()
@@ -54,7 +75,7 @@ def create(  # noqa: PLR0913
 def show(name: str, as_json: bool, server: str) -> None:
     """Tell what the server knows of the memory NAME."""
     with connected(server) as client:
-        _print(client.memory(name).info(), as_json=as_json)
+        print_info(client.memory(name).info(), as_json=as_json)
 
 
 @click.command()
@@ -71,7 +92,7 @@ def ls(prefix: str, as_json: bool, server: str) -> None:
             click.echo(_json(info) if as_json else "\t".join(told.values()))
 
 
-def _print(info: attractor.MemoryInfo, *, as_json: bool) -> None:
+def print_info(info: attractor.MemoryInfo, *, as_json: bool) -> None:
     """A line for each thing there is to tell, or one line of JSON."""
     if as_json:
         click.echo(_json(info))
@@ -91,8 +112,11 @@ def _told(info: attractor.MemoryInfo) -> dict[str, str]:
         "write": info.settings.write,
         "when_full": info.settings.when_full,
         "page_patterns": str(info.settings.page_patterns),
+        "retain": info.settings.retain,
+        "ttl_s": "never" if info.settings.ttl_s is None else f"{info.settings.ttl_s:g}",
     }
 
 
 def _json(info: attractor.MemoryInfo) -> str:
-    return json.dumps({**asdict(info), "created": info.created.isoformat()})
+    times = {"created": info.created.isoformat(), "expires": info.expires and info.expires.isoformat()}
+    return json.dumps({**asdict(info), **times})

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import attractor
 from attractor_server.cli_connection import connected, server_option
+from attractor_server.cli_copies import COMMANDS
 from attractor_server.cli_memories import create, ls, show
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy|FILE.npz")
@@ -16,7 +17,7 @@ file_argument = click.argument("file", type=click.Path(path_type=Path), metavar=
 
 @click.group()
 def memory() -> None:
-    """Make and list memories; store, query, recognize and erase the patterns of a file.
+    """Make, list and copy memories; store, query, recognize and erase the patterns of a file.
 
     A .npy file has the patterns of a model with one field, a .npz file an array for each field; a single pattern or a
     batch of them. Texts are arrays of strings.
@@ -26,6 +27,8 @@ def memory() -> None:
 memory.add_command(create)
 memory.add_command(show)
 memory.add_command(ls)
+for command in COMMANDS:
+    memory.add_command(command)
 
 
 @memory.command()

@@ -146,6 +146,14 @@ class ModelGone(Refused):
     reason = "MODEL_GONE"
 
 
+class NotKept(Refused):
+    reason = "NOT_KEPT"
+
+
+class NotRetained(Refused):
+    reason = "NOT_RETAINED"
+
+
 class CannotErase(Refused):
     reason = "CANNOT_ERASE"
 

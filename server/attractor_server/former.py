@@ -6,6 +6,7 @@ The file of every model that is served goes to the artifact store under its dige
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def keep(paths: Iterable[Path], artifacts: Artifacts) -> None:
 def former(
     journal: Journal, artifacts: Artifacts, served: Iterable[Model], device: torch.device | str
 ) -> Mapping[str, Model]:
-    """The models that memories are of beside those that are served, by name and digest, as far as they can be found.
+    """The models that memories are of beside those that are served, named by name and digest, as far as they are found.
 
     Raises:
         StoreFailed: the backend or the artifact store cannot be read.
@@ -48,7 +49,8 @@ def former(
         if digest in here or (content := artifacts.find(_location(digest))) is None:
             continue
         try:
-            found[f"{name}@{digest.rpartition(':')[2][:_DIGEST_LETTERS]}"] = _loaded(content, digest, device)
+            model = _loaded(content, digest, device)
+            found[model.name] = model
         except ModelFileError as error:
             logger.warning("memories of model %s (%s) cannot be used: %s", name, digest, error)
     return found
@@ -61,7 +63,7 @@ def _loaded(content: bytes, digest: str, device: torch.device | str) -> Model:
         model = load_model(Path(file.name), device)
     if model.digest != digest:
         raise ModelFileError(f"the artifact store has model {model.digest} in its place")
-    return model
+    return replace(model, name=f"{model.name}@{digest.rpartition(':')[2][:_DIGEST_LETTERS]}")
 
 
 def _location(digest: str) -> str:

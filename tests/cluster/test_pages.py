@@ -23,11 +23,16 @@ def test_the_example_in_the_readme_recalls_what_was_covered() -> None:
     assert float(errors["recalled"]) < float(errors["cue"])
 
 
-def test_the_example_recalls_letters_with_a_quarter_covered() -> None:
-    with server_process("--port", "0", "--shards", "2") as server:
-        command = [sys.executable, str(ROOT / "examples" / "pipeline.py"), server.address]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    told = re.findall(r"(\w+): (\d+) of 19 letters", run.stdout)
+def test_the_examples_recall_letters_and_hand_notes_back(tmp_path: Path) -> None:
+    with server_process("--port", "0", "--shards", "2", "--data-dir", str(tmp_path)) as server:
+        said = [_example(name, server.address) for name in ("pipeline", "payloads")]
+    told = re.findall(r"(\w+): (\d+) of 19 letters", said[0])
+    assert re.findall(r"note-\d: ([\w ]+) \(", said[1]) == [
+        "buy bread",
+        "call Ada on Monday",
+        "the key is under the mat",
+        "water the plants",
+    ]
     assert [user for user, _ in told] == ["ada", "alan", "grace", "kurt"]
     assert all(int(right) > 15 for _, right in told)
 
@@ -58,3 +63,8 @@ def test_the_demo_stores_pictures_of_ones_own(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
     said = json.loads(run.stdout.splitlines()[-1])
     assert (said["memories"], said["stored"]) == (1, 2)
+
+
+def _example(name: str, address: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -87,12 +87,13 @@ def whitened_model(name: str, *fields: Field, left_out: int = 3) -> Model:
     )
 
 
-def write_models(folder: Path) -> Path:
+def write_models(folder: Path, *, seed: int = 0) -> Path:
     """Files of models: `tiny` with one image field, `pair` with two vectors, `note` with a text and a vector.
 
-    `sound` has log-mel frames; `able` has the field of `tiny`, and can do all that a model may be able to.
+    `sound` has log-mel frames; `able` has the field of `tiny`, and can do all that a model may be able to. `seed` makes
+    another `tiny`.
     """
-    save_model(tiny_model("tiny", IMAGE), folder / "tiny.safetensors")
+    save_model(tiny_model("tiny", IMAGE, seed=seed), folder / "tiny.safetensors")
     save_model(tiny_model("pair", KEY, VALUE, seed=1), folder / "pair.safetensors")
     save_model(tiny_model("note", WORD, KEY, features=44), folder / "note.safetensors")
     save_model(tiny_model("sound", SOUND), folder / "sound.safetensors")

@@ -1,6 +1,8 @@
 """The command `attractor memory` against a real server."""
 
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import anyio.to_thread
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tests.server.conftest import serving
 
-from attractor_server.app import RunningShard
+from attractor_server.app import RunningShard, ShardSpec
 from attractor_server.cli import main
 
 RANDOM = np.random.default_rng(8)
@@ -64,9 +67,10 @@ async def test_a_memory_is_made_shown_and_listed_with_its_settings(shard: Runnin
     assert told["model_digest"].startswith("sha256:")
     await run(shard, "create", "bob", "--model", "tiny")
     heads, ada, bob = (line.split("\t") for line in (await run(shard, "ls")).output.splitlines())
-    assert heads == ["name", "model", "patterns", "pages", "version", "write", "when_full", "page_patterns"]
-    assert ada == ["ada/notes", "tiny", "0", "0", "0", "stream", "forget", "5"]
-    assert bob == ["bob", "tiny", "0", "0", "0", "rewrite", "grow", "8"]
+    settings = ["write", "when_full", "page_patterns", "retain", "ttl_s"]
+    assert heads == ["name", "model", "patterns", "pages", "version", *settings]
+    assert ada == ["ada/notes", "tiny", "0", "0", "0", "stream", "forget", "5", "all", "never"]
+    assert bob == ["bob", "tiny", "0", "0", "0", "rewrite", "grow", "8", "all", "never"]
 
 
 async def test_listings_can_be_read_by_programs(shard: RunningShard) -> None:
@@ -74,7 +78,13 @@ async def test_listings_can_be_read_by_programs(shard: RunningShard) -> None:
         await run(shard, "create", name, "--model", "tiny", "--page-patterns", 3)
     listed = [json.loads(line) for line in (await run(shard, "ls", "ada/", "--json")).output.splitlines()]
     assert [one["name"] for one in listed] == ["ada/a", "ada/b"]
-    assert listed[0]["settings"] == {"write": "rewrite", "when_full": "grow", "page_patterns": 3}
+    assert listed[0]["settings"] == {
+        "write": "rewrite",
+        "when_full": "grow",
+        "page_patterns": 3,
+        "retain": "all",
+        "ttl_s": None,
+    }
     assert (listed[0]["pages"], listed[0]["patterns"], listed[0]["version"]) == (0, 0, 0)
     assert json.loads((await run(shard, "show", "ada/a", "--json")).output) == listed[0]
     assert (await run(shard, "ls", "nobody")).output == ""
@@ -103,3 +113,41 @@ async def test_what_can_be_mended_is_told_in_one_line(
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+async def keeping(spec: ShardSpec, tmp_path: Path) -> AsyncIterator[RunningShard]:
+    async with serving(replace(spec, data=tmp_path / "data")) as (running,):
+        yield running
+
+
+async def test_a_memory_is_forked_kept_restored_moved_by_file_rebuilt_and_forgotten(
+    keeping: RunningShard, files: Path
+) -> None:
+    await run(keeping, "store", "a", files / "images.npy", "--model", "tiny")
+    assert (await run(keeping, "snapshot", "a", "one")).output == "a is kept as one, at version 1 with 3 patterns\n"
+    await run(keeping, "store", "a", files / "one.npy")
+    heads, one = (line.split("\t") for line in (await run(keeping, "snapshots", "a")).output.splitlines())
+    assert heads == ["tag", "version", "patterns", "created"]
+    assert one[:3] == ["one", "1", "3"]
+    for command in (
+        ("fork", "a", "b"),
+        ("fork", "a", "early", "--tag", "one"),
+        ("export", "a", files / "a.memory"),
+        ("import", files / "a.memory", "--name", "c"),
+        ("rebuild", "c", "--page-patterns", 2),
+        ("restore", "a", "one"),
+        ("snapshot", "a", "one", "--forget"),
+        ("rm", "early"),
+    ):
+        done = await run(keeping, *command)
+        assert done.exit_code == 0, done.output
+    listed = [line.split("\t") for line in (await run(keeping, "ls")).output.splitlines()[1:]]
+    assert [(name, patterns, pages) for name, _, patterns, pages, *_ in listed] == [
+        ("a", "3", "1"),
+        ("b", "4", "1"),
+        ("c", "4", "2"),
+    ]
+    refused = await run(keeping, "restore", "a", "one")
+    assert refused.exit_code == 2
+    assert "expected one of this memory's snapshots []" in refused.output

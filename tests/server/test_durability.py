@@ -110,9 +110,9 @@ async def test_what_was_erased_stays_erased(durable: ShardSpec) -> None:
 async def test_what_the_eraser_changed_comes_back_as_it_was(durable: ShardSpec) -> None:
     given = images(PAGE + 1)
     async with connected(durable) as client:
-        memory = await client.create_memory("a", model="able", page_patterns=PAGE)
+        memory = await client.create_memory("a", model="able", page_patterns=PAGE, retain="open_page")
         await memory.store(given)
-        await memory.erase(given[:1])  # of a sealed page, which keeps no patterns at hand
+        await memory.erase(given[:1])  # of a sealed page, whose patterns nobody keeps
         before = await memory.recognize(given)
     async with connected(durable) as client:
         after = await client.memory("a").recognize(given)

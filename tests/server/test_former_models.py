@@ -56,6 +56,11 @@ async def test_a_memory_of_a_retrained_model_goes_on_with_the_one_it_was_made_fr
         assert (await memory.store(IMAGES[:1])).total == 6
         assert (await memory.info()).model.startswith("tiny@")
         assert [model.name for model in await client.models()].count("tiny") == 1
+        await memory.snapshot("now")
+        now = (await memory.query(IMAGES)).pattern
+        await memory.store(IMAGES[:1])
+        await memory.restore("now")
+        assert_allclose((await memory.query(IMAGES)).pattern, now, rtol=1e-5, atol=1e-5)
         other = await client.create_memory("b", model="tiny")
         await other.store(np.zeros((1, *KEY.shape), np.float32))
         with pytest.raises(attractor.AttractorError, match="exists and was made from model tiny@"):

@@ -55,7 +55,10 @@ async def shipped() -> AsyncIterator[attractor.AsyncClient]:
 async def test_a_memory_made_without_settings_has_the_defaults_and_says_so(channel: aio.Channel) -> None:
     made = await create(channel, "a")
     assert made.settings == memories.MemorySettings(
-        write=memories.WRITE_MODE_REWRITE, when_full=memories.WHEN_FULL_GROW, page_patterns=8
+        write=memories.WRITE_MODE_REWRITE,
+        when_full=memories.WHEN_FULL_GROW,
+        page_patterns=8,
+        retain=memories.RETAIN_ALL,
     )
     assert made.pages == 0
     stub = memories_pb2_grpc.MemoriesStub(channel)

@@ -87,6 +87,30 @@ pages at most.
 """
 Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
+class _Retain:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RetainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retain.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RETAIN_UNSPECIFIED: _Retain.ValueType  # 0
+    """Whatever is there; in a new memory, the server's default."""
+    RETAIN_ALL: _Retain.ValueType  # 1
+    """The default."""
+    RETAIN_OPEN_PAGE: _Retain.ValueType  # 2
+    """Those of the open page: of a sealed one the weights alone."""
+
+class Retain(_Retain, metaclass=_RetainEnumTypeWrapper):
+    """Which patterns the server keeps of what was stored. Payloads, exact erasing and `Copies.Rebuild` need them."""
+
+RETAIN_UNSPECIFIED: Retain.ValueType  # 0
+"""Whatever is there; in a new memory, the server's default."""
+RETAIN_ALL: Retain.ValueType  # 1
+"""The default."""
+RETAIN_OPEN_PAGE: Retain.ValueType  # 2
+"""Those of the open page: of a sealed one the weights alone."""
+Global___Retain: _TypeAlias = Retain  # noqa: Y015
+
 class _FieldKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -126,6 +150,7 @@ class Memory(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     PAGES_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 256 characters: segments of letters, digits, '.', '_', '-', separated by single '/'.
     The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo the number of slots:
@@ -146,6 +171,10 @@ class Memory(_message.Message):
     def settings(self) -> Global___MemorySettings:
         """As they are in force: nothing is unspecified."""
 
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp:
+        """When it is forgotten unless it is written before; not set where that is never."""
+
     def __init__(
         self,
         *,
@@ -157,14 +186,45 @@ class Memory(_message.Message):
         created: _timestamp_pb2.Timestamp | None = ...,
         settings: Global___MemorySettings | None = ...,
         pages: _builtins.int = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "expires", b"expires", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "model_digest", b"model_digest", "name", b"name", "pages", b"pages", "patterns", b"patterns", "settings", b"settings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "expires", b"expires", "model", b"model", "model_digest", b"model_digest", "name", b"name", "pages", b"pages", "patterns", b"patterns", "settings", b"settings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Memory: _TypeAlias = Memory  # noqa: Y015
+
+@_typing.final
+class Item(_message.Message):
+    """What a pattern carries beside its values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """At most 256 characters; any number of patterns may have the same."""
+    payload: _builtins.bytes
+    """At most 65536 bytes."""
+    json: _builtins.bool
+    """The payload is JSON in UTF-8."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        json: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "json", b"json", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Item: _TypeAlias = Item  # noqa: Y015
 
 @_typing.final
 class MemorySettings(_message.Message):
@@ -178,11 +238,18 @@ class MemorySettings(_message.Message):
     WRITE_FIELD_NUMBER: _builtins.int
     WHEN_FULL_FIELD_NUMBER: _builtins.int
     PAGE_PATTERNS_FIELD_NUMBER: _builtins.int
+    RETAIN_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
     write: Global___WriteMode.ValueType
     when_full: Global___WhenFull.ValueType
     page_patterns: _builtins.int
     """Patterns that one page takes before it is sealed: 1 to four times the model's capacity; 0 is unspecified: whatever is
     there; in a new memory, the model's capacity.
+    """
+    retain: Global___Retain.ValueType
+    ttl_s: _builtins.float
+    """Seconds after the last write, or else the making, when the memory is forgotten; 0 is unspecified: whatever is there;
+    in a new memory, never.
     """
     def __init__(
         self,
@@ -190,10 +257,12 @@ class MemorySettings(_message.Message):
         write: Global___WriteMode.ValueType = ...,
         when_full: Global___WhenFull.ValueType = ...,
         page_patterns: _builtins.int = ...,
+        retain: Global___Retain.ValueType = ...,
+        ttl_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_patterns", b"page_patterns", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_patterns", b"page_patterns", "retain", b"retain", "ttl_s", b"ttl_s", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

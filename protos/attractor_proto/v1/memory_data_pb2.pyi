@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from attractor_proto.v1 import memories_pb2 as _memories_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -406,6 +407,7 @@ class StoreFrame(_message.Message):
 
     COLUMNS_FIELD_NUMBER: _builtins.int
     SEQUENCES_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
     @_builtins.property
@@ -414,15 +416,22 @@ class StoreFrame(_message.Message):
         number the memory has seen gets the first answer and applies nothing. 0: not counted, never recognised as a repeat.
         """
 
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
+        """Empty, or one for each pattern of the frame. Needs a server that keeps memories: else the requests fail with
+        FAILED_PRECONDITION, reason NOT_KEPT.
+        """
+
     def __init__(
         self,
         *,
         columns: Global___RequestColumns | None = ...,
         sequences: _abc.Iterable[_builtins.int] | None = ...,
+        items: _abc.Iterable[_memories_pb2.Item] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "items", b"items", "sequences", b"sequences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,9 +439,9 @@ Global___StoreFrame: _TypeAlias = StoreFrame  # noqa: Y015
 
 @_typing.final
 class EraseFrame(_message.Message):
-    """Makes stored patterns strangers again, as well as the model has learned to. Whole patterns, as they were stored; what
-    was never stored in this memory is counted and worked on all the same. Needs a model that `erases`: else it fails with
-    FAILED_PRECONDITION, reason CANNOT_ERASE.
+    """Makes stored patterns strangers again: whole patterns, as they were stored. One that the server keeps leaves its page
+    exactly as if it had never been stored. Any other is erased as well as the model has learned to, and counted even where
+    it was never stored; that needs a model that `erases`: else it fails with FAILED_PRECONDITION, reason CANNOT_ERASE.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -467,6 +476,7 @@ class QueryFrame(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     TRAJECTORY_FIELD_NUMBER: _builtins.int
     PULL_KNOWN_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Reading steps, for the whole frame; 0 for the model's own number, at most 256."""
     trajectory: _builtins.bool
@@ -475,6 +485,10 @@ class QueryFrame(_message.Message):
     """Known entries are not held fixed but pulled towards the cue, as hard as the model has learned to at each step, and
     come back as the memory has them: for cues that are known with noise. Needs a model that `pulls`: else the requests
     fail with FAILED_PRECONDITION, reason CANNOT_PULL.
+    """
+    match: _builtins.bool
+    """Also tell the kept pattern that is nearest to each completed one. Needs a server that keeps memories: else the
+    requests fail with FAILED_PRECONDITION, reason NOT_KEPT.
     """
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
@@ -485,10 +499,11 @@ class QueryFrame(_message.Message):
         steps: _builtins.int = ...,
         trajectory: _builtins.bool = ...,
         pull_known: _builtins.bool = ...,
+        match: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "pull_known", b"pull_known", "steps", b"steps", "trajectory", b"trajectory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "match", b"match", "pull_known", b"pull_known", "steps", b"steps", "trajectory", b"trajectory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,6 +627,7 @@ class RecalledFrame(_message.Message):
     PATTERNS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -624,6 +640,10 @@ class RecalledFrame(_message.Message):
 
     @_builtins.property
     def scores(self) -> Global___Scores: ...
+    @_builtins.property
+    def matches(self) -> Global___Matches:
+        """Where the query asked for it."""
+
     def __init__(
         self,
         *,
@@ -631,14 +651,53 @@ class RecalledFrame(_message.Message):
         patterns: _abc.Iterable[_builtins.int] | None = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         scores: Global___Scores | None = ...,
+        matches: Global___Matches | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["patterns", b"patterns", "request_ids", b"request_ids", "scores", b"scores", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "patterns", b"patterns", "request_ids", b"request_ids", "scores", b"scores", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecalledFrame: _TypeAlias = RecalledFrame  # noqa: Y015
+
+@_typing.final
+class Matches(_message.Message):
+    """The kept pattern that is nearest to each completed one: one entry a completed pattern."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSORS_FIELD_NUMBER: _builtins.int
+    DISTANCES_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
+        """As `tensors` of the answer; zeros where nothing is kept."""
+
+    @_builtins.property
+    def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Euclidean, in user units; of a text, each character that differs counts 2 in the sum of squares. Infinite where
+        nothing is kept.
+        """
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
+        """What it carries. Empty where none of them carries anything."""
+
+    def __init__(
+        self,
+        *,
+        tensors: _abc.Iterable[Global___Tensor] | None = ...,
+        distances: _abc.Iterable[_builtins.float] | None = ...,
+        items: _abc.Iterable[_memories_pb2.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distances", b"distances", "items", b"items", "tensors", b"tensors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Matches: _TypeAlias = Matches  # noqa: Y015
 
 @_typing.final
 class Scores(_message.Message):
@@ -838,12 +897,17 @@ class StoreRequest(_message.Message):
     TENSORS_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     client_id: _builtins.str
     """Both or neither: see StoreFrame.sequences."""
     sequence: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
+        """See StoreFrame.items."""
+
     def __init__(
         self,
         *,
@@ -851,10 +915,11 @@ class StoreRequest(_message.Message):
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         client_id: _builtins.str = ...,
         sequence: _builtins.int = ...,
+        items: _abc.Iterable[_memories_pb2.Item] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "memory", b"memory", "sequence", b"sequence", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "items", b"items", "memory", b"memory", "sequence", b"sequence", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -942,10 +1007,13 @@ class QueryRequest(_message.Message):
     TENSORS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     PULL_KNOWN_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     steps: _builtins.int
     pull_known: _builtins.bool
     """See QueryFrame.pull_known."""
+    match: _builtins.bool
+    """See QueryFrame.match."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     def __init__(
@@ -955,10 +1023,11 @@ class QueryRequest(_message.Message):
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         steps: _builtins.int = ...,
         pull_known: _builtins.bool = ...,
+        match: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "pull_known", b"pull_known", "steps", b"steps", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "memory", b"memory", "pull_known", b"pull_known", "steps", b"steps", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -970,19 +1039,23 @@ class QueryResponse(_message.Message):
 
     TENSORS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
     def scores(self) -> Global___Scores: ...
+    @_builtins.property
+    def matches(self) -> Global___Matches: ...
     def __init__(
         self,
         *,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         scores: Global___Scores | None = ...,
+        matches: Global___Matches | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "scores", b"scores", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import Page
 from attractor_server.engine.shelf import Shelf
 from attractor_server.engine.work import Floats, Job, Outcome, Record
@@ -49,6 +50,8 @@ class Loaded:
     shelf: Shelf
     keeper: Keeper | None = None
     """None: nothing outlives this process"""
+    kept: KeptPatterns | None = None
+    """Of that store"""
 
     @property
     def limit(self) -> int:

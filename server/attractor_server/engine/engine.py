@@ -1,5 +1,6 @@
 """The engine: one batched loop over the pages of many memories."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -9,10 +10,12 @@ from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
 from attractor_server.engine.erasing import erase
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record
+from attractor_server.engine.tending import tend
+from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Tended
 from attractor_server.engine.writing import store
 from attractor_server.errors import MemoryNotFound, ServerError
 
@@ -41,9 +44,10 @@ class Engine:
         """
         residency = residency or Residency()
         self._keeper = keeper
+        kept = None if keeper is None else KeptPatterns(keeper)
         self._loaded: Mapping[str, Loaded] = {
             model.digest: Loaded(
-                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper
+                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper, kept
             )
             for model in models
         }
@@ -56,7 +60,9 @@ class Engine:
         """
         operation = jobs[0].operation
         if operation is Operation.DELETE:
-            return [self._delete(job.memory) for job in jobs]
+            return [self._delete(job) for job in jobs]
+        if operation is Operation.TEND:
+            return [tend(self._keeper, self._loaded, job) for job in jobs]
         outcomes: dict[Job, Outcome | ServerError] = {
             job: MemoryNotFound(f"memory {job.memory.name!r} was deleted while the request was waiting")
             for job in jobs
@@ -72,8 +78,11 @@ class Engine:
             return [outcomes.get(job, failure) for job in jobs]
         return [outcomes[job] for job in jobs]
 
-    def _delete(self, memory: Record) -> Outcome | ServerError:
+    def _delete(self, job: Job) -> Outcome | ServerError:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
+        memory = job.memory
+        if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
+            return Tended()
         if (loaded := self._loaded.get(memory.model_digest)) is not None:
             for page in memory.pages:
                 loaded.bank.release(page)
@@ -82,5 +91,8 @@ class Engine:
             if self._keeper is not None and memory.id:
                 self._keeper.delete(memory.id)
         except ServerError as error:
+            memory.at_hand = False
             return error
+        if job.if_expired:  # else it was taken out of the catalog before
+            memory.deleted = True
         return Deleted()

@@ -1,6 +1,7 @@
 """Erasing: exactly where the page keeps its patterns, by the trained eraser where it does not."""
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from attractor_server.engine.choosing import Cues, choose
 from attractor_server.engine.erasure import Change, Erasure, without
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.keeping import keep_erases
+from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Erased, Floats, Job, Outcome
 from attractor_server.engine.writing import finite_rows, rows_in, written
@@ -21,8 +23,9 @@ from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiv
 def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """Erases the patterns of one job in each lane, all of them or none.
 
-    A pattern that an open page keeps leaves it as if it had been stored one time less. Any other goes to the eraser, on
-    the page that knows it best; that page keeps no patterns from then on, as it does not follow from them any more.
+    A pattern that is kept, by an open page or by the backend store, leaves its page as if it had been stored one time
+    less. Any other goes to the eraser, on the page that knows it best; that page keeps no patterns from then on, as it
+    does not follow from them any more.
     """
     erasures = [Erasure(lane.jobs[0], lane.values) for lane in lanes]
     try:
@@ -40,7 +43,33 @@ def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
 
 
 def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
-    """Plans to rewrite open pages without those patterns that they keep."""
+    """Plans to rewrite pages without those of their patterns that are kept."""
+    if loaded.kept is None:
+        _find_at_hand(loaded, erasures)
+        return
+    for one in erasures:
+        try:
+            _find_in_store(loaded.kept, one)
+        except ServerError as error:
+            one.error = error
+
+
+def _find_in_store(kept: KeptPatterns, erasure: Erasure) -> None:
+    """Looks in all pages, the newest first, until all patterns are found."""
+    memory = erasure.job.memory
+    for page in reversed(memory.pages):
+        if not len(erasure.rest):
+            return
+        if (patterns := kept.of(memory, page)) is None:
+            continue
+        stays, erasure.rest = without(patterns.values, erasure.rest)
+        if not stays.all():
+            items = tuple(compress(patterns.items, stays))
+            erasure.changes[page] = Change(page, patterns.values[stays], items)
+
+
+def _find_at_hand(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+    """Looks in open pages, the only ones that keep patterns where there is no store."""
     keeping = [one for one in erasures if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
     for start in range(0, len(keeping), loaded.bank.capacity):
         part = keeping[start : start + loaded.bank.capacity]
@@ -49,9 +78,9 @@ def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
             page = one.job.memory.pages[-1]
             one.error = failed.get(page)
             if page.kept is not None and page not in failed:
-                left, one.rest = without(page.kept, one.rest)
-                if len(left) < len(page.kept):
-                    one.changes[page] = Change(page, left)
+                stays, one.rest = without(page.kept, one.rest)
+                if not stays.all():
+                    one.changes[page] = Change(page, page.kept[stays])
 
 
 def _find_others(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
@@ -114,16 +143,17 @@ def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
     for one in erasures:
         if not all(finite[change] for change in one.changes.values()):
             one.error = WriteDiverged(diverged(one.job, "erasing"))
-    done = [change for one in erasures if one.error is None for change in one.changes.values()]
+    finished = [one for one in erasures if one.error is None]
+    done = [change for one in finished for change in one.changes.values()]
     rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
     loaded.bank.bring([change.page for change in changes])
     if rows:
         loaded.bank.publish([changes[row].page for row in rows], rows_in(fast, rows))
-    for change in done:
-        left, kept = change.left, None if change.erased else change.kept
-        if change.empties:
-            loaded.bank.release(change.page)
-        change.page.patterns, change.page.kept = left, kept
+    for one in finished:
+        for change in one.changes.values():
+            if change.empties:
+                loaded.bank.release(change.page)
+            change.page.patterns, change.page.kept = change.left, one.keeps(change)
 
 
 def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Tensors:
@@ -161,5 +191,6 @@ def _counted(erasure: Erasure) -> Erased:
     """Counts an erase whose pages have changed."""
     memory = erasure.job.memory
     memory.version += 1
+    memory.touch()
     memory.patterns = sum(page.patterns for page in memory.pages)
     return Erased(version=memory.version, patterns=memory.patterns)

@@ -1,12 +1,14 @@
 """What an erase does to the pages of its memory: worked out before anything is computed or applied."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from attractor_server.engine.page import Page
-from attractor_server.engine.work import Floats, Job
+from attractor_server.engine.work import Booleans, Floats, Job
 from attractor_server.errors import ServerError
+from attractor_server.storage.records import Item
 
 TOLERANCE = 1e-5
 """How far two float32 values of one pattern may lie apart, relative to them"""
@@ -19,6 +21,8 @@ class Change:
     page: Page
     kept: Floats | None = None
     """Those it is rewritten with; None where it is not rewritten"""
+    items: Sequence[Item] = ()
+    """What these carry, one for each; empty where none carries anything"""
     erased: list[Floats] = field(default_factory=list)
     """Those that the eraser is given"""
 
@@ -53,12 +57,20 @@ class Erasure:
     changes: dict[Page, Change] = field(default_factory=dict)
     error: ServerError | None = None
 
+    def keeps(self, change: Change) -> Floats | None:
+        """The patterns that a changed page keeps at hand: those it was rewritten with, if it is to be filled."""
+        memory = self.job.memory
+        open_page = change.page is memory.pages[-1] and not memory.settings.seals(change.left)
+        if change.erased or change.kept is None or memory.settings.write != "rewrite" or not open_page:
+            return None
+        return change.kept
 
-def without(kept: Floats, erased: Floats) -> tuple[Floats, Floats]:
-    """The kept patterns without those erased, one for one; and those erased that are not among them."""
+
+def without(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
+    """Which of the kept patterns are not erased, one for one; and those erased that are not among them."""
     stays, found = np.ones(len(kept), np.bool_), np.zeros(len(erased), np.bool_)
     for row, pattern in enumerate(erased):
         same = np.flatnonzero(np.isclose(kept, pattern, rtol=TOLERANCE, atol=TOLERANCE).all(1) & stays)
         found[row] = bool(len(same))
         stays[same[:1]] = False
-    return kept[stays], erased[~found]
+    return stays, erased[~found]

@@ -1,12 +1,13 @@
 """Which patterns of a store go to which page: worked out on numbers, before anything is computed or applied."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attractor_server.engine.batch import Lane, joined
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Job, Stored
 from attractor_server.errors import MemoryFull, ServerError
+from attractor_server.storage.records import Item
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +18,8 @@ class Part:
     version: int
     """Of the memory, after the store"""
     values: Floats
+    items: Sequence[Item]
+    """One for each pattern; empty where none carries anything"""
 
 
 class Filling:
@@ -45,6 +48,7 @@ class Filling:
         """Makes the memory's record what the stores made of it."""
         self.memory.pages[:] = self._pages
         self.memory.version, self.memory.patterns = self._version, self._total
+        self.memory.touch()
 
     def _take(self, job: Job) -> None:
         values, settings = job.values, self.memory.settings
@@ -61,7 +65,7 @@ class Filling:
             page = self._open_page()
             part = values[start : start + settings.page_patterns - self._held[page]]
             self._given.setdefault(page, []).append(part)
-            self.parts.append(Part(page, self._version, part))
+            self.parts.append(Part(page, self._version, part, job.items[start : start + len(part)]))
             self._held[page] += len(part)
             start += len(part)
         self._total += len(values)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from attractor_server.storage.records import Change, StoredMemory, StoredPage
+from attractor_server.storage.records import Change, Snapshot, StoredMemory, StoredPage
 
 
 class Keeper(Protocol):
@@ -15,11 +15,29 @@ class Keeper(Protocol):
     def find(self, name: str) -> StoredMemory | None:
         """The memory of that name, or None."""
 
-    def page(self, memory: int, number: int) -> StoredPage:
-        """What the weights of that page follow from."""
+    def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
+        """What the weights of that page follow from; with `all_entries` also the patterns that are in its image."""
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none."""
 
     def delete(self, memory: int) -> None:
         """Forgets a memory."""
+
+    def purge(self) -> None:
+        """Leaves no byte of what changes took away."""
+
+    def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
+        """A memory of that name with all that the first one has, or had at a snapshot."""
+
+    def snapshot(self, memory: int, tag: str) -> Snapshot:
+        """Keeps the memory as it is now under a tag."""
+
+    def snapshots(self, memory: int) -> Sequence[Snapshot]:
+        """Of a memory, the oldest first."""
+
+    def restore(self, memory: int, tag: str) -> tuple[int, int]:
+        """Makes the memory what it was at a snapshot; its version and patterns."""
+
+    def forget_snapshot(self, memory: int, tag: str) -> None:
+        """Forgets a snapshot."""

@@ -16,15 +16,17 @@ from attractor_server.storage.records import Change, Entry, Image, Told
 def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
     """Commits what was applied. Where that fails, the jobs fail, and their memories are as the store has them."""
     kept = [one for one in fillings if one.memory.id]
-    if loaded.keeper is None or not kept:
+    if loaded.keeper is None or loaded.kept is None or not kept:
         return
+    for page in {part.page for one in kept for part in one.parts}:
+        loaded.kept.changed(page)
     try:
         loaded.keeper.commit([_by_stores(loaded.bank, one) for one in kept])
     except Exception as error:
         failure = _failure(error, len(kept))
         for one in kept:
             one.outcomes |= dict.fromkeys(one.jobs, failure)
-            _lose(loaded.bank, one.memory)
+            lose(loaded.bank, one.memory)
 
 
 def keep_erases(
@@ -32,14 +34,17 @@ def keep_erases(
 ) -> Mapping[Job, ServerError]:
     """Commits what was erased; the jobs that fail by that, whose memories are as the store has them."""
     kept = [one for one in erasures if one.error is None and one.job.memory.id]
-    if loaded.keeper is None or not kept:
+    if loaded.keeper is None or loaded.kept is None or not kept:
         return {}
+    for page in {page for one in kept for page in one.changes}:
+        loaded.kept.changed(page)
     try:
         loaded.keeper.commit([_by_erase(loaded.bank, one, outcomes[one.job]) for one in kept])
+        loaded.keeper.purge()
     except Exception as error:
         failure = _failure(error, len(kept))
         for one in kept:
-            _lose(loaded.bank, one.job.memory)
+            lose(loaded.bank, one.job.memory)
         return {one.job: failure for one in kept}
     return {}
 
@@ -48,7 +53,7 @@ def _failure(error: Exception, memories: int) -> ServerError:
     return error if isinstance(error, ServerError) else fault(error, "commit", memories)
 
 
-def _lose(bank: Bank, memory: Record) -> None:
+def lose(bank: Bank, memory: Record) -> None:
     """Forgets what is at hand of a memory: it comes from the store when it is next needed."""
     for page in memory.pages:
         bank.release(page)
@@ -56,30 +61,41 @@ def _lose(bank: Bank, memory: Record) -> None:
 
 
 def _by_stores(bank: Bank, filling: Filling) -> Change:
-    """What the stores of a lane did to their memory: entries, and images of pages that are sealed by now."""
+    """What the stores of a lane did to their memory: entries, and images of pages that are sealed by now.
+
+    Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
+    """
     memory, first = filling.memory, filling.parts[0].version
     parts = [part for part in filling.parts if part.page not in filling.dropped]
     given = dict.fromkeys(part.page for part in parts)
     sealed = [page for page in given if memory.settings.seals(page.patterns)]
+    bare = [] if memory.settings.retain == "all" else sealed
     return Change(
         memory=memory.id,
         version=memory.version,
         patterns=memory.patterns,
         dropped=[page.number for page in filling.dropped],
+        emptied=[page.number for page in bare],
         pages={page.number: page.patterns for page in given},
         entries=[
-            Entry(page=part.page.number, version=part.version, written=first, values=part.values) for part in parts
+            Entry(page=part.page.number, version=part.version, written=first, values=part.values, items=part.items)
+            for part in parts
+            if part.page not in bare
         ],
-        images=_images(bank, sealed, memory.version),
+        images=images_of(bank, sealed, memory.version),
         told=_told((job, filling.outcomes[job]) for job in filling.jobs),
     )
 
 
 def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> Change:
-    """What an erase did to its memory: nothing stays of what a changed page had, but what it keeps, or its weights."""
+    """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with.
+
+    Its weights are kept, too, unless it is the page to be filled, and follows from its patterns.
+    """
     memory, changes = erasure.job.memory, erasure.changes
     numbers = [page.number for page in changes]
-    kept = {page: page.kept for page in changes if page.kept is not None}
+    kept = {page: one for page, one in changes.items() if one.kept is not None and not one.erased}
+    bare = [page for page in changes if page not in kept or (page is not memory.pages[-1] and page.patterns)]
     return Change(
         memory=memory.id,
         version=memory.version,
@@ -87,16 +103,17 @@ def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> C
         emptied=numbers,
         pages={page.number: page.patterns for page in changes},
         entries=[
-            Entry(page=page.number, version=memory.version, written=memory.version, values=values)
-            for page, values in kept.items()
-            if len(values)
+            Entry(page=page.number, version=memory.version, written=memory.version, values=one.kept, items=one.items)
+            for page, one in kept.items()
+            if one.kept is not None and len(one.kept)
         ],
-        images=_images(bank, [page for page in changes if page not in kept], memory.version),
+        images=images_of(bank, bare, memory.version),
         told=_told([(erasure.job, outcome)]),
     )
 
 
-def _images(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+def images_of(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+    """The weights of these pages after that version of their memory."""
     images = []
     for page in pages:
         for error in bank.bring([page]).values():

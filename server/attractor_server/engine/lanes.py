@@ -17,7 +17,7 @@ TURN_LIMIT = 64
 """Patterns of one memory that are taken before another one's turn, so that many queries of one share its page."""
 FILLED_PART = 4
 """Once a namespace got all that it asked for, second turns fill a batch to this part only: its answers wait for them"""
-ALONE = (Operation.ERASE, Operation.DELETE)
+ALONE = (Operation.ERASE, Operation.DELETE, Operation.TEND)
 """Of which a batch holds one for each memory"""
 
 Program: TypeAlias = tuple[object, ...]

@@ -1,6 +1,7 @@
 """Queries and recognition: each pattern is read, or looked at, in the one page of its memory that was chosen for it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
@@ -12,8 +13,9 @@ from attractor_server.engine import programs
 from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
 from attractor_server.engine.choosing import ALL, Row, Some, rows_of
 from attractor_server.engine.faults import diverged, fault
-from attractor_server.engine.work import Booleans, Floats, Integers, Job, Recalled, Recognized
-from attractor_server.errors import ReadDiverged, ServerError
+from attractor_server.engine.matching import matches
+from attractor_server.engine.work import Booleans, Floats, Integers, Job, Outcome, Recalled, Recognized
+from attractor_server.errors import NotKept, ReadDiverged, ServerError
 
 Answer: TypeAlias = Recalled | Recognized | ServerError
 Answers: TypeAlias = Iterator[tuple[Job, Some, Answer]]
@@ -22,13 +24,23 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def query(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
-    """What the cues lead to in the chosen pages."""
-    return _answered(loaded, lanes, _recalled)
+    """What the cues lead to in the chosen pages, and where it was asked for, the kept patterns nearest to that."""
+    for job, outcome in _answered(loaded, lanes, _recalled):
+        yield job, _matched(loaded, job, outcome) if job.match and isinstance(outcome, Recalled) else outcome
 
 
 def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """How familiar patterns are to the pages that know them best."""
     return _answered(loaded, lanes, _recognized)
+
+
+def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerError:
+    if loaded.kept is None:
+        return NotKept("match: this server keeps no patterns: start it without `--durable no`")
+    try:
+        return replace(recalled, matches=matches(loaded.kept, job.memory, loaded.model.layout, recalled.values))
+    except ServerError as error:
+        return error
 
 
 def _answered(loaded: Loaded, lanes: Sequence[Lane], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Results:

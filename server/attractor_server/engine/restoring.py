@@ -8,9 +8,10 @@ from attractor_server.engine.batch import Loaded, joined, lanes_of
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
+from attractor_server.engine.returning import found
 from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
 from attractor_server.engine.writing import finite_rows, written
-from attractor_server.errors import MemoryNotFound, ServerError, StoreDamaged
+from attractor_server.errors import ServerError, StoreDamaged
 from attractor_server.storage.records import Entry, PageRow, StoredMemory, StoredPage
 
 
@@ -50,9 +51,7 @@ def _restore(loaded: Loaded, keeper: Keeper, memory: Record) -> StoredMemory:
         MemoryNotFound: the store has it no more.
         ServerError: the store cannot be read, or is damaged.
     """
-    stored = keeper.find(memory.name)
-    if stored is None or stored.id != memory.id:
-        raise MemoryNotFound(f"no memory {memory.name!r}; it was deleted")
+    stored = found(keeper, memory)
     pages = list[Page]()
     try:
         for row in stored.pages:

@@ -1,6 +1,7 @@
 """Units of work: what waits in the batcher, and what the engine makes of it. No torch here."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import MemoryRecord
+from attractor_server.storage.records import Item, Snapshot, StoredMemory
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -25,11 +27,12 @@ class Operation(Enum):
     QUERY = "query"
     RECOGNIZE = "recognize"
     DELETE = "delete"
+    TEND = "tend"
 
     @property
     def writes(self) -> bool:
         """Whether jobs behind it have to wait for its effect."""
-        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE)
+        return self in (Operation.STORE, Operation.ERASE, Operation.DELETE, Operation.TEND)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Erased:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """For each of n completed patterns the kept one that is nearest to it."""
+
+    values: Floats
+    """(n, d) in user units; zeros where nothing is kept"""
+    distances: Floats
+    """(n,) Euclidean; infinite where nothing is kept"""
+    items: Sequence[Item]
+    """(n,)"""
+
+
+@dataclass(frozen=True)
 class Recalled:
     """Completed patterns (n, d) in user units, with a score for each."""
 
@@ -63,6 +78,8 @@ class Recalled:
     """(steps + 1, n)"""
     pages: Integers | None = None
     """(n,) which page of the memory, counted from the oldest, answered each; None where that is 0 for all"""
+    matches: Matches | None = None
+    """Where they were asked for"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,54 @@ class Deleted:
     """The memory's place in the bank is free."""
 
 
-Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted
+@dataclass(frozen=True)
+class Tended:
+    """A task was carried out: the fork or the snapshot that it made, if it makes one."""
+
+    made: StoredMemory | Snapshot | None = None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Make a memory of that name with all that this one has, or had at a snapshot."""
+
+    name: str
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class TakeSnapshot:
+    """Keep the memory as it is under a tag."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class ForgetSnapshot:
+    """Keep it no longer."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Make the memory what it was at a snapshot."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Write the memory anew from its patterns."""
+
+    model: str
+    model_digest: str
+    page_patterns: int
+
+
+Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
+"""What is done to a memory as the backend store has it"""
+Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | Tended
 Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer, Page]
 
@@ -98,18 +162,26 @@ class Job:
     memory: Record
     future: Answer
     values: Floats | None = None
-    """(n, d) in user units; None for a deletion"""
+    """(n, d) in user units; None for a deletion or a task"""
     known: Booleans | None = None
     steps: int = 0
     """Reading steps of a query"""
     trajectory: bool = False
     pull: bool = False
     """Known entries of a query are pulled towards the cue, not held"""
+    match: bool = False
+    """A query also asks for the kept patterns that are nearest"""
+    items: Sequence[Item] = ()
+    """What the patterns of a store carry, one for each; empty where none carries anything"""
     deadline_s: float | None = None
     """On the event loop's clock"""
     client_id: str = ""
     sequence: int = 0
     """Of a store or an erase that its client will repeat, with the same number, until it is answered; else 0"""
+    if_expired: bool = False
+    """A deletion is one only where the memory's time is over"""
+    task: Task | None = None
+    """Of a TEND"""
     started: bool = False
     """The engine has it: it can be withdrawn no longer."""
 
@@ -120,7 +192,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Patterns in it; a deletion counts as one."""
+        """Patterns in it; a deletion and a task count as one."""
         return 1 if self.values is None else len(self.values)
 
     @property

@@ -12,7 +12,7 @@ from grpc import aio
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine.work import Erased, Outcome, Recalled, Recognized, Stored
-from attractor_server.errors import ServerError
+from attractor_server.errors import Exhausted, ServerError
 from attractor_server.fields import Layout
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context
@@ -40,8 +40,8 @@ class Item:
     def kind(self) -> tuple[object, ...]:
         """Neighbours of one kind share a frame."""
         match self.content:
-            case Recalled():
-                return (Recalled, self.layout)
+            case Recalled(matches=matches):
+                return (Recalled, self.layout, matches is None)
             case Recognized(probability=probability):
                 return (Recognized, probability is None)
             case pb.SessionResponse():
@@ -54,7 +54,7 @@ class Item:
     def size_bytes(self) -> int:
         """What it takes of a frame, at most."""
         if isinstance(self.content, Recalled):
-            return self.content.values.nbytes + 64 * len(self.content.values)
+            return self.content.values.nbytes + 64 * len(self.content.values) + _matches_bytes(self.content)
         if isinstance(self.content, Recognized):
             return 32 * len(self.content.energy)
         return _FAILURE_BYTES if isinstance(self.content, ServerError) else 64
@@ -87,7 +87,9 @@ class Answers:
         self._reserved += weight
 
     def put(self, item: Item) -> None:
-        """Takes one more thing to tell."""
+        """Takes one more thing to tell; where matches make it longer than a message may be, its request fails."""
+        if isinstance(item.content, Recalled) and item.content.matches and item.size_bytes > self._frame_bytes:
+            item.content = _too_long(item, self._frame_bytes)
         self._line.append(item)
         self._unsent += 1
         self._announce()
@@ -122,6 +124,20 @@ class Answers:
         if self._awaited:
             self._changed.set()
             self._changed, self._awaited = asyncio.Event(), False
+
+
+def _matches_bytes(recalled: Recalled) -> int:
+    """Of the kept patterns that are told with it."""
+    if (matches := recalled.matches) is None:
+        return 0
+    return matches.values.nbytes + sum(len(item.payload) + 4 * len(item.id) + 16 for item in matches.items)
+
+
+def _too_long(item: Item, limit_bytes: int) -> ServerError:
+    return Exhausted(
+        f"the answer with its matches and their payloads has about {item.size_bytes} bytes, and at most {limit_bytes} "
+        "may be told at once: query fewer patterns at a time"
+    )
 
 
 def frames_of(items: Iterable[Item], limit_bytes: int) -> Iterator[tuple[pb.SessionResponse, Sequence[Item]]]:
@@ -186,6 +202,7 @@ def _recalled(ids: Sequence[int], chunk: Sequence[Item]) -> Iterator[pb.SessionR
     frame.patterns.extend([len(one.values) for one in recalled])
     codec.encode(layout, np.concatenate([one.values for one in recalled]), into=frame.tensors)
     codec.scores(recalled, into=frame.scores)
+    codec.matches(layout, recalled, into=frame.matches)
     yield answer
 
 

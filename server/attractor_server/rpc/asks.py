@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1.memories_pb2 import Item
 from attractor_server.engine.work import Operation
 from attractor_server.errors import InvalidRequest
 from attractor_server.rpc import codec
@@ -21,6 +22,8 @@ class Ask:
     steps: int = 0
     trajectory: bool = False
     pull: bool = False
+    match: bool = False
+    items: Sequence[Item] = ()
 
     @property
     def where(self) -> str:
@@ -48,12 +51,15 @@ class Ask:
         match self.operation:
             case Operation.STORE:
                 part.store.sequences.extend([self.sequences[i] for i in chosen])
+                if len(self.items) == rows[-1].stop:
+                    part.store.items.extend([item for i in chosen for item in self.items[rows[i]]])
                 codec.select(self.columns, rows, chosen, into=part.store.columns)
             case Operation.ERASE:
                 part.erase.sequences.extend([self.sequences[i] for i in chosen])
                 codec.select(self.columns, rows, chosen, into=part.erase.columns)
             case Operation.QUERY:
                 part.query.steps, part.query.trajectory, part.query.pull_known = self.steps, self.trajectory, self.pull
+                part.query.match = self.match
                 codec.select(self.columns, rows, chosen, into=part.query.columns)
             case _:
                 codec.select(self.columns, rows, chosen, into=part.recognize.columns)
@@ -65,7 +71,13 @@ def ask_of(frame: pb.SessionRequest) -> Ask:
     match frame.WhichOneof("frame"):
         case "store":
             store = frame.store
-            return Ask(operation=Operation.STORE, frame=frame, columns=store.columns, sequences=store.sequences)
+            return Ask(
+                operation=Operation.STORE,
+                frame=frame,
+                columns=store.columns,
+                sequences=store.sequences,
+                items=store.items,
+            )
         case "erase":
             erase = frame.erase
             return Ask(operation=Operation.ERASE, frame=frame, columns=erase.columns, sequences=erase.sequences)
@@ -78,6 +90,7 @@ def ask_of(frame: pb.SessionRequest) -> Ask:
                 steps=query.steps,
                 trajectory=query.trajectory,
                 pull=query.pull_known,
+                match=query.match,
             )
         case _:
             return Ask(operation=Operation.RECOGNIZE, frame=frame, columns=frame.recognize.columns)

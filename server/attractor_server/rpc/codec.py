@@ -11,6 +11,8 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine.work import Booleans, Floats, Recalled, Recognized
 from attractor_server.errors import InvalidRequest, Violation, quoted
 from attractor_server.fields import Field, Layout
+from attractor_server.rpc.items import messages_of
+from attractor_server.storage.records import NOTHING
 
 _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
@@ -94,6 +96,18 @@ def scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
     into.delta_energy.extend(_column([one.delta_energy for one in recalled]))
     into.steps.extend([one.steps for one in recalled for _ in range(len(one.values))])
     into.pages.extend(pages(recalled))
+
+
+def matches(layout: Layout, recalled: Sequence[Recalled], *, into: pb.Matches) -> None:
+    """Adds the matches of several answers, one after another, where they were asked for."""
+    found = [one.matches for one in recalled if one.matches is not None]
+    if not found:
+        return
+    encode(layout, np.concatenate([one.values for one in found]), into=into.tensors)
+    into.distances.extend(_column([one.distances for one in found]))
+    items = [item for one in found for item in one.items]
+    if any(item != NOTHING for item in items):
+        into.items.extend(messages_of(items))
 
 
 def _column(parts: Sequence[Floats]) -> list[float]:

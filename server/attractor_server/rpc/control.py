@@ -5,17 +5,17 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.json_format import ParseDict
 from grpc import aio
 
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
-from attractor_server.engine.work import Operation, Record
+from attractor_server.engine.work import Operation
 from attractor_server.errors import Draining, InvalidRequest, MemoryNotFound
 from attractor_server.fields import Field
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
-from attractor_server.rpc.paging import given_settings, settings_message
+from attractor_server.rpc.paging import given_settings, memory_message
 from attractor_server.rpc.peers import Peers, forward, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.records import NewMemory
@@ -42,7 +42,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         settings = replace(await self._settings_there(request.name, model), **given)
         new = NewMemory(name=request.name, model=model.name, model_digest=model.digest, settings=settings)
         record = await self._shard.memories.create(new)
-        return pb.CreateResponse(memory=_memory(record))
+        return pb.CreateResponse(memory=memory_message(record))
 
     async def _settings_there(self, name: str, model: ModelCard) -> MemorySettings:
         """Those of the memory of that name; if there is none, those that a new one has by default."""
@@ -54,7 +54,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
-        return pb.GetResponse(memory=_memory(await self._shard.memories.get(request.name)))
+        return pb.GetResponse(memory=memory_message(await self._shard.memories.get(request.name)))
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
@@ -71,7 +71,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
             raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
         size = request.page_size or PAGE_SIZE
         records = await self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
-        pages = [[_memory(record) for record in records]]
+        pages = [[memory_message(record) for record in records]]
         more = False
         if not (is_forwarded(context) or self._shard.durable):  # else the store has told of all
             answers = await self._ask_others(request, context)
@@ -105,9 +105,7 @@ class ModelsServicer(rpc.ModelsServicer):
         self._shard = shard
 
     async def List(self, request: pb.ModelsListRequest, context: Context) -> pb.ModelsListResponse:  # noqa: D102, N802
-        return pb.ModelsListResponse(
-            models=[_model(model) for name, model in sorted(self._shard.models.items()) if name == model.name]
-        )
+        return pb.ModelsListResponse(models=[_model(model) for _, model in sorted(self._shard.models.items())])
 
     async def Get(self, request: pb.ModelsGetRequest, context: Context) -> pb.ModelsGetResponse:  # noqa: D102, N802
         return pb.ModelsGetResponse(model=_model(self._shard.model(request.name)))
@@ -125,21 +123,6 @@ class ClusterServicer(rpc.ClusterServicer):
         topology = self._shard.topology
         shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]
         return pb.GetTopologyResponse(epoch=topology.epoch, shards=shards, slot_owners=topology.slot_owners.tolist())
-
-
-def _memory(record: Record) -> pb.Memory:
-    created = timestamp_pb2.Timestamp()
-    created.FromMicroseconds(int(record.created_s * 1e6))
-    return pb.Memory(
-        name=record.name,
-        model=record.model,
-        model_digest=record.model_digest,
-        version=record.version,
-        patterns=record.patterns,
-        created=created,
-        settings=settings_message(record.settings),
-        pages=len(record.pages),
-    )
 
 
 def _field(field: Field) -> pb.Field:

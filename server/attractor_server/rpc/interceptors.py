@@ -22,11 +22,14 @@ class ErrorInterceptor(aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Request, Response] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
-        """Wraps the handlers of this project's package: unary ones, and those that stream both ways."""
+        """Wraps the handlers of this project's package; where they stream, they read and write by the context."""
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/attractor."):
             return handler
-        kind = "stream_stream" if handler.request_streaming else "unary_unary"
+        asks, answers = (
+            "stream" if streams else "unary" for streams in (handler.request_streaming, handler.response_streaming)
+        )
+        kind = f"{asks}_{answers}"
         make: Callable[..., grpc.RpcMethodHandler[Request, Response]] = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(_guarded(getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
 

@@ -9,8 +9,10 @@ from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.fields import Layout
 from attractor_server.rpc import codec
 from attractor_server.rpc.asks import Ask
+from attractor_server.rpc.items import items_of
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.values import check_values
+from attractor_server.storage.records import Item
 
 
 @dataclass(eq=False, slots=True)
@@ -32,12 +34,14 @@ def jobs_of(
     where, partial = f"{ask.where}.tensors", not ask.operation.writes
     try:
         shard.check(ask.operation, model, pull=ask.pull)
+        shard.check_kept("items" if ask.items else "match" if ask.match else "")
+        items = items_of(ask.items, patterns=rows, where=f"{ask.operation.value}.items")
         patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
     except ServerError as error:
         yield from ((one.place, error) for one in asked)
         return
     wrong = _wrong(model.layout, patterns, asked, where=where, partial=partial)
-    job_of = _Maker(shard, ask, model, patterns)
+    job_of = _Maker(shard, ask, model, patterns, items)
     for one in asked:
         yield one.place, wrong.get(one.place) or job_of(one)
 
@@ -61,13 +65,16 @@ def _wrong(
 class _Maker:
     """Makes the jobs of one frame: what they have in common is found once."""
 
-    def __init__(self, shard: Shard, ask: Ask, model: ModelCard, patterns: codec.Patterns) -> None:
+    def __init__(
+        self, shard: Shard, ask: Ask, model: ModelCard, patterns: codec.Patterns, items: Sequence[Item]
+    ) -> None:
         query = ask.operation is Operation.QUERY
         self._ask = ask
         self._limit = max(shard.limits.session_patterns, shard.limits.frame_patterns)
         self._steps = (ask.steps or model.steps) if query else 0
         self._values = patterns.values
         self._known = patterns.known if query else None
+        self._items = items
         self._deadlines_ms = list(ask.columns.deadline_ms)
         self._loop = asyncio.get_running_loop()
         self._now_s = self._loop.time()
@@ -85,6 +92,8 @@ class _Maker:
             steps=self._steps,
             trajectory=self._ask.trajectory,
             pull=self._ask.pull,
+            match=self._ask.match,
+            items=self._items[asked.rows],
             deadline_s=self._now_s + deadline_ms / 1000 if deadline_ms else None,
         )
         return self._too_heavy(job) if job.weight > self._limit else job

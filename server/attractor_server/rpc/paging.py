@@ -1,11 +1,15 @@
-"""Settings of memories on the wire, and which pages answered."""
+"""Memories and their settings on the wire."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, TypeVar
 
+from google.protobuf import timestamp_pb2
+
 from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.engine.work import Record
 from attractor_server.errors import InvalidRequest, Violation
-from attractor_server.storage.settings import MemorySettings, WhenFull, WriteMode
+from attractor_server.storage.settings import MemorySettings, Retain, WhenFull, WriteMode
 
 PAGE_CAPACITIES = 4
 """A page takes at most so many times the patterns that its model holds at the rated error."""
@@ -19,6 +23,7 @@ _WHEN_FULL: Mapping[pb.WhenFull.ValueType, WhenFull] = {
     pb.WHEN_FULL_REFUSE: "refuse",
     pb.WHEN_FULL_FORGET: "forget",
 }
+_RETAINS: Mapping[pb.Retain.ValueType, Retain] = {pb.RETAIN_ALL: "all", pb.RETAIN_OPEN_PAGE: "open_page"}
 
 _Number = TypeVar("_Number", bound=int)
 _Word = TypeVar("_Word", bound=str)
@@ -30,6 +35,8 @@ class GivenSettings(TypedDict, total=False):
     write: WriteMode
     when_full: WhenFull
     page_patterns: int
+    retain: Retain
+    ttl_s: float
 
 
 def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSettings:
@@ -38,10 +45,16 @@ def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSetting
     Raises:
         InvalidRequest: naming each field that cannot be meant, the value seen and the values expected.
     """
-    problems = [*_unknown("write", message.write, _WRITES), *_unknown("when_full", message.when_full, _WHEN_FULL)]
+    problems = [
+        *_unknown("write", message.write, _WRITES),
+        *_unknown("when_full", message.when_full, _WHEN_FULL),
+        *_unknown("retain", message.retain, _RETAINS),
+    ]
     if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
         expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
         problems.append(Violation("settings.page_patterns", f"saw {message.page_patterns}; {expected}"))
+    if not 0 <= message.ttl_s < math.inf:
+        problems.append(Violation("settings.ttl_s", f"saw {message.ttl_s:g}; expected seconds, or 0 (unspecified)"))
     if problems:
         raise InvalidRequest(*problems)
     given = GivenSettings()
@@ -51,6 +64,10 @@ def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSetting
         given["when_full"] = _WHEN_FULL[message.when_full]
     if message.page_patterns:
         given["page_patterns"] = message.page_patterns
+    if message.retain:
+        given["retain"] = _RETAINS[message.retain]
+    if message.ttl_s:
+        given["ttl_s"] = message.ttl_s
     return given
 
 
@@ -60,7 +77,31 @@ def settings_message(settings: MemorySettings) -> pb.MemorySettings:
         write=pb.WriteMode.Value(f"WRITE_MODE_{settings.write.upper()}"),
         when_full=pb.WhenFull.Value(f"WHEN_FULL_{settings.when_full.upper()}"),
         page_patterns=settings.page_patterns,
+        retain=pb.Retain.Value(f"RETAIN_{settings.retain.upper()}"),
+        ttl_s=settings.ttl_s or 0.0,
     )
+
+
+def memory_message(record: Record) -> pb.Memory:
+    """What clients are told of a memory."""
+    return pb.Memory(
+        name=record.name,
+        model=record.model,
+        model_digest=record.model_digest,
+        version=record.version,
+        patterns=record.patterns,
+        created=timestamp(record.created_s),
+        settings=settings_message(record.settings),
+        pages=len(record.pages),
+        expires=None if record.expires_s is None else timestamp(record.expires_s),
+    )
+
+
+def timestamp(time_s: float) -> timestamp_pb2.Timestamp:
+    """Seconds since 1970 on the wire."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromMicroseconds(int(time_s * 1e6))
+    return stamp
 
 
 def _unknown(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:

@@ -9,9 +9,17 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2, memory_data_pb2_grpc
+from attractor_proto.v1 import (
+    memories_pb2,
+    memories_pb2_grpc,
+    memory_copies_pb2,
+    memory_copies_pb2_grpc,
+    memory_data_pb2,
+    memory_data_pb2_grpc,
+)
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.control import ClusterServicer, MemoriesServicer, ModelsServicer
+from attractor_server.rpc.copies import CopiesServicer
 from attractor_server.rpc.interceptors import ErrorInterceptor
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.shard import Shard
@@ -19,6 +27,7 @@ from attractor_server.rpc.unary import MemoryDataServicer
 
 SERVICES = (
     *(service.full_name for service in memories_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in memory_copies_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in memory_data_pb2.DESCRIPTOR.services_by_name.values()),
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -102,6 +111,7 @@ async def listening(
 def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.aio.HealthServicer) -> None:
     memory_data_pb2_grpc.add_MemoryDataServicer_to_server(MemoryDataServicer(shard, peers), server)
     memories_pb2_grpc.add_MemoriesServicer_to_server(MemoriesServicer(shard, peers), server)
+    memory_copies_pb2_grpc.add_CopiesServicer_to_server(CopiesServicer(shard, peers), server)
     memories_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(shard), server)
     memories_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(shard), server)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

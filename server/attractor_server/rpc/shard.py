@@ -18,6 +18,7 @@ from attractor_server.errors import (
     CannotPull,
     InvalidRequest,
     ModelNotFound,
+    NotKept,
     ServerError,
     Unavailable,
     quoted,
@@ -77,10 +78,7 @@ class Shard:
         limits: Limits,
         journal: Journal | None = None,
     ) -> None:
-        """Without a journal no memory outlives the shard.
-
-        A model under a name that is not its own is there for memories that were made of it.
-        """
+        """Without a journal no memory outlives the shard."""
         self.number = number
         self.models = models
         self.batcher = batcher
@@ -141,7 +139,7 @@ class Shard:
             CannotErase: an erase, and the model has not learned it.
             CannotPull: a query that pulls, and the model has not learned it.
         """
-        if operation is Operation.ERASE and not model.erases:
+        if operation is Operation.ERASE and not (model.erases or self.durable):  # kept patterns need no eraser
             raise CannotErase(
                 f"model {model.name} cannot erase; use one that does (its `erases` is true), or make the memory anew"
             )
@@ -151,13 +149,22 @@ class Shard:
                 "or use a model that does (its `pulls` is true)"
             )
 
+    def check_kept(self, field: str) -> None:
+        """Refuses what needs patterns that are kept, if a field asks for it.
+
+        Raises:
+            NotKept: this shard keeps none.
+        """
+        if field and not self.durable:
+            raise NotKept(f"{field}: this server keeps no patterns: start it without `--durable no`")
+
     def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:
         """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
 
         Raises:
             CannotErase: an erase, and the memory's model has not learned it.
         """
-        if operation is not Operation.DELETE:  # which a memory can be whose model is no longer served
+        if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
             self.check(operation, self.model(memory.model), pull=False)
         return Job(
             operation=operation,
@@ -167,15 +174,17 @@ class Shard:
             known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
         )
 
-    def reading(self, job: Job, *, steps: int, trajectory: bool, pull: bool) -> None:
+    def reading(self, job: Job, *, steps: int, pull: bool, match: bool) -> None:
         """Sets how a query reads; no steps mean the model's own number.
 
         Raises:
             CannotPull: a pull, and the memory's model has not learned it.
+            NotKept: a match, and this shard keeps no patterns.
         """
         model = self.model(job.memory.model)
         self.check(job.operation, model, pull=pull)
-        job.steps, job.trajectory, job.pull = steps or model.steps, trajectory, pull
+        self.check_kept("match" if match else "")
+        job.steps, job.pull, job.match = steps or model.steps, pull, match
 
 
 def _renamed(record: Record, names: Mapping[str, str]) -> Record:

@@ -10,6 +10,7 @@ from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome
 from attractor_server.errors import Draining, Expired, InvalidRequest, Violation, quoted
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context
+from attractor_server.rpc.items import items_of
 from attractor_server.rpc.peers import Peers, forward
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.shard import Shard, check_steps, counted, written
@@ -43,13 +44,14 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             return await forward(rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer)
         check_steps(request.steps, "steps")
         job = await self._job(Operation.QUERY, request.memory, request.tensors, context)
-        self._shard.reading(job, steps=request.steps, trajectory=False, pull=request.pull_known)
+        self._shard.reading(job, steps=request.steps, pull=request.pull_known, match=request.match)
         recalled = await self._answer(job, context)
         assert isinstance(recalled, Recalled)
         layout = self._shard.model(job.memory.model).layout
         response = pb.QueryResponse()
         codec.encode(layout, recalled.values, into=response.tensors)
         codec.scores([recalled], into=response.scores)
+        codec.matches(layout, [recalled], into=response.matches)
         return response
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
@@ -70,6 +72,9 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     ) -> Stored | Erased:
         _check_count(request)
         job = await self._job(operation, request.memory, request.tensors, context)
+        if isinstance(request, pb.StoreRequest):
+            self._shard.check_kept("items" if request.items else "")
+            job.items = items_of(request.items, patterns=job.size, where="items")
         first = counted(job, request.client_id, request.sequence)
         if job.counted:
             job.deadline_s = None  # a repeat may wait for it by now, and its caller have more time

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings, SequenceForgotten
@@ -106,10 +107,17 @@ class MemoryRecord(Generic[Answer, PageType]):
     deleted: bool = False
     id: int = 0
     """In the backend store; 0 for a memory that no store has"""
+    expires_s: float | None = None
+    """When it is forgotten unless it is written before"""
     at_hand: bool = True
     """Whether the engine has its pages; if not, it makes them as the store has them before anything else"""
     _ledgers: dict[str, Ledger[Answer]] | None = None
     """By client, the one silent for longest first; None for none, which takes less memory"""
+
+    def touch(self) -> None:
+        """It was written: its time begins anew."""
+        if self.settings.ttl_s is not None:
+            self.expires_s = time.time() + self.settings.ttl_s
 
     def last_sequence(self, client_id: str) -> int:
         """Highest number of that client's stores and erases; 0 if none is remembered."""
@@ -133,6 +141,8 @@ class Catalog(Generic[Answer, PageType]):
     def __init__(self) -> None:
         self._records: dict[str, MemoryRecord[Answer, PageType]] = {}
         self._names: list[str] = []
+        self._mortal: dict[str, MemoryRecord[Answer, PageType]] = {}
+        """Those that will expire"""
         self._settings: dict[MemorySettings, MemorySettings] = {}
         """One of each, which all memories share that have it"""
 
@@ -147,6 +157,8 @@ class Catalog(Generic[Answer, PageType]):
         """Takes in a memory that was made elsewhere, under a name that is free."""
         assert record.name not in self._records
         self._records[record.name] = record
+        if record.settings.ttl_s is not None:
+            self._mortal[record.name] = record
         bisect.insort(self._names, record.name)
 
     def create(
@@ -162,6 +174,7 @@ class Catalog(Generic[Answer, PageType]):
             made: MemoryRecord[Answer, PageType] = MemoryRecord(
                 name, sys.intern(model), model_digest, time.time(), settings
             )
+            made.touch()
             self.adopt(made)
             return made
         if record.model_digest != model_digest:
@@ -195,8 +208,14 @@ class Catalog(Generic[Answer, PageType]):
         record = self.get(name)
         record.deleted = True
         del self._records[name]
+        self._mortal.pop(name, None)
         self._names.pop(bisect.bisect_left(self._names, name))
         return record
+
+    def expired(self, *, now_s: float, size: int) -> Sequence[str]:
+        """Names of up to `size` memories whose time is over."""
+        over = (name for name, record in self._mortal.items() if (record.expires_s or now_s) < now_s)
+        return list(islice(over, size))
 
     def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""

@@ -7,6 +7,10 @@ from attractor_server.storage import contents, rows
 from attractor_server.storage.records import Snapshot, StoredMemory
 from attractor_server.storage.sql import Cursor
 
+HIDDEN = "."
+"""Begins the tags of snapshots that are taken to be read once; whoever took one may have died before forgetting it"""
+HIDDEN_FOR_S = 3600.0
+
 _COPY = (
     "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
     "expires_s, version, patterns, parent, origin, origin_version) "
@@ -32,6 +36,8 @@ def fork(cursor: Cursor, memory: int, name: str, *, tag: str, now_s: float) -> S
 
 def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot:
     """The memory as it is, under a name that nobody can ask for."""
+    if tag.startswith(HIDDEN):
+        _forget_hidden(cursor, memory, before_s=now_s - HIDDEN_FOR_S)
     name, version = cursor.execute("SELECT name, version FROM memories WHERE id = ?", (memory,)).fetchone()
     made = cursor.execute(_SNAPSHOT, (f"{name}@{tag}", now_s, memory)).fetchone()
     if made is not None:
@@ -48,12 +54,33 @@ def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot
 def snapshots(cursor: Cursor, memory: int) -> Sequence[Snapshot]:
     """Of a memory, the oldest first."""
     found = cursor.execute(
-        "SELECT name, version, patterns, created_s FROM memories WHERE parent = ? ORDER BY id", (memory,)
+        "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories WHERE parent = ? ORDER BY id",
+        (memory,),
     ).fetchall()
     return [
-        Snapshot(tag=name.rpartition("@")[2], version=version, patterns=patterns, created_s=created_s)
-        for name, version, patterns, created_s in found
+        Snapshot(
+            id=identity,
+            tag=name.rpartition("@")[2],
+            model=model,
+            model_digest=digest,
+            version=version,
+            patterns=patterns,
+            created_s=created_s,
+        )
+        for identity, name, model, digest, version, patterns, created_s in found
     ]
+
+
+def kept(cursor: Cursor, name: str, tag: str) -> StoredMemory:
+    """A snapshot with its pages.
+
+    Raises:
+        SnapshotNotFound: there is none.
+    """
+    row = cursor.execute("SELECT id FROM memories WHERE name = ? AND parent <> id", (f"{name}@{tag}",)).fetchone()
+    if row is None:
+        raise SnapshotNotFound(f"memory {name!r} has no snapshot {tag!r}")
+    return rows.by_id(cursor, row[0])
 
 
 def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
@@ -90,10 +117,16 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> tuple[int
 
 def delete(cursor: Cursor, memory: int) -> None:
     """Takes away a memory, its snapshots, and what is in the pages that only they had."""
-    copies = cursor.execute("SELECT id FROM memories WHERE parent = ?", (memory,)).fetchall()
-    for identity in [*(identity for (identity,) in copies), memory]:
+    own = cursor.execute("SELECT id FROM memories WHERE parent = ?", (memory,)).fetchall()
+    for identity in [*(identity for (identity,) in own), memory]:
         contents.all_dropped(cursor, identity)
     cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))
+
+
+def _forget_hidden(cursor: Cursor, memory: int, *, before_s: float) -> None:
+    for one in snapshots(cursor, memory):
+        if one.tag.startswith(HIDDEN) and one.created_s < before_s:
+            delete(cursor, one.id)
 
 
 def _check_same(cursor: Cursor, source: int, name: str) -> None:

@@ -1,18 +1,21 @@
 """The memories of a shard by name: those at hand, and those that are in the backend store alone."""
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from attractor_server.errors import ModelGone
+from attractor_server.errors import ModelGone, NotKept
 from attractor_server.storage.catalog import Answer, Catalog, MemoryRecord, PageType
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import NewMemory, StoredMemory
 
+T = TypeVar("T")
 Restore: TypeAlias = Callable[[StoredMemory], MemoryRecord[Answer, PageType]]
+EXPIRED_AT_A_TIME = 1000
 _WRITERS = 1
 """Threads that wait for the store; its one connection takes one at a time anyway"""
 
@@ -60,8 +63,8 @@ class MemoryIndex(Generic[Answer, PageType]):
             memory.name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings
         )
 
-    async def get(self, name: str) -> MemoryRecord[Answer, PageType]:
-        """The memory of that name.
+    async def get(self, name: str, *, any_model: bool = False) -> MemoryRecord[Answer, PageType]:
+        """The memory of that name, whose model is served unless `any_model` will do.
 
         Raises:
             MemoryNotFound: there is none.
@@ -72,9 +75,21 @@ class MemoryIndex(Generic[Answer, PageType]):
         if self._journal is not None and name not in self._catalog:
             found = await self._found(self._journal, name)
             if found is not None and name not in self._leaving:
-                self._check(found)
                 self._adopt(found)
-        return self._catalog.get(name)
+        record = self._catalog.get(name)
+        if not any_model:
+            self._check(record)
+        return record
+
+    async def ask(self, question: Callable[[Journal], T]) -> T:
+        """What the journal answers, in a thread.
+
+        Raises:
+            NotKept: there is no store.
+        """
+        if (journal := self._journal) is None:
+            raise NotKept("this server keeps no memories: start it without `--durable no`")
+        return await anyio.to_thread.run_sync(question, journal, limiter=self._threads)
 
     async def remove(self, name: str) -> MemoryRecord[Answer, PageType]:
         """Takes a memory out, to be forgotten by its store; until it `left`, whoever asks for the name waits.
@@ -95,6 +110,17 @@ class MemoryIndex(Generic[Answer, PageType]):
         """The store has forgotten a memory that was removed, or has failed to."""
         self._leaving.pop(name).set()
 
+    async def expired(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
+        """Names of up to `size` memories whose time is over, of all shards."""
+        if (journal := self._journal) is None:
+            return self._catalog.expired(now_s=time.time(), size=size)
+        return await anyio.to_thread.run_sync(lambda: journal.expired(size=size), limiter=self._threads)
+
+    def gone(self, record: MemoryRecord[Answer, PageType]) -> None:
+        """A memory whose time was over was forgotten."""
+        if self._catalog.find(record.name) is record:
+            self._catalog.remove(record.name)
+
     async def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord[Answer, PageType]]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
         journal = self._journal
@@ -105,11 +131,12 @@ class MemoryIndex(Generic[Answer, PageType]):
         )
         return [self._catalog.find(one.name) or self._restore(one) for one in found]
 
-    def _check(self, stored: StoredMemory) -> None:
-        if stored.model_digest not in self._digests:
+    def _check(self, memory: MemoryRecord[Answer, PageType]) -> None:
+        if memory.model_digest not in self._digests:
             raise ModelGone(
-                f"memory {stored.name!r} was made from model {stored.model} ({stored.model_digest}), which this server "
-                "does not have: put its file in the folder of --models and start again, or delete the memory"
+                f"memory {memory.name!r} was made from model {memory.model} ({memory.model_digest}), which this server "
+                "does not have: put its file in the folder of --models and start again, rebuild the memory of another "
+                "model, or delete it"
             )
 
     def _adopt(self, stored: StoredMemory) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from attractor_server.errors import OwnerChanged
-from attractor_server.storage import contents, copies, rows
+from attractor_server.storage import contents, copies, imports, rows
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
@@ -124,7 +124,16 @@ class Journal:
     def snapshots(self, memory: int) -> Sequence[Snapshot]:
         """Of a memory, the oldest first."""
         with self._store.reading() as cursor:
-            return copies.snapshots(cursor, memory)
+            return [one for one in copies.snapshots(cursor, memory) if not one.tag.startswith(copies.HIDDEN)]
+
+    def kept(self, name: str, tag: str) -> StoredMemory:
+        """The snapshot of a memory with its pages, which `page` reads and `delete` forgets by its own number.
+
+        Raises:
+            SnapshotNotFound: there is none.
+        """
+        with self._store.reading() as cursor:
+            return copies.kept(cursor, name, tag)
 
     def restore(self, memory: int, tag: str) -> tuple[int, int]:
         """Makes the memory what it was at a snapshot; its version, which has grown by one, and its patterns.
@@ -146,6 +155,26 @@ class Journal:
         with self._changing() as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
         self.purge()
+
+    def begin_import(self, memory: StoredMemory) -> int:
+        """The number of a memory like that one, which nobody reaches and which has no pages yet."""
+        with self._changing() as cursor:
+            return imports.begin(cursor, memory, now_s=time.time())
+
+    def add_imported(self, change: Change) -> None:
+        """Gives pages to a memory that is being imported."""
+        changes = put_outside([change], self._artifacts)
+        with self._changing() as cursor:
+            contents.changed(cursor, changes)
+
+    def end_import(self, memory: int, name: str) -> StoredMemory:
+        """Makes a memory that was imported be reached by that name.
+
+        Raises:
+            NameTaken: by another memory.
+        """
+        with self._changing() as cursor:
+            return imports.end(cursor, memory, name)
 
     @contextmanager
     def _changing(self) -> Iterator[Cursor]:

@@ -1,6 +1,7 @@
 """The backend store in PostgreSQL, which shards on several nodes share."""
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,7 +154,7 @@ class Postgres:
         """Makes the tables, one server at a time."""
         cursor.execute("SELECT pg_advisory_xact_lock(?)", (_MAKING,))
         if not _made(cursor):
-            for statement in tables(POSTGRES).split(";\n"):
+            for statement in re.sub("--.*", "", tables(POSTGRES)).split(";"):
                 if statement.strip():
                     cursor.execute(statement)
             cursor.execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")

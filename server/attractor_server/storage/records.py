@@ -148,7 +148,10 @@ class StoredPage:
 class Snapshot:
     """A memory as it was at some version."""
 
+    id: int
     tag: str
+    model: str
+    model_digest: str
     version: int
     patterns: int
     created_s: float

@@ -50,6 +50,11 @@ def found(cursor: Cursor, name: str) -> StoredMemory | None:
     return replace(memory, told=_told(cursor, memory.id))
 
 
+def by_id(cursor: Cursor, identity: int) -> StoredMemory:
+    """The memory, or snapshot, of that number, which there is."""
+    return _memory(cursor, cursor.execute(f"{_SELECT} WHERE id = ?", (identity,)).fetchone())
+
+
 def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
     """Memories in the order of names; without what clients were told."""
     rows = cursor.execute(

@@ -1,0 +1,75 @@
+"""Ids and payloads of patterns: what the user gives, as it goes on the wire, and back."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from attractor._errors import InvalidRequest, ServerFault
+from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
+from attractor_proto.v1 import memories_pb2 as pb
+
+Payload: TypeAlias = Any
+"""bytes, or anything that JSON can say; None for none"""
+
+
+def items(
+    ids: str | Sequence[str] | None, payloads: Payload | Sequence[Payload] | None, *, rows: int, single: bool
+) -> tuple[pb.Item, ...]:
+    """One for each of the patterns; empty where none carries anything.
+
+    Raises:
+        InvalidRequest: naming the argument, the value seen and the value expected.
+    """
+    if ids is None and payloads is None:
+        return ()
+    names = _column("ids", ids, "", rows=rows, single=single)
+    given = _column("payloads", payloads, None, rows=rows, single=single)
+    return tuple(_item(row, name, payload) for row, (name, payload) in enumerate(zip(names, given, strict=True)))
+
+
+def payload_of(item: pb.Item) -> Payload:
+    """What the user gave.
+
+    Raises:
+        ServerFault: it says that it is JSON, and is none.
+    """
+    if not item.json:
+        return item.payload or None
+    try:
+        return json.loads(item.payload)
+    except ValueError as error:
+        raise ServerFault(f"items.payload: saw bytes that are no JSON ({error})") from error
+
+
+def _column(where: str, given: Any, missing: Any, *, rows: int, single: bool) -> Sequence[Any]:  # noqa: ANN401
+    if given is None:
+        return [missing] * rows
+    if single:
+        return [given]
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence) or len(given) != rows:
+        seen = f"{len(given)} of them" if isinstance(given, Sequence) else type(given).__name__
+        raise InvalidRequest.of(where, f"saw {seen}; expected a list of {rows}, one for each pattern")
+    return given
+
+
+def _item(row: int, name: Any, payload: Payload) -> pb.Item:  # noqa: ANN401 - whatever the user gave
+    if not isinstance(name, str) or len(name) > ITEM_ID_LIMIT:
+        seen = f"{len(name)} characters" if isinstance(name, str) else type(name).__name__
+        raise InvalidRequest.of(f"ids[{row}]", f"saw {seen}; expected a str of at most {ITEM_ID_LIMIT} characters")
+    if payload is None:
+        return pb.Item(id=name)
+    if isinstance(payload, bytes | bytearray | memoryview):
+        content, is_json = bytes(payload), False
+    else:
+        content, is_json = _as_json(row, payload), True
+    if len(content) > PAYLOAD_LIMIT_BYTES:
+        raise InvalidRequest.of(f"payloads[{row}]", f"saw {len(content)} bytes; expected at most {PAYLOAD_LIMIT_BYTES}")
+    return pb.Item(id=name, payload=content, json=is_json)
+
+
+def _as_json(row: int, payload: Payload) -> bytes:
+    try:
+        return json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        seen = f"saw {type(payload).__name__}, which JSON cannot say ({error})"
+        raise InvalidRequest.of(f"payloads[{row}]", f"{seen}; expected bytes, or what it can say") from error

@@ -1,0 +1,41 @@
+"""Notes with payloads: asked by half of an embedding, the memory completes it and hands back what it was stored with.
+
+Start a server first: `attractor serve`.
+"""
+
+import asyncio
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+import attractor
+
+NOTES = ["buy bread", "call Ada on Monday", "the key is under the mat", "water the plants"]
+
+
+def embedded(count: int) -> NDArray[np.float32]:
+    """Stands in for a model of sentences: vectors of 384 entries, of length 1."""
+    vectors = np.random.default_rng(0).standard_normal((count, 384), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+async def main(address: str) -> None:
+    """Stores the notes, keeps the memory as it is, and asks for each of them."""
+    vectors = embedded(len(NOTES))
+    async with attractor.connect(address) as client:
+        memory = await client.create_memory("examples/notes", model="embedding-384")
+        await memory.store(vectors, ids=[f"note-{n}" for n in range(len(NOTES))], payloads=[{"text": n} for n in NOTES])
+        await memory.snapshot("before-asking")
+        cues = vectors.copy()
+        cues[:, 192:] = np.nan  # half of each is missing
+        recall = await memory.query(cues, match=True)
+        assert recall.match is not None
+        for name, payload, distance in zip(recall.match.id, recall.match.payload, recall.match.distance, strict=True):
+            print(f"{name}: {payload['text']} (distance {distance:.2f})")
+        await client.delete_memory("examples/notes")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "localhost:7171"))

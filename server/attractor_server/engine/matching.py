@@ -1,0 +1,44 @@
+"""Matching: which of the patterns that a memory's store keeps is nearest to each that was recalled."""
+
+import numpy as np
+
+from attractor_server.engine.kept import KeptPatterns
+from attractor_server.engine.work import Floats, Matches, Record
+from attractor_server.fields import Layout
+from attractor_server.storage.records import NOTHING, Item
+
+
+def matches(kept: KeptPatterns, memory: Record, layout: Layout, values: Floats) -> Matches:
+    """The nearest kept pattern to each of the values (n, d); an infinite distance where none is kept.
+
+    Raises:
+        ServerError: the store cannot be read, or is damaged.
+    """
+    nearest = np.zeros_like(values)
+    squares = np.full(len(values), np.inf)
+    items: list[Item] = [NOTHING] * len(values)
+    for page in memory.pages:
+        if (patterns := kept.of(memory, page)) is None:
+            continue
+        found = squared_distances(layout, values, patterns.values)
+        best = found.argmin(1)
+        least = found[np.arange(len(values)), best]
+        for row in np.flatnonzero(least < squares):
+            nearest[row], items[row] = patterns.values[best[row]], patterns.items[best[row]]
+        squares = np.minimum(squares, least)
+    return Matches(nearest, np.sqrt(squares).astype(np.float32), tuple(items))
+
+
+def squared_distances(
+    layout: Layout, values: Floats, others: Floats
+) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+    """Between values (n, d) and others (m, d): (n, m). A character that differs counts 2."""
+    found = np.zeros((len(values), len(others)))
+    for field, span in layout.spans:
+        one, other = values[:, span].astype(np.float64), others[:, span].astype(np.float64)
+        if field.alphabet:
+            found += 2.0 * (one[:, None] != other[None]).sum(-1)
+        else:
+            products = one @ other.T
+            found += np.square(one).sum(1)[:, None] - 2 * products + np.square(other).sum(1)
+    return np.maximum(found, 0.0)

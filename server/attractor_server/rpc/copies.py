@@ -1,0 +1,165 @@
+"""Servicer of forks, snapshots and files of memories, and of memories made anew."""
+
+import asyncio
+import uuid
+from contextlib import aclosing
+
+import anyio
+
+from attractor_proto.names import TAG_LIMIT, is_valid_tag
+from attractor_proto.v1 import memory_copies_pb2 as pb
+from attractor_proto.v1 import memory_copies_pb2_grpc as rpc
+from attractor_server.engine.returning import record_of
+from attractor_server.engine.work import (
+    ForgetSnapshot,
+    Fork,
+    Operation,
+    Rebuild,
+    Record,
+    Restore,
+    TakeSnapshot,
+    Task,
+    Tended,
+)
+from attractor_server.errors import Draining, InvalidRequest, quoted
+from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
+from attractor_server.rpc.peers import Peers, forward
+from attractor_server.rpc.pieces import Importing, pieces_of
+from attractor_server.rpc.shard import ModelCard, Shard, check_name
+from attractor_server.storage.copies import HIDDEN
+from attractor_server.storage.records import Snapshot, StoredMemory
+
+
+class CopiesServicer(rpc.CopiesServicer):
+    """What another shard owns is passed on to it; files go by way of the store, which all shards share."""
+
+    def __init__(self, shard: Shard, peers: Peers) -> None:
+        self._shard = shard
+        self._peers = peers
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
+        check_name(request.target, field="target")
+        _check_tag(request.tag, or_none=True)
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
+        record = await self._shard.memories.get(request.name)
+        made = (await self._tended(record, Fork(request.target, request.tag))).made
+        assert isinstance(made, StoredMemory)
+        return pb.ForkResponse(memory=memory_message(record_of(made)))
+
+    async def TakeSnapshot(  # noqa: D102, N802
+        self, request: pb.TakeSnapshotRequest, context: Context
+    ) -> pb.TakeSnapshotResponse:
+        _check_tag(request.tag, hidden=is_forwarded(context))
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=True)
+        made = (await self._tended(record, TakeSnapshot(request.tag))).made
+        assert isinstance(made, Snapshot)
+        return pb.TakeSnapshotResponse(snapshot=_message(made))
+
+    async def ListSnapshots(  # noqa: D102, N802
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsResponse:
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.CopiesStub(self._peers.channel(peer)).ListSnapshots, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=True)
+        found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id))
+        return pb.ListSnapshotsResponse(snapshots=map(_message, found))
+
+    async def ForgetSnapshot(  # noqa: D102, N802
+        self, request: pb.ForgetSnapshotRequest, context: Context
+    ) -> pb.ForgetSnapshotResponse:
+        _check_tag(request.tag)
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=True)
+        await self._tended(record, ForgetSnapshot(request.tag))
+        return pb.ForgetSnapshotResponse()
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
+        _check_tag(request.tag)
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=True)
+        await self._tended(record, Restore(request.tag))
+        return pb.RestoreResponse(memory=memory_message(record))
+
+    async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await forward(rpc.CopiesStub(self._peers.channel(peer)).Rebuild, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=bool(request.model))
+        named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
+        model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
+        patterns = self._page_patterns(request, record, model)
+        await self._tended(record, Rebuild(model.name, model.digest, patterns))
+        return pb.RebuildResponse(memory=memory_message(record))
+
+    async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
+        name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
+        taken = pb.TakeSnapshotRequest(name=name, tag=tag)
+        if peer := self._shard.owner(name):
+            await forward(rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, taken, context, peer)
+        else:
+            await self._tended(await memories.get(name, any_model=True), TakeSnapshot(tag))
+        stored = await memories.ask(lambda journal: journal.kept(name, tag))
+        try:
+            async with aclosing(pieces_of(memories, name, stored)) as pieces:
+                async for piece in pieces:
+                    await context.write(pb.ExportResponse(piece=piece))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await memories.ask(lambda journal: journal.delete(stored.id))
+
+    async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
+        importing = Importing(self._shard)
+        try:
+            while isinstance(request := await context.read(), pb.ImportRequest):
+                await importing.take(request)
+            return pb.ImportResponse(memory=memory_message(record_of(await importing.ended())))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await importing.forgotten()
+
+    async def _tended(self, record: Record, task: Task) -> Tended:
+        """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""
+        if self._shard.draining.is_set():
+            raise Draining("this shard is going away; try again in a moment")
+        job = self._shard.job(Operation.TEND, record)
+        job.task = task
+        self._shard.batcher.add(job)
+        outcome = await asyncio.shield(job.future)
+        assert isinstance(outcome, Tended)
+        return outcome
+
+    def _page_patterns(self, request: pb.RebuildRequest, record: Record, model: ModelCard) -> int:
+        """As asked; else what a page took, or the model's capacity where that was the old one's."""
+        limit = PAGE_CAPACITIES * model.capacity
+        if request.page_patterns > limit:
+            expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (as it was)"
+            raise InvalidRequest.of("page_patterns", f"saw {request.page_patterns}; {expected}")
+        before = record.settings.page_patterns
+        old = self._shard.models.get(record.model)
+        if old is not None and before == old.capacity:
+            before = model.capacity
+        return request.page_patterns or min(before, limit)
+
+
+def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None:
+    """Refuses what cannot be a snapshot's tag; those of `hidden` ones are for shards among themselves.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if (or_none and not tag) or (is_valid_tag(tag) and (hidden or not tag.startswith(HIDDEN))):
+        return
+    raise InvalidRequest.of(
+        "tag",
+        f"saw {quoted(tag)}; expected 1 to {TAG_LIMIT} letters, digits, '.', '_', '-', the first of them no '.'",
+    )
+
+
+def _message(snapshot: Snapshot) -> pb.Snapshot:
+    created = timestamp(snapshot.created_s)
+    return pb.Snapshot(tag=snapshot.tag, version=snapshot.version, patterns=snapshot.patterns, created=created)

@@ -1,0 +1,41 @@
+"""Memories whose time is over are forgotten, each by the shard that owns it."""
+
+import logging
+from functools import partial
+
+import anyio
+
+from attractor_server.engine.work import Answer, Deleted, Operation, Record
+from attractor_server.errors import ServerError
+from attractor_server.rpc.shard import Shard, outcome_of
+
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 1.0
+
+
+async def sweep(shard: Shard) -> None:
+    """Looks for such memories again and again, until cancelled."""
+    while True:
+        await anyio.sleep(SWEEP_EVERY_S)
+        if not shard.epoch or shard.draining.is_set():
+            continue
+        try:
+            for name in await shard.memories.expired():
+                if shard.owner(name) is None:
+                    forget(shard, await shard.memories.get(name, any_model=True))
+        except ServerError as error:  # tried again at the next turn
+            logger.warning("memories whose time is over cannot be forgotten now: %s", error)
+
+
+def forget(shard: Shard, record: Record) -> None:
+    """Has a memory deleted in its turn, unless it is written before that."""
+    job = shard.job(Operation.DELETE, record)
+    job.if_expired = True
+    job.future.add_done_callback(partial(_forgotten, shard, record))
+    shard.batcher.add(job)
+
+
+def _forgotten(shard: Shard, record: Record, answer: Answer) -> None:
+    if isinstance(outcome_of(answer), Deleted):
+        shard.memories.gone(record)

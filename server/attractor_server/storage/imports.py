@@ -1,0 +1,40 @@
+"""Memories that arrive page by page: nobody reaches them before they are whole."""
+
+import uuid
+
+from attractor_server.errors import NameTaken
+from attractor_server.storage import copies, rows
+from attractor_server.storage.records import NewMemory, StoredMemory
+from attractor_server.storage.sql import Cursor
+
+ABANDONED_AFTER_S = 86_400.0
+"""Whoever sends a memory for longer than that has died"""
+
+
+def begin(cursor: Cursor, memory: StoredMemory, *, now_s: float) -> int:
+    """Makes the row, its own parent, so that it counts as nobody's; forgets those that were never ended."""
+    _forget_abandoned(cursor, before_s=now_s - ABANDONED_AFTER_S)
+    name = f"@{uuid.uuid4().hex}"
+    new = NewMemory(name=name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings)
+    rows.make(cursor, new, now_s=now_s)
+    row = cursor.execute(
+        "UPDATE memories SET parent = id, version = ?, patterns = ? WHERE name = ? RETURNING id",
+        (memory.version, memory.patterns, name),
+    ).fetchone()
+    return int(row[0])
+
+
+def end(cursor: Cursor, memory: int, name: str) -> StoredMemory:
+    """Gives the memory its name."""
+    if cursor.execute("SELECT 1 FROM memories WHERE name = ?", (name,)).fetchone() is not None:
+        raise NameTaken(f"memory {name!r} exists; import it under another name, or delete that one first")
+    cursor.execute("UPDATE memories SET parent = NULL, name = ? WHERE id = ?", (name, memory))
+    found = rows.found(cursor, name)
+    assert found is not None
+    return found
+
+
+def _forget_abandoned(cursor: Cursor, *, before_s: float) -> None:
+    abandoned = cursor.execute("SELECT id FROM memories WHERE parent = id AND created_s < ?", (before_s,)).fetchall()
+    for (memory,) in abandoned:
+        copies.delete(cursor, memory)

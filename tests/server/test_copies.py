@@ -1,0 +1,238 @@
+"""Forks, snapshots, files and rebuilding, through the SDK against shards that keep memories."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from tests.server.conftest import serving
+from tests.server.models import write_models
+from tests.server.test_durability import Images, connected, durable, images, on_disk
+
+import attractor
+from attractor_server.app import ShardSpec
+
+__all__ = ["durable"]
+PAGE = 4
+
+
+@pytest.fixture
+async def client(durable: ShardSpec) -> AsyncIterator[attractor.AsyncClient]:
+    async with connected(durable) as client:
+        yield client
+
+
+async def stored(client: attractor.AsyncClient, name: str, given: Images, **settings: int) -> attractor.Memory:
+    memory = await client.create_memory(name, model="tiny", page_patterns=PAGE)
+    for image in given:
+        await memory.store(image)
+    return memory
+
+
+async def same(one: attractor.Memory, other: attractor.Memory, cues: Images) -> bool:
+    first, second = await one.query(cues), await other.query(cues)
+    return np.allclose(first.pattern, second.pattern, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 2 * PAGE + 1])
+async def test_a_fork_recalls_what_its_origin_does_and_then_each_goes_its_own_way(
+    client: attractor.AsyncClient, count: int
+) -> None:
+    given = images(count)
+    memory = await stored(client, "a", given)
+    before = (await memory.query(given)).pattern
+    fork = await memory.fork("b")
+    assert (await fork.info()).patterns == count
+    assert_allclose((await fork.query(given)).pattern, before, atol=1e-5)
+    assert (await fork.store(images(1, seed=1))).total == count + 1
+    assert (await memory.store(images(3, seed=2))).total == count + 3
+    again = await memory.fork("c")
+    assert (await again.info()).patterns == count + 3
+    await client.delete_memory("a")
+    assert (await fork.info()).patterns == count + 1
+    assert (await fork.query(given)).pattern.shape == given.shape
+
+
+async def test_a_fork_of_a_taken_name_is_refused_and_a_repeat_is_not(client: attractor.AsyncClient) -> None:
+    memory = await stored(client, "a", images(1))
+    await memory.fork("b")
+    await memory.fork("b")
+    await client.create_memory("c", model="tiny")
+    with pytest.raises(attractor.Conflict, match="memory 'c' exists, and is another one"):
+        await memory.fork("c")
+    with pytest.raises(attractor.InvalidRequest, match="target"):
+        await memory.fork("no name")
+
+
+async def test_a_restored_memory_recalls_what_it_did_and_goes_on(client: attractor.AsyncClient) -> None:
+    first, later = images(PAGE + 1), images(PAGE, seed=1)
+    memory = await stored(client, "a", first)
+    before = (await memory.query(first)).pattern
+    taken = await memory.snapshot("monday")
+    assert (taken.tag, taken.version, taken.patterns) == ("monday", PAGE + 1, PAGE + 1)
+    for image in later:
+        await memory.store(image)
+    assert (await memory.snapshots()) == [taken]
+    info = await memory.restore("monday")
+    assert (info.version, info.patterns) == (2 * PAGE + 2, PAGE + 1)
+    assert_allclose((await memory.query(first)).pattern, before, atol=1e-5)
+    assert (await memory.store(later[:1])).total == PAGE + 2
+    early = await memory.fork("early", tag="monday")
+    assert (await early.info()).patterns == PAGE + 1
+    await memory.forget_snapshot("monday")
+    with pytest.raises(attractor.SnapshotNotFound, match="monday"):
+        await memory.restore("monday")
+
+
+async def test_snapshots_and_forks_outlive_the_server(durable: ShardSpec) -> None:
+    given = images(PAGE + 1)
+    async with connected(durable) as client:
+        memory = await stored(client, "a", given)
+        await memory.snapshot("one")
+        await memory.fork("b")
+        await memory.store(images(1, seed=1))
+        before = (await memory.query(given)).pattern
+    async with connected(durable) as client:
+        memory = client.memory("a")
+        assert_allclose((await memory.query(given)).pattern, before, atol=1e-5)
+        await memory.restore("one")
+        assert await same(memory, client.memory("b"), given)
+
+
+@pytest.mark.parametrize("tag", ["", "a b", ".hidden", "x" * 65])
+async def test_what_cannot_be_a_tag_is_refused(client: attractor.AsyncClient, tag: str) -> None:
+    memory = await stored(client, "a", images(1))
+    with pytest.raises(attractor.InvalidRequest, match="tag: saw"):
+        await memory.snapshot(tag)
+
+
+async def test_an_exported_memory_is_the_same_on_another_server(on_disk: ShardSpec, tmp_path: Path) -> None:
+    given = images(2 * PAGE + 1)
+    async with connected(on_disk) as client:
+        memory = await stored(client, "a", given)
+        before = (await memory.query(given)).pattern
+        await memory.export(tmp_path / "a.memory")
+        assert await memory.snapshots() == []
+        with pytest.raises(attractor.Conflict, match="memory 'a' exists"):
+            await client.import_memory(tmp_path / "a.memory")
+    async with connected(replace(on_disk, data=tmp_path / "other")) as client:
+        memory = await client.import_memory(tmp_path / "a.memory", name="b")
+        info = await memory.info()
+        assert (info.name, info.version, info.patterns, info.pages) == ("b", len(given), len(given), 3)
+        assert_allclose((await memory.query(given)).pattern, before, atol=1e-5)
+        assert (await memory.store(images(1, seed=1))).total == len(given) + 1
+        assert [one.name async for one in client.memories()] == ["b"]
+
+
+async def test_a_damaged_file_leaves_nothing_behind(durable: ShardSpec, tmp_path: Path) -> None:
+    async with connected(durable) as client:
+        memory = await stored(client, "a", images(PAGE + 1))
+        path = anyio.Path(tmp_path / "a.memory")
+        await memory.export(path)
+        whole = await path.read_bytes()
+        middle = whole.index(images(PAGE + 1)[2].tobytes())
+        flipped = bytearray(whole)
+        flipped[middle + 1] ^= 1
+        for content, message in (
+            (b"something else", "no exported memory"),
+            (whole[: len(whole) // 2], "ends, or is damaged"),
+            (whole[:-40], "before the tail"),
+            (bytes(flipped), "sha256"),
+        ):
+            await path.write_bytes(content)
+            with pytest.raises(attractor.InvalidRequest, match=message):
+                await client.import_memory(path, name="b")
+            with pytest.raises(attractor.MemoryNotFound):
+                await client.memory("b").info()
+        assert [one.name async for one in client.memories()] == ["a"]
+
+
+async def test_rebuilding_closes_the_gaps_that_erasing_left(client: attractor.AsyncClient) -> None:
+    given = images(2 * PAGE)
+    memory = await stored(client, "a", given)
+    info = await memory.rebuild(page_patterns=2 * PAGE)
+    assert (info.pages, info.patterns, info.settings.page_patterns, info.version) == (
+        1,
+        2 * PAGE,
+        2 * PAGE,
+        2 * PAGE + 1,
+    )
+    other = await client.create_memory("b", model="tiny", page_patterns=2 * PAGE)
+    await other.store(given)
+    assert await same(memory, other, given)
+    assert (await memory.store(images(1, seed=1))).total == 2 * PAGE + 1
+
+
+async def test_a_memory_of_a_model_that_is_gone_is_rebuilt_on_another(durable: ShardSpec, tmp_path: Path) -> None:
+    given = images(PAGE + 1)
+    async with connected(durable) as client:
+        await stored(client, "a", given)
+    newer = await anyio.to_thread.run_sync(lambda: write_models(tmp_path / "newer", seed=1))
+    async with connected(replace(durable, models=newer)) as client:
+        memory = client.memory("a")
+        with pytest.raises(attractor.Refused, match="which this server does not have"):
+            await memory.query(given)
+        info = await memory.rebuild(model="tiny")
+        assert info.model_digest == (await client.model("tiny")).digest
+        assert (await memory.query(given)).pattern.shape == given.shape
+        fresh = await stored(client, "b", given)
+        await fresh.rebuild()
+        assert await same(memory, fresh, given)
+
+
+async def test_a_model_with_other_fields_is_refused(client: attractor.AsyncClient) -> None:
+    memory = await stored(client, "a", images(1))
+    before = (await memory.query(images(1))).pattern
+    with pytest.raises(attractor.InvalidRequest, match="model: saw pair, whose patterns have"):
+        await memory.rebuild(model="pair")
+    assert_array_equal((await memory.query(images(1))).pattern, before)
+
+
+async def test_patterns_that_are_not_retained_are_gone_from_sealed_pages(on_disk: ShardSpec) -> None:
+    given = images(PAGE + 1)
+    async with connected(on_disk) as client:
+        memory = await client.create_memory("a", model="tiny", page_patterns=PAGE, retain="open_page")
+        for image in given:
+            await memory.store(image)
+        before = (await memory.query(given)).pattern
+        with pytest.raises(attractor.NotRetained, match="page 0 of memory 'a' has its weights alone"):
+            await memory.rebuild()
+    assert on_disk.data is not None
+    content = b"".join([await path.read_bytes() async for path in anyio.Path(on_disk.data).iterdir()])
+    assert given[PAGE].tobytes() in content
+    assert not any(image.tobytes() in content for image in given[:PAGE])
+    async with connected(on_disk) as client:
+        memory = client.memory("a")
+        assert (await memory.info()).settings.retain == "open_page"
+        assert_allclose((await memory.query(given)).pattern, before, atol=1e-5)
+
+
+async def test_a_server_that_keeps_nothing_says_so(shard_client: attractor.AsyncClient) -> None:
+    memory = await shard_client.create_memory("a", model="tiny")
+    for call in (lambda: memory.fork("b"), lambda: memory.snapshot("x"), memory.rebuild, memory.snapshots):
+        with pytest.raises(attractor.NotKept, match="keeps no memories"):
+            await call()
+
+
+@pytest.fixture
+async def shard_client(spec: ShardSpec) -> AsyncIterator[attractor.AsyncClient]:
+    async with connected(spec) as client:
+        yield client
+
+
+async def test_copies_are_made_by_way_of_any_shard(durable: ShardSpec, tmp_path: Path) -> None:
+    async with serving(durable, 2) as shards:
+        for number, shard in enumerate(shards):
+            async with attractor.connect(shard.info.address, direct=False) as client:
+                for owner in ("a", "b", "c"):
+                    memory = await stored(client, f"{owner}{number}", images(PAGE + 1))
+                    await memory.snapshot("x")
+                    await (await memory.fork(f"{owner}{number}/fork")).store(images(1, seed=1))
+                    await memory.export(tmp_path / "file")
+                    copy = await client.import_memory(tmp_path / "file", name=f"{owner}{number}/copy")
+                    assert await same(memory, copy, images(PAGE + 1))
+                    assert (await memory.restore("x")).patterns == PAGE + 1
