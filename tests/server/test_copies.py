@@ -16,7 +16,7 @@ from tests.server.test_durability import Images, connected, durable, images, on_
 import attractor
 from attractor_server.app import ShardSpec
 
-__all__ = ["durable"]
+__all__ = ["durable", "on_disk"]
 PAGE = 4
 
 
