@@ -29,13 +29,14 @@ def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
     return replace(spec, data=tmp_path / "data")
 
 
+@pytest.mark.parametrize(("model", "shape"), [("tiny", IMAGE.shape), ("glyphs-28-small", (28, 28))])
 @pytest.mark.parametrize("write", ["rewrite", "stream"])
 async def test_weights_that_follow_from_their_patterns_are_well_and_others_are_named(
-    durable: ShardSpec, write: Literal["rewrite", "stream"]
+    durable: ShardSpec, write: Literal["rewrite", "stream"], model: str, shape: tuple[int, ...]
 ) -> None:
-    images = np.random.default_rng(0).random((11, *IMAGE.shape), dtype=np.float32)
+    images = np.random.default_rng(0).random((11, *shape), dtype=np.float32)
     async with serving(durable) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
-        memory = await client.create_memory("a", model="tiny", write=write, page_patterns=4)
+        memory = await client.create_memory("a", model=model, write=write, page_patterns=4)
         for start in range(0, len(images), 3):
             await memory.store(images[start : start + 3])
     result = await verified(durable)

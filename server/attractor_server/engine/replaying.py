@@ -47,7 +47,6 @@ class Replay:
             return None
         page = Page(number=row.number)
         start = _weights(loaded.bank.image(page))
-        page.patterns = sum(len(entry.values) for entry in entries)
         replay(loaded, record_of(memory), page, StoredPage(image=None, entries=entries))
         anew, kept = _weights(loaded.bank.image(page)), _weights(image.content)
         loaded.bank.release(page)
