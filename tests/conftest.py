@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from grpc import aio
+from tests.storage.postgresql import PROGRAMS, PostgresServer, running
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +36,21 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
         return
     with blockbuster_ctx() as detector:
         yield detector
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests; whoever stops it starts it again."""
+    if PROGRAMS is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a backend store of each kind can be made."""
+    if request.param == "sqlite":
+        return tmp_path / "data"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.store()

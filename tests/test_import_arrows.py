@@ -24,7 +24,7 @@ GRPC = (
     *("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "typing_extensions"),
     *("anyio", "idna", "numpy"),
 )
-KEPT = (*GRPC, "apsw", "msgpack")
+KEPT = (*GRPC, "apsw", "msgpack", "psycopg", "psycopg_binary", "obstore")
 
 IMPORTER = """
 import importlib, importlib.abc, json, sys, traceback

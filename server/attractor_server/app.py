@@ -20,13 +20,15 @@ from attractor_server.engine.leased import Leased
 from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError, StoreFailed
+from attractor_server.former import former, keep
 from attractor_server.rpc.expiring import sweep
 from attractor_server.rpc.server import Listening, listening
 from attractor_server.rpc.shard import Limits, Resize, Shard
 from attractor_server.spec import ShardSpec
-from attractor_server.storage.database import Database
+from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.opening import store_at
 from attractor_server.storage.ownership import Ownership
 from attractor_server.topology import ShardInfo, Topology
 
@@ -152,15 +154,22 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
-    journal = None if spec.data is None else _journal(spec, spec.data)
+    artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts)
+    journal = _journal(spec, artifacts) if spec.durable else None
+    if journal is not None and artifacts is not None:
+        keep(model_paths(spec.models), artifacts)
+        models = {**models, **former(journal, artifacts, models.values(), device_of(spec.device))}
     engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
     return models, engine, journal
 
 
-def _journal(spec: ShardSpec, folder: Path) -> Journal:
+def _journal(spec: ShardSpec, artifacts: Artifacts | None) -> Journal:
     """Two connections: a look must not wait for a commit, which may wait for that of another shard."""
-    looks = Database(folder, busy_ms=LOOKS_BUSY_MS)
-    return Journal(Database(folder), Ownership(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s))
+    place = spec.store_uri or spec.data
+    assert place is not None
+    looks = store_at(place, busy_ms=LOOKS_BUSY_MS)
+    ownership = Ownership(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
+    return Journal(store_at(place), ownership, artifacts=artifacts)
 
 
 def _left(journal: Journal) -> None:
@@ -175,7 +184,7 @@ def _left(journal: Journal) -> None:
 
 def _folder(spec: ShardSpec) -> Path | None:
     """The shard's part of the artifact store, made now: that it cannot be made is told before anybody needs it."""
-    if spec.artifacts is None:
+    if not isinstance(spec.artifacts, Path):
         return None
     folder = spec.artifacts / f"shard-{spec.number}"
     try:
@@ -196,15 +205,23 @@ def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[s
         SettingsError: there is no such folder, or no model at all.
         ModelFileError: a file is damaged, or of a newer format.
     """
+    return {model.name: model for model in (load_model(path, device) for path in model_paths(folder))}
+
+
+def model_paths(folder: Path | None) -> Sequence[Path]:
+    """Files of the models that ship, then those in the folder.
+
+    Raises:
+        SettingsError: there is no such folder, or no model at all.
+    """
     if folder is not None and not folder.is_dir():
         raise SettingsError(f"models: saw {str(folder)!r}, which is no folder; expected one with *{SUFFIX} files")
     shipped = Path(str(files("attractor_server"))) / "models"
     folders = [shipped] if folder is None else [shipped, folder]
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    models = {model.name: model for model in (load_model(path, device) for path in paths)}
-    if not models:
+    if not paths:
         raise SettingsError(f"models: saw no *{SUFFIX} file in {', '.join(map(str, folders))}; expected at least one")
-    return models
+    return paths
 
 
 def limits_for(models: Mapping[str, Model]) -> Limits:

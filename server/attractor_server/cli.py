@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 
 from attractor_server.cli_adapt import adapt
+from attractor_server.cli_doctor import doctor
 from attractor_server.cli_evaluate import evaluate
 from attractor_server.cli_memory import memory
 from attractor_server.cli_scale import scale
+from attractor_server.cli_storage import backup, verify
 from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
 
@@ -39,7 +41,10 @@ def main() -> None:
 
 
 main.add_command(adapt)
+main.add_command(backup)
+main.add_command(doctor)
 main.add_command(evaluate)
+main.add_command(verify)
 
 
 @main.command()
@@ -52,17 +57,16 @@ def serve(config: Path | None, **flags: str | None) -> None:
     with _clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        from attractor_server.cluster.serving import data_of, serving  # noqa: PLC0415 - takes seconds
+        from attractor_server.cluster.serving import kept_in, serving  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
         with serving(settings) as cluster:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
-            data = data_of(settings)
-            kept = "memories are gone when it ends" if data is None else f"memories are kept in {data}"
+            offered = ", ".join(cluster.models)
             click.echo(
-                f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {', '.join(cluster.models)}; {kept}"
+                f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {offered}; {kept_in(settings)}"
             )
             while not stop.wait(1.0):
                 pass  # a wait without an end would hold signals back

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from platformdirs import user_data_path
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
@@ -14,6 +15,8 @@ from pydantic_settings import (
 )
 
 from attractor_server.errors import SettingsError
+from attractor_server.storage.address import Address
+from attractor_server.storage.artifacts import SCHEMES
 
 ENV_PREFIX = "ATTRACTOR_"
 
@@ -38,12 +41,18 @@ class Settings(BaseSettings):
     data_dir: Path | None = Field(
         None, description="Folder that memories are kept in. Empty: the user's own; on a cluster: they are not kept."
     )
+    backend_store_uri: str = Field(
+        "",
+        description="PostgreSQL that memories are kept in, postgresql://USER@HOST/DATABASE. Empty: the data folder.",
+    )
     bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="What fast weights are kept as; of fewer bits more memories fit."
     )
-    artifact_store: Path | None = Field(
-        None, description="Folder for memories that have no room in the bank. Empty: the system's for temporary files."
+    artifact_store: str = Field(
+        "",
+        description="Folder for large pages, and for those that have no room in the bank; or s3://, gs:// or az://. "
+        "Empty: large pages are kept with the others, and those without room in the system's temporary files.",
     )
     waiting_patterns: int = Field(16_384, ge=1, description="Patterns that may wait in a shard; more are refused.")
     batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")
@@ -52,6 +61,25 @@ class Settings(BaseSettings):
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder that was named for memories, or the user's own."""
+        return (self.data_dir or user_data_path("attractor", appauthor=False)).resolve()
+
+    @property
+    def artifacts(self) -> Path | str | None:
+        """The artifact store: a folder, the address of a bucket, or none."""
+        if not self.artifact_store or self.artifact_store.startswith(SCHEMES):
+            return self.artifact_store or None
+        return Path(self.artifact_store).resolve()
+
+    @field_validator("backend_store_uri")
+    @classmethod
+    def _postgresql(cls, uri: str) -> str:
+        if uri:
+            Address(uri)
+        return uri
 
     @field_validator("slots")
     @classmethod

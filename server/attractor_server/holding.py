@@ -11,7 +11,7 @@ import anyio.to_thread
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Answer, Job, Operation, Record
-from attractor_server.errors import StoreFailed
+from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.storage.groups import group_of
 from attractor_server.storage.index import MemoryIndex
 from attractor_server.storage.ownership import Ownership
@@ -33,6 +33,8 @@ class Holding:
         self._batcher = batcher
         self._following = anyio.Lock()
         self._looking = anyio.Lock()
+        self.damage: StoreDamaged | None = None
+        """Why the lease can not be renewed"""
         self._going: Sequence[Job] = ()
         """Of memories whose groups this shard parts with"""
 
@@ -71,7 +73,7 @@ class Holding:
             await anyio.sleep(self._ownership.lease_s / RENEWALS)
             try:
                 await self.renew()
-            except StoreFailed as error:
+            except (StoreFailed, StoreDamaged) as error:
                 logger.warning("the lease is not renewed: %s", error)
 
     async def renew(self) -> None:
@@ -79,9 +81,15 @@ class Holding:
 
         Raises:
             StoreFailed: the store did not say.
+            StoreDamaged: it cannot.
         """
         async with self._looking:
-            look = await anyio.to_thread.run_sync(self._ownership.look)
+            try:
+                look = await anyio.to_thread.run_sync(self._ownership.look)
+            except StoreDamaged as error:
+                self.damage = error
+                raise
+            self.damage = None
             if lost := self._ownership.lost(look):
                 logger.warning("%d groups of slots were taken by another shard", len(lost))
                 going = [job for job in self._going if group_of(job.memory.name) in lost]

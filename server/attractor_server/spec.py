@@ -21,10 +21,13 @@ class ShardSpec:
     models: Path | None = None
     bank_bytes: int = 1 << 30
     bank_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    artifacts: Path | None = None
-    """Folder for pages that have no room in the bank, below which each shard has its own; None: files without a name"""
+    artifacts: Path | str | None = None
+    """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
+    room in the bank, below which each shard has its own; else in files without a name"""
     data: Path | None = None
     """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
+    store_uri: str = field(default="", repr=False)
+    """Address of a PostgreSQL database, which goes before the folder; may hold a password"""
     waiting_patterns: int = 16_384
     batch_patterns: int = 2048
     batch_s: float = 0.02
@@ -34,3 +37,8 @@ class ShardSpec:
     lease_s: float = LEASE_S
     """How long a shard that does not reach the store answers from what it has"""
     transport: Transport = field(default_factory=Transport)
+
+    @property
+    def durable(self) -> bool:
+        """Whether memories outlive the shard."""
+        return bool(self.store_uri) or self.data is not None

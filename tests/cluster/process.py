@@ -55,9 +55,9 @@ class ServerProcess:
 def server_process(*arguments: str) -> Iterator[ServerProcess]:
     """The server, from its ready line on; ended, however the block ends, and all it started with it.
 
-    It keeps memories only where the arguments name a folder for them.
+    It keeps memories only where the arguments name a folder or a database for them.
     """
-    kept = () if "--data-dir" in arguments else ("--durable", "no")
+    kept = () if {"--data-dir", "--backend-store-uri"} & {*arguments} else ("--durable", "no")
     process = subprocess.Popen(
         [*COMMAND, "serve", "--warm-up", "no", *kept, *arguments],
         stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.cluster.process import ServerProcess, drained, server_process, until
+from tests.storage.postgresql import PostgresServer
 
 import attractor
 from attractor_proto.names import slot_of
@@ -149,3 +150,22 @@ def test_a_damaged_store_is_told_in_one_line(models: Path, tmp_path: Path) -> No
         server_process("--models", str(models), "--port", "0", "--data-dir", str(tmp_path)),
     ):
         pass
+
+
+def test_memories_in_a_database_need_no_folder_and_outlive_the_server(
+    models: Path, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    arguments = ("--models", str(models), "--port", "0", "--backend-store-uri", postgres.store())
+    with server_process(*arguments, "--data-dir", str(folder)) as server:
+        assert "memories are kept in postgresql://127.0.0.1:" in server.ready
+        with attractor.Client(server.address, retry=QUICK) as client:
+            memory = client.create_memory("a", model="tiny")
+            memory.store(ONE)
+            postgres.stop()
+            postgres.start()
+            assert memory.store(ONE).total == 2
+        server.kill()
+    with server_process(*arguments) as server, attractor.Client(server.address) as client:
+        assert client.memory("a").store(ONE).total == 3
+    assert not folder.exists()

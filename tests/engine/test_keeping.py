@@ -1,7 +1,7 @@
 """The engine with a real store behind it: what happens where a commit fails."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from attractor_server.engine.work import Job, Operation, Outcome, Record, Stored
 from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
 from attractor_server.storage.database import FILE, Database
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import NewMemory
+from attractor_server.storage.records import Change, NewMemory
 from attractor_server.storage.settings import MemorySettings
 
 MODEL = tiny_model("tiny", IMAGE)
@@ -43,6 +43,12 @@ class Kept:
                 for values in several
             ]
         )
+
+    def numbered(self, sequence: int, values: Values) -> Outcome | ServerError:
+        """As the client's store of that number."""
+        job = Job(operation=Operation.STORE, memory=self.memory, future=self.loop.create_future(), values=values)
+        job.client_id, job.sequence = "c", sequence
+        return self.engine.run([job])[0]
 
     @contextmanager
     def refusing(self, condition: str) -> Iterator[None]:
@@ -83,6 +89,22 @@ def test_after_a_commit_that_failed_the_memory_goes_on_from_what_the_store_has(k
         (failed,) = kept.store(some())
     assert isinstance(failed, StoreFailed)
     assert kept.store(some()) == [Stored(2, 2)]
+
+
+def test_a_repeat_of_a_commit_whose_outcome_was_lost_gets_the_first_answer(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, values = kept.journal.commit, some()
+
+    def lost(changes: Sequence[Change]) -> None:
+        commit(changes)
+        raise StoreFailed("the connection was lost in a commit")
+
+    monkeypatch.setattr(kept.journal, "commit", lost)
+    assert isinstance(kept.numbered(1, values), StoreFailed)
+    monkeypatch.undo()
+    assert kept.numbered(1, values) == Stored(1, 1)
+    assert kept.numbered(2, values) == Stored(2, 2)
 
 
 def test_stores_behind_one_that_was_not_committed_fail_with_it(kept: Kept) -> None:

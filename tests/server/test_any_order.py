@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from anyio.from_thread import start_blocking_portal
+from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -17,6 +18,7 @@ from tests.server.models import write_models
 
 import attractor
 from attractor_server.app import ShardSpec
+from attractor_server.cli import main
 
 PAGE = 3
 NAMES = st.sampled_from(["a", "b", "n/a", "n/b", "c"])
@@ -52,7 +54,10 @@ class Memories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.server.close()
+        data = str(self.folder / "data")
+        verified = CliRunner().invoke(main, ["verify", "--replay", "--data-dir", data, "--models", str(self.models)])
         self.resources.close()
+        assert verified.exit_code == 0, verified.output
 
     def _start(self) -> None:
         spec = ShardSpec(models=self.models, bank_bytes=1 << 14, warm_up=False, data=self.folder / "data")

@@ -11,12 +11,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tests.server.conftest import serving
 from tests.server.models import write_models
-from tests.server.test_durability import Images, connected, durable, images
+from tests.server.test_durability import Images, connected, durable, images, on_disk
 
 import attractor
 from attractor_server.app import ShardSpec
 
-__all__ = ["durable"]
+__all__ = ["durable", "on_disk"]
 PAGE = 4
 
 
@@ -110,16 +110,16 @@ async def test_what_cannot_be_a_tag_is_refused(client: attractor.AsyncClient, ta
         await memory.snapshot(tag)
 
 
-async def test_an_exported_memory_is_the_same_on_another_server(durable: ShardSpec, tmp_path: Path) -> None:
+async def test_an_exported_memory_is_the_same_on_another_server(on_disk: ShardSpec, tmp_path: Path) -> None:
     given = images(2 * PAGE + 1)
-    async with connected(durable) as client:
+    async with connected(on_disk) as client:
         memory = await stored(client, "a", given)
         before = (await memory.query(given)).pattern
         await memory.export(tmp_path / "a.memory")
         assert await memory.snapshots() == []
         with pytest.raises(attractor.Conflict, match="memory 'a' exists"):
             await client.import_memory(tmp_path / "a.memory")
-    async with connected(replace(durable, data=tmp_path / "other")) as client:
+    async with connected(replace(on_disk, data=tmp_path / "other")) as client:
         memory = await client.import_memory(tmp_path / "a.memory", name="b")
         info = await memory.info()
         assert (info.name, info.version, info.patterns, info.pages) == ("b", len(given), len(given), 3)
@@ -192,20 +192,20 @@ async def test_a_model_with_other_fields_is_refused(client: attractor.AsyncClien
     assert_array_equal((await memory.query(images(1))).pattern, before)
 
 
-async def test_patterns_that_are_not_retained_are_gone_from_sealed_pages(durable: ShardSpec) -> None:
+async def test_patterns_that_are_not_retained_are_gone_from_sealed_pages(on_disk: ShardSpec) -> None:
     given = images(PAGE + 1)
-    async with connected(durable) as client:
+    async with connected(on_disk) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=PAGE, retain="open_page")
         for image in given:
             await memory.store(image)
         before = (await memory.query(given)).pattern
         with pytest.raises(attractor.NotRetained, match="page 0 of memory 'a' has its weights alone"):
             await memory.rebuild()
-    assert durable.data is not None
-    content = b"".join([await path.read_bytes() async for path in anyio.Path(durable.data).iterdir()])
+    assert on_disk.data is not None
+    content = b"".join([await path.read_bytes() async for path in anyio.Path(on_disk.data).iterdir()])
     assert given[PAGE].tobytes() in content
     assert not any(image.tobytes() in content for image in given[:PAGE])
-    async with connected(durable) as client:
+    async with connected(on_disk) as client:
         memory = client.memory("a")
         assert (await memory.info()).settings.retain == "open_page"
         assert_allclose((await memory.query(given)).pattern, before, atol=1e-5)

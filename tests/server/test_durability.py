@@ -18,6 +18,7 @@ from tests.server import raw
 from tests.server.conftest import serving
 from tests.server.models import IMAGE
 from tests.server.raw import tensor
+from tests.storage.postgresql import PostgresServer
 
 import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb
@@ -29,7 +30,13 @@ Images = NDArray[np.float32]
 
 
 @pytest.fixture
-def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
+def durable(spec: ShardSpec, place: Path | str) -> ShardSpec:
+    return replace(spec, store_uri=place) if isinstance(place, str) else replace(spec, data=place)
+
+
+@pytest.fixture
+def on_disk(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
+    """A store whose files can be looked into."""
     return replace(spec, data=tmp_path / "data")
 
 
@@ -112,20 +119,20 @@ async def test_what_the_eraser_changed_comes_back_as_it_was(durable: ShardSpec) 
     assert_allclose(after.energy, before.energy, rtol=1e-5, atol=1e-5)
 
 
-async def test_a_deleted_memory_does_not_come_back_and_leaves_no_bytes(durable: ShardSpec) -> None:
+async def test_a_deleted_memory_does_not_come_back_and_leaves_no_bytes(on_disk: ShardSpec) -> None:
     given = images(PAGE + 1)
-    async with connected(durable) as client:
+    async with connected(on_disk) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=PAGE)
         await memory.store(given)
         await client.delete_memory("a")
         assert not [info async for info in client.memories("")]
-    async with connected(durable) as client:
+    async with connected(on_disk) as client:
         with pytest.raises(attractor.MemoryNotFound):
             await client.memory("a").query(given)
         await client.create_memory("a", model="tiny")
         assert (await client.memory("a").info()).patterns == 0
-    assert durable.data is not None
-    left = await anyio.to_thread.run_sync(_bytes_below, durable.data)
+    assert on_disk.data is not None
+    left = await anyio.to_thread.run_sync(_bytes_below, on_disk.data)
     assert not any(image.tobytes() in left for image in given)
 
 
@@ -144,17 +151,34 @@ async def test_more_memories_than_the_bank_has_places_come_back(durable: ShardSp
             assert_allclose(after, before[name], rtol=1e-5, atol=1e-5)
 
 
-async def test_a_store_that_is_not_committed_fails_and_changes_nothing(durable: ShardSpec) -> None:
+async def test_a_store_that_is_not_committed_fails_and_changes_nothing(on_disk: ShardSpec) -> None:
     given = images(2)
-    async with connected(durable) as client:
+    async with connected(on_disk) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=PAGE)
         await memory.store(given)
         before = await memory.query(given)
-        with refusing(durable), pytest.raises(attractor.AttractorError, match="changed nothing: the disk is full"):
+        with refusing(on_disk), pytest.raises(attractor.AttractorError, match="changed nothing: the disk is full"):
             await memory.store(images(3, seed=1), timeout_s=2)
         after = await memory.query(given)
         assert_allclose(after.pattern, before.pattern, rtol=1e-5, atol=1e-5)
         assert (await memory.store(images(1, seed=2))).total == 3
+
+
+async def test_stores_go_on_and_are_applied_once_while_connections_to_the_database_are_cut(
+    spec: ShardSpec, postgres: PostgresServer
+) -> None:
+    kept, given = replace(spec, store_uri=postgres.store()), images(24)
+    async with connected(kept) as client:
+        memory = await client.create_memory("a", model="tiny", page_patterns=PAGE)
+        for count, image in enumerate(given, 1):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.to_thread.run_sync, postgres.cut_off)
+                assert (await memory.store(image[None])).total == count
+        before = await memory.query(given)
+    async with connected(kept) as client:
+        after = await client.memory("a").query(given)
+        assert (await client.memory("a").info()).version == len(given)
+    assert_allclose(after.pattern, before.pattern, rtol=1e-5, atol=1e-5)
 
 
 async def test_a_memory_of_a_model_that_the_server_has_no_more_says_so(durable: ShardSpec) -> None:

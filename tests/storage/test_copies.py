@@ -10,14 +10,24 @@ import pytest
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.storage.database import FILE, Database
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.opening import store_at
 from attractor_server.storage.records import Change, Entry, Floats, Image, Item, NewMemory, Remade, StoredMemory
 from attractor_server.storage.settings import MemorySettings
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with closing(Database(tmp_path)) as database:
-        yield Journal(database)
+def journal(place: Path | str) -> Iterator[Journal]:
+    store = store_at(place)
+    assert store is not None
+    with closing(store):
+        yield Journal(store)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[Journal]:
+    """One whose files can be looked into."""
+    with closing(Database(tmp_path)) as store:
+        yield Journal(store)
 
 
 def made(journal: Journal, name: str, *, ttl_s: float | None = None) -> StoredMemory:
@@ -71,15 +81,15 @@ def test_a_fork_that_is_asked_for_again_is_the_same_until_either_is_written(jour
         journal.fork(memory.id, "a")
 
 
-def test_what_origin_and_fork_share_outlives_either(journal: Journal, tmp_path: Path) -> None:
-    memory = made(journal, "a")
-    store(journal, memory.id, 1, image=b"weights")
-    fork = journal.fork(memory.id, "b")
-    journal.delete(memory.id)
-    assert versions(journal, fork.id) == [1]
-    assert journal.page(fork.id, 0).image == Image(page=0, version=1, content=b"weights")
+def test_what_origin_and_fork_share_outlives_either(on_disk: Journal, tmp_path: Path) -> None:
+    memory = made(on_disk, "a")
+    store(on_disk, memory.id, 1, image=b"weights")
+    fork = on_disk.fork(memory.id, "b")
+    on_disk.delete(memory.id)
+    assert versions(on_disk, fork.id) == [1]
+    assert on_disk.page(fork.id, 0).image == Image(page=0, version=1, content=b"weights")
     assert some(1).tobytes() in bytes_in(tmp_path)
-    journal.delete(fork.id)
+    on_disk.delete(fork.id)
     assert some(1).tobytes() not in bytes_in(tmp_path)
 
 
@@ -121,27 +131,27 @@ def test_a_fork_can_be_made_of_a_snapshot(journal: Journal) -> None:
     assert (fork.version, versions(journal, fork.id)) == (1, [1])
 
 
-def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(journal: Journal, tmp_path: Path) -> None:
-    memory = made(journal, "a")
-    store(journal, memory.id, 1)
-    journal.snapshot(memory.id, "before")
+def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(on_disk: Journal, tmp_path: Path) -> None:
+    memory = made(on_disk, "a")
+    store(on_disk, memory.id, 1)
+    on_disk.snapshot(memory.id, "before")
     emptied = Change(memory=memory.id, version=2, patterns=0, emptied=[0], pages={0: 0})
-    journal.commit([emptied])
-    assert versions(journal, memory.id) == []
+    on_disk.commit([emptied])
+    assert versions(on_disk, memory.id) == []
     assert some(1).tobytes() in bytes_in(tmp_path)
-    journal.delete(memory.id)
+    on_disk.delete(memory.id)
     assert some(1).tobytes() not in bytes_in(tmp_path)
-    assert journal.listed(prefix="", after="", size=9) == []
+    assert on_disk.listed(prefix="", after="", size=9) == []
 
 
-def test_no_byte_of_a_forgotten_snapshot_stays(journal: Journal, tmp_path: Path) -> None:
-    memory = made(journal, "a")
-    store(journal, memory.id, 1)
-    journal.snapshot(memory.id, "before")
-    journal.commit([Change(memory=memory.id, version=2, patterns=0, dropped=[0])])
-    journal.forget_snapshot(memory.id, "before")
+def test_no_byte_of_a_forgotten_snapshot_stays(on_disk: Journal, tmp_path: Path) -> None:
+    memory = made(on_disk, "a")
+    store(on_disk, memory.id, 1)
+    on_disk.snapshot(memory.id, "before")
+    on_disk.commit([Change(memory=memory.id, version=2, patterns=0, dropped=[0])])
+    on_disk.forget_snapshot(memory.id, "before")
     assert some(1).tobytes() not in bytes_in(tmp_path)
-    assert journal.snapshots(memory.id) == []
+    assert on_disk.snapshots(memory.id) == []
 
 
 def test_a_memory_that_was_remade_is_of_the_other_model_and_its_snapshot_of_the_old_one(journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""The backend store through its public face, on real files."""
+"""The backend store through its public face, on real files and in a real database."""
 
 import os
 import signal
@@ -16,21 +16,31 @@ from attractor_server.errors import OwnerChanged, StoreDamaged, StoreFailed
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.opening import store_at
 from attractor_server.storage.records import Change, Entry, Floats, Image, NewMemory, PageRow, StoredMemory, Told
 from attractor_server.storage.settings import MemorySettings
+from attractor_server.storage.sql import Store
 
 SETTINGS = MemorySettings(page_patterns=4)
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(tmp_path)) as opened:
-        yield opened
+def opened(place: Path | str) -> closing[Store]:
+    store = store_at(place)
+    assert store is not None
+    return closing(store)
 
 
 @pytest.fixture
-def journal(database: Database) -> Journal:
-    return Journal(database)
+def journal(place: Path | str) -> Iterator[Journal]:
+    with opened(place) as store:
+        yield Journal(store)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[Journal]:
+    """One whose files can be looked into."""
+    with closing(Database(tmp_path)) as store:
+        yield Journal(store)
 
 
 def made(journal: Journal, name: str = "a/b") -> StoredMemory:
@@ -52,15 +62,15 @@ def stored(memory: StoredMemory, version: int, values: Floats, *, page: int = 0,
     )
 
 
-def test_what_was_committed_is_found_again_after_reopening(tmp_path: Path) -> None:
+def test_what_was_committed_is_found_again_after_reopening(place: Path | str) -> None:
     told = Told(client="c", sequence=1, version=1, patterns=2)
-    with closing(Database(tmp_path)) as database:
-        memory = made(Journal(database))
-        Journal(database).commit([stored(memory, 1, some(1), told=told)])
-    with closing(Database(tmp_path)) as database:
-        found = Journal(database).find("a/b")
+    with opened(place) as store:
+        memory = made(Journal(store))
+        Journal(store).commit([stored(memory, 1, some(1), told=told)])
+    with opened(place) as store:
+        found = Journal(store).find("a/b")
         assert found is not None
-        page = Journal(database).page(found.id, 0)
+        page = Journal(store).page(found.id, 0)
     assert (found.version, found.patterns, found.pages, found.told) == (
         1,
         2,
@@ -123,12 +133,12 @@ def test_a_change_of_a_deleted_memory_is_dropped(journal: Journal) -> None:
     assert not journal.page(memory.id, 0).entries
 
 
-def test_no_byte_of_a_deleted_memory_stays_in_the_files(tmp_path: Path, journal: Journal) -> None:
-    memory, neighbour = made(journal), made(journal, "neighbour")
+def test_no_byte_of_a_deleted_memory_stays_in_the_files(tmp_path: Path, on_disk: Journal) -> None:
+    memory, neighbour = made(on_disk), made(on_disk, "neighbour")
     secret, other = some(1, 400), some(2, 400)
-    journal.commit([stored(memory, 1, secret), stored(neighbour, 1, other)])
-    journal.delete(memory.id)
-    journal.commit([stored(neighbour, 2, some(3))])
+    on_disk.commit([stored(memory, 1, secret), stored(neighbour, 1, other)])
+    on_disk.delete(memory.id)
+    on_disk.commit([stored(neighbour, 2, some(3))])
     bytes_left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert other[200].tobytes() in bytes_left
     assert not any(row.tobytes() in bytes_left for row in secret)
@@ -224,16 +234,16 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
         Database(tmp_path)
 
 
-def test_two_shards_share_a_store(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as one, closing(Database(tmp_path)) as other:
+def test_two_shards_share_a_store(place: Path | str) -> None:
+    with opened(place) as one, opened(place) as other:
         memory = made(Journal(one))
         assert made(Journal(other)).id == memory.id
         Journal(one).commit([stored(memory, 1, some(1))])
         np.testing.assert_array_equal(Journal(other).page(memory.id, 0).entries[0].values, some(1))
 
 
-def test_an_owner_that_was_replaced_can_change_nothing(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as one, closing(Database(tmp_path)) as other:
+def test_an_owner_that_was_replaced_can_change_nothing(place: Path | str) -> None:
+    with opened(place) as one, opened(place) as other:
         paused = Journal(one)
         memory = made(paused)
         successor = Journal(other)
@@ -254,11 +264,12 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.opening import store_at
 from attractor_server.storage.records import Change, Entry, NewMemory
 from attractor_server.storage.settings import MemorySettings
-journal = Journal(Database(Path(sys.argv[1])))
+place = sys.argv[1]
+journal = Journal(store_at(place if "://" in place else Path(place)))
 new = NewMemory(name="a/b", model="m", model_digest="d", settings=MemorySettings(page_patterns=4))
 memory = journal.create([new])[0]
 version = memory.version
@@ -273,10 +284,10 @@ while True:
 """
 
 
-def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_to_kill_9(place: Path | str) -> None:
     acknowledged = 0
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for _ in range(50):
             acknowledged = int(process.stdout.readline())
@@ -284,18 +295,18 @@ def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path) -> None:
         acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
         process.wait()
         process.stdout.close()
-    with closing(Database(tmp_path)) as database:
-        found = Journal(database).find("a/b")
+    with opened(place) as store:
+        found = Journal(store).find("a/b")
         assert found is not None
-        versions = [[entry.version for entry in Journal(database).page(found.id, page).entries] for page in (0, 1)]
+        versions = [[entry.version for entry in Journal(store).page(found.id, page).entries] for page in (0, 1)]
     assert found.version >= acknowledged
     assert versions[0] == versions[1] == list(range(1, found.version + 1))
 
 
 def _files_after_commits(folder: Path) -> Mapping[str, bytes]:
     """The files of a store that is still open, as a power cut would leave them."""
-    with closing(Database(folder)) as database:
-        journal = Journal(database)
+    with closing(Database(folder)) as store:
+        journal = Journal(store)
         memory = made(journal)
         for version in (1, 2, 3):
             journal.commit([stored(memory, version, some(version))])

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from platformdirs import user_data_path
-
 from attractor_server.app import ShardSpec, device_of, load_models, threads_for
 from attractor_server.cluster.cluster import Cluster, cluster
 from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
+from attractor_server.storage.address import Address
 from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.lock import held
+from attractor_server.storage.postgres import Postgres
 
 
 def spec_of(settings: Settings) -> ShardSpec:
@@ -29,7 +29,8 @@ def spec_of(settings: Settings) -> ShardSpec:
         bank_bytes=settings.bank_memory_mib << 20,
         bank_dtype=settings.bank_dtype,
         data=data_of(settings),
-        artifacts=None if settings.artifact_store is None else settings.artifact_store.resolve(),
+        store_uri=settings.backend_store_uri if settings.durable else "",
+        artifacts=settings.artifacts,
         waiting_patterns=settings.waiting_patterns,
         batch_patterns=settings.batch_patterns,
         batch_s=settings.batch_ms / 1000,
@@ -39,13 +40,21 @@ def spec_of(settings: Settings) -> ShardSpec:
 
 
 def data_of(settings: Settings) -> Path | None:
-    """The folder that memories are kept in; None where nothing outlives the server.
+    """The folder that memories are kept in; None where they are kept in a database, or nothing outlives the server.
 
     Shards on several nodes share no folder, so that on a cluster one is used only where it was named.
     """
-    if not settings.durable or (settings.ray_address and settings.data_dir is None):
+    if not settings.durable or settings.backend_store_uri or (settings.ray_address and settings.data_dir is None):
         return None
-    return (settings.data_dir or user_data_path("attractor", appauthor=False)).resolve()
+    return settings.data_folder
+
+
+def kept_in(settings: Settings) -> str:
+    """What becomes of memories, in words."""
+    if settings.durable and settings.backend_store_uri:
+        return f"memories are kept in {Address(settings.backend_store_uri)}"
+    data = data_of(settings)
+    return "memories are gone when it ends" if data is None else f"memories are kept in {data}"
 
 
 @contextmanager
@@ -55,12 +64,16 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     Raises:
         SettingsError: a setting cannot be meant here.
         ModelFileError: a model file is damaged, or of a newer format.
+        StoreFailed: the database that was named cannot be used.
+        StoreDamaged: its tables are of a newer format.
     """
     spec = spec_of(settings)
-    if spec.data is not None and settings.shards > GROUPS:
+    if spec.durable and settings.shards > GROUPS:
         raise SettingsError(f"shards: saw {settings.shards}; expected at most {GROUPS} of a server that keeps memories")
     # Here, where a fault is told at once and in few words; another node may well have the GPU that this one lacks.
     load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
+    if spec.store_uri:
+        Postgres(spec.store_uri).close()
     with (
         held(spec.data) if spec.data is not None else nullcontext(),
         ray_node(settings.ray_address),

@@ -143,7 +143,7 @@ class Supervisor:
         if len(infos) < self._wanted:
             return None
         self._members = frozenset(range(self._wanted))
-        kept = self._spec.data is not None
+        kept = self._spec.durable
         owners = spread(first(len(infos)), self._slots) if kept else dealt(self._slots, np.ones(len(infos)))
         return Topology(1, infos, owners)
 
@@ -160,7 +160,7 @@ class Supervisor:
 
     def _owners(self, topology: Topology, shards: int) -> Owners:
         """Owners of the slots: where memories are kept, of all shards that serve and are to stay."""
-        if self._spec.data is None:
+        if not self._spec.durable:
             return topology.slot_owners
         serving = frozenset(shard.number for shard in self._shards[: min(self._wanted, shards)] if shard.serves)
         if not serving or serving == self._members:
@@ -211,4 +211,4 @@ class Supervisor:
         )
 
     def _holds(self, shard: Watched, wanted: Set[int]) -> bool:
-        return self._spec.data is None or shard.held == wanted
+        return not self._spec.durable or shard.held == wanted

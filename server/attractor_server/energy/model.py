@@ -161,6 +161,22 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     return _model(path, header, tensors).to(torch.device(device))
 
 
+def digest_of(path: Path) -> str:
+    """The digest that a model file says it has.
+
+    Raises:
+        ModelFileError: it cannot be read, or is of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path} cannot be read as a model file: {error}") from error
+    return str(_read_header(path, metadata)["digest"])
+
+
 def _header(model: Model) -> dict[str, Any]:
     fields = [_saved(field) for field in model.layout.fields]
     header = {

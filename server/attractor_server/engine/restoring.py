@@ -9,28 +9,40 @@ from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import found
-from attractor_server.engine.work import Floats, Job, Record
+from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
 from attractor_server.engine.writing import finite_rows, written
 from attractor_server.errors import ServerError, StoreDamaged
-from attractor_server.storage.records import Entry, PageRow, StoredPage
+from attractor_server.storage.records import Entry, PageRow, StoredMemory, StoredPage
 
 
-def restored(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, ServerError]:
-    """Brings the memories of these jobs back; the jobs whose memories did not come, each with the cause."""
-    failed: dict[Job, ServerError] = {}
+def restored(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+    """Brings the memories of these jobs back; the jobs whose memories did not come, each with the cause.
+
+    With them the repeats of what the store has, whose first answer was lost with a connection to it.
+    """
+    settled: dict[Job, Outcome | ServerError] = {}
     for lane in lanes_of(jobs):
         try:
             assert loaded.keeper is not None
-            _restore(loaded, loaded.keeper, lane.memory)
+            settled |= _repeats(lane.jobs, _restore(loaded, loaded.keeper, lane.memory))
         except ServerError as error:
-            failed |= dict.fromkeys(lane.jobs, error)
+            settled |= dict.fromkeys(lane.jobs, error)
         except Exception as error:
-            failed |= dict.fromkeys(lane.jobs, fault(error, "restoring", 1))
-    return failed
+            settled |= dict.fromkeys(lane.jobs, fault(error, "restoring", 1))
+    return settled
 
 
-def _restore(loaded: Loaded, keeper: Keeper, memory: Record) -> None:
-    """Makes the memory as the store has it.
+def _repeats(jobs: Sequence[Job], stored: StoredMemory) -> Mapping[Job, Outcome]:
+    told = {(one.client, one.sequence): one for one in stored.told}
+    return {
+        job: (Erased if first.erases else Stored)(first.version, first.patterns)
+        for job in jobs
+        if job.sequence and (first := told.get((job.client_id, job.sequence))) is not None
+    }
+
+
+def _restore(loaded: Loaded, keeper: Keeper, memory: Record) -> StoredMemory:
+    """Makes the memory as the store has it, and returns what that is.
 
     Sealed pages are read when a batch needs them. A page with entries of its own is written anew: those of a rewritten
     page together, others in the groups in which they were written.
@@ -52,6 +64,7 @@ def _restore(loaded: Loaded, keeper: Keeper, memory: Record) -> None:
     memory.pages[:] = pages
     memory.version, memory.patterns = stored.version, stored.patterns
     memory.at_hand = True
+    return stored
 
 
 def _bring_back(loaded: Loaded, keeper: Keeper, memory: Record, page: Page, row: PageRow) -> None:
@@ -59,11 +72,11 @@ def _bring_back(loaded: Loaded, keeper: Keeper, memory: Record, page: Page, row:
         loaded.shelf.expect(page, memory.id)
         page.patterns = row.patterns
     if row.entries:
-        _replay(loaded, memory, page, keeper.page(memory.id, row.number))
+        replay(loaded, memory, page, keeper.page(memory.id, row.number))
     page.patterns = row.patterns
 
 
-def _replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
+def replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
     """Sends a page's entries through the writing loop."""
     settings = memory.settings
     if settings.write == "rewrite" and stored.image is None:

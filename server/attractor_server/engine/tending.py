@@ -69,3 +69,4 @@ def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: 
         for page in memory.pages:
             own.bank.release(page)
     become(memory, found(keeper, memory))
+    memory.model = loaded[memory.model_digest].model.name  # by which it is served, whatever it was called before

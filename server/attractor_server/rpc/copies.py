@@ -96,7 +96,8 @@ class CopiesServicer(rpc.CopiesServicer):
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Rebuild, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=bool(request.model))
-        model = self._shard.model(request.model or record.model)
+        named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
+        model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
         patterns = self._page_patterns(request, record, model)
         await self._tended(record, Rebuild(model.name, model.digest, patterns))
         return pb.RebuildResponse(memory=memory_message(record))

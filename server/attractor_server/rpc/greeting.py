@@ -4,7 +4,7 @@ import anyio
 
 from attractor_proto.names import CLIENT_ID_LIMIT, PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.errors import InvalidRequest, UnsupportedProtocol, Violation
+from attractor_server.errors import InvalidRequest, UnsupportedProtocol, Violation, quoted
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.shard import Shard
 
@@ -49,6 +49,6 @@ def _check(hello: pb.Hello) -> None:
         raise UnsupportedProtocol(
             Violation("hello.protocol_version", f"{seen}: upgrade the older of client and server")
         )
-    if not 0 < len(hello.client_id) <= CLIENT_ID_LIMIT:
-        seen = f"saw {len(hello.client_id)} characters"
-        raise InvalidRequest.of("hello.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}")
+    if not 0 < len(hello.client_id) <= CLIENT_ID_LIMIT or "\0" in hello.client_id:
+        seen = f"saw {quoted(hello.client_id)}, {len(hello.client_id)} characters"
+        raise InvalidRequest.of("hello.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")

@@ -88,8 +88,10 @@ class Shard:
         self.models = models
         self.batcher = batcher
         self.limits = limits
-        digests = {model.digest for model in models.values()}
-        self.memories: MemoryIndex[Answer, Page] = MemoryIndex(Catalog(), journal, record_of, digests=digests)
+        names = {model.digest: name for name, model in models.items()}
+        self.memories: MemoryIndex[Answer, Page] = MemoryIndex(
+            Catalog(), journal, lambda stored: _renamed(record_of(stored), names), digests=names
+        )
         self.durable = journal is not None
         self.resize: Resize | None = None
         """Takes the number of shards that there shall be; None where it cannot change"""
@@ -137,13 +139,16 @@ class Shard:
         Raises:
             InvalidRequest: no memory can have that name.
             OwnerChanged: it is this one, which does not serve that memory yet, or no longer.
+            StoreDamaged: so it is, and cannot find out any more.
         """
         check_name(name, field=field)
         number = self.topology.owner(name)
         if number != self.number:
             return self.topology.shards[number]
         if self.holding is not None and not self.holding.serves(name):
-            raise OwnerChanged(f"memory {name!r} is about to change its shard; try again in a moment")
+            raise self.holding.damage or OwnerChanged(
+                f"memory {name!r} is about to change its shard; try again in a moment"
+            )
         return None
 
     def model(self, name: str) -> ModelCard:
@@ -212,6 +217,12 @@ class Shard:
         self.check(job.operation, model, pull=pull)
         self.check_kept("match" if match else "")
         job.steps, job.pull, job.match = steps or model.steps, pull, match
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    """With the name that the memory's model is served by, which may be another model's by now."""
+    record.model = names.get(record.model_digest, record.model)
+    return record
 
 
 def counted(job: Job, client_id: str, sequence: int) -> Answer | None:

@@ -129,6 +129,6 @@ def _check_count(request: pb.StoreRequest | pb.EraseRequest) -> None:
     if bool(request.sequence) != bool(request.client_id):
         seen = f"saw client_id {quoted(request.client_id)} and sequence {request.sequence}"
         raise InvalidRequest(Violation("sequence", f"{seen}; expected both or neither"))
-    if len(request.client_id) > CLIENT_ID_LIMIT:
-        seen = f"saw {len(request.client_id)} characters"
-        raise InvalidRequest.of("client_id", f"{seen}; expected at most {CLIENT_ID_LIMIT}")
+    if len(request.client_id) > CLIENT_ID_LIMIT or "\0" in request.client_id:
+        seen = f"saw {quoted(request.client_id)}, {len(request.client_id)} characters"
+        raise InvalidRequest.of("client_id", f"{seen}; expected at most {CLIENT_ID_LIMIT}, none of them U+0000")

@@ -1,6 +1,7 @@
 """Pages in the backend store, and what is in them: shared between forks and snapshots until one of them writes."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import msgpack
 import numpy as np
@@ -16,13 +17,19 @@ from attractor_server.storage.records import (
     StoredPage,
     checksum,
 )
-from attractor_server.storage.sql import Cursor, Row
+from attractor_server.storage.sql import Cursor, Row, several
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _IMAGE = (
-    "INSERT INTO images VALUES (?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET version = excluded.version, "
-    "weights = excluded.weights, checksum = excluded.checksum"
+    "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET version = excluded.version, "
+    "weights = excluded.weights, location = excluded.location, checksum = excluded.checksum"
 )
+_LEAVE = (
+    "INSERT INTO leavings SELECT location FROM images WHERE content = ? AND location IS NOT NULL ON CONFLICT DO NOTHING"
+)
+_FOUND = "SELECT memory, number, content, shared FROM pages WHERE (memory, number) IN (VALUES {})"
+_Place: TypeAlias = tuple[int, int]
+"""A memory, and the number of a page of it"""
 
 
 def rows_of(cursor: Cursor, memory: int) -> Sequence[PageRow]:
@@ -54,17 +61,26 @@ def page_of(cursor: Cursor, memory: int, number: int, *, all_entries: bool = Fal
     return StoredPage(image=image, entries=list(_entries(cursor, row[0], number, where, after=after)))
 
 
-def changed(cursor: Cursor, change: Change) -> None:
-    """Does to the pages of a memory what the change says."""
-    memory = change.memory
-    dropped(cursor, memory, change.dropped)
-    contents = _own(cursor, memory, [*change.pages, *change.emptied], emptied=set(change.emptied))
+def changed(cursor: Cursor, changes: Sequence[Change]) -> None:
+    """Does to the pages of different memories what the changes say."""
+    for change in changes:
+        dropped(cursor, change.memory, change.dropped)
+    contents = _own(
+        cursor,
+        [(one.memory, number) for one in changes for number in (*one.pages, *one.emptied)],
+        emptied={(one.memory, number) for one in changes for number in one.emptied},
+    )
     cursor.executemany(
         "UPDATE pages SET patterns = ? WHERE memory = ? AND number = ?",
-        [(patterns, memory, number) for number, patterns in change.pages.items()],
+        [(patterns, one.memory, number) for one in changes for number, patterns in one.pages.items()],
     )
-    cursor.executemany(_ENTRY, [_entry_row(contents[entry.page], entry) for entry in change.entries])
-    cursor.executemany(_IMAGE, [_image_row(contents[image.page], image) for image in change.images])
+    cursor.executemany(
+        _ENTRY, [_entry_row(contents[one.memory, entry.page], entry) for one in changes for entry in one.entries]
+    )
+    cursor.executemany(_LEAVE, [(contents[one.memory, image.page],) for one in changes for image in one.images])
+    cursor.executemany(
+        _IMAGE, [_image_row(contents[one.memory, image.page], image) for one in changes for image in one.images]
+    )
 
 
 def shared(cursor: Cursor, memory: int, other: int) -> None:
@@ -79,10 +95,10 @@ def dropped(cursor: Cursor, memory: int, numbers: Iterable[int]) -> None:
     """Takes pages away, and what is in them, unless others share it."""
     for number in numbers:
         row = cursor.execute(
-            "DELETE FROM pages WHERE memory = ? AND number = ? RETURNING content", (memory, number)
+            "DELETE FROM pages WHERE memory = ? AND number = ? RETURNING content, shared", (memory, number)
         ).fetchone()
         if row is not None:
-            _forget(cursor, row[0])
+            _forget(cursor, row[0], shared=bool(row[1]))
 
 
 def all_dropped(cursor: Cursor, memory: int) -> None:
@@ -91,27 +107,40 @@ def all_dropped(cursor: Cursor, memory: int) -> None:
     dropped(cursor, memory, [number for (number,) in rows])
 
 
-def _forget(cursor: Cursor, content: int) -> None:
+def _forget(cursor: Cursor, content: int, *, shared: bool) -> None:
+    """Takes contents away that no page has; of two shards that leave them at the same time the second one does."""
+    if shared:
+        cursor.execute("UPDATE contents SET id = id WHERE id = ?", (content,))  # PostgreSQL: waits for the other one
+    cursor.execute(_LEAVE, (content,))
     cursor.execute(
         "DELETE FROM contents WHERE id = ? AND NOT EXISTS (SELECT 1 FROM pages WHERE content = ?)", (content, content)
     )
 
 
-def _own(cursor: Cursor, memory: int, numbers: Iterable[int], *, emptied: set[int]) -> Mapping[int, int]:
-    """By number the contents of these pages, made if need be, which the memory shares with nobody from now on."""
+def _own(cursor: Cursor, places: Sequence[_Place], *, emptied: Collection[_Place]) -> Mapping[_Place, int]:
+    """The contents of these pages, made if need be, which each memory shares with nobody from now on."""
     contents = {}
-    for number in dict.fromkeys(numbers):
-        row = cursor.execute(
-            "SELECT content, shared FROM pages WHERE memory = ? AND number = ?", (memory, number)
-        ).fetchone()
-        if row is None:
-            contents[number] = _made(cursor)
-            cursor.execute("INSERT INTO pages VALUES (?, ?, 0, ?, 0)", (memory, number, contents[number]))
-        elif number in emptied or row[1]:
-            contents[number] = _replaced(cursor, memory, number, row[0], empty=number in emptied)
+    there = _there(cursor, places)
+    for place in dict.fromkeys(places):
+        old, sharing = there.get(place, (0, False))
+        if not old:
+            contents[place] = _made(cursor)
+            cursor.execute("INSERT INTO pages VALUES (?, ?, 0, ?, 0)", (*place, contents[place]))
+        elif place in emptied or sharing:
+            contents[place] = _replaced(cursor, *place, old, empty=place in emptied)
+            _forget(cursor, old, shared=sharing)
         else:
-            contents[number] = row[0]
+            contents[place] = old
     return contents
+
+
+def _there(cursor: Cursor, places: Sequence[_Place]) -> Mapping[_Place, tuple[int, bool]]:
+    """The contents of those of these pages that there are, and whether others share them."""
+    if not places:
+        return {}
+    marks, values = several(places)
+    rows = cursor.execute(_FOUND.format(marks), values).fetchall()
+    return {(memory, number): (content, bool(sharing)) for memory, number, content, sharing in rows}
 
 
 def _replaced(cursor: Cursor, memory: int, number: int, old: int, *, empty: bool) -> int:
@@ -120,7 +149,6 @@ def _replaced(cursor: Cursor, memory: int, number: int, old: int, *, empty: bool
     if not empty:
         _copied(cursor, old, new, f"memory {memory}, page {number}")
     cursor.execute("UPDATE pages SET content = ?, shared = 0 WHERE memory = ? AND number = ?", (new, memory, number))
-    _forget(cursor, old)
     return new
 
 
@@ -142,16 +170,20 @@ def _entry_row(content: int, entry: Entry) -> Row:
 
 
 def _image_row(content: int, image: Image) -> Row:
-    return content, image.version, image.content, checksum(content, image.version, image.content)
+    if image.location:
+        return content, image.version, None, image.location, checksum(content, image.version, image.location.encode())
+    return content, image.version, image.content, None, checksum(content, image.version, image.content)
 
 
 def _image(cursor: Cursor, content: int, page: int, where: str) -> Image | None:
-    row = cursor.execute("SELECT version, weights, checksum FROM images WHERE content = ?", (content,)).fetchone()
+    row = cursor.execute(
+        "SELECT version, weights, location, checksum FROM images WHERE content = ?", (content,)
+    ).fetchone()
     if row is None:
         return None
-    version, weights, mark = row
-    _check(checksum(content, version, weights) == mark, where, version)
-    return Image(page=page, version=version, content=weights)
+    version, weights, location, mark = row
+    _check(checksum(content, version, weights or (location or "").encode()) == mark, where, version)
+    return Image(page=page, version=version, content=weights or b"", location=location or "")
 
 
 def _entries(cursor: Cursor, content: int, page: int, where: str, *, after: int) -> Iterator[Entry]:
@@ -164,7 +196,7 @@ def _entries(cursor: Cursor, content: int, page: int, where: str, *, after: int)
     for version, written, patterns, vectors, items, mark in rows:
         _check(checksum(content, version, vectors, items) == mark, where, version)
         values = np.frombuffer(vectors, "<f4").reshape(patterns, -1)
-        yield Entry(page=page, version=version, written=written, values=values, items=_unpacked(items))
+        yield Entry(page=page, version=version, written=written, values=values, items=unpacked(items))
 
 
 def _check(right: bool, where: str, version: int) -> None:
@@ -183,7 +215,7 @@ def _packed(items: Sequence[Item]) -> bytes:
     return content
 
 
-def _unpacked(stored: bytes) -> Sequence[Item]:
+def unpacked(stored: bytes) -> Sequence[Item]:
     """The inverse of `_packed`."""
     if not stored:
         return ()

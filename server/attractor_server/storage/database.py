@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.storage.filesystem import network_file_system
 from attractor_server.storage.page_checksums import is_damage, opened
 from attractor_server.storage.schema import FORMAT, migrated
 from attractor_server.storage.sql import Cursor, number
@@ -30,15 +31,21 @@ _BEACON = struct.Struct("<QI")
 class Database:
     """One connection to the store, for all threads of a shard; shards of a machine open the same file."""
 
+    locking: Final = ""
+    """A transaction is the only one that writes"""
+    claiming: Final = ""
+
     def __init__(self, folder: Path, *, busy_ms: int = BUSY_MS) -> None:
         """Makes the file where there is none, and brings an older format up to date.
 
         Raises:
             StoreDamaged: the file is no store, of a newer format, or behind its beacon.
-            StoreFailed: the folder cannot be used.
+            StoreFailed: the folder cannot be used, or is on a network file system.
         """
         if tuple(map(int, apsw.sqlite_lib_version().split("."))) < SAFE_SQLITE:
             raise StoreFailed(f"SQLite {apsw.sqlite_lib_version()} can corrupt its log; expected 3.51.3 or newer")
+        if kind := network_file_system(folder):
+            raise StoreFailed(f"{folder} is on {kind}, where SQLite's log can be damaged; expected a local disk")
         self._path = folder / FILE
         self._lock = threading.Lock()
         self._busy_ms = busy_ms
@@ -48,6 +55,9 @@ class Database:
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._check_tail()
+
+    def __str__(self) -> str:
+        return str(self._path)
 
     def close(self) -> None:
         """Leaves the store; the last one to leave folds the log into the file."""
@@ -123,10 +133,7 @@ class Database:
         """SQLite drops a damaged end of its log without a word: the beacon knows how far the store had come."""
         record = os.pread(self._beacon, _BEACON.size, 0)
         count = number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
-        if len(record) < _BEACON.size:
-            return
-        seen, checksum = _BEACON.unpack(record)
-        if checksum == zlib.crc32(record[:8]) and seen > count:
+        if (seen := lit(record)) is not None and seen > count:
             self.close()
             raise StoreDamaged(
                 f"{self._path} ends at commit {count}, and commit {seen} was made: its log was damaged or taken away. "
@@ -145,12 +152,20 @@ class Database:
             logger.warning("the beacon beside %s could not be written: %s", self._path, error)
 
 
+def lit(record: bytes) -> int | None:
+    """The number of the commit in what a beacon's file holds; None where there is none, or it is damaged."""
+    if len(record) < _BEACON.size:
+        return None
+    seen, checksum = _BEACON.unpack(record[: _BEACON.size])
+    return int(seen) if checksum == zlib.crc32(record[:8]) else None
+
+
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Errors of SQLite and of the system as ours."""
     try:
         yield
-    except (apsw.CorruptError, apsw.NotADBError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
         raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup") from error
     except (apsw.Error, OSError) as error:
         if is_damage(error):

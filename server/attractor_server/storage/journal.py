@@ -5,9 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from attractor_server.storage import contents, copies, imports, rows
+from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.ownership import Ownership, names_of, whole
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
+
+MEMORIES_LIMIT = 1024
+"""Of one statement"""
 
 
 class Journal:
@@ -17,9 +22,13 @@ class Journal:
     that change something OwnerChanged where another shard has claimed one of the memories since.
     """
 
-    def __init__(self, store: Store, ownership: Ownership | None = None) -> None:
-        """Changes what the `ownership` claims; without one everything, which no older journal can change any more."""
+    def __init__(self, store: Store, ownership: Ownership | None = None, *, artifacts: Artifacts | None = None) -> None:
+        """Changes what the `ownership` claims; without one everything, which no older journal can change any more.
+
+        Large images go to `artifacts`, if there are any.
+        """
         self._store = store
+        self._artifacts = artifacts
         self.ownership = ownership or whole(store, "shard-0")
 
     def close(self) -> None:
@@ -45,6 +54,11 @@ class Journal:
         with self._store.reading() as cursor:
             return rows.listed(cursor, prefix=prefix, after=after, size=size)
 
+    def models(self) -> Sequence[tuple[str, str]]:
+        """Names and digests of the models that memories are of."""
+        with self._store.reading() as cursor:
+            return list(rows.models(cursor))
+
     def expired(self, *, size: int) -> Sequence[str]:
         """Names of up to `size` memories whose time is over."""
         with self._store.reading() as cursor:
@@ -54,25 +68,29 @@ class Journal:
         """Forgets a memory and its snapshots: no byte that only they had stays in the files."""
         with self._changing(memories=[memory]) as cursor:
             copies.delete(cursor, memory)
-        self._store.purge()
+        self.purge()
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
-        now_s = time.time()
+        now_s, changes = time.time(), put_outside(changes, self._artifacts)
         with self._changing(memories=[change.memory for change in changes]) as cursor:
-            for change in changes:
-                if rows.counted(cursor, change, now_s=now_s):
-                    contents.changed(cursor, change)
-                    rows.tell(cursor, change)
+            for apart in _of_different_memories(changes):
+                there = rows.counted(cursor, apart, now_s=now_s)
+                contents.changed(cursor, there)
+                rows.tell(cursor, there)
+        if any(change.dropped or change.emptied for change in changes):
+            swept(self._store, self._artifacts)
 
     def purge(self) -> None:
         """Leaves no byte of what changes took away in the files, once no other shard reads the log."""
         self._store.purge()
+        swept(self._store, self._artifacts)
 
     def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
         """What that page's weights follow from; with `all_entries` also the patterns that are in its image already."""
         with self._store.reading() as cursor:
-            return contents.page_of(cursor, memory, number, all_entries=all_entries)
+            page = contents.page_of(cursor, memory, number, all_entries=all_entries)
+        return brought(page, self._artifacts)
 
     def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
@@ -116,7 +134,9 @@ class Journal:
             SnapshotNotFound: there is no snapshot with that tag.
         """
         with self._changing(memories=[memory]) as cursor:
-            return copies.restore(cursor, memory, tag, now_s=time.time())
+            restored = copies.restore(cursor, memory, tag, now_s=time.time())
+        swept(self._store, self._artifacts)
+        return restored
 
     def forget_snapshot(self, memory: int, tag: str) -> None:
         """Forgets a snapshot.
@@ -126,7 +146,7 @@ class Journal:
         """
         with self._changing(memories=[memory]) as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
-        self._store.purge()
+        self.purge()
 
     def forget_unreached(self, memory: int) -> None:
         """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
@@ -141,8 +161,9 @@ class Journal:
 
     def add_imported(self, change: Change) -> None:
         """Gives pages to a memory that is being imported."""
+        changes = put_outside([change], self._artifacts)
         with self._changing() as cursor:
-            contents.changed(cursor, change)
+            contents.changed(cursor, changes)
 
     def end_import(self, memory: int, name: str) -> StoredMemory:
         """Makes a memory that was imported be reached by that name.
@@ -159,3 +180,15 @@ class Journal:
         with self._store.transaction() as cursor:
             self.ownership.check(cursor, [*names, *names_of(cursor, memories)])
             yield cursor
+
+
+def _of_different_memories(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes in their order, cut where a memory comes again, or a statement would have too many values."""
+    start, seen = 0, set[int]()
+    for at, change in enumerate(changes):
+        if change.memory in seen or len(seen) == MEMORIES_LIMIT:
+            yield changes[start:at]
+            start, seen = at, set()
+        seen.add(change.memory)
+    if seen:
+        yield changes[start:]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from attractor_server.errors import OwnerChanged, StoreFailed
+from attractor_server.errors import OwnerChanged, StoreDamaged, StoreFailed
 from attractor_server.storage.groups import GROUPS, group_of
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.sql import Cursor, Store
@@ -117,8 +117,9 @@ class Ownership:
         Raises:
             OwnerChanged: one of them is not.
         """
-        claims, found = self._claims, _epochs(cursor)
-        for group in set(map(group_of, names)):
+        claims, groups = self._claims, sorted(set(map(group_of, names)))
+        found = _epochs(cursor, groups, self._store.locking)
+        for group in groups:
             claim = claims.get(group)
             if claim is None or claim.epoch != found[group]:
                 raise OwnerChanged(f"{self._owner.shard} lost a group of slots to another shard; try again in a moment")
@@ -165,7 +166,7 @@ class Ownership:
         """Which claims hold. Nothing follows from that before it is trusted."""
         claims, started_s = self._claims, self._clock()
         with self._store.reading() as cursor:
-            found = _epochs(cursor)
+            found = _epochs(cursor, range(GROUPS))
         with suppress(StoreFailed):  # which the next look makes up for
             self._settle({group: one for group, one in claims.items() if one.waits and one.serves_from_s <= started_s})
         return Look(started_s, {group: one.epoch for group, one in claims.items() if found[group] != one.epoch})
@@ -188,7 +189,7 @@ class Ownership:
         """The groups that were taken with their epochs, and those among them that have to wait."""
         taken, waiting = [], set[int]()
         with self._store.transaction() as cursor:
-            for row in _rows(cursor):
+            for row in _rows(cursor, self._store.claiming):
                 mine = row.owner is not None and row.owner.shard == self._owner.shard
                 if row.group not in groups or not (row.is_free or mine or row.group in seize):
                     continue
@@ -238,17 +239,33 @@ def whole(store: Store, shard: str) -> Ownership:
 
 def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
     """The names of the memories with these ids, of snapshots those of their memories; without what is no more."""
+    if not memories:
+        return []
     marks = ", ".join("?" * len(memories))
     rows = cursor.execute(f"SELECT name FROM memories WHERE id IN ({marks})", memories).fetchall()  # noqa: S608
     return [name.partition("@")[0] for (name,) in rows]
 
 
-def _rows(cursor: Cursor) -> Sequence[_Row]:
-    rows: Sequence[Any] = cursor.execute("SELECT number, owner, epoch, waits FROM groups").fetchall()
-    return [
-        _Row(group, Incarnation.of(owner) if owner else None, epoch, bool(waits)) for group, owner, epoch, waits in rows
-    ]
+def _rows(cursor: Cursor, locking: str = "") -> Sequence[_Row]:
+    rows: Sequence[Any] = cursor.execute(
+        f"SELECT number, owner, epoch, waits FROM groups ORDER BY number{locking}"  # noqa: S608
+    ).fetchall()
+    return [_row(*row) for row in rows]
 
 
-def _epochs(cursor: Cursor) -> Mapping[int, int]:
-    return dict(cursor.execute("SELECT number, epoch FROM groups").fetchall())
+def _row(group: object, owner: object, epoch: object, waits: object) -> _Row:
+    with suppress(ValueError):
+        match group, owner, epoch, waits:
+            case int(), str(), int(), int():
+                return _Row(group, Incarnation.of(owner) if owner else None, epoch, bool(waits))
+    raise StoreDamaged(
+        f"group {group} of slots has no owner and epoch that can be meant; restore the store from a backup"
+    )
+
+
+def _epochs(cursor: Cursor, groups: Sequence[int], locking: str = "") -> Mapping[int, int]:
+    if not groups:
+        return {}
+    marks = ", ".join("?" * len(groups))
+    statement = f"SELECT number, epoch FROM groups WHERE number IN ({marks}) ORDER BY number{locking}"  # noqa: S608
+    return dict(cursor.execute(statement, groups).fetchall())

@@ -51,6 +51,8 @@ class Image:
     version: int
     """Of the memory: entries up to it are in the weights"""
     content: bytes
+    location: str = ""
+    """Where the content is in the artifact store; empty: here"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

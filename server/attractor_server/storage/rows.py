@@ -1,6 +1,6 @@
 """Rows of memories, and of what their clients were told."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +8,15 @@ from attractor_server.storage import contents
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.records import Change, NewMemory, StoredMemory, Told
 from attractor_server.storage.settings import MemorySettings
-from attractor_server.storage.sql import Cursor
+from attractor_server.storage.sql import Cursor, several
 
 _SELECT = (
     "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s, "
     "version, patterns FROM memories"
+)
+_COUNT = (
+    "UPDATE memories SET version = column2, patterns = column3, expires_s = column4 + ttl_s "
+    "FROM (VALUES {}) AS counts WHERE id = column1 RETURNING id"
 )
 
 
@@ -54,10 +58,28 @@ def by_id(cursor: Cursor, identity: int) -> StoredMemory:
 def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
     """Memories in the order of names; without what clients were told."""
     rows = cursor.execute(
-        f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, ?) = ? AND parent IS NULL ORDER BY name LIMIT ?",
+        f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, CAST(? AS INTEGER)) = ? AND parent IS NULL "
+        "ORDER BY name LIMIT ?",
         (after, prefix, len(prefix), prefix, size),
     ).fetchall()
     return [_memory(cursor, row) for row in rows]
+
+
+def beyond(cursor: Cursor, identity: int, *, size: int) -> Sequence[StoredMemory]:
+    """Memories and snapshots in the order in which they were made; without what clients were told."""
+    rows = cursor.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", (identity, size)).fetchall()
+    return [_memory(cursor, row) for row in rows]
+
+
+def models(cursor: Cursor) -> Iterator[tuple[str, str]]:
+    """Names and digests of the models that memories and snapshots are of, each digest once."""
+    digest = ""
+    while (row := cursor.execute(_NEXT_MODEL, (digest,)).fetchone()) is not None:
+        name, digest = row
+        yield name, digest
+
+
+_NEXT_MODEL = "SELECT model, model_digest FROM memories WHERE model_digest > ? ORDER BY model_digest LIMIT 1"
 
 
 def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
@@ -68,31 +90,37 @@ def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
     return [name for (name,) in rows]
 
 
-def counted(cursor: Cursor, change: Change, *, now_s: float) -> bool:
-    """Whether the memory is there; if so it has the change's version, and its model, from now on."""
-    row = cursor.execute(
-        "UPDATE memories SET version = ?, patterns = ?, expires_s = ? + ttl_s WHERE id = ? RETURNING id",
-        (change.version, change.patterns, now_s, change.memory),
-    ).fetchone()
-    if row is not None and (remade := change.remade) is not None:
-        cursor.execute(
-            "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
-            (remade.model, remade.model_digest, remade.page_patterns, change.memory),
-        )
-    return row is not None
+def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Sequence[Change]:
+    """Those of memories that are there, which have the change's version, and its model, from now on."""
+    marks, values = several([(one.memory, one.version, one.patterns, now_s) for one in changes])
+    there = {identity for (identity,) in cursor.execute(_COUNT.format(marks), values).fetchall()}
+    left = [change for change in changes if change.memory in there]
+    cursor.executemany(
+        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
+        [
+            (one.remade.model, one.remade.model_digest, one.remade.page_patterns, one.memory)
+            for one in left
+            if one.remade is not None
+        ],
+    )
+    return left
 
 
-def tell(cursor: Cursor, change: Change) -> None:
+def tell(cursor: Cursor, changes: Sequence[Change]) -> None:
     """Notes what clients are told, and forgets what is older than is remembered."""
-    for told in change.told:
-        cursor.execute(
-            "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-            (change.memory, told.client, told.sequence, told.version, told.patterns, int(told.erases)),
-        )
-        cursor.execute(
-            "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
-            (change.memory, told.client, told.sequence - REMEMBERED_ANSWERS),
-        )
+    told = [(change.memory, told) for change in changes for told in change.told]
+    cursor.executemany(
+        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+        [(memory, one.client, one.sequence, one.version, one.patterns, int(one.erases)) for memory, one in told],
+    )
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
+        [
+            (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
+            for memory, one in told
+            if one.sequence > REMEMBERED_ANSWERS
+        ],
+    )
 
 
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:

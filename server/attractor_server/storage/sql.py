@@ -32,6 +32,14 @@ class Cursor(Protocol):
 class Store(Protocol):
     """A database that the journal's tables are in."""
 
+    @property
+    def locking(self) -> str:
+        """Ends a SELECT in a transaction whose rows nobody else may change before that has ended."""
+
+    @property
+    def claiming(self) -> str:
+        """Ends a SELECT in a transaction that will change these rows, and waits for others that would."""
+
     def transaction(self) -> AbstractContextManager[Cursor]:
         """Everything in the block, or nothing; on the disk when the block has ended."""
 
@@ -39,10 +47,20 @@ class Store(Protocol):
         """A cursor for queries, as one view of the store."""
 
     def purge(self) -> None:
-        """Leaves no byte of what was deleted in the files, where nobody else is busy with them."""
+        """Leaves no byte of what was deleted in the files, as far as the database can, and nobody else is busy."""
 
     def close(self) -> None:
         """Leaves the store."""
+
+
+def several(rows: Sequence[Row]) -> tuple[str, Row]:
+    """What stands behind VALUES for these rows, and the values.
+
+    The last is repeated up to a power of two, so that there are few different statements.
+    """
+    padded = [*rows, *[rows[-1]] * ((1 << (len(rows) - 1).bit_length()) - len(rows))]
+    row = f"({', '.join('?' * len(rows[0]))})"
+    return ", ".join([row] * len(padded)), [value for one in padded for value in one]
 
 
 def number(cursor: Cursor) -> int:

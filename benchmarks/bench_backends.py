@@ -1,0 +1,77 @@
+"""How many stores a second does a shard commit, in SQLite and in PostgreSQL?
+
+Records of 4 kB through the journal, one for each of so many memories in a commit, each with the memory's row, the
+page's row and the numbered answer; on one disk, PostgreSQL over loopback, from a server that is started for it.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+from _report import Result, report
+from tests.storage.postgresql import running
+
+from attractor_server.storage.journal import Journal
+from attractor_server.storage.opening import store_at
+from attractor_server.storage.records import Change, Entry, NewMemory, Told
+from attractor_server.storage.settings import MemorySettings
+
+SECONDS, VALUES = 5.0, np.ones((1, 1000), np.float32)
+GROUPS = (1, 16, 64)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, running() as server:
+        report(
+            [
+                Result(
+                    name=f"{group} memories in a commit",
+                    unit="stores/s",
+                    ours=stores_per_s(server.store(), group),
+                    peer="SQLite",
+                    theirs=stores_per_s(Path(folder) / str(group), group),
+                )
+                for group in GROUPS
+            ]
+        )
+
+
+def stores_per_s(place: Path | str, group: int) -> float:
+    """As one shard commits them, one commit after another."""
+    with opened(place) as journal:
+        settings = MemorySettings(page_patterns=1 << 20)
+        new = [NewMemory(name=f"m/{n}", model="m", model_digest="d", settings=settings) for n in range(group)]
+        memories = [memory.id for memory in journal.create(new)]
+        version, end_s = 0, time.perf_counter() + SECONDS
+        while time.perf_counter() < end_s:
+            version += 1
+            journal.commit([change(memory, version) for memory in memories])
+        return version * group / (time.perf_counter() - end_s + SECONDS)
+
+
+def change(memory: int, version: int) -> Change:
+    """One pattern more."""
+    return Change(
+        memory=memory,
+        version=version,
+        patterns=version,
+        pages={0: version},
+        entries=[Entry(page=0, version=version, written=version, values=VALUES)],
+        told=[Told(client="c", sequence=version, version=version, patterns=version)],
+    )
+
+
+@contextmanager
+def opened(place: Path | str) -> Iterator[Journal]:
+    """A journal on a store of its own."""
+    store = store_at(place)
+    assert store is not None
+    with closing(store):
+        yield Journal(store)
+
+
+if __name__ == "__main__":
+    main()

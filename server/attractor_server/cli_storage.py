@@ -1,0 +1,136 @@
+"""The commands `attractor verify` and `attractor backup`: what is kept, looked at without a server."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from attractor_server.config import ENV_PREFIX, Settings, load_settings
+from attractor_server.errors import ServerError, SettingsError
+from attractor_server.storage.address import Address
+from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.backup import copy
+from attractor_server.storage.looking import Fault, looking_at
+from attractor_server.storage.verifying import Found, faults_in, pages_in
+
+if TYPE_CHECKING:
+    from attractor_server.engine.replaying import Replay
+
+Command = Callable[..., None]
+TOLERANCE = 1e-3
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """Flags for some of a server's settings, which it is told by the same ones."""
+
+    def with_flags(command: Command) -> Command:
+        for name in reversed(names):
+            text = f"{Settings.model_fields[name].description}  [{ENV_PREFIX}{name.upper()}]"
+            command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+        return click.option(
+            "--config", type=click.Path(path_type=Path), envvar=f"{ENV_PREFIX}CONFIG", help="TOML file with settings."
+        )(command)
+
+    return with_flags
+
+
+@click.command()
+@settings_options("data_dir", "backend_store_uri", "artifact_store", "models", "bank_dtype")
+@click.option("--replay", is_flag=True, help="Also write each page anew from its patterns, and compare the weights.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=TOLERANCE,
+    show_default=True,
+    help="Of --replay: what a weight may differ by, in parts of the largest change.",
+)
+def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | None) -> None:
+    """Read all that is kept, and name each memory and page that is damaged; exit with 1 if any is.
+
+    Changes nothing, and may run beside a server.
+    """
+    with clear_errors():
+        settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        seen: Counter[str] = Counter()
+        artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
+        with looking_at(settings.backend_store_uri or settings.data_folder) as view:
+            faults = _told(faults_in(view, seen, artifacts))
+            if replay:
+                pages = pages_in(view.cursor, artifacts)
+                faults += _told(_replayed(pages, _replay(settings), tolerance, seen))
+        read = ", ".join(f"{seen[what]} {what}" for what in ("memories", "pages", "entries", "images"))
+        anew = f", {seen['written anew']} pages written anew" if replay else ""
+        click.echo(f"{view.name}: {read}{anew}; {faults or 'nothing'} wrong")
+        if faults:
+            sys.exit(1)
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@settings_options("data_dir", "backend_store_uri", "artifact_store")
+def backup(target: Path, config: Path | None, **flags: str | None) -> None:
+    """Copy all that is kept into the new folder TARGET, beside a running server or without one, and verify the copy.
+
+    A server with `--data-dir TARGET` goes on from it. Large pages in an artifact store stay there, and are not copied.
+    """
+    with clear_errors():
+        settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        if settings.backend_store_uri:
+            address = Address(settings.backend_store_uri)
+            raise SettingsError(
+                f"PostgreSQL makes its own copies: pg_dump --format=custom --file='{target}' '{address}'; "
+                f"bring one back by pg_restore --dbname='{address}' '{target}'"
+            )
+        faults = _told(iter(copy(settings.data_folder, target)))
+        artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
+        with looking_at(target) as view:
+            faults += _told(faults_in(view, Counter(), artifacts))
+        if faults:
+            click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
+            sys.exit(1)
+        click.echo(f"{settings.data_folder} is copied to {target}, and verified there")
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What the user can mend is told in one line, and the exit status is 2; 1 for what is damaged."""
+    try:
+        yield
+    except ServerError as error:
+        click.echo(f"attractor: {error.message}", err=True)
+        sys.exit(1 if error.code == "DATA_LOSS" else 2)
+
+
+def _told(faults: Iterator[Fault]) -> int:
+    """How many there are, each told as it is found."""
+    count = 0
+    for fault in faults:
+        click.echo(fault)
+        count += 1
+    return count
+
+
+def _replay(settings: Settings) -> "Replay":
+    from attractor_server.app import load_models  # noqa: PLC0415 - loads torch
+    from attractor_server.engine.replaying import Replay  # noqa: PLC0415
+
+    return Replay(load_models(settings.models, device="cpu").values(), precision=settings.bank_dtype)
+
+
+def _replayed(pages: Iterator[Found], replay: "Replay", tolerance: float, seen: Counter[str]) -> Iterator[Fault]:
+    for memory, row, stored in pages:
+        where = f"memory {memory.name!r}, page {row.number}"
+        try:
+            distance = replay.distance(memory, row, stored)
+        except ServerError as error:
+            yield Fault(where, error.message)
+            continue
+        if distance is None:
+            continue
+        seen["written anew"] += 1
+        if not distance <= tolerance:
+            yield Fault(where, f"its weights differ by {distance:.2g} from what its patterns give")

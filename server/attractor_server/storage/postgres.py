@@ -1,0 +1,185 @@
+"""The backend store in PostgreSQL, which shards on several nodes share."""
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg
+from psycopg.types.numeric import Int8BinaryDumper
+
+from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.storage.address import Address
+from attractor_server.storage.schema import FORMAT, POSTGRES, tables
+from attractor_server.storage.sql import Cursor, number
+from attractor_server.storage.statements import Statements
+
+logger = logging.getLogger(__name__)
+
+_SESSION: Final = b"""
+SET lock_timeout = '15s';
+SET idle_in_transaction_session_timeout = '10s';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+"""
+"""A stopped server that holds locks is cut off before whoever waits for them gives up"""
+_MAKING: Final = 0x61747472_6163746F
+"""The lock of whoever makes the tables"""
+_WRITING, _READING = b"BEGIN", b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_DAMAGED = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted)
+
+
+class Postgres:
+    """One connection to the store, for all threads of a shard; one that was lost is made anew for what comes next."""
+
+    locking: Final = " FOR SHARE"
+    claiming: Final = " FOR UPDATE"
+
+    def __init__(self, uri: str, *, make: bool = True) -> None:
+        """Connects, and makes the tables where there are none, unless told not to.
+
+        Raises:
+            SettingsError: the address cannot be read, or there are no tables.
+            StoreDamaged: the tables are of a newer format.
+            StoreFailed: the database cannot be reached or used.
+        """
+        self._address = Address(uri)
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection | None = None
+        try:
+            if make:
+                with self.transaction() as cursor:
+                    self._prepare(cursor)
+            with self.reading() as cursor:
+                self._check(cursor)
+        except BaseException:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        return str(self._address)
+
+    def close(self) -> None:
+        """Leaves the store."""
+        with self._lock:
+            self._leave()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """Everything in the block, or nothing; on the disk when the block has ended.
+
+        Statements of which nothing is fetched are sent without waiting for their results.
+
+        Raises:
+            StoreFailed: it was not committed; or, as the error says then, the connection was lost while it was.
+        """
+        with self._lock, self._told(), self._begun(_WRITING) as connection:
+            with connection.pipeline():
+                yield Statements(connection)
+            self._commit(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Cursor]:
+        """A cursor for queries, as one view of the store.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        with self._lock, self._told(), self._begun(_READING) as connection:
+            yield Statements(connection)
+            connection.execute(b"ROLLBACK")
+
+    def purge(self) -> None:
+        """Nothing: what was deleted goes when PostgreSQL vacuums, and its log is its administrator's matter."""
+
+    @contextmanager
+    def _begun(self, begin: bytes) -> Iterator[psycopg.Connection]:
+        """A transaction, which is rolled back where the block fails."""
+        connection = self._begin(begin)
+        try:
+            yield connection
+        except BaseException:
+            self._roll_back(connection)
+            raise
+
+    def _begin(self, begin: bytes) -> psycopg.Connection:
+        """If the connection is gone, on a new one: it was asked for nothing yet."""
+        if self._connection is not None:
+            try:
+                self._connection.execute(begin)
+            except psycopg.OperationalError as error:
+                logger.warning("the connection to %s was lost: %s", self, error)
+                self._leave()
+            else:
+                return self._connection
+        connection = self._connected()
+        connection.execute(begin)
+        return connection
+
+    def _connected(self) -> psycopg.Connection:
+        connection = psycopg.connect(self._address.parameters, autocommit=True)
+        connection.adapters.register_dumper(int, Int8BinaryDumper)
+        self._connection = connection
+        connection.execute(_SESSION)
+        return connection
+
+    def _commit(self, connection: psycopg.Connection) -> None:
+        try:
+            status = connection.execute(b"COMMIT").statusmessage
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise StoreFailed(
+                    f"the connection to {self} was lost in a commit, of which it is not known whether it was made: "
+                    f"{error}; try again in a moment"
+                ) from error
+            raise
+        if status != "COMMIT":
+            raise StoreFailed(f"the store {self} changed nothing: its answer to COMMIT was {status}")
+
+    def _roll_back(self, connection: psycopg.Connection) -> None:
+        try:
+            if not connection.closed:
+                connection.execute(b"ROLLBACK")
+                return
+        except psycopg.Error as error:
+            logger.warning("the connection to %s cannot be used any more: %s", self, error)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _prepare(self, cursor: Cursor) -> None:
+        """Makes the tables, one server at a time."""
+        cursor.execute("SELECT pg_advisory_xact_lock(?)", (_MAKING,))
+        if not _made(cursor):
+            for statement in re.sub("--.*", "", tables(POSTGRES)).split(";"):
+                if statement.strip():
+                    cursor.execute(statement)
+            cursor.execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")
+            cursor.execute("INSERT INTO schema_version VALUES (?)", (FORMAT,))
+
+    def _check(self, cursor: Cursor) -> None:
+        if not _made(cursor):
+            raise SettingsError(f"backend_store_uri: saw {self}, where no memories are kept")
+        found = number(cursor.execute("SELECT version FROM schema_version"))
+        if found > FORMAT:
+            raise StoreDamaged(f"{self} has format {found}; this version reads up to {FORMAT}: upgrade the server")
+        if cursor.execute("SELECT current_setting('fsync')").fetchone() == ("off",):
+            logger.warning("%s has fsync off: what was acknowledged is lost if its machine fails", self)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of PostgreSQL as ours."""
+        try:
+            yield
+        except _DAMAGED as error:
+            raise StoreDamaged(f"{self} is damaged: {error}; restore it from a backup") from error
+        except psycopg.Error as error:
+            raise StoreFailed(f"the store {self} failed and changed nothing: {error}; try again in a moment") from error
+
+
+def _made(cursor: Cursor) -> bool:
+    return number(cursor.execute("SELECT count(to_regclass('schema_version'))")) > 0
