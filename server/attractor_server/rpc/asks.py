@@ -8,7 +8,7 @@ from attractor_proto.v1.memories_pb2 import Item
 from attractor_server.engine.work import Operation
 from attractor_server.errors import InvalidRequest
 from attractor_server.rpc import codec
-from attractor_server.rpc.shard import check_steps
+from attractor_server.rpc.checks import check_steps
 
 
 @dataclass(frozen=True, kw_only=True)

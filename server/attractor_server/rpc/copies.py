@@ -22,11 +22,12 @@ from attractor_server.engine.work import (
     Tended,
 )
 from attractor_server.errors import Draining, InvalidRequest, quoted
+from attractor_server.rpc.checks import check_name
 from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
-from attractor_server.rpc.shard import ModelCard, Shard, check_name
+from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.copies import HIDDEN
 from attractor_server.storage.records import Snapshot, StoredMemory
 

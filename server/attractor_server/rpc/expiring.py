@@ -7,7 +7,8 @@ import anyio
 
 from attractor_server.engine.work import Answer, Deleted, Operation, Record
 from attractor_server.errors import ServerError
-from attractor_server.rpc.shard import Shard, outcome_of
+from attractor_server.rpc.outcomes import outcome_of
+from attractor_server.rpc.shard import Shard
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from attractor_server.engine.page import Page
 from attractor_server.engine.returning import record_of
 from attractor_server.engine.work import Answer
 from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quoted
+from attractor_server.rpc.checks import check_name
 from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.items import items_of, messages_of
 from attractor_server.rpc.paging import given_settings, memory_message
-from attractor_server.rpc.shard import ModelCard, Shard, check_name
+from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.values import check_values
 from attractor_server.storage.index import MemoryIndex
 from attractor_server.storage.journal import Journal

@@ -22,8 +22,9 @@ from attractor_server.rpc.asks import Ask, ask_of
 from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
+from attractor_server.rpc.outcomes import counted, outcome_of
 from attractor_server.rpc.peers import Peers, disagreement
-from attractor_server.rpc.shard import ModelCard, Shard, counted, moved_away, outcome_of
+from attractor_server.rpc.shard import ModelCard, Shard, moved_away
 from attractor_server.rpc.upstream import Upstream
 from attractor_server.topology import ShardInfo
 

@@ -7,28 +7,26 @@ from typing import Protocol, TypeAlias
 
 import anyio
 
-from attractor_proto.names import MESSAGE_LIMIT_BYTES, NAME_LIMIT, STEPS_LIMIT, is_valid_name
+from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import record_of
-from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome, Record, Stored
+from attractor_server.engine.work import Answer, Job, Operation, Record
 from attractor_server.errors import (
-    Cancelled,
     CannotErase,
     CannotPull,
-    InvalidRequest,
     ModelNotFound,
     NotKept,
     OwnerChanged,
     OwnerUnreachable,
-    ServerError,
     Unavailable,
     quoted,
 )
 from attractor_server.fields import Layout
 from attractor_server.holding import Holding
+from attractor_server.rpc.checks import check_name
 from attractor_server.rpc.codec import Patterns
-from attractor_server.storage.catalog import Applied, Catalog
+from attractor_server.storage.catalog import Catalog
 from attractor_server.storage.index import MemoryIndex
 from attractor_server.storage.journal import Journal
 from attractor_server.topology import ShardInfo, Topology
@@ -225,77 +223,6 @@ def _renamed(record: Record, names: Mapping[str, str]) -> Record:
     return record
 
 
-def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
-    """The first answer to that store or erase, or None after entering the job as its first sending.
-
-    A job that fails is struck from the ledger, so that a repeat is tried afresh.
-
-    Raises:
-        SequenceForgotten: the number is too old to tell.
-    """
-    if not sequence:
-        return None
-    ledger = job.memory.ledger(client_id)
-    if (first := ledger.find(sequence)) is not None:
-        return _answered(first) if isinstance(first, Applied) else first
-    ledger.enter(sequence, job.future)
-    job.client_id, job.sequence = client_id, sequence
-
-    def settle(future: Answer) -> None:
-        if isinstance(outcome := outcome_of(future), Stored | Erased):
-            ledger.settle(sequence, Applied(outcome.version, outcome.patterns, isinstance(outcome, Erased)))
-        else:
-            ledger.strike(sequence)
-
-    job.future.add_done_callback(settle)
-    return None
-
-
-def _answered(applied: Applied) -> Answer:
-    answer: Answer = asyncio.get_running_loop().create_future()
-    answer.set_result((Erased if applied.erases else Stored)(applied.version, applied.patterns))
-    return answer
-
-
-def outcome_of(answer: Answer) -> Outcome | ServerError:
-    """What a settled answer holds."""
-    error = answer.exception()
-    if error is None:
-        return answer.result()
-    return error if isinstance(error, ServerError) else Cancelled("the request was dropped")
-
-
-def check_name(name: str, *, field: str = "name") -> None:
-    """Refuses what cannot be a memory's name.
-
-    Raises:
-        InvalidRequest: naming the field, the value seen and the value expected.
-    """
-    if not is_valid_name(name):
-        seen = repr(name) if len(name) <= NAME_LIMIT else f"{name[:32]!r}… ({len(name)} characters)"
-        raise InvalidRequest.of(
-            field,
-            f"saw {seen}; expected 1 to {NAME_LIMIT} characters: letters, digits, '.', '_', '-' "
-            "in segments separated by single '/'",
-        )
-
-
-def check_steps(steps: int, where: str) -> None:
-    """Refuses more reading steps than a query may take.
-
-    Raises:
-        InvalidRequest: naming the field, the value seen and the value expected.
-    """
-    if steps > STEPS_LIMIT:
-        raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
-
-
 def moved_away(memory: Record) -> OwnerUnreachable:
     """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
     return OwnerUnreachable(f"memory {memory.name!r} moved to another shard; open it anew")
-
-
-def written(outcome: Outcome) -> Stored | Erased:
-    """The outcome of a store or an erase."""
-    assert isinstance(outcome, Stored | Erased)
-    return outcome

@@ -9,11 +9,13 @@ from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome, Recalled, Recognized, Stored
 from attractor_server.errors import Draining, Expired, InvalidRequest, Violation, quoted
 from attractor_server.rpc import codec
+from attractor_server.rpc.checks import check_steps
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.items import items_of
+from attractor_server.rpc.outcomes import counted, written
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.session import Session
-from attractor_server.rpc.shard import Shard, check_steps, counted, written
+from attractor_server.rpc.shard import Shard
 from attractor_server.rpc.values import check_values
 
 

@@ -1,0 +1,29 @@
+"""What can be refused before anything is looked up."""
+
+from attractor_proto.names import NAME_LIMIT, STEPS_LIMIT, is_valid_name
+from attractor_server.errors import InvalidRequest
+
+
+def check_name(name: str, *, field: str = "name") -> None:
+    """Refuses what cannot be a memory's name.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if not is_valid_name(name):
+        seen = repr(name) if len(name) <= NAME_LIMIT else f"{name[:32]!r}… ({len(name)} characters)"
+        raise InvalidRequest.of(
+            field,
+            f"saw {seen}; expected 1 to {NAME_LIMIT} characters: letters, digits, '.', '_', '-' "
+            "in segments separated by single '/'",
+        )
+
+
+def check_steps(steps: int, where: str) -> None:
+    """Refuses more reading steps than a query may take.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if steps > STEPS_LIMIT:
+        raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
