@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import apsw
+import obstore
 
 from attractor_server.engine import keeping
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
-from attractor_server.storage import contents
+from attractor_server.storage import contents, outside
 from attractor_server.storage.catalog import Ledger
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
@@ -87,6 +88,25 @@ def watch_syncs(path: Path) -> None:
                 file.write("a commit was told of that no synchronisation had gone before\n")
 
     Journal.commit = commit  # type: ignore[method-assign]
+
+
+def failing_artifacts(failing: "Synchronized[int]") -> None:
+    """Every image of a page goes to the artifact store, and while that is set it answers errors: half of them late."""
+    assert outside.LARGE_BYTES > 0
+    outside.LARGE_BYTES = 0
+    for name in ("put", "get", "head", "delete"):
+        setattr(obstore, name, _failing(getattr(obstore, name), failing))
+
+
+def _failing(plain: Callable[..., object], failing: "Synchronized[int]") -> Callable[..., object]:
+    def call(*args: object, **words: object) -> object:
+        late = random.random() < 0.5
+        result = plain(*args, **words) if late or not failing.value else None
+        if failing.value:
+            raise OSError("it answers errors")
+        return result
+
+    return call
 
 
 def fsync_off() -> None:
