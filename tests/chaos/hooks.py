@@ -123,6 +123,11 @@ def fsync_off() -> None:
 def fence_off() -> None:
     """Nobody looks whether another shard has claimed what this one writes to, and reads from."""
     Ownership.check = lambda *_: None  # type: ignore[method-assign]
+    lease_off()
+
+
+def lease_off() -> None:
+    """Nobody looks whether another shard has claimed what this one reads from."""
     Ownership.look = lambda self: Look(monotonic_s(), {})  # type: ignore[method-assign]
 
 
