@@ -26,17 +26,25 @@ class Shards:
         self._processes = [
             context.Process(target=_run, args=(replace(spec, number=n), theirs)) for n, (_, theirs) in enumerate(pipes)
         ]
+        self.infos: tuple[ShardInfo, ...] = ()
         self.addresses: Sequence[str] = ()
 
     def __enter__(self) -> Self:
         for process in self._processes:
             process.start()
-        infos: tuple[ShardInfo, ...] = tuple(pipe.recv() for pipe in self._pipes)
+        self.infos = tuple(pipe.recv() for pipe in self._pipes)
         for pipe in self._pipes:
-            pipe.send(Topology(1, infos))
+            pipe.send(Topology(1, self.infos))
             pipe.recv()
-        self.addresses = [info.address for info in infos]
+        self.addresses = [info.address for info in self.infos]
         return self
+
+    def learn(self, topology: Topology) -> None:
+        """Tells all of them at the same time; returns when they have followed."""
+        for pipe in self._pipes:
+            pipe.send(topology)
+        for pipe in self._pipes:
+            pipe.recv()
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
@@ -56,6 +64,8 @@ def _run(spec: ShardSpec, pipe: Connection) -> None:
             await shard.learn(await asyncio.to_thread(pipe.recv))
             spare_the_loaded()  # as the server's own processes do
             await asyncio.to_thread(pipe.send, None)
-            await anyio.sleep_forever()
+            while True:
+                await shard.learn(await asyncio.to_thread(pipe.recv))
+                await asyncio.to_thread(pipe.send, None)
 
     anyio.run(serve, backend_options=dict(loop_options()))

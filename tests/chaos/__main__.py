@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos import results
-from tests.chaos.faults import crashing, damage, disks, frames, killing, sabotage, zombie  # noqa: F401 - they are listed
+from tests.chaos.faults import (  # noqa: F401 - they are listed
+    artifacts,
+    crashing,
+    damage,
+    databases,
+    disks,
+    frames,
+    killing,
+    moving,
+    nodes,
+    pausing,
+    sabotage,
+    zombie,
+)
 from tests.chaos.tally import FAULTS, Fault, NotPossible, Run, Tally
 from tests.server.models import write_models
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import apsw
+import obstore
 
 from attractor_server.engine import keeping
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
-from attractor_server.storage import contents
+from attractor_server.storage import contents, outside
 from attractor_server.storage.catalog import Ledger
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
@@ -89,6 +90,25 @@ def watch_syncs(path: Path) -> None:
     Journal.commit = commit  # type: ignore[method-assign]
 
 
+def failing_artifacts(failing: "Synchronized[int]") -> None:
+    """Every image of a page goes to the artifact store, and while that is set it answers errors: half of them late."""
+    assert outside.LARGE_BYTES > 0
+    outside.LARGE_BYTES = 0
+    for name in ("put", "get", "head", "delete"):
+        setattr(obstore, name, _failing(getattr(obstore, name), failing))
+
+
+def _failing(plain: Callable[..., object], failing: "Synchronized[int]") -> Callable[..., object]:
+    def call(*args: object, **words: object) -> object:
+        late = random.random() < 0.5
+        result = plain(*args, **words) if late or not failing.value else None
+        if failing.value:
+            raise OSError("it answers errors")
+        return result
+
+    return call
+
+
 def fsync_off() -> None:
     """Commits no longer wait for the disk."""
     plain = Database._prepare
@@ -103,6 +123,11 @@ def fsync_off() -> None:
 def fence_off() -> None:
     """Nobody looks whether another shard has claimed what this one writes to, and reads from."""
     Ownership.check = lambda *_: None  # type: ignore[method-assign]
+    lease_off()
+
+
+def lease_off() -> None:
+    """Nobody looks whether another shard has claimed what this one reads from."""
     Ownership.look = lambda self: Look(monotonic_s(), {})  # type: ignore[method-assign]
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -56,6 +56,12 @@ def histories(path: Path, prefix: str) -> Mapping[str, History]:
         elif event == "acknowledged":
             history.answers.append((details[0], details[1]))
     return found
+
+
+def failures(path: Path) -> Sequence[str]:
+    """What callers were told that a ledger says have failed."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return [f"{memory}: {details[0]}" for event, memory, *details in lines if event == "failed"]
 
 
 def patterns(memory: str, first: int, count: int = 1) -> Images:

@@ -72,7 +72,8 @@ class Load:
         """Stores to a new memory until it has enough, a store fails, or the load ends."""
         try:
             memory = await made(self.client, name, worker + generation, timeout_s=self.timeout_s)
-        except attractor.AttractorError:
+        except attractor.AttractorError as error:
+            self.ledger.note("failed", name, f"{type(error).__name__}: {error}")
             return
         for number in range(1, STORES + 1):
             if self._stop.is_set() or not await self._store(worker, memory, name, number):

@@ -112,8 +112,8 @@ class Run:
     def spec(self, data: Path | None = None) -> ShardSpec:
         return ShardSpec(models=self.models, bank_bytes=1 << 20, warm_up=False, data=data or self.folder / "data")
 
-    def shard(self, *hooks: Hook, data: Path | None = None) -> ShardProcess:
-        return ShardProcess(self.spec(data), *self.hooks, *hooks)
+    def shard(self, *hooks: Hook, data: Path | None = None, artifacts: Path | None = None) -> ShardProcess:
+        return ShardProcess(replace(self.spec(data), artifacts=artifacts), *self.hooks, *hooks)
 
     def checker(self, address: str, *, timeout_s: float = 120.0) -> Checker:
         return Checker(address, ledger=self.folder / "ledger", models=self.models, timeout_s=timeout_s)

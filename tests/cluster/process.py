@@ -35,7 +35,7 @@ class ServerProcess:
     def shard_processes(self) -> dict[int, psutil.Process]:
         """The processes of the shards, by the port each listens on."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        shards = [child for child in children if any("ShardActor" in word for word in _words(child))]
+        shards = [child for child in children if any("ShardActor" in word for word in words(child))]
         return {port: child for child in shards for port in _ports(child)}
 
     def kill(self) -> None:
@@ -112,10 +112,11 @@ def _read(process: "subprocess.Popen[str]", errors: "queue.SimpleQueue[str]") ->
             errors.put(line)
 
 
-def _words(process: psutil.Process) -> Sequence[str]:
+def words(process: psutil.Process) -> Sequence[str]:
+    """Its name and command; none if it is no more."""
     try:
         return [process.name(), *process.cmdline()]
-    except psutil.NoSuchProcess:
+    except psutil.Error:  # a zombie has no command either
         return ()
 
 

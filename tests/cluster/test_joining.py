@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from tests.cluster.process import drained, server_process
+from tests.cluster.process import drained, server_process, words
 
 import attractor
 from attractor_server.cluster.supervisor import ABANDONED_S
@@ -36,6 +37,15 @@ def test_a_server_joins_a_ray_cluster_and_leaves_it_running(ray_cluster: Cluster
             with pytest.raises(AssertionError, match="another server runs in this Ray cluster"), second:
                 pass
             assert server.stop() == 0, drained(server.errors)
+
+
+def test_shards_are_spread_over_the_nodes_of_a_cluster(ray_cluster: Cluster, models: Path) -> None:
+    ray_cluster.add_node(num_cpus=1)
+    flags = ("--ray-address", ray_cluster.address, "--shards", "3", "--port", "0", "--advertise", "127.0.0.1")
+    with server_process("--models", str(models), *flags):
+        below = psutil.Process().children(recursive=True)
+        nodes = [child.ppid() for child in below if any("ShardActor" in word for word in words(child))]
+        assert len(nodes) == len(set(nodes)) == 3
 
 
 def test_shards_outlive_their_command_and_another_one_goes_on_with_them(ray_cluster: Cluster, models: Path) -> None:

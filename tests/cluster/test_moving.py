@@ -11,18 +11,15 @@ from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import pytest
+from tests.cluster.asking import groups_of, name_on, process_of, scaled, supervisors, topology
 from tests.cluster.process import COMMAND, ServerProcess, drained, server_process, until
 from tests.server import raw
 
 import attractor
-from attractor_proto.names import FORWARDED_KEY, slot_of
-from attractor_proto.v1 import memories_pb2 as pb
-from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_proto.names import FORWARDED_KEY
 from attractor_proto.v1 import memory_data_pb2 as data_pb
 from attractor_proto.v1 import memory_data_pb2_grpc as data_rpc
-from attractor_server.storage.groups import GROUPS
 
 pytestmark = pytest.mark.timeout(300)  # shards start several times
 ONE = np.full((4, 4), 0.5, np.float32)
@@ -49,31 +46,6 @@ def pair(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 def settled_pair(pair: ServerProcess) -> ServerProcess:
     until(lambda: [len(groups_of(pair, number)) for number in (0, 1)] == [32, 32])
     return pair
-
-
-def topology(server: ServerProcess) -> pb.GetTopologyResponse:
-    with grpc.insecure_channel(server.address) as channel:
-        return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=10)
-
-
-def groups_of(server: ServerProcess, shard: int) -> list[int]:
-    return [group for group, owner in enumerate(list(topology(server).slot_owners)[:GROUPS]) if owner == shard]
-
-
-def name_on(server: ServerProcess, shard: int, prefix: str) -> str:
-    groups = groups_of(server, shard)
-    return next(name for n in range(1000) if slot_of(name := f"{prefix}/{n}", GROUPS) in groups)
-
-
-def process_of(server: ServerProcess, shard: int) -> psutil.Process:
-    port = int(topology(server).shards[shard].address.rpartition(":")[2])
-    return server.shard_processes()[port]
-
-
-def scaled(server: ServerProcess, shards: int) -> None:
-    command = [*COMMAND, "scale", str(shards), "--server", server.address]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert run.returncode == 0, [run.stderr, *drained(server.errors)]
 
 
 class Writer:
@@ -120,7 +92,7 @@ def refused(answer: "grpc.Future[Any]") -> bool:
 def test_a_shard_that_was_stopped_until_it_lost_its_slots_neither_writes_nor_reads(settled_pair: ServerProcess) -> None:
     server = settled_pair
     name, victim = name_on(server, 1, "stopped"), process_of(server, 1)
-    address = topology(server).shards[1].address
+    address = topology(server.address).shards[1].address
     with (
         attractor.Client(server.address, timeout_s=60, retry=QUICK) as client,
         grpc.insecure_channel(address) as straight,
@@ -164,9 +136,8 @@ def test_a_killed_shard_loses_nothing_and_its_memories_are_served_again_soon(set
 
 def test_shards_serve_without_a_supervisor_and_one_that_comes_back_knows_what_was(settled_pair: ServerProcess) -> None:
     server = settled_pair
-    owners = list(topology(server).slot_owners)
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    (supervisor,) = [child for child in children if any("Supervisor" in word for word in child.cmdline())]
+    owners = list(topology(server.address).slot_owners)
+    (supervisor,) = supervisors(server)
     writers = [Writer(server.address, name_on(server, shard, "alone")) for shard in (0, 1)]
     with writers[0].at_work(), writers[1].at_work():
         before = [len(writer.versions) for writer in writers]
@@ -180,7 +151,7 @@ def test_shards_serve_without_a_supervisor_and_one_that_comes_back_knows_what_wa
             return any("goes on from epoch" in line for line in lines)
 
         until(is_back)
-        assert list(topology(server).slot_owners) == owners
+        assert list(topology(server.address).slot_owners) == owners
     assert [writer.error for writer in writers] == [None, None]
     process_of(server, 1).kill()  # and it looks after them as before
     until(lambda: not groups_of(server, 1))
@@ -195,7 +166,7 @@ def test_shards_come_and_go_under_load_and_clients_see_no_error(models: Path, tm
                 begun_s = time.monotonic()
                 scaled(server, shards)
                 tell(f"{shards} shards after {time.monotonic() - begun_s:.1f} s")
-                assert len(topology(server).shards) == shards
+                assert len(topology(server.address).shards) == shards
                 counts = [len(writer.versions) for writer in writers]
                 until(lambda counts=counts: all(len(w.versions) > c for w, c in zip(writers, counts, strict=True)))  # type: ignore[misc]
             until(lambda: len(server.shard_processes()) == 1)

@@ -12,6 +12,8 @@ from attractor_server.spec import ShardSpec
 Handle: TypeAlias = Any  # Ray's actor handles are made at run time
 
 SUPERVISOR = "supervisor"
+ASKED_BYTES = 1 << 20
+"""Of a shard's node, as Ray counts: an actor that asks for nothing is put on any node, and SPREAD is not looked at"""
 
 
 def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
@@ -25,6 +27,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     options = {
         "num_gpus": 1 if spec.device == "cuda" else 0,
         "max_concurrency": 4,
+        "memory": ASKED_BYTES,
         "scheduling_strategy": "SPREAD",
     }
     own = replace(spec, number=number, port=spec.port + number if spec.port else 0)

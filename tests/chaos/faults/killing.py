@@ -1,24 +1,21 @@
-"""Processes that are killed or stopped, in the server as users start it."""
+"""Processes that are killed, in the server as users start it."""
 
-import os
-import signal
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 import psutil
-from tests.chaos.tally import Run, fault, pause
-from tests.cluster.process import ServerProcess, server_process, until
+from tests.chaos.tally import Run, fault
+from tests.cluster.asking import supervisors
+from tests.cluster.process import ServerProcess, drained, server_process, until
 
-SHARDS = 2
-PAUSE_S = float(os.environ.get("CHAOS_PAUSE_S", "8"))
-"""Longer than a shard may go unheard of before another takes its place"""
+SHARDS, SHARDS_MOST = 2, 3
 
 
-def arguments(run: Run) -> Sequence[str]:
-    """With ports that are named: any other would be another one after a restart."""
-    data, port = str(run.folder / "data"), str(_port(run))
-    return ("--models", str(run.models), "--shards", str(SHARDS), "--port", port, "--data-dir", data)
+def arguments(run: Run, *kept: str, shards: int = SHARDS) -> Sequence[str]:
+    """With ports that are named: any other would be another one after a restart. In a folder, unless told otherwise."""
+    kept = kept or ("--data-dir", str(run.folder / "data"))
+    return ("--models", str(run.models), "--shards", str(shards), "--port", str(_port(run)), *kept)
 
 
 def _port(run: Run) -> int:
@@ -27,7 +24,7 @@ def _port(run: Run) -> int:
         first = run.random.randrange(10_000, 30_000)
         with ExitStack() as stack:
             try:
-                for port in range(first, first + SHARDS):
+                for port in range(first, first + SHARDS_MOST):
                     stack.enter_context(socket.create_server(("127.0.0.1", port)))
             except OSError:
                 continue
@@ -48,16 +45,23 @@ def kill_shard(run: Run) -> None:
             victim(run, server).kill()
 
 
-@fault("pause-shard", times=40)
-def pause_shard(run: Run) -> None:
-    """SIGSTOP of a shard for longer than a lease, then SIGCONT."""
+@fault("supervisor", times=10)
+def supervisor(run: Run) -> None:
+    """`kill -9` of the supervisor: all is served meanwhile, and it comes back."""
     with server_process(*arguments(run)) as server, run.checker(server.address) as checker:
         for _ in run.turns(checker):
-            stopped = victim(run, server)
-            stopped.suspend()
-            pause(PAUSE_S)
-            if stopped.is_running():  # whoever took over may have ended it
-                stopped.send_signal(signal.SIGCONT)
+            until(lambda: len(supervisors(server)) == 1)
+            (killed,) = supervisors(server)
+            drained(server.errors)
+            killed.kill()
+            checker.served()
+            lines: list[str] = []
+
+            def is_back(lines: list[str] = lines) -> bool:
+                lines.extend(drained(server.errors))
+                return any("the supervisor answers again" in line for line in lines)
+
+            until(is_back)
 
 
 @fault("kill-server", times=30)

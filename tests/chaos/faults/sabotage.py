@@ -58,6 +58,12 @@ def sabotage_fence(run: Run) -> None:
     _noticed(run, [(zombie, 1)], hooks.fence_off)
 
 
+@fault("sabotage-lease", times=1, short=1)
+def sabotage_lease(run: Run) -> None:
+    """A lease that never ends."""
+    _noticed(run, [(zombie, 1)], hooks.lease_off)
+
+
 @fault("sabotage-dedup", times=1, short=1)
 def sabotage_dedup(run: Run) -> None:
     """A repeat is applied."""

@@ -4,8 +4,10 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 from tests.chaos.ledger import History, patterns
 from tests.chaos.load import made
+from tests.chaos.straight import Straight, stale
 from tests.chaos.tally import Run, fault
 from tests.chaos.verifying import verify
 
@@ -45,12 +47,19 @@ def zombie(run: Run) -> None:
             old.kill()
             old.start()
             run.do(_begin(memory, old.address))
-            old.signal(signal.SIGSTOP)
-            new.start()
-            run.do(memory.store(new.address))
-            old.signal(signal.SIGCONT)
-            run.do(memory.store(old.address, REFUSED_S))
+            with grpc.insecure_channel(old.address) as before, grpc.insecure_channel(new.address) as after:
+                straight = Straight(before, memory.name)
+                once = straight.recalled()
+                old.signal(signal.SIGSTOP)
+                new.start()
+                run.do(memory.store(new.address))
+                now, late = Straight(after, memory.name).recalled(), [*straight.queries()]
+                old.signal(signal.SIGCONT)
+                run.do(memory.store(old.address, REFUSED_S))
+                problems = stale([*late, *straight.queries()], once, now)
             run.do(_judge(run, memory, new.address, run.models))
+            for problem in problems:
+                run.tally.blame(f"{memory.name}: {problem}")
             run.do(memory.store(new.address))
             run.do(_judge(run, memory, new.address, run.models))
         run.tally.times += 1

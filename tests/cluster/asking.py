@@ -1,0 +1,48 @@
+"""What a running server says of its shards, and the command that changes how many there are."""
+
+import subprocess
+
+import grpc
+import psutil
+from tests.cluster.process import COMMAND, ServerProcess, drained, words
+
+from attractor_proto.names import slot_of
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.storage.groups import GROUPS
+
+
+def topology(address: str) -> pb.GetTopologyResponse:
+    """As the shard there knows it."""
+    with grpc.insecure_channel(address) as channel:
+        return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=10)
+
+
+def groups_of(server: ServerProcess, shard: int) -> list[int]:
+    """The groups that a shard is to own."""
+    owners = list(topology(server.address).slot_owners)[:GROUPS]
+    return [group for group, owner in enumerate(owners) if owner == shard]
+
+
+def name_on(server: ServerProcess, shard: int, prefix: str) -> str:
+    """A name that begins so, of a memory that is a shard's."""
+    groups = groups_of(server, shard)
+    return next(name for n in range(1000) if slot_of(name := f"{prefix}/{n}", GROUPS) in groups)
+
+
+def process_of(server: ServerProcess, shard: int) -> psutil.Process:
+    port = int(topology(server.address).shards[shard].address.rpartition(":")[2])
+    return server.shard_processes()[port]
+
+
+def supervisors(server: ServerProcess) -> list[psutil.Process]:
+    """The supervisor's process; none while there is none."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [child for child in children if any("Supervisor" in word for word in words(child))]
+
+
+def scaled(server: ServerProcess, shards: int) -> None:
+    """Returns when there are so many."""
+    command = [*COMMAND, "scale", str(shards), "--server", server.address]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert run.returncode == 0, [run.stderr, *drained(server.errors)]
