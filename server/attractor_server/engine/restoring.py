@@ -1,18 +1,41 @@
-"""Restoring: memories come back from the backend store when they are first needed."""
+"""Restoring: memories come back from the backend store when they are first needed, those of a batch together."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
-from attractor_server.engine.batch import Loaded, joined, lanes_of
+from attractor_server.engine.batch import Lane, Loaded, chunks, joined, lanes_of
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import found
 from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
-from attractor_server.engine.writing import finite_rows, written
+from attractor_server.engine.writing import finite_rows, rows_in, written
 from attractor_server.errors import ServerError, StoreDamaged
-from attractor_server.storage.records import Entry, PageRow, StoredMemory, StoredPage
+from attractor_server.storage.records import Entry, StoredMemory, StoredPage
+
+
+@dataclass(eq=False)
+class _Coming:
+    """A memory on its way back, which nobody sees before it has come."""
+
+    memory: Record
+    stored: StoredMemory
+    pages: list[Page] = field(default_factory=list)
+    replays: "list[_Replay]" = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Replay:
+    """What a page is written with once more: groups of patterns (n, d), one after another."""
+
+    memory: Record
+    page: Page
+    groups: Sequence[Floats]
+    keeps: bool
+    """The page keeps its patterns at hand: there may be more to come"""
 
 
 def restored(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
@@ -21,15 +44,37 @@ def restored(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | Serv
     With them the repeats of what the store has, whose first answer was lost with a connection to it.
     """
     settled: dict[Job, Outcome | ServerError] = {}
+    coming: dict[Lane, _Coming] = {}
     for lane in lanes_of(jobs):
         try:
             assert loaded.keeper is not None
-            settled |= _repeats(lane.jobs, _restore(loaded, loaded.keeper, lane.memory))
+            coming[lane] = _read(loaded, loaded.keeper, lane.memory)
         except ServerError as error:
             settled |= dict.fromkeys(lane.jobs, error)
         except Exception as error:
             settled |= dict.fromkeys(lane.jobs, fault(error, "restoring", 1))
+    failed = _written_anew(loaded, [one for memory in coming.values() for one in memory.replays])
+    for lane, one in coming.items():
+        if (cause := next((failed[replay] for replay in one.replays if replay in failed), None)) is not None:
+            for page in one.pages:
+                loaded.bank.release(page)
+            settled |= dict.fromkeys(lane.jobs, cause)
+            continue
+        memory, stored = one.memory, one.stored
+        memory.pages[:], memory.at_hand = one.pages, True
+        memory.version, memory.patterns = stored.version, stored.patterns
+        settled |= _repeats(lane.jobs, stored)
     return settled
+
+
+def replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
+    """Sends a page's entries through the writing loop.
+
+    Raises:
+        ServerError: they cannot be written.
+    """
+    for error in _written_anew(loaded, [_replay_of(memory, page, stored)]).values():
+        raise error
 
 
 def _repeats(jobs: Sequence[Job], stored: StoredMemory) -> Mapping[Job, Outcome]:
@@ -41,54 +86,38 @@ def _repeats(jobs: Sequence[Job], stored: StoredMemory) -> Mapping[Job, Outcome]
     }
 
 
-def _restore(loaded: Loaded, keeper: Keeper, memory: Record) -> StoredMemory:
-    """Makes the memory as the store has it, and returns what that is.
+def _read(loaded: Loaded, keeper: Keeper, memory: Record) -> _Coming:
+    """What the store has of the memory.
 
-    Sealed pages are read when a batch needs them. A page with entries of its own is written anew: those of a rewritten
-    page together, others in the groups in which they were written.
+    Sealed pages are read when a batch needs them. A page with entries of its own is to be written anew.
 
     Raises:
         MemoryNotFound: the store has it no more.
         ServerError: the store cannot be read, or is damaged.
     """
-    stored = found(keeper, memory)
-    pages = list[Page]()
+    coming = _Coming(memory, found(keeper, memory))
     try:
-        for row in stored.pages:
-            pages.append(Page(number=row.number))
-            _bring_back(loaded, keeper, memory, pages[-1], row)
+        for row in coming.stored.pages:
+            coming.pages.append(page := Page(number=row.number, patterns=row.patterns))
+            if row.image:
+                loaded.shelf.expect(page, memory.id)
+            if row.entries:
+                coming.replays.append(_replay_of(memory, page, keeper.page(memory.id, row.number)))
     except BaseException:
-        for page in pages:
+        for page in coming.pages:
             loaded.bank.release(page)
         raise
-    memory.pages[:] = pages
-    memory.version, memory.patterns = stored.version, stored.patterns
-    memory.at_hand = True
-    return stored
+    return coming
 
 
-def _bring_back(loaded: Loaded, keeper: Keeper, memory: Record, page: Page, row: PageRow) -> None:
-    if row.image:
-        loaded.shelf.expect(page, memory.id)
-        page.patterns = row.patterns
-    if row.entries:
-        replay(loaded, memory, page, keeper.page(memory.id, row.number))
-    page.patterns = row.patterns
-
-
-def replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> None:
-    """Sends a page's entries through the writing loop."""
-    settings = memory.settings
-    if settings.write == "rewrite" and stored.image is None:
-        values = joined([entry.values for entry in stored.entries])
-        _write(loaded, memory, page, values)
-        if not settings.seals(len(values)):
-            page.kept = values.copy()
-        return
-    before = page.patterns - sum(len(entry.values) for entry in stored.entries)
-    page.patterns = max(0, before)
-    for values in _groups(stored.entries):
-        _write(loaded, memory, page, values)
+def _replay_of(memory: Record, page: Page, stored: StoredPage) -> _Replay:
+    """A rewritten page is written with all its entries at once, others in the groups in which they were written."""
+    values = joined([entry.values for entry in stored.entries])
+    if memory.settings.write == "rewrite" and stored.image is None:
+        page.patterns = 0
+        return _Replay(memory, page, [values], keeps=not memory.settings.seals(len(values)))
+    page.patterns = max(0, page.patterns - len(values))
+    return _Replay(memory, page, list(_groups(stored.entries)), keeps=False)
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
@@ -96,10 +125,42 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
         yield joined([entry.values for entry in together])
 
 
-def _write(loaded: Loaded, memory: Record, page: Page, values: Floats) -> None:
-    fast = written(loaded, [page], [values], [page.patterns])
-    if not finite_rows(fast)[0]:
-        raise StoreDamaged(f"memory {memory.name!r}: its patterns, written anew, left finite numbers")
-    for error in loaded.bank.publish([page], fast).values():
-        raise error
-    page.patterns += len(values)
+def _written_anew(loaded: Loaded, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
+    """Writes these pages side by side; those that could not be written, each with the cause."""
+    failed: dict[_Replay, ServerError] = {}
+    for turn in range(max((len(one.groups) for one in replays), default=0)):
+        ready = [one for one in replays if turn < len(one.groups) and one not in failed]
+        for part in chunks(ready, partial(_size, turn=turn), loaded.limit):
+            try:
+                failed |= _write(loaded, part, [one.groups[turn] for one in part])
+            except Exception as error:
+                failed |= dict.fromkeys(part, fault(error, "restoring", len(part)))
+    return failed
+
+
+def _size(one: _Replay, *, turn: int) -> int:
+    return len(one.groups[turn])
+
+
+def _write(loaded: Loaded, replays: Sequence[_Replay], values: Sequence[Floats]) -> Mapping[_Replay, ServerError]:
+    pages = [one.page for one in replays]
+    away = loaded.bank.bring(pages)
+    failed = {one: away[one.page] for one in replays if one.page in away}
+    rows = [row for row, page in enumerate(pages) if page not in away]
+    if not rows:
+        return failed
+    fast = written(
+        loaded, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
+    )
+    finite = [at for at, ok in enumerate(finite_rows(fast)[: len(rows)]) if ok]
+    refused = loaded.bank.publish([pages[rows[at]] for at in finite], rows_in(fast, finite)) if finite else {}
+    for at, row in enumerate(rows):
+        one, page = replays[row], pages[row]
+        if at not in finite:
+            failed[one] = StoreDamaged(f"memory {one.memory.name!r}: its patterns, written anew, left finite numbers")
+        elif page in refused:
+            failed[one] = refused[page]
+        else:
+            page.patterns += len(values[row])
+            page.kept = values[row].copy() if one.keeps else None
+    return failed
