@@ -1,7 +1,7 @@
 """What a shard with a store acknowledged outlives it: a test stops one shard and starts the next on the same folder."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import ShardSpec
+from attractor_server.storage.database import Database
 
 PAGE = 4
 Images = NDArray[np.float32]
@@ -149,6 +150,46 @@ async def test_more_memories_than_the_bank_has_places_come_back(durable: ShardSp
         for name, patterns in given.items():
             after = (await client.memory(name).query(patterns)).pattern
             assert_allclose(after, before[name], rtol=1e-5, atol=1e-5)
+
+
+async def test_memories_that_come_back_together_are_as_they_were_and_a_damaged_one_fails_alone(
+    on_disk: ShardSpec,
+) -> None:
+    given = {f"m{n}": images(n % PAGE + 1, seed=n) for n in range(12)}
+    async with connected(on_disk) as client:
+        before = {}
+        for name, image in given.items():
+            memory = await client.create_memory(name, model="tiny", write="stream" if name == "m5" else "rewrite")
+            for one in image:
+                await memory.store(one)
+            before[name] = (await memory.query(image)).pattern
+    assert on_disk.data is not None
+    await anyio.to_thread.run_sync(_damage, on_disk.data, "m3")
+    async with connected(on_disk) as client:
+        after: dict[str, Images] = {}
+
+        async def ask(name: str) -> None:
+            if name == "m3":
+                with pytest.raises(attractor.AttractorError, match="another checksum"):
+                    await client.memory(name).query(given[name])
+            else:
+                after[name] = (await client.memory(name).query(given[name])).pattern
+
+        async with anyio.create_task_group() as tasks:
+            for name in given:
+                tasks.start_soon(ask, name)
+    assert len(after) == len(given) - 1
+    for name, pattern in after.items():
+        assert_allclose(pattern, before[name], rtol=1e-5, atol=1e-5)
+
+
+def _damage(folder: Path, name: str) -> None:
+    with closing(Database(folder)) as store, store.transaction() as cursor:
+        cursor.execute(
+            "UPDATE entries SET checksum = checksum + 1 WHERE content IN "
+            "(SELECT content FROM pages JOIN memories ON memory = memories.id WHERE name = ?)",
+            (name,),
+        )
 
 
 async def test_a_store_that_is_not_committed_fails_and_changes_nothing(on_disk: ShardSpec) -> None:
