@@ -36,7 +36,10 @@ class Routes(Protocol):
         """There is no such memory."""
 
     def fall_back(self, link: "Link", *, avoid: bool) -> bool:
-        """Ends that link and moves everything on it to where it came from. False if there is no such place."""
+        """Ends that link and moves everything on it to where it came from. False if there is no such place.
+
+        Then what waits there may go by another link all the same, for as long as this one fails.
+        """
 
 
 class Link:
@@ -59,6 +62,11 @@ class Link:
         self._standing = False
         self._answered = False
         self._drained = False
+
+    @property
+    def stands(self) -> bool:
+        """A session is open."""
+        return self._standing and self.failure is None
 
     async def run(self, *, eager: bool) -> None:
         """Serves until cancelled, or until all has fallen back to another link.

@@ -104,6 +104,8 @@ class Router:
     def fall_back(self, link: Link, *, avoid: bool) -> bool:
         """Moves everything from a direct link to the seed, which forwards it; to `avoid` it for a while."""
         if link is self.seed:
+            if avoid:
+                self._lend(link)
             return False
         now_s = anyio.current_time()
         self._avoided = {address: until_s for address, until_s in self._avoided.items() if until_s > now_s}
@@ -115,6 +117,17 @@ class Router:
             self._left(link, memory)
         self.seed.outbox.put_back(waiting)
         return True
+
+    def _lend(self, link: Link) -> None:
+        """Another link that stands takes what waits on one that fails: its shard forwards it, or owns it by now."""
+        other = next((one for one in self._links.values() if one is not link and one.stands), None)
+        if other is None:
+            return
+        self._avoided[link.channel.address] = anyio.current_time() + self._settings.route_retry_s
+        waiting = link.outbox.remove_all()
+        for request in waiting:
+            self._routes[request.memory] = other
+        other.outbox.put_back(waiting)
 
     def close(self) -> None:
         """Fails all that is under way, and everything asked from now on."""

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from grpc import StatusCode, aio
 from tests.server import raw
-from tests.server.conftest import serving
+from tests.server.conftest import Stoppable, serving
 from tests.server.raw import tensor
 
 import attractor
-from attractor_proto.names import SLOTS
+from attractor_proto.names import SLOTS, slot_of
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.app import RunningShard, ShardSpec, running_shard
 from attractor_server.rpc.context import FORWARDED
 from attractor_server.storage.groups import GROUPS, group_of
 from attractor_server.topology import Topology
@@ -130,3 +130,22 @@ async def test_a_shard_whose_group_was_seized_forgets_it_and_answers_nothing_of_
         assert caught.value.code() is StatusCode.UNAVAILABLE
         await old.learn(topology)
         assert (await memory.store(ONE)).version == 2
+
+
+async def test_a_client_goes_on_by_another_shard_while_the_one_it_was_given_is_gone(durable: ShardSpec) -> None:
+    first = Stoppable(durable)
+    async with anyio.create_task_group() as tasks, running_shard(replace(durable, number=1)) as second:
+        running = [await tasks.start(first.run), second]
+        infos = tuple(shard.info for shard in running)
+        halves = Topology(1, infos, (np.arange(SLOTS) % 2).astype(np.int32))
+        for shard in running:
+            await shard.learn(halves)
+        names = [next(name for n in range(99) if slot_of(name := f"m/{n}") % 2 == half) for half in (0, 1)]
+        async with attractor.connect(infos[0].address, timeout_s=20, retry=QUICK) as client:
+            lost, spared = [await client.create_memory(name, model="tiny") for name in names]
+            for memory in (lost, spared, spared):  # the second time by a link of its own
+                await memory.store(ONE)
+            await first.stop()
+            await second.learn(Topology(2, infos, np.ones(SLOTS, np.int32)))
+            assert (await lost.store(ONE)).version == 2
+            assert (await spared.store(ONE)).version == 3
