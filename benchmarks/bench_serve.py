@@ -25,6 +25,7 @@ from _shards import Shards
 from _tenants import MEMORIES, MODEL, Vectors, vectors
 
 from attractor_server.app import ShardSpec, load_models
+from attractor_server.collector import spare_the_loaded
 
 CALLERS, BATCH = 1024, 256
 ROUNDS, ROUND_S = 4, 1.5
@@ -70,6 +71,7 @@ async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> tuple[floa
     """Queries a second: served, echoed, of the engine alone, forwarded; medians of rounds in turns."""
     engine = Directly(bank_bytes=SPEC.bank_bytes)
     batch = engine.queries(BATCH)
+    spare_the_loaded()  # torch is here as well, and not in a client's process
     async with AsyncExitStack() as stack:
         straight = await connected(stack, addresses[0], cues, direct=True)
         bare = await connected(stack, echo, cues, direct=True, store=False)
