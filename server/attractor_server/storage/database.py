@@ -54,7 +54,7 @@ class Database:
             self._connection = opened(self._path)
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._check_tail()
+            self._check_tail()
 
     def __str__(self) -> str:
         return str(self._path)
