@@ -31,7 +31,7 @@ MEMORIES, WATCHED, OTHERS = 1000, 64, 16
 MOVES, APART_S = 10, 1.0
 TARGET_MS = 200.0
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.1)
-SPEC = ShardSpec(warm_up=False)
+SPEC = ShardSpec()
 Times: TypeAlias = NDArray[np.float64]
 
 

@@ -35,18 +35,24 @@ _STATUS_KEY = "grpc-status-details-bin"
 
 
 class AttractorError(Exception):
-    """Root of the tree; `reason` is a stable word in capitals, `violations` pairs of field and description."""
+    """Root of the tree; `reason` is a stable word in capitals, `violations` pairs of field and description.
+
+    `route` is the address that a memory which moved is at now, where the server knows it.
+    """
 
     default_reason: ClassVar[str] = "UNKNOWN"
 
-    def __init__(self, message: str, *, reason: str = "", violations: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, message: str, *, reason: str = "", violations: Sequence[tuple[str, str]] = (), route: str = ""
+    ) -> None:
         super().__init__(message)
         self.reason = reason or self.default_reason
         self.violations = tuple(violations)
+        self.route = route
 
     def again(self) -> Self:
         """The same error for another caller, with a traceback of its own."""
-        return type(self)(str(self), reason=self.reason, violations=self.violations)
+        return type(self)(str(self), reason=self.reason, violations=self.violations, route=self.route)
 
 
 class InvalidRequest(AttractorError):
@@ -184,13 +190,13 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 def from_status(status: status_pb2.Status) -> AttractorError:
     """The error that a google.rpc.Status means."""
-    reason, violations = _details(status)
+    reason, violations, route = _details(status)
     code = _CODES.get(status.code, _Code.UNKNOWN)
     kind = _BY_STATUS.get((code, reason)) or _BY_STATUS.get((code, ""), ServerFault)
     message = status.message or code.name
     if code is _Code.UNIMPLEMENTED:
         message = f"the server does not know this call: it is older, newer or no Attractor server ({message})"
-    return kind(message, reason=reason, violations=violations)
+    return kind(message, reason=reason, violations=violations, route=route)
 
 
 def from_rpc(error: grpc.RpcError) -> AttractorError:
@@ -212,12 +218,12 @@ def _status(error: aio.AioRpcError) -> status_pb2.Status:
     return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
 
 
-def _details(status: status_pb2.Status) -> tuple[str, list[tuple[str, str]]]:
-    reason, violations = "", []
+def _details(status: status_pb2.Status) -> tuple[str, list[tuple[str, str]], str]:
+    reason, violations, route = "", [], ""
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):
-            reason = info.reason
+            reason, route = info.reason, info.metadata.get("route", "")
         elif detail.Unpack(bad):
             violations = [(violation.field, violation.description) for violation in bad.field_violations]
-    return reason, violations
+    return reason, violations, route

@@ -187,8 +187,13 @@ class Link:
             return
         if not lane.route:
             self._routes.arrived(lane.memory)
-        elif not lane.unanswered:
-            self._routes.redirect(self, lane.memory, lane.route)
+        else:
+            self._follow(lane.memory, lane.route)
+
+    def _follow(self, memory: str, route: str) -> None:
+        """Goes straight to the owner, unless something is under way here that must come first."""
+        if not self.outbox.under_way(memory):
+            self._routes.redirect(self, memory, route)
 
     def _failures(self, failures: Iterable[pb.Failure]) -> None:
         again: dict[str, list[Request]] = {}
@@ -200,6 +205,8 @@ class Link:
                 self._failed(request, error, again)
         for memory, requests in again.items():
             self.outbox.hold(memory, requests, self._settings.retry)
+            if route := next((one.failure.route for one in requests if one.failure is not None), ""):
+                self._follow(memory, route)
 
     def _not_opened(self, memory: str, error: AttractorError) -> None:
         if isinstance(error, Unavailable):

@@ -146,11 +146,19 @@ class Outbox:
         return lane
 
     def hold(self, memory: str, requests: list[Request], retry: Retry) -> None:
-        """Takes requests back, to be sent again after a while; what waits behind them waits too."""
+        """Takes requests back, to be sent again after a while; what waits behind them waits too.
+
+        Where nothing but a handle was lost, most often because the memory moved, another one is asked for at once.
+        """
         lane = self._lanes.use(memory)
         lane.put_back(requests)
-        if not lane.held:
-            lane.held, lane.failures = True, lane.failures + 1
+        if lane.held:
+            return
+        lane.failures += 1
+        if lane.failures == 1 and not lane.handle and requests:
+            self._enqueue(lane)
+        else:
+            lane.held = True
             asyncio.get_running_loop().call_later(retry.delay_s(lane.failures), self._release, lane)
 
     def note(self, failure: AttractorError, memory: str = "") -> None:
@@ -194,6 +202,11 @@ class Outbox:
     def knows(self, memory: str) -> bool:
         """Whether the memory has a lane here."""
         return self._lanes.get(memory) is not None
+
+    def under_way(self, memory: str) -> bool:
+        """Whether an answer about the memory is to be expected."""
+        lane = self._lanes.get(memory)
+        return lane is not None and (lane.unanswered > 0 or lane.opening)
 
     def unbind(self, memory: str, handle: int = 0) -> None:
         """Opens the memory anew when it is next used; if `handle` is given, only where it still has that one."""

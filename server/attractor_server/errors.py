@@ -24,6 +24,7 @@ ServerError
 ├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
 │   ├── Draining
 │   ├── OwnerUnreachable
+│   │   └── MovedAway                               the memory is another shard's now, whose address goes with it
 │   ├── OwnerChanged                                another shard has the memory now, or is about to have it
 │   └── StoreFailed                                 the store on disk could not be used; nothing was applied
 ├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
@@ -191,6 +192,12 @@ class Draining(Unavailable):
 
 class OwnerUnreachable(Unavailable):
     reason = "OWNER_UNREACHABLE"
+
+
+class MovedAway(OwnerUnreachable):
+    def __init__(self, message: str, *, route: str) -> None:
+        super().__init__(message)
+        self.route = route
 
 
 class OwnerChanged(Unavailable):

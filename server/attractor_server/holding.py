@@ -35,6 +35,7 @@ class Holding:
         self._looking = anyio.Lock()
         self.damage: StoreDamaged | None = None
         """Why the lease can not be renewed"""
+        self._followed = anyio.Event()
         self._going: Sequence[Job] = ()
         """Of memories whose groups this shard parts with"""
 
@@ -66,6 +67,12 @@ class Holding:
             if missing := set(wanted) - self.held:
                 await self._claim(missing, seize)
             await self.renew()
+        self._followed.set()
+        self._followed = anyio.Event()
+
+    async def followed(self) -> None:
+        """Returns when the shard has next done what it was told."""
+        await self._followed.wait()
 
     async def run(self) -> NoReturn:
         """Renews the lease again and again, until cancelled."""

@@ -114,12 +114,22 @@ def status_of(error: aio.AioRpcError) -> status_pb2.Status:
 
 
 def reason(status: status_pb2.Status) -> str:
-    """The stable word of an error; its domain is ours."""
+    """The stable word of an error."""
+    return _info(status).reason
+
+
+def route(status: status_pb2.Status) -> str:
+    """Where a memory that moved is, as an error tells it."""
+    return _info(status).metadata["route"]
+
+
+def _info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
+    """Of an error; its domain is ours."""
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
             assert info.domain == "attractor"
-            return info.reason
+            return info
     raise AssertionError(f"no ErrorInfo in {status}")
 
 

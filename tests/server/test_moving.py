@@ -149,3 +149,66 @@ async def test_a_client_goes_on_by_another_shard_while_the_one_it_was_given_is_g
             await second.learn(Topology(2, infos, np.ones(SLOTS, np.int32)))
             assert (await lost.store(ONE)).version == 2
             assert (await spared.store(ONE)).version == 3
+
+
+async def test_a_client_follows_a_memory_that_moved_without_waiting_before_it_tries(pair: list[RunningShard]) -> None:
+    never = attractor.Retry(first_delay_s=3600, limit_delay_s=3600)
+    async with attractor.connect(pair[0].info.address, timeout_s=20, retry=never) as client:
+        memory = await client.create_memory("a", model="tiny")
+        for epoch in range(3, 7):
+            await memory.store(ONE)
+            await told(pair, epoch=epoch, owner=epoch % 2)
+        assert (await memory.query(ONE)).pattern.shape == ONE.shape
+
+
+async def test_who_asks_the_former_owner_is_told_where_the_memory_is(pair: list[RunningShard]) -> None:
+    async with aio.insecure_channel(pair[0].info.address) as channel, raw.raw_session(channel) as session:
+        await raw.create(channel, "a")
+        await session.open("a", 1)
+        await told(pair, epoch=3, owner=1)
+        await session.send(pb.SessionRequest(query=pb.QueryFrame(columns=raw.columns([2], [1], tensor(ONE)))))
+        status = raw.failures(await session.receive())[2]
+        assert raw.reason(status) == "OWNER_UNREACHABLE"
+        assert raw.route(status) == pair[1].info.address
+
+
+async def test_an_open_waits_for_a_memory_that_is_on_its_way(pair: list[RunningShard]) -> None:
+    old, new = pair
+    topology = Topology(3, (old.info, new.info), np.full(SLOTS, 1, np.int32))
+    async with (
+        aio.insecure_channel(old.info.address) as channel,
+        aio.insecure_channel(new.info.address) as straight,
+        raw.raw_session(straight) as session,
+        anyio.create_task_group() as tasks,
+    ):
+        await raw.create(channel, "a")
+        tasks.start_soon(new.learn, topology)
+        await anyio.sleep(0.05)
+        await session.send(pb.SessionRequest(open=pb.Open(request_id=1, handle=1, memory="a")))
+        await session.send(pb.SessionRequest(query=pb.QueryFrame(columns=raw.columns([2], [1], tensor(ONE)))))
+        await anyio.sleep(0.05)
+        await old.learn(topology)
+        assert (await session.receive()).opened.handle == 1
+        assert list((await session.receive()).recalled.request_ids) == [2]
+
+
+async def test_many_memories_are_opened_and_written_without_waiting_for_each(durable: ShardSpec) -> None:
+    names = [f"n/{n}" for n in range(200)]
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        for name in names:
+            await raw.create(channel, name)
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        async with raw.raw_session(channel) as session:
+            for n, name in enumerate(names, 1):
+                await session.send(pb.SessionRequest(open=pb.Open(request_id=n, handle=n, memory=name)))
+            for n in range(1, len(names) + 1):
+                columns = raw.columns([1000 + n], [n], tensor(ONE))
+                await session.send(pb.SessionRequest(store=pb.StoreFrame(columns=columns, sequences=[1])))
+            opened, stored = set[int](), set[int]()
+            while len(stored) < len(names):
+                answer = await session.receive()
+                assert answer.WhichOneof("frame") in ("opened", "stored")
+                opened |= {answer.opened.handle} - {0}
+                stored |= set(answer.stored.request_ids)
+        assert opened == set(range(1, len(names) + 1))
+        assert [await raw.state(channel, name) for name in (names[0], names[-1])] == [(1, 1), (1, 1)]

@@ -359,7 +359,8 @@ class Opened(_message.Message):
     route: _builtins.str
     """Set where another shard owns the memory: its address. Requests on this handle work, but are forwarded; a session
     with that address goes straight. If the owner is lost on the way, requests fail with UNAVAILABLE, reason
-    OWNER_UNREACHABLE, and the handle is dead: close it, and open another one.
+    OWNER_UNREACHABLE, and the handle is dead: close it, and open another one. Where the memory has only moved, the
+    error's ErrorInfo has the address it is at now in its metadata, as `route`.
     """
     last_sequence: _builtins.int
     """Highest sequence number of this client that the memory has seen; 0 if none."""

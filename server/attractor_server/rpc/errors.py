@@ -8,7 +8,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from attractor_proto.names import ERROR_DOMAIN
-from attractor_server.errors import Exhausted, InvalidRequest, ServerError
+from attractor_server.errors import Exhausted, InvalidRequest, MovedAway, ServerError
 from attractor_server.rpc.context import Context
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ def to_status(error: BaseException) -> status_pb2.Status:
         logger.error("unforeseen error", exc_info=error)
         error = ServerError("internal error; the server's log says more")
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
-    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
+    known = {"route": error.route} if isinstance(error, MovedAway) else {}
+    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=known))
     if isinstance(error, InvalidRequest):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)

@@ -15,6 +15,7 @@ from attractor_server.errors import (
     HandleNotOpen,
     InvalidRequest,
     MemoryNotFound,
+    OwnerChanged,
     ServerError,
 )
 from attractor_server.rpc.answers import Answers, Item
@@ -24,11 +25,14 @@ from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
 from attractor_server.rpc.outcomes import counted, outcome_of
 from attractor_server.rpc.peers import Peers, disagreement
-from attractor_server.rpc.shard import ModelCard, Shard, moved_away
+from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.upstream import Upstream
 from attractor_server.topology import ShardInfo
 
 Bound: TypeAlias = Record | Upstream
+
+OPENING_LIMIT = 1024
+"""Handles of a session that are being bound"""
 
 
 class Session:
@@ -42,6 +46,8 @@ class Session:
         self._answers = Answers(context, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes)
         self._hello = pb.Hello()
         self._handles: dict[int, Bound] = {}
+        self._opening: dict[int, anyio.Event] = {}
+        """Handles whose memories are looked up in the store, many at a time"""
         self._pending: dict[int, Job | None] = {}
         """What is not answered; None for a repeat, whose job is another's"""
         self._upstreams: list[Upstream] = []
@@ -88,6 +94,7 @@ class Session:
                 case kind:
                     raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
             await self._answers.room()
+        await self._opened(*self._opening)
         while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams)):
             await self._answers.changed()
 
@@ -101,22 +108,34 @@ class Session:
 
     async def _open(self, frame: pb.Open, tasks: TaskGroup) -> None:
         try:
-            if frame.handle in self._handles:
+            if frame.handle in self._handles or frame.handle in self._opening:
                 bound = f"saw {frame.handle}, which is bound; expected one that is free"
                 raise InvalidRequest.of("open.handle", bound)
-            if len(self._handles) >= self._shard.limits.session_handles:
-                raise Exhausted(f"open: this session has {len(self._handles)} handles, the most it can: close some")
+            if len(self._handles) + len(self._opening) >= (limit := self._shard.limits.session_handles):
+                raise Exhausted(f"open: this session has {limit} handles, the most it can: close some")
             if peer := self._shard.owner(frame.memory, field="open.memory"):
                 upstream = self._handles[frame.handle] = self._upstream(peer, tasks)
                 await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
                 return
-            await self._open_here(frame)
+        except OwnerChanged:
+            pass  # it is on its way here
         except ServerError as error:
             self._answers.put(Item(error, frame.request_id))
+            return
+        if len(self._opening) >= OPENING_LIMIT:
+            await self._opened(*self._opening)
+        self._opening[frame.handle] = anyio.Event()
+        tasks.start_soon(self._open_here, frame)
 
     async def _open_here(self, frame: pb.Open) -> None:
-        record = await self._shard.memories.get(frame.memory)
-        self._handles[frame.handle] = record
+        try:
+            await self._shard.arrived(frame.memory)
+            record = self._handles[frame.handle] = await self._shard.memories.get(frame.memory)
+        except ServerError as error:
+            self._answers.put(Item(error, frame.request_id))
+            return
+        finally:
+            self._opening.pop(frame.handle).set()
         opened = pb.Opened(
             request_id=frame.request_id,
             handle=frame.handle,
@@ -124,6 +143,12 @@ class Session:
             last_sequence=record.last_sequence(self._hello.client_id),
         )
         self._answers.put(Item(pb.SessionResponse(opened=opened)))
+
+    async def _opened(self, *handles: int) -> None:
+        """Waits until these handles are bound, or cannot be."""
+        for handle in handles:
+            if (opening := self._opening.get(handle)) is not None:
+                await opening.wait()
 
     def _upstream(self, peer: ShardInfo, tasks: TaskGroup) -> Upstream:
         if is_forwarded(self._context):
@@ -141,6 +166,7 @@ class Session:
         self._handles.pop(handle, None)
 
     async def _close(self, frame: pb.Close) -> None:
+        await self._opened(frame.handle)
         bound = self._handles.pop(frame.handle, None)
         if isinstance(bound, Upstream) and not bound.lost:
             await bound.send(pb.SessionRequest(close=frame))
@@ -156,6 +182,8 @@ class Session:
     async def _request(self, ask: Ask) -> None:
         ids = list(ask.columns.request_ids)
         self._check_ids(ids, ask.where)
+        if self._opening:
+            await self._opened(*ask.columns.handles)
         try:
             rows = ask.rows(self._shard.limits.frame_patterns)
         except InvalidRequest as error:
@@ -170,7 +198,7 @@ class Session:
                 case Upstream() as upstream:
                     elsewhere[upstream].append(i)
                 case record if record.moved:
-                    self._fail([ids[i]], moved_away(record))
+                    self._fail([ids[i]], self._shard.moved_away(record))
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:

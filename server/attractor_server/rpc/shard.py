@@ -16,6 +16,7 @@ from attractor_server.errors import (
     CannotErase,
     CannotPull,
     ModelNotFound,
+    MovedAway,
     NotKept,
     OwnerChanged,
     OwnerUnreachable,
@@ -31,6 +32,7 @@ from attractor_server.storage.index import MemoryIndex
 from attractor_server.storage.journal import Journal
 from attractor_server.topology import ShardInfo, Topology
 
+ARRIVAL_S = 0.5
 Resize: TypeAlias = Callable[[int], Awaitable[None]]
 
 
@@ -149,6 +151,18 @@ class Shard:
             )
         return None
 
+    async def arrived(self, name: str) -> None:
+        """Waits for a memory that this shard is to own, and does not serve yet; not for long.
+
+        Raises:
+            OwnerChanged: it did not come.
+        """
+        with anyio.move_on_after(ARRIVAL_S):
+            while self.holding is not None and not self.holding.serves(name):
+                await self.holding.followed()
+        if self.owner(name) is not None:
+            raise OwnerChanged(f"memory {name!r} went to another shard; try again in a moment")
+
     def model(self, name: str) -> ModelCard:
         """The model of that name.
 
@@ -185,15 +199,22 @@ class Shard:
         if field and not self.durable:
             raise NotKept(f"{field}: this server keeps no patterns: start it without `--durable no`")
 
+    def moved_away(self, memory: Record) -> OwnerUnreachable:
+        """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
+        told = f"memory {memory.name!r} moved to another shard; open it anew"
+        if (number := self.topology.owner(memory.name)) == self.number:
+            return OwnerUnreachable(told)  # and back
+        return MovedAway(told, route=self.topology.shards[number].address)
+
     def job(self, operation: Operation, memory: Record, patterns: Patterns | None = None) -> Job:
         """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
 
         Raises:
             CannotErase: an erase, and the memory's model has not learned it.
-            OwnerUnreachable: the memory is another shard's now.
+            MovedAway: the memory is another shard's now.
         """
         if memory.moved:
-            raise moved_away(memory)
+            raise self.moved_away(memory)
         if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
             self.check(operation, self.model(memory.model), pull=False)
         return Job(
@@ -221,8 +242,3 @@ def _renamed(record: Record, names: Mapping[str, str]) -> Record:
     """With the name that the memory's model is served by, which may be another model's by now."""
     record.model = names.get(record.model_digest, record.model)
     return record
-
-
-def moved_away(memory: Record) -> OwnerUnreachable:
-    """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
-    return OwnerUnreachable(f"memory {memory.name!r} moved to another shard; open it anew")

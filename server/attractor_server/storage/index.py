@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 import anyio
@@ -14,10 +13,14 @@ from attractor_server.storage.catalog import Answer, Catalog, MemoryRecord, Page
 from attractor_server.storage.groups import group_of
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import NewMemory, StoredMemory
+from attractor_server.storage.together import Together
 
 T = TypeVar("T")
 Restore: TypeAlias = Callable[[StoredMemory], MemoryRecord[Answer, PageType]]
 EXPIRED_AT_A_TIME = 1000
+MADE_AT_A_TIME = 1000
+FOUND_AT_A_TIME = 100
+"""Commits wait meanwhile"""
 _WRITERS = 1
 """Threads that wait for the store; its one connection takes one at a time anyway"""
 
@@ -33,14 +36,6 @@ def _owned(journal: Journal, name: str) -> Iterator[None]:
     yield
     if journal.ownership.epoch(name) != epoch:
         raise OwnerChanged(f"memory {name!r} was with another shard meanwhile; try again in a moment")
-
-
-@dataclass(eq=False)
-class _Wish:
-    """A memory that somebody waits for to be made."""
-
-    memory: NewMemory
-    made: list[StoredMemory] = field(default_factory=list)
 
 
 class MemoryIndex(Generic[Answer, PageType]):
@@ -60,8 +55,9 @@ class MemoryIndex(Generic[Answer, PageType]):
         self._restore = restore
         self._digests = digests
         self._threads = anyio.CapacityLimiter(_WRITERS)
-        self._wishes: list[_Wish] = []
-        self._making = anyio.Lock()
+        if journal is not None:
+            self._making = Together(journal.create, self._threads, limit=MADE_AT_A_TIME)
+            self._finding = Together(journal.find_all, self._threads, limit=FOUND_AT_A_TIME)
         self._leaving: dict[str, anyio.Event] = {}
 
     async def create(self, memory: NewMemory) -> MemoryRecord[Answer, PageType]:
@@ -73,7 +69,9 @@ class MemoryIndex(Generic[Answer, PageType]):
         """
         await self._left(memory.name)
         if self._journal is not None and memory.name not in self._catalog:
-            self._adopt(await self._made(self._journal, memory))
+            with _owned(self._journal, memory.name):
+                made = await self._making.ask(memory)
+            self._adopt(made)
         return self._catalog.create(
             memory.name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings
         )
@@ -164,27 +162,8 @@ class MemoryIndex(Generic[Answer, PageType]):
 
     async def _found(self, journal: Journal, name: str) -> StoredMemory | None:
         with _owned(journal, name):
-            return await anyio.to_thread.run_sync(journal.find, name, limiter=self._threads)
+            return await self._finding.ask(name)
 
     async def _left(self, name: str) -> None:
         while (event := self._leaving.get(name)) is not None:
             await event.wait()
-
-    async def _made(self, journal: Journal, memory: NewMemory) -> StoredMemory:
-        """Whoever comes first makes what all have wished for by then, in one transaction."""
-        wish = _Wish(memory)
-        with _owned(journal, memory.name):
-            while not wish.made:
-                if wish not in self._wishes:  # a new one, or one of a transaction that failed
-                    self._wishes.append(wish)
-                async with self._making:
-                    if wish in self._wishes:
-                        await self._make(journal)
-        return wish.made[0]
-
-    async def _make(self, journal: Journal) -> None:
-        wishes, self._wishes = self._wishes, []
-        memories = [wish.memory for wish in wishes]
-        made = await anyio.to_thread.run_sync(journal.create, memories, limiter=self._threads)
-        for wish, stored in zip(wishes, made, strict=True):
-            wish.made.append(stored)

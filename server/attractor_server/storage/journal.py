@@ -49,6 +49,11 @@ class Journal:
         with self._store.reading() as cursor:
             return rows.found(cursor, name)
 
+    def find_all(self, names: Sequence[str]) -> Sequence[StoredMemory | None]:
+        """The memories of those names, None where there is none."""
+        with self._store.reading() as cursor:
+            return [rows.found(cursor, name) for name in names]
+
     def listed(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
         """Up to `size` memories with that prefix and names beyond `after`, by name; without what clients were told."""
         with self._store.reading() as cursor:
