@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class RunningShard:
 
     @property
     def warm(self) -> bool:
-        """Whether all its programs have been run."""
+        """Whether its programs have been run, as far as nobody should wait for that."""
         return self._warming.done.is_set()
 
     @property
@@ -130,7 +131,7 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
             ) as server,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(batcher.run, warming.steps())
+            tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
             tasks.start_soon(sweep, shard)
             if shard.holding is not None:
                 tasks.start_soon(shard.holding.run)

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 
 import anyio
 import pytest
@@ -37,7 +39,7 @@ class Watched:
 
 async def warmed(engine: Watched, *models: Model) -> Warming:
     warming = Warming(engine, models, bank_bytes=BANK_BYTES, budget_s=60.0)
-    for step in warming.steps():
+    for step in chain(warming.steps(), warming.more()):
         await asyncio.to_thread(step)
     return warming
 
@@ -66,7 +68,8 @@ async def test_several_memories_and_several_patterns_are_among_the_shapes() -> N
 
 async def test_when_time_is_up_the_smallest_shape_has_been_met_all_the_same() -> None:
     engine = Watched([TINY])
-    for step in Warming(engine, [TINY], bank_bytes=BANK_BYTES, budget_s=1e-9).steps():
+    warming = Warming(engine, [TINY], bank_bytes=BANK_BYTES, budget_s=1e-9)
+    for step in chain(warming.steps(), warming.more()):
         await asyncio.to_thread(step)
     assert {(len(batch), batch[0].size) for batch in engine.batches if batch[0].values is not None} == {(1, 1)}
 
@@ -102,3 +105,34 @@ async def test_what_comes_while_the_engine_is_warmed_waits() -> None:
             await early.future
         tasks.cancel_scope.cancel()
     assert steps == ["0 batches", "0 batches"]
+
+
+async def test_on_a_cpu_a_shard_serves_once_each_model_has_run_and_other_shapes_come_later() -> None:
+    engine = Watched([TINY, ABLE])
+    warming = Warming(engine, [TINY, ABLE], bank_bytes=BANK_BYTES, budget_s=60.0)
+    for step in warming.steps():
+        await asyncio.to_thread(step)
+    assert warming.done.is_set()
+    assert {(len(batch), batch[0].size) for batch in engine.batches if batch[0].values is not None} == {(1, 1)}
+    assert {batch[0].memory.model for batch in engine.batches} == {"tiny", "able"}
+
+
+async def test_what_can_be_done_later_is_done_when_nothing_waits() -> None:
+    computer = Recorder()
+    batcher = Batcher(computer, waiting_limit=10, batch_limit=10)
+    steps: list[str] = []
+    done = asyncio.Event()
+    computer.free.release(2)
+    loop = asyncio.get_running_loop()
+    later = [lambda: steps.append(f"{len(computer.batches)} batches")] * 2
+    last = partial(loop.call_soon_threadsafe, done.set)
+    async with anyio.create_task_group() as tasks:
+        waiting = [job(Operation.QUERY, memory("a")), job(Operation.STORE, memory("b"))]
+        for one in waiting:
+            batcher.offer(one)
+        tasks.start_soon(partial(batcher.run, between=[*later, last]))
+        with anyio.fail_after(20):
+            await done.wait()
+        tasks.cancel_scope.cancel()
+    assert all(one.future.done() for one in waiting)
+    assert steps == ["2 batches", "2 batches"]

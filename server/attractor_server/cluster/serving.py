@@ -1,7 +1,8 @@
 """From settings to a running server: Ray, and the shards in it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from attractor_server.app import ShardSpec, device_of, load_models, threads_for
@@ -70,16 +71,21 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     spec = spec_of(settings)
     if spec.durable and settings.shards > GROUPS:
         raise SettingsError(f"shards: saw {settings.shards}; expected at most {GROUPS} of a server that keeps memories")
-    # Here, where a fault is told at once and in few words; another node may well have the GPU that this one lacks.
-    load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
     if spec.store_uri:
         Postgres(spec.store_uri).close()
-    with (
-        held(spec.data) if spec.data is not None else nullcontext(),
-        ray_node(settings.ray_address),
-        cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level) as running,
-    ):
-        yield running
+    with ExitStack() as stack:
+        if spec.data is not None:
+            stack.enter_context(held(spec.data))
+        # Here, where a fault is told in few words; another node may well have the GPU that this one lacks. Ray starts
+        # meanwhile, which takes it some seconds of waiting.
+        device = "cpu" if settings.ray_address else settings.device
+        with ThreadPoolExecutor(1) as thread:
+            models = thread.submit(lambda: load_models(spec.models, device=device_of(device)))
+            stack.enter_context(ray_node(settings.ray_address))
+            models.result()
+        yield stack.enter_context(
+            cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level)
+        )
 
 
 def _local(host: str) -> str:

@@ -100,9 +100,14 @@ class Batcher:
             raise
         self._put(job)
 
-    async def run(self, before: Iterable[Callable[[], object]] = ()) -> None:
-        """Computes batch after batch, until cancelled; calls these `before` all, in the engine's thread."""
-        loop = asyncio.get_running_loop()
+    async def run(
+        self, before: Iterable[Callable[[], object]] = (), *, between: Iterable[Callable[[], object]] = ()
+    ) -> None:
+        """Computes batch after batch, until cancelled.
+
+        In the engine's thread it calls all of `before` first, and one of `between` whenever nothing waits.
+        """
+        loop, spare = asyncio.get_running_loop(), iter(between)
         thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
             for step in before:
@@ -111,7 +116,10 @@ class Batcher:
                 if batch := self._taken(loop.time()):
                     await self._compute(batch, thread)
                 elif not self._queue:
-                    await self._changed.wait()
+                    if (one := next(spare, None)) is not None:
+                        await loop.run_in_executor(thread, one)
+                    else:
+                        await self._changed.wait()
         finally:
             thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
 

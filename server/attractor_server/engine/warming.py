@@ -1,10 +1,15 @@
-"""Warming: what programs cost when they run for the first time is paid before anybody waits for it."""
+"""Warming: what programs cost when they run for the first time is paid before anybody waits for it.
+
+On a GPU every shape of a batch is captured when it is met first, so that all are met before the shard serves. On a CPU
+a model's first run may compile a kernel; other shapes cost little, and that is paid while there is nothing else to do.
+"""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -35,7 +40,7 @@ class Warming:
     def __init__(
         self, engine: Computer, models: Iterable[Model], *, bank_bytes: int, budget_s: float | None = None
     ) -> None:
-        """`budget_s` bounds the time for each model; None takes what its device needs."""
+        """`budget_s` bounds the time for all shapes of a model; None takes what its device needs."""
         self._engine = engine
         self._budget_s = budget_s
         self._models = list(models)
@@ -45,18 +50,25 @@ class Warming:
         """By the name of the model, as far as they are warm"""
 
     def steps(self) -> Iterator[Callable[[], None]]:
-        """What is to be called in the engine's thread, one after another; then `done` is set."""
+        """What is to be called in the engine's thread before the shard serves; then `done` is set."""
         for model in self._models:
             started_s = time.perf_counter()
-            yield from self._steps_of(model, started_s)
+            yield from islice(self._steps_of(model), 1 if _is_cpu(model) else None)
             took_s = self.took_s[model.name] = time.perf_counter() - started_s
             level = logging.WARNING if took_s > SLOW_S else logging.INFO
             done = f"{len(self.took_s)} of {len(self._models)} models"
             logger.log(level, "%s is warm after %.2f s (%s)", model.name, took_s, done)
         self.done.set()
 
-    def _steps_of(self, model: Model, started_s: float) -> Iterator[Callable[[], None]]:
-        budget_s = self._budget_s or (CPU_BUDGET_S if model.device.type == "cpu" else GPU_BUDGET_S)
+    def more(self) -> Iterator[Callable[[], None]]:
+        """What can be called there later, when there is nothing else to do."""
+        for model in self._models:
+            if _is_cpu(model):
+                yield from islice(self._steps_of(model), 1, None)
+
+    def _steps_of(self, model: Model) -> Iterator[Callable[[], None]]:
+        started_s = time.perf_counter()
+        budget_s = self._budget_s or (CPU_BUDGET_S if _is_cpu(model) else GPU_BUDGET_S)
         room = max(1, self._bank_bytes // model.page_bytes // BANK_PART)
         loop = asyncio.get_running_loop()
         for memories, patterns in shapes(min(MEMORIES_LIMIT, room)):
@@ -72,6 +84,10 @@ class Warming:
                         logger.debug("warming %s: %s", model.name, outcome)
         except Exception:
             logger.exception("warming %s failed; its first requests will take longer", model.name)
+
+
+def _is_cpu(model: Model) -> bool:
+    return model.device.type == "cpu"
 
 
 def shapes(memories_limit: int) -> Sequence[tuple[int, int]]:
