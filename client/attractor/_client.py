@@ -76,13 +76,14 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     async def __aenter__(self) -> Self:
         _require_asyncio()
         async with AsyncExitStack() as resources:
-            channels = Channels()
+            channels, others = Channels(), Channels()
             resources.push_async_callback(channels.close_all)
+            resources.push_async_callback(others.close_all)
             tasks = await resources.enter_async_context(Background())
-            control = Control(channels.to(self._address), self._settings)
-            resources.callback(control.close)
             router = Router(self._address, channels, self._settings, tasks)
             resources.callback(router.close)
+            control = Control(channels.to(self._address), others, lambda: router.shards, self._settings)
+            resources.callback(control.close)
             await self._reach(router.seed)
             self._opened = Core(control, router, self._settings)
             self._resources = resources.pop_all()

@@ -2,16 +2,16 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
 import grpc
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
-from attractor._channel import Channel
+from attractor._channel import Channel, Channels
 from attractor._errors import Closed, NotFound, TimeoutExceeded, Unavailable, from_rpc
 from attractor._paging import told
 from attractor._settings import Settings
@@ -29,6 +29,8 @@ class _Method(Protocol[_Asked, _Answered]):
     def __call__(self, request: _Asked, /, *, timeout: float | None = None) -> Awaitable[_Answered]: ...
 
 
+_Way: TypeAlias = Callable[[Channel], _Method[_Q, _A]]
+
 _KINDS: dict[int, FieldKind] = {
     pb.FIELD_KIND_VECTOR: "vector",
     pb.FIELD_KIND_IMAGE: "image",
@@ -40,8 +42,13 @@ _KINDS: dict[int, FieldKind] = {
 class Control:
     """Calls about memories and models, repeated after UNAVAILABLE until the deadline (on the event loop's clock)."""
 
-    def __init__(self, channel: Channel, settings: Settings) -> None:
-        self.channel = channel
+    def __init__(
+        self, channel: Channel, others: Channels, shards: Callable[[], Sequence[str]], settings: Settings
+    ) -> None:
+        """Calls go to `channel`; after a failure to another of the `shards`, each of which answers any client."""
+        self._first = self.channel = channel
+        self._others = others
+        self._shards = shards
         self._settings = settings
         self._closed = anyio.Event()
 
@@ -51,37 +58,35 @@ class Control:
 
     async def create(self, request: pb.CreateRequest, deadline_s: float) -> MemoryInfo:
         """The memory of that name, model and settings, made now if there is none."""
-        return memory_info((await self.call(self.channel.memories.Create, request, deadline_s)).memory)
+        return memory_info((await self.call(lambda to: to.memories.Create, request, deadline_s)).memory)
 
     async def get(self, name: str, deadline_s: float) -> MemoryInfo:
         """The memory of that name."""
-        return memory_info((await self.call(self.channel.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
+        return memory_info((await self.call(lambda to: to.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
 
     async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory. That a repeat finds it gone is no failure."""
         await self.call(
-            self.channel.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
+            lambda to: to.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
         )
 
     async def page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
         """Some memories in the order of names, and the token of the next page, empty on the last."""
         request = pb.ListRequest(prefix=prefix, page_token=token)
-        answer = await self.call(self.channel.memories.List, request, deadline_s)
+        answer = await self.call(lambda to: to.memories.List, request, deadline_s)
         return [memory_info(memory) for memory in answer.memories], answer.next_page_token
 
     async def models(self, deadline_s: float) -> list[ModelInfo]:
         """All models of the server."""
-        answer = await self.call(self.channel.models.List, pb.ModelsListRequest(), deadline_s)
+        answer = await self.call(lambda to: to.models.List, pb.ModelsListRequest(), deadline_s)
         return [_model(model) for model in answer.models]
 
     async def model(self, name: str, deadline_s: float) -> ModelInfo:
         """The model of that name."""
-        return _model((await self.call(self.channel.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
+        return _model((await self.call(lambda to: to.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
 
-    async def call(
-        self, method: _Method[_Q, _A], request: _Q, deadline_s: float, *, fine_in_repeat: _A | None = None
-    ) -> _A:
-        """The answer; `fine_in_repeat` where what was asked for is not found by a repeat.
+    async def call(self, way: _Way[_Q, _A], request: _Q, deadline_s: float, *, fine_in_repeat: _A | None = None) -> _A:
+        """The answer, by that way from a channel; `fine_in_repeat` where what was asked for is not found by a repeat.
 
         Raises:
             AttractorError: the first failure that is not to be repeated, or TimeoutExceeded.
@@ -89,7 +94,7 @@ class Control:
         attempt = 0
         while True:
             try:
-                return await self._attempt(method, request, deadline_s)
+                return await self._attempt(way(self.channel), request, deadline_s)
             except NotFound:
                 if attempt and fine_in_repeat is not None:
                     return fine_in_repeat
@@ -99,8 +104,17 @@ class Control:
                 delay_s = self._settings.retry.delay_s(attempt)
                 if anyio.current_time() + delay_s >= deadline_s:
                     raise TimeoutExceeded(f"no answer in time; the last failure: {error}") from error
+                self._turn()
                 with anyio.move_on_after(delay_s):
                     await self._closed.wait()
+
+    def _turn(self) -> None:
+        """The next shard is asked from now on."""
+        others = self._shards() if self._settings.direct else ()
+        addresses = [self._first.address, *(one for one in others if one != self._first.address)]
+        now = addresses.index(self.channel.address) if self.channel.address in addresses else -1
+        address = addresses[(now + 1) % len(addresses)]
+        self.channel = self._first if address == self._first.address else self._others.to(address)
 
     @staticmethod
     def left_s(deadline_s: float) -> float | None:

@@ -29,38 +29,38 @@ class Copies:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._stub = control.channel.copies
 
     async def fork(self, name: str, target: str, tag: str, deadline_s: float) -> MemoryInfo:
         """A memory with what another one has, or had at a snapshot."""
         request = pb.ForkRequest(name=name, target=target, tag=tag)
-        return memory_info((await self._control.call(self._stub.Fork, request, deadline_s)).memory)
+        return memory_info((await self._control.call(lambda to: to.copies.Fork, request, deadline_s)).memory)
 
     async def snapshot(self, name: str, tag: str, deadline_s: float) -> SnapshotInfo:
         """Keeps a memory as it is."""
         request = pb.TakeSnapshotRequest(name=name, tag=tag)
-        return _snapshot((await self._control.call(self._stub.TakeSnapshot, request, deadline_s)).snapshot)
+        return _snapshot((await self._control.call(lambda to: to.copies.TakeSnapshot, request, deadline_s)).snapshot)
 
     async def snapshots(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
         """Of a memory, the oldest first."""
         request = pb.ListSnapshotsRequest(name=name)
-        return list(map(_snapshot, (await self._control.call(self._stub.ListSnapshots, request, deadline_s)).snapshots))
+        answer = await self._control.call(lambda to: to.copies.ListSnapshots, request, deadline_s)
+        return list(map(_snapshot, answer.snapshots))
 
     async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
         """Forgets a snapshot. That a repeat finds it gone is no failure."""
         request = pb.ForgetSnapshotRequest(name=name, tag=tag)
         fine = pb.ForgetSnapshotResponse()
-        await self._control.call(self._stub.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
+        await self._control.call(lambda to: to.copies.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
 
     async def restore(self, name: str, tag: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory what it was."""
         request = pb.RestoreRequest(name=name, tag=tag)
-        return memory_info((await self._control.call(self._stub.Restore, request, deadline_s)).memory)
+        return memory_info((await self._control.call(lambda to: to.copies.Restore, request, deadline_s)).memory)
 
     async def rebuild(self, name: str, model: str, page_patterns: int, deadline_s: float) -> MemoryInfo:
         """Writes a memory anew."""
         request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns)
-        return memory_info((await self._control.call(self._stub.Rebuild, request, deadline_s)).memory)
+        return memory_info((await self._control.call(lambda to: to.copies.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:
         """Writes a memory to a file, which is there whole or not at all."""
@@ -79,7 +79,7 @@ class Copies:
 
     async def import_(self, path: FilePath, name: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory of a file."""
-        call = self._stub.Import(timeout=self._control.left_s(deadline_s))
+        call = self._control.channel.copies.Import(timeout=self._control.left_s(deadline_s))
         try:
             async with await anyio.open_file(path, "rb") as file:
                 await _send(call, file, str(path), name)
@@ -90,7 +90,9 @@ class Copies:
             call.cancel()
 
     async def _pieces(self, name: str, deadline_s: float) -> AsyncGenerator[pb.Piece, None]:
-        call = self._stub.Export(pb.ExportRequest(name=name), timeout=self._control.left_s(deadline_s))
+        call = self._control.channel.copies.Export(
+            pb.ExportRequest(name=name), timeout=self._control.left_s(deadline_s)
+        )
         last = None
         try:
             while isinstance(response := await call.read(), pb.ExportResponse):

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -36,6 +37,8 @@ class Router:
         self._routes: dict[str, Link] = {}
         self._hops: dict[str, int] = {}
         self._avoided: dict[str, float] = {}
+        self.shards: Sequence[str] = ()
+        """Addresses of shards of the server, as it has told last"""
         self._closed: AttractorError | None = None
         self._deadlines = Deadlines(self._unfinished, self._expire)
         self.seed = self._start(address, settings.connect_timeout_s, eager=True)
@@ -81,6 +84,11 @@ class Router:
         for link in self._links.values():
             link.outbox.unbind(memory)
 
+    def met(self, shards: Sequence[str]) -> None:
+        """These are shards of the server."""
+        if shards:
+            self.shards = shards
+
     def redirect(self, link: Link, memory: str, route: str) -> bool:
         """Moves a memory to a direct link, unless none is wanted, it failed a moment ago or leads in circles."""
         hops = self._hops.get(memory, 0)
@@ -119,15 +127,28 @@ class Router:
         return True
 
     def _lend(self, link: Link) -> None:
-        """Another link that stands takes what waits on one that fails: its shard forwards it, or owns it by now."""
-        other = next((one for one in self._links.values() if one is not link and one.stands), None)
-        if other is None:
+        """Another shard takes what waits on a link that fails: it forwards it, or owns it by now."""
+        if (other := self._standing() or self._told()) is None:
             return
         self._avoided[link.channel.address] = anyio.current_time() + self._settings.route_retry_s
         waiting = link.outbox.remove_all()
         for request in waiting:
             self._routes[request.memory] = other
         other.outbox.put_back(waiting)
+
+    def _standing(self) -> Link | None:
+        """A link with a session."""
+        return next((link for link in self._links.values() if link.stands), None)
+
+    def _told(self) -> Link | None:
+        """A new link to a shard that was told of, if there is one that has not failed just now."""
+        now_s = anyio.current_time()
+        told = [
+            address
+            for address in (self.shards if self._settings.direct else ())
+            if address not in self._links and self._avoided.get(address, -math.inf) <= now_s
+        ]
+        return self._start(random.choice(told), self._settings.route_timeout_s, eager=False) if told else None  # noqa: S311
 
     def close(self) -> None:
         """Fails all that is under way, and everything asked from now on."""
@@ -152,7 +173,8 @@ class Router:
                 link.outbox.abandon(request)
 
     def _link(self, memory: str) -> Link:
-        link = self._routes.get(memory, self.seed)
+        if (link := self._routes.get(memory, self.seed)) is self.seed and self.seed.failure is not None:
+            link = self._routes[memory] = self._standing() or self.seed
         if route := link.outbox.idle_route(memory):
             self.redirect(link, memory, route)  # it is forwarded, but perhaps need not be any longer
             return self._routes.get(memory, self.seed)

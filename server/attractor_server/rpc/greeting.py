@@ -1,5 +1,7 @@
 """How a session begins: the client's hello, and the welcome it gets."""
 
+import random
+
 import anyio
 
 from attractor_proto.names import CLIENT_ID_LIMIT, PROTOCOL_VERSION
@@ -9,6 +11,7 @@ from attractor_server.rpc.context import Context
 from attractor_server.rpc.shard import Shard
 
 HELLO_TIMEOUT_S = 20.0
+SHARDS_TOLD = 16
 
 
 async def greeted(context: Context) -> pb.Hello:
@@ -34,12 +37,14 @@ def welcome(shard: Shard) -> pb.Welcome:
     Raises:
         Unavailable: the shard does not know the others yet.
     """
+    shards = [one.address for one in shard.topology.shards]
     return pb.Welcome(
         protocol_version=PROTOCOL_VERSION,
         shard=shard.number,
         epoch=shard.topology.epoch,
         frame_patterns_limit=shard.limits.frame_patterns,
         message_bytes_limit=shard.limits.message_bytes,
+        shards=random.sample(shards, min(len(shards), SHARDS_TOLD)),
     )
 
 
