@@ -15,7 +15,7 @@ import torch
 from _report import Result, rates, report
 from torch import Generator, Tensor
 
-from attractor_server.energy.choice import chosen_pages
+from attractor_server.energy.choice import choice_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import programs
@@ -49,8 +49,8 @@ def choices(model: Model) -> Iterator[Result]:
         cues = distort(patterns[None], source.layout, [kind], Generator().manual_seed(3)).values[0]
         x = model.encode(cues).expand(PAGES, -1, -1)
         before, after = programs.energies(model, fast, x), programs.reading(model, fast, x).energy_after
-        ours = chosen_pages(before, stored, model.calibration) == right
-        alone, late = (chosen_pages(energy, stored, None) == right for energy in (before, after))
+        ours = choice_of(before, stored, model.calibration).page == right
+        alone, late = (choice_of(energy, stored, None).page == right for energy in (before, after))
         full = stored[right] == model.capacity
         for pages, of, peer, theirs in (
             ("full pages", full, "energy of the cue alone", alone),

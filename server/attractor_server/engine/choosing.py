@@ -1,8 +1,11 @@
-"""Which page of a memory answers each cue: all pages' energies of all cues in few calls, before any reading."""
+"""Which page of a memory answers each cue: all pages' energies of all cues in few calls, before any reading.
+
+Where two pages are about as probable, both are read.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_server.energy.choice import chosen_pages
+from attractor_server.energy.choice import choice_of
 from attractor_server.engine import programs
 from attractor_server.engine.batch import Grid, Lane, Loaded, bucket, chunks
 from attractor_server.engine.faults import fault
@@ -50,23 +53,64 @@ class Cues:
     values: Floats
 
 
-def rows_of(loaded: Loaded, lanes: Sequence[Lane]) -> tuple[Sequence[Row], dict[Job, ServerError]]:
-    """The rows that the lanes' jobs make, a row for each page that answers; and the jobs whose pages did not come."""
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Pages of some cues by their numbers in the memory, (n,) each."""
+
+    page: Numbers
+    rival: Numbers
+    lead: Floats
+    """Log-odds by which the page is ahead of its rival"""
+    contested: NDArray[np.bool_]
+    """Where both are to be read"""
+
+    def part(self, some: slice) -> "Chosen":
+        """Of some of the cues."""
+        return Chosen(self.page[some], self.rival[some], self.lead[some], self.contested[some])
+
+    def settled(self) -> "Chosen":
+        """The same without contests."""
+        return replace(self, contested=np.zeros_like(self.contested))
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What lanes' jobs ask of pages."""
+
+    rows: Sequence[Row]
+    """One for each page"""
+    contests: Mapping[Job, Chosen]
+    """Of jobs of which some patterns are in two rows"""
+    failed: Mapping[Job, ServerError]
+    """Those whose pages did not come"""
+
+
+def asked_of(loaded: Loaded, lanes: Sequence[Lane], *, contests: bool) -> Asked:
+    """Rows of the pages that answer, and with `contests` of those that might.
+
+    A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
+    """
     rows = [_whole(lane) for lane in lanes if len(lane.memory.pages) < 2]
     several = [lane for lane in lanes if len(lane.memory.pages) > 1]
     failed: dict[Job, ServerError] = {}
+    contested: dict[Job, Chosen] = {}
     found = choose(loaded, [Cues(lane.memory.pages, lane.values) for lane in several])
-    for lane, numbers in zip(several, found, strict=True):
-        if isinstance(numbers, ServerError):
-            failed |= dict.fromkeys(lane.jobs, numbers)
-        else:
-            rows += _rows(lane, numbers)
-    return rows, failed
+    for lane, chosen in zip(several, found, strict=True):
+        if isinstance(chosen, ServerError):
+            failed |= dict.fromkeys(lane.jobs, chosen)
+            continue
+        by_job = {
+            job: part if contests and (job.known is None or job.pull) else part.settled()
+            for job, part in zip(lane.jobs, _split(lane, chosen), strict=True)
+        }
+        rows += _rows(lane, by_job)
+        contested |= {job: part for job, part in by_job.items() if part.contested.any()}
+    return Asked(rows, contested, failed)
 
 
-def choose(loaded: Loaded, cues: Sequence[Cues]) -> Sequence[Numbers | ServerError]:
-    """For each of the cues the number of the page that answers it, (n,), or why its pages could not be asked."""
-    found: dict[Cues, Numbers | ServerError] = {}
+def choose(loaded: Loaded, cues: Sequence[Cues]) -> Sequence[Chosen | ServerError]:
+    """For each of the cues which pages may answer it, or why its pages could not be asked."""
+    found: dict[Cues, Chosen | ServerError] = {}
     for alike in chunks(cues, lambda one: len(one.values), limit=len(cues)):
         try:
             found |= _chosen(loaded, alike)
@@ -80,23 +124,29 @@ def _whole(lane: Lane) -> Row:
     return Row(page, 0, 1, [(job, ALL, job.size) for job in lane.jobs])
 
 
-def _rows(lane: Lane, numbers: Numbers) -> Iterator[Row]:
-    pages = lane.memory.pages
-    among = max(1, sum(page.patterns > 0 for page in pages))
-    for number in np.unique(numbers).tolist():
-        yield Row(pages[number], number, among, list(_parts(lane, numbers == number)))
-
-
-def _parts(lane: Lane, here: NDArray[np.bool_]) -> Iterator[tuple[Job, Some, int]]:
+def _split(lane: Lane, chosen: Chosen) -> Iterator[Chosen]:
     start = 0
     for job in lane.jobs:
-        places = np.flatnonzero(here[start : start + job.size])
-        start += job.size
+        yield chosen.part(slice(start, start := start + job.size))
+
+
+def _rows(lane: Lane, chosen: Mapping[Job, Chosen]) -> Iterator[Row]:
+    pages = lane.memory.pages
+    among = max(1, sum(page.patterns > 0 for page in pages))
+    numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
+    for number in np.unique(np.concatenate(numbers)).tolist():
+        yield Row(pages[number], number, among, list(_parts(chosen, number)))
+
+
+def _parts(chosen: Mapping[Job, Chosen], number: int) -> Iterator[tuple[Job, Some, int]]:
+    for job, one in chosen.items():
+        places = np.flatnonzero((one.page == number) | (one.contested & (one.rival == number)))
         if len(places):
-            yield job, ALL if len(places) == job.size else places, len(places)
+            whole = len(places) == job.size and not one.contested.any()
+            yield job, ALL if whole else places, len(places)
 
 
-def _chosen(loaded: Loaded, cues: Sequence[Cues]) -> dict[Cues, Numbers | ServerError]:
+def _chosen(loaded: Loaded, cues: Sequence[Cues]) -> dict[Cues, Chosen | ServerError]:
     """Of cues whose numbers have the same bucket."""
     energies, found = _energies(loaded, cues)
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
@@ -107,18 +157,20 @@ def _chosen(loaded: Loaded, cues: Sequence[Cues]) -> dict[Cues, Numbers | Server
     for count, group in alike.items():
         gaps = torch.stack([energies[start : start + count] for _, start in group])
         stored = torch.tensor([[page.patterns for page in one.pages] for one, _ in group], device=gaps.device)
-        numbers = chosen_pages(gaps, stored, loaded.model.calibration).cpu().numpy()
-        found |= {one: row[: len(one.values)] for (one, _), row in zip(group, numbers, strict=True)}
+        choice = choice_of(gaps, stored, loaded.model.calibration)
+        columns = [one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)]
+        for row, (one, _) in enumerate(group):
+            found[one] = Chosen(*(column[row, : len(one.values)] for column in columns))
     return found
 
 
-def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, Numbers | ServerError]]:
+def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, Chosen | ServerError]]:
     """E (pages of all, width) of the cues in their pages, one after another; and the cues whose pages did not come."""
     grid = Grid([len(one.values) for one in cues])
     x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), grid.shape[1], device=x.device)
-    failed: dict[Cues, Numbers | ServerError] = {}
+    failed: dict[Cues, Chosen | ServerError] = {}
     for start in range(0, len(asked), loaded.limit):
         part = asked[start : start + loaded.limit]
         errors = loaded.bank.bring([page for _, page in part])

@@ -94,13 +94,13 @@ def _find_others(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
             )
         return
     found = choose(loaded, [Cues(one.job.memory.pages, one.rest) for one in holding])
-    for one, numbers in zip(holding, found, strict=True):
-        if isinstance(numbers, ServerError):
-            one.error = numbers
+    for one, chosen in zip(holding, found, strict=True):
+        if isinstance(chosen, ServerError):
+            one.error = chosen
             continue
-        for number in np.unique(numbers).tolist():
+        for number in np.unique(chosen.page).tolist():
             page = one.job.memory.pages[number]
-            one.changes.setdefault(page, Change(page)).erased.append(one.rest[numbers == number])
+            one.changes.setdefault(page, Change(page)).erased.append(one.rest[chosen.page == number])
 
 
 def _parts(loaded: Loaded, erasures: Sequence[Erasure]) -> Iterator[Sequence[Erasure]]:

@@ -6,12 +6,14 @@ from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from attractor_server.energy.choice import evidence, misfit
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.engine import programs
 from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
-from attractor_server.engine.choosing import ALL, Row, Some, rows_of
+from attractor_server.engine.choosing import ALL, Chosen, Row, Some, asked_of
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.matching import matches
 from attractor_server.engine.work import Booleans, Floats, Integers, Job, Outcome, Recalled, Recognized
@@ -24,14 +26,17 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def query(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
-    """What the cues lead to in the chosen pages, and where it was asked for, the kept patterns nearest to that."""
-    for job, outcome in _answered(loaded, lanes, _recalled):
+    """What the cues lead to in the chosen pages, and where it was asked for, the kept patterns nearest to that.
+
+    Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
+    """
+    for job, outcome in _answered(loaded, lanes, _recalled, contests=True):
         yield job, _matched(loaded, job, outcome) if job.match and isinstance(outcome, Recalled) else outcome
 
 
 def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """How familiar patterns are to the pages that know them best."""
-    return _answered(loaded, lanes, _recognized)
+    return _answered(loaded, lanes, _recognized, contests=False)
 
 
 def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerError:
@@ -43,18 +48,20 @@ def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerEr
         return error
 
 
-def _answered(loaded: Loaded, lanes: Sequence[Lane], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Results:
-    rows, failed = rows_of(loaded, lanes)
-    yield from failed.items()
+def _answered(
+    loaded: Loaded, lanes: Sequence[Lane], program: Callable[[Loaded, Sequence[Row]], Answers], *, contests: bool
+) -> Results:
+    asked = asked_of(loaded, lanes, contests=contests)
+    yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Some, Answer]]] = {}
-    for part in chunks(rows, lambda row: row.size, loaded.limit):
+    for part in chunks(asked.rows, lambda row: row.size, loaded.limit):
         for job, some, answer in _guarded(loaded, part, program):
             if some is ALL:
                 yield job, answer
             else:
                 pieces.setdefault(job, []).append((some, answer))
     for job, found in pieces.items():
-        yield job, _put_together(found)
+        yield job, _put_together(job, found, asked.contests.get(job))
 
 
 def _guarded(loaded: Loaded, rows: Sequence[Row], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Answers:
@@ -158,15 +165,28 @@ def _parts(rows: Sequence[Row]) -> Iterator[tuple[Job, Some, slice, Integers | N
         yield job, some, slice(end - count, end), np.full(count, number) if number else None
 
 
-def _put_together(pieces: Sequence[tuple[Some, Answer]]) -> Answer:
+def _put_together(job: Job, pieces: Sequence[tuple[Some, Answer]], chosen: Chosen | None) -> Answer:
     """The answer to a job of which different pages answered some each; an error, if one of them could not."""
     for _, answer in pieces:
         if isinstance(answer, ServerError):
             return answer
-    order = np.argsort(np.concatenate([some for some, _ in pieces]))
+    places = np.concatenate([some for some, _ in pieces])
     recalled = [answer for _, answer in pieces if isinstance(answer, Recalled)]
     recognized = [answer for _, answer in pieces if isinstance(answer, Recognized)]
+    order = np.argsort(places) if chosen is None else _decided(job, places, recalled, chosen)
     return _one_recalled(recalled, order) if recalled else _one_recognized(recognized, order)
+
+
+def _decided(job: Job, places: Order, pieces: Sequence[Recalled], chosen: Chosen) -> Order:
+    """Which of the answers, one after another, are the job's: of two to one pattern that with more evidence."""
+    assert job.values is not None
+    pages = np.concatenate([_pages(one) for one in pieces])
+    behind = np.where(pages == chosen.page[places], 0, chosen.lead[places])
+    misfits = misfit(
+        torch.from_numpy(job.values[places]), torch.from_numpy(np.concatenate([one.values for one in pieces]))
+    )
+    order = np.lexsort((-evidence(torch.from_numpy(behind), misfits).numpy(), places))
+    return order[np.diff(places[order], prepend=-1) > 0]
 
 
 def _one_recalled(pieces: Sequence[Recalled], order: Order) -> Recalled:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attractor_server.energy.choice import chosen_pages
+from attractor_server.energy.choice import choice_of, evidence, misfit
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.training.baselines import look_up
 from attractor_server.training.distortions import Cues, distort
@@ -69,18 +69,22 @@ def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Te
     patterns = probe.patterns[number].unflatten(0, (-1, bench.recipe.capacity))  # (pages, patterns, values)
     cues = Cues(probe.cues.values[number], probe.cues.known[number])
     pages = written(bench.model, patterns, bench.model.together)
-    chosen = _chosen(bench, pages, cues)
     right = torch.arange(len(cues.values)) // bench.recipe.capacity
-    return _read(bench, pages, chosen, cues), _read(bench, pages, right, cues), chosen
+    answers, chosen = _chosen(bench, pages, cues)
+    return answers, _read(bench, pages, right, cues), chosen
 
 
-def _chosen(bench: Bench, pages: Tensors, cues: Cues) -> Tensor:
-    """The page that most probably holds what each cue is of, (cues,), as a server chooses it."""
+def _chosen(bench: Bench, pages: Tensors, cues: Cues) -> tuple[Tensor, Tensor]:
+    """The answers (cues, values) and the pages (cues,) that give them, as a server chooses them."""
     model, count = bench.model, len(next(iter(pages.values())))
     x = model.encode(cues.values).expand(count, -1, -1)
     with torch.no_grad():
         energy = model.network.energy(model.parameters.slow, pages, x)
-    return chosen_pages(energy, torch.full((count,), bench.recipe.capacity), model.calibration)
+    choice = choice_of(energy, torch.full((count,), bench.recipe.capacity), model.calibration)
+    first, second = (_read(bench, pages, page, cues) for page in (choice.page, choice.rival))
+    ahead = evidence(torch.zeros(()), misfit(cues.values, first)) >= evidence(choice.lead, misfit(cues.values, second))
+    stays = ahead | ~choice.contested | cues.known.any(-1)
+    return first.where(stays[:, None], second), choice.page.where(stays, choice.rival)
 
 
 def _read(bench: Bench, pages: Tensors, choice: Tensor, cues: Cues) -> Tensor:
