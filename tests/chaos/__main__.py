@@ -17,6 +17,7 @@ from tests.chaos.faults import (  # noqa: F401 - they are listed
     databases,
     disks,
     frames,
+    handing_over,
     killing,
     moving,
     nodes,
