@@ -20,7 +20,7 @@ from attractor_server.engine import keeping
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
 from attractor_server.rpc import answers
-from attractor_server.storage import contents, outside
+from attractor_server.storage import artifacts, contents, outside
 from attractor_server.storage.catalog import Ledger
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
@@ -129,10 +129,21 @@ def watch_syncs(path: Path) -> None:
     Journal.commit = commit  # type: ignore[method-assign]
 
 
-def failing_artifacts(failing: "Synchronized[int]") -> None:
-    """Every image of a page goes to the artifact store, and while that is set it answers errors: half of them late."""
+def images_outside() -> None:
+    """Every image of a page goes to the artifact store."""
     assert outside.LARGE_BYTES > 0
     outside.LARGE_BYTES = 0
+
+
+def images_outside_if(wanted: "Synchronized[int]") -> None:
+    """The same where that is set when the shard starts."""
+    if wanted.value:
+        images_outside()
+
+
+def failing_artifacts(failing: "Synchronized[int]") -> None:
+    """Every image of a page goes to the artifact store, and while that is set it answers errors: half of them late."""
+    images_outside()
     for name in ("put", "get", "head", "delete"):
         setattr(obstore, name, _failing(getattr(obstore, name), failing))
 
@@ -157,6 +168,11 @@ def fsync_off() -> None:
         self._connection.execute("PRAGMA synchronous = OFF")
 
     Database._prepare = prepare  # type: ignore[method-assign]
+
+
+def artifacts_fsync_off() -> None:
+    """What goes to the artifact store does not wait for the disk."""
+    artifacts._synchronise = lambda *_: None
 
 
 def fence_off() -> None:

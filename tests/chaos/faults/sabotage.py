@@ -52,6 +52,12 @@ def sabotage_fsync(run: Run) -> None:
     _noticed(run, [(synced, 1), (power_cut, 1)], hooks.fsync_off)
 
 
+@fault("sabotage-artifacts", times=1, short=1)
+def sabotage_artifacts(run: Run) -> None:
+    """Images in a folder are not synchronised."""
+    _noticed(run, [(power_cut, 1)], hooks.artifacts_fsync_off)
+
+
 @fault("sabotage-fence", times=1, short=1)
 def sabotage_fence(run: Run) -> None:
     """No look at the epoch."""
