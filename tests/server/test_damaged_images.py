@@ -128,7 +128,7 @@ async def test_without_its_patterns_a_page_is_damaged_and_says_so(
     async with connected(kept) as client:
         with (
             anyio.fail_after(20),
-            pytest.raises(attractor.AttractorError, match=r"images/.* delete the memory") as caught,
+            pytest.raises(attractor.AttractorError, match=r"images/.* rebuild the memory") as caught,
         ):
             await client.memory("a").query(GIVEN)
         assert caught.value.reason == "STORE_DAMAGED"

@@ -183,7 +183,9 @@ def test_an_object_that_is_gone_or_damaged_is_named(kept: Kept) -> None:
     (bent,) = {*kept.objects} - {lost}
     obstore.delete(opened(kept.bucket), lost)
     obstore.put(opened(kept.bucket), bent, LARGE[:-1] + b"x")
-    with pytest.raises(StoreDamaged, match=r"is not in .*: restore it, or delete the memory"):
+    with pytest.raises(
+        StoreDamaged, match=r"is not in .*: restore it, rebuild the memory if its patterns are kept, or delete it"
+    ):
         kept.image(gone)
     with pytest.raises(StoreDamaged, match="is not what was put there"):
         kept.image(damaged)

@@ -80,7 +80,7 @@ def disk(folder: Path, size_bytes: int = DISK_BYTES) -> Iterator[Disk]:
         mounted.unmount()
 
 
-@fault("power-cut", times=20, short=2)
+@fault("power-cut", times=20, short=1)
 def power_cut(run: Run) -> None:
     """An ext4 that is shut down under the server without a flush; every other time images are files of their own."""
     outside: Synchronized[int] = CONTEXT.Value("b", 1)
