@@ -17,6 +17,8 @@ from tests.chaos.faults import (  # noqa: F401 - they are listed
     databases,
     disks,
     frames,
+    handing_over,
+    images,
     killing,
     moving,
     nodes,

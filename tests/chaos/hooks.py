@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,10 +15,12 @@ from typing import Any, Literal, TypeAlias
 import apsw
 import obstore
 
+from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine import keeping
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
-from attractor_server.storage import contents, outside
+from attractor_server.rpc import answers
+from attractor_server.storage import artifacts, contents, outside
 from attractor_server.storage.catalog import Ledger
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
@@ -35,8 +37,11 @@ POINTS: dict[str, Point] = {
     "before-answer": (Engine, "run", "after"),
     "during-image": (contents, "_image_row", "after"),
     "during-delete": (Database, "purge", "before"),
+    "before-release": (Ownership, "release", "before"),
 }
 """Where a shard can be made to crash: a function, and on which side of it"""
+LEAVING_S = 0.01
+"""That gRPC's threads have to send what was written; nothing else goes on"""
 
 
 def crash(point: str, hits: int) -> None:
@@ -56,6 +61,40 @@ def crash(point: str, hits: int) -> None:
         return result
 
     setattr(owner, name, crashing)
+
+
+def crash_after_answer(hits: int, written: "Synchronized[int]") -> None:
+    """Ends the process when so many frames with answers to stores have left; counts the answers in them."""
+    plain = answers.frames_of
+    left = hits
+
+    def frames_of(
+        items: Iterable[answers.Item], limit_bytes: int
+    ) -> Iterator[tuple[pb.SessionResponse, Sequence[answers.Item]]]:
+        nonlocal left
+        for frame, answered in plain(items, limit_bytes):
+            yield frame, answered
+            if not frame.HasField("stored"):  # it has been written by now
+                continue
+            written.value += len(frame.stored.request_ids)
+            left -= 1
+            if not left:
+                time.sleep(LEAVING_S)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    answers.frames_of = frames_of
+
+
+def crash_with_claim() -> None:
+    """Ends the process as soon as it has claimed anything."""
+    plain = Ownership.claim
+
+    def claim(self: Ownership, groups: Collection[int], *, seize: Collection[int] = ()) -> None:
+        plain(self, groups, seize=seize)
+        if self.held:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Ownership.claim = claim  # type: ignore[method-assign]
 
 
 def step_clock(offset_s: "Synchronized[float]") -> None:
@@ -90,10 +129,21 @@ def watch_syncs(path: Path) -> None:
     Journal.commit = commit  # type: ignore[method-assign]
 
 
-def failing_artifacts(failing: "Synchronized[int]") -> None:
-    """Every image of a page goes to the artifact store, and while that is set it answers errors: half of them late."""
+def images_outside() -> None:
+    """Every image of a page goes to the artifact store."""
     assert outside.LARGE_BYTES > 0
     outside.LARGE_BYTES = 0
+
+
+def images_outside_if(wanted: "Synchronized[int]") -> None:
+    """The same where that is set when the shard starts."""
+    if wanted.value:
+        images_outside()
+
+
+def failing_artifacts(failing: "Synchronized[int]") -> None:
+    """Every image of a page goes to the artifact store, and while that is set it answers errors: half of them late."""
+    images_outside()
     for name in ("put", "get", "head", "delete"):
         setattr(obstore, name, _failing(getattr(obstore, name), failing))
 
@@ -118,6 +168,11 @@ def fsync_off() -> None:
         self._connection.execute("PRAGMA synchronous = OFF")
 
     Database._prepare = prepare  # type: ignore[method-assign]
+
+
+def artifacts_fsync_off() -> None:
+    """What goes to the artifact store does not wait for the disk."""
+    artifacts._synchronise = lambda *_: None
 
 
 def fence_off() -> None:

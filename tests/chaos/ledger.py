@@ -58,6 +58,11 @@ def histories(path: Path, prefix: str) -> Mapping[str, History]:
     return found
 
 
+def acknowledged(path: Path) -> int:
+    """How many stores a ledger knows to have been acknowledged."""
+    return sum(json.loads(line)[0] == "acknowledged" for line in path.read_text().splitlines())
+
+
 def failures(path: Path) -> Sequence[str]:
     """What callers were told that a ledger says have failed."""
     lines = map(json.loads, path.read_text().splitlines())

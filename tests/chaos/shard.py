@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -15,9 +15,10 @@ import anyio
 import anyio.to_thread
 from tests.chaos.hooks import Hook
 from tests.chaos.processes import CONTEXT
-from tests.chaos.verifying import alone
 
-from attractor_server.app import ShardSpec
+from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.errors import StoreFailed
+from attractor_server.topology import ShardInfo, Topology
 
 START_TIMEOUT_S = 60.0
 
@@ -29,8 +30,10 @@ class StartFailed(Exception):
 class ShardProcess(AbstractContextManager["ShardProcess"]):
     """Keeps its port from the first start on."""
 
-    def __init__(self, spec: ShardSpec, *hooks: Hook) -> None:
+    def __init__(self, spec: ShardSpec, *hooks: Hook, alone: bool = True) -> None:
+        """One that is not alone serves when it has learned who owns what."""
         self._spec = spec
+        self._alone = alone
         self.hooks: Sequence[Hook] = hooks
         self.address = ""
         self._process: BaseProcess | None = None
@@ -58,7 +61,9 @@ class ShardProcess(AbstractContextManager["ShardProcess"]):
             StartFailed: it did not come so far.
         """
         self._line, theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=_main, args=(self._spec, [*self.hooks, *more], theirs), daemon=True)
+        process = CONTEXT.Process(
+            target=_main, args=(self._spec, [*self.hooks, *more], theirs, self._alone), daemon=True
+        )
         self._process = process
         process.start()
         theirs.close()
@@ -71,6 +76,25 @@ class ShardProcess(AbstractContextManager["ShardProcess"]):
         if failure:
             raise StartFailed(failure)
         self._spec = replace(self._spec, port=int(self.address.rpartition(":")[2]))
+
+    @property
+    def info(self) -> ShardInfo:
+        return ShardInfo(self.address, self._spec.device)
+
+    def tell(self, topology: Topology) -> None:
+        """Has it learn who owns what; `held` waits for it."""
+        assert self._line is not None
+        self._line.send(topology)
+
+    def held(self) -> frozenset[int] | None:
+        """The groups that it has by what it was told; None if it ended meanwhile."""
+        assert self._line is not None
+        try:
+            assert self._line.poll(START_TIMEOUT_S)
+            groups: frozenset[int] = self._line.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        return groups
 
     def kill(self) -> None:
         """As kill -9."""
@@ -94,20 +118,29 @@ class ShardProcess(AbstractContextManager["ShardProcess"]):
             assert not self._process.is_alive()
 
 
-def _main(spec: ShardSpec, hooks: Sequence[Hook], line: Connection) -> None:
+def _main(spec: ShardSpec, hooks: Sequence[Hook], line: Connection, alone: bool) -> None:
     for hook in hooks:
         hook()
     try:
-        anyio.run(partial(_serve, spec, line))
+        anyio.run(partial(_serve, spec, line, alone=alone))
     except Exception as error:
         line.send(("", f"{type(error).__name__}: {error}"))
     os._exit(0)
 
 
-async def _serve(spec: ShardSpec, line: Connection) -> None:
-    async with alone(spec) as shard:
+async def _serve(spec: ShardSpec, line: Connection, *, alone: bool) -> None:
+    async with running_shard(spec) as shard:
+        if alone:
+            await shard.learn(Topology(1, (shard.info,)))
         line.send((shard.info.address, ""))
         try:
-            await anyio.to_thread.run_sync(line.recv)
+            while isinstance(told := await anyio.to_thread.run_sync(line.recv), Topology):
+                line.send(await _learned(shard, told))
         except EOFError:  # who started it is no more
             return
+
+
+async def _learned(shard: RunningShard, topology: Topology) -> frozenset[int]:
+    with suppress(StoreFailed):  # it is told again
+        await shard.learn(topology)
+    return shard.held

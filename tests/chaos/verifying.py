@@ -1,5 +1,6 @@
 """The verdict: what a server says now, held against what it acknowledged and against an undisturbed server."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from tests.chaos.load import PAGE, made, recalled
 
 import attractor
 from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.errors import ServerError
+from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.looking import looking_at
+from attractor_server.storage.verifying import faults_in
 from attractor_server.topology import Topology
 
 TOLERANCE = 1e-4
@@ -75,6 +80,15 @@ async def undisturbed(models: Path) -> AsyncIterator[attractor.AsyncClient]:
     spec = ShardSpec(models=models, bank_bytes=1 << 20, warm_up=False)
     async with alone(spec) as shard, attractor.connect(shard.info.address, timeout_s=60) as client:
         yield client
+
+
+def damage_in(data: Path, artifacts: Path) -> Sequence[str]:
+    """What `attractor verify` says of a store."""
+    try:
+        with looking_at(data) as view:
+            return [str(fault) for fault in faults_in(view, Counter(), Artifacts(artifacts, make=False))]
+    except ServerError as error:
+        return [error.message]
 
 
 async def verify(

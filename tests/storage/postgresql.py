@@ -7,10 +7,11 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg
 
 _INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
@@ -32,10 +33,20 @@ class PostgresServer:
         """Returns when it answers."""
         options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._data.parent}"
         self._run("pg_ctl", "--wait", f"--log={self._log}", f"--options={options}", "start")
+        self._main = int((self._data / "postmaster.pid").read_text().splitlines()[0])
 
     def stop(self) -> None:
         """Cuts off who is connected, as a crash would."""
         self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+
+    def kill(self) -> None:
+        """Ends its processes at once, as a power cut does: none of them reads or writes a file any more."""
+        main = psutil.Process(self._main)
+        processes = [*main.children(recursive=True), main]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, WAIT_S)
 
     def store(self) -> str:
         """The address of a new and empty store."""
@@ -77,16 +88,30 @@ class PostgresServer:
 
 @contextmanager
 def running() -> Iterator[PostgresServer]:
+    with postgres_folder() as folder:
+        server = PostgresServer(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def postgres_folder() -> Iterator[Path]:
+    """A folder for the time of the block that is PostgreSQL's."""
     folder = Path(tempfile.mkdtemp(prefix="attractor-postgres-"))  # not below pytest's, which only its user may enter
+    give(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def give(folder: Path) -> None:
+    """Makes a folder belong to whom PostgreSQL runs as."""
     if (user := _unprivileged()) is not None:
         shutil.chown(folder, user)
-    server = PostgresServer(folder)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 _SORTED = ("--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US")

@@ -95,7 +95,7 @@ class Kept:
         new = NewMemory(name=name, model="m", model_digest="sha256:1", settings=MemorySettings(page_patterns=1))
         return self.journal.create([new])[0]
 
-    def store(self, memory: int, version: int = 1, image: bytes = LARGE) -> None:
+    def store(self, memory: int, version: int = 1, image: bytes = LARGE, *, retained: bool = True) -> None:
         entry = Entry(page=0, version=version, written=version, values=np.ones((1, 4), np.float32))
         self.journal.commit(
             [
@@ -104,7 +104,7 @@ class Kept:
                     version=version,
                     patterns=version,
                     pages={0: version},
-                    entries=[entry],
+                    entries=[entry] if retained else [],
                     images=[Image(page=0, version=version, content=image)],
                 )
             ]
@@ -177,13 +177,15 @@ def test_an_object_that_forks_share_goes_with_the_last_of_them(kept: Kept) -> No
 
 def test_an_object_that_is_gone_or_damaged_is_named(kept: Kept) -> None:
     gone, damaged = kept.made("gone").id, kept.made("damaged").id
-    kept.store(gone)
+    kept.store(gone, retained=False)
     (lost,) = kept.objects
-    kept.store(damaged)
+    kept.store(damaged, retained=False)
     (bent,) = {*kept.objects} - {lost}
     obstore.delete(opened(kept.bucket), lost)
     obstore.put(opened(kept.bucket), bent, LARGE[:-1] + b"x")
-    with pytest.raises(StoreDamaged, match=r"is not in .*: restore it, or delete the memory"):
+    with pytest.raises(
+        StoreDamaged, match=r"is not in .*: restore it, rebuild the memory if its patterns are kept, or delete it"
+    ):
         kept.image(gone)
     with pytest.raises(StoreDamaged, match="is not what was put there"):
         kept.image(damaged)
@@ -191,6 +193,24 @@ def test_an_object_that_is_gone_or_damaged_is_named(kept: Kept) -> None:
     assert result.exit_code == 1
     assert "memory 'gone', page 0: the image of version 1: " in result.output
     assert "memory 'damaged', page 0: the image of version 1: " in result.output
+
+
+@pytest.mark.parametrize("image", [SMALL, LARGE], ids=["row", "object"])
+def test_a_page_whose_image_is_damaged_follows_from_its_patterns(
+    kept: Kept, image: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = kept.made("a").id
+    kept.store(memory, image=image)
+    for location in kept.objects:
+        obstore.put(opened(kept.bucket), location, image[:-1])
+    if image is SMALL:
+        with kept.database.transaction() as cursor:
+            cursor.execute("UPDATE images SET weights = ?", (image[:-1],))
+    page = kept.journal.page(memory, 0)
+    assert page.image is None
+    assert [len(entry.values) for entry in page.entries] == [1]
+    assert "memory 'a', page 0 is written anew from its patterns" in caplog.text
+    assert "memory 'a', page 0: the image of version 1" in kept.verified().output
 
 
 def test_an_object_of_a_commit_that_failed_is_found(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -188,6 +189,29 @@ def test_patterns_that_changed_before_they_came_to_their_page_are_found_and_name
             cursor.execute("UPDATE entries SET vectors = ?", (some(2).tobytes(),))
         with pytest.raises(StoreDamaged, match=f"memory {memory.id}, page 0, version 1"):
             Journal(database).page(memory.id, 0)
+
+
+def test_a_flipped_bit_in_the_weights_of_a_row_leaves_the_page_to_its_patterns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = np.random.default_rng(0).bytes(100_000)
+    with closing(Database(tmp_path)) as store:
+        journal = Journal(store)
+        memory = made(journal)
+        change = stored(memory, 1, some(1))
+        journal.commit([replace(change, images=[Image(page=0, version=1, content=content)])])
+    path = tmp_path / "attractor.db"
+    written = bytearray(path.read_bytes())
+    written[written.index(content[50_000:50_100])] ^= 1
+    path.write_bytes(written)
+    with closing(Database(tmp_path)) as store:
+        found = Journal(store).find("a/b")
+        assert found is not None
+        assert found.pages == [PageRow(number=0, patterns=2, image=True, entries=False)]
+        page = Journal(store).page(memory.id, 0)
+    assert page.image is None
+    np.testing.assert_array_equal(page.entries[0].values, some(1))
+    assert "memory 'a/b', page 0 is written anew" in caplog.text
 
 
 def test_a_flipped_bit_in_a_name_hides_no_memory(tmp_path: Path) -> None:

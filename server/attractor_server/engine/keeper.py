@@ -16,7 +16,10 @@ class Keeper(Protocol):
         """The memory of that name, or None."""
 
     def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
-        """What the weights of that page follow from; with `all_entries` also the patterns that are in its image."""
+        """What the weights of that page follow from; with `all_entries` also the patterns that are in its image.
+
+        Of a page whose image is damaged all its entries, and no image; without all of them it is damaged.
+        """
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none."""

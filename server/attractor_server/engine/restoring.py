@@ -6,13 +6,14 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
+from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import Lane, Loaded, chunks, joined, lanes_of
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import found
 from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
-from attractor_server.engine.writing import finite_rows, rows_in, written
+from attractor_server.engine.writing import added, finite_rows, rows_in, written
 from attractor_server.errors import ServerError, StoreDamaged
 from attractor_server.storage.records import Entry, StoredMemory, StoredPage
 
@@ -99,10 +100,11 @@ def _read(loaded: Loaded, keeper: Keeper, memory: Record) -> _Coming:
     try:
         for row in coming.stored.pages:
             coming.pages.append(page := Page(number=row.number, patterns=row.patterns))
-            if row.image:
-                loaded.shelf.expect(page, memory.id)
-            if row.entries:
-                coming.replays.append(_replay_of(memory, page, keeper.page(memory.id, row.number)))
+            stored = keeper.page(memory.id, row.number) if row.entries else None
+            if row.image and (stored is None or stored.image is not None):
+                loaded.shelf.expect(page, memory.id, partial(_anew, loaded, memory))
+            if stored is not None:
+                coming.replays.append(_replay_of(memory, page, stored))
     except BaseException:
         for page in coming.pages:
             loaded.bank.release(page)
@@ -118,6 +120,25 @@ def _replay_of(memory: Record, page: Page, stored: StoredPage) -> _Replay:
         return _Replay(memory, page, [values], keeps=not memory.settings.seals(len(values)))
     page.patterns = max(0, page.patterns - len(values))
     return _Replay(memory, page, list(_groups(stored.entries)), keeps=False)
+
+
+def _anew(loaded: Loaded, memory: Record, stored: StoredPage) -> Tensors:
+    """The weights of a page by its entries alone, each (1, *shape).
+
+    Raises:
+        StoreDamaged: they are not finite.
+    """
+    fast, before = loaded.fast([Page()], 1), 0
+    for values in _replay_of(memory, Page(), stored).groups:
+        fast = added(loaded, fast, [values], [before])
+        before += len(values)
+    if not all(finite_rows(fast)):
+        raise _not_finite(memory)
+    return fast
+
+
+def _not_finite(memory: Record) -> StoreDamaged:
+    return StoreDamaged(f"memory {memory.name!r}: its patterns, written anew, left finite numbers")
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
@@ -157,7 +178,7 @@ def _write(loaded: Loaded, replays: Sequence[_Replay], values: Sequence[Floats])
     for at, row in enumerate(rows):
         one, page = replays[row], pages[row]
         if at not in finite:
-            failed[one] = StoreDamaged(f"memory {one.memory.name!r}: its patterns, written anew, left finite numbers")
+            failed[one] = _not_finite(one.memory)
         elif page in refused:
             failed[one] = refused[page]
         else:

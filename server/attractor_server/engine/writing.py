@@ -105,7 +105,12 @@ def written(loaded: Loaded, starts: Sequence[Page], values: Sequence[Floats], be
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
     """
-    fast, size = loaded.fast(starts, bucket(len(values))), loaded.model.together
+    return added(loaded, loaded.fast(starts, bucket(len(values))), values, before)
+
+
+def added(loaded: Loaded, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+    """The same for pages whose fast weights these are, each (rows, *shape); rows beyond the pages are padding."""
+    size = loaded.model.together
     for start in range(0, max(map(len, values)), size):
         parts = [one[start : start + size] for one in values]
         rows = [row for row, part in enumerate(parts) if len(part)]

@@ -19,6 +19,7 @@ SCHEMES: Final = ("s3://", "gs://", "az://")
 _TIMEOUT: Final = timedelta(seconds=10)
 _RETRIES: Final = 3
 _NONCE_BYTES: Final = 8
+_HELP: Final = "restore it, rebuild the memory if its patterns are kept, or delete it"
 
 
 class Artifacts:
@@ -77,9 +78,9 @@ class Artifacts:
         """
         content = self.find(location)
         if content is None:
-            raise StoreDamaged(f"{location} is not in {self}: restore it, or delete the memory")
+            raise StoreDamaged(f"{location} is not in {self}: {_HELP}")
         if hashlib.sha256(content).hexdigest() != location.rpartition("/")[2].partition("-")[0]:
-            raise StoreDamaged(f"{location} in {self} is not what was put there: restore it, or delete the memory")
+            raise StoreDamaged(f"{location} in {self} is not what was put there: {_HELP}")
         return content
 
     def find(self, location: str) -> bytes | None:

@@ -61,6 +61,21 @@ def page_of(cursor: Cursor, memory: int, number: int, *, all_entries: bool = Fal
     return StoredPage(image=image, entries=list(_entries(cursor, row[0], number, where, after=after)))
 
 
+def entries_of(cursor: Cursor, memory: int, number: int) -> Sequence[Entry]:
+    """All entries of a page, if they hold all its patterns: its weights follow from them; else none.
+
+    Raises:
+        StoreDamaged: a checksum is wrong.
+    """
+    row = cursor.execute(
+        "SELECT content, patterns FROM pages WHERE memory = ? AND number = ?", (memory, number)
+    ).fetchone()
+    if row is None:
+        return []
+    entries = list(_entries(cursor, row[0], number, f"memory {memory}, page {number}", after=0))
+    return entries if sum(len(entry.values) for entry in entries) == row[1] else []
+
+
 def changed(cursor: Cursor, changes: Sequence[Change]) -> None:
     """Does to the pages of different memories what the changes say."""
     for change in changes:

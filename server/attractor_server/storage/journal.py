@@ -1,15 +1,19 @@
 """Memories in the backend store: made, changed in groups, found again after a restart, copied, and forgotten."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from attractor_server.errors import StoreDamaged
 from attractor_server.storage import contents, copies, imports, rows
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.ownership import Ownership, names_of, whole
 from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
+
+logger = logging.getLogger(__name__)
 
 MEMORIES_LIMIT = 1024
 """Of one statement"""
@@ -92,10 +96,16 @@ class Journal:
         swept(self._store, self._artifacts)
 
     def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
-        """What that page's weights follow from; with `all_entries` also the patterns that are in its image already."""
-        with self._store.reading() as cursor:
-            page = contents.page_of(cursor, memory, number, all_entries=all_entries)
-        return brought(page, self._artifacts)
+        """What that page's weights follow from; with `all_entries` also the patterns that are in its image already.
+
+        Where the image is damaged, and all patterns are kept, these alone.
+        """
+        try:
+            with self._store.reading() as cursor:
+                page = contents.page_of(cursor, memory, number, all_entries=all_entries)
+            return brought(page, self._artifacts)
+        except StoreDamaged as damage:
+            return self._without_image(memory, number, damage)
 
     def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
@@ -178,6 +188,20 @@ class Journal:
         """
         with self._changing() as cursor:
             return imports.end(cursor, memory, name)
+
+    def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
+        with self._store.reading() as cursor:
+            entries, names = contents.entries_of(cursor, memory, number), names_of(cursor, [memory])
+        if not entries:
+            raise damage
+        logger.warning(
+            "memory %r, page %d is written anew from its patterns whenever it is needed, until the memory is rebuilt: "
+            "%s",
+            *names,
+            number,
+            damage.message,
+        )
+        return StoredPage(image=None, entries=entries)
 
     @contextmanager
     def _changing(self, *, names: Sequence[str] = (), memories: Sequence[int] = ()) -> Iterator[Cursor]:

@@ -5,7 +5,7 @@ from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 
 from tests.chaos import hooks
-from tests.chaos.ledger import patterns
+from tests.chaos.ledger import acknowledged, patterns
 from tests.chaos.load import PAGE, made
 from tests.chaos.processes import CONTEXT
 from tests.chaos.tally import Run, fault, pause
@@ -13,6 +13,8 @@ from tests.chaos.tally import Run, fault, pause
 import attractor
 
 HITS = 30
+ARRIVING_S = 0.3
+"""That an answer takes to the checker's file"""
 STEPS_S = (3600.0, -3600.0, 86400.0, -86400.0)
 
 
@@ -48,6 +50,24 @@ def crash_after_publish(run: Run) -> None:
 def crash_before_answer(run: Run) -> None:
     """The shard ends with everything done but the answer."""
     _crash(run, "before-answer")
+
+
+@fault("crash-after-answer", times=10, short=1)
+def crash_after_answer(run: Run) -> None:
+    """The shard ends when an answer has left."""
+    written: Synchronized[int] = CONTEXT.Value("i", 0)
+    with run.shard() as shard, run.checker(shard.address) as checker:
+        for _ in run.turns(checker):
+            shard.kill()
+            pause(ARRIVING_S)
+            written.value, before = 0, acknowledged(run.folder / "ledger")
+            shard.start(partial(hooks.crash_after_answer, run.random.randint(1, HITS), written))
+            shard.ended()
+            pause(ARRIVING_S)
+            if (told := acknowledged(run.folder / "ledger") - before) != written.value:
+                run.tally.blame(f"{written.value} answers were written, and {told} came")
+            shard.start()
+        shard.stop()
 
 
 @fault("crash-during-image", times=10)

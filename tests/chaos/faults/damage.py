@@ -44,16 +44,16 @@ class WithoutAWord(Exception):
 @fault("flipped-bit", times=100, short=6)
 def flipped_bit(run: Run) -> None:
     """A random bit of the store's files is another after a stop."""
-    _damaged(run, _flip)
+    _damaged(run, flip)
 
 
 @fault("torn-tail", times=100, short=4)
 def torn_tail(run: Run) -> None:
     """The end of one of the store's files is cut off after a stop."""
-    _damaged(run, _cut)
+    _damaged(run, cut)
 
 
-def _flip(path: Path, drawn: random.Random) -> str:
+def flip(path: Path, drawn: random.Random) -> str:
     content = bytearray(path.read_bytes())
     used = [at for at, byte in enumerate(content) if byte] if drawn.random() < USED else range(len(content))
     at, bit = drawn.choice(used), drawn.randrange(8)
@@ -62,7 +62,7 @@ def _flip(path: Path, drawn: random.Random) -> str:
     return f"bit {bit} of byte {at} of {path.name}"
 
 
-def _cut(path: Path, drawn: random.Random) -> str:
+def cut(path: Path, drawn: random.Random) -> str:
     size = path.stat().st_size
     left = size - drawn.randint(1, min(size, drawn.choice([16, 4096, size])))
     with path.open("r+b") as file:

@@ -7,14 +7,20 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import psutil
 from tests.chaos import hooks
 from tests.chaos.ledger import patterns
 from tests.chaos.load import made
+from tests.chaos.processes import CONTEXT
+from tests.chaos.shard import ShardProcess
 from tests.chaos.tally import NotPossible, Run, fault, pause
+from tests.chaos.verifying import damage_in
+from tests.storage.postgresql import PROGRAMS, PostgresServer, give, postgres_folder
 
 import attractor
 
@@ -22,18 +28,19 @@ SHUTDOWN = 0x8004587D
 """EXT4_IOC_SHUTDOWN"""
 NO_FLUSH = 2
 """What is not on the disk by then never comes there, not even the journal"""
-DISK_BYTES = 64 << 20
+DISK_BYTES, POSTGRES_BYTES = 64 << 20, 512 << 20
+AWAY_S = 1.0
 SLOW_S = 0.4
 
 
 class Disk:
     """An ext4 in a file, mounted, that its owner may pull the plug of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size_bytes: int) -> None:
         self.folder, self._file = folder / "disk", folder / "disk.ext4"
         self.folder.mkdir()
         with self._file.open("wb") as file:
-            file.truncate(DISK_BYTES)
+            file.truncate(size_bytes)
         _run("mkfs.ext4", "-q", str(self._file))
         self.mount()
 
@@ -56,14 +63,14 @@ def _run(*command: str) -> None:
 
 
 @contextmanager
-def disk(run: Run) -> Iterator[Disk]:
-    """A disk of this run's own.
+def disk(folder: Path, size_bytes: int = DISK_BYTES) -> Iterator[Disk]:
+    """A disk of its own below that folder.
 
     Raises:
         NotPossible: this user may not mount one.
     """
     try:
-        mounted = Disk(run.folder)
+        mounted = Disk(folder, size_bytes)
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", "") or str(error)
         raise NotPossible(f"an ext4 of its own cannot be mounted: {said.strip()}") from error
@@ -75,22 +82,54 @@ def disk(run: Run) -> Iterator[Disk]:
 
 @fault("power-cut", times=20, short=1)
 def power_cut(run: Run) -> None:
-    """An ext4 that is shut down under the server without a flush."""
-    with disk(run) as plugged, run.shard(data=plugged.folder / "data") as shard, run.checker(shard.address) as checker:
-        for _ in run.turns(checker):
-            plugged.cut_power()
-            shard.kill()
-            plugged.unmount()
-            plugged.mount()
-            shard.start()
-        shard.stop()
+    """An ext4 that is shut down under the server without a flush; every other time images are files of their own."""
+    outside: Synchronized[int] = CONTEXT.Value("b", 1)
+    hook = partial(hooks.images_outside_if, outside)
+    with disk(run.folder) as plugged:
+        data, artifacts = plugged.folder / "data", plugged.folder / "artifacts"
+        with run.shard(hook, data=data, artifacts=artifacts) as shard, run.checker(shard.address) as checker:
+            for _ in run.turns(checker):
+                plugged.cut_power()
+                shard.kill()
+                plugged.unmount()
+                plugged.mount()
+                for damage in damage_in(data, artifacts):
+                    run.tally.blame(damage)
+                outside.value = not outside.value
+                shard.start()
+            shard.stop()
+
+
+@fault("power-cut-postgres", times=20)
+def power_cut_postgres(run: Run) -> None:
+    """The same under PostgreSQL, which starts anew; the shard goes on."""
+    if PROGRAMS is None:
+        raise NotPossible("PostgreSQL is not installed")
+    with postgres_folder() as folder, disk(folder, POSTGRES_BYTES) as plugged:
+        give(plugged.folder)
+        database = PostgresServer(plugged.folder)
+        _run("sync", "--file-system", str(plugged.folder))  # making it did not
+        database.start()
+        spec = replace(run.spec(), data=None, store_uri=database.store())
+        try:
+            with ShardProcess(spec, *run.hooks) as shard, run.checker(shard.address) as checker:
+                for _ in run.turns(checker):
+                    plugged.cut_power()
+                    database.kill()
+                    plugged.unmount()
+                    pause(run.random.uniform(0, AWAY_S))
+                    plugged.mount()
+                    database.start()
+                shard.stop()
+        finally:
+            database.kill()
 
 
 @fault("disk-full", times=10, short=1)
 def disk_full(run: Run) -> None:
     """No room for a second, by a full ext4 or by a limit on the size of files."""
     try:
-        with disk(run) as small:
+        with disk(run.folder) as small:
             _fill_up(run, small)
     except NotPossible:
         _fill_up(run, None)

@@ -8,21 +8,23 @@ from tests.chaos import hooks
 from tests.chaos.faults.damage import flipped_bit
 from tests.chaos.faults.disks import power_cut, synced
 from tests.chaos.faults.frames import frames
+from tests.chaos.faults.images import torn_image
 from tests.chaos.faults.zombie import zombie
 from tests.chaos.tally import Inflict, NotPossible, Run, fault
 
 from attractor_server.storage import contents, database
+from attractor_server.storage.artifacts import Artifacts
 
 ATTEMPTS = 5
 
 
 def _noticed(run: Run, checks: Sequence[tuple[Inflict, int]], *broken: hooks.Hook) -> None:
     """Runs the faults with that hook in every shard: each of them has to notice."""
-    for _ in range(run.times):
+    for number in range(run.times):
         for inflict, times in checks:
             name = inflict.__name__
             try:
-                noticed = _problem(run, inflict, times, *broken)
+                noticed = _problem(run, inflict, times, f"{name}-{number}", *broken)
             except NotPossible:
                 continue
             if noticed:
@@ -33,10 +35,10 @@ def _noticed(run: Run, checks: Sequence[tuple[Inflict, int]], *broken: hooks.Hoo
         run.tally.times += 1
 
 
-def _problem(run: Run, inflict: Inflict, times: int, *broken: hooks.Hook) -> str:
+def _problem(run: Run, inflict: Inflict, times: int, folder: str, *broken: hooks.Hook) -> str:
     """What the fault blames first, in a few attempts; empty where it blames nothing."""
     for attempt in range(ATTEMPTS):
-        worse = run.under(f"{inflict.__name__}-{attempt}", *broken, times=times, seed=run.seed + attempt)
+        worse = run.under(f"{folder}-{attempt}", *broken, times=times, seed=run.seed + attempt)
         try:
             inflict(worse)
         except ExceptionGroup:  # the shard ended: that it was broken can be seen, but not by this fault
@@ -50,6 +52,12 @@ def _problem(run: Run, inflict: Inflict, times: int, *broken: hooks.Hook) -> str
 def sabotage_fsync(run: Run) -> None:
     """`synchronous = OFF`."""
     _noticed(run, [(synced, 1), (power_cut, 1)], hooks.fsync_off)
+
+
+@fault("sabotage-artifacts", times=1, short=1)
+def sabotage_artifacts(run: Run) -> None:
+    """Images in a folder are not synchronised."""
+    _noticed(run, [(power_cut, 1)], hooks.artifacts_fsync_off)
 
 
 @fault("sabotage-fence", times=1, short=1)
@@ -72,9 +80,10 @@ def sabotage_dedup(run: Run) -> None:
 
 @fault("sabotage-checksum", times=1, short=1)
 def sabotage_checksum(run: Run) -> None:
-    """Neither rows nor pages are checked."""
+    """Neither rows nor pages nor objects are checked."""
     with (
+        patch.object(Artifacts, "get", lambda artifacts, location: artifacts.find(location) or b""),
         patch.object(contents, "_check", lambda *_: None),
         patch.object(database, "opened", lambda path: apsw.Connection(str(path), vfs="unix")),
     ):
-        _noticed(run, [(flipped_bit, 12)])
+        _noticed(run, [(flipped_bit, 12), (torn_image, 6)])
