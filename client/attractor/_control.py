@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Sequence
 from datetime import UTC
+from itertools import count
 from typing import Protocol, TypeVar
 
 import anyio
@@ -44,6 +45,7 @@ class Control:
         self.channel = channel
         self._settings = settings
         self._closed = anyio.Event()
+        self._numbers = count(1)
 
     def close(self) -> None:
         """Every call from now on is refused."""
@@ -60,7 +62,10 @@ class Control:
     async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory. That a repeat finds it gone is no failure."""
         await self.call(
-            self.channel.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
+            self.channel.memories.Delete,
+            pb.DeleteRequest(name=name, call=self.numbered()),
+            deadline_s,
+            fine_in_repeat=pb.DeleteResponse(),
         )
 
     async def page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
@@ -101,6 +106,10 @@ class Control:
                     raise TimeoutExceeded(f"no answer in time; the last failure: {error}") from error
                 with anyio.move_on_after(delay_s):
                     await self._closed.wait()
+
+    def numbered(self) -> pb.Call:
+        """The number of a new call, by which its repeats are known."""
+        return pb.Call(client_id=self._settings.client_id, sequence=next(self._numbers))
 
     @staticmethod
     def left_s(deadline_s: float) -> float | None:

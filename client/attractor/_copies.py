@@ -33,12 +33,12 @@ class Copies:
 
     async def fork(self, name: str, target: str, tag: str, deadline_s: float) -> MemoryInfo:
         """A memory with what another one has, or had at a snapshot."""
-        request = pb.ForkRequest(name=name, target=target, tag=tag)
+        request = pb.ForkRequest(name=name, target=target, tag=tag, call=self._control.numbered())
         return memory_info((await self._control.call(self._stub.Fork, request, deadline_s)).memory)
 
     async def snapshot(self, name: str, tag: str, deadline_s: float) -> SnapshotInfo:
         """Keeps a memory as it is."""
-        request = pb.TakeSnapshotRequest(name=name, tag=tag)
+        request = pb.TakeSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
         return _snapshot((await self._control.call(self._stub.TakeSnapshot, request, deadline_s)).snapshot)
 
     async def snapshots(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
@@ -48,18 +48,19 @@ class Copies:
 
     async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
         """Forgets a snapshot. That a repeat finds it gone is no failure."""
-        request = pb.ForgetSnapshotRequest(name=name, tag=tag)
+        request = pb.ForgetSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
         fine = pb.ForgetSnapshotResponse()
         await self._control.call(self._stub.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
 
     async def restore(self, name: str, tag: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory what it was."""
-        request = pb.RestoreRequest(name=name, tag=tag)
+        request = pb.RestoreRequest(name=name, tag=tag, call=self._control.numbered())
         return memory_info((await self._control.call(self._stub.Restore, request, deadline_s)).memory)
 
     async def rebuild(self, name: str, model: str, page_patterns: int, deadline_s: float) -> MemoryInfo:
         """Writes a memory anew."""
-        request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns)
+        call = self._control.numbered()
+        request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns, call=call)
         return memory_info((await self._control.call(self._stub.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:
@@ -78,16 +79,19 @@ class Copies:
                 await draft.unlink(missing_ok=True)
 
     async def import_(self, path: FilePath, name: str, deadline_s: float) -> MemoryInfo:
-        """Makes a memory of a file."""
-        call = self._stub.Import(timeout=self._control.left_s(deadline_s))
-        try:
-            async with await anyio.open_file(path, "rb") as file:
-                await _send(call, file, str(path), name)
-            return memory_info((await call).memory)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        finally:
-            call.cancel()
+        """Makes a memory of a file, which is read anew for each repeat."""
+        first = pb.ImportRequest(name=name, call=self._control.numbered())
+
+        async def send(request: pb.ImportRequest, *, timeout: float | None = None) -> pb.ImportResponse:  # noqa: ASYNC109
+            call = self._stub.Import(timeout=timeout)
+            try:
+                async with await anyio.open_file(path, "rb") as file:
+                    await _send(call, file, str(path), request)
+                return await call
+            finally:
+                call.cancel()
+
+        return memory_info((await self._control.call(send, first, deadline_s)).memory)
 
     async def _pieces(self, name: str, deadline_s: float) -> AsyncGenerator[pb.Piece, None]:
         call = self._stub.Export(pb.ExportRequest(name=name), timeout=self._control.left_s(deadline_s))
@@ -108,9 +112,10 @@ async def _send(
     call: "aio.StreamUnaryCall[pb.ImportRequest, pb.ImportResponse]",
     file: "anyio.AsyncFile[bytes]",
     path: str,
-    name: str,
+    request: pb.ImportRequest,
 ) -> None:
-    """Sends the pieces of a file; returns early where the server has said why it wants no more.
+    """Sends the pieces of a file, the first with what the request says; returns early where the server has said why it
+    wants no more.
 
     Raises:
         InvalidRequest: it is no such file, or has been cut.
@@ -122,11 +127,12 @@ async def _send(
         content = await file.read(min(length, MESSAGE_LIMIT_BYTES))
         if not length or len(content) < length:
             raise InvalidRequest.of("path", f"saw {path!r}, which ends, or is damaged, at byte {await file.tell()}")
+        piece = pb.Piece.FromString(content)
         try:
-            await call.write(pb.ImportRequest(name=name, piece=pb.Piece.FromString(content)))
+            await call.write(pb.ImportRequest(name=request.name, call=request.call, piece=piece))
         except (grpc.RpcError, aio.UsageError):
             return  # the call itself tells why
-        name = ""
+        request = pb.ImportRequest()
     await call.done_writing()
 
 

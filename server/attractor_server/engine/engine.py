@@ -84,7 +84,7 @@ class Engine:
         self._free(memory)
         try:
             if self._keeper is not None and memory.id:
-                self._keeper.delete(memory.id)
+                self._keeper.delete(memory.id, call=job.call)
         except ServerError as error:
             memory.at_hand = False
             return error

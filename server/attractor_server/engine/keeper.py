@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from attractor_server.storage.records import Change, Snapshot, StoredMemory, StoredPage
+from attractor_server.storage.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage
 
 
 class Keeper(Protocol):
@@ -21,23 +21,26 @@ class Keeper(Protocol):
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none."""
 
-    def delete(self, memory: int) -> None:
-        """Forgets a memory."""
+    def done(self, memory: int, call: Call) -> Done | None:
+        """What that call to the memory has done; None if it is new."""
+
+    def delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory; False where the call deleted one before, and does nothing now."""
 
     def purge(self) -> None:
         """Leaves no byte of what changes took away."""
 
-    def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
+    def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot."""
 
-    def snapshot(self, memory: int, tag: str) -> Snapshot:
+    def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
         """Keeps the memory as it is now under a tag."""
 
     def snapshots(self, memory: int) -> Sequence[Snapshot]:
         """Of a memory, the oldest first."""
 
-    def restore(self, memory: int, tag: str) -> tuple[int, int]:
-        """Makes the memory what it was at a snapshot; its version and patterns."""
+    def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
+        """Makes the memory what it was at a snapshot."""
 
-    def forget_snapshot(self, memory: int, tag: str) -> None:
+    def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
         """Forgets a snapshot."""

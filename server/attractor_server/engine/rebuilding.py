@@ -14,11 +14,13 @@ from attractor_server.engine.returning import found
 from attractor_server.engine.work import Floats, Rebuild, Record
 from attractor_server.engine.writing import finite_rows, rows_in, written
 from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, WriteDiverged
-from attractor_server.storage.records import NOTHING, Change, Entry, Item, Remade, StoredMemory
+from attractor_server.storage.records import NOTHING, Call, Change, Entry, Item, Remade, StoredMemory
 from attractor_server.storage.settings import MemorySettings
 
 
-def rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: Rebuild) -> None:
+def rebuild(
+    keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: Rebuild, call: Call | None = None
+) -> None:
     """Makes the memory one of that model, with all its patterns in full pages, or leaves it as it is.
 
     Raises:
@@ -34,7 +36,7 @@ def rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: 
     first = stored.pages[-1].number + 1 if stored.pages else 0
     pages = _pages(target, memory, values, settings, first=first)
     try:
-        keeper.commit([_change(target, stored, task, pages, (values, items), settings)])
+        keeper.commit([replace(_change(target, stored, task, pages, (values, items), settings), call=call)])
     except BaseException:
         for page in pages:
             target.bank.release(page)

@@ -1,6 +1,9 @@
 """Tasks: forks, snapshots and their return, as the backend store does them, in the memory's order of requests."""
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import assert_never
 
 from attractor_server.engine.batch import Loaded
@@ -17,46 +20,95 @@ from attractor_server.engine.work import (
     Record,
     Restore,
     TakeSnapshot,
-    Task,
     Tended,
 )
-from attractor_server.errors import ModelGone, NotKept, ServerError
-from attractor_server.storage.records import Snapshot, StoredMemory
+from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
+from attractor_server.storage.records import Call, Done, Snapshot, StoredMemory
 
 
 def tend(keeper: Keeper | None, loaded: Mapping[str, Loaded], job: Job) -> Outcome | ServerError:
-    """Carries out the job's task. `loaded` is by digest; the memory's own model may not be among them."""
+    """Carries out the job's task, once. `loaded` is by digest; the memory's own model may not be among them."""
     if keeper is None or not job.memory.id:
         return NotKept(
             "this server keeps no memories, so that there is nothing to copy: start it without `--durable no`"
         )
-    assert job.task is not None
     try:
-        return Tended(_done(keeper, loaded, job.memory, job.task))
+        if job.call is not None and (first := keeper.done(job.memory.id, job.call)) is not None:
+            return Tended(_repeated(keeper, loaded, job, first))
+        return Tended(_done(keeper, loaded, job))
     except ServerError as error:
+        if isinstance(error, StoreFailed):  # a commit whose answer was lost may have been made
+            lose(keeper, loaded, job.memory)
         return error
     except Exception as error:
         return fault(error, "a task", 1)
 
 
-def _done(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: Task) -> StoredMemory | Snapshot | None:
-    match task:
+def lose(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record) -> None:
+    """Forgets what is at hand of the memory: it is what the store has, and comes from there when it is next needed."""
+    if (own := loaded.get(memory.model_digest)) is not None:
+        for page in memory.pages:
+            own.bank.release(page)
+    memory.at_hand = False
+    with suppress(ServerError):
+        become(memory, found(keeper, memory))
+        if (new := loaded.get(memory.model_digest)) is not None:
+            memory.model = new.model.name  # by which it is served now, whatever it was called before
+
+
+def _done(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> StoredMemory | Snapshot | Done | None:
+    memory, call = job.memory, job.call
+    assert job.task is not None
+    match job.task:
         case Fork(name, tag):
-            return keeper.fork(memory.id, name, tag=tag)
+            return keeper.fork(memory.id, name, tag=tag, call=call)
         case TakeSnapshot(tag):
-            return keeper.snapshot(memory.id, tag)
+            return keeper.snapshot(memory.id, tag, call=call)
         case ForgetSnapshot(tag):
-            keeper.forget_snapshot(memory.id, tag)
+            keeper.forget_snapshot(memory.id, tag, call=call)
+            return None
         case Restore(tag):
-            _restore(keeper, loaded, memory, tag)
+            return _restore(keeper, loaded, memory, tag, call)
         case Rebuild():
-            rebuild(keeper, loaded, memory, task)
+            rebuild(keeper, loaded, memory, job.task, call)
+            return Done(memory.version, memory.patterns)
         case _:
-            assert_never(task)
-    return None
+            assert_never(job.task)
 
 
-def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: str) -> None:
+def _repeated(
+    keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, first: Done
+) -> StoredMemory | Snapshot | Done | None:
+    """The first answer, as far as it is known: what was made then may be another by now, or gone."""
+    memory = job.memory
+    match job.task:
+        case Fork(name):
+            made = keeper.find(name) or found(keeper, memory)
+            return replace(made, name=name, version=first.version, patterns=first.patterns)
+        case TakeSnapshot(tag):
+            there = [one for one in keeper.snapshots(memory.id) if (one.tag, one.version) == (tag, first.version)]
+            return there[0] if there else _snapshot(memory, tag, first)
+        case ForgetSnapshot():
+            return None
+        case _:
+            if found(keeper, memory).version != memory.version:
+                lose(keeper, loaded, memory)
+            return first
+
+
+def _snapshot(memory: Record, tag: str, first: Done) -> Snapshot:
+    return Snapshot(
+        id=0,
+        tag=tag,
+        model=memory.model,
+        model_digest=memory.model_digest,
+        version=first.version,
+        patterns=first.patterns,
+        created_s=time.time(),
+    )
+
+
+def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: str, call: Call | None) -> Done:
     """What is at hand of the memory goes; it comes back as the store has it when it is next needed."""
     snapshot = next((one for one in keeper.snapshots(memory.id) if one.tag == tag), None)
     if snapshot is not None and snapshot.model_digest not in loaded:
@@ -64,9 +116,6 @@ def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: 
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
             "this server does not have: put its file in the folder of --models and start again"
         )
-    keeper.restore(memory.id, tag)
-    if (own := loaded.get(memory.model_digest)) is not None:
-        for page in memory.pages:
-            own.bank.release(page)
-    become(memory, found(keeper, memory))
-    memory.model = loaded[memory.model_digest].model.name  # by which it is served, whatever it was called before
+    restored = keeper.restore(memory.id, tag, call=call)
+    lose(keeper, loaded, memory)
+    return restored

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.records import Item, Snapshot, StoredMemory
+from attractor_server.storage.records import Call, Done, Item, Snapshot, StoredMemory
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -102,9 +102,9 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Tended:
-    """A task was carried out: the fork or the snapshot that it made, if it makes one."""
+    """A task was carried out: what it made if it makes something, or what it made of the memory."""
 
-    made: StoredMemory | Snapshot | None = None
+    made: StoredMemory | Snapshot | Done | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Job:
     """On the event loop's clock"""
     client_id: str = ""
     sequence: int = 0
-    """Of a store or an erase that its client will repeat, with the same number, until it is answered; else 0"""
+    """Of what its client will repeat, with the same number, until it is answered; else 0"""
     if_expired: bool = False
     """A deletion is one only where the memory's time is over"""
     task: Task | None = None
@@ -190,6 +190,11 @@ class Job:
     def counted(self) -> bool:
         """Whether its client will repeat it until it is answered."""
         return self.sequence > 0
+
+    @property
+    def call(self) -> Call | None:
+        """Its number, of a task or a deletion that has one."""
+        return Call(self.client_id, self.sequence) if self.counted else None
 
     @property
     def size(self) -> int:
