@@ -1,9 +1,10 @@
 """Copies of memories: forks, snapshots, files, and memories made anew."""
 
+import asyncio
 import struct
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC
 from os import PathLike
 from typing import TypeAlias
@@ -22,6 +23,8 @@ FilePath: TypeAlias = str | PathLike[str]
 
 _FIRST_LINE = b"attractor memory 1\n"
 _LENGTH = struct.Struct("<I")
+_ENDED = (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError)
+"""What gRPC raises for whoever writes to a call that has ended"""
 
 
 class Copies:
@@ -47,10 +50,9 @@ class Copies:
         return list(map(_snapshot, (await self._control.call(self._stub.ListSnapshots, request, deadline_s)).snapshots))
 
     async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
-        """Forgets a snapshot. That a repeat finds it gone is no failure."""
+        """Forgets a snapshot."""
         request = pb.ForgetSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
-        fine = pb.ForgetSnapshotResponse()
-        await self._control.call(self._stub.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
+        await self._control.call(self._stub.ForgetSnapshot, request, deadline_s)
 
     async def restore(self, name: str, tag: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory what it was."""
@@ -64,19 +66,12 @@ class Copies:
         return memory_info((await self._control.call(self._stub.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:
-        """Writes a memory to a file, which is there whole or not at all."""
-        target = anyio.Path(path)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            async with await anyio.open_file(draft, "xb") as file, aclosing(self._pieces(name, deadline_s)) as pieces:
-                await file.write(_FIRST_LINE)
-                async for piece in pieces:
-                    content = piece.SerializeToString(deterministic=True)
-                    await file.write(_LENGTH.pack(len(content)) + content)
-            await draft.replace(target)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await draft.unlink(missing_ok=True)
+        """Writes a memory to a file, which is there whole or not at all; begins anew after UNAVAILABLE."""
+
+        async def write(request: pb.ExportRequest, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+            await self._written(request, anyio.Path(path), timeout)
+
+        await self._control.call(write, pb.ExportRequest(name=name), deadline_s)
 
     async def import_(self, path: FilePath, name: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory of a file, which is read anew for each repeat."""
@@ -93,8 +88,21 @@ class Copies:
 
         return memory_info((await self._control.call(send, first, deadline_s)).memory)
 
-    async def _pieces(self, name: str, deadline_s: float) -> AsyncGenerator[pb.Piece, None]:
-        call = self._stub.Export(pb.ExportRequest(name=name), timeout=self._control.left_s(deadline_s))
+    async def _written(self, request: pb.ExportRequest, target: anyio.Path, timeout_s: float | None) -> None:
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            async with await anyio.open_file(draft, "xb") as file, aclosing(self._pieces(request, timeout_s)) as pieces:
+                await file.write(_FIRST_LINE)
+                async for piece in pieces:
+                    content = piece.SerializeToString(deterministic=True)
+                    await file.write(_LENGTH.pack(len(content)) + content)
+            await draft.replace(target)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await draft.unlink(missing_ok=True)
+
+    async def _pieces(self, request: pb.ExportRequest, timeout_s: float | None) -> AsyncGenerator[pb.Piece, None]:
+        call = self._stub.Export(request, timeout=timeout_s)
         last = None
         try:
             while isinstance(response := await call.read(), pb.ExportResponse):
@@ -130,10 +138,11 @@ async def _send(
         piece = pb.Piece.FromString(content)
         try:
             await call.write(pb.ImportRequest(name=request.name, call=request.call, piece=piece))
-        except (grpc.RpcError, aio.UsageError):
+        except _ENDED:
             return  # the call itself tells why
         request = pb.ImportRequest()
-    await call.done_writing()
+    with suppress(*_ENDED):
+        await call.done_writing()
 
 
 def _snapshot(snapshot: pb.Snapshot) -> SnapshotInfo:

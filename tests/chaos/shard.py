@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -15,9 +15,9 @@ import anyio
 import anyio.to_thread
 from tests.chaos.hooks import Hook
 from tests.chaos.processes import CONTEXT
-from tests.chaos.verifying import alone
 
-from attractor_server.app import ShardSpec
+from attractor_server.app import ShardSpec, running_shard
+from attractor_server.topology import Topology
 
 START_TIMEOUT_S = 60.0
 
@@ -29,8 +29,10 @@ class StartFailed(Exception):
 class ShardProcess(AbstractContextManager["ShardProcess"]):
     """Keeps its port from the first start on."""
 
-    def __init__(self, spec: ShardSpec, *hooks: Hook) -> None:
+    def __init__(self, spec: ShardSpec, *hooks: Hook, alone: bool = True) -> None:
+        """One that is not alone serves when it is told of the others."""
         self._spec = spec
+        self._alone = alone
         self.hooks: Sequence[Hook] = hooks
         self.address = ""
         self._process: BaseProcess | None = None
@@ -58,7 +60,9 @@ class ShardProcess(AbstractContextManager["ShardProcess"]):
             StartFailed: it did not come so far.
         """
         self._line, theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=_main, args=(self._spec, [*self.hooks, *more], theirs), daemon=True)
+        process = CONTEXT.Process(
+            target=_main, args=(self._spec, [*self.hooks, *more], theirs, self._alone), daemon=True
+        )
         self._process = process
         process.start()
         theirs.close()
@@ -77,6 +81,13 @@ class ShardProcess(AbstractContextManager["ShardProcess"]):
         self.signal(signal.SIGKILL)
         self.ended()
 
+    def tell(self, topology: Topology) -> frozenset[int]:
+        """Has it follow that topology as far as it can now; the groups of slots that it has then."""
+        assert self._line is not None
+        self._line.send(topology)
+        held: frozenset[int] = self._line.recv()
+        return held
+
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.is_alive():
             os.kill(self.pid, number)
@@ -94,20 +105,22 @@ class ShardProcess(AbstractContextManager["ShardProcess"]):
             assert not self._process.is_alive()
 
 
-def _main(spec: ShardSpec, hooks: Sequence[Hook], line: Connection) -> None:
+def _main(spec: ShardSpec, hooks: Sequence[Hook], line: Connection, alone: bool) -> None:
     for hook in hooks:
         hook()
     try:
-        anyio.run(partial(_serve, spec, line))
+        anyio.run(partial(_serve, spec, line, alone=alone))
     except Exception as error:
         line.send(("", f"{type(error).__name__}: {error}"))
     os._exit(0)
 
 
-async def _serve(spec: ShardSpec, line: Connection) -> None:
-    async with alone(spec) as shard:
+async def _serve(spec: ShardSpec, line: Connection, *, alone: bool) -> None:
+    async with running_shard(spec) as shard:
+        if alone:
+            await shard.learn(Topology(1, (shard.info,)))
         line.send((shard.info.address, ""))
-        try:
-            await anyio.to_thread.run_sync(line.recv)
-        except EOFError:  # who started it is no more
-            return
+        with suppress(EOFError):  # who started it is no more
+            while isinstance(told := await anyio.to_thread.run_sync(line.recv), Topology):
+                await shard.learn(told)
+                line.send(shard.held)

@@ -132,6 +132,32 @@ async def test_an_import_whose_answer_is_lost_is_done_once(durable: ShardSpec, l
             await client.import_memory(tmp_path / "file", name="b")
 
 
+async def test_an_import_that_ends_early_and_an_export_are_begun_anew(
+    on_disk: ShardSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with connected(on_disk) as client:
+        memory = await client.create_memory("a", model="tiny", page_patterns=1)
+        await memory.store(images(200))
+        with monkeypatch.context() as patch:
+            failing(patch, CopiesServicer, "Export")
+            await memory.export(tmp_path / "file")
+        failing(monkeypatch, CopiesServicer, "Import")
+        copy = await client.import_memory(tmp_path / "file", name="b")
+        assert (await copy.info()).patterns == 200
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, servicer: type, name: str) -> None:
+    """The first call of that kind is ended before it is done."""
+    plain = getattr(servicer, name)
+
+    async def call(its: object, request: object, context: "aio.ServicerContext[object, object]") -> object:
+        monkeypatch.setattr(servicer, name, plain)
+        await context.abort(StatusCode.UNAVAILABLE, "going away")
+        raise AssertionError
+
+    monkeypatch.setattr(servicer, name, call)
+
+
 async def test_a_deletion_whose_answer_is_lost_leaves_alone_what_was_made_under_the_name_since(
     durable: ShardSpec, lost: Lost
 ) -> None:
