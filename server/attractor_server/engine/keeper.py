@@ -42,5 +42,20 @@ class Keeper(Protocol):
     def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
         """Makes the memory what it was at a snapshot."""
 
+    def begin_import(self, memory: StoredMemory) -> int:
+        """The number of a memory like that one, which nobody reaches and which has no pages yet."""
+
+    def add_imported(self, change: Change) -> None:
+        """Gives pages to such a memory."""
+
+    def end_rebuild(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
+
+    def shorten(self, memory: int, *, pages: int) -> bool:
+        """Takes so many pages from a memory that nobody reaches; whether it has more."""
+
+    def forget_unreached(self, memory: int) -> None:
+        """Forgets a memory that nobody reaches."""
+
     def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
         """Forgets a snapshot."""

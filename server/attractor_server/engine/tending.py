@@ -1,15 +1,15 @@
 """Tasks: forks, snapshots and their return, as the backend store does them, in the memory's order of requests."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from attractor_server.engine.batch import Loaded
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
-from attractor_server.engine.rebuilding import rebuild
+from attractor_server.engine.rebuilding import dropped, rebuilt
 from attractor_server.engine.returning import become, found
 from attractor_server.engine.work import (
     ForgetSnapshot,
@@ -21,27 +21,44 @@ from attractor_server.engine.work import (
     Restore,
     TakeSnapshot,
     Tended,
+    Unfinished,
 )
 from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
 from attractor_server.storage.records import Call, Done, Snapshot, StoredMemory
 
+Made: TypeAlias = StoredMemory | Snapshot | Done | None
+Steps: TypeAlias = Generator[None, None, Made]
 
-def tend(keeper: Keeper | None, loaded: Mapping[str, Loaded], job: Job) -> Outcome | ServerError:
-    """Carries out the job's task, once. `loaded` is by digest; the memory's own model may not be among them."""
-    if keeper is None or not job.memory.id:
-        return NotKept(
-            "this server keeps no memories, so that there is nothing to copy: start it without `--durable no`"
-        )
-    try:
-        if job.call is not None and (first := keeper.done(job.memory.id, job.call)) is not None:
-            return Tended(_repeated(keeper, loaded, job, first))
-        return Tended(_done(keeper, loaded, job))
-    except ServerError as error:
-        if isinstance(error, StoreFailed):  # a commit whose answer was lost may have been made
-            lose(keeper, loaded, job.memory)
-        return error
-    except Exception as error:
-        return fault(error, "a task", 1)
+
+class Tending:
+    """Carries out tasks, each once. Lives on the engine's thread."""
+
+    def __init__(self, keeper: Keeper | None, loaded: Mapping[str, Loaded]) -> None:
+        """`loaded` is by digest; a memory's own model may not be among them."""
+        self._keeper = keeper
+        self._loaded = loaded
+        self._under_way: dict[Job, Steps] = {}
+
+    def run(self, job: Job) -> Outcome | ServerError:
+        """Carries out the job's task, or the next part of it."""
+        keeper, loaded = self._keeper, self._loaded
+        if keeper is None or not job.memory.id:
+            return NotKept(
+                "this server keeps no memories, so that there is nothing to copy: start it without `--durable no`"
+            )
+        try:
+            steps = self._under_way.pop(job, None) or _steps(keeper, loaded, job)
+            next(steps)
+        except StopIteration as end:
+            return Tended(end.value)
+        except ServerError as error:
+            if isinstance(error, StoreFailed):  # a commit whose answer was lost may have been made
+                lose(keeper, loaded, job.memory)
+            return error
+        except Exception as error:
+            return fault(error, "a task", 1)
+        self._under_way[job] = steps
+        return Unfinished()
 
 
 def lose(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record) -> None:
@@ -56,7 +73,23 @@ def lose(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record) -> None:
             memory.model = new.model.name  # by which it is served now, whatever it was called before
 
 
-def _done(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> StoredMemory | Snapshot | Done | None:
+def _steps(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> Steps:
+    """Does the job's task, with stops if it takes long; what comes of it at the end."""
+    if job.call is not None and (first := keeper.done(job.memory.id, job.call)) is not None:
+        return _repeated(keeper, loaded, job, first)
+    if isinstance(job.task, Rebuild):
+        return (yield from _rebuild(keeper, loaded, job, job.task))
+    return _done(keeper, loaded, job)
+
+
+def _rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, task: Rebuild) -> Steps:
+    done, old = yield from rebuilt(keeper, loaded[task.model_digest], job.memory, task, job.call)
+    lose(keeper, loaded, job.memory)
+    yield from dropped(keeper, old)
+    return done
+
+
+def _done(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> Made:
     memory, call = job.memory, job.call
     assert job.task is not None
     match job.task:
@@ -70,15 +103,12 @@ def _done(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> StoredMemor
         case Restore(tag):
             return _restore(keeper, loaded, memory, tag, call)
         case Rebuild():
-            rebuild(keeper, loaded, memory, job.task, call)
-            return Done(memory.version, memory.patterns)
+            raise AssertionError("it is done in parts")
         case _:
             assert_never(job.task)
 
 
-def _repeated(
-    keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, first: Done
-) -> StoredMemory | Snapshot | Done | None:
+def _repeated(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, first: Done) -> Made:
     """The first answer, as far as it is known: what was made then may be another by now, or gone."""
     memory = job.memory
     match job.task:

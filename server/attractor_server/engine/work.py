@@ -19,6 +19,10 @@ Booleans: TypeAlias = NDArray[np.bool_]
 Integers: TypeAlias = NDArray[np.int64]
 
 
+PART_PATTERNS = 64
+"""On the account of whoever has a job done in parts, for each"""
+
+
 class Operation(Enum):
     """What a job asks of its memory."""
 
@@ -108,6 +112,11 @@ class Tended:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A part of the job was done; it goes on when others had their turn."""
+
+
+@dataclass(frozen=True)
 class Fork:
     """Make a memory of that name with all that this one has, or had at a snapshot."""
 
@@ -147,7 +156,7 @@ class Rebuild:
 
 Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
 """What is done to a memory as the backend store has it"""
-Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | Tended
+Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | Tended | Unfinished
 Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer, Page]
 
@@ -192,13 +201,20 @@ class Job:
         return self.sequence > 0
 
     @property
+    def in_parts(self) -> bool:
+        """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
+        return isinstance(self.task, Rebuild)
+
+    @property
     def call(self) -> Call | None:
         """Its number, of a task or a deletion that has one."""
         return Call(self.client_id, self.sequence) if self.counted else None
 
     @property
     def size(self) -> int:
-        """Patterns in it; one where it has none."""
+        """Patterns in it; one where it has none, and of what is done in parts those of a part, about."""
+        if self.in_parts:
+            return PART_PATTERNS
         return 1 if self.values is None else len(self.values)
 
     @property

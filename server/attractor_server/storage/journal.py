@@ -204,6 +204,23 @@ class Journal:
             calls.note(cursor, memory, call, Done(made.version, made.patterns))
         return made
 
+    def end_rebuild(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of the draft, which was made as an import is.
+
+        The old ones are the draft's then, which nobody reaches, to be forgotten.
+        """
+        with self._changing(memories=[change.memory]) as cursor:
+            imports.exchange(cursor, change.memory, draft)
+            rows.counted(cursor, [change], now_s=time.time())
+            calls.note(cursor, change.memory, change.call, Done(change.version, change.patterns))
+
+    def shorten(self, memory: int, *, pages: int) -> bool:
+        """Takes so many pages from a memory that nobody reaches; whether it has more."""
+        with self._changing() as cursor:
+            more = contents.shortened(cursor, memory, pages)
+        swept(self._store, self._artifacts)
+        return more
+
     @contextmanager
     def _changing(self, *, names: Sequence[str] = (), memories: Sequence[int] = ()) -> Iterator[Cursor]:
         """A transaction of the shard that owns the memories with these names, and those with these ids."""
