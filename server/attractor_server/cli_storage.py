@@ -75,8 +75,8 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
 def backup(target: Path, config: Path | None, **flags: str | None) -> None:
     """Copy all that is kept into the new folder TARGET, beside a running server or without one, and verify the copy.
 
-    A server with `--data-dir TARGET` goes on from it. What is in an artifact store, large pages and models, is copied to
-    TARGET/artifacts, which such a server is told by --artifact-store.
+    A server with `--data-dir TARGET` goes on from it. What is in an artifact store, large pages and models, is copied
+    to TARGET/artifacts, which such a server is told by --artifact-store.
     """
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)

@@ -1,7 +1,7 @@
 """From settings to a running server: Ray, and the shards in it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from attractor_server.app import ShardSpec, device_of, load_models, threads_for
@@ -10,9 +10,9 @@ from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
+from attractor_server.storage import lock, postgres_lock
 from attractor_server.storage.address import Address
 from attractor_server.storage.groups import GROUPS
-from attractor_server.storage.lock import held
 from attractor_server.storage.postgres import Postgres
 
 
@@ -75,11 +75,18 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     if spec.store_uri:
         Postgres(spec.store_uri).close()
     with (
-        held(spec.data) if spec.data is not None else nullcontext(),
+        _held(spec),
         ray_node(settings.ray_address),
         cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level) as running,
     ):
         yield running
+
+
+def _held(spec: ShardSpec) -> AbstractContextManager[None]:
+    """Where memories are kept, to be this server's alone."""
+    if spec.store_uri:
+        return postgres_lock.held(spec.store_uri)
+    return nullcontext() if spec.data is None else lock.held(spec.data)
 
 
 def _local(host: str) -> str:
