@@ -15,6 +15,9 @@ import attractor
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2_grpc, memory_data_pb2, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_server.app import ShardSpec
+from attractor_server.engine.tending import Tending
+from attractor_server.engine.work import Job, Outcome, Tended
+from attractor_server.errors import ServerError
 from attractor_server.rpc.control import MemoriesServicer
 from attractor_server.rpc.copies import CopiesServicer
 
@@ -67,6 +70,27 @@ async def test_a_restore_whose_answer_is_lost_takes_nothing_of_what_others_store
         now = await memory.info()
         assert (now.version, now.patterns) == (3, 5)
         assert (await memory.restore("x")).version == 4
+
+
+@pytest.mark.parametrize("name", ["restore", "rebuild"])
+async def test_what_a_call_made_of_a_memory_is_told_though_the_memory_leaves_the_shard_at_once(
+    on_disk: ShardSpec, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plain = Tending.run
+
+    def run(tending: Tending, job: Job) -> Outcome | ServerError:
+        outcome = plain(tending, job)
+        if isinstance(outcome, Tended):
+            job.memory.pages.clear()  # as the next batch may do, before anybody has looked at the outcome
+        return outcome
+
+    async with connected(on_disk) as client:
+        memory = await client.create_memory("a", model="tiny", page_patterns=1)
+        await memory.store(images(3))
+        await memory.snapshot("x")
+        monkeypatch.setattr(Tending, "run", run)
+        info = await (memory.restore("x") if name == "restore" else memory.rebuild())
+        assert (info.version, info.patterns, info.pages) == (2, 3, 3)
 
 
 async def test_a_rebuild_whose_answer_is_lost_is_done_once(durable: ShardSpec, lost: Lost) -> None:

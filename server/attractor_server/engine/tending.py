@@ -26,7 +26,7 @@ from attractor_server.engine.work import (
 from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
 from attractor_server.storage.records import Call, Done, Snapshot, StoredMemory
 
-Made: TypeAlias = StoredMemory | Snapshot | Done | None
+Made: TypeAlias = StoredMemory | Snapshot | None
 Steps: TypeAlias = Generator[None, None, Made]
 
 
@@ -68,9 +68,7 @@ def lose(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record) -> None:
             own.bank.release(page)
     memory.at_hand = False
     with suppress(ServerError):
-        become(memory, found(keeper, memory))
-        if (new := loaded.get(memory.model_digest)) is not None:
-            memory.model = new.model.name  # by which it is served now, whatever it was called before
+        _become(loaded, memory, found(keeper, memory))
 
 
 def _steps(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> Steps:
@@ -84,9 +82,9 @@ def _steps(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> Steps:
 
 def _rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, task: Rebuild) -> Steps:
     done, old = yield from rebuilt(keeper, loaded[task.model_digest], job.memory, task, job.call)
-    lose(keeper, loaded, job.memory)
+    made = _renewed(keeper, loaded, job.memory, done)
     yield from dropped(keeper, old)
-    return done
+    return made
 
 
 def _done(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> Made:
@@ -121,9 +119,22 @@ def _repeated(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, first: Don
         case ForgetSnapshot():
             return None
         case _:
-            if found(keeper, memory).version != memory.version:
-                lose(keeper, loaded, memory)
-            return first
+            return _renewed(keeper, loaded, memory, first)
+
+
+def _renewed(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, done: Done) -> StoredMemory:
+    """The memory as the store has it, and its record with it, with what a call made of it then."""
+    stored = found(keeper, memory)
+    if stored.version != memory.version:
+        lose(keeper, loaded, memory)
+        _become(loaded, memory, stored)
+    return replace(stored, model=memory.model, version=done.version, patterns=done.patterns)
+
+
+def _become(loaded: Mapping[str, Loaded], memory: Record, stored: StoredMemory) -> None:
+    become(memory, stored)
+    if (new := loaded.get(memory.model_digest)) is not None:
+        memory.model = new.model.name  # by which it is served now, whatever it was called before
 
 
 def _snapshot(memory: Record, tag: str, first: Done) -> Snapshot:
@@ -138,7 +149,7 @@ def _snapshot(memory: Record, tag: str, first: Done) -> Snapshot:
     )
 
 
-def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: str, call: Call | None) -> Done:
+def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: str, call: Call | None) -> Made:
     """What is at hand of the memory goes; it comes back as the store has it when it is next needed."""
     snapshot = next((one for one in keeper.snapshots(memory.id) if one.tag == tag), None)
     if snapshot is not None and snapshot.model_digest not in loaded:
@@ -146,6 +157,4 @@ def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: 
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
             "this server does not have: put its file in the folder of --models and start again"
         )
-    restored = keeper.restore(memory.id, tag, call=call)
-    lose(keeper, loaded, memory)
-    return restored
+    return _renewed(keeper, loaded, memory, keeper.restore(memory.id, tag, call=call))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.records import Call, Done, Item, Snapshot, StoredMemory
+from attractor_server.storage.records import Call, Item, Snapshot, StoredMemory
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -106,9 +106,9 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Tended:
-    """A task was carried out: what it made if it makes something, or what it made of the memory."""
+    """A task was carried out: what it made, or what it made of the memory, whose record may be of later by now."""
 
-    made: StoredMemory | Snapshot | Done | None = None
+    made: StoredMemory | Snapshot | None = None
 
 
 @dataclass(frozen=True)

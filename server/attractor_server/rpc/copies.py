@@ -30,7 +30,7 @@ from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.copies import HIDDEN
-from attractor_server.storage.records import Call, Done, Snapshot, StoredMemory
+from attractor_server.storage.records import Call, Snapshot, StoredMemory
 
 
 class CopiesServicer(rpc.CopiesServicer):
@@ -94,7 +94,7 @@ class CopiesServicer(rpc.CopiesServicer):
             return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=True)
         tended = await self._tended(record, Restore(request.tag), call_of(request.call))
-        return pb.RestoreResponse(memory=_then(record, tended))
+        return pb.RestoreResponse(memory=_then(tended))
 
     async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
@@ -104,7 +104,7 @@ class CopiesServicer(rpc.CopiesServicer):
         model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
         patterns = self._page_patterns(request, record, model)
         tended = await self._tended(record, Rebuild(model.name, model.digest, patterns), call_of(request.call))
-        return pb.RebuildResponse(memory=_then(record, tended))
+        return pb.RebuildResponse(memory=_then(tended))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
@@ -172,12 +172,10 @@ def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None
     )
 
 
-def _then(record: Record, tended: Tended) -> Memory:
-    """The memory with what the task made of it, whatever came after that."""
-    message = memory_message(record)
-    if isinstance(tended.made, Done):
-        message.version, message.patterns = tended.made
-    return message
+def _then(tended: Tended) -> Memory:
+    """The memory as the task made it, whatever came after that."""
+    assert isinstance(tended.made, StoredMemory)
+    return memory_message(record_of(tended.made))
 
 
 def _message(snapshot: Snapshot) -> pb.Snapshot:
