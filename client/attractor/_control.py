@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC
+from itertools import count
 from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -51,6 +52,7 @@ class Control:
         self._shards = shards
         self._settings = settings
         self._closed = anyio.Event()
+        self._numbers = count(1)
 
     def close(self) -> None:
         """Every call from now on is refused."""
@@ -67,7 +69,10 @@ class Control:
     async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory. That a repeat finds it gone is no failure."""
         await self.call(
-            lambda to: to.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
+            lambda to: to.memories.Delete,
+            pb.DeleteRequest(name=name, call=self.numbered()),
+            deadline_s,
+            fine_in_repeat=pb.DeleteResponse(),
         )
 
     async def page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
@@ -107,6 +112,10 @@ class Control:
                 self._turn()
                 with anyio.move_on_after(delay_s):
                     await self._closed.wait()
+
+    def numbered(self) -> pb.Call:
+        """The number of a new call, by which its repeats are known."""
+        return pb.Call(client_id=self._settings.client_id, sequence=next(self._numbers))
 
     def _turn(self) -> None:
         """The next shard is asked from now on."""

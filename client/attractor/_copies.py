@@ -1,10 +1,12 @@
 """Copies of memories: forks, snapshots, files, and memories made anew."""
 
+import asyncio
 import struct
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC
+from functools import partial
 from os import PathLike
 from typing import TypeAlias
 
@@ -12,6 +14,7 @@ import anyio
 import grpc
 from grpc import aio
 
+from attractor._channel import Channel
 from attractor._control import Control, memory_info
 from attractor._errors import InvalidRequest, ServerFault, from_rpc
 from attractor._types import MemoryInfo, SnapshotInfo
@@ -22,6 +25,8 @@ FilePath: TypeAlias = str | PathLike[str]
 
 _FIRST_LINE = b"attractor memory 1\n"
 _LENGTH = struct.Struct("<I")
+_ENDED = (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError)
+"""What gRPC raises for whoever writes to a call that has ended"""
 
 
 class Copies:
@@ -32,12 +37,12 @@ class Copies:
 
     async def fork(self, name: str, target: str, tag: str, deadline_s: float) -> MemoryInfo:
         """A memory with what another one has, or had at a snapshot."""
-        request = pb.ForkRequest(name=name, target=target, tag=tag)
+        request = pb.ForkRequest(name=name, target=target, tag=tag, call=self._control.numbered())
         return memory_info((await self._control.call(lambda to: to.copies.Fork, request, deadline_s)).memory)
 
     async def snapshot(self, name: str, tag: str, deadline_s: float) -> SnapshotInfo:
         """Keeps a memory as it is."""
-        request = pb.TakeSnapshotRequest(name=name, tag=tag)
+        request = pb.TakeSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
         return _snapshot((await self._control.call(lambda to: to.copies.TakeSnapshot, request, deadline_s)).snapshot)
 
     async def snapshots(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
@@ -47,27 +52,62 @@ class Copies:
         return list(map(_snapshot, answer.snapshots))
 
     async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
-        """Forgets a snapshot. That a repeat finds it gone is no failure."""
-        request = pb.ForgetSnapshotRequest(name=name, tag=tag)
-        fine = pb.ForgetSnapshotResponse()
-        await self._control.call(lambda to: to.copies.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
+        """Forgets a snapshot."""
+        request = pb.ForgetSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
+        await self._control.call(lambda to: to.copies.ForgetSnapshot, request, deadline_s)
 
     async def restore(self, name: str, tag: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory what it was."""
-        request = pb.RestoreRequest(name=name, tag=tag)
+        request = pb.RestoreRequest(name=name, tag=tag, call=self._control.numbered())
         return memory_info((await self._control.call(lambda to: to.copies.Restore, request, deadline_s)).memory)
 
     async def rebuild(self, name: str, model: str, page_patterns: int, deadline_s: float) -> MemoryInfo:
         """Writes a memory anew."""
-        request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns)
+        call = self._control.numbered()
+        request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns, call=call)
         return memory_info((await self._control.call(lambda to: to.copies.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:
-        """Writes a memory to a file, which is there whole or not at all."""
-        target = anyio.Path(path)
+        """Writes a memory to a file, which is there whole or not at all; begins anew after UNAVAILABLE."""
+        request = pb.ExportRequest(name=name)
+        await self._control.call(lambda to: partial(self._written, to, anyio.Path(path)), request, deadline_s)
+
+    async def import_(self, path: FilePath, name: str, deadline_s: float) -> MemoryInfo:
+        """Makes a memory of a file, which is read anew for each repeat."""
+        request = pb.ImportRequest(name=name, call=self._control.numbered())
+        answer = await self._control.call(lambda to: partial(self._sent, to, path), request, deadline_s)
+        return memory_info(answer.memory)
+
+    async def _sent(
+        self,
+        to: Channel,
+        path: FilePath,
+        request: pb.ImportRequest,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> pb.ImportResponse:
+        call = to.copies.Import(timeout=timeout)
+        try:
+            async with await anyio.open_file(path, "rb") as file:
+                await _send(call, file, str(path), request)
+            return await call
+        finally:
+            call.cancel()
+
+    async def _written(
+        self,
+        to: Channel,
+        target: anyio.Path,
+        request: pb.ExportRequest,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> None:
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            async with await anyio.open_file(draft, "xb") as file, aclosing(self._pieces(name, deadline_s)) as pieces:
+            async with (
+                await anyio.open_file(draft, "xb") as file,
+                aclosing(self._pieces(to, request, timeout)) as pieces,
+            ):
                 await file.write(_FIRST_LINE)
                 async for piece in pieces:
                     content = piece.SerializeToString(deterministic=True)
@@ -77,22 +117,10 @@ class Copies:
             with anyio.CancelScope(shield=True):
                 await draft.unlink(missing_ok=True)
 
-    async def import_(self, path: FilePath, name: str, deadline_s: float) -> MemoryInfo:
-        """Makes a memory of a file."""
-        call = self._control.channel.copies.Import(timeout=self._control.left_s(deadline_s))
-        try:
-            async with await anyio.open_file(path, "rb") as file:
-                await _send(call, file, str(path), name)
-            return memory_info((await call).memory)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
-        finally:
-            call.cancel()
-
-    async def _pieces(self, name: str, deadline_s: float) -> AsyncGenerator[pb.Piece, None]:
-        call = self._control.channel.copies.Export(
-            pb.ExportRequest(name=name), timeout=self._control.left_s(deadline_s)
-        )
+    async def _pieces(
+        self, to: Channel, request: pb.ExportRequest, timeout_s: float | None
+    ) -> AsyncGenerator[pb.Piece, None]:
+        call = to.copies.Export(request, timeout=timeout_s)
         last = None
         try:
             while isinstance(response := await call.read(), pb.ExportResponse):
@@ -110,9 +138,10 @@ async def _send(
     call: "aio.StreamUnaryCall[pb.ImportRequest, pb.ImportResponse]",
     file: "anyio.AsyncFile[bytes]",
     path: str,
-    name: str,
+    request: pb.ImportRequest,
 ) -> None:
-    """Sends the pieces of a file; returns early where the server has said why it wants no more.
+    """Sends the pieces of a file, the first with what the request says; returns early where the server has said why it
+    wants no more.
 
     Raises:
         InvalidRequest: it is no such file, or has been cut.
@@ -124,12 +153,14 @@ async def _send(
         content = await file.read(min(length, MESSAGE_LIMIT_BYTES))
         if not length or len(content) < length:
             raise InvalidRequest.of("path", f"saw {path!r}, which ends, or is damaged, at byte {await file.tell()}")
+        piece = pb.Piece.FromString(content)
         try:
-            await call.write(pb.ImportRequest(name=name, piece=pb.Piece.FromString(content)))
-        except (grpc.RpcError, aio.UsageError):
+            await call.write(pb.ImportRequest(name=request.name, call=request.call, piece=piece))
+        except _ENDED:
             return  # the call itself tells why
-        name = ""
-    await call.done_writing()
+        request = pb.ImportRequest()
+    with suppress(*_ENDED):
+        await call.done_writing()
 
 
 def _snapshot(snapshot: pb.Snapshot) -> SnapshotInfo:

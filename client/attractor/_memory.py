@@ -181,8 +181,6 @@ class Memory:
     async def restore(self, tag: str, *, timeout_s: float | None = None) -> MemoryInfo:
         """Makes the memory what it was at a snapshot; its version grows by one all the same.
 
-        Where the connection is lost it may be done twice, and what others stored in between goes with it.
-
         Raises:
             SnapshotNotFound: there is no such snapshot.
         """

@@ -13,7 +13,7 @@ from attractor_server.config import ENV_PREFIX, Settings, load_settings
 from attractor_server.errors import ServerError, SettingsError
 from attractor_server.storage.address import Address
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backup import copy
+from attractor_server.storage.backup import ARTIFACTS, copy
 from attractor_server.storage.looking import Fault, looking_at
 from attractor_server.storage.verifying import Found, faults_in, pages_in
 
@@ -75,7 +75,8 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
 def backup(target: Path, config: Path | None, **flags: str | None) -> None:
     """Copy all that is kept into the new folder TARGET, beside a running server or without one, and verify the copy.
 
-    A server with `--data-dir TARGET` goes on from it. Large pages in an artifact store stay there, and are not copied.
+    A server with `--data-dir TARGET` goes on from it. What is in an artifact store, large pages and models, is copied
+    to TARGET/artifacts, which such a server is told by --artifact-store.
     """
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
@@ -85,10 +86,11 @@ def backup(target: Path, config: Path | None, **flags: str | None) -> None:
                 f"PostgreSQL makes its own copies: pg_dump --format=custom --file='{target}' '{address}'; "
                 f"bring one back by pg_restore --dbname='{address}' '{target}'"
             )
-        faults = _told(iter(copy(settings.data_folder, target)))
         artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
+        faults = _told(iter(copy(settings.data_folder, target, artifacts)))
         with looking_at(target) as view:
-            faults += _told(faults_in(view, Counter(), artifacts))
+            copied = None if artifacts is None else Artifacts(target / ARTIFACTS)
+            faults += _told(faults_in(view, Counter(), copied))
         if faults:
             click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
             sys.exit(1)

@@ -13,12 +13,11 @@ import torch
 
 from attractor_server.energy.model import SUFFIX, Model, digest_of, load_model
 from attractor_server.errors import ModelFileError
-from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.artifacts import MODELS, Artifacts
 from attractor_server.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-KIND = "models"
 _DIGEST_LETTERS = 12
 
 
@@ -67,4 +66,4 @@ def _loaded(content: bytes, digest: str, device: torch.device | str) -> Model:
 
 
 def _location(digest: str) -> str:
-    return f"{KIND}/{digest.rpartition(':')[2]}{SUFFIX}"
+    return f"{MODELS}/{digest.rpartition(':')[2]}{SUFFIX}"

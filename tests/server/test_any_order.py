@@ -1,28 +1,62 @@
-"""Random sequences of everything a user can do to memories, against lists of what they should hold."""
+"""Random sequences of everything a user can do to memories, against lists of what they should hold.
 
+Meanwhile groups of slots move between the two shards, and shards are killed. The client knows nothing of that, and each
+of its calls is done once.
+"""
+
+import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from tests.server.conftest import serving
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.chaos.shard import ShardProcess
 from tests.server.models import write_models
 
 import attractor
+from attractor_proto.names import SLOTS
 from attractor_server.app import ShardSpec
 from attractor_server.cli import main
+from attractor_server.placement import Owners
+from attractor_server.storage.groups import GROUPS
+from attractor_server.topology import ShardInfo, Topology
 
 PAGE = 3
+CALL_S = 30.0
+TELLINGS = 20
+# More of them find more: ATTRACTOR_EXAMPLES=100 takes some minutes.
+EXAMPLES = int(os.environ.get("ATTRACTOR_EXAMPLES", "10"))
 NAMES = st.sampled_from(["a", "b", "n/a", "n/b", "c"])
 TAGS = st.sampled_from(["x", "y"])
+PLACES = st.integers(0, 100)
+SHARDS = st.integers(0, 1)
+QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.1)
+SPLITS = st.sampled_from([0.0, 0.5, 1.0])
+"""Parts of the groups that the second shard has"""
+CALLS = st.one_of(
+    st.tuples(st.just("create"), NAMES, st.sampled_from(["rewrite", "stream"])),
+    st.tuples(st.just("store"), NAMES, st.integers(1, 2 * PAGE)),
+    st.tuples(st.just("erase"), NAMES, PLACES),
+    st.tuples(st.just("fork"), NAMES, NAMES, st.none() | TAGS),
+    st.tuples(st.just("snapshot"), NAMES, TAGS),
+    st.tuples(st.just("restore"), NAMES, TAGS),
+    st.tuples(st.just("forget_snapshot"), NAMES, TAGS),
+    st.tuples(st.just("rebuild"), NAMES),
+    st.tuples(st.just("by_file"), NAMES, NAMES),
+    st.tuples(st.just("delete"), NAMES),
+    st.tuples(st.just("query"), NAMES, PLACES),
+)
+"""Names and arguments of rules"""
+DELAYS_S = st.sampled_from([0.0, 0.001, 0.003, 0.006, 0.01, 0.02])
 
 
 @dataclass
@@ -34,40 +68,78 @@ class Expected:
     tags: dict[str, tuple[list[int], int]] = field(default_factory=dict)
 
 
+def owners(part: float, seed: int) -> Owners:
+    """Who owns each slot where the second shard has that part of the groups."""
+    groups = np.random.default_rng(seed).permutation(GROUPS) < round(part * GROUPS)
+    return np.tile(groups.astype(np.int32), SLOTS // GROUPS)
+
+
 def pattern(number: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     return np.random.default_rng(number).random((4, 4), dtype=np.float32)
 
 
 class Memories(RuleBasedStateMachine):
-    """Two shards over one store, and a client of the first."""
+    """Two shards over one store, each in a process of its own, and a client of the first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.resources = ExitStack()
         self.folder = Path(self.resources.enter_context(TemporaryDirectory()))
         self.models = write_models(self.folder)
-        self.portal = self.resources.enter_context(start_blocking_portal("asyncio"))
-        self.server = ExitStack()
+        spec = ShardSpec(models=self.models, bank_bytes=1 << 14, warm_up=False, data=self.folder / "data")
+        self.shards = [
+            self.resources.enter_context(ShardProcess(replace(spec, number=number), alone=False)) for number in (0, 1)
+        ]
+        self.epoch = 0
+        self.owners = owners(0.5, 0)
+        self._told()
+        self.connection = ExitStack()
+        client = attractor.Client(self.shards[0].address, timeout_s=CALL_S, retry=QUICK)
+        self.client = self.connection.enter_context(client)
         self.expected: dict[str, Expected] = {}
         self.next = 0
-        self._start()
+        self.disturbed = False
 
     def teardown(self) -> None:
-        self.server.close()
+        self.connection.close()
+        for shard in self.shards:
+            shard.kill()
         data = str(self.folder / "data")
         verified = CliRunner().invoke(main, ["verify", "--replay", "--data-dir", data, "--models", str(self.models)])
         self.resources.close()
         assert verified.exit_code == 0, verified.output
 
-    def _start(self) -> None:
-        spec = ShardSpec(models=self.models, bank_bytes=1 << 14, warm_up=False, data=self.folder / "data")
-        shards = self.server.enter_context(self.portal.wrap_async_context_manager(serving(spec, 2)))
-        self.client = self.server.enter_context(attractor.Client(shards[0].info.address, timeout_s=30))
+    @initialize()
+    def begin(self) -> None:
+        for name in ("a", "n/a"):
+            self.create(name, "rewrite")
+            self.store(name, PAGE + 1)
+            self.snapshot(name, "x")
 
-    @rule()
-    def restart(self) -> None:
-        self.server.close()
-        self._start()
+    @rule(number=SHARDS)
+    def restart(self, number: int) -> None:
+        self.shards[number].stop()
+        self.shards[number].start()
+        self._told()
+
+    @rule(number=SHARDS)
+    def kill(self, number: int) -> None:
+        self.shards[number].kill()
+        self.shards[number].start()
+        self._told()
+
+    @rule(split=SPLITS, seed=PLACES)
+    def move(self, split: float, seed: int) -> None:
+        self.owners = owners(split, seed)
+        self._told()
+
+    @rule(call=CALLS, number=SHARDS, delay_s=DELAYS_S)
+    def kill_during(self, call: tuple[object, ...], number: int, delay_s: float) -> None:
+        self._during(call, delay_s, partial(self.kill, number))
+
+    @rule(call=CALLS, split=SPLITS, seed=PLACES, delay_s=DELAYS_S)
+    def move_during(self, call: tuple[object, ...], split: float, seed: int, delay_s: float) -> None:
+        self._during(call, delay_s, partial(self.move, split, seed))
 
     @rule(name=NAMES, write=st.sampled_from(["rewrite", "stream"]))
     def create(self, name: str, write: attractor.WriteMode) -> None:
@@ -87,7 +159,7 @@ class Memories(RuleBasedStateMachine):
         expected.version += 1
         assert (result.version, result.total) == (expected.version, len(expected.ids))
 
-    @rule(name=NAMES, place=st.integers(0, 100))
+    @rule(name=NAMES, place=PLACES)
     def erase(self, name: str, place: int) -> None:
         expected = self.expected.get(name)
         if expected is not None and expected.ids:
@@ -150,7 +222,7 @@ class Memories(RuleBasedStateMachine):
         else:
             self.client.delete_memory(name)
 
-    @rule(name=NAMES, place=st.integers(0, 100))
+    @rule(name=NAMES, place=PLACES)
     def query(self, name: str, place: int) -> None:
         expected = self.expected.get(name)
         if expected is not None and expected.ids:
@@ -169,18 +241,50 @@ class Memories(RuleBasedStateMachine):
         assert match.id == [str(number) for number in numbers]
         assert match.distance.max() < 1e-3
 
+    def _told(self) -> None:
+        """Both shards are told who owns what, until each has what is its own."""
+        self.epoch += 1
+        infos = tuple(ShardInfo(shard.address, "cpu") for shard in self.shards)
+        topology = Topology(self.epoch, infos, self.owners)
+        wanted = [topology.groups(number) for number in (0, 1)]
+        for _ in range(TELLINGS):
+            for shard in self.shards:
+                shard.tell(topology)
+            if [shard.held() for shard in self.shards] == wanted:
+                return
+        raise AssertionError(f"the shards do not have what topology {self.epoch} says")
+
+    def _during(self, call: tuple[object, ...], delay_s: float, disturb: Callable[[], object]) -> None:
+        """Has something happen while a call is under way."""
+        name, *arguments = call
+        self.disturbed = True
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(getattr(self, str(name)), *arguments)
+            time.sleep(delay_s)
+            disturb()
+            done.result(CALL_S)
+        self.disturbed = False
+
     def _missing(self, call: Callable[[], object]) -> None:
         try:
             call()
         except attractor.MemoryNotFound:
             return
-        raise AssertionError("there is no such memory")
+        assert self.disturbed, "there is no such memory"  # a deletion that is repeated takes that for its own doing
 
 
 def test_memories_hold_what_was_done_to_them() -> None:
     run_state_machine_as_test(
         Memories,
         settings=settings(
-            max_examples=8, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(
+                Phase.explicit,
+                Phase.reuse,
+                Phase.generate,
+            ),  # to shrink, moments had to repeat
         ),
     )

@@ -322,3 +322,31 @@ def test_many_put_at_a_time_are_all_there(kept: Kept) -> None:
         thread.join(WAIT_S)
     assert len({*locations}) == 8
     assert {artifacts.get(location) == LARGE for location in locations} == {True}
+
+
+def test_a_copy_of_a_store_has_what_is_in_its_artifact_store(tmp_path: Path, bucket: Path | str) -> None:
+    kept = Kept(tmp_path / "data", bucket)
+    with closing(kept.database):
+        memory = kept.made("a").id
+        kept.store(memory)
+        Artifacts(bucket).put_at("models/aa.safetensors", b"of a model")
+        options = ["--data-dir", str(kept.place), "--artifact-store", str(bucket)]
+        told = CliRunner().invoke(main, ["backup", str(tmp_path / "copy"), *options])
+        assert told.exit_code == 0, told.output
+        kept.journal.delete(memory)
+    copy = Kept(tmp_path / "copy", tmp_path / "copy" / "artifacts")
+    with closing(copy.database):
+        assert copy.image(memory) == LARGE
+        assert copy.verified().exit_code == 0
+        assert "models/aa.safetensors" in copy.objects
+
+
+def test_a_copy_without_an_object_that_its_store_has_lost_is_said_to_be_damaged(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "data", tmp_path / "artifacts")
+    with closing(kept.database):
+        kept.store(kept.made("a").id)
+        obstore.delete(opened(kept.bucket), kept.objects[0])
+        options = ["--data-dir", str(kept.place), "--artifact-store", str(kept.bucket)]
+        told = CliRunner().invoke(main, ["backup", str(tmp_path / "copy"), *options])
+    assert told.exit_code == 1
+    assert "memory 'a'" in told.output

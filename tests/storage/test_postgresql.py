@@ -1,5 +1,6 @@
 """What only a store in PostgreSQL meets: servers that restart, connections that are cut, several writers at a time."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -7,9 +8,12 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tests.storage.postgresql import WAIT_S, PostgresServer
 
+from attractor_server.cli import main
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.storage import postgres_lock
 from attractor_server.storage.address import Address
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.postgres import Postgres
@@ -232,3 +236,35 @@ def test_shards_that_start_together_make_the_tables_once(uri: str) -> None:
 def test_commits_wait_for_the_disk_whatever_the_database_says(uri: str) -> None:
     with closing(Postgres(f"{uri}%20-c%20synchronous_commit%3Doff")) as store, store.reading() as cursor:
         assert cursor.execute("SELECT current_setting('synchronous_commit')").fetchone() == ("on",)
+
+
+def test_a_second_server_of_a_database_is_refused_and_told_who_has_it(postgres: PostgresServer) -> None:
+    uri = postgres.store()
+    with postgres_lock.held(uri), postgres_lock.held(postgres.store()):
+        result = CliRunner().invoke(main, ["serve", "--backend-store-uri", uri, "--port", "0"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("attractor: backend_store_uri: saw postgresql://127.0.0.1:")
+        assert f"process {os.getpid()} on" in result.stderr
+    with postgres_lock.held(uri):
+        pass
+
+
+def test_the_lock_of_a_server_whose_connection_is_cut_is_taken_anew(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_lock, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(postgres_lock, "TRY_S", 0)
+    taken, plain = threading.Semaphore(0), postgres_lock._Lock.take
+
+    def take(lock: postgres_lock._Lock) -> None:
+        plain(lock)
+        taken.release()
+
+    monkeypatch.setattr(postgres_lock._Lock, "take", take)
+    uri = postgres.store()
+    with postgres_lock.held(uri):
+        assert taken.acquire(timeout=20)
+        postgres.cut_off()
+        assert taken.acquire(timeout=20)
+        with pytest.raises(SettingsError, match="where a server stores already"), postgres_lock.held(uri):
+            pass

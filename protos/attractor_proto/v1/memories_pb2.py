@@ -26,21 +26,21 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attractor_proto/v1/memories.proto\x12\x0c\x61ttractor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x06Memory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x10\n\x08patterns\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x07 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\x12\r\n\x05pages\x18\x08 \x01(\r\x12+\n\x07\x65xpires\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04json\x18\x03 \x01(\x08\"\xaf\x01\n\x0eMemorySettings\x12&\n\x05write\x18\x01 \x01(\x0e\x32\x17.attractor.v1.WriteMode\x12)\n\twhen_full\x18\x02 \x01(\x0e\x32\x16.attractor.v1.WhenFull\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12$\n\x06retain\x18\x04 \x01(\x0e\x32\x14.attractor.v1.Retain\x12\r\n\x05ttl_s\x18\x05 \x01(\x01\"\\\n\rCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\"6\n\x0e\x43reateResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0bGetResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x0cListResponse\x12&\n\x08memories\x18\x01 \x03(\x0b\x32\x14.attractor.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65leteResponse\"q\n\x0b\x41udioFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0b\n\x03hop\x18\x03 \x01(\r\x12\x0c\n\x04mels\x18\x04 \x01(\r\x12\x0e\n\x06low_hz\x18\x05 \x01(\x01\x12\x0f\n\x07high_hz\x18\x06 \x01(\x01\"\x87\x01\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.attractor.v1.FieldKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x10\n\x08\x61lphabet\x18\x04 \x01(\t\x12(\n\x05\x61udio\x18\x05 \x01(\x0b\x32\x19.attractor.v1.AudioFormat\"\xd0\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x13.attractor.v1.Field\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x12\n\npage_bytes\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x30\n\x0ftraining_record\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x65rases\x18\x08 \x01(\x08\x12\r\n\x05pulls\x18\t \x01(\x08\"\x13\n\x11ModelsListRequest\"9\n\x12ModelsListResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attractor.v1.Model\" \n\x10ModelsGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11ModelsGetResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Model\"\x14\n\x12GetTopologyRequest\"^\n\x13GetTopologyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x06shards\x18\x02 \x03(\x0b\x32\x13.attractor.v1.Shard\x12\x13\n\x0bslot_owners\x18\x03 \x03(\r\"\x1e\n\x0cScaleRequest\x12\x0e\n\x06shards\x18\x01 \x01(\r\"\x0f\n\rScaleResponse\"(\n\x05Shard\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t*V\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12WRITE_MODE_REWRITE\x10\x01\x12\x15\n\x11WRITE_MODE_STREAM\x10\x02*e\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_GROW\x10\x01\x12\x14\n\x10WHEN_FULL_REFUSE\x10\x02\x12\x14\n\x10WHEN_FULL_FORGET\x10\x03*F\n\x06Retain\x12\x16\n\x12RETAIN_UNSPECIFIED\x10\x00\x12\x0e\n\nRETAIN_ALL\x10\x01\x12\x14\n\x10RETAIN_OPEN_PAGE\x10\x02*\x7f\n\tFieldKind\x12\x1a\n\x16\x46IELD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_KIND_VECTOR\x10\x01\x12\x14\n\x10\x46IELD_KIND_IMAGE\x10\x02\x12\x13\n\x0f\x46IELD_KIND_TEXT\x10\x03\x12\x14\n\x10\x46IELD_KIND_AUDIO\x10\x04\x32\x8f\x02\n\x08Memories\x12\x43\n\x06\x43reate\x12\x1b.attractor.v1.CreateRequest\x1a\x1c.attractor.v1.CreateResponse\x12:\n\x03Get\x12\x18.attractor.v1.GetRequest\x1a\x19.attractor.v1.GetResponse\x12=\n\x04List\x12\x19.attractor.v1.ListRequest\x1a\x1a.attractor.v1.ListResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.attractor.v1.DeleteRequest\x1a\x1c.attractor.v1.DeleteResponse2\x9b\x01\n\x06Models\x12I\n\x04List\x12\x1f.attractor.v1.ModelsListRequest\x1a .attractor.v1.ModelsListResponse\x12\x46\n\x03Get\x12\x1e.attractor.v1.ModelsGetRequest\x1a\x1f.attractor.v1.ModelsGetResponse2\x9f\x01\n\x07\x43luster\x12R\n\x0bGetTopology\x12 .attractor.v1.GetTopologyRequest\x1a!.attractor.v1.GetTopologyResponse\x12@\n\x05Scale\x12\x1a.attractor.v1.ScaleRequest\x1a\x1b.attractor.v1.ScaleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attractor_proto/v1/memories.proto\x12\x0c\x61ttractor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x06Memory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x10\n\x08patterns\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x07 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\x12\r\n\x05pages\x18\x08 \x01(\r\x12+\n\x07\x65xpires\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04json\x18\x03 \x01(\x08\"\xaf\x01\n\x0eMemorySettings\x12&\n\x05write\x18\x01 \x01(\x0e\x32\x17.attractor.v1.WriteMode\x12)\n\twhen_full\x18\x02 \x01(\x0e\x32\x16.attractor.v1.WhenFull\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12$\n\x06retain\x18\x04 \x01(\x0e\x32\x14.attractor.v1.Retain\x12\r\n\x05ttl_s\x18\x05 \x01(\x01\"\\\n\rCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\"6\n\x0e\x43reateResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0bGetResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x0cListResponse\x12&\n\x08memories\x18\x01 \x03(\x0b\x32\x14.attractor.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x04\x43\x61ll\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"?\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x12.attractor.v1.Call\"\x10\n\x0e\x44\x65leteResponse\"q\n\x0b\x41udioFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0b\n\x03hop\x18\x03 \x01(\r\x12\x0c\n\x04mels\x18\x04 \x01(\r\x12\x0e\n\x06low_hz\x18\x05 \x01(\x01\x12\x0f\n\x07high_hz\x18\x06 \x01(\x01\"\x87\x01\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.attractor.v1.FieldKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x10\n\x08\x61lphabet\x18\x04 \x01(\t\x12(\n\x05\x61udio\x18\x05 \x01(\x0b\x32\x19.attractor.v1.AudioFormat\"\xd0\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x13.attractor.v1.Field\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x12\n\npage_bytes\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x30\n\x0ftraining_record\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x65rases\x18\x08 \x01(\x08\x12\r\n\x05pulls\x18\t \x01(\x08\"\x13\n\x11ModelsListRequest\"9\n\x12ModelsListResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attractor.v1.Model\" \n\x10ModelsGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11ModelsGetResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Model\"\x14\n\x12GetTopologyRequest\"^\n\x13GetTopologyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x06shards\x18\x02 \x03(\x0b\x32\x13.attractor.v1.Shard\x12\x13\n\x0bslot_owners\x18\x03 \x03(\r\"\x1e\n\x0cScaleRequest\x12\x0e\n\x06shards\x18\x01 \x01(\r\"\x0f\n\rScaleResponse\"(\n\x05Shard\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t*V\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12WRITE_MODE_REWRITE\x10\x01\x12\x15\n\x11WRITE_MODE_STREAM\x10\x02*e\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_GROW\x10\x01\x12\x14\n\x10WHEN_FULL_REFUSE\x10\x02\x12\x14\n\x10WHEN_FULL_FORGET\x10\x03*F\n\x06Retain\x12\x16\n\x12RETAIN_UNSPECIFIED\x10\x00\x12\x0e\n\nRETAIN_ALL\x10\x01\x12\x14\n\x10RETAIN_OPEN_PAGE\x10\x02*\x7f\n\tFieldKind\x12\x1a\n\x16\x46IELD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_KIND_VECTOR\x10\x01\x12\x14\n\x10\x46IELD_KIND_IMAGE\x10\x02\x12\x13\n\x0f\x46IELD_KIND_TEXT\x10\x03\x12\x14\n\x10\x46IELD_KIND_AUDIO\x10\x04\x32\x8f\x02\n\x08Memories\x12\x43\n\x06\x43reate\x12\x1b.attractor.v1.CreateRequest\x1a\x1c.attractor.v1.CreateResponse\x12:\n\x03Get\x12\x18.attractor.v1.GetRequest\x1a\x19.attractor.v1.GetResponse\x12=\n\x04List\x12\x19.attractor.v1.ListRequest\x1a\x1a.attractor.v1.ListResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.attractor.v1.DeleteRequest\x1a\x1c.attractor.v1.DeleteResponse2\x9b\x01\n\x06Models\x12I\n\x04List\x12\x1f.attractor.v1.ModelsListRequest\x1a .attractor.v1.ModelsListResponse\x12\x46\n\x03Get\x12\x1e.attractor.v1.ModelsGetRequest\x1a\x1f.attractor.v1.ModelsGetResponse2\x9f\x01\n\x07\x43luster\x12R\n\x0bGetTopology\x12 .attractor.v1.GetTopologyRequest\x1a!.attractor.v1.GetTopologyResponse\x12@\n\x05Scale\x12\x1a.attractor.v1.ScaleRequest\x1a\x1b.attractor.v1.ScaleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attractor_proto.v1.memories_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WRITEMODE']._serialized_start=1868
-  _globals['_WRITEMODE']._serialized_end=1954
-  _globals['_WHENFULL']._serialized_start=1956
-  _globals['_WHENFULL']._serialized_end=2057
-  _globals['_RETAIN']._serialized_start=2059
-  _globals['_RETAIN']._serialized_end=2129
-  _globals['_FIELDKIND']._serialized_start=2131
-  _globals['_FIELDKIND']._serialized_end=2258
+  _globals['_WRITEMODE']._serialized_start=1947
+  _globals['_WRITEMODE']._serialized_end=2033
+  _globals['_WHENFULL']._serialized_start=2035
+  _globals['_WHENFULL']._serialized_end=2136
+  _globals['_RETAIN']._serialized_start=2138
+  _globals['_RETAIN']._serialized_end=2208
+  _globals['_FIELDKIND']._serialized_start=2210
+  _globals['_FIELDKIND']._serialized_end=2337
   _globals['_MEMORY']._serialized_start=115
   _globals['_MEMORY']._serialized_end=362
   _globals['_ITEM']._serialized_start=364
@@ -59,38 +59,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREQUEST']._serialized_end=892
   _globals['_LISTRESPONSE']._serialized_start=894
   _globals['_LISTRESPONSE']._serialized_end=973
-  _globals['_DELETEREQUEST']._serialized_start=975
-  _globals['_DELETEREQUEST']._serialized_end=1004
-  _globals['_DELETERESPONSE']._serialized_start=1006
-  _globals['_DELETERESPONSE']._serialized_end=1022
-  _globals['_AUDIOFORMAT']._serialized_start=1024
-  _globals['_AUDIOFORMAT']._serialized_end=1137
-  _globals['_FIELD']._serialized_start=1140
-  _globals['_FIELD']._serialized_end=1275
-  _globals['_MODEL']._serialized_start=1278
-  _globals['_MODEL']._serialized_end=1486
-  _globals['_MODELSLISTREQUEST']._serialized_start=1488
-  _globals['_MODELSLISTREQUEST']._serialized_end=1507
-  _globals['_MODELSLISTRESPONSE']._serialized_start=1509
-  _globals['_MODELSLISTRESPONSE']._serialized_end=1566
-  _globals['_MODELSGETREQUEST']._serialized_start=1568
-  _globals['_MODELSGETREQUEST']._serialized_end=1600
-  _globals['_MODELSGETRESPONSE']._serialized_start=1602
-  _globals['_MODELSGETRESPONSE']._serialized_end=1657
-  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1659
-  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1679
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1681
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1775
-  _globals['_SCALEREQUEST']._serialized_start=1777
-  _globals['_SCALEREQUEST']._serialized_end=1807
-  _globals['_SCALERESPONSE']._serialized_start=1809
-  _globals['_SCALERESPONSE']._serialized_end=1824
-  _globals['_SHARD']._serialized_start=1826
-  _globals['_SHARD']._serialized_end=1866
-  _globals['_MEMORIES']._serialized_start=2261
-  _globals['_MEMORIES']._serialized_end=2532
-  _globals['_MODELS']._serialized_start=2535
-  _globals['_MODELS']._serialized_end=2690
-  _globals['_CLUSTER']._serialized_start=2693
-  _globals['_CLUSTER']._serialized_end=2852
+  _globals['_CALL']._serialized_start=975
+  _globals['_CALL']._serialized_end=1018
+  _globals['_DELETEREQUEST']._serialized_start=1020
+  _globals['_DELETEREQUEST']._serialized_end=1083
+  _globals['_DELETERESPONSE']._serialized_start=1085
+  _globals['_DELETERESPONSE']._serialized_end=1101
+  _globals['_AUDIOFORMAT']._serialized_start=1103
+  _globals['_AUDIOFORMAT']._serialized_end=1216
+  _globals['_FIELD']._serialized_start=1219
+  _globals['_FIELD']._serialized_end=1354
+  _globals['_MODEL']._serialized_start=1357
+  _globals['_MODEL']._serialized_end=1565
+  _globals['_MODELSLISTREQUEST']._serialized_start=1567
+  _globals['_MODELSLISTREQUEST']._serialized_end=1586
+  _globals['_MODELSLISTRESPONSE']._serialized_start=1588
+  _globals['_MODELSLISTRESPONSE']._serialized_end=1645
+  _globals['_MODELSGETREQUEST']._serialized_start=1647
+  _globals['_MODELSGETREQUEST']._serialized_end=1679
+  _globals['_MODELSGETRESPONSE']._serialized_start=1681
+  _globals['_MODELSGETRESPONSE']._serialized_end=1736
+  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1738
+  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1758
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1760
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1854
+  _globals['_SCALEREQUEST']._serialized_start=1856
+  _globals['_SCALEREQUEST']._serialized_end=1886
+  _globals['_SCALERESPONSE']._serialized_start=1888
+  _globals['_SCALERESPONSE']._serialized_end=1903
+  _globals['_SHARD']._serialized_start=1905
+  _globals['_SHARD']._serialized_end=1945
+  _globals['_MEMORIES']._serialized_start=2340
+  _globals['_MEMORIES']._serialized_end=2611
+  _globals['_MODELS']._serialized_start=2614
+  _globals['_MODELS']._serialized_end=2769
+  _globals['_CLUSTER']._serialized_start=2772
+  _globals['_CLUSTER']._serialized_end=2931
 # @@protoc_insertion_point(module_scope)

@@ -96,7 +96,8 @@ class MemoriesServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Forgets a memory and all that was stored in it. NOT_FOUND if there is none.
+        """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
+        was made under that name since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

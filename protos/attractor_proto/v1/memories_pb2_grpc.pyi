@@ -49,7 +49,9 @@ class MemoriesStub:
     List: _grpc.UnaryUnaryMultiCallable[_memories_pb2.ListRequest, _memories_pb2.ListResponse]
     """In the order of names, over all shards."""
     Delete: _grpc.UnaryUnaryMultiCallable[_memories_pb2.DeleteRequest, _memories_pb2.DeleteResponse]
-    """Forgets a memory and all that was stored in it. NOT_FOUND if there is none."""
+    """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
+    was made under that name since.
+    """
 
 @_typing.type_check_only
 class MemoriesAsyncStub(MemoriesStub):
@@ -72,7 +74,9 @@ class MemoriesAsyncStub(MemoriesStub):
     List: _aio.UnaryUnaryMultiCallable[_memories_pb2.ListRequest, _memories_pb2.ListResponse]  # type: ignore[assignment]
     """In the order of names, over all shards."""
     Delete: _aio.UnaryUnaryMultiCallable[_memories_pb2.DeleteRequest, _memories_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Forgets a memory and all that was stored in it. NOT_FOUND if there is none."""
+    """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
+    was made under that name since.
+    """
 
 class MemoriesServicer(metaclass=_abc_1.ABCMeta):
     """Errors, in every service of this package, are google.rpc.Status with
@@ -116,7 +120,9 @@ class MemoriesServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.DeleteResponse, _abc.Awaitable[_memories_pb2.DeleteResponse]]:
-        """Forgets a memory and all that was stored in it. NOT_FOUND if there is none."""
+        """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
+        was made under that name since.
+        """
 
 def add_MemoriesServicer_to_server(servicer: MemoriesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -26,7 +26,7 @@ from attractor_proto.v1 import memories_pb2 as attractor__proto_dot_v1_dot_memor
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&attractor_proto/v1/memory_copies.proto\x12\x0c\x61ttractor.v1\x1a!attractor_proto/v1/memories.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x08Snapshot\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08patterns\x18\x03 \x01(\x04\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x0b\x46orkRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\"4\n\x0c\x46orkResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"0\n\x13TakeSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"@\n\x14TakeSnapshotResponse\x12(\n\x08snapshot\x18\x01 \x01(\x0b\x32\x16.attractor.v1.Snapshot\"$\n\x14ListSnapshotsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x15ListSnapshotsResponse\x12)\n\tsnapshots\x18\x01 \x03(\x0b\x32\x16.attractor.v1.Snapshot\"2\n\x15\x46orgetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"\x18\n\x16\x46orgetSnapshotResponse\"+\n\x0eRestoreRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"7\n\x0fRestoreResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0eRebuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\"7\n\x0fRebuildResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1d\n\rExportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x0e\x45xportResponse\x12\"\n\x05piece\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Piece\"A\n\rImportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x13.attractor.v1.Piece\"6\n\x0eImportResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\xbe\x01\n\x05Piece\x12\"\n\x04head\x18\x01 \x01(\x0b\x32\x12.attractor.v1.HeadH\x00\x12\'\n\x04page\x18\x02 \x01(\x0b\x32\x17.attractor.v1.PagePieceH\x00\x12\x11\n\x07weights\x18\x03 \x01(\x0cH\x00\x12)\n\x05\x65ntry\x18\x04 \x01(\x0b\x32\x18.attractor.v1.EntryPieceH\x00\x12\"\n\x04tail\x18\x05 \x01(\x0b\x32\x12.attractor.v1.TailH\x00\x42\x06\n\x04part\",\n\x04Head\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"U\n\tPagePiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08patterns\x18\x02 \x01(\x04\x12\x15\n\rweights_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\"b\n\nEntryPiece\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07written\x18\x02 \x01(\x04\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12!\n\x05items\x18\x04 \x03(\x0b\x32\x12.attractor.v1.Item\"\x16\n\x04Tail\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x32\xf3\x04\n\x06\x43opies\x12=\n\x04\x46ork\x12\x19.attractor.v1.ForkRequest\x1a\x1a.attractor.v1.ForkResponse\x12U\n\x0cTakeSnapshot\x12!.attractor.v1.TakeSnapshotRequest\x1a\".attractor.v1.TakeSnapshotResponse\x12X\n\rListSnapshots\x12\".attractor.v1.ListSnapshotsRequest\x1a#.attractor.v1.ListSnapshotsResponse\x12[\n\x0e\x46orgetSnapshot\x12#.attractor.v1.ForgetSnapshotRequest\x1a$.attractor.v1.ForgetSnapshotResponse\x12\x46\n\x07Restore\x12\x1c.attractor.v1.RestoreRequest\x1a\x1d.attractor.v1.RestoreResponse\x12\x46\n\x07Rebuild\x12\x1c.attractor.v1.RebuildRequest\x1a\x1d.attractor.v1.RebuildResponse\x12\x45\n\x06\x45xport\x12\x1b.attractor.v1.ExportRequest\x1a\x1c.attractor.v1.ExportResponse0\x01\x12\x45\n\x06Import\x12\x1b.attractor.v1.ImportRequest\x1a\x1c.attractor.v1.ImportResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&attractor_proto/v1/memory_copies.proto\x12\x0c\x61ttractor.v1\x1a!attractor_proto/v1/memories.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x08Snapshot\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08patterns\x18\x03 \x01(\x04\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x0b\x46orkRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\x12 \n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x12.attractor.v1.Call\"4\n\x0c\x46orkResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"R\n\x13TakeSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"@\n\x14TakeSnapshotResponse\x12(\n\x08snapshot\x18\x01 \x01(\x0b\x32\x16.attractor.v1.Snapshot\"$\n\x14ListSnapshotsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x15ListSnapshotsResponse\x12)\n\tsnapshots\x18\x01 \x03(\x0b\x32\x16.attractor.v1.Snapshot\"T\n\x15\x46orgetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"\x18\n\x16\x46orgetSnapshotResponse\"M\n\x0eRestoreRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"7\n\x0fRestoreResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"f\n\x0eRebuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12 \n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x12.attractor.v1.Call\"7\n\x0fRebuildResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1d\n\rExportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x0e\x45xportResponse\x12\"\n\x05piece\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Piece\"c\n\rImportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x13.attractor.v1.Piece\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"6\n\x0eImportResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\xbe\x01\n\x05Piece\x12\"\n\x04head\x18\x01 \x01(\x0b\x32\x12.attractor.v1.HeadH\x00\x12\'\n\x04page\x18\x02 \x01(\x0b\x32\x17.attractor.v1.PagePieceH\x00\x12\x11\n\x07weights\x18\x03 \x01(\x0cH\x00\x12)\n\x05\x65ntry\x18\x04 \x01(\x0b\x32\x18.attractor.v1.EntryPieceH\x00\x12\"\n\x04tail\x18\x05 \x01(\x0b\x32\x12.attractor.v1.TailH\x00\x42\x06\n\x04part\",\n\x04Head\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"U\n\tPagePiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08patterns\x18\x02 \x01(\x04\x12\x15\n\rweights_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\"b\n\nEntryPiece\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07written\x18\x02 \x01(\x04\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12!\n\x05items\x18\x04 \x03(\x0b\x32\x12.attractor.v1.Item\"\x16\n\x04Tail\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x32\xf3\x04\n\x06\x43opies\x12=\n\x04\x46ork\x12\x19.attractor.v1.ForkRequest\x1a\x1a.attractor.v1.ForkResponse\x12U\n\x0cTakeSnapshot\x12!.attractor.v1.TakeSnapshotRequest\x1a\".attractor.v1.TakeSnapshotResponse\x12X\n\rListSnapshots\x12\".attractor.v1.ListSnapshotsRequest\x1a#.attractor.v1.ListSnapshotsResponse\x12[\n\x0e\x46orgetSnapshot\x12#.attractor.v1.ForgetSnapshotRequest\x1a$.attractor.v1.ForgetSnapshotResponse\x12\x46\n\x07Restore\x12\x1c.attractor.v1.RestoreRequest\x1a\x1d.attractor.v1.RestoreResponse\x12\x46\n\x07Rebuild\x12\x1c.attractor.v1.RebuildRequest\x1a\x1d.attractor.v1.RebuildResponse\x12\x45\n\x06\x45xport\x12\x1b.attractor.v1.ExportRequest\x1a\x1c.attractor.v1.ExportResponse0\x01\x12\x45\n\x06Import\x12\x1b.attractor.v1.ImportRequest\x1a\x1c.attractor.v1.ImportResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,47 +36,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SNAPSHOT']._serialized_start=124
   _globals['_SNAPSHOT']._serialized_end=227
   _globals['_FORKREQUEST']._serialized_start=229
-  _globals['_FORKREQUEST']._serialized_end=285
-  _globals['_FORKRESPONSE']._serialized_start=287
-  _globals['_FORKRESPONSE']._serialized_end=339
-  _globals['_TAKESNAPSHOTREQUEST']._serialized_start=341
-  _globals['_TAKESNAPSHOTREQUEST']._serialized_end=389
-  _globals['_TAKESNAPSHOTRESPONSE']._serialized_start=391
-  _globals['_TAKESNAPSHOTRESPONSE']._serialized_end=455
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=457
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=493
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=495
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=561
-  _globals['_FORGETSNAPSHOTREQUEST']._serialized_start=563
-  _globals['_FORGETSNAPSHOTREQUEST']._serialized_end=613
-  _globals['_FORGETSNAPSHOTRESPONSE']._serialized_start=615
-  _globals['_FORGETSNAPSHOTRESPONSE']._serialized_end=639
-  _globals['_RESTOREREQUEST']._serialized_start=641
-  _globals['_RESTOREREQUEST']._serialized_end=684
-  _globals['_RESTORERESPONSE']._serialized_start=686
-  _globals['_RESTORERESPONSE']._serialized_end=741
-  _globals['_REBUILDREQUEST']._serialized_start=743
-  _globals['_REBUILDREQUEST']._serialized_end=811
-  _globals['_REBUILDRESPONSE']._serialized_start=813
-  _globals['_REBUILDRESPONSE']._serialized_end=868
-  _globals['_EXPORTREQUEST']._serialized_start=870
-  _globals['_EXPORTREQUEST']._serialized_end=899
-  _globals['_EXPORTRESPONSE']._serialized_start=901
-  _globals['_EXPORTRESPONSE']._serialized_end=953
-  _globals['_IMPORTREQUEST']._serialized_start=955
-  _globals['_IMPORTREQUEST']._serialized_end=1020
-  _globals['_IMPORTRESPONSE']._serialized_start=1022
-  _globals['_IMPORTRESPONSE']._serialized_end=1076
-  _globals['_PIECE']._serialized_start=1079
-  _globals['_PIECE']._serialized_end=1269
-  _globals['_HEAD']._serialized_start=1271
-  _globals['_HEAD']._serialized_end=1315
-  _globals['_PAGEPIECE']._serialized_start=1317
-  _globals['_PAGEPIECE']._serialized_end=1402
-  _globals['_ENTRYPIECE']._serialized_start=1404
-  _globals['_ENTRYPIECE']._serialized_end=1502
-  _globals['_TAIL']._serialized_start=1504
-  _globals['_TAIL']._serialized_end=1526
-  _globals['_COPIES']._serialized_start=1529
-  _globals['_COPIES']._serialized_end=2156
+  _globals['_FORKREQUEST']._serialized_end=319
+  _globals['_FORKRESPONSE']._serialized_start=321
+  _globals['_FORKRESPONSE']._serialized_end=373
+  _globals['_TAKESNAPSHOTREQUEST']._serialized_start=375
+  _globals['_TAKESNAPSHOTREQUEST']._serialized_end=457
+  _globals['_TAKESNAPSHOTRESPONSE']._serialized_start=459
+  _globals['_TAKESNAPSHOTRESPONSE']._serialized_end=523
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=525
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=561
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=563
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=629
+  _globals['_FORGETSNAPSHOTREQUEST']._serialized_start=631
+  _globals['_FORGETSNAPSHOTREQUEST']._serialized_end=715
+  _globals['_FORGETSNAPSHOTRESPONSE']._serialized_start=717
+  _globals['_FORGETSNAPSHOTRESPONSE']._serialized_end=741
+  _globals['_RESTOREREQUEST']._serialized_start=743
+  _globals['_RESTOREREQUEST']._serialized_end=820
+  _globals['_RESTORERESPONSE']._serialized_start=822
+  _globals['_RESTORERESPONSE']._serialized_end=877
+  _globals['_REBUILDREQUEST']._serialized_start=879
+  _globals['_REBUILDREQUEST']._serialized_end=981
+  _globals['_REBUILDRESPONSE']._serialized_start=983
+  _globals['_REBUILDRESPONSE']._serialized_end=1038
+  _globals['_EXPORTREQUEST']._serialized_start=1040
+  _globals['_EXPORTREQUEST']._serialized_end=1069
+  _globals['_EXPORTRESPONSE']._serialized_start=1071
+  _globals['_EXPORTRESPONSE']._serialized_end=1123
+  _globals['_IMPORTREQUEST']._serialized_start=1125
+  _globals['_IMPORTREQUEST']._serialized_end=1224
+  _globals['_IMPORTRESPONSE']._serialized_start=1226
+  _globals['_IMPORTRESPONSE']._serialized_end=1280
+  _globals['_PIECE']._serialized_start=1283
+  _globals['_PIECE']._serialized_end=1473
+  _globals['_HEAD']._serialized_start=1475
+  _globals['_HEAD']._serialized_end=1519
+  _globals['_PAGEPIECE']._serialized_start=1521
+  _globals['_PAGEPIECE']._serialized_end=1606
+  _globals['_ENTRYPIECE']._serialized_start=1608
+  _globals['_ENTRYPIECE']._serialized_end=1706
+  _globals['_TAIL']._serialized_start=1708
+  _globals['_TAIL']._serialized_end=1730
+  _globals['_COPIES']._serialized_start=1733
+  _globals['_COPIES']._serialized_end=2360
 # @@protoc_insertion_point(module_scope)

@@ -29,6 +29,7 @@ class CopiesStub(object):
     """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
     answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
     else FAILED_PRECONDITION, reason NOT_KEPT.
+    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
     """
 
     def __init__(self, channel):
@@ -83,6 +84,7 @@ class CopiesServicer(object):
     """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
     answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
     else FAILED_PRECONDITION, reason NOT_KEPT.
+    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
     """
 
     def Fork(self, request, context):
@@ -201,6 +203,7 @@ class Copies(object):
     """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
     answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
     else FAILED_PRECONDITION, reason NOT_KEPT.
+    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
     """
 
     @staticmethod

@@ -30,6 +30,7 @@ class CopiesStub:
     """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
     answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
     else FAILED_PRECONDITION, reason NOT_KEPT.
+    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
     """
 
     @_typing.overload
@@ -67,6 +68,7 @@ class CopiesAsyncStub(CopiesStub):
     """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
     answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
     else FAILED_PRECONDITION, reason NOT_KEPT.
+    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -100,6 +102,7 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
     """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
     answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
     else FAILED_PRECONDITION, reason NOT_KEPT.
+    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
     """
 
     @_abc_1.abstractmethod

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from attractor_server.app import ShardSpec, device_of, load_models, threads_for
@@ -11,9 +11,9 @@ from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
+from attractor_server.storage import lock, postgres_lock
 from attractor_server.storage.address import Address
 from attractor_server.storage.groups import GROUPS
-from attractor_server.storage.lock import held
 from attractor_server.storage.postgres import Postgres
 
 
@@ -74,8 +74,7 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     if spec.store_uri:
         Postgres(spec.store_uri).close()
     with ExitStack() as stack:
-        if spec.data is not None:
-            stack.enter_context(held(spec.data))
+        stack.enter_context(_held(spec))
         # Here, where a fault is told in few words; another node may well have the GPU that this one lacks. Ray starts
         # meanwhile, which takes it some seconds of waiting.
         device = "cpu" if settings.ray_address else settings.device
@@ -86,6 +85,13 @@ def serving(settings: Settings) -> Iterator[Cluster]:
         yield stack.enter_context(
             cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level)
         )
+
+
+def _held(spec: ShardSpec) -> AbstractContextManager[None]:
+    """Where memories are kept, to be this server's alone."""
+    if spec.store_uri:
+        return postgres_lock.held(spec.store_uri)
+    return nullcontext() if spec.data is None else lock.held(spec.data)
 
 
 def _local(host: str) -> str:

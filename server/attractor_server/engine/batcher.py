@@ -11,7 +11,7 @@ from attractor_server.engine.entrance import Entrance
 from attractor_server.engine.fairness import namespace_of
 from attractor_server.engine.lanes import Queue
 from attractor_server.engine.pace import COMPANY_PART, Company, Pace
-from attractor_server.engine.work import Job, Outcome
+from attractor_server.engine.work import Job, Outcome, Unfinished
 from attractor_server.errors import QueueFull, ServerError
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class Batcher:
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServerError):
                 job.fail(outcome)
-            else:
+            elif not isinstance(outcome, Unfinished):
                 job.succeed(outcome)
         self._announce()
 

@@ -8,16 +8,16 @@ import torch
 from attractor_server.energy.model import Model
 from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
 from attractor_server.engine.erasing import erase
-from attractor_server.engine.faults import fault
+from attractor_server.engine.faults import fault, gone
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
-from attractor_server.engine.tending import tend
+from attractor_server.engine.tending import Tending
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended
 from attractor_server.engine.writing import store
-from attractor_server.errors import MemoryNotFound, OwnerChanged, ServerError
+from attractor_server.errors import ServerError
 
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
     Operation.STORE: store,
@@ -51,12 +51,14 @@ class Engine:
             )
             for model in models
         }
+        self._tending = Tending(keeper, self._loaded)
 
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
         """An outcome or an error for each of these jobs of one program, in their order.
 
-        Of one memory there may be several jobs that read, several stores, or a single erase or deletion.
+        Of one memory there may be several jobs that read, several stores, or a single erase or deletion. A job that is
+        Unfinished has to come again, before any other of its memory.
         """
         operation = jobs[0].operation
         if operation is Operation.DELETE:
@@ -64,8 +66,8 @@ class Engine:
         if operation is Operation.LEAVE:
             return [self._leave(job.memory) for job in jobs]
         if operation is Operation.TEND:
-            return [tend(self._keeper, self._loaded, job) for job in jobs]
-        outcomes: dict[Job, Outcome | ServerError] = {job: _gone(job.memory) for job in jobs if job.memory.deleted}
+            return [self._tending.run(job) for job in jobs]
+        outcomes: dict[Job, Outcome | ServerError] = {job: gone(job.memory) for job in jobs if job.memory.deleted}
         loaded = self._loaded[jobs[0].memory.model_digest]
         outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
         lanes = lanes_of(job for job in jobs if job not in outcomes)
@@ -84,7 +86,7 @@ class Engine:
         self._free(memory)
         try:
             if self._keeper is not None and memory.id:
-                self._keeper.delete(memory.id)
+                self._keeper.delete(memory.id, call=job.call)
         except ServerError as error:
             memory.at_hand = False
             return error
@@ -103,9 +105,3 @@ class Engine:
             for page in memory.pages:
                 loaded.bank.release(page)
         memory.pages.clear()
-
-
-def _gone(memory: Record) -> ServerError:
-    if memory.moved:
-        return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
-    return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")

@@ -2,8 +2,8 @@
 
 import logging
 
-from attractor_server.engine.work import Job
-from attractor_server.errors import ServerError
+from attractor_server.engine.work import Job, Record
+from attractor_server.errors import MemoryNotFound, OwnerChanged, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -20,3 +20,10 @@ def diverged(job: Job, loop: str) -> str:
         f"the {loop} loop on memory {job.memory.name!r} left finite numbers and changed nothing: "
         "the values are far from those the model was trained on; check their scale"
     )
+
+
+def gone(memory: Record) -> ServerError:
+    """What becomes of a job whose memory went away before it was done."""
+    if memory.moved:
+        return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
+    return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from attractor_server.storage.records import Change, Snapshot, StoredMemory, StoredPage
+from attractor_server.storage.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage
 
 
 class Keeper(Protocol):
@@ -24,23 +24,41 @@ class Keeper(Protocol):
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none."""
 
-    def delete(self, memory: int) -> None:
-        """Forgets a memory."""
+    def done(self, memory: int, call: Call) -> Done | None:
+        """What that call to the memory has done; None if it is new."""
+
+    def delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory; False where the call deleted one before, and does nothing now."""
 
     def purge(self) -> None:
         """Leaves no byte of what changes took away."""
 
-    def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
+    def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot."""
 
-    def snapshot(self, memory: int, tag: str) -> Snapshot:
+    def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
         """Keeps the memory as it is now under a tag."""
 
     def snapshots(self, memory: int) -> Sequence[Snapshot]:
         """Of a memory, the oldest first."""
 
-    def restore(self, memory: int, tag: str) -> tuple[int, int]:
-        """Makes the memory what it was at a snapshot; its version and patterns."""
+    def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
+        """Makes the memory what it was at a snapshot."""
 
-    def forget_snapshot(self, memory: int, tag: str) -> None:
+    def begin_import(self, memory: StoredMemory) -> int:
+        """The number of a memory like that one, which nobody reaches and which has no pages yet."""
+
+    def add_imported(self, change: Change) -> None:
+        """Gives pages to such a memory."""
+
+    def end_rebuild(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
+
+    def shorten(self, memory: int, *, pages: int) -> bool:
+        """Takes so many pages from a memory that nobody reaches; whether it has more."""
+
+    def forget_unreached(self, memory: int) -> None:
+        """Forgets a memory that nobody reaches."""
+
+    def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
         """Forgets a snapshot."""

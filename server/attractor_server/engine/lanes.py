@@ -60,7 +60,7 @@ class Lane:
             limit = min(room, TURN_LIMIT) if taken else (math.inf if first else room)
             if weight + job.weight > limit:
                 break
-            taken.append(self._pop())
+            taken.append(job if job.in_parts else self._pop())
             weight += job.weight
             job.started = True
             if job.operation in ALONE:

@@ -1,25 +1,43 @@
-"""Rebuilding: a memory written anew from the patterns that the backend store keeps, of another model or its own."""
+"""Rebuilding: a memory written anew from the patterns that the backend store keeps, of another model or its own.
 
-from collections.abc import Iterator, Mapping, Sequence
+Part after part, with a stop after each, so that others are served in between. Until the last one is written nobody
+reaches any of them.
+"""
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
-
-import numpy as np
+from itertools import islice
+from typing import TypeAlias
 
 from attractor_server.engine.batch import Loaded, joined
+from attractor_server.engine.faults import gone
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.keeping import images_of
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import found
 from attractor_server.engine.work import Floats, Rebuild, Record
 from attractor_server.engine.writing import finite_rows, rows_in, written
-from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, WriteDiverged
-from attractor_server.storage.records import NOTHING, Change, Entry, Item, Remade, StoredMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, ServerError, WriteDiverged
+from attractor_server.storage.records import NOTHING, Call, Change, Done, Entry, Item, Remade, StoredMemory
+
+logger = logging.getLogger(__name__)
+
+PART_S = 0.02
+"""What a part should take"""
+DROPPED = 16
+"""Old pages that are deleted at a time"""
+Rebuilt: TypeAlias = Generator[None, None, tuple[Done, int]]
+_Content: TypeAlias = tuple[Floats, Sequence[Item]]
+"""Patterns of a page (n, d), and what they carry"""
 
 
-def rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: Rebuild) -> None:
-    """Makes the memory one of that model, with all its patterns in full pages, or leaves it as it is.
+def rebuilt(keeper: Keeper, target: Loaded, memory: Record, task: Rebuild, call: Call | None) -> Rebuilt:
+    """Makes the memory, in the store, one of that model with all its patterns in full pages, or leaves it as it is.
+
+    Stops after each part. What it is then, and the number of the memory that has the old pages.
 
     Raises:
         NotRetained: not all its patterns are kept.
@@ -27,116 +45,136 @@ def rebuild(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, task: 
         MemoryFull: they need more pages than the memory may have.
         WriteDiverged: the writing loop left finite numbers.
     """
-    target, stored = loaded[task.model_digest], found(keeper, memory)
-    values, items = _patterns(keeper, stored)
-    settings = replace(stored.settings, page_patterns=task.page_patterns)
-    _check(target, memory, settings, values)
-    first = stored.pages[-1].number + 1 if stored.pages else 0
-    pages = _pages(target, memory, values, settings, first=first)
+    stored = found(keeper, memory)
+    new = replace(
+        stored,
+        model=task.model,
+        model_digest=task.model_digest,
+        settings=replace(stored.settings, page_patterns=task.page_patterns),
+        version=stored.version + 1,
+    )
+    _check_room(new)
+    draft = keeper.begin_import(new)
     try:
-        keeper.commit([_change(target, stored, task, pages, (values, items), settings)])
-    except BaseException:
-        for page in pages:
-            target.bank.release(page)
+        for change in _changes(keeper, target, stored, new):
+            keeper.add_imported(replace(change, memory=draft))
+            yield
+            if memory.deleted:
+                raise gone(memory)
+        remade = Remade(model=task.model, model_digest=task.model_digest, page_patterns=task.page_patterns)
+        change = Change(memory=stored.id, version=new.version, patterns=stored.patterns, remade=remade, call=call)
+        keeper.end_rebuild(draft, change)
+    except Exception:
+        with suppress(ServerError):
+            keeper.forget_unreached(draft)
         raise
-    if (own := loaded.get(memory.model_digest)) is not None:
-        for page in memory.pages:
-            own.bank.release(page)
-    memory.pages[:] = pages
-    memory.model, memory.model_digest, memory.settings = task.model, task.model_digest, settings
-    memory.version, memory.patterns, memory.at_hand = stored.version + 1, len(values), True
-    memory.touch()
+    return Done(new.version, new.patterns), draft
 
 
-def _patterns(keeper: Keeper, stored: StoredMemory) -> tuple[Floats, Sequence[Item]]:
-    """All that the memory holds (n, values), in the order in which it was stored, and what the patterns carry."""
-    entries = list[Entry]()
+def dropped(keeper: Keeper, draft: int) -> Iterator[None]:
+    """Deletes that memory, which nobody reaches, with a stop after each part. What fails is left for a later one."""
+    try:
+        while keeper.shorten(draft, pages=DROPPED):
+            yield
+        keeper.forget_unreached(draft)
+    except ServerError as error:
+        logger.warning("the pages that a memory had before it was rebuilt are still in the store: %s", error)
+
+
+def _changes(keeper: Keeper, target: Loaded, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:
+    """The new pages, as many at a time as take about as long as a part should."""
+    first = stored.pages[-1].number + 1 if stored.pages else 0
+    contents, width = _contents(keeper, stored, new.settings.page_patterns), 1
+    while True:
+        started_s = time.perf_counter()
+        if not (part := list(islice(contents, width))):
+            return
+        pages = [Page(number=first + number, patterns=len(values)) for number, (values, _) in enumerate(part)]
+        first += len(pages)
+        change = _change(target, new, pages, part)
+        took_s = time.perf_counter() - started_s
+        if took_s > PART_S:
+            width = max(1, width // 2)
+        elif 2 * took_s < PART_S:
+            width = min(2 * width, target.limit)
+        yield change
+
+
+def _contents(keeper: Keeper, stored: StoredMemory, size: int) -> Iterator[_Content]:
+    """What comes into each page: all that the memory holds, in the order in which it was stored."""
+    values, items, held = list[Floats](), list[Item](), 0
     for row in stored.pages:
-        page = keeper.page(stored.id, row.number, all_entries=True).entries
-        if sum(len(entry.values) for entry in page) != row.patterns:
+        entries = [one for one in keeper.page(stored.id, row.number, all_entries=True).entries if len(one.values)]
+        if sum(len(entry.values) for entry in entries) != row.patterns:
             raise NotRetained(
                 f"page {row.number} of memory {stored.name!r} has its weights alone, and not its {row.patterns} "
                 "patterns: they were not retained, or the eraser was at work; only what is kept can be written anew"
             )
-        entries += page
-    items = [entry.items or [NOTHING] * len(entry.values) for entry in entries]
-    values = [entry.values for entry in entries if len(entry.values)]
-    return joined(values) if values else np.zeros((0, 0), np.float32), list(chain.from_iterable(items))
+        values += [entry.values for entry in entries]
+        items += [item for entry in entries for item in entry.items or [NOTHING] * len(entry.values)]
+        held += row.patterns
+        while held >= size:
+            whole = joined(values)
+            yield whole[:size], items[:size]
+            values, items, held = [whole[size:]], items[size:], held - size
+    if held:
+        yield joined(values), items
 
 
-def _check(target: Loaded, memory: Record, settings: MemorySettings, values: Floats) -> None:
+def _check_room(new: StoredMemory) -> None:
+    most, size = new.settings.most_pages, new.settings.page_patterns
+    if most is not None and new.patterns > most * size:
+        raise MemoryFull(
+            f"memory {new.name!r} may have {most} page(s) and holds {new.patterns} patterns, more than fit in pages "
+            f"of {size}: name more page_patterns"
+        )
+
+
+def _check_size(target: Loaded, new: StoredMemory, values: Floats) -> None:
     size = target.model.layout.size
-    if len(values) and values.shape[1] != size:
+    if values.shape[1] != size:
         raise InvalidRequest.of(
             "model",
             f"saw {target.model.name}, whose patterns have {size} values; expected one of patterns with "
-            f"{values.shape[1]}, as memory {memory.name!r} holds",
-        )
-    most = settings.most_pages
-    if most is not None and len(values) > most * settings.page_patterns:
-        raise MemoryFull(
-            f"memory {memory.name!r} may have {most} page(s) and holds {len(values)} patterns, more than fit in pages "
-            f"of {settings.page_patterns}: name more page_patterns"
+            f"{values.shape[1]}, as memory {new.name!r} holds",
         )
 
 
-def _pages(target: Loaded, memory: Record, values: Floats, settings: MemorySettings, *, first: int) -> Sequence[Page]:
-    """New pages with the patterns in them, as many as are needed."""
-    size = settings.page_patterns
-    parts = [values[start : start + size] for start in range(0, len(values), size)]
-    pages = [Page(number=first + number, patterns=len(part)) for number, part in enumerate(parts)]
+def _change(target: Loaded, new: StoredMemory, pages: Sequence[Page], contents: Sequence[_Content]) -> Change:
+    """New pages with these patterns in them. The bank has them for as long as that takes."""
+    _check_size(target, new, contents[0][0])
+    sealed = [page for page in pages if new.settings.seals(page.patterns)]
+    kept = pages if new.settings.retain == "all" else [page for page in pages if page not in sealed]
     try:
-        for start in range(0, len(pages), target.limit):
-            some = slice(start, start + target.limit)
-            _write(target, memory, pages[some], parts[some])
-    except BaseException:
+        _write(target, new, pages, [values for values, _ in contents])
+        return Change(
+            memory=0,
+            version=new.version,
+            patterns=new.patterns,
+            pages={page.number: page.patterns for page in pages},
+            entries=list(_entries(pages, contents, new.version, kept)),
+            images=images_of(target.bank, sealed, new.version),
+        )
+    finally:
         for page in pages:
             target.bank.release(page)
-        raise
-    if pages and settings.write == "rewrite" and not settings.seals(len(parts[-1])):
-        pages[-1].kept = parts[-1].copy()
-    return pages
 
 
-def _write(target: Loaded, memory: Record, pages: Sequence[Page], values: Sequence[Floats]) -> None:
+def _write(target: Loaded, new: StoredMemory, pages: Sequence[Page], values: Sequence[Floats]) -> None:
     fast = written(target, [Page() for _ in pages], values, [0] * len(pages))
     if not all(finite_rows(fast)[: len(pages)]):
         raise WriteDiverged(
-            f"the writing loop on memory {memory.name!r} left finite numbers and changed nothing: its patterns are far "
+            f"the writing loop on memory {new.name!r} left finite numbers and changed nothing: its patterns are far "
             f"from those that model {target.model.name} was trained on"
         )
     for error in target.bank.publish(pages, rows_in(fast, range(len(pages)))).values():
         raise error
 
 
-def _change(  # noqa: PLR0913
-    target: Loaded,
-    stored: StoredMemory,
-    task: Rebuild,
-    pages: Sequence[Page],
-    patterns: tuple[Floats, Sequence[Item]],
-    settings: MemorySettings,
-) -> Change:
-    version = stored.version + 1
-    sealed = [page for page in pages if settings.seals(page.patterns)]
-    kept = pages if settings.retain == "all" else [page for page in pages if page not in sealed]
-    return Change(
-        memory=stored.id,
-        version=version,
-        patterns=len(patterns[0]),
-        dropped=[row.number for row in stored.pages],
-        pages={page.number: page.patterns for page in pages},
-        entries=[entry for entry in _entries(pages, patterns, version) if entry.page in {page.number for page in kept}],
-        images=images_of(target.bank, sealed, version),
-        remade=Remade(model=task.model, model_digest=task.model_digest, page_patterns=settings.page_patterns),
-    )
-
-
-def _entries(pages: Sequence[Page], patterns: tuple[Floats, Sequence[Item]], version: int) -> Iterator[Entry]:
-    """One for each page, with what is in it."""
-    start = 0
-    for page in pages:
-        part = slice(start, start + page.patterns)
-        values, items = patterns[0][part], patterns[1][part]
-        yield Entry(page=page.number, version=version, written=version, values=values, items=items)
-        start += page.patterns
+def _entries(
+    pages: Sequence[Page], contents: Sequence[_Content], version: int, kept: Sequence[Page]
+) -> Iterator[Entry]:
+    """One for each page that keeps its patterns."""
+    for page, (values, items) in zip(pages, contents, strict=True):
+        if page in kept:
+            yield Entry(page=page.number, version=version, written=version, values=values, items=items)

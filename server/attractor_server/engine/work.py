@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.records import Item, Snapshot, StoredMemory
+from attractor_server.storage.records import Call, Item, Snapshot, StoredMemory
 
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
 Integers: TypeAlias = NDArray[np.int64]
+
+
+PART_PATTERNS = 64
+"""On the account of whoever has a job done in parts, for each"""
 
 
 class Operation(Enum):
@@ -102,9 +106,14 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Tended:
-    """A task was carried out: the fork or the snapshot that it made, if it makes one."""
+    """A task was carried out: what it made, or what it made of the memory, whose record may be of later by now."""
 
     made: StoredMemory | Snapshot | None = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A part of the job was done; it goes on when others had their turn."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ class Rebuild:
 
 Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
 """What is done to a memory as the backend store has it"""
-Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | Tended
+Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | Tended | Unfinished
 Answer: TypeAlias = asyncio.Future[Outcome]
 Record: TypeAlias = MemoryRecord[Answer, Page]
 
@@ -178,7 +187,7 @@ class Job:
     """On the event loop's clock"""
     client_id: str = ""
     sequence: int = 0
-    """Of a store or an erase that its client will repeat, with the same number, until it is answered; else 0"""
+    """Of what its client will repeat, with the same number, until it is answered; else 0"""
     if_expired: bool = False
     """A deletion is one only where the memory's time is over"""
     task: Task | None = None
@@ -192,8 +201,20 @@ class Job:
         return self.sequence > 0
 
     @property
+    def in_parts(self) -> bool:
+        """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
+        return isinstance(self.task, Rebuild)
+
+    @property
+    def call(self) -> Call | None:
+        """Its number, of a task or a deletion that has one."""
+        return Call(self.client_id, self.sequence) if self.counted else None
+
+    @property
     def size(self) -> int:
-        """Patterns in it; one where it has none."""
+        """Patterns in it; one where it has none, and of what is done in parts those of a part, about."""
+        if self.in_parts:
+            return PART_PATTERNS
         return 1 if self.values is None else len(self.values)
 
     @property

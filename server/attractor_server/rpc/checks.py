@@ -1,7 +1,11 @@
 """What can be refused before anything is looked up."""
 
-from attractor_proto.names import NAME_LIMIT, STEPS_LIMIT, is_valid_name
-from attractor_server.errors import InvalidRequest
+from attractor_proto.names import CLIENT_ID_LIMIT, NAME_LIMIT, STEPS_LIMIT, is_valid_name
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.errors import InvalidRequest, quoted
+from attractor_server.storage.records import Call
+
+SEQUENCE_LIMIT = (1 << 63) - 1
 
 
 def check_name(name: str, *, field: str = "name") -> None:
@@ -27,3 +31,28 @@ def check_steps(steps: int, where: str) -> None:
     """
     if steps > STEPS_LIMIT:
         raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
+
+
+def call_of(call: pb.Call) -> Call | None:
+    """The number of a call, or None if it has none.
+
+    Raises:
+        InvalidRequest: it is numbered by half, or for a client that cannot be.
+    """
+    if not (call.client_id or call.sequence):
+        return None
+    if not 0 < len(call.client_id) <= CLIENT_ID_LIMIT or "\0" in call.client_id:
+        seen = f"saw {quoted(call.client_id)}, {len(call.client_id)} characters"
+        raise InvalidRequest.of("call.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")
+    check_sequence(call.sequence, "call.sequence")
+    return Call(call.client_id, call.sequence)
+
+
+def check_sequence(sequence: int, where: str) -> None:
+    """Refuses what no store can note.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if not 0 < sequence <= SEQUENCE_LIMIT:
+        raise InvalidRequest.of(where, f"saw {sequence}; expected 1 to {SEQUENCE_LIMIT}")

@@ -4,6 +4,7 @@ import asyncio
 import heapq
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import ParseDict
@@ -14,11 +15,13 @@ from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation
 from attractor_server.errors import CannotScale, Draining, InvalidRequest, MemoryNotFound
 from attractor_server.fields import Field
+from attractor_server.rpc.checks import call_of
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.paging import given_settings, memory_message
 from attractor_server.rpc.peers import Peers, unreachable
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.groups import GROUPS
+from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import NewMemory
 from attractor_server.storage.settings import MemorySettings
 
@@ -60,8 +63,16 @@ class MemoriesServicer(rpc.MemoriesServicer):
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
-        memories, name = self._shard.memories, request.name
-        job = self._shard.job(Operation.DELETE, await memories.remove(name))
+        memories, name, call = self._shard.memories, request.name, call_of(request.call)
+        try:
+            record = await memories.remove(name)
+        except MemoryNotFound:
+            if call is None or not self._shard.durable or not await memories.ask(partial(Journal.deleted, call=call)):
+                raise
+            return pb.DeleteResponse()
+        job = self._shard.job(Operation.DELETE, record)
+        if call is not None:
+            job.client_id, job.sequence = call
         job.future.add_done_callback(lambda _: memories.left(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)

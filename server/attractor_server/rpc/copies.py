@@ -9,6 +9,7 @@ import anyio
 from attractor_proto.names import TAG_LIMIT, is_valid_tag
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_proto.v1 import memory_copies_pb2_grpc as rpc
+from attractor_proto.v1.memories_pb2 import Memory
 from attractor_server.engine.returning import record_of
 from attractor_server.engine.work import (
     ForgetSnapshot,
@@ -22,14 +23,14 @@ from attractor_server.engine.work import (
     Tended,
 )
 from attractor_server.errors import Draining, InvalidRequest, quoted
-from attractor_server.rpc.checks import check_name
+from attractor_server.rpc.checks import call_of, check_name
 from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.copies import HIDDEN
-from attractor_server.storage.records import Snapshot, StoredMemory
+from attractor_server.storage.records import Call, Snapshot, StoredMemory
 
 
 class CopiesServicer(rpc.CopiesServicer):
@@ -42,10 +43,11 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
         check_name(request.target, field="target")
         _check_tag(request.tag, or_none=True)
+        call = call_of(request.call)
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
         record = await self._shard.memories.get(request.name)
-        made = (await self._tended(record, Fork(request.target, request.tag))).made
+        made = (await self._tended(record, Fork(request.target, request.tag), call)).made
         assert isinstance(made, StoredMemory)
         return pb.ForkResponse(memory=memory_message(record_of(made)))
 
@@ -53,12 +55,13 @@ class CopiesServicer(rpc.CopiesServicer):
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
         _check_tag(request.tag, hidden=is_forwarded(context))
+        call = call_of(request.call)
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(
                 rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer
             )
         record = await self._shard.memories.get(request.name, any_model=True)
-        made = (await self._tended(record, TakeSnapshot(request.tag))).made
+        made = (await self._tended(record, TakeSnapshot(request.tag), call)).made
         assert isinstance(made, Snapshot)
         return pb.TakeSnapshotResponse(snapshot=_message(made))
 
@@ -82,7 +85,7 @@ class CopiesServicer(rpc.CopiesServicer):
                 rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer
             )
         record = await self._shard.memories.get(request.name, any_model=True)
-        await self._tended(record, ForgetSnapshot(request.tag))
+        await self._tended(record, ForgetSnapshot(request.tag), call_of(request.call))
         return pb.ForgetSnapshotResponse()
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
@@ -90,8 +93,8 @@ class CopiesServicer(rpc.CopiesServicer):
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=True)
-        await self._tended(record, Restore(request.tag))
-        return pb.RestoreResponse(memory=memory_message(record))
+        tended = await self._tended(record, Restore(request.tag), call_of(request.call))
+        return pb.RestoreResponse(memory=_then(tended))
 
     async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
@@ -100,8 +103,8 @@ class CopiesServicer(rpc.CopiesServicer):
         named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
         model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
         patterns = self._page_patterns(request, record, model)
-        await self._tended(record, Rebuild(model.name, model.digest, patterns))
-        return pb.RebuildResponse(memory=memory_message(record))
+        tended = await self._tended(record, Rebuild(model.name, model.digest, patterns), call_of(request.call))
+        return pb.RebuildResponse(memory=_then(tended))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
@@ -129,12 +132,14 @@ class CopiesServicer(rpc.CopiesServicer):
             with anyio.CancelScope(shield=True):
                 await importing.forgotten()
 
-    async def _tended(self, record: Record, task: Task) -> Tended:
+    async def _tended(self, record: Record, task: Task, call: Call | None = None) -> Tended:
         """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         job = self._shard.job(Operation.TEND, record)
         job.task = task
+        if call is not None:
+            job.client_id, job.sequence = call
         self._shard.batcher.add(job)
         outcome = await asyncio.shield(job.future)
         assert isinstance(outcome, Tended)
@@ -165,6 +170,12 @@ def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None
         "tag",
         f"saw {quoted(tag)}; expected 1 to {TAG_LIMIT} letters, digits, '.', '_', '-', the first of them no '.'",
     )
+
+
+def _then(tended: Tended) -> Memory:
+    """The memory as the task made it, whatever came after that."""
+    assert isinstance(tended.made, StoredMemory)
+    return memory_message(record_of(tended.made))
 
 
 def _message(snapshot: Snapshot) -> pb.Snapshot:

@@ -4,6 +4,7 @@ import asyncio
 
 from attractor_server.engine.work import Answer, Erased, Job, Outcome, Stored
 from attractor_server.errors import Cancelled, ServerError
+from attractor_server.rpc.checks import check_sequence
 from attractor_server.storage.catalog import Applied
 
 
@@ -13,10 +14,12 @@ def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
     A job that fails is struck from the ledger, so that a repeat is tried afresh.
 
     Raises:
+        InvalidRequest: no number can be so high.
         SequenceForgotten: the number is too old to tell.
     """
     if not sequence:
         return None
+    check_sequence(sequence, "sequence")
     ledger = job.memory.ledger(client_id)
     if (first := ledger.find(sequence)) is not None:
         return _answered(first) if isinstance(first, Applied) else first

@@ -13,7 +13,7 @@ from attractor_server.engine.page import Page
 from attractor_server.engine.returning import record_of
 from attractor_server.engine.work import Answer
 from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quoted
-from attractor_server.rpc.checks import check_name
+from attractor_server.rpc.checks import call_of, check_name
 from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.items import items_of, messages_of
 from attractor_server.rpc.paging import given_settings, memory_message
@@ -21,7 +21,7 @@ from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.values import check_values
 from attractor_server.storage.index import MemoryIndex
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change, Entry, Image, StoredMemory, StoredPage
+from attractor_server.storage.records import Call, Change, Entry, Image, StoredMemory, StoredPage
 from attractor_server.storage.settings import MemorySettings
 
 PIECE_BYTES = 1 << 20
@@ -81,6 +81,7 @@ class Importing:
         self._shard = shard
         self._digest = hashlib.sha256()
         self._name = ""
+        self._call: Call | None = None
         self._head: pb.Head | None = None
         self._model: ModelCard | None = None
         self._page: _Open | None = None
@@ -100,6 +101,7 @@ class Importing:
         kind = piece.WhichOneof("part")
         if self._head is None:
             _expect(kind == "head", "piece", f"saw {kind}", "a head, first")
+            self._call = call_of(request.call)
             await self._begin(piece.head, request.name)
         elif self._whole:
             raise InvalidRequest.of("piece", f"saw {kind} after the tail; expected nothing more")
@@ -133,7 +135,8 @@ class Importing:
         """
         _expect(self._whole, "piece", "saw the end before the tail", "all pieces of the memory")
         assert self._begun is not None
-        made = await self._shard.memories.ask(partial(Journal.end_import, memory=self._begun, name=self._name))
+        ending = partial(Journal.end_import, memory=self._begun, name=self._name, call=self._call)
+        made = await self._shard.memories.ask(ending)
         self._begun = None
         return made
 

@@ -15,6 +15,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 
+MODELS: Final = "models"
+"""The kind of models' files"""
 SCHEMES: Final = ("s3://", "gs://", "az://")
 _TIMEOUT: Final = timedelta(seconds=10)
 _RETRIES: Final = 3

@@ -2,20 +2,26 @@
 
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import apsw
 
 from attractor_server.errors import SettingsError, StoreFailed
+from attractor_server.storage.artifacts import MODELS, Artifacts
 from attractor_server.storage.database import FILE
 from attractor_server.storage.looking import Fault, page_fault, read_only
 from attractor_server.storage.page_checksums import damaged_pages, opened
 
+ARTIFACTS = "artifacts"
+"""Folder in a copy"""
 
-def copy(source: Path, target: Path) -> Sequence[Fault]:
+
+def copy(source: Path, target: Path, artifacts: Artifacts | None = None) -> Sequence[Fault]:
     """Copies the store in the folder `source`, as it is now, into the new folder `target`; on the disk at return.
 
-    What is damaged is copied as it is, and its pages get new checksums: they are returned, for the copy does not tell.
+    What it has in an artifact store comes along, into a folder in there. What is damaged is copied as it is, and its
+    pages get new checksums: they are returned, for the copy does not tell.
 
     Raises:
         SettingsError: there is no store, or something is in the target.
@@ -26,6 +32,8 @@ def copy(source: Path, target: Path) -> Sequence[Fault]:
         raise SettingsError(f"TARGET: saw {str(target)!r}, where something is; expected the name of a new folder")
     with read_only(source, damaged=True) as connection:
         damaged = [page_fault(source, page) for page in damaged_pages(connection, source / FILE)]
+        if artifacts is not None:  # most of it first: a copy may refer to what the server deletes in the meantime
+            _bring(connection, artifacts, Artifacts(target / ARTIFACTS))
         try:
             target.mkdir(parents=True, exist_ok=True)
             written = opened(target / FILE)
@@ -36,7 +44,18 @@ def copy(source: Path, target: Path) -> Sequence[Fault]:
                 _synchronise(path)
         except (apsw.Error, OSError) as error:
             raise StoreFailed(f"{target} could not be written: {error}; delete it, and make room") from error
+    if artifacts is not None:
+        with read_only(target, damaged=True) as copied:
+            _bring(copied, artifacts, Artifacts(target / ARTIFACTS))
     return damaged
+
+
+def _bring(connection: apsw.Connection, artifacts: Artifacts, target: Artifacts) -> None:
+    """Copies the objects that images are in, and the models. What is gone, or damaged, is for whoever verifies."""
+    images = [location for (location,) in connection.execute("SELECT location FROM images WHERE location IS NOT NULL")]
+    for location in (*images, *artifacts.locations(MODELS, before=datetime.now(UTC))):
+        if not target.has(location) and (content := artifacts.find(location)) is not None:
+            target.put_at(location, content)
 
 
 def _synchronise(path: Path) -> None:

@@ -122,6 +122,15 @@ def all_dropped(cursor: Cursor, memory: int) -> None:
     dropped(cursor, memory, [number for (number,) in rows])
 
 
+def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
+    """Takes up to so many pages of a memory away; whether it may have more."""
+    rows = cursor.execute(
+        "SELECT number FROM pages WHERE memory = ? ORDER BY number LIMIT ?", (memory, pages)
+    ).fetchall()
+    dropped(cursor, memory, [number for (number,) in rows])
+    return len(rows) == pages
+
+
 def _forget(cursor: Cursor, content: int, *, shared: bool) -> None:
     """Takes contents away that no page has; of two shards that leave them at the same time the second one does."""
     if shared:

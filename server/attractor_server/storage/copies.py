@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.storage import contents, rows
-from attractor_server.storage.records import Snapshot, StoredMemory
+from attractor_server.storage.records import Done, Snapshot, StoredMemory
 from attractor_server.storage.sql import Cursor
 
 HIDDEN = "."
@@ -99,7 +99,7 @@ def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
     return int(row[0])
 
 
-def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> tuple[int, int]:
+def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
     """Gives the memory the pages of a snapshot, and its model; the version goes on."""
     source = snapshot_id(cursor, memory, tag)
     contents.all_dropped(cursor, memory)
@@ -112,7 +112,7 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> tuple[int
         "expires_s = ? + ttl_s WHERE id = ? RETURNING version",
         (patterns, model, digest, page_patterns, now_s, memory),
     ).fetchone()
-    return int(row[0]), patterns
+    return Done(row[0], patterns)
 
 
 def delete(cursor: Cursor, memory: int) -> None:

@@ -2,7 +2,7 @@
 
 import uuid
 
-from attractor_server.errors import NameTaken
+from attractor_server.errors import MemoryNotFound, NameTaken
 from attractor_server.storage import copies, rows
 from attractor_server.storage.records import NewMemory, StoredMemory
 from attractor_server.storage.sql import Cursor
@@ -32,6 +32,23 @@ def end(cursor: Cursor, memory: int, name: str) -> StoredMemory:
     found = rows.found(cursor, name)
     assert found is not None
     return found
+
+
+def exchange(cursor: Cursor, memory: int, draft: int) -> None:
+    """Each has the other's pages, the draft with the model they are of."""
+    row = cursor.execute(
+        "SELECT model, model_digest, page_patterns, version, patterns FROM memories WHERE id = ?", (memory,)
+    ).fetchone()
+    if row is None:
+        raise MemoryNotFound("the memory was deleted while it was rebuilt")
+    cursor.execute(
+        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ?, version = ?, patterns = ? WHERE id = ?",
+        (*row, draft),
+    )
+    cursor.execute(
+        "UPDATE pages SET memory = CASE WHEN memory = ? THEN ? ELSE ? END WHERE memory IN (?, ?)",
+        (memory, draft, memory, memory, draft),
+    )
 
 
 def _forget_abandoned(cursor: Cursor, *, before_s: float) -> None:

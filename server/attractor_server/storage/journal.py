@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from attractor_server.errors import StoreDamaged
-from attractor_server.storage import contents, copies, imports, rows
+from attractor_server.storage import calls, contents, copies, imports, rows
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.ownership import Ownership, names_of, whole
-from attractor_server.storage.records import Change, NewMemory, Snapshot, StoredMemory, StoredPage
+from attractor_server.storage.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory, StoredPage
 from attractor_server.storage.sql import Cursor, Store
 
 logger = logging.getLogger(__name__)
@@ -73,11 +73,28 @@ class Journal:
         with self._store.reading() as cursor:
             return rows.expired(cursor, now_s=time.time(), size=size)
 
-    def delete(self, memory: int) -> None:
-        """Forgets a memory and its snapshots: no byte that only they had stays in the files."""
+    def delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory and its snapshots: no byte that only they had stays in the files.
+
+        False, with nothing done, where the call is a repeat: it deleted one of that name before.
+        """
         with self._changing(memories=[memory]) as cursor:
+            if calls.deleted(cursor, call, now_s=time.time()):
+                return False
             copies.delete(cursor, memory)
+            calls.note_deleted(cursor, call, now_s=time.time())
         self.purge()
+        return True
+
+    def deleted(self, call: Call) -> bool:
+        """Whether that call has deleted a memory, not long ago."""
+        with self._store.reading() as cursor:
+            return calls.deleted(cursor, call, now_s=time.time())
+
+    def done(self, memory: int, call: Call) -> Done | None:
+        """What that call to the memory has done; None if it is new."""
+        with self._store.reading() as cursor:
+            return calls.found(cursor, memory, call)
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
@@ -87,6 +104,8 @@ class Journal:
                 there = rows.counted(cursor, apart, now_s=now_s)
                 contents.changed(cursor, there)
                 rows.tell(cursor, there)
+                for change in there:
+                    calls.note(cursor, change.memory, change.call, Done(change.version, change.patterns))
         if any(change.dropped or change.emptied for change in changes):
             swept(self._store, self._artifacts)
 
@@ -107,7 +126,7 @@ class Journal:
         except StoreDamaged as damage:
             return self._without_image(memory, number, damage)
 
-    def fork(self, memory: int, name: str, *, tag: str = "") -> StoredMemory:
+    def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
 
         One that was made so before, and not written since, is returned as it is.
@@ -117,16 +136,20 @@ class Journal:
             SnapshotNotFound: there is no snapshot with that tag.
         """
         with self._changing(memories=[memory]) as cursor:
-            return copies.fork(cursor, memory, name, tag=tag, now_s=time.time())
+            made = copies.fork(cursor, memory, name, tag=tag, now_s=time.time())
+            calls.note(cursor, memory, call, Done(made.version, made.patterns))
+        return made
 
-    def snapshot(self, memory: int, tag: str) -> Snapshot:
+    def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
         """Keeps the memory as it is now under a tag; one of that tag and version is returned as it is.
 
         Raises:
             TagTaken: by another version.
         """
         with self._changing(memories=[memory]) as cursor:
-            return copies.snapshot(cursor, memory, tag, now_s=time.time())
+            made = copies.snapshot(cursor, memory, tag, now_s=time.time())
+            calls.note(cursor, memory, call, Done(made.version, made.patterns))
+        return made
 
     def snapshots(self, memory: int) -> Sequence[Snapshot]:
         """Of a memory, the oldest first."""
@@ -142,18 +165,19 @@ class Journal:
         with self._store.reading() as cursor:
             return copies.kept(cursor, name, tag)
 
-    def restore(self, memory: int, tag: str) -> tuple[int, int]:
-        """Makes the memory what it was at a snapshot; its version, which has grown by one, and its patterns.
+    def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
+        """Makes the memory what it was at a snapshot; the version has grown by one.
 
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
         with self._changing(memories=[memory]) as cursor:
             restored = copies.restore(cursor, memory, tag, now_s=time.time())
+            calls.note(cursor, memory, call, restored)
         swept(self._store, self._artifacts)
         return restored
 
-    def forget_snapshot(self, memory: int, tag: str) -> None:
+    def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
         """Forgets a snapshot.
 
         Raises:
@@ -161,6 +185,7 @@ class Journal:
         """
         with self._changing(memories=[memory]) as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
+            calls.note(cursor, memory, call, Done(0, 0))
         self.purge()
 
     def forget_unreached(self, memory: int) -> None:
@@ -180,14 +205,36 @@ class Journal:
         with self._changing() as cursor:
             contents.changed(cursor, changes)
 
-    def end_import(self, memory: int, name: str) -> StoredMemory:
-        """Makes a memory that was imported be reached by that name.
+    def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:
+        """Makes a memory that was imported be reached by that name; in a repeat, the one that the call made before.
 
         Raises:
             NameTaken: by another memory.
         """
         with self._changing() as cursor:
-            return imports.end(cursor, memory, name)
+            if (before := rows.found(cursor, name)) is not None and calls.found(cursor, before.id, call) is not None:
+                copies.delete(cursor, memory)
+                return before
+            made = imports.end(cursor, memory, name)
+            calls.note(cursor, memory, call, Done(made.version, made.patterns))
+        return made
+
+    def end_rebuild(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of the draft, which was made as an import is.
+
+        The old ones are the draft's then, which nobody reaches, to be forgotten.
+        """
+        with self._changing(memories=[change.memory]) as cursor:
+            imports.exchange(cursor, change.memory, draft)
+            rows.counted(cursor, [change], now_s=time.time())
+            calls.note(cursor, change.memory, change.call, Done(change.version, change.patterns))
+
+    def shorten(self, memory: int, *, pages: int) -> bool:
+        """Takes so many pages from a memory that nobody reaches; whether it has more."""
+        with self._changing() as cursor:
+            more = contents.shortened(cursor, memory, pages)
+        swept(self._store, self._artifacts)
+        return more
 
     def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
         with self._store.reading() as cursor:

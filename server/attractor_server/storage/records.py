@@ -4,7 +4,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,20 @@ class Told:
     erases: bool = False
 
 
+class Call(NamedTuple):
+    """Whose call it is, and its number among the calls, other than stores and erases, of that client."""
+
+    client: str
+    sequence: int
+
+
+class Done(NamedTuple):
+    """What a call has made of a memory, or found in it."""
+
+    version: int
+    patterns: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remade:
     """The model that a memory is of from now on, and its pages' size."""
@@ -92,6 +106,8 @@ class Change:
     images: Sequence[Image] = ()
     told: Sequence[Told] = ()
     remade: Remade | None = None
+    call: Call | None = None
+    """By which it was made, if that is numbered and no store"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

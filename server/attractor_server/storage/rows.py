@@ -114,7 +114,7 @@ def tell(cursor: Cursor, changes: Sequence[Change]) -> None:
         [(memory, one.client, one.sequence, one.version, one.patterns, int(one.erases)) for memory, one in told],
     )
     cursor.executemany(
-        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
+        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence > 0 AND sequence <= ?",
         [
             (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
             for memory, one in told
@@ -144,7 +144,9 @@ def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
 
 def _told(cursor: Cursor, memory: int) -> Sequence[Told]:
     rows = cursor.execute(
-        "SELECT client, sequence, version, patterns, erases FROM answers WHERE memory = ? ORDER BY version", (memory,)
+        "SELECT client, sequence, version, patterns, erases FROM answers WHERE memory = ? AND sequence > 0 "
+        "ORDER BY version",
+        (memory,),
     ).fetchall()
     return [
         Told(client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases))

@@ -73,7 +73,7 @@ CREATE TABLE entries (
     PRIMARY KEY (content, version)
 ){strict};
 
--- What each client was told about its numbered stores and erases.
+-- What each client was told about its numbered stores and erases, and, under numbers below zero, its other calls.
 CREATE TABLE answers (
     memory {integer} NOT NULL REFERENCES memories ON DELETE CASCADE,
     client TEXT NOT NULL,
@@ -94,6 +94,7 @@ CREATE TABLE groups (
 WITH RECURSIVE numbers (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM numbers WHERE number < {last_group})
 INSERT INTO groups SELECT number, '', 0, 0 FROM numbers;
 
+-- How many commits there were; and, a day or two, the calls that deleted a memory.
 CREATE TABLE counters (name TEXT PRIMARY KEY, value {integer} NOT NULL){clustered};
 INSERT INTO counters VALUES ('commits', 0);
 """
