@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC
 from typing import Protocol, TypeVar
 
@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
-from attractor._channel import Channel
+from attractor._channel import Channel, Channels
 from attractor._errors import Closed, NotFound, TimeoutExceeded, Unavailable, from_rpc
 from attractor._paging import told
 from attractor._settings import Settings
@@ -40,48 +40,58 @@ _KINDS: dict[int, FieldKind] = {
 class Control:
     """Calls about memories and models, repeated after UNAVAILABLE until the deadline (on the event loop's clock)."""
 
-    def __init__(self, channel: Channel, settings: Settings) -> None:
-        self.channel = channel
+    def __init__(self, address: str, channels: Channels, settings: Settings) -> None:
+        self.channel = channels.to(address)
+        self._channels = channels
+        self._spare = Channels()  # a link closes its channel when it ends, whoever else may use it
         self._settings = settings
         self._closed = anyio.Event()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Every call from now on is refused."""
         self._closed.set()
+        await self._spare.close_all()
 
     async def create(self, request: pb.CreateRequest, deadline_s: float) -> MemoryInfo:
         """The memory of that name, model and settings, made now if there is none."""
-        return memory_info((await self.call(self.channel.memories.Create, request, deadline_s)).memory)
+        return memory_info((await self.call(lambda to: to.memories.Create, request, deadline_s)).memory)
 
     async def get(self, name: str, deadline_s: float) -> MemoryInfo:
         """The memory of that name."""
-        return memory_info((await self.call(self.channel.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
+        return memory_info((await self.call(lambda to: to.memories.Get, pb.GetRequest(name=name), deadline_s)).memory)
 
     async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory. That a repeat finds it gone is no failure."""
         await self.call(
-            self.channel.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
+            lambda to: to.memories.Delete, pb.DeleteRequest(name=name), deadline_s, fine_in_repeat=pb.DeleteResponse()
         )
 
     async def page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
         """Some memories in the order of names, and the token of the next page, empty on the last."""
         request = pb.ListRequest(prefix=prefix, page_token=token)
-        answer = await self.call(self.channel.memories.List, request, deadline_s)
+        answer = await self.call(lambda to: to.memories.List, request, deadline_s)
         return [memory_info(memory) for memory in answer.memories], answer.next_page_token
 
     async def models(self, deadline_s: float) -> list[ModelInfo]:
         """All models of the server."""
-        answer = await self.call(self.channel.models.List, pb.ModelsListRequest(), deadline_s)
+        answer = await self.call(lambda to: to.models.List, pb.ModelsListRequest(), deadline_s)
         return [_model(model) for model in answer.models]
 
     async def model(self, name: str, deadline_s: float) -> ModelInfo:
         """The model of that name."""
-        return _model((await self.call(self.channel.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
+        return _model((await self.call(lambda to: to.models.Get, pb.ModelsGetRequest(name=name), deadline_s)).model)
 
     async def call(
-        self, method: _Method[_Q, _A], request: _Q, deadline_s: float, *, fine_in_repeat: _A | None = None
+        self,
+        method: Callable[[Channel], _Method[_Q, _A]],
+        request: _Q,
+        deadline_s: float,
+        *,
+        fine_in_repeat: _A | None = None,
     ) -> _A:
         """The answer; `fine_in_repeat` where what was asked for is not found by a repeat.
+
+        Every second attempt goes to another shard, if one is known: the given one may be lost.
 
         Raises:
             AttractorError: the first failure that is not to be repeated, or TimeoutExceeded.
@@ -89,7 +99,7 @@ class Control:
         attempt = 0
         while True:
             try:
-                return await self._attempt(method, request, deadline_s)
+                return await self._attempt(method(self._way(attempt)), request, deadline_s)
             except NotFound:
                 if attempt and fine_in_repeat is not None:
                     return fine_in_repeat
@@ -106,6 +116,10 @@ class Control:
     def left_s(deadline_s: float) -> float | None:
         """Seconds until then, as gRPC takes them."""
         return None if deadline_s == math.inf else deadline_s - anyio.current_time()
+
+    def _way(self, attempt: int) -> Channel:
+        others = self._channels.others
+        return self._spare.to(others[attempt // 2 % len(others)]) if attempt % 2 and others else self.channel
 
     async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
         if self._closed.is_set():

@@ -34,33 +34,37 @@ class Copies:
     async def fork(self, name: str, target: str, tag: str, deadline_s: float) -> MemoryInfo:
         """A memory with what another one has, or had at a snapshot."""
         request = pb.ForkRequest(name=name, target=target, tag=tag)
-        return memory_info((await self._control.call(self._stub.Fork, request, deadline_s)).memory)
+        return memory_info((await self._control.call(lambda to: to.copies.Fork, request, deadline_s)).memory)
 
     async def snapshot(self, name: str, tag: str, deadline_s: float) -> SnapshotInfo:
         """Keeps a memory as it is."""
         request = pb.TakeSnapshotRequest(name=name, tag=tag)
-        return _snapshot((await self._control.call(self._stub.TakeSnapshot, request, deadline_s)).snapshot)
+        return _snapshot((await self._control.call(lambda to: to.copies.TakeSnapshot, request, deadline_s)).snapshot)
 
     async def snapshots(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
         """Of a memory, the oldest first."""
         request = pb.ListSnapshotsRequest(name=name)
-        return list(map(_snapshot, (await self._control.call(self._stub.ListSnapshots, request, deadline_s)).snapshots))
+        return list(
+            map(
+                _snapshot, (await self._control.call(lambda to: to.copies.ListSnapshots, request, deadline_s)).snapshots
+            )
+        )
 
     async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
         """Forgets a snapshot. That a repeat finds it gone is no failure."""
         request = pb.ForgetSnapshotRequest(name=name, tag=tag)
         fine = pb.ForgetSnapshotResponse()
-        await self._control.call(self._stub.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
+        await self._control.call(lambda to: to.copies.ForgetSnapshot, request, deadline_s, fine_in_repeat=fine)
 
     async def restore(self, name: str, tag: str, deadline_s: float) -> MemoryInfo:
         """Makes a memory what it was."""
         request = pb.RestoreRequest(name=name, tag=tag)
-        return memory_info((await self._control.call(self._stub.Restore, request, deadline_s)).memory)
+        return memory_info((await self._control.call(lambda to: to.copies.Restore, request, deadline_s)).memory)
 
     async def rebuild(self, name: str, model: str, page_patterns: int, deadline_s: float) -> MemoryInfo:
         """Writes a memory anew."""
         request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns)
-        return memory_info((await self._control.call(self._stub.Rebuild, request, deadline_s)).memory)
+        return memory_info((await self._control.call(lambda to: to.copies.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:
         """Writes a memory to a file, which is there whole or not at all."""

@@ -1,7 +1,7 @@
 """A link to one shard: one stream at a time, opened anew when it is lost and there is something to send."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import anyio
@@ -31,6 +31,9 @@ class Routes(Protocol):
 
     def arrived(self, memory: str) -> None:
         """The link speaks to the memory's owner."""
+
+    def met(self, link: "Link", others: Sequence[str]) -> None:
+        """The link stands, and those addresses lead to shards that answer as well."""
 
     def forget(self, memory: str) -> None:
         """There is no such memory."""
@@ -103,7 +106,7 @@ class Link:
         self._answered = self._standing = self._drained = False
         try:
             async with open_session(self.channel, self._settings.client_id, self._timeout_s) as session:
-                self._welcomed(session.limits)
+                self._welcomed(session)
                 async with Background() as tasks:
                     tasks.start_soon(self._send, session)
                     await self._receive(session)
@@ -114,8 +117,9 @@ class Link:
             _logger.exception("unforeseen error in the session with %s", self.channel.address)
             self._ended(ServerFault(f"unforeseen {type(error).__name__}: {error}"))
 
-    def _welcomed(self, limits: Limits) -> None:
-        self.limits, self._standing, self.failure = limits, True, None
+    def _welcomed(self, session: Session) -> None:
+        self.limits, self._standing, self.failure = session.limits, True, None
+        self._routes.met(self, session.others)
         self.tried.set()
 
     def _ended(self, error: AttractorError) -> None:

@@ -73,6 +73,12 @@ class Router:
             if request.future.cancel() or request.future.cancelled():
                 self._drop(request)
 
+    def met(self, link: Link, others: Sequence[str]) -> None:
+        """Notes where to go when the given shard is lost, unless no direct link is wanted."""
+        if self._settings.direct:
+            known = (link.channel.address, *others)
+            self._channels.others = [address for address in known if address != self.seed.channel.address]
+
     def forget(self, memory: str) -> None:
         """A memory is no more: what was known of that name does not hold for another one."""
         self._sequences.forget(memory)
@@ -119,8 +125,8 @@ class Router:
         return True
 
     def _lend(self, link: Link) -> None:
-        """Another link that stands takes what waits on one that fails: its shard forwards it, or owns it by now."""
-        other = next((one for one in self._links.values() if one is not link and one.stands), None)
+        """Another link takes what waits on one that fails: its shard forwards it, or owns it by now."""
+        other = next((one for one in self._links.values() if one is not link and one.stands), None) or self._spare()
         if other is None:
             return
         self._avoided[link.channel.address] = anyio.current_time() + self._settings.route_retry_s
@@ -128,6 +134,14 @@ class Router:
         for request in waiting:
             self._routes[request.memory] = other
         other.outbox.put_back(waiting)
+
+    def _spare(self) -> Link | None:
+        """A new link to a shard that has not failed a moment ago, if one is known."""
+        now_s = anyio.current_time()
+        for address in self._channels.others:
+            if address not in self._links and self._avoided.get(address, -math.inf) <= now_s:
+                return self._start(address, self._settings.route_timeout_s, eager=False)
+        return None
 
     def close(self) -> None:
         """Fails all that is under way, and everything asked from now on."""

@@ -1,7 +1,7 @@
 """One life of a session stream, from `hello` to its end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias
@@ -33,9 +33,11 @@ Call: TypeAlias = "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]"
 class Session:
     """An open stream. One task reads and one writes."""
 
-    def __init__(self, call: Call, limits: Limits) -> None:
+    def __init__(self, call: Call, limits: Limits, others: Sequence[str] = ()) -> None:
         self._call = call
         self.limits = limits
+        self.others = others
+        """Addresses of shards that answer as well"""
 
     async def write(self, message: pb.SessionRequest) -> bool:
         """Sends, as fast as the server takes it. False if the stream has ended: `read` says why."""
@@ -65,7 +67,8 @@ async def open_session(channel: Channel, client_id: str, timeout_s: float) -> As
     """
     call = channel.data.Session()
     try:
-        yield Session(call, await _welcome(call, channel.address, client_id, timeout_s))
+        welcome = await _welcome(call, channel.address, client_id, timeout_s)
+        yield Session(call, _limits(welcome), tuple(welcome.others))
     finally:
         await _end(call)
 
@@ -77,7 +80,7 @@ async def _end(call: Call) -> None:
         await call.code()
 
 
-async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -> Limits:
+async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -> pb.Welcome:
     hello = pb.Hello(protocol_version=PROTOCOL_VERSION, client_id=client_id, agent=_AGENT)
     try:
         with anyio.fail_after(timeout_s):
@@ -88,16 +91,20 @@ async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -
         raise Unreachable(f"no answer from {address} within {timeout_s:g} s") from error
     except Unavailable as error:
         raise Unreachable(f"cannot reach {address}: {error}", reason=error.reason) from error
-    return _limits(answer, address)
+    return _checked(answer, address)
 
 
-def _limits(answer: pb.SessionResponse | None, address: str) -> Limits:
+def _checked(answer: pb.SessionResponse | None, address: str) -> pb.Welcome:
     if answer is None:
         raise Unreachable(f"{address} ended the session without a welcome")
     welcome = answer.welcome
     if not answer.HasField("welcome") or welcome.protocol_version != PROTOCOL_VERSION:
         seen = f"version {welcome.protocol_version}" if answer.HasField("welcome") else "no welcome"
         raise ProtocolMismatch(f"{address} speaks another protocol: saw {seen}; expected version {PROTOCOL_VERSION}")
+    return welcome
+
+
+def _limits(welcome: pb.Welcome) -> Limits:
     unset = Limits()
     return Limits(
         welcome.frame_patterns_limit or unset.patterns,

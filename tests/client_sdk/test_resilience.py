@@ -218,6 +218,35 @@ async def test_a_session_that_ends_while_idle_does_not_make_the_next_call_wait(f
     assert len(fake.sessions) == 2
 
 
+async def test_when_the_given_shard_is_lost_another_one_that_it_named_takes_calls_of_both_kinds(
+    fake: FakeServer,
+) -> None:
+    async with serving(FakeServer()) as other:
+        fake.welcome.others.append(other.address)
+        other.memories = fake.memories
+        with _soon():
+            async with attractor.connect(fake.address, retry=QUICK) as client:
+                memory = await client.create_memory("faces", model="tiny")
+                assert (await memory.store(ONE)).total == 1
+                await fake.stop()
+                assert (await memory.store(ONE)).total == 2
+                assert (await (await client.create_memory("voices", model="tiny")).store(ONE)).total == 1
+
+
+async def test_a_client_that_wants_no_direct_links_goes_to_no_shard_that_was_named(fake: FakeServer) -> None:
+    async with serving(FakeServer()) as other:
+        fake.welcome.others.append(other.address)
+        async with attractor.connect(fake.address, retry=QUICK, direct=False) as client:
+            memory = await client.create_memory("faces", model="tiny")
+            await fake.stop()
+            with pytest.raises(attractor.TimeoutExceeded):
+                await memory.store(ONE, timeout_s=0.5)
+            with pytest.raises(attractor.TimeoutExceeded):
+                await client.create_memory("voices", model="tiny", timeout_s=0.5)
+        assert not other.sessions
+        assert not other.created
+
+
 async def test_a_draining_owner_is_replaced_by_the_first_shard(fake: FakeServer) -> None:
     async with serving(FakeServer()) as owner, attractor.connect(fake.address, timeout_s=20, retry=QUICK) as client:
         memory = await client.create_memory("faces", model="tiny")

@@ -290,6 +290,7 @@ class Welcome(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     FRAME_PATTERNS_LIMIT_FIELD_NUMBER: _builtins.int
     MESSAGE_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     shard: _builtins.int
     """Number of the answering shard."""
@@ -299,6 +300,10 @@ class Welcome(_message.Message):
     """A frame may hold no more patterns than this."""
     message_bytes_limit: _builtins.int
     """A message may be no longer than this."""
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of a few other shards that own something, for when this one is lost: any shard answers for all."""
+
     def __init__(
         self,
         *,
@@ -307,10 +312,11 @@ class Welcome(_message.Message):
         epoch: _builtins.int = ...,
         frame_patterns_limit: _builtins.int = ...,
         message_bytes_limit: _builtins.int = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "frame_patterns_limit", b"frame_patterns_limit", "message_bytes_limit", b"message_bytes_limit", "protocol_version", b"protocol_version", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "frame_patterns_limit", b"frame_patterns_limit", "message_bytes_limit", b"message_bytes_limit", "others", b"others", "protocol_version", b"protocol_version", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

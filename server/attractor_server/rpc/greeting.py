@@ -1,5 +1,7 @@
 """How a session begins: the client's hello, and the welcome it gets."""
 
+from itertools import islice
+
 import anyio
 
 from attractor_proto.names import CLIENT_ID_LIMIT, PROTOCOL_VERSION
@@ -7,8 +9,11 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import InvalidRequest, UnsupportedProtocol, Violation, quoted
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.shard import Shard
+from attractor_server.topology import Topology
 
 HELLO_TIMEOUT_S = 20.0
+OTHERS = 8
+"""Shards that a client is told of"""
 
 
 async def greeted(context: Context) -> pb.Hello:
@@ -40,7 +45,14 @@ def welcome(shard: Shard) -> pb.Welcome:
         epoch=shard.topology.epoch,
         frame_patterns_limit=shard.limits.frame_patterns,
         message_bytes_limit=shard.limits.message_bytes,
+        others=_others(shard.topology, shard.number),
     )
+
+
+def _others(topology: Topology, number: int) -> list[str]:
+    """Addresses of the next few that own something, so that not all clients of a lost shard go to the same."""
+    following = [*topology.shards[number + 1 :], *topology.shards[:number]]
+    return list(islice((shard.address for shard in following if shard.address in topology.owning), OTHERS))
 
 
 def _check(hello: pb.Hello) -> None:
