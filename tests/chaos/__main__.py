@@ -17,6 +17,7 @@ from tests.chaos.faults import (  # noqa: F401 - they are listed
     databases,
     disks,
     frames,
+    heads,
     killing,
     moving,
     nodes,

@@ -8,11 +8,11 @@ import numpy as np
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from tests.cluster.nodes import raylet
+from tests.cluster.nodes import head_of, raylet
 from tests.cluster.process import drained, server_process, words
 
 import attractor
-from attractor_server.cluster.supervisor import ABANDONED_S
+from attractor_server.cluster.status import ABANDONED_S
 
 ONE = np.full((4, 4), 0.5, np.float32)
 
@@ -54,7 +54,7 @@ def test_the_supervisor_is_on_the_head_node(ray_cluster: Cluster, models: Path) 
     with server_process("--models", str(models), "--ray-address", ray_cluster.address, "--port", "0"):
         below = psutil.Process().children(recursive=True)
         (supervisor,) = [child for child in below if any("Supervisor" in word for word in words(child))]
-        assert supervisor.ppid() == raylet(ray_cluster.head_node).pid
+        assert supervisor.ppid() == raylet(head_of(ray_cluster)).pid
 
 
 def test_shards_outlive_their_command_and_another_one_goes_on_with_them(ray_cluster: Cluster, models: Path) -> None:

@@ -70,6 +70,10 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     spec = spec_of(settings)
     if spec.durable and settings.shards > GROUPS:
         raise SettingsError(f"shards: saw {settings.shards}; expected at most {GROUPS} of a server that keeps memories")
+    if not (spec.durable or settings.shards):
+        raise SettingsError(
+            "shards: saw 0, but memories not kept would be lost by a move; expected --backend-store-uri as well"
+        )
     # Here, where a fault is told at once and in few words; another node may well have the GPU that this one lacks.
     load_models(spec.models, device=device_of("cpu" if settings.ray_address else settings.device))
     if spec.store_uri:

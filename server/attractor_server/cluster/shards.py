@@ -37,7 +37,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     return _start(ShardActor, _name(number), options, own, log_level)
 
 
-def start_supervisor(spec: ShardSpec, slots: int, log_level: str) -> Handle:
+def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nodes: bool) -> Handle:
     """The supervisor of the shards that were started before it.
 
     Raises:
@@ -46,7 +46,7 @@ def start_supervisor(spec: ShardSpec, slots: int, log_level: str) -> Handle:
     from attractor_server.cluster.supervisor import Supervisor  # noqa: PLC0415 - which imports this module
 
     options = {"max_concurrency": 4, "resources": {HEAD: HEAD_SHARE}}
-    return _start(Supervisor, SUPERVISOR, options, spec, slots, log_level)
+    return _start(Supervisor, SUPERVISOR, options, spec, slots, log_level, follows_nodes)
 
 
 def find_shards() -> Sequence[Handle]:
