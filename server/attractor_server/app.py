@@ -253,4 +253,4 @@ def device_of(name: str) -> torch.device:
 
 def threads_for(asked: int, shards: int) -> int:
     """Threads of each shard: as asked, or its part of the cores."""
-    return asked or max(1, len(os.sched_getaffinity(0)) // shards)
+    return asked or max(1, len(os.sched_getaffinity(0)) // max(shards, 1))

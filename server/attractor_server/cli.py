@@ -68,8 +68,8 @@ def serve(config: Path | None, **flags: str | None) -> None:
             click.echo(
                 f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {offered}; {kept_in(settings)}"
             )
-            while not stop.wait(1.0):
-                pass  # a wait without an end would hold signals back
+            while not stop.wait(1.0):  # a wait without an end would hold signals back
+                cluster.check()
             click.echo("Attractor is finishing what it accepted", err=True)
             if not cluster.drain(settings.grace_s):
                 click.echo(f"Some requests were cut off after {settings.grace_s:g} s", err=True)

@@ -26,7 +26,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
-    shards: int = Field(1, ge=1, le=16_384, description="Shards to start, each a process with a port of its own.")
+    shards: int = Field(
+        1,
+        ge=0,
+        le=16_384,
+        description="Shards to start, each a process with a port of its own. 0: one for each node of the Ray cluster "
+        "(each GPU with --device cuda), as nodes come and go.",
+    )
     slots: int = Field(
         1024, ge=1024, le=1 << 20, description="Hash slots, a power of two; 64 or more a shard are well."
     )

@@ -26,6 +26,8 @@ class Topology:
     shards: tuple[ShardInfo, ...]
     owners: Owners | None = field(default=None, compare=False, repr=False)
     """(slots,); None: as many slots as a cluster has by default, dealt out in turn"""
+    follows_nodes: bool = False
+    """There shall be a shard for each node of the Ray cluster; else as many as were asked for"""
 
     @cached_property
     def slot_owners(self) -> Owners:

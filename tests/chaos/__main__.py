@@ -18,6 +18,7 @@ from tests.chaos.faults import (  # noqa: F401 - they are listed
     disks,
     frames,
     handing_over,
+    heads,
     images,
     killing,
     moving,

@@ -31,8 +31,12 @@ def name_on(server: ServerProcess, shard: int, prefix: str) -> str:
 
 
 def process_of(server: ServerProcess, shard: int) -> psutil.Process:
-    port = int(topology(server.address).shards[shard].address.rpartition(":")[2])
-    return server.shard_processes()[port]
+    return server.shard_processes()[port_of(server, shard)]
+
+
+def port_of(server: ServerProcess, shard: int) -> int:
+    """Where a shard listens."""
+    return int(topology(server.address).shards[shard].address.rpartition(":")[2])
 
 
 def supervisors(server: ServerProcess) -> list[psutil.Process]:

@@ -34,9 +34,7 @@ class ServerProcess:
 
     def shard_processes(self) -> dict[int, psutil.Process]:
         """The processes of the shards, by the port each listens on."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        shards = [child for child in children if any("ShardActor" in word for word in words(child))]
-        return {port: child for child in shards for port in _ports(child)}
+        return shards_among(psutil.Process(self.process.pid).children(recursive=True))
 
     def kill(self) -> None:
         """Ends the command and all its processes at once, as a crash of the machine would."""
@@ -118,6 +116,12 @@ def words(process: psutil.Process) -> Sequence[str]:
         return [process.name(), *process.cmdline()]
     except psutil.Error:  # a zombie has no command either
         return ()
+
+
+def shards_among(processes: Sequence[psutil.Process]) -> dict[int, psutil.Process]:
+    """Those of shards, by the port each listens on."""
+    shards = [one for one in processes if any("ShardActor" in word for word in words(one))]
+    return {port: one for one in shards for port in _ports(one)}
 
 
 def _ports(process: psutil.Process) -> Sequence[int]:

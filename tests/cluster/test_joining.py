@@ -8,10 +8,11 @@ import numpy as np
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
+from tests.cluster.nodes import head_of, raylet
 from tests.cluster.process import drained, server_process, words
 
 import attractor
-from attractor_server.cluster.supervisor import ABANDONED_S
+from attractor_server.cluster.status import ABANDONED_S
 
 ONE = np.full((4, 4), 0.5, np.float32)
 
@@ -46,6 +47,14 @@ def test_shards_are_spread_over_the_nodes_of_a_cluster(ray_cluster: Cluster, mod
         below = psutil.Process().children(recursive=True)
         nodes = [child.ppid() for child in below if any("ShardActor" in word for word in words(child))]
         assert len(nodes) == len(set(nodes)) == 3
+
+
+def test_the_supervisor_is_on_the_head_node(ray_cluster: Cluster, models: Path) -> None:
+    ray_cluster.add_node(num_cpus=1)
+    with server_process("--models", str(models), "--ray-address", ray_cluster.address, "--port", "0"):
+        below = psutil.Process().children(recursive=True)
+        (supervisor,) = [child for child in below if any("Supervisor" in word for word in words(child))]
+        assert supervisor.ppid() == raylet(head_of(ray_cluster)).pid
 
 
 def test_shards_outlive_their_command_and_another_one_goes_on_with_them(ray_cluster: Cluster, models: Path) -> None:

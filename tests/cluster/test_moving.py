@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from tests.cluster.asking import groups_of, name_on, process_of, scaled, supervisors, topology
 from tests.cluster.process import COMMAND, ServerProcess, drained, server_process, until
+from tests.cluster.writing import QUICK, Writer
 from tests.server import raw
 
 import attractor
@@ -23,7 +22,6 @@ from attractor_proto.v1 import memory_data_pb2_grpc as data_rpc
 
 pytestmark = pytest.mark.timeout(300)  # shards start several times
 ONE = np.full((4, 4), 0.5, np.float32)
-QUICK = attractor.Retry(first_delay_s=0.02, limit_delay_s=0.2)
 HERE = ((FORWARDED_KEY, "1"),)
 """Not passed on to another shard"""
 
@@ -46,41 +44,6 @@ def pair(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 def settled_pair(pair: ServerProcess) -> ServerProcess:
     until(lambda: [len(groups_of(pair, number)) for number in (0, 1)] == [32, 32])
     return pair
-
-
-class Writer:
-    """Stores into a memory and queries it, one call after another; keeps what it was told."""
-
-    def __init__(self, address: str, name: str) -> None:
-        self.versions: list[int] = []
-        self.slowest_s = 0.0
-        self.error: Exception | None = None
-        self._address, self._name = address, name
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            until(lambda: len(self.versions) > 3 or self.error is not None)
-            yield
-        finally:
-            self._stop.set()
-            self._thread.join(60)
-            assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            with attractor.Client(self._address, timeout_s=60, retry=QUICK) as client:
-                memory = client.create_memory(self._name, model="tiny", write="stream")
-                while not self._stop.is_set():
-                    begun_s = time.monotonic()
-                    self.versions.append(memory.store(ONE).version)
-                    memory.query(ONE)
-                    self.slowest_s = max(self.slowest_s, time.monotonic() - begun_s)
-        except Exception as error:
-            self.error = error
 
 
 def refused(answer: "grpc.Future[Any]") -> bool:

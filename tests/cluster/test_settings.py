@@ -36,7 +36,7 @@ def test_help_names_every_setting_its_variable_and_its_default() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"shards": "0"}, "shards: saw '0'"),
+        ({"shards": "-1"}, "shards: saw '-1'"),
         ({"port": "70000"}, "port: saw '70000'"),
         ({"device": "tpu"}, "device: saw 'tpu'"),
         ({"bank_memory_mib": "much"}, "bank_memory_mib: saw 'much'"),
@@ -66,6 +66,7 @@ def test_what_is_wrong_is_told_in_one_line_and_the_exit_status_is_2(tmp_path: Pa
         (("serve", "--shards", "none"), "shards: saw 'none'"),
         (("serve", "--models", str(tmp_path)), "broken.safetensors cannot be read"),
         (("serve", "--models", str(tmp_path / "missing")), "which is no folder"),
+        (("serve", "--shards", "0", "--durable", "no"), "shards: saw 0, but memories"),
         (("serve", "--device", "cuda"), "device: saw 'cuda'"),
         (("serve", "--config", str(tmp_path / "missing.toml")), "which is no file"),
         (("train", "missing.toml"), "recipe: saw 'missing.toml'"),

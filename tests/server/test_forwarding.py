@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from grpc import aio
 from tests.server import raw
 from tests.server.conftest import Stoppable
-from tests.server.raw import columns, raw_session, tensor
+from tests.server.raw import HELLO, columns, raw_session, tensor
 
 import attractor
 from attractor_proto.names import FORWARDED_KEY, ROUTE_KEY, slot_of
@@ -40,6 +40,15 @@ async def test_slots_belong_to_the_shards_that_the_topology_names(first: aio.Cha
     assert (len(answer.slot_owners), len(answer.shards)) == (1024, 2)
     assert answer.slot_owners[slot_of(HERE)] == 0
     assert answer.slot_owners[slot_of(THERE)] == 1
+
+
+async def test_a_session_is_told_of_the_other_shards(first: aio.Channel, pair_of_shards: list[RunningShard]) -> None:
+    call = memory_data_pb2_grpc.MemoryDataStub(first).Session()
+    await call.write(pb.SessionRequest(hello=HELLO))
+    answer = await call.read()
+    call.cancel()
+    assert isinstance(answer, pb.SessionResponse)
+    assert set(answer.welcome.shards) == {shard.info.address for shard in pair_of_shards}
 
 
 async def test_a_unary_call_is_forwarded_and_names_the_owner(

@@ -4,9 +4,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import numpy as np
+import psycopg
 import pytest
 from click.testing import CliRunner
 from tests.storage.postgresql import WAIT_S, PostgresServer
@@ -15,7 +17,9 @@ from attractor_server.cli import main
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage import postgres_lock
 from attractor_server.storage.address import Address
+from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.journal import Journal
+from attractor_server.storage.ownership import Ownership
 from attractor_server.storage.postgres import Postgres
 from attractor_server.storage.records import Change, Entry, NewMemory, StoredMemory
 from attractor_server.storage.settings import MemorySettings
@@ -131,6 +135,28 @@ def test_a_connection_that_was_cut_while_nobody_used_it_is_made_anew(
         store(journal, memory, version)
         postgres.cut_off()
     assert versions(journal, memory) == [1, 2]
+
+
+def test_groups_are_released_in_order_so_that_nobody_waits_in_a_circle(postgres: PostgresServer, uri: str) -> None:
+    with closing(Ownership(Postgres(uri), Incarnation.here("shard-0"))) as ownership:
+        ownership.claim([1])
+        ownership.claim([0])
+        with psycopg.connect(uri) as other, ThreadPoolExecutor(1) as threads:
+            other.execute("SELECT 1 FROM groups WHERE number = 0 FOR UPDATE")
+            released = threads.submit(ownership.release, [0, 1])
+            until_waiting(postgres)
+            other.execute("SELECT 1 FROM groups WHERE number = 1 FOR UPDATE NOWAIT")
+            other.rollback()
+            released.result(WAIT_S)
+
+
+def until_waiting(postgres: PostgresServer) -> None:
+    """Returns when somebody waits for a lock."""
+    with psycopg.connect(postgres.uri, autocommit=True) as connection:
+        end_s = time.monotonic() + WAIT_S
+        while not connection.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
 
 
 def test_a_server_that_is_gone_is_named_and_its_password_is_not(postgres: PostgresServer, journal: Journal) -> None:

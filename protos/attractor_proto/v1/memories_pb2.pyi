@@ -707,8 +707,11 @@ class GetTopologyResponse(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     SLOT_OWNERS_FIELD_NUMBER: _builtins.int
+    FOLLOWS_NODES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Grows with every change of owner or address."""
+    follows_nodes: _builtins.bool
+    """There shall be a shard for each node of the Ray cluster; else as many as were asked for."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shard]:
         """One a shard; the shards' number is their place here."""
@@ -723,10 +726,11 @@ class GetTopologyResponse(_message.Message):
         epoch: _builtins.int = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         slot_owners: _abc.Iterable[_builtins.int] | None = ...,
+        follows_nodes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "shards", b"shards", "slot_owners", b"slot_owners"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "follows_nodes", b"follows_nodes", "shards", b"shards", "slot_owners", b"slot_owners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

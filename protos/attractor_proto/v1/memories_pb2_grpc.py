@@ -404,7 +404,8 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+        """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
+        shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
         is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
         or UNAVAILABLE and may be repeated.
         """

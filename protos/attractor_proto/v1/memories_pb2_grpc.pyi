@@ -172,7 +172,8 @@ class ClusterStub:
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     GetTopology: _grpc.UnaryUnaryMultiCallable[_memories_pb2.GetTopologyRequest, _memories_pb2.GetTopologyResponse]
     Scale: _grpc.UnaryUnaryMultiCallable[_memories_pb2.ScaleRequest, _memories_pb2.ScaleResponse]
-    """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+    """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
+    shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
     is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
     or UNAVAILABLE and may be repeated.
     """
@@ -184,7 +185,8 @@ class ClusterAsyncStub(ClusterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTopology: _aio.UnaryUnaryMultiCallable[_memories_pb2.GetTopologyRequest, _memories_pb2.GetTopologyResponse]  # type: ignore[assignment]
     Scale: _aio.UnaryUnaryMultiCallable[_memories_pb2.ScaleRequest, _memories_pb2.ScaleResponse]  # type: ignore[assignment]
-    """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+    """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
+    shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
     is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
     or UNAVAILABLE and may be repeated.
     """
@@ -205,7 +207,8 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.ScaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.ScaleResponse, _abc.Awaitable[_memories_pb2.ScaleResponse]]:
-        """Sets the number of shards of a server that keeps its memories. Answered when that is noted; the topology tells when it
+        """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
+        shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
         is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
         or UNAVAILABLE and may be repeated.
         """

@@ -78,7 +78,11 @@ async def _resize(shards: int) -> None:
         Unavailable: it does not answer.
     """
     try:
-        noted = find_supervisor().scale.remote(shards)
-        await asyncio.wait_for(asyncio.wrap_future(noted.future()), RESIZE_TIMEOUT_S)
+        await asyncio.wait_for(_noted(shards), RESIZE_TIMEOUT_S)
     except (RayError, ValueError, TimeoutError) as error:
         raise Unavailable(f"the supervisor of the shards does not answer; try again in a moment: {error}") from error
+
+
+async def _noted(shards: int) -> None:
+    supervisor = await asyncio.to_thread(find_supervisor)  # which blocks for as long as Ray's head is away
+    await asyncio.wrap_future(supervisor.scale.remote(shards).future())

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, RayActorError, RayError
 
+from attractor_server.cluster.places import places
 from attractor_server.cluster.shards import Handle, end, find_shards, find_supervisor, start_shard, start_supervisor
-from attractor_server.cluster.status import ShardStatus, SupervisorStatus
-from attractor_server.errors import ServerError, SettingsError
+from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
+from attractor_server.errors import ServerError, SettingsError, Unavailable
 from attractor_server.spec import ShardSpec
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,10 @@ LISTEN_EVERY_S = 0.5
 READY_EVERY_S = 0.05
 STATUS_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 120.0
+LOST_S = 30.0
+"""Silence of the supervisor after which this process is taken to have lost its Ray node; elsewhere all may be well"""
+REFUSED_S = ABANDONED_S + 3.0
+"""For which a supervisor that has a command is asked again"""
 _OURS = f"{ServerError.__module__}."
 """What an error of ours begins with, in what Ray tells of it"""
 
@@ -34,6 +39,7 @@ class Cluster:
         self._supervisor = supervisor
         self._status = SupervisorStatus(addresses=(), settled=False, log=())
         self._missing = False
+        self._heard_s = time.monotonic()
         self._stop = threading.Event()
 
     @property
@@ -58,6 +64,23 @@ class Cluster:
         """Prints what is logged until told to stop."""
         while not self._stop.wait(LISTEN_EVERY_S):
             self._listen()
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no hope of an answer from the supervisor in this process."""
+        return time.monotonic() - self._heard_s > LOST_S
+
+    def check(self) -> None:
+        """Makes sure that the shards can still be reached.
+
+        Raises:
+            Unavailable: they are lost to this process.
+        """
+        if self.lost:
+            raise Unavailable(
+                f"the supervisor has not answered for {LOST_S:g} s: this process's Ray node is lost, or Ray's head; "
+                "shards that are left go on, and `attractor serve` with the same settings takes them up"
+            )
 
     def stop(self) -> None:
         """Ends `listen`."""
@@ -86,6 +109,7 @@ class Cluster:
                 logger.debug("the supervisor: %s", error)
             self._missing = True
             return
+        self._heard_s = time.monotonic()
         if self._missing and self._status.addresses:
             logger.warning("the supervisor answers again")
             self._missing = False
@@ -95,6 +119,8 @@ class Cluster:
 @contextmanager
 def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iterator[Cluster]:
     """Shards 0 to `shards` - 1 of this spec, each with the next port; gone at the end. Ray must be running.
+
+    Where `shards` is 0 there is one for each node, as nodes come and go.
 
     Shards of the same spec whose command ended before it could end them are used as they are.
 
@@ -106,34 +132,53 @@ def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iter
         if (supervisor := _abandoned(spec, slots)) is not None:
             started.extend(find_shards())
         else:
-            started.extend(start_shard(spec, number, log_level) for number in range(shards))
-            supervisor = start_supervisor(spec, slots, log_level)
+            started.extend(start_shard(spec, number, log_level) for number in range(shards or places(spec)))
+            supervisor = start_supervisor(spec, slots, log_level, follows_nodes=shards == 0)
         first = _first_statuses(started)
         started.append(supervisor)
         running = Cluster(supervisor, first[0].models)
         running.wait_until_ready()
-        listener = threading.Thread(target=running.listen, name="cluster listener")
+        listener = threading.Thread(target=running.listen, name="cluster listener", daemon=True)
         listener.start()
         try:
             yield running
         finally:
             running.stop()
-            listener.join()
-            end(supervisor)
-            started += find_shards()
+            listener.join(2 * STATUS_TIMEOUT_S)
+            if running.lost:
+                started.clear()  # whoever comes next goes on with them
+            else:
+                end(supervisor)
+                started += find_shards()
     finally:
         for handle in started:
             end(handle)
 
 
 def _abandoned(spec: ShardSpec, slots: int) -> Handle | None:
-    """The supervisor of such shards as are wanted, that nobody has, if there is one."""
+    """The supervisor of such shards as are wanted, that nobody has, if there is one.
+
+    One that Ray has just started again does not answer yet, and knows of no command before it has heard of none for a
+    while.
+    """
     try:
         supervisor = find_supervisor()
-        adopted = ray.get(supervisor.adopted.remote(spec, slots), timeout=STATUS_TIMEOUT_S)
-    except (ValueError, RayError):
+    except ValueError:
         return None
-    return supervisor if adopted else None
+    end_s = time.monotonic() + LOST_S
+    refused = False
+    while time.monotonic() < end_s:
+        try:
+            if ray.get(supervisor.adopted.remote(spec, slots), timeout=STATUS_TIMEOUT_S):
+                return supervisor
+            if not refused:
+                refused, end_s = True, time.monotonic() + REFUSED_S
+        except ActorDiedError:
+            return None
+        except RayError as error:
+            logger.debug("the supervisor: %s", error)
+        time.sleep(LISTEN_EVERY_S)
+    return None
 
 
 def _show(log: Sequence[str]) -> None:

@@ -71,6 +71,10 @@ def serving(settings: Settings) -> Iterator[Cluster]:
     spec = spec_of(settings)
     if spec.durable and settings.shards > GROUPS:
         raise SettingsError(f"shards: saw {settings.shards}; expected at most {GROUPS} of a server that keeps memories")
+    if not (spec.durable or settings.shards):
+        raise SettingsError(
+            "shards: saw 0, but memories not kept would be lost by a move; expected --backend-store-uri as well"
+        )
     if spec.store_uri:
         Postgres(spec.store_uri).close()
     with ExitStack() as stack:

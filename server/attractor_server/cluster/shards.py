@@ -15,6 +15,9 @@ SUPERVISOR = "supervisor"
 ASKED_BYTES = 1 << 20
 """Of a shard's node, as Ray counts: an actor that asks for nothing is put on any node, and SPREAD is not looked at"""
 
+HEAD, HEAD_SHARE = "node:__internal_head__", 0.001
+"""A resource of Ray's head node, and what the supervisor asks of it: Ray is slow to see that another one is lost"""
+
 
 def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     """A shard of that number, with a port of its own, that Ray starts again whenever it ends.
@@ -34,7 +37,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     return _start(ShardActor, _name(number), options, own, log_level)
 
 
-def start_supervisor(spec: ShardSpec, slots: int, log_level: str) -> Handle:
+def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nodes: bool) -> Handle:
     """The supervisor of the shards that were started before it.
 
     Raises:
@@ -42,7 +45,8 @@ def start_supervisor(spec: ShardSpec, slots: int, log_level: str) -> Handle:
     """
     from attractor_server.cluster.supervisor import Supervisor  # noqa: PLC0415 - which imports this module
 
-    return _start(Supervisor, SUPERVISOR, {"max_concurrency": 4}, spec, slots, log_level)
+    options = {"max_concurrency": 4, "resources": {HEAD: HEAD_SHARE}}
+    return _start(Supervisor, SUPERVISOR, options, spec, slots, log_level, follows_nodes)
 
 
 def find_shards() -> Sequence[Handle]:

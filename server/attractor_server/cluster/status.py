@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from attractor_server.topology import ShardInfo
 
+ABANDONED_S = 5.0
+"""Silence of the command that runs the server, after which another one may"""
+
 
 @dataclass(frozen=True)
 class ShardStatus:

@@ -8,14 +8,17 @@ import logging
 import threading
 import time
 from collections.abc import Set
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
 from attractor_server.cluster.assignment import first, groups_of, reassigned, spread
+from attractor_server.cluster.places import Following, places
 from attractor_server.cluster.shards import end, find_shards, start_shard
-from attractor_server.cluster.status import Logbook, SupervisorStatus
+from attractor_server.cluster.status import ABANDONED_S, Logbook, SupervisorStatus
 from attractor_server.cluster.watched import Watched
 from attractor_server.placement import Owners, dealt
 from attractor_server.spec import ShardSpec
@@ -26,8 +29,6 @@ logger = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.5
 SETTLE_EVERY_S = (0.02, 0.1)
 """After a change, and for as long as it is not settled"""
-ABANDONED_S = 5.0
-"""Silence of the command that runs the server, after which another one may"""
 ANSWER_TIMEOUT_S = 0.3
 """A shard that takes longer is asked no second time meanwhile"""
 
@@ -35,7 +36,7 @@ ANSWER_TIMEOUT_S = 0.3
 class Supervisor:
     """One thread looks after the shards; calls only leave word."""
 
-    def __init__(self, spec: ShardSpec, slots: int, log_level: str) -> None:
+    def __init__(self, spec: ShardSpec, slots: int, log_level: str, follows_nodes: bool) -> None:
         """Finds the shards there are: those that were just started, or that have been at work for long."""
         self._logbook = Logbook("supervisor")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
@@ -44,6 +45,8 @@ class Supervisor:
         self._log_level = log_level
         self._shards = [Watched(number, handle, self._logbook) for number, handle in enumerate(find_shards())]
         self._wanted = len(self._shards)
+        self._follows_nodes = follows_nodes
+        self._following = Following(partial(places, spec))
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
         self._orphans: frozenset[int] = frozenset()
@@ -52,6 +55,7 @@ class Supervisor:
         self._pause_s = WATCH_EVERY_S
         self._listened_s = time.monotonic()
         self._call = threading.Event()
+        self._following.start()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
     def status(self) -> SupervisorStatus:
@@ -69,9 +73,9 @@ class Supervisor:
         return True
 
     def scale(self, shards: int) -> None:
-        """Notes how many shards there shall be."""
-        logger.info("%d shards are wanted", shards)
-        self._wanted, self._settled = shards, False
+        """Notes how many shards there shall be; 0: as many as nodes."""
+        logger.info("%s shards are wanted", shards or "as many as nodes")
+        self._wanted, self._follows_nodes, self._settled = shards or self._wanted, shards == 0, False
         self._call.set()
 
     def _run(self) -> None:
@@ -84,6 +88,7 @@ class Supervisor:
             self._call.clear()
 
     def _step(self) -> None:
+        self._follow_nodes()
         self._start_missing()
         self._look()
         if self._topology is None:
@@ -102,6 +107,14 @@ class Supervisor:
         else:
             self._pause_s = min(2 * self._pause_s, SETTLE_EVERY_S[1])
 
+    def _follow_nodes(self) -> None:
+        if not self._follows_nodes or self._topology is None:
+            return
+        wanted = self._following.wanted(self._wanted, whole=all(shard.answers for shard in self._shards))
+        if wanted != self._wanted:
+            logger.warning("%d shards follow the nodes of the Ray cluster, before: %d", wanted, self._wanted)
+            self._wanted = wanted
+
     def _start_missing(self) -> None:
         while len(self._shards) < self._wanted:
             number = len(self._shards)
@@ -116,7 +129,7 @@ class Supervisor:
         if last.failed and self._topology is not None and last.number >= len(self._topology.shards):
             logger.error("shard %d could not be started; Ray's logs say why", last.number)
             end(self._shards.pop().handle)
-            self._wanted = len(self._shards)
+            self._wanted, self._follows_nodes = len(self._shards), False  # else it would be tried for ever
 
     def _remembered(self) -> Topology | None:
         """The newest topology that a shard was told, once every shard has answered or will not."""
@@ -134,8 +147,9 @@ class Supervisor:
         logger.warning("the supervisor was started anew, and goes on from epoch %d", newest.epoch)
         self._members = frozenset(newest.slot_owners.tolist())
         self._wanted = max(self._wanted, *(number + 1 for number in self._members))
+        self._follows_nodes = newest.follows_nodes
         # A next one may have been told to a shard that does not answer, and told of one that was sent home since.
-        return Topology(newest.epoch + 1, newest.shards[: self._wanted], newest.slot_owners)
+        return replace(newest, epoch=newest.epoch + 1, shards=newest.shards[: self._wanted])
 
     def _first(self) -> Topology | None:
         """The first topology, once all shards can serve."""
@@ -145,7 +159,7 @@ class Supervisor:
         self._members = frozenset(range(self._wanted))
         kept = self._spec.durable
         owners = spread(first(len(infos)), self._slots) if kept else dealt(self._slots, np.ones(len(infos)))
-        return Topology(1, infos, owners)
+        return Topology(1, infos, owners, self._follows_nodes)
 
     def _changed(self, topology: Topology) -> Topology:
         """The topology now: where shards are, and who is to own what."""
@@ -154,9 +168,12 @@ class Supervisor:
             if shard.info:
                 infos[shard.number : shard.number + 1] = [shard.info]
         owners = self._owners(topology, len(infos))
-        if tuple(infos) == topology.shards and np.array_equal(owners, topology.slot_owners):
+        follows = self._follows_nodes
+        if (tuple(infos), follows) == (topology.shards, topology.follows_nodes) and np.array_equal(
+            owners, topology.slot_owners
+        ):
             return topology
-        return Topology(topology.epoch + 1, tuple(infos), owners)
+        return Topology(topology.epoch + 1, tuple(infos), owners, follows)
 
     def _owners(self, topology: Topology, shards: int) -> Owners:
         """Owners of the slots: where memories are kept, of all shards that serve and are to stay."""
@@ -197,7 +214,7 @@ class Supervisor:
             logger.info("shard %d was sent home", last.number)
             self._shards.pop()
             shards = self._topology.shards[: len(self._shards)]
-            self._topology = Topology(self._topology.epoch + 1, shards, self._topology.slot_owners)
+            self._topology = replace(self._topology, epoch=self._topology.epoch + 1, shards=shards)
 
     def _is_settled(self, topology: Topology) -> bool:
         return len(self._shards) == len(topology.shards) == self._wanted and self._is_held(topology)

@@ -108,7 +108,7 @@ class Watched:
         """Whether it is gone, after finishing what it accepted; it begins with that at the first call."""
         if self._draining is None:
             self._draining = self.handle.drain.remote(DRAIN_S)
-        if not self._missing and not ray.wait([self._draining], timeout=0)[0]:
+        if self.answers and not ray.wait([self._draining], timeout=0)[0]:
             return False
         end(self.handle)
         return True

@@ -134,15 +134,20 @@ class ClusterServicer(rpc.ClusterServicer):
     ) -> pb.GetTopologyResponse:
         topology = self._shard.topology
         shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]
-        return pb.GetTopologyResponse(epoch=topology.epoch, shards=shards, slot_owners=topology.slot_owners.tolist())
+        return pb.GetTopologyResponse(
+            epoch=topology.epoch,
+            shards=shards,
+            slot_owners=topology.slot_owners.tolist(),
+            follows_nodes=topology.follows_nodes,
+        )
 
     async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: D102, N802
         if self._shard.resize is None:
             raise CannotScale(
                 "memories of this server are not kept, and would be lost by a move: start it with a store"
             )
-        if not 1 <= request.shards <= GROUPS:
-            raise InvalidRequest.of("shards", f"saw {request.shards}; expected 1 to {GROUPS}")
+        if request.shards > GROUPS:
+            raise InvalidRequest.of("shards", f"saw {request.shards}; expected 0 to {GROUPS}")
         await self._shard.resize(request.shards)
         return pb.ScaleResponse()
 

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from tests.chaos.faults.databases import postgres
 from tests.chaos.faults.killing import arguments
 from tests.chaos.tally import Run, fault
 from tests.cluster.asking import topology
-from tests.cluster.process import server_process, until
+from tests.cluster.nodes import lose
+from tests.cluster.process import ServerProcess, server_process, until
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -44,7 +46,14 @@ def ray_node(run: Run) -> None:
             run.checker(server.address) as checker,
         ):
             for _ in run.turns(checker):
-                until(lambda: len({*topology(server.address).slot_owners}) == NODES, timeout_s=120)
-                killed = run.random.choice([node for node in cluster.worker_nodes if node.any_processes_alive()])
-                cluster.remove_node(killed, allow_graceful=False)
+                until(lambda: owners(server) == NODES, timeout_s=120)
+                lose(cluster, run.random.choice([*cluster.worker_nodes]))
                 cluster.add_node(**EACH)
+
+
+def owners(server: ServerProcess) -> int:
+    """How many shards own something, as its first shard knows; none while that is away."""
+    try:
+        return len({*topology(server.address).slot_owners})
+    except grpc.RpcError:
+        return 0

@@ -1,0 +1,102 @@
+"""The head of a Ray cluster is away for a while, or for good, under the server that has shards on the cluster."""
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.faults.databases import postgres
+from tests.chaos.faults.killing import SHARDS, arguments
+from tests.chaos.faults.nodes import EACH, owners
+from tests.chaos.ledger import failures
+from tests.chaos.tally import Run, fault, pause
+from tests.cluster.asking import port_of, scaled
+from tests.cluster.nodes import below, head_of, lose
+from tests.cluster.process import ServerProcess, server_process, until
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+AWAY_S = 5.0
+
+
+def head(folder: Path | None) -> Mapping[str, Any]:
+    """What a head node is started with, always at one port; what it knows outlives it in that folder, if any."""
+    kept = {"gcs_storage": "rocksdb", "gcs_storage_path": str(folder)} if folder is not None else {}
+    return {**EACH, "include_dashboard": False, "_system_config": kept}
+
+
+@contextmanager
+def ray_cluster(folder: Path | None, port: int) -> Iterator["Cluster"]:
+    """A head, and as many nodes beside it as there are shards."""
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - takes seconds
+
+    import attractor_server.cluster  # noqa: F401, PLC0415 - sets what Ray reads while it is imported
+
+    cluster = Cluster(initialize_head=True, head_node_args={**head(folder), "gcs_server_port": port})
+    try:
+        for _ in range(SHARDS):
+            cluster.add_node(**EACH)
+        yield cluster
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def in_order(server: ServerProcess) -> None:
+    """All that the supervisor is there for works: more shards and fewer, and what a killed one had is taken over."""
+    scaled(server, SHARDS - 1)
+    scaled(server, SHARDS)
+    below()[port_of(server, SHARDS - 1)].kill()
+    until(lambda: owners(server) == SHARDS - 1)
+    until(lambda: owners(server) == SHARDS)
+
+
+@fault("ray-head", times=10)
+def ray_head(run: Run) -> None:
+    """What Ray's head knows is away for up to 5 s: shards serve on, and all is in order when it is back."""
+    with postgres() as database, ray_cluster(run.folder / "gcs", free_port()) as cluster:
+        kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
+        joined = ("--ray-address", cluster.address, "--advertise", "127.0.0.1")
+        with server_process(*arguments(run, *kept, *joined)) as server, run.checker(server.address) as checker:
+            for _ in run.turns(checker):
+                node = head_of(cluster)
+                node.kill_gcs_server()
+                checker.served()
+                pause(run.random.uniform(0, AWAY_S))
+                checker.served()
+                node.start_gcs_server()  # type: ignore[no-untyped-call]
+                in_order(server)
+    for failure in failures(run.folder / "ledger"):
+        run.tally.blame(failure)
+
+
+@fault("ray-head-lost", times=4)
+def ray_head_lost(run: Run) -> None:
+    """The whole head node ends, and every second time all it knew; `attractor serve` is started again."""
+    port = free_port()
+    with postgres() as database, ExitStack() as nodes, ExitStack() as servers:
+        folder = run.folder / "gcs"
+        cluster = nodes.enter_context(ray_cluster(folder, port))
+        kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
+        words = arguments(run, *kept, "--ray-address", cluster.address, "--advertise", "127.0.0.1")
+        server = servers.enter_context(server_process(*words))
+        with run.checker(server.address) as checker:
+            for number in run.turns(checker):
+                lose(cluster, head_of(cluster))
+                if number % 2:
+                    nodes.close()
+                    folder = run.folder / f"gcs-{number}"
+                    cluster = nodes.enter_context(ray_cluster(folder, port))
+                else:
+                    cluster.add_node(**head(folder), gcs_server_port=port)
+                until(lambda: server.process.poll() is not None, timeout_s=120)  # noqa: B023 - it is called here
+                servers.close()
+                server = servers.enter_context(server_process(*words))
+                in_order(server)

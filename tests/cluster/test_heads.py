@@ -1,0 +1,81 @@
+"""The head of a Ray cluster goes away, under a server that has its shards there and its memories in PostgreSQL."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
+from tests.chaos.faults.heads import free_port, head
+from tests.cluster.asking import scaled, topology
+from tests.cluster.nodes import head_of
+from tests.cluster.process import server_process, until
+from tests.storage.postgresql import PostgresServer
+
+import attractor
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.cluster import cluster as module
+from attractor_server.cluster.status import SupervisorStatus
+from attractor_server.errors import Unavailable
+
+ONE = np.full((4, 4), 0.5, np.float32)
+
+
+@pytest.fixture
+def lasting(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster whose head keeps what it knows."""
+    arguments = {**head(tmp_path / "gcs"), "gcs_server_port": free_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=arguments)
+    try:
+        cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_shards_serve_on_while_the_head_is_away_even_one_that_is_asked_to_scale(
+    lasting: Cluster, models: Path, postgres: PostgresServer
+) -> None:
+    flags = ("--models", str(models), "--shards", "2", "--port", "0", "--advertise", "127.0.0.1")
+    kept = ("--backend-store-uri", postgres.store(), "--ray-address", lasting.address)
+    with server_process(*flags, *kept) as server, attractor.Client(server.address, timeout_s=8) as client:
+        memories = [client.create_memory(f"away/{n}", model="tiny") for n in range(8)]
+        node = head_of(lasting)
+        node.kill_gcs_server()
+        with grpc.insecure_channel(server.address) as channel:
+            asked = rpc.ClusterStub(channel).Scale.future(pb.ScaleRequest(shards=1), timeout=60)
+            for _ in range(3):
+                for memory in memories:
+                    memory.store(ONE)
+            asked.cancel()
+        node.start_gcs_server()  # type: ignore[no-untyped-call]
+        until(lambda: len(topology(server.address).shards) > 0)
+        scaled(server, 1)
+        scaled(server, 2)
+        assert [memory.store(ONE).version for memory in memories] == [4] * 8
+
+
+class Silent:
+    """A supervisor that cannot be reached."""
+
+    class status:  # noqa: N801 - called like an actor's method
+        @staticmethod
+        def remote() -> SupervisorStatus:
+            raise RayError
+
+
+def test_a_command_that_has_lost_the_supervisor_says_so_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = module.Cluster(Silent, [])
+    running.check()
+    monkeypatch.setattr(module, "LOST_S", 0.0)
+    monkeypatch.setattr(module, "LISTEN_EVERY_S", 0.01)
+    listener = threading.Thread(target=running.listen)
+    listener.start()
+    with pytest.raises(Unavailable, match="the supervisor has not answered"):
+        running.check()
+    running.stop()
+    listener.join(10)
