@@ -1,11 +1,15 @@
 """What holds for every test: asyncio alone, and no blocking call on an event loop."""
 
 import inspect
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # whose handlers can crash a child before it is another program
+
 from grpc import aio
 from tests.storage.postgresql import PROGRAMS, PostgresServer, running
 
