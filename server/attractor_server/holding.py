@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NoReturn
 
 import anyio
@@ -60,10 +60,16 @@ class Holding:
             if leaving := self.held.difference(wanted):
                 logger.info("parting with %d groups of slots", len(leaving))
                 self._ownership.part(leaving)
-                self._going = self._leave(leaving)
+                gone = self._memories.part(leaving)
+                busy = [memory for memory in gone if self._batcher.concerns(memory)]
+                idle = set(gone).difference(busy)
+                for memory in idle:
+                    memory.deleted = True  # what still waits to be taken is not computed
+                self._going = self._leave(busy)
                 await _answered(self._going)
                 await anyio.to_thread.run_sync(self._ownership.release, leaving)
                 self._going = ()
+                self._leave(idle)
             if missing := set(wanted) - self.held:
                 await self._claim(missing, seize)
             await self.renew()
@@ -100,7 +106,7 @@ class Holding:
             if lost := self._ownership.lost(look):
                 logger.warning("%d groups of slots were taken by another shard", len(lost))
                 going = [job for job in self._going if group_of(job.memory.name) in lost]
-                for job in [*self._leave(lost), *going]:
+                for job in [*self._leave(self._memories.part(lost)), *going]:
                     job.memory.deleted = True  # nothing that waits is computed
             self._ownership.trust(look)
 
@@ -119,9 +125,9 @@ class Holding:
                 await anyio.sleep(ASK_EVERY_S)
         logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
 
-    def _leave(self, groups: Collection[int]) -> Sequence[Job]:
-        """Takes these groups' memories away, each when what waits for it now is done."""
-        jobs = [_leaving(record) for record in self._memories.part(groups)]
+    def _leave(self, memories: Iterable[Record]) -> Sequence[Job]:
+        """Takes these memories' pages out of the bank, each when what waits for it now is done."""
+        jobs = [_leaving(memory) for memory in memories]
         for job in jobs:
             self._batcher.add(job)
         return jobs

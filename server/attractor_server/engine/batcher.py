@@ -11,7 +11,7 @@ from attractor_server.engine.entrance import Entrance
 from attractor_server.engine.fairness import namespace_of
 from attractor_server.engine.lanes import Queue
 from attractor_server.engine.pace import COMPANY_PART, Company, Pace
-from attractor_server.engine.work import Job, Outcome, Unfinished
+from attractor_server.engine.work import Job, Outcome, Record, Unfinished
 from attractor_server.errors import QueueFull, ServerError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Batcher:
         self._company = Company()
         self._queue = Queue()
         self._entrance = Entrance(self._queue)
-        self._computing = False
+        self._computing: Sequence[Job] = ()
         self._submitted = 0
         self._changed = asyncio.Event()
 
@@ -61,6 +61,10 @@ class Batcher:
     def waiting_weight(self) -> int:
         """Patterns that wait."""
         return self._queue.weight
+
+    def concerns(self, memory: Record) -> bool:
+        """Whether something of that memory waits or is being computed."""
+        return memory in self._queue or any(job.memory is memory for job in self._computing)
 
     async def changed(self) -> None:
         """Waits until something came to wait, was taken or was answered."""
@@ -161,14 +165,14 @@ class Batcher:
         return batch
 
     async def _compute(self, batch: list[Job], thread: ThreadPoolExecutor) -> None:
-        self._computing = True
+        self._computing = batch
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._timed, batch)
         except Exception:
             logger.exception("a batch of %d jobs failed", len(batch))
             outcomes = [ServerError("the engine failed; the server's log says why") for _ in batch]
         finally:
-            self._computing = False
+            self._computing = ()
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServerError):
                 job.fail(outcome)

@@ -103,6 +103,9 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
+    def __contains__(self, memory: Record) -> bool:
+        return memory in self._lanes
+
     def jobs(self) -> list[Job]:
         """All that wait, those of one memory in their order."""
         return [job for lane in self._lanes.values() for job in lane.jobs]
