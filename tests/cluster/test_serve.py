@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from tests.cluster.process import ServerProcess, drained, server_process, until
 from tests.storage.postgresql import PostgresServer
@@ -37,6 +38,10 @@ def test_every_memory_is_reached_at_either_address(server: ServerProcess) -> Non
             for name in names:
                 assert client.create_memory(name, model="tiny").store(ONE).total > 0
             assert {info.name for info in client.memories("reached/")} == set(names)
+
+
+def test_shards_have_the_priority_of_what_started_the_server(server: ServerProcess) -> None:
+    assert {process.nice() for process in server.shard_processes().values()} == {psutil.Process().nice()}
 
 
 def test_a_compressed_bomb_is_refused_and_never_unfolds_in_the_shard(server: ServerProcess) -> None:
