@@ -203,6 +203,11 @@ class Outbox:
         """Whether the memory has a lane here."""
         return self._lanes.get(memory) is not None
 
+    def holds(self, memory: str) -> bool:
+        """Whether something of the memory waits here, or is under way."""
+        lane = self._lanes.get(memory)
+        return lane is not None and not lane.idle
+
     def under_way(self, memory: str) -> bool:
         """Whether an answer about the memory is to be expected."""
         lane = self._lanes.get(memory)

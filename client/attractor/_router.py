@@ -173,8 +173,10 @@ class Router:
                 link.outbox.abandon(request)
 
     def _link(self, memory: str) -> Link:
-        if (link := self._routes.get(memory, self.seed)) is self.seed and self.seed.failure is not None:
-            link = self._routes[memory] = self._standing() or self.seed
+        link = self._routes.get(memory, self.seed)
+        lost = link is self.seed and link.failure is not None and not link.outbox.holds(memory)
+        if lost and (other := self._standing()) is not None:
+            link = self._routes[memory] = other
         if route := link.outbox.idle_route(memory):
             self.redirect(link, memory, route)  # it is forwarded, but perhaps need not be any longer
             return self._routes.get(memory, self.seed)

@@ -12,10 +12,14 @@ from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.storage.groups import GROUPS
 
 
+ANSWER_S = 60
+"""For a shard that was killed and is not back yet, too"""
+
+
 def topology(address: str) -> pb.GetTopologyResponse:
     """As the shard there knows it."""
     with grpc.insecure_channel(address) as channel:
-        return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=10)
+        return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=ANSWER_S, wait_for_ready=True)
 
 
 def groups_of(server: ServerProcess, shard: int) -> list[int]:
