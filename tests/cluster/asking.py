@@ -11,7 +11,6 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.storage.groups import GROUPS
 
-
 ANSWER_S = 60
 """For a shard that was killed and is not back yet, too"""
 
