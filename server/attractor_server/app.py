@@ -1,7 +1,6 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
 
 import logging
-import os
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -41,7 +40,6 @@ __all__ = [
     "limits_for",
     "load_models",
     "running_shard",
-    "threads_for",
 ]
 
 logger = logging.getLogger(__name__)
@@ -249,8 +247,3 @@ def device_of(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device: saw 'cuda', and PyTorch finds no GPU in this process; expected 'cpu'")
     return torch.device(name)
-
-
-def threads_for(asked: int, shards: int) -> int:
-    """Threads of each shard: as asked, or its part of the cores."""
-    return asked or max(1, len(os.sched_getaffinity(0)) // max(shards, 1))

@@ -1,5 +1,6 @@
 """What a shard is told at its start. Light, so that whoever only passes it on need not load what computes."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -42,3 +43,8 @@ class ShardSpec:
     def durable(self) -> bool:
         """Whether memories outlive the shard."""
         return bool(self.store_uri) or self.data is not None
+
+
+def threads_for(asked: int, shards: int) -> int:
+    """Threads of each shard: as asked, or its part of the cores."""
+    return asked or max(1, len(os.sched_getaffinity(0)) // max(shards, 1))

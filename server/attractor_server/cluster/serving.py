@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from attractor_server.app import ShardSpec, device_of, load_models, threads_for
 from attractor_server.cluster.cluster import Cluster, cluster
 from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
+from attractor_server.spec import ShardSpec, threads_for
 from attractor_server.storage import lock, postgres_lock
 from attractor_server.storage.address import Address
 from attractor_server.storage.groups import GROUPS
@@ -79,16 +79,20 @@ def serving(settings: Settings) -> Iterator[Cluster]:
         Postgres(spec.store_uri).close()
     with ExitStack() as stack:
         stack.enter_context(_held(spec))
-        # Here, where a fault is told in few words; another node may well have the GPU that this one lacks. Ray starts
-        # meanwhile, which takes it some seconds of waiting.
-        device = "cpu" if settings.ray_address else settings.device
-        with ThreadPoolExecutor(1) as thread:
-            models = thread.submit(lambda: load_models(spec.models, device=device_of(device)))
+        with ThreadPoolExecutor(1) as thread:  # Ray takes some seconds to start, most of them waiting
+            checked = thread.submit(_check, spec, device="cpu" if settings.ray_address else settings.device)
             stack.enter_context(ray_node(settings.ray_address))
-            models.result()
+            checked.result()
         yield stack.enter_context(
             cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level)
         )
+
+
+def _check(spec: ShardSpec, *, device: str) -> None:
+    """Finds faults here, where they are told in few words; another node may well have the GPU that this one lacks."""
+    from attractor_server.app import device_of, load_models  # noqa: PLC0415 - loads torch
+
+    load_models(spec.models, device=device_of(device))
 
 
 def _held(spec: ShardSpec) -> AbstractContextManager[None]:
