@@ -1,6 +1,7 @@
 """What a running server says of its shards, and the command that changes how many there are."""
 
 import subprocess
+import time
 
 import grpc
 import psutil
@@ -11,14 +12,21 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.storage.groups import GROUPS
 
-ANSWER_S = 60
+ANSWER_S, ASK_EVERY_S = 60, 0.05
 """For a shard that was killed and is not back yet, too"""
 
 
 def topology(address: str) -> pb.GetTopologyResponse:
-    """As the shard there knows it."""
+    """As the shard there knows it; one that is about to know is waited for."""
+    end_s = time.monotonic() + ANSWER_S
     with grpc.insecure_channel(address) as channel:
-        return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=ANSWER_S, wait_for_ready=True)
+        while True:
+            try:
+                return rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=ANSWER_S)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end_s:
+                    raise
+            time.sleep(ASK_EVERY_S)
 
 
 def groups_of(server: ServerProcess, shard: int) -> list[int]:

@@ -17,6 +17,7 @@ from attractor_server.cluster.status import Logbook, ShardStatus
 from attractor_server.collector import spare_the_loaded
 from attractor_server.errors import Unavailable
 from attractor_server.loop import loop_options
+from attractor_server.storage.incarnation import Incarnation
 from attractor_server.topology import Topology
 
 RESIZE_TIMEOUT_S = 10.0
@@ -29,6 +30,7 @@ class ShardActor:
         """Returns once the shard listens. An empty `spec.advertise` means this node's own address."""
         self._logbook = Logbook(f"shard {spec.number}")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
+        self._process = Incarnation.here(f"shard-{spec.number}")
         spec = replace(spec, advertise=spec.advertise or node_address())
         with ExitStack() as stack:
             portal = stack.enter_context(
@@ -46,6 +48,7 @@ class ShardActor:
         shard = self._shard
         return ShardStatus(
             info=shard.info,
+            process=self._process,
             models=tuple(shard.models),
             warm=shard.warm,
             epoch=shard.epoch,

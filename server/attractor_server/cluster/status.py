@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
+from attractor_server.storage.incarnation import Incarnation
 from attractor_server.topology import ShardInfo
 
 ABANDONED_S = 5.0
@@ -15,6 +16,7 @@ class ShardStatus:
     """What a shard tells of itself."""
 
     info: ShardInfo
+    process: Incarnation
     models: tuple[str, ...]
     warm: bool
     """It can be told of the others, and will serve then"""

@@ -122,7 +122,10 @@ class Supervisor:
             self._shards.append(Watched(number, start_shard(self._spec, number, self._log_level), self._logbook))
 
     def _look(self) -> None:
-        ray.wait([shard.ask() for shard in self._shards], num_returns=len(self._shards), timeout=ANSWER_TIMEOUT_S)
+        asked = [(shard, shard.ask()) for shard in self._shards]
+        awaited = [answer for shard, answer in asked if not shard.ended]
+        if awaited:
+            ray.wait(awaited, num_returns=len(awaited), timeout=ANSWER_TIMEOUT_S)
         for shard in self._shards:
             shard.note()
         last = self._shards[-1]

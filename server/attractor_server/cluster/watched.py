@@ -57,6 +57,11 @@ class Watched:
         return self._missing or time.monotonic() - self._asked_s > UNRESPONSIVE_S
 
     @property
+    def ended(self) -> bool:
+        """Whether the process that answered last is known to be over: of this machine's it is long before Ray tells."""
+        return self.status is not None and self.status.process.is_over
+
+    @property
     def held(self) -> frozenset[int]:
         """The groups that it has claimed, if it answers."""
         return self.status.held if self.status and self.answers else frozenset()
@@ -76,8 +81,11 @@ class Watched:
         if self._asked is None:
             return
         if not ray.wait([self._asked], timeout=0)[0]:
-            if self.status is not None and self.silent and not self._missing:
-                self._lost(f"no answer for {UNRESPONSIVE_S:g} s")
+            if self.status is not None and not self._missing:
+                if self.ended:
+                    self._lost("its process has ended")
+                elif self.silent:
+                    self._lost(f"no answer for {UNRESPONSIVE_S:g} s")
             return
         asked, self._asked = self._asked, None
         try:
@@ -127,7 +135,10 @@ class Watched:
 
     def _lost(self, why: str) -> None:
         self._missing = True
-        logger.warning("shard %d does not answer; Ray starts it again if it has ended", self.number)
+        if self.ended:
+            logger.warning("shard %d has ended; Ray starts it again", self.number)
+        else:
+            logger.warning("shard %d does not answer; Ray starts it again if it has ended", self.number)
         logger.debug("shard %d: %s", self.number, why)
 
     def _check(self, told: "ray.ObjectRef[None]") -> None:
