@@ -141,14 +141,14 @@ class Router:
         return next((link for link in self._links.values() if link.stands), None)
 
     def _told(self) -> Link | None:
-        """A new link to a shard that was told of, if there is one that has not failed just now."""
-        now_s = anyio.current_time()
-        told = [
-            address
-            for address in (self.shards if self._settings.direct else ())
-            if address not in self._links and self._avoided.get(address, -math.inf) <= now_s
-        ]
-        return self._start(random.choice(told), self._settings.route_timeout_s, eager=False) if told else None  # noqa: S311
+        """A new link to a shard that was told of; if all have failed a moment ago, to the one that did so first."""
+        told = [address for address in self.shards if self._settings.direct and address not in self._links]
+        if not told:
+            return None
+        failed_s = {address: self._avoided.get(address, -math.inf) for address in told}
+        fine = [address for address in told if failed_s[address] <= anyio.current_time()]
+        address = random.choice(fine) if fine else min(told, key=failed_s.__getitem__)  # noqa: S311
+        return self._start(address, self._settings.route_timeout_s, eager=False)
 
     def close(self) -> None:
         """Fails all that is under way, and everything asked from now on."""

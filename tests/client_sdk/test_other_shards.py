@@ -71,3 +71,18 @@ async def test_a_shard_that_was_told_of_and_does_not_answer_is_no_hindrance(fake
         async with serving(fake, port):
             assert (await memory.store(ONE)).total == 2
             assert (await client.create_memory("more", model="tiny")).name == "more"
+
+
+async def test_a_shard_that_failed_a_moment_ago_is_tried_again_where_there_is_no_other(
+    fake: FakeServer, other: FakeServer
+) -> None:
+    fake.routes["faces"] = other.address
+    port = int(other.address.rpartition(":")[2])
+    async with attractor.connect(fake.address, timeout_s=3, retry=QUICK) as client:  # less than it is avoided for
+        memory = await client.create_memory("faces", model="tiny")
+        assert (await memory.store(ONE)).total == 1
+        await other.stop()
+        assert (await memory.store(ONE)).total == 2
+        async with serving(other, port):
+            await fake.stop()
+            assert (await memory.store(ONE)).total == 3
