@@ -1,7 +1,5 @@
 """Channels and the stubs of the contract's services on them."""
 
-from collections.abc import Sequence
-
 import anyio
 from grpc import aio
 
@@ -42,8 +40,6 @@ class Channels:
 
     def __init__(self) -> None:
         self._open: dict[str, Channel] = {}
-        self.others: Sequence[str] = ()
-        """Where there are shards beside the one whose address was given, as far as the newest session was told"""
 
     def to(self, address: str) -> Channel:
         """The channel to that address, made when first asked for."""

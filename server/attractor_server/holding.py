@@ -61,15 +61,17 @@ class Holding:
                 logger.info("parting with %d groups of slots", len(leaving))
                 self._ownership.part(leaving)
                 gone = self._memories.part(leaving)
-                busy = [memory for memory in gone if self._batcher.concerns(memory)]
-                idle = set(gone).difference(busy)
+                busy = self._batcher.busy(gone)
+                idle = set(gone) - busy
                 for memory in idle:
                     memory.deleted = True  # what still waits to be taken is not computed
                 self._going = self._leave(busy)
                 await _answered(self._going)
-                await anyio.to_thread.run_sync(self._ownership.release, leaving)
+                try:
+                    await anyio.to_thread.run_sync(self._ownership.release, leaving)
+                finally:
+                    self._leave(idle)  # only now: nobody waits for it
                 self._going = ()
-                self._leave(idle)
             if missing := set(wanted) - self.held:
                 await self._claim(missing, seize)
             await self.renew()

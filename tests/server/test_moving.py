@@ -17,8 +17,10 @@ from attractor_proto.names import SLOTS, slot_of
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.errors import StoreFailed
 from attractor_server.rpc.context import FORWARDED
 from attractor_server.storage.groups import GROUPS, group_of
+from attractor_server.storage.ownership import Ownership
 from attractor_server.topology import Topology
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
@@ -212,3 +214,23 @@ async def test_many_memories_are_opened_and_written_without_waiting_for_each(dur
                 stored |= set(answer.stored.request_ids)
         assert opened == set(range(1, len(names) + 1))
         assert [await raw.state(channel, name) for name in (names[0], names[-1])] == [(1, 1), (1, 1)]
+
+
+async def test_what_a_shard_parts_with_leaves_its_bank_though_the_store_fails(
+    pair: list[RunningShard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with attractor.connect(pair[0].info.address, timeout_s=20, retry=QUICK) as client:
+        await (await client.create_memory("a", model="tiny")).store(ONE)
+    record = await pair[0]._shard.memories.get("a")
+    assert record.pages
+
+    def fail(ownership: Ownership, groups: object) -> None:
+        raise StoreFailed("not now")
+
+    monkeypatch.setattr(Ownership, "release", fail)
+    with pytest.raises(StoreFailed):
+        await pair[0].learn(Topology(3, tuple(one.info for one in pair), np.full(SLOTS, 1, np.int32)))
+    with anyio.fail_after(20):
+        while record.pages:  # noqa: ASYNC110 - of the engine's thread
+            await anyio.sleep(0.005)
+    monkeypatch.undo()

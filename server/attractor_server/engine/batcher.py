@@ -62,9 +62,10 @@ class Batcher:
         """Patterns that wait."""
         return self._queue.weight
 
-    def concerns(self, memory: Record) -> bool:
-        """Whether something of that memory waits or is being computed."""
-        return memory in self._queue or any(job.memory is memory for job in self._computing)
+    def busy(self, memories: Iterable[Record]) -> set[Record]:
+        """Those of the memories of which something waits or is being computed."""
+        computing = {job.memory for job in self._computing}
+        return {memory for memory in memories if memory in computing or memory in self._queue}
 
     async def changed(self) -> None:
         """Waits until something came to wait, was taken or was answered."""

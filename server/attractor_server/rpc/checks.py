@@ -41,11 +41,20 @@ def call_of(call: pb.Call) -> Call | None:
     """
     if not (call.client_id or call.sequence):
         return None
-    if not 0 < len(call.client_id) <= CLIENT_ID_LIMIT or "\0" in call.client_id:
-        seen = f"saw {quoted(call.client_id)}, {len(call.client_id)} characters"
-        raise InvalidRequest.of("call.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")
+    check_client_id(call.client_id, "call.client_id")
     check_sequence(call.sequence, "call.sequence")
     return Call(call.client_id, call.sequence)
+
+
+def check_client_id(client_id: str, where: str) -> None:
+    """Refuses what no client can be called.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if not 0 < len(client_id) <= CLIENT_ID_LIMIT or "\0" in client_id:
+        seen = f"saw {quoted(client_id)}, {len(client_id)} characters"
+        raise InvalidRequest.of(where, f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")
 
 
 def check_sequence(sequence: int, where: str) -> None:

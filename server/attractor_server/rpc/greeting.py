@@ -4,9 +4,10 @@ import random
 
 import anyio
 
-from attractor_proto.names import CLIENT_ID_LIMIT, PROTOCOL_VERSION
+from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.errors import InvalidRequest, UnsupportedProtocol, Violation, quoted
+from attractor_server.errors import InvalidRequest, UnsupportedProtocol, Violation
+from attractor_server.rpc.checks import check_client_id
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.shard import Shard
 
@@ -54,6 +55,4 @@ def _check(hello: pb.Hello) -> None:
         raise UnsupportedProtocol(
             Violation("hello.protocol_version", f"{seen}: upgrade the older of client and server")
         )
-    if not 0 < len(hello.client_id) <= CLIENT_ID_LIMIT or "\0" in hello.client_id:
-        seen = f"saw {quoted(hello.client_id)}, {len(hello.client_id)} characters"
-        raise InvalidRequest.of("hello.client_id", f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")
+    check_client_id(hello.client_id, "hello.client_id")

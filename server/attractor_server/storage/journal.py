@@ -50,8 +50,7 @@ class Journal:
 
     def find(self, name: str) -> StoredMemory | None:
         """The memory of that name, or None."""
-        with self._store.reading() as cursor:
-            return rows.found(cursor, name)
+        return self.find_all([name])[0]
 
     def find_all(self, names: Sequence[str]) -> Sequence[StoredMemory | None]:
         """The memories of those names, None where there is none."""
