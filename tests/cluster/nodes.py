@@ -1,6 +1,8 @@
 """Nodes of a Ray cluster on this machine, and how one is lost."""
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 from tests.cluster.process import shards_among
@@ -10,6 +12,24 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 GONE_S = 30.0
+EACH: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+"""What a node is started with"""
+
+
+@contextmanager
+def ray_cluster(*, beside: int, **head: object) -> Iterator["Cluster"]:
+    """A Ray cluster of a head, started with that as well, and so many nodes beside it."""
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - takes seconds
+
+    import attractor_server.cluster  # noqa: F401, PLC0415 - sets what Ray reads while it is imported
+
+    cluster = Cluster(initialize_head=True, head_node_args={**EACH, "include_dashboard": False, **head})
+    try:
+        for _ in range(beside):
+            cluster.add_node(**EACH)
+        yield cluster
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def head_of(cluster: "Cluster") -> "Node":

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
-from tests.chaos.faults.nodes import EACH
 from tests.cluster.asking import scaled, topology
+from tests.cluster.nodes import EACH, ray_cluster
 from tests.cluster.process import drained, server_process, until
 from tests.cluster.writing import Writer
 from tests.storage.postgresql import PostgresServer
@@ -50,11 +50,8 @@ def test_as_long_as_nobody_has_counted_nothing_changes() -> None:
 
 @pytest.fixture
 def growing() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={**EACH, "include_dashboard": False})
-    try:
+    with ray_cluster(beside=0) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.timeout(200)

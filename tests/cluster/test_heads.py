@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 from tests.chaos.faults.heads import free_port, head
 from tests.cluster.asking import scaled, topology
-from tests.cluster.nodes import head_of
+from tests.cluster.nodes import head_of, ray_cluster
 from tests.cluster.process import server_process, until
 from tests.storage.postgresql import PostgresServer
 
@@ -28,13 +28,8 @@ ONE = np.full((4, 4), 0.5, np.float32)
 @pytest.fixture
 def lasting(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster whose head keeps what it knows."""
-    arguments = {**head(tmp_path / "gcs"), "gcs_server_port": free_port()}
-    cluster = Cluster(initialize_head=True, head_node_args=arguments)
-    try:
-        cluster.add_node(num_cpus=1)
+    with ray_cluster(beside=1, **head(tmp_path / "gcs"), gcs_server_port=free_port()) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_shards_serve_on_while_the_head_is_away_even_one_that_is_asked_to_scale(

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from tests.cluster.nodes import head_of, raylet
+from tests.cluster.nodes import head_of, ray_cluster, raylet
 from tests.cluster.process import drained, server_process, words
 
 import attractor
@@ -18,17 +18,13 @@ ONE = np.full((4, 4), 0.5, np.float32)
 
 
 @pytest.fixture
-def ray_cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
+def two_nodes() -> Iterator[Cluster]:
+    with ray_cluster(beside=1) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def test_a_server_joins_a_ray_cluster_and_leaves_it_running(ray_cluster: Cluster, models: Path) -> None:
-    flags = ("--ray-address", ray_cluster.address, "--shards", "2", "--port", "0", "--host", "0.0.0.0")
+def test_a_server_joins_a_ray_cluster_and_leaves_it_running(two_nodes: Cluster, models: Path) -> None:
+    flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0", "--host", "0.0.0.0")
     for _ in range(2):
         with server_process("--models", str(models), *flags, "--advertise", "127.0.0.1") as server:
             with attractor.Client(server.address) as client:
@@ -40,25 +36,25 @@ def test_a_server_joins_a_ray_cluster_and_leaves_it_running(ray_cluster: Cluster
             assert server.stop() == 0, drained(server.errors)
 
 
-def test_shards_are_spread_over_the_nodes_of_a_cluster(ray_cluster: Cluster, models: Path) -> None:
-    ray_cluster.add_node(num_cpus=1)
-    flags = ("--ray-address", ray_cluster.address, "--shards", "3", "--port", "0", "--advertise", "127.0.0.1")
+def test_shards_are_spread_over_the_nodes_of_a_cluster(two_nodes: Cluster, models: Path) -> None:
+    two_nodes.add_node(num_cpus=1)
+    flags = ("--ray-address", two_nodes.address, "--shards", "3", "--port", "0", "--advertise", "127.0.0.1")
     with server_process("--models", str(models), *flags):
         below = psutil.Process().children(recursive=True)
         nodes = [child.ppid() for child in below if any("ShardActor" in word for word in words(child))]
         assert len(nodes) == len(set(nodes)) == 3
 
 
-def test_the_supervisor_is_on_the_head_node(ray_cluster: Cluster, models: Path) -> None:
-    ray_cluster.add_node(num_cpus=1)
-    with server_process("--models", str(models), "--ray-address", ray_cluster.address, "--port", "0"):
+def test_the_supervisor_is_on_the_head_node(two_nodes: Cluster, models: Path) -> None:
+    two_nodes.add_node(num_cpus=1)
+    with server_process("--models", str(models), "--ray-address", two_nodes.address, "--port", "0"):
         below = psutil.Process().children(recursive=True)
         (supervisor,) = [child for child in below if any("Supervisor" in word for word in words(child))]
-        assert supervisor.ppid() == raylet(head_of(ray_cluster)).pid
+        assert supervisor.ppid() == raylet(head_of(two_nodes)).pid
 
 
-def test_shards_outlive_their_command_and_another_one_goes_on_with_them(ray_cluster: Cluster, models: Path) -> None:
-    flags = ("--models", str(models), "--ray-address", ray_cluster.address, "--shards", "2", "--port", "0")
+def test_shards_outlive_their_command_and_another_one_goes_on_with_them(two_nodes: Cluster, models: Path) -> None:
+    flags = ("--models", str(models), "--ray-address", two_nodes.address, "--shards", "2", "--port", "0")
     with server_process(*flags, "--advertise", "127.0.0.1") as server:
         server.process.kill()
         server.process.wait(60)

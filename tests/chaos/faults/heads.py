@@ -1,22 +1,19 @@
 """The head of a Ray cluster is away for a while, or for good, under the server that has shards on the cluster."""
 
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.chaos.faults.databases import postgres
 from tests.chaos.faults.killing import SHARDS, arguments
-from tests.chaos.faults.nodes import EACH, owners
+from tests.chaos.faults.nodes import owners
 from tests.chaos.ledger import failures
 from tests.chaos.tally import Run, fault, pause
 from tests.cluster.asking import port_of, scaled
-from tests.cluster.nodes import below, head_of, lose
+from tests.cluster.nodes import EACH, below, head_of, lose, ray_cluster
 from tests.cluster.process import ServerProcess, server_process, until
-
-if TYPE_CHECKING:
-    from ray.cluster_utils import Cluster
 
 AWAY_S = 5.0
 
@@ -25,22 +22,6 @@ def head(folder: Path | None) -> Mapping[str, Any]:
     """What a head node is started with, always at one port; what it knows outlives it in that folder, if any."""
     kept = {"gcs_storage": "rocksdb", "gcs_storage_path": str(folder)} if folder is not None else {}
     return {**EACH, "include_dashboard": False, "_system_config": kept}
-
-
-@contextmanager
-def ray_cluster(folder: Path | None, port: int) -> Iterator["Cluster"]:
-    """A head, and as many nodes beside it as there are shards."""
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - takes seconds
-
-    import attractor_server.cluster  # noqa: F401, PLC0415 - sets what Ray reads while it is imported
-
-    cluster = Cluster(initialize_head=True, head_node_args={**head(folder), "gcs_server_port": port})
-    try:
-        for _ in range(SHARDS):
-            cluster.add_node(**EACH)
-        yield cluster
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def free_port() -> int:
@@ -61,7 +42,10 @@ def in_order(server: ServerProcess) -> None:
 @fault("ray-head", times=10)
 def ray_head(run: Run) -> None:
     """What Ray's head knows is away for up to 5 s: shards serve on, and all is in order when it is back."""
-    with postgres() as database, ray_cluster(run.folder / "gcs", free_port()) as cluster:
+    with (
+        postgres() as database,
+        ray_cluster(beside=SHARDS, **head(run.folder / "gcs"), gcs_server_port=free_port()) as cluster,
+    ):
         kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
         joined = ("--ray-address", cluster.address, "--advertise", "127.0.0.1")
         with server_process(*arguments(run, *kept, *joined)) as server, run.checker(server.address) as checker:
@@ -83,7 +67,7 @@ def ray_head_lost(run: Run) -> None:
     port = free_port()
     with postgres() as database, ExitStack() as nodes, ExitStack() as servers:
         folder = run.folder / "gcs"
-        cluster = nodes.enter_context(ray_cluster(folder, port))
+        cluster = nodes.enter_context(ray_cluster(beside=SHARDS, **head(folder), gcs_server_port=port))
         kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
         words = arguments(run, *kept, "--ray-address", cluster.address, "--advertise", "127.0.0.1")
         server = servers.enter_context(server_process(*words))
@@ -93,7 +77,7 @@ def ray_head_lost(run: Run) -> None:
                 if number % 2:
                     nodes.close()
                     folder = run.folder / f"gcs-{number}"
-                    cluster = nodes.enter_context(ray_cluster(folder, port))
+                    cluster = nodes.enter_context(ray_cluster(beside=SHARDS, **head(folder), gcs_server_port=port))
                 else:
                     cluster.add_node(**head(folder), gcs_server_port=port)
                 until(lambda: server.process.poll() is not None, timeout_s=120)  # noqa: B023 - it is called here
