@@ -93,6 +93,7 @@ class RunningShard:
             StoreFailed: not all was claimed or released.
         """
         await self._warming.done.wait()
+        await self._listening.open()
         self._shard.learn(topology)
         self._listening.peers.keep(self._shard.topology.owning)
         await self._shard.follow(seize=seize)
@@ -129,6 +130,8 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
             ) as server,
             anyio.create_task_group() as tasks,
         ):
+            if not spec.follows:
+                await server.open()
             tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
             tasks.start_soon(sweep, shard)
             if shard.holding is not None:

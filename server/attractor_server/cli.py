@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,14 +60,15 @@ def serve(config: Path | None, **flags: str | None) -> None:
         from attractor_server.cluster.serving import kept_in, serving  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
-        with serving(settings) as cluster:
+
+        def ready(address: str, models: Sequence[str], who: str = "Ray is starting") -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
+            click.echo(f"Attractor is ready on {address}, {who}, models: {', '.join(models)}; {kept_in(settings)}")
+
+        with serving(settings, early=ready) as cluster:
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
-            offered = ", ".join(cluster.models)
-            click.echo(
-                f"Attractor is ready on {cluster.addresses[0]}, {shards}, models: {offered}; {kept_in(settings)}"
-            )
+            ready(cluster.addresses[0], cluster.models, shards)
             while not stop.wait(1.0):  # a wait without an end would hold signals back
                 cluster.check()
             click.echo("Attractor is finishing what it accepted", err=True)

@@ -50,10 +50,22 @@ async def _scaled(server: str, shards: int, timeout_s: float) -> int:
     with anyio.fail_after(timeout_s):
         async with aio.insecure_channel(await _first_shard(server)) as channel:
             cluster = rpc.ClusterStub(channel)
-            await cluster.Scale(pb.ScaleRequest(shards=shards), timeout=CALL_TIMEOUT_S)
+            while not await _asked(cluster, shards):  # noqa: ASYNC110 - of another process
+                await anyio.sleep(ASK_EVERY_S)
             while not (found := await _found(cluster, shards)):  # noqa: ASYNC110 - of another process
                 await anyio.sleep(ASK_EVERY_S)
             return found
+
+
+async def _asked(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
+    """Whether the server knows what is wanted; while its shards start it cannot."""
+    try:
+        await cluster.Scale(pb.ScaleRequest(shards=shards), timeout=CALL_TIMEOUT_S)
+    except aio.AioRpcError as error:
+        if error.code() in _AGAIN:
+            return False
+        raise
+    return True
 
 
 async def _first_shard(server: str) -> str:

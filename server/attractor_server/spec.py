@@ -17,6 +17,8 @@ class ShardSpec:
     host: str = "127.0.0.1"
     port: int = 0
     advertise: str = "127.0.0.1"
+    follows: int = 0
+    """The port of a stand-in for all shards, which the first of them listens at when it is told to serve; 0: none"""
     device: str = "cpu"
     threads: int = 1
     models: Path | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 COMMAND = (str(Path(sys.executable).parent / "attractor"),)
+STANDS_IN = "Ray is starting"
 READY = re.compile(r"ready on (\S+:\d+)")
 
 
@@ -36,6 +37,13 @@ class ServerProcess:
         """The processes of the shards, by the port each listens on."""
         return shards_among(psutil.Process(self.process.pid).children(recursive=True))
 
+    def relieve(self) -> None:
+        """Waits until shards in Ray have taken over from the stand-in."""
+        assert STANDS_IN in self.ready
+        assert self.process.stdout is not None
+        self.ready = self.process.stdout.readline()
+        assert "shard" in self.ready, f"the server ended: {drained(self.errors)}"
+
     def kill(self) -> None:
         """Ends the command and all its processes at once, as a crash of the machine would."""
         process = psutil.Process(self.process.pid)
@@ -50,10 +58,11 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(*arguments: str) -> Iterator[ServerProcess]:
+def server_process(*arguments: str, early: bool = False) -> Iterator[ServerProcess]:
     """The server, from its ready line on; ended, however the block ends, and all it started with it.
 
-    It keeps memories only where the arguments name a folder or a database for them.
+    It keeps memories only where the arguments name a folder or a database for them. Where a stand-in serves first, that
+    is the line that says that shards in Ray do, unless it is to be `early`.
     """
     kept = () if {"--data-dir", "--backend-store-uri"} & {*arguments} else ("--durable", "no")
     process = subprocess.Popen(
@@ -68,10 +77,12 @@ def server_process(*arguments: str) -> Iterator[ServerProcess]:
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None
-        ready = process.stdout.readline()
-        assert ready, f"the server ended: {drained(errors)}"
+        server = ServerProcess(process, process.stdout.readline(), errors)
+        assert server.ready, f"the server ended: {drained(errors)}"
+        if STANDS_IN in server.ready and not early:
+            server.relieve()
         family = psutil.Process(process.pid).children(recursive=True)
-        yield ServerProcess(process, ready, errors)
+        yield server
     finally:
         if process.poll() is None:
             process.terminate()

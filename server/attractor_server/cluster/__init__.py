@@ -8,6 +8,5 @@ for _name, _value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a shard without a GPU must not hide those of others
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # none of Ray's own lines in our terminal; its folder has them
     "RAY_worker_niceness": "0",  # shards serve: by default whatever else the machine does goes before them
-    "GRPC_VERBOSITY": "ERROR",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
@@ -15,6 +16,9 @@ from attractor_server.cluster.shards import Handle, end, find_shards, find_super
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.errors import ServerError, SettingsError, Unavailable
 from attractor_server.spec import ShardSpec
+
+if TYPE_CHECKING:
+    from attractor_server.cluster.stand_in import StandIn
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +121,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iterator[Cluster]:
+def cluster(
+    spec: ShardSpec, *, shards: int, slots: int, log_level: str, stand_in: "StandIn | None" = None
+) -> Iterator[Cluster]:
     """Shards 0 to `shards` - 1 of this spec, each with the next port; gone at the end. Ray must be running.
 
-    Where `shards` is 0 there is one for each node, as nodes come and go.
+    Where `shards` is 0 there is one for each node, as nodes come and go. A stand-in leaves when all could serve.
 
     Shards of the same spec whose command ended before it could end them are used as they are.
 
@@ -137,6 +143,9 @@ def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iter
         first = _first_statuses(started)
         started.append(supervisor)
         running = Cluster(supervisor, first[0].models)
+        if stand_in is not None:
+            _relieve(stand_in, started[:-1])
+            supervisor.begin.remote()
         running.wait_until_ready()
         listener = threading.Thread(target=running.listen, name="cluster listener", daemon=True)
         listener.start()
@@ -153,6 +162,13 @@ def cluster(spec: ShardSpec, *, shards: int, slots: int, log_level: str) -> Iter
     finally:
         for handle in started:
             end(handle)
+
+
+def _relieve(stand_in: "StandIn", shards: Sequence[Handle]) -> None:
+    """Sends the stand-in home as soon as its clients need not wait for these shards."""
+    while not all(status.warm for status in _first_statuses(shards)):
+        time.sleep(READY_EVERY_S)
+    stand_in.leave()
 
 
 def _abandoned(spec: ShardSpec, slots: int) -> Handle | None:

@@ -1,12 +1,12 @@
-"""From settings to a running server: Ray, and the shards in it."""
+"""From settings to a running server: Ray, and the shards in it. Each part is imported when its time comes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from attractor_server.cluster.cluster import Cluster, cluster
-from attractor_server.cluster.node import ray_node
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
@@ -15,6 +15,13 @@ from attractor_server.storage import lock, postgres_lock
 from attractor_server.storage.address import Address
 from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.postgres import Postgres
+
+if TYPE_CHECKING:
+    from attractor_server.cluster.cluster import Cluster
+    from attractor_server.cluster.stand_in import StandIn
+
+Early: TypeAlias = Callable[[str, Sequence[str]], None]
+"""Takes the address at which a server can be reached, and its models"""
 
 
 def spec_of(settings: Settings) -> ShardSpec:
@@ -59,8 +66,11 @@ def kept_in(settings: Settings) -> str:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Cluster]:
+def serving(settings: Settings, *, early: Early = lambda address, models: None) -> Iterator["Cluster"]:
     """A server as the settings ask for it, until the end of the block.
+
+    One whose memories are kept in this machine calls `early` as soon as a stand-in serves them; shards in Ray take over
+    from that before the block begins.
 
     Raises:
         SettingsError: a setting cannot be meant here.
@@ -79,13 +89,32 @@ def serving(settings: Settings) -> Iterator[Cluster]:
         Postgres(spec.store_uri).close()
     with ExitStack() as stack:
         stack.enter_context(_held(spec))
-        with ThreadPoolExecutor(1) as thread:  # Ray takes some seconds to start, most of them waiting
-            checked = thread.submit(_check, spec, device="cpu" if settings.ray_address else settings.device)
-            stack.enter_context(ray_node(settings.ray_address))
-            checked.result()
+        stand_in: StandIn | None = None
+        if spec.durable and spec.device == "cpu" and not settings.ray_address:
+            from attractor_server.cluster.stand_in import standing_in  # noqa: PLC0415 - loads torch
+
+            stand_in = stack.enter_context(standing_in(spec))
+            spec = replace(spec, follows=stand_in.port)
+            early(stand_in.address, stand_in.models)
+        stack.enter_context(_ray(spec, settings, checked=stand_in is not None))
+        from attractor_server.cluster.cluster import cluster  # noqa: PLC0415 - loads ray
+
         yield stack.enter_context(
-            cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level)
+            cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level, stand_in=stand_in)
         )
+
+
+@contextmanager
+def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None]:
+    """Ray runs; models were checked before, or are while it starts, which for the most part is waiting."""
+    from attractor_server.cluster.node import ray_node  # noqa: PLC0415 - loads ray
+
+    with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
+        check = None if checked else thread.submit(_check, spec, device="cpu" if settings.ray_address else spec.device)
+        stack.enter_context(ray_node(settings.ray_address))
+        if check is not None:
+            check.result()
+        yield
 
 
 def _check(spec: ShardSpec, *, device: str) -> None:

@@ -33,12 +33,14 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
         "memory": ASKED_BYTES,
         "scheduling_strategy": "SPREAD",
     }
-    own = replace(spec, number=number, port=spec.port + number if spec.port else 0)
+    follows = spec.follows if number == 0 else 0
+    port = follows or (spec.port + number if spec.port else 0)
+    own = replace(spec, number=number, port=port, follows=follows)
     return _start(ShardActor, _name(number), options, own, log_level)
 
 
 def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nodes: bool) -> Handle:
-    """The supervisor of the shards that were started before it.
+    """The supervisor of the shards that were started before it; where they follow a stand-in it waits for a word.
 
     Raises:
         SettingsError: there is one already.

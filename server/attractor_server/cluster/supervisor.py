@@ -46,6 +46,8 @@ class Supervisor:
         self._shards = [Watched(number, handle, self._logbook) for number, handle in enumerate(find_shards())]
         self._wanted = len(self._shards)
         self._follows_nodes = follows_nodes
+        self._begun = not spec.follows
+        """No stand-in serves any more what the shards are to own"""
         self._following = Following(partial(places, spec))
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
@@ -57,6 +59,11 @@ class Supervisor:
         self._call = threading.Event()
         self._following.start()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+
+    def begin(self) -> None:
+        """The stand-in has left: shards may own what it had."""
+        self._begun = True
+        self._call.set()
 
     def status(self) -> SupervisorStatus:
         """How the shards are; for the command that runs the server, which asks all the time."""
@@ -155,7 +162,9 @@ class Supervisor:
         return replace(newest, epoch=newest.epoch + 1, shards=newest.shards[: self._wanted])
 
     def _first(self) -> Topology | None:
-        """The first topology, once all shards can serve."""
+        """The first topology, once all shards can serve, and may."""
+        if not self._begun:
+            return None
         infos = tuple(shard.info for shard in self._shards if shard.info and shard.serves)
         if len(infos) < self._wanted:
             return None

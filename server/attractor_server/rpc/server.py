@@ -54,15 +54,43 @@ class Transport:
     """Until the calls of such a connection are ended"""
 
 
-@dataclass(frozen=True)
 class Listening:
-    """A server that answers at this address, host:port."""
+    """The server of a shard, at `host` and `port`; clients reach it at host `advertise`."""
 
-    address: str
-    peers: Peers
-    _server: aio.Server
-    _health: health.aio.HealthServicer
-    _shard: Shard
+    def __init__(self, shard: Shard, *, host: str, port: int, advertise: str, transport: Transport) -> None:
+        self.peers = Peers()
+        self._shard = shard
+        self._host = host
+        self._port = port
+        self._advertise = advertise
+        self._open = False
+        self._health = health.aio.HealthServicer()
+        self._server = aio.server(interceptors=(ErrorInterceptor(),), options=_options(shard, transport))
+        _add_services(self._server, shard, self.peers, self._health)
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it, host:port."""
+        return f"{self._advertise}:{self._port}"
+
+    async def open(self) -> None:
+        """Listens from now on; port 0 takes a free one. Nothing happens where it does already.
+
+        Raises:
+            SettingsError: the port is taken, or the host is not of this machine.
+        """
+        if self._open:
+            return
+        for service in ("", *SERVICES):
+            await self._health.set(service, _NOT_SERVING)
+        try:
+            self._port = self._server.add_insecure_port(f"{self._host}:{self._port}")
+        except RuntimeError as error:
+            raise SettingsError(
+                f"port: saw {self._host}:{self._port}, where nothing can listen: is it taken?"
+            ) from error
+        await self._server.start()
+        self._open = True
 
     async def ready(self) -> None:
         """Tells the health service that this shard serves."""
@@ -80,33 +108,23 @@ class Listening:
         await self._server.stop(max(0.0, end_s - anyio.current_time()))
         return finished and self._shard.batcher.idle
 
+    async def close(self) -> None:
+        """Ends every call that is under way, and the connections to other shards."""
+        await self._server.stop(None)
+        await self.peers.close()
+
 
 @asynccontextmanager
 async def listening(
     shard: Shard, *, host: str, port: int, advertise: str, transport: Transport
 ) -> AsyncIterator[Listening]:
-    """A running server with all services of a shard, which clients reach at host `advertise`; port 0 takes a free one.
-
-    Raises:
-        SettingsError: the port is taken, or the host is not of this machine.
-    """
-    peers = Peers()
-    state = health.aio.HealthServicer()
-    server = aio.server(interceptors=(ErrorInterceptor(),), options=_options(shard, transport))
-    for service in ("", *SERVICES):
-        await state.set(service, _NOT_SERVING)
-    _add_services(server, shard, peers, state)
+    """A server with all services of a shard, to be opened in the block, and closed after it."""
+    server = Listening(shard, host=host, port=port, advertise=advertise, transport=transport)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError as error:
-        raise SettingsError(f"port: saw {host}:{port}, where nothing can listen: is it taken?") from error
-    await server.start()
-    try:
-        yield Listening(f"{advertise}:{bound}", peers, server, state, shard)
+        yield server
     finally:
         with anyio.CancelScope(shield=True):
-            await server.stop(None)
-            await peers.close()
+            await server.close()
 
 
 def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.aio.HealthServicer) -> None:

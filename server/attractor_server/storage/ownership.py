@@ -142,7 +142,7 @@ class Ownership:
         except StoreFailed:
             if not seize:
                 raise
-            self._end_owners(seize)
+            end_owners(self._store, seize)
             taken, waiting = self._take(groups, seize)
         serves_from_s = self._clock() + self.lease_s
         claims = {group: Claim(epoch, serves_from_s if group in waiting else -math.inf) for group, epoch in taken}
@@ -223,19 +223,20 @@ class Ownership:
             }
             self._claims = {**self._claims, **settled}
 
-    def _end_owners(self, groups: Collection[int]) -> None:
-        """Ends the processes that have these groups: a stopped one can hold the lock of the store for ever."""
-        with self._store.reading() as cursor:
-            owners = {row.owner for row in _rows(cursor) if row.group in groups and row.owner}
-        for owner in owners:
-            owner.end()
-
 
 def whole(store: Store, shard: str) -> Ownership:
     """Everything, taken from whoever had it: for a shard that is alone with its store."""
     ownership = Ownership(store, Incarnation.here(shard))
     ownership.claim(range(GROUPS), seize=range(GROUPS))
     return ownership
+
+
+def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> None:
+    """Ends the processes that have these groups: a stopped one can hold the lock of the store for ever."""
+    with store.reading() as cursor:
+        owners = {row.owner for row in _rows(cursor) if row.group in groups and row.owner}
+    for owner in owners:
+        owner.end()
 
 
 def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:

@@ -66,12 +66,14 @@ def supervisor(run: Run) -> None:
 
 @fault("kill-server", times=30)
 def kill_server(run: Run) -> None:
-    """`kill -9` of the whole server, then a start of the next."""
+    """`kill -9` of the whole server, while a stand-in serves in it or when shards do, and a start of the next."""
     with ExitStack() as stack:
         words = arguments(run)
-        server = stack.enter_context(server_process(*words))
+        server = stack.enter_context(server_process(*words, early=True))
         with run.checker(server.address) as checker:
             for _ in run.turns(checker):
+                if run.random.random() < 1 / 2:
+                    server.relieve()
                 server.kill()
                 stack.close()
-                server = stack.enter_context(server_process(*words))
+                server = stack.enter_context(server_process(*words, early=True))
