@@ -106,8 +106,9 @@ def quadratic_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
 
 
 def bilinear_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
-    """½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0)."""
-    k, v = torch.tanh(slow["A"].T.mv(x) + slow["a0"]), slow["V"].T.mv(x)
+    """½Σqx² + x·qb − vᵀWk − b·v with v = xV, or Vᵢxᵢ where V is a vector, and k = tanh(xA + a0)."""
+    k, v = torch.tanh(slow["A"].T.mv(x) + slow["a0"]), slow["V"]
+    v = v * x[: len(v)] if v.dim() == 1 else v.T.mv(x)
     q = torch.exp(slow["log_q"])
     return torch.sum(q * x**2) / 2 + x.dot(slow["qb"]) - v.dot(fast["W"].mv(k)) - fast["b"].dot(v)
 
@@ -203,12 +204,15 @@ def cases(*, inputs: int, features: int) -> dict[str, Case]:
     """Every network and path, by name."""
     quadratic = Quadratic(inputs=inputs, features=features)
     bilinear = Bilinear(inputs=inputs, keys=features, values=features + 1)
+    entrywise = Bilinear(inputs=inputs, keys=features, values=features + 1, entrywise=True)
     perceptron = Perceptron(inputs, features, units=features + 1)
     return {
         "quadratic in closed form": Case(quadratic, quadratic_energy, inputs),
         "quadratic by autodiff": Case(Generic(quadratic), quadratic_energy, inputs),
         "bilinear in closed form": Case(bilinear, bilinear_energy, inputs),
         "bilinear by autodiff": Case(Generic(bilinear), bilinear_energy, inputs),
+        "entrywise bilinear in closed form": Case(entrywise, bilinear_energy, inputs),
+        "entrywise bilinear by autodiff": Case(Generic(entrywise), bilinear_energy, inputs),
         "perceptron by autodiff": Case(perceptron, perceptron_energy, inputs, curved=True),
         **deep_cases(inputs=inputs, features=features),
     }

@@ -27,7 +27,11 @@ from attractor_server.engine.programs.choosing import way_of
 from attractor_server.engine.programs.graphs import COPIED_BYTES, GraphedReads
 
 CASE = Case(Quadratic(inputs=48, features=32), quadratic_energy, 48)
-CASES = {"quadratic": CASE, "bilinear": Case(Bilinear(inputs=48, keys=32, values=37), bilinear_energy, 48)}
+CASES = {
+    "quadratic": CASE,
+    "bilinear": Case(Bilinear(inputs=48, keys=32, values=37), bilinear_energy, 48),
+    "entrywise": Case(Bilinear(inputs=48, keys=32, values=27, entrywise=True), bilinear_energy, 48),
+}
 PARTS = ("pattern", "energy_before", "energy_after", "delta_energy")
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 compiled = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
@@ -82,7 +86,8 @@ def test_kernels_in_c_read_as_the_plain_loop_does(case: Case, pages: int, n: int
 def test_kernels_in_c_take_every_shape_in_sixteens(d: int, h: int) -> None:
     quadratic = Case(Quadratic(inputs=d, features=h), quadratic_energy, d)
     bilinear = Case(Bilinear(inputs=d, keys=h, values=2 * h - 3), bilinear_energy, d)
-    for case, n in ((quadratic, 1), (quadratic, 4), (bilinear, 1)):
+    entrywise = Case(Bilinear(inputs=d, keys=h, values=d - 3, entrywise=True), bilinear_energy, d)
+    for case, n in ((quadratic, 1), (quadratic, 4), (bilinear, 1), (entrywise, 1)):
         parameters, fast, cues = episode(7, n, case=case, symmetric=n == 4)
         found = kernel_of(parameters, case).read(floats(fast), cues.float(), steps=3)
         assert worst(found, read(case.network, parameters, fast, cues, steps=3)) < 1e-5

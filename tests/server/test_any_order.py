@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.chaos.shard import ShardProcess
 from tests.server.models import write_models
+from tests.storage.postgresql import PostgresServer
 
 import attractor
 from attractor_proto.names import SLOTS
@@ -81,12 +82,18 @@ def pattern(number: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
 class Memories(RuleBasedStateMachine):
     """Two shards over one store, each in a process of its own, and a client of the first."""
 
+    postgres: PostgresServer | None = None
+    """Keeps the store, which is in a folder without it"""
+
     def __init__(self) -> None:
         super().__init__()
         self.resources = ExitStack()
         self.folder = Path(self.resources.enter_context(TemporaryDirectory()))
         self.models = write_models(self.folder)
-        spec = ShardSpec(models=self.models, bank_bytes=1 << 14, warm_up=False, data=self.folder / "data")
+        uri = self.postgres.store() if self.postgres else ""
+        data = None if self.postgres else self.folder / "data"
+        self.kept = ("--backend-store-uri", uri) if self.postgres else ("--data-dir", str(data))
+        spec = ShardSpec(models=self.models, bank_bytes=1 << 14, warm_up=False, data=data, store_uri=uri)
         self.shards = [
             self.resources.enter_context(ShardProcess(replace(spec, number=number), alone=False)) for number in (0, 1)
         ]
@@ -104,8 +111,7 @@ class Memories(RuleBasedStateMachine):
         self.connection.close()
         for shard in self.shards:
             shard.kill()
-        data = str(self.folder / "data")
-        verified = CliRunner().invoke(main, ["verify", "--replay", "--data-dir", data, "--models", str(self.models)])
+        verified = CliRunner().invoke(main, ["verify", "--replay", *self.kept, "--models", str(self.models)])
         self.resources.close()
         assert verified.exit_code == 0, verified.output
 
@@ -273,11 +279,24 @@ class Memories(RuleBasedStateMachine):
         assert self.disturbed, "there is no such memory"  # a deletion that is repeated takes that for its own doing
 
 
+class MemoriesInPostgres(Memories):
+    """The same, over PostgreSQL."""
+
+
 def test_memories_hold_what_was_done_to_them() -> None:
+    _run(Memories, EXAMPLES)
+
+
+def test_memories_in_postgresql_hold_what_was_done_to_them(postgres: PostgresServer) -> None:
+    MemoriesInPostgres.postgres = postgres
+    _run(MemoriesInPostgres, max(1, EXAMPLES // 2))
+
+
+def _run(machine: type[Memories], examples: int) -> None:
     run_state_machine_as_test(
-        Memories,
+        machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

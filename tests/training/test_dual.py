@@ -19,7 +19,7 @@ from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dua
 from attractor_server.training.episodes import write_chunks
 
 NETWORK = Quadratic(inputs=10, features=7)
-BILINEAR = Bilinear(inputs=10, keys=5, values=7)
+BILINEARS = [Bilinear(inputs=10, keys=5, values=7, entrywise=entrywise) for entrywise in (False, True)]
 CHUNKS = [[1], [1] * 6, [6], [4, 2], [1, 5], [2, 1, 3]]
 
 
@@ -85,19 +85,21 @@ def test_reading_with_symmetric_weights_needs_no_transpose() -> None:
     torch.testing.assert_close(Symmetric(**NETWORK.config).input_gradient(learned.slow, fast, x), expected)
 
 
+@pytest.mark.parametrize("network", BILINEARS)
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_the_bilinear_form_writes_the_served_fast_weights(chunks: Sequence[int]) -> None:
-    x, learned = patterns(sum(chunks)), parameters(BILINEAR)
-    torch.testing.assert_close(bilinear.write_dual(learned, x, chunks), write_chunks(BILINEAR, learned, x, chunks))
+def test_the_bilinear_form_writes_the_served_fast_weights(network: Bilinear, chunks: Sequence[int]) -> None:
+    x, learned = patterns(sum(chunks)), parameters(network)
+    torch.testing.assert_close(bilinear.write_dual(learned, x, chunks), write_chunks(network, learned, x, chunks))
 
 
+@pytest.mark.parametrize("network", BILINEARS)
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_the_bilinear_form_has_the_meta_gradients_of_the_served_loops(chunks: Sequence[int]) -> None:
+def test_the_bilinear_form_has_the_meta_gradients_of_the_served_loops(network: Bilinear, chunks: Sequence[int]) -> None:
     x = patterns(sum(chunks))
     gradients = []
-    for writing in (bilinear.write_dual, partial(write_chunks, BILINEAR)):
-        learned = parameters(BILINEAR)
-        read = descend(BILINEAR, learned, writing(learned, x, chunks), x + 0.3, steps=3)[-1]
+    for writing in (bilinear.write_dual, partial(write_chunks, network)):
+        learned = parameters(network)
+        read = descend(network, learned, writing(learned, x, chunks), x + 0.3, steps=3)[-1]
         leaves = learned.flat()
         found = torch.autograd.grad((read - x).square().mean(), list(leaves.values()), allow_unused=True)
         gradients.append(dict(zip(leaves, found, strict=True)))

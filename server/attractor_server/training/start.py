@@ -14,6 +14,8 @@ from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Source
 from attractor_server.training.recipe import Recipe
 
+SWITCHES = frozenset({"entrywise"})
+"""Settings of networks that are true or false; other numbers are sizes"""
 POOL = 8192
 """Patterns that the principal components are taken from"""
 
@@ -75,7 +77,10 @@ def transform_for(encoded: Tensor, components: int, power: float) -> Transform:
 
 def _network(recipe: Recipe, inputs: int) -> TrainableNetwork:
     for name, value in recipe.network.items():
-        if isinstance(value, bool | float) or (isinstance(value, int) and value < 1):
+        if name in SWITCHES:
+            if not isinstance(value, bool):
+                raise SettingsError(f"network.{name}: saw {value!r}; expected true or false")
+        elif isinstance(value, bool | float) or (isinstance(value, int) and value < 1):
             raise SettingsError(f"network.{name}: saw {value!r}; expected a whole number from 1 on")
     try:
         return network_of({**recipe.network, "inputs": inputs})

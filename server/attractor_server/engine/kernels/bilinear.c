@@ -1,7 +1,7 @@
 /* The reading loop of the bilinear network on one thread of a CPU, as quadratic.c does it.
 
    E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Each page's W is gone through once a step, for what
-   it recalls and for how it pushes the keys. */
+   it recalls and for how it pushes the keys. Where V is entrywise, v are the leading entries, scaled. */
 
 #include "common.h"
 
@@ -10,7 +10,7 @@ typedef struct {
     int64_t keys, values;
     int64_t wide; /* values, filled up to whole panels */
     const float *a, *a_t;       /* panels of A (d, keys) and of its transpose */
-    const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d) */
+    const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d); entrywise the scales (wide), and none */
     const float *a0, *b0, *w0_t; /* b₀ (wide), panels of W₀ᵀ (keys, wide) */
 } model;
 
@@ -19,30 +19,57 @@ typedef struct {
     float *v, *r; /* (ROWS, wide) */
 } part;
 
-/* r = Wk + b and p = vW of one row. */
-static void pull(const model *m, const float *w, const float *b, const float *v, const float *k, float *r, float *p) {
-    memcpy(r, b, m->values * sizeof(float));
-    for (int64_t column = 0; column < m->keys; column += PANEL) {
-        vec k0 = load(k + column), k1 = load(k + column + LANES), p0 = {0}, p1 = {0};
-        const float *at = w + column;
-        for (int64_t i = 0; i < m->values; i++, at += m->keys) {
-            vec w0 = load(at), w1 = load(at + LANES), factor = all(v[i]);
-            p0 += factor * w0;
-            p1 += factor * w1;
-            r[i] += sum(w0 * k0 + w1 * k1);
+/* What so many values add to r = Wk + b and p = vW of one row; w, v and r begin with theirs. */
+INLINE void pulled(int values, int64_t keys, const float *w, const float *v, const float *k, float *r, float *p) {
+    vec sums[QUAD] = {0}, factors[QUAD];
+    for (int i = 0; i < values; i++) factors[i] = all(v[i]);
+    for (int64_t column = 0; column < keys; column += PANEL) {
+        vec k0 = load(k + column), k1 = load(k + column + LANES);
+        vec p0 = load(p + column), p1 = load(p + column + LANES);
+        for (int i = 0; i < values; i++) {
+            vec w0 = load(w + i * keys + column), w1 = load(w + i * keys + column + LANES);
+            p0 += factors[i] * w0;
+            p1 += factors[i] * w1;
+            sums[i] += w0 * k0 + w1 * k1;
         }
         save(p + column, p0);
         save(p + column + LANES, p1);
     }
+    for (int i = 0; i < values; i++) r[i] += sum(sums[i]);
+}
+
+/* r = Wk + b and p = vW of one row, whose W is gone through as it lies in memory. */
+static void pull(const model *m, const float *w, const float *b, const float *v, const float *k, float *r, float *p) {
+    int64_t i = 0;
+    memcpy(r, b, m->values * sizeof(float));
+    memset(p, 0, m->keys * sizeof(float));
+    for (; i + QUAD <= m->values; i += QUAD) pulled(QUAD, m->keys, w + i * m->keys, v + i, k, r + i, p);
+    for (; i < m->values; i++) pulled(1, m->keys, w + i * m->keys, v + i, k, r + i, p);
+}
+
+static void scaled(const model *m, const float *x, float *out) {
+    for (int64_t i = 0; i < m->wide; i += LANES) save(out + i, load(m->v + i) * load(x + i));
 }
 
 static void look(const model *m, tile *t, const part *o, const float *x, const float *const *w,
                  const float *const *b) {
     through(t, x, m->loop.d, m->a, m->a0, 1, o->k, m->keys);
-    through(t, x, m->loop.d, m->v, 0, 0, o->v, m->wide);
+    if (m->v_t)
+        through(t, x, m->loop.d, m->v, 0, 0, o->v, m->wide);
+    else
+        for (int64_t row = 0; row < t->rows; row++) scaled(m, x + row * m->loop.d, o->v + row * m->wide);
     for (int64_t row = 0; row < t->rows; row++)
         pull(m, w[row], b[row], o->v + row * m->wide, o->k + row * m->keys, o->r + row * m->wide,
              o->p + row * m->keys);
+}
+
+/* (Wk + b)Vᵀ of GROUP rows at the PANEL entries from `column` on, where V is entrywise. */
+INLINE void back(const model *m, const float *r, int64_t column, vec out[][2]) {
+    for (int row = 0; row < GROUP; row++)
+        for (int half = 0; half < 2; half++) {
+            int64_t at = column + half * LANES;
+            out[row][half] = column < m->wide ? load(r + row * m->wide + at) * load(m->v + at) : all(0.0f);
+        }
 }
 
 /* g = qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ. */
@@ -55,7 +82,10 @@ static void slope(const model *m, tile *t, const part *o) {
     }
     for (int64_t column = 0; column < d; column += PANEL)
         for (int row = 0; row < t->rows; row += GROUP) {
-            product(GROUP, o->r + row * m->wide, m->wide, m->v_t + column * m->wide, PANEL, m->wide, z);
+            if (m->v_t)
+                product(GROUP, o->r + row * m->wide, m->wide, m->v_t + column * m->wide, PANEL, m->wide, z);
+            else
+                back(m, o->r + row * m->wide, column, z);
             product(GROUP, o->p + row * m->keys, m->keys, m->a_t + column * m->keys, PANEL, m->keys, y);
             fetch(t);
             for (int r = 0; r < GROUP; r++)

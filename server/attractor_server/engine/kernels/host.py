@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
@@ -82,22 +83,19 @@ def _quadratic(form: QuadraticForm, schedule: Schedule) -> HostKernel | None:
 
 
 def _bilinear(form: BilinearForm, schedule: Schedule) -> HostKernel | None:
-    v, a = form.basis[:, : form.values], form.basis[:, form.values :]
-    (d, keys), wide = a.shape, -(-form.values // PANEL) * PANEL
+    (d, keys), wide = form.a.shape, -(-form.values // PANEL) * PANEL
     if d % PANEL or keys % PANEL or (made := library("bilinear")) is None:
         return None
-    filled = torch.zeros(d, wide, dtype=v.dtype)
-    filled[:, : form.values] = v
-    initial = torch.zeros(keys, wide, dtype=v.dtype)
-    initial[:, : form.values] = form.w0.mT
+    room = (0, wide - form.values)
+    v, entrywise = pad(form.v, room), form.v.dim() == 1
     shared = {
-        "a": _panels(a),
-        "a_t": _panels(a.mT),
-        "v": _panels(filled),
-        "v_t": _panels(filled.mT),
+        "a": _panels(form.a),
+        "a_t": _panels(form.a.mT),
+        "v": v if entrywise else _panels(v),
+        "v_t": None if entrywise else _panels(v.mT),
         "a0": form.a0.contiguous(),
-        "b0": torch.cat([form.b0, form.b0.new_zeros(wide - form.values)]),
-        "w0_t": _panels(initial),
+        "b0": pad(form.b0, room),
+        "w0_t": _panels(pad(form.w0.mT, room)),
     }
     sizes = {"keys": keys, "values": form.values, "wide": wide}
     q, qb = form.q.contiguous(), form.qb.contiguous()

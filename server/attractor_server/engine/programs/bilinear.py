@@ -1,54 +1,118 @@
 """The bilinear network's closed form, E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0).
 
-Both pulls go back through one product with [V A]ᵀ.
+Where V is a matrix, both pulls go back through one product with [V A]ᵀ.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from attractor_server.energy.networks.bilinear import values_of
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import Parameters
 from attractor_server.engine.programs.arithmetic import bend, bowl, squashed
+
+
+class Basis(Protocol):
+    """Products with [V A], (d, values + keys)."""
+
+    def along(self, rows: Tensor) -> Tensor:
+        """rows·[V A]"""
+
+    def back(self, rows: Tensor, pulls: Tensor) -> None:
+        """Takes pulls·[V A]ᵀ from the rows (…, d)."""
+
+    def felt(self, along: Tensor, pulls: Tensor) -> Tensor:
+        """along − pulls·[V A]ᵀ[V A]"""
+
+
+class MixedBasis:
+    """V is a matrix."""
+
+    def __init__(self, v: Tensor, a: Tensor) -> None:
+        self._both = torch.cat([v, a], 1)
+        self._gram = self._both.mT @ self._both
+
+    def along(self, rows: Tensor) -> Tensor:
+        """See `Basis`."""
+        return rows @ self._both
+
+    def back(self, rows: Tensor, pulls: Tensor) -> None:
+        """See `Basis`."""
+        rows.addmm_(pulls, self._both.mT, alpha=-1)
+
+    def felt(self, along: Tensor, pulls: Tensor) -> Tensor:
+        """See `Basis`."""
+        return torch.addmm(along, pulls, self._gram, alpha=-1)
+
+
+class EntrywiseBasis:
+    """V scales the leading entries."""
+
+    def __init__(self, v: Tensor, a: Tensor) -> None:
+        self._v, self._a = v, a
+        self._keys, self._mixed = a.mT @ a, v[:, None] * a[: len(v)]
+
+    def along(self, rows: Tensor) -> Tensor:
+        """See `Basis`."""
+        return torch.cat([values_of(self._v, rows), rows @ self._a], 1)
+
+    def back(self, rows: Tensor, pulls: Tensor) -> None:
+        """See `Basis`."""
+        values = len(self._v)
+        rows.addmm_(pulls[:, values:], self._a.mT, alpha=-1)
+        rows[:, :values].addcmul_(pulls[:, :values], self._v, value=-1)
+
+    def felt(self, along: Tensor, pulls: Tensor) -> Tensor:
+        """See `Basis`."""
+        pulled, pushed = pulls[:, : len(self._v)], pulls[:, len(self._v) :]
+        of_values = torch.addmm(pulled * self._v.square(), pushed, self._mixed.mT)
+        of_keys = torch.addmm(pulled @ self._mixed, pushed, self._keys)
+        return along - torch.cat([of_values, of_keys], 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BilinearForm:
     """A model's tensors in the forms that its loops use."""
 
-    basis: Tensor
-    """[V A], (d, values + keys)"""
+    v: Tensor
+    """V, (d, values), or (values,) where it is entrywise"""
+    a: Tensor
     a0: Tensor
-    values: int
     q: Tensor
     qb: Tensor
     w0: Tensor
     b0: Tensor
-    gram: Tensor
-    """basisᵀ·basis"""
+    basis: Basis
 
     @classmethod
     def of(cls, parameters: Parameters) -> "BilinearForm":
         """Prepares what all pages share."""
-        slow, b0 = parameters.slow, parameters.initial["b"]
-        basis = torch.cat([slow["V"], slow["A"]], 1)
+        slow, initial = parameters.slow, parameters.initial
+        v, a = slow["V"], slow["A"]
         return cls(
-            basis=basis,
+            v=v,
+            a=a,
             a0=slow["a0"],
-            values=len(b0),
             q=slow["log_q"].exp(),
             qb=slow["qb"],
-            w0=parameters.initial["W"],
-            b0=b0,
-            gram=basis.mT @ basis,
+            w0=initial["W"],
+            b0=initial["b"],
+            basis=EntrywiseBasis(v, a) if v.dim() == 1 else MixedBasis(v, a),
         )
+
+    @property
+    def values(self) -> int:
+        """Entries of v."""
+        return len(self.b0)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """v and k, (pages, patterns, ·)."""
         rows = x.flatten(0, 1)
-        k = squashed(torch.addmm(self.a0, rows, self.basis[:, self.values :], beta=2, alpha=2))
-        return (rows @ self.basis[:, : self.values]).view(*x.shape[:2], -1), k.view(*x.shape[:2], -1)
+        k = squashed(torch.addmm(self.a0, rows, self.a, beta=2, alpha=2))
+        return values_of(self.v, rows).view(*x.shape[:2], -1), k.view(*x.shape[:2], -1)
 
     def look(self, fast: Tensors, x: Tensor) -> "BilinearLook":
         """See `Form`."""
@@ -58,7 +122,7 @@ class BilinearForm:
     def ground(self, x: Tensor) -> "BilinearGround":
         """See `Form`."""
         v, k = self.features(x)
-        along = torch.addcmul(self.qb, self.q, x.flatten(0, 1)) @ self.basis
+        along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
         return BilinearGround(self, v, k, along)
 
     def pulls(self, fast: Tensors, v: Tensor, k: Tensor, recalled: Tensor) -> Tensor:
@@ -82,7 +146,7 @@ class BilinearLook:
         """qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ."""
         gradient = torch.addcmul(self.form.qb, self.form.q, self.x)
         pulls = self.form.pulls(self.fast, self.v, self.k, self.recalled)
-        gradient.flatten(0, 1).addmm_(pulls, self.form.basis.mT, alpha=-1)
+        self.form.basis.back(gradient.flatten(0, 1), pulls)
         return gradient
 
     def energy(self) -> Tensor:
@@ -126,4 +190,4 @@ class BilinearGround:
         """∇ₓE along V and A, (pages, patterns, values + keys)."""
         recalled = torch.baddbmm(fast["b"][:, None], self.k, fast["W"].mT)
         pulls = self.form.pulls(fast, self.v, self.k, recalled)
-        return torch.addmm(self.along, pulls, self.form.gram, alpha=-1).view(*self.k.shape[:2], -1)
+        return self.form.basis.felt(self.along, pulls).view(*self.k.shape[:2], -1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from attractor_server.energy.networks.bilinear import values_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 
@@ -58,9 +59,20 @@ class _Grams:
     keys: Tensor
     """AᵀA"""
     values: Tensor
-    """VᵀV"""
+    """VᵀV, or its diagonal where it has no more"""
     mixed: Tensor
     """VᵀA"""
+
+    @classmethod
+    def of(cls, a: Tensor, v: Tensor) -> "_Grams":
+        """Those of A and V."""
+        if v.dim() == 1:
+            return cls(a.T @ a, v.square(), v[:, None] * a[: len(v)])
+        return cls(a.T @ a, v.T @ v, v.T @ a)
+
+    def between_values(self, pulled: Tensor) -> Tensor:
+        """pulled·VᵀV"""
+        return pulled * self.values if self.values.dim() == 1 else pulled @ self.values
 
 
 def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
@@ -72,7 +84,7 @@ def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) 
     state = _State(
         none.expand(-1, -1, values), none.expand(-1, -1, keys), none.sum((1, 2)), none.sum(1).expand(-1, values)
     )
-    grams = _Grams(slow["A"].T @ slow["A"], slow["V"].T @ slow["V"], slow["V"].T @ slow["A"])
+    grams = _Grams.of(slow["A"], slow["V"])
     done = 0
     for size in chunks:
         state = _write_chunk(parameters, prepared, state, grams, done, done + size)
@@ -84,10 +96,10 @@ def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) 
 
 def _prepare(parameters: Parameters, patterns: Tensor) -> _Patterns:
     slow, initial = parameters.slow, parameters.initial
-    keys, values = torch.tanh(patterns @ slow["A"] + slow["a0"]), patterns @ slow["V"]
+    keys, values = torch.tanh(patterns @ slow["A"] + slow["a0"]), values_of(slow["V"], patterns)
     bowl = slow["log_q"].exp() * patterns + slow["qb"]
     recalled, pushed = keys @ initial["W"].T + initial["b"], values @ initial["W"]
-    return _Patterns(keys, values, 1 - keys.square(), bowl @ slow["A"], bowl @ slow["V"], recalled, pushed)
+    return _Patterns(keys, values, 1 - keys.square(), bowl @ slow["A"], values_of(slow["V"], bowl), recalled, pushed)
 
 
 def _write_chunk(  # noqa: PLR0913
@@ -108,7 +120,8 @@ def _write_chunk(  # noqa: PLR0913
     for t in range(parameters.writing_steps):
         recalled = new.recalled + felt_values + shift[:, None]
         pushed = (new.pushed + felt_keys) * new.slopes
-        p = energies[t] * new.values + alphas[t] * (new.drift_values - recalled @ grams.values - pushed @ grams.mixed.T)
+        drift = new.drift_values - grams.between_values(recalled) - pushed @ grams.mixed.T
+        p = energies[t] * new.values + alphas[t] * drift
         e = alphas[t] * (new.drift_keys - recalled @ grams.mixed - pushed @ grams.keys) * new.slopes
         moved_values, moved_keys = _felt(new, new, p, e)
         own = (p * moved_values).sum((1, 2)) + (e * moved_keys).sum((1, 2))  # ‖PᵀK + VᵀE‖²
