@@ -15,15 +15,17 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from attractor_server.energy.model import Model
+from attractor_server.energy.networks.bilinear import values_of
 from attractor_server.energy.networks.protocol import Tensors
 
 Job = Callable[[], object]
 
 
 def energy(slow: Tensors, w: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """E of one pattern x (d,) or of several (n, d), in one memory."""
+    """E of one pattern x (d,) or of several (n, d), in one memory; the bilinear network's where there is a V."""
     f = torch.tanh(x @ slow["A"] + slow["a0"])
-    wells = ((f @ w) * f).sum(-1) + f @ b
+    v = values_of(slow["V"], x) if "V" in slow else f
+    wells = ((v @ w) * f).sum(-1) + v @ b
     return (0.5 * slow["log_q"].exp() * x.square() + slow["qb"] * x).sum(-1) - wells
 
 

@@ -3,8 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+
+from attractor_server.energy.networks.bilinear import Bilinear
+from attractor_server.energy.networks.quadratic import Quadratic
 
 SIDE = 2048
 """Of the matrices whose product gives the peak"""
@@ -30,12 +34,12 @@ class Ruler:
     """A device's speeds, measured again and again: what it was once seen to do it can do."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self.machine = measure(device)
 
     def again(self) -> Machine:
         """The best of all that was measured, now too."""
-        now, before = measure(self._device), self.machine
+        now, before = measure(self.device), self.machine
         self.machine = Machine(
             peak_flops=max(now.peak_flops, before.peak_flops), bandwidth=max(now.bandwidth, before.bandwidth)
         )
@@ -71,9 +75,33 @@ def _least_s(job: Callable[[], object], device: torch.device) -> float:
     return min(times[1:])
 
 
+class Work(Protocol):
+    """What a network's loops cannot do without, for each page of n patterns."""
+
+    @property
+    def page_bytes(self) -> int:
+        """W and b, float32."""
+
+    def reading(self, steps: int) -> int:
+        """Operations."""
+
+    def writing(self, steps: int) -> int:
+        """Operations."""
+
+
+def work_of(network: object, n: int) -> Work:
+    """That of a quadratic network, or of a bilinear one that is entrywise."""
+    match network:
+        case Quadratic():
+            return QuadraticWork(d=network.inputs, h=network.features, n=n)
+        case Bilinear(entrywise=True):
+            return BilinearWork(d=network.inputs, k=network.keys, v=network.values, n=n)
+    raise TypeError(f"no count of operations for {network}")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What the quadratic network's loops cannot do without, for each page: d entries, h features, n patterns."""
+class QuadraticWork:
+    """d entries, h features."""
 
     d: int
     h: int
@@ -93,6 +121,33 @@ class Work:
         return self.n * (4 * self.d * self.h + steps * 8 * self.h**2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BilinearWork:
+    """d entries, k keys, v values, which are entries."""
+
+    d: int
+    k: int
+    v: int
+    n: int
+
+    @property
+    def page_bytes(self) -> int:
+        """W and b, float32."""
+        return 4 * self.v * (self.k + 1)
+
+    def reading(self, steps: int) -> int:
+        """Operations: xA, (·)Aᵀ, Wk and vW in each step; then xA and Wk for the energy after, W₀k for ΔE."""
+        d, k, v = self.d, self.k, self.v
+        return self.n * (steps * (4 * d * k + 4 * v * k) + 2 * d * k + 4 * v * k)
+
+    def writing(self, steps: int) -> int:
+        """Operations: xA and (qx + qb)A; in each step Wk, vW, both along VᵀA, the keys along AᵀA, and two into W."""
+        d, k, v = self.d, self.k, self.v
+        return self.n * (4 * d * k + steps * (12 * v * k + 2 * k**2))
+
+
 FORMULA = "limit = max(operations / measured matmul peak, bytes of the pages touched once / measured bandwidth)"
-READING = "operations of a read = K·(4dh + 2h²) + 2dh + 4h² a query; its bytes: each page read once"
-WRITING = "operations of a write = 4dh + T·8h² a pattern; its bytes: each page read once and written once"
+READING = """operations of a read, quadratic = K·(4dh + 2h²) + 2dh + 4h² a query, bilinear = K·(4dk + 4vk) + 2dk + 4vk;
+its bytes: each page read once"""
+WRITING = """operations of a write, quadratic = 4dh + T·8h² a pattern, bilinear = 4dk + T·(12vk + 2k²);
+its bytes: each page read once and written once"""

@@ -1,7 +1,8 @@
 """How much faster is one batch across memories than what one would write instead, and how near the machine's limit?
 
-Quadratic network, d = 384, 16k fast weights a memory, K = 5 reading and T = 2 writing steps, float32, one thread. Our
-reads give patterns, the energies before and after and ΔE; the peers' give patterns alone. Peers, each at its best: a
+Two networks with d = 384 and 16k fast weights a memory, float32, one thread: `embedding-384`, a bilinear one, as it
+ships, and a quadratic one with random weights, K = 5 reading and T = 2 writing steps. Our reads give patterns, the
+energies before and after and ΔE; the peers' give patterns alone. Peers, each at its best: a
 loop over memories with autograd; `vmap(grad)` over all memories, eager, and compiled as a whole where a compiler is
 there; titans-pytorch's `NeuralMemory` (from the extra `bench`) with as many states of as many weights, which is read
 by one pass and written by one step.
@@ -10,16 +11,17 @@ On a GPU: python benchmarks/bench_engine.py --device cuda --memories 131072
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 from _engine_peers import Job, can_compile, loop_reads, loop_writes, titans_reads, titans_writes, vmap_reads
-from _limits import FORMULA, READING, WRITING, Ruler, Work, settle
+from _limits import FORMULA, READING, WRITING, Ruler, settle, work_of
 from _report import Result, rates, report
 from torch import Tensor
 
-from attractor_server.energy.model import Model
+from attractor_server.energy.model import Model, load_model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
@@ -45,26 +47,29 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     device = torch.device(given.device)
-    model, ruler = random_model().to(device), Ruler(device)
-    patterns = torch.randn(given.memories, 8, INPUTS, device=device)
-    fast = filled(model, patterns)
-    cues = patterns + 0.3 * torch.randn_like(patterns)
-    results = [
-        *reads(model, ruler, fast, cues[:, :1].contiguous(), others=True),
-        *reads(model, ruler, fast, cues, others=False),
-        *writes(model, ruler, fast, min(given.memories, 64), PATTERNS),
-        *writes(model, ruler, fast, min(given.memories, 256), 1),
-    ]
+    ruler = Ruler(device)
+    results = [result for model in (shipped(), random_model()) for result in all_of(model.to(device), ruler, given)]
     best = ruler.machine
     print(f"{FORMULA}\n{READING}\n{WRITING}")
     print(f"peak {best.peak_flops / 1e9:,.1f} GFLOP/s, bandwidth {best.bandwidth / 1e9:,.1f} GB/s, {device}\n")
     report(results, kept=given.results)
 
 
+def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Result]:
+    """Every figure of one model."""
+    patterns = torch.randn(given.memories, 8, INPUTS, device=ruler.device)
+    fast = filled(model, patterns)
+    cues = patterns + 0.3 * torch.randn_like(patterns)
+    yield from reads(model, ruler, fast, cues[:, :1].contiguous(), others=True)
+    yield from reads(model, ruler, fast, cues, others=False)
+    yield from writes(model, ruler, fast, min(given.memories, 64), PATTERNS)
+    yield from writes(model, ruler, fast, min(given.memories, 256), 1)
+
+
 def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bool) -> list[Result]:
     """Queries/s of ours, from pages as they lie and from a bank where they are scattered, beside peers and limit."""
     memories, n, _ = cues.shape
-    name = f"reads of {memories:,} memories × {n}"
+    name = f"{model.name}: reads of {memories:,} memories × {n}"
     looped = min(memories, LOOPED)
     jobs: dict[str, tuple[Job, int]] = {
         "ours": (lambda: reading(model, fast, cues), memories * n),
@@ -79,8 +84,8 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bo
         if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
             jobs["titans-pytorch NeuralMemory, one pass"] = (titans, memories)
     measured = settled(jobs, cues.device)
-    work = Work(d=INPUTS, h=FEATURES, n=n)
-    least_s = ruler.again().limit_s(operations=work.reading(STEPS), touched_bytes=work.page_bytes)
+    work = work_of(model.network, n)
+    least_s = ruler.again().limit_s(operations=work.reading(model.steps), touched_bytes=work.page_bytes)
     through_bank = measured.pop("gathered", None)
     results = compared(name, "queries/s", measured, n / least_s)
     if through_bank is not None:
@@ -114,10 +119,11 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int) -> 
     if rewrite and (titans := titans_writes(patterns, weights=FEATURES**2)) is not None:
         jobs["titans-pytorch NeuralMemory, one step"] = (titans, memories)
     measured = settled(jobs, model.device)
-    work = Work(d=INPUTS, h=FEATURES, n=n)
-    least_s = ruler.again().limit_s(operations=work.writing(WRITES), touched_bytes=2 * work.page_bytes)
-    name = f"rewrites of {n} patterns, {memories} memories" if rewrite else f"single stores, {memories} memories"
-    return compared(name, "memories/s", measured, 1 / least_s)
+    work = work_of(model.network, n)
+    steps = model.parameters.writing_steps
+    least_s = ruler.again().limit_s(operations=work.writing(steps), touched_bytes=2 * work.page_bytes)
+    kind = f"rewrites of {n} patterns" if rewrite else "single stores"
+    return compared(f"{model.name}: {kind}, {memories} memories", "memories/s", measured, 1 / least_s)
 
 
 def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device) -> dict[str, float]:
@@ -150,6 +156,11 @@ def filled(model: Model, patterns: Tensor) -> Tensors:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def shipped() -> Model:
+    """The model of embeddings that ships."""
+    return load_model(Path(str(files("attractor_server"))) / "models" / "embedding-384.safetensors", "cpu")
+
+
 def random_model() -> Model:
     """Slow weights and loops as untrained ones are: arithmetic does not depend on their values."""
     initial = {"W": torch.zeros(FEATURES, FEATURES), "b": torch.zeros(FEATURES)}
@@ -160,7 +171,7 @@ def random_model() -> Model:
         "qb": 0.1 * torch.randn(INPUTS),
     }
     return Model(
-        name="random",
+        name="quadratic",
         layout=Layout((Field(name="x", kind="vector", shape=(INPUTS,)),)),
         network=Quadratic(inputs=INPUTS, features=FEATURES),
         parameters=Parameters(

@@ -269,6 +269,29 @@ def test_choosing_among_pages_is_learned_where_the_recipe_asks_for_it() -> None:
     assert choice(trained, asked) < 0.8 * choice(start, asked)
 
 
+def test_steps_before_the_last_come_nearer_where_the_recipe_asks_for_it() -> None:
+    weights = {"early_weight": 1.0, "steps": 150}
+    asked = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update=weights)})
+    start, generator = untrained(RECIPE, stripes()), Generator().manual_seed(0)
+    assert episode_losses(start, stripes(), RECIPE, generator).early is None
+    trained = {
+        name: finish(Trainer(recipe, start, stripes(), MAIN)).model
+        for name, recipe in (
+            ("asked", asked),
+            ("not", RECIPE.model_copy(update={"optimizer": asked.optimizer.model_copy(update={"early_weight": 0.0})})),
+        )
+    }
+    assert early(trained["asked"], asked) < 0.9 * early(trained["not"], asked)
+
+
+def early(model: Model, recipe: Recipe) -> float:
+    """The mean error before the last step over some episodes."""
+    generator, data = Generator().manual_seed(3), stripes()
+    with torch.no_grad():
+        losses = [episode_losses(model, data, recipe, generator).early for _ in range(12)]
+    return float(torch.stack([loss for loss in losses if loss is not None]).mean())
+
+
 def choice(model: Model, recipe: Recipe) -> float:
     """The mean loss of the choice over some episodes; of four pages chosen by chance it is log 4."""
     generator, data = Generator().manual_seed(3), stripes()

@@ -36,13 +36,17 @@ class Losses:
     """Of what is read, as a share of the data's variance; of text the cross-entropy in nats"""
     familiarity: Tensor
     """Logistic loss: ΔE of a cue should be lower in the memory that holds its pattern than in one that does not"""
+    early: Tensor | None = None
+    """The error after each reading step but the last, the mean over them"""
     choice: Tensor | None = None
     """Cross-entropy in nats: of several memories, as pages of one, that which holds a cue's pattern has the least ΔE"""
 
     def total(self, table: OptimizerTable) -> Tensor:
         """Weighted by what the recipe says."""
         total = self.error + table.familiarity_weight * self.familiarity
-        return total if self.choice is None else total + table.choice_weight * self.choice
+        for weight, part in ((table.early_weight, self.early), (table.choice_weight, self.choice)):
+            total = total if part is None else total + weight * part
+        return total
 
 
 def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
@@ -56,13 +60,17 @@ def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     chosen = pick(patterns, recipe.episodes.cues, generator)
     cues = distort(chosen, source.layout, recipe.cues, generator).to(model.device)
     x = model.encode(cues.values)
-    error = reading_error(model, recalled(model, network, fast, x, cues), chosen.to(model.device))
+    truth = chosen.to(model.device)
+    *before, last = _iterates(model, network, fast, x, cues)
+    error = reading_error(model, last, truth)
+    weighed = before if recipe.optimizer.early_weight else []
+    early = torch.stack([reading_error(model, one, truth) for one in weighed]).mean() if weighed else None
     pages = min(PAGES, len(x)) if recipe.optimizer.choice_weight else min(2, len(x))
     deltas = torch.stack([_delta_energy(model, network, _rolled(fast, page), x) for page in range(pages)], -1)
     own, strange = deltas[..., 0], deltas[..., -1]
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
     choice = -(-deltas).log_softmax(-1)[..., 0].mean() if recipe.optimizer.choice_weight else None
-    return Losses(error, softplus(margins).mean(), choice)
+    return Losses(error, softplus(margins).mean(), early, choice)
 
 
 def _rolled(fast: Tensors, places: int) -> Tensors:
@@ -81,8 +89,13 @@ def memoryless_losses(model: Model, source: Source, recipe: Recipe, generator: G
 
 def recalled(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, cues: Cues) -> Tensor:
     """What cues lead to, with their known entries held, in network units like x (memories, cues, d)."""
+    return _iterates(model, network, fast, x, cues)[-1]
+
+
+def _iterates(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, cues: Cues) -> Sequence[Tensor]:
+    """What each reading step leads to."""
     hold = model.hold(cues.values, cues.known) if bool(cues.known.any()) else None
-    return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[-1]
+    return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[1:]
 
 
 def reading_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:

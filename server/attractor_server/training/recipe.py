@@ -121,6 +121,8 @@ class OptimizerTable(Table):
     gradient_limit: Positive = 1.0
     familiarity_weight: Annotated[float, Field(ge=0)] = 0.1
     """Of the logistic loss that makes ΔE tell stored from unseen, beside the error's weight of 1"""
+    early_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the error after each reading step but the last: it keeps those from leading far away first; 0: not computed"""
     choice_weight: Annotated[float, Field(ge=0)] = 0.0
     """Of the cross-entropy of choosing the right one of several pages by ΔE; 0: not computed"""
 

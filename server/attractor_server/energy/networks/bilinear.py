@@ -3,9 +3,9 @@
 The quadratic network's fast matrix is symmetric in effect, so half of it is spent twice, and it pulls along its
 features only. Here each fast weight counts once, and the pull reaches every direction that the values span.
 
-Behind a whitening a trained V hardly differs from a choice of the leading entries, each at a scale of its own (its other
-entries hold 1 % of its square in a model of embeddings). Where that is all that V may be, a reading step takes a third
-of the operations.
+Behind a whitening a trained V hardly differs from a choice of the leading entries, each at a scale of its own (in a
+model of embeddings the rest of it holds 1 % of its square). Where that is all that V may be, it is `entrywise`, and a
+reading step takes a third of the operations.
 """
 
 from collections.abc import Mapping

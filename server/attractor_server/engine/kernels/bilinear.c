@@ -3,6 +3,8 @@
    E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Each page's W is gone through once a step, for what
    it recalls and for how it pushes the keys. Where V is entrywise, v are the leading entries, scaled. */
 
+#define FETCHED 4 /* cache lines of the next pages that are asked for after each product, and each QUAD of values */
+
 #include "common.h"
 
 typedef struct {
@@ -39,11 +41,14 @@ INLINE void pulled(int values, int64_t keys, const float *w, const float *v, con
 }
 
 /* r = Wk + b and p = vW of one row, whose W is gone through as it lies in memory. */
-static void pull(const model *m, const float *w, const float *b, const float *v, const float *k, float *r, float *p) {
+static void pull(const model *m, tile *t, const float *w, const float *b, const float *v, const float *k, float *r, float *p) {
     int64_t i = 0;
     memcpy(r, b, m->values * sizeof(float));
     memset(p, 0, m->keys * sizeof(float));
-    for (; i + QUAD <= m->values; i += QUAD) pulled(QUAD, m->keys, w + i * m->keys, v + i, k, r + i, p);
+    for (; i + QUAD <= m->values; i += QUAD) {
+        pulled(QUAD, m->keys, w + i * m->keys, v + i, k, r + i, p);
+        fetch(t);
+    }
     for (; i < m->values; i++) pulled(1, m->keys, w + i * m->keys, v + i, k, r + i, p);
 }
 
@@ -59,7 +64,7 @@ static void look(const model *m, tile *t, const part *o, const float *x, const f
     else
         for (int64_t row = 0; row < t->rows; row++) scaled(m, x + row * m->loop.d, o->v + row * m->wide);
     for (int64_t row = 0; row < t->rows; row++)
-        pull(m, w[row], b[row], o->v + row * m->wide, o->k + row * m->keys, o->r + row * m->wide,
+        pull(m, t, w[row], b[row], o->v + row * m->wide, o->k + row * m->keys, o->r + row * m->wide,
              o->p + row * m->keys);
 }
 

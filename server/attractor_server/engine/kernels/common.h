@@ -11,7 +11,6 @@
 #define GROUP 6    /* rows that share what is loaded of a panel: their sums fill the registers */
 #define QUAD 4     /* rows of one page that share what is loaded of its W */
 #define ROWS 24    /* rows of a tile at most */
-#define FETCHED 32 /* cache lines of the next pages that are asked for after each product */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));

@@ -3,6 +3,8 @@
    E = ½Σqx² + x·qb − fᵀWf − b·f with f = tanh(xA + a0), see programs/quadratic.py. A page's W is fetched from memory
    once, while the rows before are computed, and stays near the core through all steps. */
 
+#define FETCHED 32 /* cache lines of the next pages that are asked for after each product */
+
 #include "common.h"
 
 typedef struct {

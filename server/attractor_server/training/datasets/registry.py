@@ -12,7 +12,7 @@ from attractor_server.training.datasets.glyphs import SIDE, Split, glyphs
 from attractor_server.training.datasets.patches import patches
 from attractor_server.training.datasets.random_signs import RandomSigns
 from attractor_server.training.datasets.samples import Samples
-from attractor_server.training.datasets.sentences import other_sentences, sentences
+from attractor_server.training.datasets.sentences import sentences, sentences_by_analysis, sentences_by_mpnet
 from attractor_server.training.datasets.short_texts import ALPHABET, short_texts
 from attractor_server.training.datasets.source import Dataset, Pairs, Signs, Source
 from attractor_server.training.datasets.speech import speech
@@ -59,8 +59,12 @@ def _sentences(split: Split) -> Dataset:
     return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences(split))
 
 
-def _other_sentences(split: Split) -> Dataset:
-    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), other_sentences(split))
+def _by_mpnet(split: Split) -> Dataset:
+    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences_by_mpnet(split))
+
+
+def _by_analysis(split: Split) -> Dataset:
+    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences_by_analysis(split))
 
 
 def _texts(split: Split) -> Source:
@@ -85,7 +89,8 @@ DATASETS: Mapping[str, Callable[[Split], Source]] = {
     "digits": _digits,
     "patches": _patches,
     "sentences": _sentences,
-    "other-sentences": _other_sentences,
+    "sentences-mpnet": _by_mpnet,
+    "sentences-lsa": _by_analysis,
     "sentence-pairs": lambda split: Pairs(_sentences(split)),
     "short-texts": _texts,
     "speech": _speech,

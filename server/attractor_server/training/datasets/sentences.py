@@ -1,4 +1,4 @@
-"""Real English sentences, as vectors of 384 entries of a sentence encoder (all-MiniLM-L6-v2) and of another method.
+"""Real English sentences, as vectors of 384 entries by two sentence encoders, and by another method.
 
 From the quotations of Debian's `fortunes` (BSD) and the examples of use in WordNet 3.0 (its own, permissive licence);
 `data/README.md` says more. Split by source (one quotation, one meaning of a word), which is also the class; no two
@@ -22,18 +22,23 @@ _WORDS, _TRIPLES = 12_000, 8_000
 def texts(split: Split) -> Sequence[str]:
     """The sentences of a split, of 40 to 200 characters, in the order of their vectors."""
     chosen = _chosen(split).tolist()
-    return tuple(_texts()[number] for number in chosen)
+    return tuple(all_texts()[number] for number in chosen)
 
 
 @cache
 def sentences(split: Split) -> Samples:
-    """Embeddings (n, 384) of norm 1; the class is the text that a sentence is taken from."""
-    levels = _load("sentence_embeddings.npz")["levels"][_chosen(split)]
-    return Samples(_normalised(levels.astype(np.float32)), classes(split))
+    """By all-MiniLM-L6-v2, (n, 384) of norm 1; the class is the text that a sentence is taken from."""
+    return _embedded("sentence_embeddings.npz", split)
 
 
 @cache
-def other_sentences(split: Split) -> Samples:
+def sentences_by_mpnet(split: Split) -> Samples:
+    """The same sentences by all-mpnet-base-v2: the first 384 of its 768 entries, (n, 384) of norm 1."""
+    return _embedded("sentence_embeddings_mpnet.npz", split)
+
+
+@cache
+def sentences_by_analysis(split: Split) -> Samples:
     """The same sentences by latent semantic analysis, (n, 384) of norm 1: words and triples of letters, projected.
 
     Which are counted, and the projection, come from the sentences to train with; computed once in each process.
@@ -65,6 +70,11 @@ def _analysed() -> Mapping[Split, NDArray[np.float32]]:
         return {split: _normalised(analysis.transform(texts(split))) for split in splits}
 
 
+def _embedded(name: str, split: Split) -> Samples:
+    levels = _load(name)["levels"][_chosen(split)]
+    return Samples(_normalised(levels.astype(np.float32)), classes(split))
+
+
 def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / norms
@@ -77,7 +87,8 @@ def _chosen(split: Split) -> NDArray[np.int64]:
 
 
 @cache
-def _texts() -> Sequence[str]:
+def all_texts() -> Sequence[str]:
+    """The sentences of all splits, in the order of the files."""
     return _load("sentence_texts.npz")["texts"].tobytes().decode().split("\n")
 
 

@@ -11,8 +11,8 @@ from attractor_server.training.quality.memory import memory_rows
 from attractor_server.training.quality.rows import Row
 from attractor_server.training.quality.tuning import rival_row
 
-OTHERS = {"sentences": "other-sentences"}
-"""For a data set the one that stands for another source"""
+OTHERS = {"sentences": ("sentences-mpnet", "sentences-lsa")}
+"""For a data set those that stand for other sources"""
 COUNTS = 16, 32, 64
 FEW = 4
 """Cues of each memory that the conditional Gaussian is asked"""
@@ -20,18 +20,19 @@ SAMPLES = 1 << 20
 
 
 def transfer_rows(bench: Bench) -> Iterator[Row]:
-    """Memory, cue and linear guesses for the first kind of cue; nothing where there is no other source."""
-    name = OTHERS.get(bench.recipe.data.name)
-    if name is None:
-        return
-    other = _other(bench, name)
-    rows = list(memory_rows(other))
+    """Memory, cue and linear guesses for the first kind of cue, from each other source there is."""
+    for name in OTHERS.get(bench.recipe.data.name, ()):
+        yield from (replace(row, table="transfer", cue=f"{row.cue} of {name}") for row in _rows(_other(bench, name)))
+
+
+def _rows(other: Bench) -> Iterator[Row]:
+    yield from memory_rows(other)
     (cue,) = other.recipe.cues
     ridge, gaussian = tuned_ridge(other, cue), tuned_gaussian(other, cue)
     for count in other.counts:
         probe = other.probe(cue, count)
-        rows += [rival_row(other, probe, ridge), rival_row(other, probe.few(FEW), gaussian)]
-    yield from (replace(row, table="transfer") for row in rows)
+        yield rival_row(other, probe, ridge)
+        yield rival_row(other, probe.few(FEW), gaussian)
 
 
 def _other(bench: Bench, name: str) -> Bench:
