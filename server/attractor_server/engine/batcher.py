@@ -46,6 +46,8 @@ class Batcher:
         self._computing: Sequence[Job] = ()
         self._submitted = 0
         self._changed = asyncio.Event()
+        self._awaited = False
+        """Somebody waits for that event"""
 
     @property
     def idle(self) -> bool:
@@ -69,6 +71,7 @@ class Batcher:
 
     async def changed(self) -> None:
         """Waits until something came to wait, was taken or was answered."""
+        self._awaited = True
         await self._changed.wait()
 
     def offer(self, job: Job) -> None:
@@ -124,14 +127,14 @@ class Batcher:
                     if (one := next(spare, None)) is not None:
                         await loop.run_in_executor(thread, one)
                     else:
-                        await self._changed.wait()
+                        await self.changed()
         finally:
             thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
 
     async def drained(self) -> None:
         """Returns when everything accepted has been answered."""
         while not self.idle:
-            await self._changed.wait()
+            await self.changed()
 
     def _put(self, job: Job) -> None:
         self._note(job)
@@ -152,8 +155,9 @@ class Batcher:
 
     def _announce(self) -> None:
         """Wakes all who wait now; who comes later waits for the next change."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._awaited:
+            self._changed.set()
+            self._changed, self._awaited = asyncio.Event(), False
 
     def _taken(self, now_s: float) -> list[Job]:
         """The next batch, and in its place whatever has been waiting for room."""

@@ -7,13 +7,17 @@ that had to let a batch of another program pass. Here that is plain: it was serv
 
 import heapq
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
+NAMES_LIMIT = 16_384
+"""Whose namespaces are at hand: each is asked for several times with every request"""
 LEAD_LIMIT = 4096
 """Patterns that a namespace can be ahead of the one served least: what it got while nobody else had work for the engine
 is not held against it for longer than that."""
 
 
+@lru_cache(maxsize=NAMES_LIMIT)
 def namespace_of(name: str) -> str:
     """What stands before the first `/` of a memory's name; names without one are of one common namespace, ""."""
     head, slash, _ = name.partition("/")

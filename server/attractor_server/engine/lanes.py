@@ -52,8 +52,11 @@ class Lane:
         self.jobs.append(job)
         self.weight += job.weight
 
-    def take(self, program: Program, room: float, *, first: bool, now_s: float) -> list[Job]:
-        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its weight."""
+    def take(self, program: Program, room: float, *, first: bool, now_s: float) -> tuple[list[Job], int]:
+        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its weight.
+
+        With them the sum of their weights.
+        """
         taken: list[Job] = []
         weight = 0
         while (job := self._wanted(now_s)) is not None and job.program == program:
@@ -65,7 +68,7 @@ class Lane:
             job.started = True
             if job.operation in ALONE:
                 break
-        return taken
+        return taken, weight
 
     def _wanted(self, now_s: float) -> Job | None:
         """The oldest job that somebody waits for; those before it leave."""
@@ -151,11 +154,11 @@ class Queue:
             if satisfied and tenant in served and FILLED_PART * (limit - room) >= limit:
                 break
             lane = tenant.lines[program][0]
-            taken = self._served(lane, program, room, first=not batch, now_s=now_s)
+            taken, weight = self._served(lane, program, room, first=not batch, now_s=now_s)
             if not taken and lane.jobs and lane.jobs[0].program == program:
                 break  # it has no room in this batch, and keeps its place
             batch += taken
-            room -= sum(job.weight for job in taken)
+            room -= weight
             self._leave(lane, program)
             if taken and taken[-1].operation in ALONE and lane.jobs:
                 closed.append(lane)
@@ -167,15 +170,15 @@ class Queue:
             self._enter(lane)
         return batch
 
-    def _served(self, lane: Lane, program: Program, room: int, *, first: bool, now_s: float) -> list[Job]:
-        """What the lane has for the batch, on its namespace's account."""
+    def _served(self, lane: Lane, program: Program, room: int, *, first: bool, now_s: float) -> tuple[list[Job], int]:
+        """What the lane has for the batch, and its weight, on its namespace's account."""
         before = lane.weight
-        taken = lane.take(program, room, first=first, now_s=now_s)
+        taken, weight = lane.take(program, room, first=first, now_s=now_s)
         left = before - lane.weight
         self.weight -= left
         lane.tenant.weight -= left
-        lane.tenant.account.charge(sum(job.weight for job in taken), least=self._least)
-        return taken
+        lane.tenant.account.charge(weight, least=self._least)
+        return taken, weight
 
     def _tenant(self, name: str) -> Tenant:
         """The namespace; one that was idle is owed nothing for that, and starts where the one served least stands."""

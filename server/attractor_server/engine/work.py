@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -194,6 +194,8 @@ class Job:
     """Of a TEND"""
     started: bool = False
     """The engine has it: it can be withdrawn no longer."""
+    _weight: int = field(default=0, init=False)
+    _program: tuple[object, ...] = field(default=(), init=False)
 
     @property
     def counted(self) -> bool:
@@ -219,13 +221,18 @@ class Job:
 
     @property
     def weight(self) -> int:
-        """Patterns in it and in its answer: with a trajectory, one for each iterate."""
-        return self.size * (1 + self.steps) if self.trajectory else self.size
+        """Patterns in it and in its answer: with a trajectory, one for each iterate. The same from the first look on."""
+        if not self._weight:
+            self._weight = self.size * (1 + self.steps) if self.trajectory else self.size
+        return self._weight
 
     @property
     def program(self) -> tuple[object, ...]:
-        """Jobs of one program can be computed in one batch."""
-        return (self.operation, self.memory.model_digest, self.steps, self.trajectory, self.pull)
+        """Jobs of one program can be computed in one batch. The same from the first look on."""
+        if not self._program:
+            kind = self.operation.value  # whose hash is at hand, where that of a member is computed in Python
+            self._program = (kind, self.memory.model_digest, self.steps, self.trajectory, self.pull)
+        return self._program
 
     def fail(self, error: ServerError) -> None:
         """Answers with an error, unless there is an answer."""
