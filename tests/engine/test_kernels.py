@@ -95,6 +95,18 @@ def test_kernels_in_c_take_every_shape_in_sixteens(d: int, h: int) -> None:
 
 @compiled
 @every
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_pages_are_read_where_they_lie_with_the_bits_of_their_copies(case: Case, n: int) -> None:
+    parameters, fast, cues = episode(9, n, case=case)
+    kernel, fast, cues = kernel_of(parameters, case), floats(fast), cues.float()
+    places = torch.tensor([4, 0, 8, 8, 2, 7])
+    copied = {name: value.index_select(0, places) for name, value in fast.items()}
+    there, apart = kernel.read_at(fast, places, cues[:6], steps=4), kernel.read(copied, cues[:6], steps=4)
+    assert all(torch.equal(getattr(there, part), getattr(apart, part)) for part in PARTS)
+
+
+@compiled
+@every
 @pytest.mark.parametrize("n", [1, 4, 6])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
 def test_a_row_has_the_same_bits_alone_and_whatever_its_neighbours_are(case: Case, n: int, bad: float) -> None:

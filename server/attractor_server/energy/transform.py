@@ -1,7 +1,9 @@
 """Input transforms: between encoded values and the entries that a network has."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -26,17 +28,15 @@ class Whitening:
     spread: Tensor
     """(entries,)"""
 
-    def encode(self, values: Tensor) -> Tensor:
-        """(…, values) to (…, entries)."""
-        return (values @ self.components) / self.spread
+    @cached_property
+    def forth(self) -> Tensor:
+        """(values, entries): to network units."""
+        return self.components / self.spread
 
-    def decode(self, x: Tensor) -> Tensor:
-        """(…, entries) to (…, values)."""
-        return (x * self.spread) @ self.components.T
-
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        """A gradient by values (…, values) as one by x (…, entries)."""
-        return (gradient @ self.components) * self.spread
+    @cached_property
+    def back(self) -> Tensor:
+        """(entries, values): from network units."""
+        return self.spread[:, None] * self.components.T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,14 @@ class Transform:
     def encode(self, values: Tensor) -> Tensor:
         """Encoded values (…, values) to network units (…, entries)."""
         scaled = self._scaled(values)
-        return scaled if self.whitening is None else self.whitening.encode(scaled)
+        return scaled if self.whitening is None else scaled @ self.whitening.forth
 
     def decode(self, x: Tensor) -> Tensor:
         """Network units (…, entries) to encoded values (…, values)."""
-        return (self._unwhitened(x) - self.shift) / self.scale
+        if self.whitening is None:
+            return (x - self.shift) / self.scale
+        back, centre = self._decoder
+        return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], -1)
 
     def hold(self, values: Tensor, known: Tensor) -> Hold:
         """What puts the known values back into any x, and leaves the others; both (…, values), `known` bool."""
@@ -73,13 +76,18 @@ class Transform:
 
         def gradient(x: Tensor) -> Tensor:
             gap = (self._unwhitened(x) - target) * known
-            return gap if self.whitening is None else self.whitening.pull_back(gap)
+            return gap if self.whitening is None else gap @ self.whitening.back.T
 
         return gradient
 
+    @cached_property
+    def _decoder(self) -> tuple[Tensor, Tensor]:
+        """What network units are multiplied by for encoded values, and what is added then."""
+        assert self.whitening is not None
+        return self.whitening.back / self.scale, -self.shift / self.scale
+
     def _scaled(self, values: Tensor) -> Tensor:
-        scaled = values * self.scale + self.shift
-        return scaled.masked_fill(scaled.isnan(), 0)
+        return torch.addcmul(self.shift, values, self.scale).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
     def _unwhitened(self, x: Tensor) -> Tensor:
-        return x if self.whitening is None else self.whitening.decode(x)
+        return x if self.whitening is None else x @ self.whitening.back

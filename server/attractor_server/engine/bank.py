@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from attractor_server.engine.forms import Precision, form_of, page_bytes
+from attractor_server.engine.forms import Exact, Precision, form_of, page_bytes
 from attractor_server.engine.page import INITIAL, Floats, Page
 from attractor_server.engine.stack import Image, Stack
 from attractor_server.errors import BankFull, ServerError
@@ -37,7 +37,8 @@ class PageStore(Protocol):
 class Bank:
     """Fast weights of as many pages as its limit has room for; those used least recently leave for the store.
 
-    Allocated once. Owns its tensors and hands out copies, as float32 whatever the precision they are kept in.
+    Allocated once. Owns its tensors and hands out copies, as float32 whatever the precision they are kept in; what it
+    keeps as float32 can be `lent`.
     """
 
     def __init__(
@@ -80,6 +81,11 @@ class Bank:
         for error in self.bring(pages).values():
             raise error
         return self._stack.column([page.place for page in pages])
+
+    @property
+    def lent(self) -> dict[str, Tensor] | None:
+        """The tensors, each (places, *shape), to be read until the next call; None where no kernel could read them."""
+        return self._stack.tensors if isinstance(self._form, Exact) else None
 
     def gather(self, places: Tensor) -> dict[str, Tensor]:  # (pages,) int64
         """Copies of the fast weights at these places, each (pages, *shape)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine import programs
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.kept import KeptPatterns
@@ -22,6 +23,8 @@ from attractor_server.errors import ServerError
 
 CACHE_BYTES = 4 << 20
 PAGES_LIMIT = 4096
+IN_PLACE_LIMIT = 1024
+"""Pages in one program that reads them where they lie"""
 
 Results: TypeAlias = Iterator[tuple[Job, Outcome | ServerError]]
 Item = TypeVar("Item")
@@ -57,6 +60,16 @@ class Loaded:
     def limit(self) -> int:
         """Pages in one program: on a CPU no more than whose fast weights stay in its cache through all steps."""
         return min(side_by_side(self.model), self.bank.capacity)
+
+    def reading_limit(self, jobs: Iterable[Job]) -> int:
+        """The same of a program that reads cues of these jobs: what is read where it lies need not fit in the cache."""
+        in_place = self.lent is not None and not any(job.trajectory or job.known is not None for job in jobs)
+        return min(IN_PLACE_LIMIT, self.bank.capacity) if in_place else self.limit
+
+    @property
+    def lent(self) -> Tensors | None:
+        """The bank's tensors, where the model's pages can be read in place."""
+        return self.bank.lent if programs.reads_in_place(self.model) else None
 
     def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
         """Copies of the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""

@@ -30,13 +30,14 @@ def query(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
 
     Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
     """
-    for job, outcome in _answered(loaded, lanes, _recalled, contests=True):
+    limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
+    for job, outcome in _answered(loaded, lanes, _recalled, limit=limit, contests=True):
         yield job, _matched(loaded, job, outcome) if job.match and isinstance(outcome, Recalled) else outcome
 
 
 def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """How familiar patterns are to the pages that know them best."""
-    return _answered(loaded, lanes, _recognized, contests=False)
+    return _answered(loaded, lanes, _recognized, limit=loaded.limit, contests=False)
 
 
 def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerError:
@@ -49,12 +50,18 @@ def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerEr
 
 
 def _answered(
-    loaded: Loaded, lanes: Sequence[Lane], program: Callable[[Loaded, Sequence[Row]], Answers], *, contests: bool
+    loaded: Loaded,
+    lanes: Sequence[Lane],
+    program: Callable[[Loaded, Sequence[Row]], Answers],
+    *,
+    limit: int,
+    contests: bool,
 ) -> Results:
+    """Answers of a program to at most `limit` pages at a time."""
     asked = asked_of(loaded, lanes, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Some, Answer]]] = {}
-    for part in chunks(asked.rows, lambda row: row.size, loaded.limit):
+    for part in chunks(asked.rows, lambda row: row.size, limit):
         for job, some, answer in _guarded(loaded, part, program):
             if some is ALL:
                 yield job, answer
@@ -78,21 +85,27 @@ def _guarded(loaded: Loaded, rows: Sequence[Row], program: Callable[[Loaded, Seq
 
 
 def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
-    model, first, grid = loaded.model, rows[0].parts[0][0], Grid([row.size for row in rows])
+    model, first = loaded.model, rows[0].parts[0][0]
     given, known = _values(rows), _known(rows)
+    lent = loaded.lent if known is None and not first.trajectory else None
+    grid = Grid([row.size for row in rows], rows=0 if lent is None else len(rows))
     padded = loaded.given(grid.spread(given))
-    mask = None if known is None else loaded.given(grid.spread(known))
-    hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
-    pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
-    reading = programs.reading(
-        model,
-        loaded.fast([row.page for row in rows], grid.shape[0]),
-        model.encode(padded),
-        hold=hold,
-        pull=pull,
-        steps=first.steps,
-        trajectory=first.trajectory,
-    )
+    own = [row.page for row in rows]
+    if lent is not None:
+        reading = programs.reading_at(model, lent, loaded.bank.enter(own), model.encode(padded), steps=first.steps)
+    else:
+        mask = None if known is None else loaded.given(grid.spread(known))
+        hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
+        pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
+        reading = programs.reading(
+            model,
+            loaded.fast(own, grid.shape[0]),
+            model.encode(padded),
+            hold=hold,
+            pull=pull,
+            steps=first.steps,
+            trajectory=first.trajectory,
+        )
     held = None if first.pull else known
     values = _held(given, held, grid.collect(model.decode(reading.pattern)))
     before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))

@@ -20,13 +20,14 @@ class Stack:
         """`first` is what stands at place 0, each (1, *shape)."""
         self.device = next(iter(first.values())).device
         # The system backs places with memory as they are first written.
-        self._tensors = {
+        self.tensors = {
             name: torch.empty((places, *tensor.shape[1:]), dtype=tensor.dtype, device=self.device)
             for name, tensor in sorted(first.items())
         }
+        """By name, their order that of an image"""
         self.put(self.column([0]), first)
         on_host = self.device.type == "cpu"
-        self._matrices = [_bytes_of(tensor) for tensor in self._tensors.values()] if on_host else None
+        self._matrices = [_bytes_of(tensor) for tensor in self.tensors.values()] if on_host else None
 
     def column(self, numbers: Sequence[int]) -> Tensor:
         """The numbers on the device, int64."""
@@ -34,16 +35,16 @@ class Stack:
 
     def gather(self, places: Tensor) -> dict[str, Tensor]:  # (pages,) int64
         """Copies, each (pages, *shape)."""
-        return {name: tensor.index_select(0, places) for name, tensor in self._tensors.items()}
+        return {name: tensor.index_select(0, places) for name, tensor in self.tensors.items()}
 
     def put(self, places: Tensor, packed: Mapping[str, Tensor]) -> None:  # (pages,) int64, each (pages, *shape)
         """Overwrites these places, which must differ."""
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             tensor.index_copy_(0, places, packed[name])
 
     def clear(self, place: int) -> None:
         """Leaves nothing of what stood there."""
-        for tensor in self._tensors.values():
+        for tensor in self.tensors.values():
             tensor[place].zero_()
 
     def leaving(self, places: Sequence[int]) -> Sequence[Image]:
@@ -59,7 +60,7 @@ class Stack:
         pinned = self.device.type == "cuda"
         staged = {
             name: torch.empty((len(places), *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=pinned)
-            for name, tensor in self._tensors.items()
+            for name, tensor in self.tensors.items()
         }
         images = _rows([_bytes_of(tensor) for tensor in staged.values()], len(places))
         return images, lambda: self.put(self.column(places), {n: t.to(self.device) for n, t in staged.items()})

@@ -221,14 +221,14 @@ class Job:
 
     @property
     def weight(self) -> int:
-        """Patterns in it and in its answer: with a trajectory, one for each iterate. The same from the first look on."""
+        """Patterns in it and in its answer: with a trajectory, one for each iterate. Looked at once."""
         if not self._weight:
             self._weight = self.size * (1 + self.steps) if self.trajectory else self.size
         return self._weight
 
     @property
     def program(self) -> tuple[object, ...]:
-        """Jobs of one program can be computed in one batch. The same from the first look on."""
+        """Jobs of one program can be computed in one batch. Looked at once."""
         if not self._program:
             kind = self.operation.value  # whose hash is at hand, where that of a member is computed in Python
             self._program = (kind, self.memory.model_digest, self.steps, self.trajectory, self.pull)

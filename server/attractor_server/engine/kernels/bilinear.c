@@ -128,10 +128,11 @@ static void begin(const model *m, tile *t, const part *o, int64_t here, float *e
 
 /* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `room` holds
    ROWS · (4d + 2·keys + 3·wide) floats. */
-void read_bilinear(const model *m, int64_t pages, int64_t n, const float *w, const float *b, const float *cue,
-                   float *pattern, float *before, float *after, float *gap, float *room) {
+void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
+                   const float *cue, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n;
     tile t = tile_of(&m->loop, n, room);
+    bank from = {w, b, m->values * m->keys, m->values, places};
     part o = {.k = room + 4 * ROWS * m->loop.d};
     o.p = o.k + ROWS * m->keys, o.v = o.p + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
     float *empty = o.r + ROWS * m->wide;
@@ -139,7 +140,7 @@ void read_bilinear(const model *m, int64_t pages, int64_t n, const float *w, con
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
         int64_t here = smaller(t.rows, rows - start);
-        enter(&m->loop, &t, start, rows, n, m->values * m->keys, m->values, w, b, cue, own_w, own_b);
+        enter(&m->loop, &t, start, rows, n, &from, cue, own_w, own_b);
         for (int64_t k = 0; k < m->loop.steps; k++) {
             look(m, &t, &o, t.ahead, own_w, own_b);
             if (k == 0) begin(m, &t, &o, here, empty, before + start, gap + start);

@@ -23,9 +23,17 @@ typedef struct {
 } loop;
 
 typedef struct {
+    const float *w, *b;
+    int64_t w_size, b_size;
+    const int64_t *places; /* where each page is, or NULL where they lie in their order */
+} bank;
+
+typedef struct {
     int rows; /* a multiple of GROUP */
     float *x, *ahead, *velocity, *gradient; /* (ROWS, d) */
-    const char *next, *end;                 /* what is still to be fetched of the next pages */
+    const bank *pages;
+    int64_t asked, last;    /* pages up to which W has been asked for, and is to be */
+    const char *next, *end; /* what is still to be asked for of the page asked for last */
 } tile;
 
 static inline vec load(const float *at) { return *(const vec *)at; }
@@ -56,8 +64,17 @@ static inline vec squash(vec z) {
     return all(1.0f) - all(2.0f) / (e + all(1.0f));
 }
 
+static inline int64_t place(const bank *from, int64_t page) { return from->places ? from->places[page] : page; }
+
 static inline void fetch(tile *t) {
-    for (int i = 0; i < FETCHED && t->next < t->end; i++, t->next += 64) __builtin_prefetch(t->next, 0, 2);
+    for (int i = 0; i < FETCHED; i++, t->next += 64) {
+        if (t->next >= t->end) {
+            if (t->asked >= t->last) return;
+            t->next = (const char *)(t->pages->w + place(t->pages, ++t->asked) * t->pages->w_size);
+            t->end = t->next + t->pages->w_size * sizeof(float);
+        }
+        __builtin_prefetch(t->next, 0, 2);
+    }
 }
 
 /* So many rows of left (·, k), `width` apart, times PANEL columns of right, whose rows lie `stride` apart. */
@@ -86,16 +103,17 @@ static float bowl(const loop *m, const float *x) {
 
 
 /* The tile's cues, with W and b of each row's page; rows beyond the last are computed, and not kept. */
-static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n, int64_t page, int64_t bias,
-                  const float *w, const float *b, const float *cue, const float **own_w, const float **own_b) {
+static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n, const bank *from, const float *cue,
+                  const float **own_w, const float **own_b) {
     int64_t ours = smaller(start + t->rows, rows) - 1, theirs = smaller(start + 2 * t->rows, rows) - 1;
     for (int64_t row = 0; row < t->rows; row++) {
-        int64_t at = smaller(start + row, rows - 1);
-        own_w[row] = w + at / n * page, own_b[row] = b + at / n * bias;
+        int64_t at = smaller(start + row, rows - 1), page = place(from, at / n);
+        own_w[row] = from->w + page * from->w_size, own_b[row] = from->b + page * from->b_size;
         memcpy(t->x + row * m->d, cue + at * m->d, m->d * sizeof(float));
     }
     memcpy(t->ahead, t->x, t->rows * m->d * sizeof(float));
-    t->next = (const char *)(w + (ours / n + 1) * page), t->end = (const char *)(w + (theirs / n + 1) * page);
+    t->pages = from, t->asked = ours / n, t->last = theirs / n;
+    t->next = t->end = 0;
 }
 
 /* The tile's buffers for x, in `room` of 4 · ROWS · d floats; no more pages at once than stay near the core. */

@@ -20,7 +20,7 @@ PANEL, ROWS = 16, 24
 
 @dataclass(frozen=True, eq=False)
 class HostKernel:
-    """See `Kernel`."""
+    """See `InPlaceKernel`."""
 
     library: ctypes.CDLL
     kind: str
@@ -41,6 +41,13 @@ class HostKernel:
 
     def read(self, fast: Tensors, x: Tensor, *, steps: int) -> Reading:
         """See `Kernel`."""
+        return self._read(fast, None, x, steps)
+
+    def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
+        """See `InPlaceKernel`."""
+        return self._read(fast, places.contiguous(), x, steps)
+
+    def _read(self, fast: Tensors, places: Tensor | None, x: Tensor, steps: int) -> Reading:
         w, b, cue = (tensor.contiguous() for tensor in (fast["W"], fast["b"], x))
         pages, n, d = cue.shape
         pattern, (before, after, gap) = torch.empty_like(cue), cue.new_empty(3, pages, n)
@@ -55,7 +62,8 @@ class HostKernel:
         fields = [d, steps, *pointers, *self.sizes.values(), *behind]
         model = (ctypes.c_int64 * len(fields))(*fields)  # the source's `model`: every field of it takes 8 bytes
         run = self.library[f"read_{self.kind}"]
-        run(model, ctypes.c_int64(pages), ctypes.c_int64(n), *(ctypes.c_void_p(one.data_ptr()) for one in given))
+        where = ctypes.c_void_p(None if places is None else places.data_ptr())
+        run(model, ctypes.c_int64(pages), ctypes.c_int64(n), where, *(ctypes.c_void_p(one.data_ptr()) for one in given))
         return Reading(pattern=pattern, energy_before=before, energy_after=after, delta_energy=gap)
 
 

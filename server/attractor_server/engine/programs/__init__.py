@@ -4,6 +4,13 @@ Networks with a closed form of their own here (`forms.py`) take it; any other go
 and so does a reading of which every iterate is asked for.
 """
 
-from attractor_server.engine.programs.entry import energies, reading, recognizing, writing
+from attractor_server.engine.programs.entry import (
+    energies,
+    reading,
+    reading_at,
+    reads_in_place,
+    recognizing,
+    writing,
+)
 
-__all__ = ["energies", "reading", "recognizing", "writing"]
+__all__ = ["energies", "reading", "reading_at", "reads_in_place", "recognizing", "writing"]

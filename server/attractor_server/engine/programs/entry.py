@@ -11,6 +11,7 @@ from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.energy.writer import delta_energy, write
 from attractor_server.engine.programs.choosing import way_of
+from attractor_server.engine.programs.forms import InPlaceKernel
 from attractor_server.engine.programs.reads import read_form
 from attractor_server.engine.programs.writes import write_form
 
@@ -46,6 +47,24 @@ def reading(  # noqa: PLR0913
     chunks = _chunks(model, fast, x, READ_BYTES)
     parts = [read_form(way.form, way.schedule, own, cues, steps=steps) for own, cues in chunks]
     return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def reads_in_place(model: Model) -> bool:
+    """Whether `reading_at` is there for the model's pages in float32."""
+    way = way_of(model)
+    return way is not None and isinstance(way.kernel, InPlaceKernel)
+
+
+@torch.no_grad()
+def reading_at(model: Model, bank: Tensors, places: Tensor, x: Tensor, *, steps: int = 0) -> Reading:
+    """What `reading` makes of the pages at these places (pages,) int64 of a bank's tensors, each (places, *shape).
+
+    No page is copied. For models that read in place.
+    """
+    way = way_of(model)
+    assert way is not None
+    assert isinstance(way.kernel, InPlaceKernel)
+    return way.kernel.read_at(bank, places, x, steps=steps or model.steps)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 Forms lean on what writing and erasing do to a page, see `QuadraticForm`. Tests hold them to `energy/reference.py`.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -49,3 +49,11 @@ class Kernel(Protocol):
 
     def read(self, fast: Tensors, x: Tensor, *, steps: int) -> Reading:
         """See `energy.reader.read`."""
+
+
+@runtime_checkable
+class InPlaceKernel(Kernel, Protocol):
+    """Reads pages where they lie."""
+
+    def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
+        """The same with the fast weights of page i at `places`[i], (pages,) int64, of each tensor (places, *shape)."""
