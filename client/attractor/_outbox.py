@@ -44,14 +44,14 @@ class Outbox:
         self._closing: deque[int] = deque()
         self._unwanted: list[int] = []
         self._handles = count(1)
-        self._changed = anyio.Event()
+        self._changed, self._announced = anyio.Event(), False
         self.draining = False
         """Nothing new may be sent."""
 
     async def changed(self) -> None:
         """Waits until there may be more to send than at the last look. For one task at a time."""
         await self._changed.wait()
-        self._changed = anyio.Event()
+        self._changed, self._announced = anyio.Event(), False
 
     @property
     def waiting(self) -> bool:
@@ -124,7 +124,7 @@ class Outbox:
         """Nobody waits for the answer any more: tells the server, where it was sent."""
         if request.id in self._sent:
             self._unwanted.append(request.id)
-            self._changed.set()
+            self._announce()
         elif (lane := self._lanes.get(request.memory)) is not None:
             lane.give_up()
 
@@ -232,7 +232,7 @@ class Outbox:
 
     def _close(self, handle: int) -> None:
         self._closing.append(handle)
-        self._changed.set()
+        self._announce()
 
     def _frame(self, lane: Lane, limits: Limits, now_s: float) -> pb.SessionRequest | None:
         first = lane.pending[0]
@@ -260,6 +260,12 @@ class Outbox:
         lane.held = False
         self._enqueue(lane)
 
+    def _announce(self) -> None:
+        """Once for all that comes before somebody looks: an event takes its time to be set."""
+        if not self._announced:
+            self._announced = True
+            self._changed.set()
+
     def _enqueue(self, lane: Lane) -> None:
         self._lanes.enqueue(lane)
-        self._changed.set()
+        self._announce()
