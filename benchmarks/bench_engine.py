@@ -26,7 +26,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform
-from attractor_server.engine.programs import reading, writing
+from attractor_server.engine.programs import reading, reading_at, reads_in_place, writing
 from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32
@@ -78,7 +78,7 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bo
     }
     if others:
         places = torch.randperm(memories, device=cues.device)
-        jobs["gathered"] = (lambda: gathered(model, fast, places, cues), memories * n)
+        jobs["scattered"] = (lambda: scattered(model, fast, places, cues), memories * n)
         if can_compile():
             jobs["vmap(grad) compiled"] = (vmap_reads(model, fast, cues, compiled=True), memories * n)
         if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
@@ -86,21 +86,23 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bo
     measured = settled(jobs, cues.device)
     work = work_of(model.network, n)
     least_s = ruler.again().limit_s(operations=work.reading(model.steps), touched_bytes=work.page_bytes)
-    through_bank = measured.pop("gathered", None)
+    in_bank = measured.pop("scattered", None)
     results = compared(name, "queries/s", measured, n / least_s)
-    if through_bank is not None:
+    if in_bank is not None:
         results.append(
-            Result(name=f"{name}, gathered", unit="queries/s", ours=through_bank, peer="limit", theirs=n / least_s)
+            Result(
+                name=f"{name}, scattered in a bank", unit="queries/s", ours=in_bank, peer="limit", theirs=n / least_s
+            )
         )
     return results
 
 
-def gathered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
-    """As the engine reads: part by part, copies out of the bank and then the loop."""
-    size = 64 if cues.device.type == "cpu" else len(cues)
-    for start in range(0, len(cues), size):
-        fast = {name: value.index_select(0, places[start : start + size]) for name, value in bank.items()}
-        reading(model, fast, cues[start : start + size])
+def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
+    """As the engine reads: where the pages lie in the bank, or else from a copy."""
+    if reads_in_place(model):
+        reading_at(model, bank, places, cues)
+    else:
+        reading(model, {name: value.index_select(0, places) for name, value in bank.items()}, cues)
 
 
 def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int) -> list[Result]:

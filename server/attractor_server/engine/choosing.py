@@ -27,7 +27,7 @@ Some: TypeAlias = slice | NDArray[np.int64]
 Numbers: TypeAlias = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # not frozen: that would double what it costs to make one
 class Row:
     """The patterns that one page is asked about."""
 
@@ -38,11 +38,8 @@ class Row:
     """Pages that could have been asked"""
     parts: Sequence[tuple[Job, Some, int]]
     """Each with the number of patterns"""
-
-    @property
-    def size(self) -> int:
-        """Patterns in it."""
-        return sum(count for _, _, count in self.parts)
+    size: int
+    """Patterns in all of them"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +118,8 @@ def choose(loaded: Loaded, cues: Sequence[Cues]) -> Sequence[Chosen | ServerErro
 
 def _whole(lane: Lane) -> Row:
     page = lane.memory.pages[0] if lane.memory.pages else Page()
-    return Row(page, 0, 1, [(job, ALL, job.size) for job in lane.jobs])
+    parts = [(job, ALL, job.size) for job in lane.jobs]
+    return Row(page, 0, 1, parts, sum([size for _, _, size in parts]))
 
 
 def _split(lane: Lane, chosen: Chosen) -> Iterator[Chosen]:
@@ -135,7 +133,8 @@ def _rows(lane: Lane, chosen: Mapping[Job, Chosen]) -> Iterator[Row]:
     among = max(1, sum(page.patterns > 0 for page in pages))
     numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
     for number in np.unique(np.concatenate(numbers)).tolist():
-        yield Row(pages[number], number, among, list(_parts(chosen, number)))
+        parts = list(_parts(chosen, number))
+        yield Row(pages[number], number, among, parts, sum([count for _, _, count in parts]))
 
 
 def _parts(chosen: Mapping[Job, Chosen], number: int) -> Iterator[tuple[Job, Some, int]]:

@@ -114,6 +114,7 @@ def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
         iterates = _held(given, held, grid.collect(model.decode(reading.iterates), 1))
         energies = grid.collect(reading.energies, 1)
     finite = np.isfinite(values).all(1) & np.isfinite(after)
+    fine = bool(finite.all())
     for job, some, part, pages in _parts(rows):
         recalled = Recalled(
             values=values[part],
@@ -125,7 +126,7 @@ def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
             energies=None if energies is None else energies[:, part],
             pages=pages,
         )
-        yield job, some, recalled if finite[part].all() else ReadDiverged(diverged(job, "reading"))
+        yield job, some, recalled if fine or finite[part].all() else ReadDiverged(diverged(job, "reading"))
 
 
 def _recognized(loaded: Loaded, rows: Sequence[Row]) -> Answers:

@@ -68,7 +68,7 @@ class Matches:
     """(n,)"""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that would double what it costs to make one
 class Recalled:
     """Completed patterns (n, d) in user units, with a score for each."""
 
