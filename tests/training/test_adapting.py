@@ -49,12 +49,16 @@ def source(patterns: Tensor) -> Dataset:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Trained on one source."""
-    data = source(vectors(0))
+    return trained(vectors(0), tmp_path_factory.mktemp("model"))
+
+
+def trained(patterns: Tensor, folder: Path) -> Model:
+    data = source(patterns)
     recipe = RECIPE.model_copy(update={"input": RECIPE.input.model_copy(update={"components": WIDTH})})
     trainer = Trainer(recipe, untrained(recipe, data), data, MAIN)
     trainer.run(budget_s=float("inf"), each_step=lambda progress: None)
     made = replace(trainer.model, record={"recipe": recipe.as_record()})
-    return save_model(made, tmp_path_factory.mktemp("model") / "vectors.safetensors")
+    return save_model(made, folder / "vectors.safetensors")
 
 
 def cosine(model: Model, patterns: Tensor) -> float:
@@ -73,6 +77,13 @@ def test_each_entry_has_the_deviation_that_the_network_was_trained_for(model: Mo
     other = vectors(1, factor=20.0, offset=30.0)
     wanted, found = model.encode(vectors(0)).std(0), adapted(model, other).encode(other).std(0)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_directions_that_the_training_data_lacked_do_no_harm(tmp_path: Path) -> None:
+    axes = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=Generator().manual_seed(5))).Q
+    flat = (vectors(0) @ axes) * torch.tensor([1.0] * (WIDTH - 3) + [1e-5] * 3)
+    fitted = adapted(trained(flat, tmp_path), vectors(1)[:1000])
+    assert cosine(fitted, vectors(1)[1000:]) > 0.9
 
 
 def test_the_network_is_left_as_it_was_and_the_file_says_what_it_came_from(model: Model, tmp_path: Path) -> None:

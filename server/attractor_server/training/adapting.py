@@ -20,6 +20,8 @@ from attractor_server.training.validation import Task, validate
 
 SAMPLES = "samples of another source"
 """What stands in the recipe of an adapted model in place of a data set's name"""
+FLOOR = 0.5
+"""Of the median: an entry for which the training data had next to no deviation would make very much of a little error"""
 _LEAST = 1e-6
 
 
@@ -33,7 +35,8 @@ def adapted(model: Model, samples: Tensor, *, name: str = "") -> Model:
     samples = _checked(model, samples.float())
     power = recipe.input.whitening
     trained = whitening.spread ** (1 / power)  # deviations of the components of the training data
-    transform, found = _fitted(samples, trained ** (1 - power))
+    profile = trained ** (1 - power)
+    transform, found = _fitted(samples, profile.clamp(min=FLOOR * float(profile.median())))
     scale = float((found.square().sum() / trained.square().sum()).sqrt())
     recipe = _for_samples(recipe, name or model.name, scale)
     source = Dataset(model.layout, samples, torch.arange(len(samples)))
