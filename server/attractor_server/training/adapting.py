@@ -21,7 +21,7 @@ from attractor_server.training.validation import Task, validate
 SAMPLES = "samples of another source"
 """What stands in the recipe of an adapted model in place of a data set's name"""
 FLOOR = 0.5
-"""Of the median: an entry for which the training data had next to no deviation would make very much of a little error"""
+"""Of the median: entries for which the training data had next to no deviation would make very much of little errors"""
 _LEAST = 1e-6
 
 
