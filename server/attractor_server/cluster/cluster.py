@@ -145,7 +145,6 @@ def cluster(
         running = Cluster(supervisor, first[0].models)
         if stand_in is not None:
             _relieve(stand_in, started[:-1])
-            supervisor.begin.remote()
         running.wait_until_ready()
         listener = threading.Thread(target=running.listen, name="cluster listener", daemon=True)
         listener.start()

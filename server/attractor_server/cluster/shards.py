@@ -40,7 +40,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
 
 
 def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nodes: bool) -> Handle:
-    """The supervisor of the shards that were started before it; where they follow a stand-in it waits for a word.
+    """The supervisor of the shards that were started before it; where they follow a stand-in it waits to be asked.
 
     Raises:
         SettingsError: there is one already.

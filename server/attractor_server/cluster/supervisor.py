@@ -60,14 +60,12 @@ class Supervisor:
         self._following.start()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
-    def begin(self) -> None:
-        """The stand-in has left: shards may own what it had."""
-        self._begun = True
-        self._call.set()
-
     def status(self) -> SupervisorStatus:
-        """How the shards are; for the command that runs the server, which asks all the time."""
+        """How the shards are; for the command that runs the server, which asks all the time once no stand-in serves."""
         self._listened_s = time.monotonic()
+        if not self._begun:
+            self._begun = True
+            self._call.set()
         addresses = tuple(shard.address for shard in self._topology.shards) if self._topology else ()
         return SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.taken())
 

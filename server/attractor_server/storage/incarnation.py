@@ -43,14 +43,19 @@ class Incarnation:
     @property
     def is_over(self) -> bool:
         """Whether its process is known to have ended. False also where this machine cannot tell."""
-        if not self.machine or self.machine != _machine():
+        if not self.is_here:
             return False
         state, started = _stat(self.process)
         return state in ("", "Z", "X") or started != self.started
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its process counts among those of this machine, as far as that can be told."""
+        return bool(self.machine) and self.machine == _machine()
+
     def end(self) -> None:
         """Kills its process, where that is another one of this machine and still runs."""
-        if self.machine == _machine() and self.process != os.getpid() and not self.is_over:
+        if self.is_here and self.process != os.getpid() and not self.is_over:
             with suppress(ProcessLookupError):
                 os.kill(self.process, SIGKILL)
 

@@ -231,12 +231,16 @@ def whole(store: Store, shard: str) -> Ownership:
     return ownership
 
 
-def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> None:
-    """Ends the processes that have these groups: a stopped one can hold the lock of the store for ever."""
+def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> Collection[Incarnation]:
+    """Ends the processes that have these groups: a stopped one can hold the lock of the store for ever.
+
+    Those that were told to end; some time may pass until they have.
+    """
     with store.reading() as cursor:
         owners = {row.owner for row in _rows(cursor) if row.group in groups and row.owner}
     for owner in owners:
         owner.end()
+    return owners
 
 
 def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
