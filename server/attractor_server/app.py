@@ -124,20 +124,18 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
         warming = Warming(engine, models.values() if spec.warm_up else (), bank_bytes=spec.bank_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models), journal=journal)
         shard.resize = None if journal is None else resize
-        async with (
-            listening(
-                shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
-            ) as server,
-            anyio.create_task_group() as tasks,
-        ):
+        async with listening(
+            shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
+        ) as server:
             if not spec.follows:
                 await server.open()
-            tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
-            tasks.start_soon(sweep, shard)
-            if shard.holding is not None:
-                tasks.start_soon(shard.holding.run)
-            yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
-            tasks.cancel_scope.cancel()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
+                tasks.start_soon(sweep, shard)
+                if shard.holding is not None:
+                    tasks.start_soon(shard.holding.run)
+                yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
+                tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
