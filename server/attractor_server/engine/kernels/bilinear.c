@@ -3,7 +3,7 @@
    E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Each page's W is gone through once a step, for what
    it recalls and for how it pushes the keys. Where V is entrywise, v are the leading entries, scaled. */
 
-#define FETCHED 4 /* cache lines of the next pages that are asked for after each product, and each QUAD of values */
+#define FETCHED 8 /* cache lines of the next pages that are asked for after each product, and each QUAD of values */
 
 #include "common.h"
 
