@@ -4,7 +4,7 @@ Where V is a matrix, both pulls go back through one product with [V A]ᵀ.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,38 +14,43 @@ from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import Parameters
 from attractor_server.engine.programs.arithmetic import bend, bowl, squashed
 
+Pulls: TypeAlias = tuple[Tensor, Tensor]
+
 
 class Basis(Protocol):
-    """Products with [V A], (d, values + keys)."""
+    """Products with V and A; of pulls, the first are along the values and the second along the keys."""
 
-    def along(self, rows: Tensor) -> Tensor:
-        """rows·[V A]"""
+    def along(self, rows: Tensor) -> Pulls:
+        """rows·V and rows·A, of rows (n, d)."""
 
-    def back(self, rows: Tensor, pulls: Tensor) -> None:
-        """Takes pulls·[V A]ᵀ from the rows (…, d)."""
+    def back(self, rows: Tensor, pulls: Pulls) -> None:
+        """Takes the pulls, times Vᵀ and Aᵀ, from the rows (n, d)."""
 
-    def felt(self, along: Tensor, pulls: Tensor) -> Tensor:
-        """along − pulls·[V A]ᵀ[V A]"""
+    def felt(self, along: Pulls, pulls: Pulls) -> Pulls:
+        """What is left of `along` when such rows are taken from those it is of; the caller's own."""
 
 
 class MixedBasis:
     """V is a matrix."""
 
     def __init__(self, v: Tensor, a: Tensor) -> None:
-        self._both = torch.cat([v, a], 1)
+        self._both, self._values = torch.cat([v, a], 1), v.shape[1]
         self._gram = self._both.mT @ self._both
 
-    def along(self, rows: Tensor) -> Tensor:
+    def along(self, rows: Tensor) -> Pulls:
         """See `Basis`."""
-        return rows @ self._both
+        return self._parted(rows @ self._both)
 
-    def back(self, rows: Tensor, pulls: Tensor) -> None:
+    def back(self, rows: Tensor, pulls: Pulls) -> None:
         """See `Basis`."""
-        rows.addmm_(pulls, self._both.mT, alpha=-1)
+        rows.addmm_(torch.cat(pulls, 1), self._both.mT, alpha=-1)
 
-    def felt(self, along: Tensor, pulls: Tensor) -> Tensor:
+    def felt(self, along: Pulls, pulls: Pulls) -> Pulls:
         """See `Basis`."""
-        return torch.addmm(along, pulls, self._gram, alpha=-1)
+        return self._parted(torch.addmm(torch.cat(along, 1), torch.cat(pulls, 1), self._gram, alpha=-1))
+
+    def _parted(self, both: Tensor) -> Pulls:
+        return both[:, : self._values], both[:, self._values :]
 
 
 class EntrywiseBasis:
@@ -53,24 +58,23 @@ class EntrywiseBasis:
 
     def __init__(self, v: Tensor, a: Tensor) -> None:
         self._v, self._a = v, a
-        self._keys, self._mixed = a.mT @ a, v[:, None] * a[: len(v)]
+        self._square, self._keys, self._mixed = v.square(), a.mT @ a, v[:, None] * a[: len(v)]
 
-    def along(self, rows: Tensor) -> Tensor:
+    def along(self, rows: Tensor) -> Pulls:
         """See `Basis`."""
-        return torch.cat([values_of(self._v, rows), rows @ self._a], 1)
+        return values_of(self._v, rows), rows @ self._a
 
-    def back(self, rows: Tensor, pulls: Tensor) -> None:
+    def back(self, rows: Tensor, pulls: Pulls) -> None:
         """See `Basis`."""
-        values = len(self._v)
-        rows.addmm_(pulls[:, values:], self._a.mT, alpha=-1)
-        rows[:, :values].addcmul_(pulls[:, :values], self._v, value=-1)
+        rows.addmm_(pulls[1], self._a.mT, alpha=-1)
+        rows[:, : len(self._v)].addcmul_(pulls[0], self._v, value=-1)
 
-    def felt(self, along: Tensor, pulls: Tensor) -> Tensor:
+    def felt(self, along: Pulls, pulls: Pulls) -> Pulls:
         """See `Basis`."""
-        pulled, pushed = pulls[:, : len(self._v)], pulls[:, len(self._v) :]
-        of_values = torch.addmm(pulled * self._v.square(), pushed, self._mixed.mT)
-        of_keys = torch.addmm(pulled @ self._mixed, pushed, self._keys)
-        return along - torch.cat([of_values, of_keys], 1)
+        pulled, pushed = pulls
+        of_values = torch.addcmul(along[0], pulled, self._square, value=-1).addmm_(pushed, self._mixed.mT, alpha=-1)
+        of_keys = torch.addmm(along[1], pulled, self._mixed, alpha=-1).addmm_(pushed, self._keys, alpha=-1)
+        return of_values, of_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,9 +129,9 @@ class BilinearForm:
         along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
         return BilinearGround(self, v, k, along)
 
-    def pulls(self, fast: Tensors, v: Tensor, k: Tensor, recalled: Tensor) -> Tensor:
-        """[Wk + b, vW ⊙ k′], (rows, values + keys)."""
-        return torch.cat([recalled, torch.bmm(v, fast["W"]).mul_(bend(k))], -1).flatten(0, 1)
+    def pulls(self, fast: Tensors, v: Tensor, k: Tensor, recalled: Tensor) -> Pulls:
+        """Wk + b and vW ⊙ k′, (rows, ·)."""
+        return recalled.flatten(0, 1), torch.bmm(v, fast["W"]).mul_(bend(k)).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +170,8 @@ class BilinearGround:
     form: BilinearForm
     v: Tensor
     k: Tensor
-    along: Tensor
-    """(qx + qb)[V A], (rows, values + keys)"""
+    along: Pulls
+    """(qx + qb)V and (qx + qb)A, (rows, ·)"""
 
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
         """See `Bilinear.write_gradient` and `Ground`."""
@@ -177,17 +181,19 @@ class BilinearGround:
         if terms.slope is None:
             pulled, left, right = own, own, self.k
         else:
-            across = self._slope(fast).mul_((2 * terms.slope[:, None] * weight)[..., None])
-            pulled = across[..., : self.form.values] if own is None else own.add_(across[..., : self.form.values])
-            pushed = across[..., self.form.values :].mul_(bend(self.k))
+            strength = (2 * terms.slope[:, None] * weight)[..., None]
+            along_v, along_k = self._slope(fast)
+            pulled = along_v * strength if own is None else own.addcmul_(along_v, strength)
+            pushed = along_k.mul_(strength).mul_(bend(self.k))
             left, right = torch.cat([pulled, self.v], 1), torch.cat([self.k, pushed], 1)
         assert pulled is not None
         assert left is not None
         w = (fast["W"] - initial["W"]).baddbmm_(left.mT, right, beta=distance, alpha=-1)
         return {"W": w, "b": (fast["b"] - initial["b"]).mul_(distance).sub_(pulled.sum(1))}
 
-    def _slope(self, fast: Tensors) -> Tensor:
-        """∇ₓE along V and A, (pages, patterns, values + keys)."""
+    def _slope(self, fast: Tensors) -> Pulls:
+        """∇ₓE along V and A, (pages, patterns, ·) each."""
         recalled = torch.baddbmm(fast["b"][:, None], self.k, fast["W"].mT)
         pulls = self.form.pulls(fast, self.v, self.k, recalled)
-        return self.form.basis.felt(self.along, pulls).view(*self.k.shape[:2], -1)
+        along_v, along_k = self.form.basis.felt(self.along, pulls)
+        return along_v.view(*self.k.shape[:2], -1), along_k.view(*self.k.shape[:2], -1)
