@@ -35,6 +35,11 @@ class HostKernel:
     room: int
     """Floats that a row needs"""
 
+    @property
+    def in_order(self) -> bool:
+        """See `InPlaceKernel`."""
+        return self.kind == "bilinear"
+
     def takes(self, x: Tensor) -> bool:
         """Whatever is float32."""
         return x.dtype == torch.float32 and x.numel() > 0

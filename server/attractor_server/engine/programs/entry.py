@@ -52,7 +52,7 @@ def reading(  # noqa: PLR0913
 def reads_in_place(model: Model) -> bool:
     """Whether `reading_at` is there for the model's pages in float32."""
     way = way_of(model)
-    return way is not None and isinstance(way.kernel, InPlaceKernel)
+    return way is not None and isinstance(way.kernel, InPlaceKernel) and way.kernel.in_order
 
 
 @torch.no_grad()

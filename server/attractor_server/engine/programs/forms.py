@@ -55,5 +55,9 @@ class Kernel(Protocol):
 class InPlaceKernel(Kernel, Protocol):
     """Reads pages where they lie."""
 
+    @property
+    def in_order(self) -> bool:
+        """Whether it goes through W as that lies in memory; one that does not wants W in the cache before, as a copy is."""
+
     def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
         """The same with the fast weights of page i at `places`[i], (pages,) int64, of each tensor (places, *shape)."""
