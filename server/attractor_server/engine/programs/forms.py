@@ -57,7 +57,7 @@ class InPlaceKernel(Kernel, Protocol):
 
     @property
     def in_order(self) -> bool:
-        """Whether it goes through W as that lies in memory; one that does not wants W in the cache before, as a copy is."""
+        """Whether it goes through W as that lies in memory; if not, it wants W in the cache before, as a copy is."""
 
     def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
         """The same with the fast weights of page i at `places`[i], (pages,) int64, of each tensor (places, *shape)."""
