@@ -99,7 +99,8 @@ async def test_missing_frames_of_a_sound_are_nearer_than_silence_or_the_mean(cli
 async def test_what_is_stored_is_probable_and_what_is_not_is_not(client: attractor.AsyncClient) -> None:
     data = sentences("test")
     patterns = distinct(data.values, data.classes)[:COUNT]
-    others = data.values[~np.isin(data.classes, data.classes[: 2 * COUNT])][-OTHERS:]
+    others = data.values[~np.isin(data.classes, np.unique(data.classes)[:COUNT])][:OTHERS]
+    assert len(others) == OTHERS
     memory = await client.create_memory("known", model="embedding-384")
     await memory.store(patterns)
     known, strange = await memory.recognize(patterns), await memory.recognize(others)
