@@ -79,7 +79,7 @@ async def measured(
                 await anyio.sleep(SETTLE_S)
                 times[load].append(await open_loop(quiet, capacity / 4, ROUND_S))
                 answered[load].append(await anyio.to_thread.run_sync(flooder.stop))
-                await anyio.sleep(SETTLE_S / 2)
+                await anyio.sleep(SETTLE_S)
     return times, answered
 
 

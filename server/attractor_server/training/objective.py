@@ -23,7 +23,7 @@ from attractor_server.training.episodes import draw_shape, pick, write_chunks
 from attractor_server.training.recipe import OptimizerTable, Recipe
 
 SHARPNESS = 8.0
-"""What the nearness of character codes is multiplied by before it is a logit"""
+"""What the nearness of character codes, and of patterns, is multiplied by before it is a logit"""
 PAGES = 8
 """Memories of an episode, at the most, that a cue's page is chosen among"""
 
@@ -40,11 +40,18 @@ class Losses:
     """The error after each reading step but the last, the mean over them"""
     choice: Tensor | None = None
     """Cross-entropy in nats: of several memories, as pages of one, that which holds a cue's pattern has the least ΔE"""
+    identity: Tensor | None = None
+    """Cross-entropy in nats: of the memory's patterns, the one that was asked for is the nearest to what is read"""
 
     def total(self, table: OptimizerTable) -> Tensor:
         """Weighted by what the recipe says."""
         total = self.error + table.familiarity_weight * self.familiarity
-        for weight, part in ((table.early_weight, self.early), (table.choice_weight, self.choice)):
+        weighed = (
+            (table.early_weight, self.early),
+            (table.choice_weight, self.choice),
+            (table.identity_weight, self.identity),
+        )
+        for weight, part in weighed:
             total = total if part is None else total + weight * part
         return total
 
@@ -70,7 +77,9 @@ def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Gene
     own, strange = deltas[..., 0], deltas[..., -1]
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
     choice = -(-deltas).log_softmax(-1)[..., 0].mean() if recipe.optimizer.choice_weight else None
-    return Losses(error, softplus(margins).mean(), early, choice)
+    told = recipe.optimizer.identity_weight
+    identity = identity_error(model, last, truth, patterns.to(model.device)) if told else None
+    return Losses(error, softplus(margins).mean(), early, choice, identity)
 
 
 def _rolled(fast: Tensors, places: int) -> Tensors:
@@ -114,6 +123,19 @@ def reading_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
             spread = (other - other.mean((0, 1))).square().mean()
             errors.append((one - other).square().mean() / spread.clamp(min=1e-9))
     return torch.stack(errors).mean()
+
+
+def identity_error(model: Model, x: Tensor, truth: Tensor, patterns: Tensor) -> Tensor:
+    """Cross-entropy of which of the patterns (memories, n, values) is nearest to x, in network units, and truth's.
+
+    Squared distances count in parts of the mean one from the right pattern.
+    """
+    found = model.transform.decode(x)
+    right, others = (model.encoding.encode(values) for values in (truth, patterns))
+    own = (found - right).square().sum(-1)
+    cross = others.square().sum(-1)[:, None] - 2 * found @ others.mT + found.square().sum(-1, keepdim=True)
+    sharpness = SHARPNESS / own.detach().mean().clamp(min=1e-9)
+    return (sharpness * own + (-sharpness * cross).logsumexp(-1)).mean()
 
 
 def _write(model: Model, patterns: Tensor, chunks: Sequence[int]) -> tuple[EnergyNetwork, Tensors]:

@@ -125,6 +125,8 @@ class OptimizerTable(Table):
     """Of the error after each reading step but the last: it keeps those from leading far away first; 0: not computed"""
     choice_weight: Annotated[float, Field(ge=0)] = 0.0
     """Of the cross-entropy of choosing the right one of several pages by ΔE; 0: not computed"""
+    identity_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the cross-entropy of telling which of a memory's patterns was read, by the nearest one; 0: not computed"""
 
 
 class Recipe(Table):

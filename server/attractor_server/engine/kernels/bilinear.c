@@ -68,9 +68,9 @@ static void look(const model *m, tile *t, const part *o, const float *x, const f
              o->p + row * m->keys);
 }
 
-/* (Wk + b)Vᵀ of GROUP rows at the PANEL entries from `column` on, where V is entrywise. */
-INLINE void back(const model *m, const float *r, int64_t column, vec out[][2]) {
-    for (int row = 0; row < GROUP; row++)
+/* (Wk + b)Vᵀ of so many rows at the PANEL entries from `column` on, where V is entrywise. */
+static void back(const model *m, int rows, const float *r, int64_t column, vec out[][2]) {
+    for (int row = 0; row < rows; row++)
         for (int half = 0; half < 2; half++) {
             int64_t at = column + half * LANES;
             out[row][half] = column < m->wide ? load(r + row * m->wide + at) * load(m->v + at) : all(0.0f);
@@ -86,14 +86,15 @@ static void slope(const model *m, tile *t, const part *o) {
         save(o->p + i, load(o->p + i) * (all(1.0f) - k * k));
     }
     for (int64_t column = 0; column < d; column += PANEL)
-        for (int row = 0; row < t->rows; row += GROUP) {
+        for (int row = 0, rows; row < t->rows; row += rows) {
+            rows = grouped(t, row);
             if (m->v_t)
-                product(GROUP, o->r + row * m->wide, m->wide, m->v_t + column * m->wide, PANEL, m->wide, z);
+                product(rows, o->r + row * m->wide, m->wide, m->v_t + column * m->wide, PANEL, m->wide, z);
             else
-                back(m, o->r + row * m->wide, column, z);
-            product(GROUP, o->p + row * m->keys, m->keys, m->a_t + column * m->keys, PANEL, m->keys, y);
+                back(m, rows, o->r + row * m->wide, column, z);
+            product(rows, o->p + row * m->keys, m->keys, m->a_t + column * m->keys, PANEL, m->keys, y);
             fetch(t);
-            for (int r = 0; r < GROUP; r++)
+            for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
                     int64_t at = column + half * LANES, own = (row + r) * d + at;
                     vec pulled = z[r][half] + y[r][half];
@@ -115,9 +116,9 @@ static float depth(const model *m, const tile *t, const part *o, int64_t row) {
 }
 
 /* Energies of the cues, in their pages and against empty ones; `empty` is room for (ROWS, wide). */
-static void begin(const model *m, tile *t, const part *o, int64_t here, float *empty, float *before, float *gap) {
+static void begin(const model *m, tile *t, const part *o, float *empty, float *before, float *gap) {
     through(t, o->k, m->keys, m->w0_t, m->b0, 0, empty, m->wide);
-    for (int64_t row = 0; row < here; row++) {
+    for (int64_t row = 0; row < t->rows; row++) {
         float *none = empty + row * m->wide;
         const float *r = o->r + row * m->wide;
         before[row] = depth(m, t, o, row);
@@ -139,16 +140,15 @@ void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *plac
     memset(o.r, 0, ROWS * m->wide * sizeof(float)); /* beyond the values it stays so */
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
-        int64_t here = smaller(t.rows, rows - start);
         enter(&m->loop, &t, start, rows, n, &from, cue, own_w, own_b);
         for (int64_t k = 0; k < m->loop.steps; k++) {
             look(m, &t, &o, t.ahead, own_w, own_b);
-            if (k == 0) begin(m, &t, &o, here, empty, before + start, gap + start);
+            if (k == 0) begin(m, &t, &o, empty, before + start, gap + start);
             slope(m, &t, &o);
             move(&m->loop, &t, k);
         }
         look(m, &t, &o, t.x, own_w, own_b);
-        for (int64_t row = 0; row < here; row++) after[start + row] = depth(m, &t, &o, row);
-        memcpy(pattern + start * m->loop.d, t.x, here * m->loop.d * sizeof(float));
+        for (int64_t row = 0; row < t.rows; row++) after[start + row] = depth(m, &t, &o, row);
+        memcpy(pattern + start * m->loop.d, t.x, t.rows * m->loop.d * sizeof(float));
     }
 }

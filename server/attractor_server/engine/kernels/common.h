@@ -8,7 +8,7 @@
 
 #define LANES 8
 #define PANEL 16
-#define GROUP 6    /* rows that share what is loaded of a panel: their sums fill the registers */
+#define GROUP 6    /* rows at most that share what is loaded of a panel: their sums fill the registers */
 #define QUAD 4     /* rows of one page that share what is loaded of its W */
 #define ROWS 24    /* rows of a tile at most */
 #define INLINE static inline __attribute__((always_inline))
@@ -29,7 +29,8 @@ typedef struct {
 } bank;
 
 typedef struct {
-    int rows; /* a multiple of GROUP */
+    int full;        /* rows of each tile but the last */
+    int rows, group; /* of this tile; and how many of them share what is loaded of a panel */
     float *x, *ahead, *velocity, *gradient; /* (ROWS, d) */
     const bank *pages;
     int64_t asked, last;    /* pages up to which W has been asked for, and is to be */
@@ -78,7 +79,7 @@ static inline void fetch(tile *t) {
 }
 
 /* So many rows of left (·, k), `width` apart, times PANEL columns of right, whose rows lie `stride` apart. */
-INLINE void product(int rows, const float *left, int64_t width, const float *right, int64_t stride, int64_t k,
+INLINE void product_of(int rows, const float *left, int64_t width, const float *right, int64_t stride, int64_t k,
                     vec out[][2]) {
     vec sums[GROUP][2] = {0};
     for (int64_t i = 0; i < k; i++, right += stride) {
@@ -92,7 +93,23 @@ INLINE void product(int rows, const float *left, int64_t width, const float *rig
     memcpy(out, sums, rows * sizeof *sums);
 }
 
+/* The same, by code made for that number of rows. */
+static void product(int rows, const float *left, int64_t width, const float *right, int64_t stride, int64_t k,
+                    vec out[][2]) {
+    switch (rows) {
+    case 6: product_of(6, left, width, right, stride, k, out); break;
+    case 5: product_of(5, left, width, right, stride, k, out); break;
+    case 4: product_of(4, left, width, right, stride, k, out); break;
+    case 3: product_of(3, left, width, right, stride, k, out); break;
+    case 2: product_of(2, left, width, right, stride, k, out); break;
+    default: product_of(1, left, width, right, stride, k, out);
+    }
+}
+
 static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
+
+/* How many rows the group that begins with this one has. */
+static int grouped(const tile *t, int row) { return (int)smaller(t->group, t->rows - row); }
 
 static float bowl(const loop *m, const float *x) {
     vec total = {0};
@@ -101,13 +118,15 @@ static float bowl(const loop *m, const float *x) {
     return 0.5f * sum(total);
 }
 
-
-/* The tile's cues, with W and b of each row's page; rows beyond the last are computed, and not kept. */
+/* The tile's cues from row `start` of so many `rows` on, with W and b of each one's page. */
 static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n, const bank *from, const float *cue,
                   const float **own_w, const float **own_b) {
-    int64_t ours = smaller(start + t->rows, rows) - 1, theirs = smaller(start + 2 * t->rows, rows) - 1;
+    int64_t ours = smaller(start + t->full, rows) - 1, theirs = smaller(start + 2 * t->full, rows) - 1;
+    t->rows = (int)(ours - start + 1);
+    int groups = (t->rows + GROUP - 1) / GROUP;
+    t->group = (t->rows + groups - 1) / groups; /* as even as can be: a small last one would cost as much */
     for (int64_t row = 0; row < t->rows; row++) {
-        int64_t at = smaller(start + row, rows - 1), page = place(from, at / n);
+        int64_t at = start + row, page = place(from, at / n);
         own_w[row] = from->w + page * from->w_size, own_b[row] = from->b + page * from->b_size;
         memcpy(t->x + row * m->d, cue + at * m->d, m->d * sizeof(float));
     }
@@ -120,7 +139,7 @@ static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n
 static tile tile_of(const loop *m, int64_t n, float *room) {
     int64_t wide = ROWS * m->d;
     tile t = {.x = room, .ahead = room + wide, .velocity = room + 2 * wide, .gradient = room + 3 * wide};
-    t.rows = n % QUAD ? (n == 2 ? 2 : 1) * GROUP : ROWS;
+    t.full = n % QUAD ? (n == 2 ? 2 : 1) * GROUP : ROWS;
     return t;
 }
 
@@ -149,10 +168,11 @@ INLINE void through(tile *t, const float *left, int64_t k, const float *panels, 
                     float *out, int64_t width) {
     vec z[GROUP][2];
     for (int64_t column = 0; column < width; column += PANEL)
-        for (int row = 0; row < t->rows; row += GROUP) {
-            product(GROUP, left + row * k, k, panels + column * k, PANEL, k, z);
+        for (int row = 0, rows; row < t->rows; row += rows) {
+            rows = grouped(t, row);
+            product(rows, left + row * k, k, panels + column * k, PANEL, k, z);
             fetch(t);
-            for (int r = 0; r < GROUP; r++)
+            for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
                     int64_t at = column + half * LANES;
                     vec value = bias ? z[r][half] + load(bias + at) : z[r][half];

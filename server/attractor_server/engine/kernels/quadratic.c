@@ -45,7 +45,7 @@ static void pull_one(const model *m, const float *w, const float *b, const float
 static void pull_quad(const model *m, const float *w, const float *b, const float *f, float *u) {
     vec z[QUAD][2];
     for (int64_t column = 0; column < m->h; column += PANEL) {
-        product(QUAD, f, m->h, w + column, m->h, m->h, z);
+        product_of(QUAD, f, m->h, w + column, m->h, m->h, z);
         for (int r = 0; r < QUAD; r++)
             for (int half = 0; half < 2; half++) {
                 int64_t at = column + half * LANES;
@@ -58,9 +58,10 @@ static void pull_quad(const model *m, const float *w, const float *b, const floa
 static void shared(const model *m, const tile *t, const float *f, const float *panels, float factor, float *out) {
     vec z[GROUP][2];
     for (int64_t column = 0; column < m->h; column += PANEL)
-        for (int row = 0; row < t->rows; row += GROUP) {
-            product(GROUP, f + row * m->h, m->h, panels + column * m->h, PANEL, m->h, z);
-            for (int r = 0; r < GROUP; r++)
+        for (int row = 0, rows; row < t->rows; row += rows) {
+            rows = grouped(t, row);
+            product(rows, f + row * m->h, m->h, panels + column * m->h, PANEL, m->h, z);
+            for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
                     float *at = out + (row + r) * m->h + column + half * LANES;
                     save(at, load(at) + all(factor) * z[r][half]);
@@ -92,10 +93,11 @@ static void slope(const model *m, tile *t, const part *o) {
         save(o->p + i, load(o->u + i) * (all(1.0f) - f * f));
     }
     for (int64_t column = 0; column < m->loop.d; column += PANEL)
-        for (int row = 0; row < t->rows; row += GROUP) {
-            product(GROUP, o->p + row * m->h, m->h, m->a_t + column * m->h, PANEL, m->h, z);
+        for (int row = 0, rows; row < t->rows; row += rows) {
+            rows = grouped(t, row);
+            product(rows, o->p + row * m->h, m->h, m->a_t + column * m->h, PANEL, m->h, z);
             fetch(t);
-            for (int r = 0; r < GROUP; r++)
+            for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
                     int64_t at = column + half * LANES, own = (row + r) * m->loop.d + at;
                     save(t->gradient + own, load(m->loop.q + at) * load(t->ahead + own) + load(m->loop.qb + at) - z[r][half]);
@@ -109,10 +111,10 @@ static float depth(const model *m, const tile *t, const part *o, int64_t row, co
 }
 
 /* Energies of the cues, in their pages and against empty ones. */
-static void begin(const model *m, const tile *t, const part *o, int64_t here, const float *const *b, float *before, float *gap) {
+static void begin(const model *m, const tile *t, const part *o, const float *const *b, float *before, float *gap) {
     memset(o->p, 0, t->rows * m->h * sizeof(float));
     shared(m, t, o->f, m->empty, 1.0f, o->p);
-    for (int64_t row = 0; row < here; row++) {
+    for (int64_t row = 0; row < t->rows; row++) {
         const float *f = o->f + row * m->h;
         for (int64_t i = 0; i < m->h; i++) o->p[row * m->h + i] += m->b0[i];
         before[row] = depth(m, t, o, row, b[row]);
@@ -131,16 +133,15 @@ void read_quadratic(const model *m, int64_t pages, int64_t n, const int64_t *pla
     o.u = o.f + narrow, o.p = o.u + narrow;
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
-        int64_t here = smaller(t.rows, rows - start);
         enter(&m->loop, &t, start, rows, n, &from, cue, own_w, own_b);
         for (int64_t k = 0; k < m->loop.steps; k++) {
             look(m, &t, &o, t.ahead, own_w, own_b, (int)n);
-            if (k == 0) begin(m, &t, &o, here, own_b, before + start, gap + start);
+            if (k == 0) begin(m, &t, &o, own_b, before + start, gap + start);
             slope(m, &t, &o);
             move(&m->loop, &t, k);
         }
         look(m, &t, &o, t.x, own_w, own_b, (int)n);
-        for (int64_t row = 0; row < here; row++) after[start + row] = depth(m, &t, &o, row, own_b[row]);
-        memcpy(pattern + start * m->loop.d, t.x, here * m->loop.d * sizeof(float));
+        for (int64_t row = 0; row < t.rows; row++) after[start + row] = depth(m, &t, &o, row, own_b[row]);
+        memcpy(pattern + start * m->loop.d, t.x, t.rows * m->loop.d * sizeof(float));
     }
 }
