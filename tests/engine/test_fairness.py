@@ -89,6 +89,35 @@ async def test_a_namespace_that_was_idle_is_owed_nothing_for_that() -> None:
     assert all(shares(batch)["a"] >= 30 for batch in made[12:20])
 
 
+async def test_who_asks_anew_whenever_it_was_served_gets_no_more_than_who_always_waits() -> None:
+    served: Counter[str] = Counter()
+    async with held(computer := Recorder(), batch=30) as batcher:
+        for one in flood("always", 2000):
+            batcher.offer(one)
+        for n in range(60):
+            if not any(namespace_of(one.memory.name) == "anew" for one in batcher.waiting):
+                batcher.offer(job(Operation.QUERY, memory(f"anew/{n}"), size=25))
+            computer.free.release()
+            await computer.next_batch()
+            served += shares(computer.batches[-1])
+    assert 0.8 < served["anew"] / served["always"] < 1.25
+
+
+async def test_who_asks_for_less_than_its_share_goes_first_with_all_that_comes_at_once() -> None:
+    async with held(computer := Recorder(), batch=40) as batcher:
+        for one in flood("loud", 2000):
+            batcher.offer(one)
+        for n in range(20):
+            burst = [job(Operation.QUERY, memory(f"quiet/{n}/{k}"), size=5) for k in range(5)]
+            for one in burst:
+                batcher.offer(one)
+            for turn in range(3):
+                computer.free.release()
+                await computer.next_batch()
+                if turn == 0 and n > 0:
+                    assert set(burst) <= set(computer.batches[-1])
+
+
 async def test_who_was_served_much_while_there_was_room_is_not_kept_waiting_for_long() -> None:
     busy = memory("b/0")
     async with held(computer := Recorder(), batch=1000) as batcher:

@@ -12,6 +12,9 @@ from typing import Generic, Protocol, TypeVar
 
 NAMES_LIMIT = 16_384
 """Whose namespaces are at hand: each is asked for several times with every request"""
+CREDIT_LIMIT = 64
+"""Patterns that a namespace can be behind the others when it asks again: who asks for less than its share, a few at a
+time, goes first with these"""
 LEAD_LIMIT = 4096
 """Patterns that a namespace can be ahead of the one served least: what it got while nobody else had work for the engine
 is not held against it for longer than that."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import TypeAlias
 
-from attractor_server.engine.fairness import Account, Ranking, namespace_of
+from attractor_server.engine.fairness import CREDIT_LIMIT, NAMES_LIMIT, Account, Ranking, namespace_of
 from attractor_server.engine.work import Job, Operation, Record
 from attractor_server.errors import Expired
 
@@ -101,6 +101,8 @@ class Queue:
         """All; one that is gone leaves when it comes first"""
         self._least = 0
         """The account of whoever was served least when the last batch was taken"""
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        """What those were served of which nothing waits now, while something of others has been waiting"""
         self._numbers = count()
 
     def __bool__(self) -> bool:
@@ -181,11 +183,22 @@ class Queue:
         return taken, weight
 
     def _tenant(self, name: str) -> Tenant:
-        """The namespace; one that was idle is owed nothing for that, and starts where the one served least stands."""
+        """The namespace; one that was idle keeps its account, and is hardly owed anything for that time."""
         if (tenant := self._tenants.get(name)) is None:
-            tenant = self._tenants[name] = Tenant(name, Account(next(self._numbers), self._least))
+            served = max(self._gone.pop(name, self._least), self._least - CREDIT_LIMIT)
+            tenant = self._tenants[name] = Tenant(name, Account(next(self._numbers), served))
             self._ranking.add(tenant)
         return tenant
+
+    def _drop(self, tenant: Tenant) -> None:
+        """Forgets a namespace of which nothing waits, and all accounts once nobody waits."""
+        del self._tenants[tenant.name]
+        if not self._tenants:
+            self._gone.clear()
+            return
+        self._gone[tenant.name] = tenant.account.served
+        if len(self._gone) > NAMES_LIMIT:
+            self._gone.popitem(last=False)
 
     def _enter(self, lane: Lane) -> None:
         """Lines the lane up for the program of its next job; one without a job is gone."""
@@ -194,7 +207,7 @@ class Queue:
             del self._lanes[lane.memory]
             tenant.lanes -= 1
             if not tenant.lanes:
-                del self._tenants[tenant.name]
+                self._drop(tenant)
             return
         program = lane.jobs[0].program
         if program not in tenant.lines:

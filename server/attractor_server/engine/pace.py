@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable
 
 COMPANY_S = 1.0
-COMPANY_PART = 6
+COMPANY_PART = 3
 """Batches take this part of the time where several namespaces ask for work"""
 START = 64
 """Patterns in the first batch of a program, whose speed nobody knows"""
