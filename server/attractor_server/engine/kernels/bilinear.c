@@ -152,3 +152,188 @@ void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *plac
         memcpy(pattern + start * m->loop.d, t.x, t.rows * m->loop.d * sizeof(float));
     }
 }
+
+/* The writing loop, all steps of a page before the next page. While it lasts, W lies in panels of 16 keys and in panels
+   of 16 values. */
+
+typedef struct {
+    int64_t steps, keys, values;
+    int64_t wide; /* values, filled up to whole panels, as rows of v are */
+    const float *square;            /* entrywise the squares of V (wide), else panels of VᵀV (wide, wide) */
+    int64_t entrywise;
+    const float *mixed, *mixed_t;   /* panels of VᵀA (wide, keys) and of its transpose */
+    const float *gram;              /* panels of AᵀA (keys, keys) */
+    const float *w0, *b0;           /* panels of W₀ (values, keys); b₀ (wide) */
+    const float *distances, *limit; /* 2β of each step; c, which clips gradients */
+} pen;
+
+typedef struct {
+    const float *v, *k, *along_v, *along_k; /* of a page's patterns (n, wide) and (n, keys); ∇ₓ of the bowl along V and A */
+    const float *weight;                    /* (n) */
+    float energy, slope, rate_w, rate_b;    /* of the step: ε, α and the sizes */
+} ink;
+
+typedef struct {
+    tile t;              /* its rows are the patterns; of its buffers none is used */
+    float *r, *pulled;   /* (n, wide) */
+    float *p, *pushed;   /* (n, keys) */
+    float *w, *w_t, *g;  /* (keys / 16, values, 16), (wide / 16, keys, 16), as w */
+    float *b;            /* (wide) */
+} sheet;
+
+/* W in panels of values, from that in panels of keys. */
+static void turn(const pen *m, const sheet *s) {
+    for (int64_t column = 0; column < m->keys; column += PANEL)
+        for (int64_t value = 0; value < m->values; value += PANEL) {
+            const float *from = s->w + column * m->values + value * PANEL;
+            float *to = s->w_t + value * m->keys + column * PANEL;
+            int values = (int)smaller(PANEL, m->values - value);
+            for (int j = 0; j < PANEL; j++)
+                for (int i = 0; i < values; i++) to[j * PANEL + i] = from[i * PANEL + j];
+        }
+}
+
+/* r = Wk + b and p = vW ⊙ k′. */
+static void recall(const pen *m, const sheet *s, const ink *o) {
+    vec z[GROUP][2];
+    for (int64_t column = 0; column < m->wide; column += PANEL)
+        for (int row = 0, rows; row < s->t.rows; row += rows) {
+            rows = grouped(&s->t, row);
+            product(rows, o->k + row * m->keys, m->keys, s->w_t + column * m->keys, PANEL, m->keys, z);
+            for (int r = 0; r < rows; r++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t at = column + half * LANES;
+                    save(s->r + (row + r) * m->wide + at, z[r][half] + load(s->b + at));
+                }
+        }
+    for (int64_t column = 0; column < m->keys; column += PANEL)
+        for (int row = 0, rows; row < s->t.rows; row += rows) {
+            rows = grouped(&s->t, row);
+            product(rows, o->v + row * m->wide, m->wide, s->w + column * m->values, PANEL, m->values, z);
+            for (int r = 0; r < rows; r++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t at = (row + r) * m->keys + column + half * LANES;
+                    vec k = load(o->k + at);
+                    save(s->p + at, z[r][half] * (all(1.0f) - k * k));
+                }
+        }
+}
+
+/* What the patterns do to W: pulled = w(εv + 2α·gV) and pushed = 2αw·gA ⊙ k′, where g = ∇ₓE. */
+static void feel(const pen *m, const sheet *s, const ink *o) {
+    vec y[GROUP][2], z[GROUP][2];
+    for (int64_t column = 0; column < m->wide; column += PANEL)
+        for (int row = 0, rows; row < s->t.rows; row += rows) {
+            rows = grouped(&s->t, row);
+            product(rows, s->p + row * m->keys, m->keys, m->mixed_t + column * m->keys, PANEL, m->keys, z);
+            if (!m->entrywise)
+                product(rows, s->r + row * m->wide, m->wide, m->square + column * m->wide, PANEL, m->wide, y);
+            for (int r = 0; r < rows; r++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t own = (row + r) * m->wide + column + half * LANES;
+                    vec back = m->entrywise ? load(s->r + own) * load(m->square + column + half * LANES) : y[r][half];
+                    vec slope = load(o->along_v + own) - back - z[r][half];
+                    float weight = o->weight[row + r];
+                    save(s->pulled + own, all(o->energy * weight) * load(o->v + own) + all(2.0f * o->slope * weight) * slope);
+                }
+        }
+    for (int64_t column = 0; column < m->keys; column += PANEL)
+        for (int row = 0, rows; row < s->t.rows; row += rows) {
+            rows = grouped(&s->t, row);
+            product(rows, s->r + row * m->wide, m->wide, m->mixed + column * m->wide, PANEL, m->wide, y);
+            product(rows, s->p + row * m->keys, m->keys, m->gram + column * m->keys, PANEL, m->keys, z);
+            for (int r = 0; r < rows; r++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t own = (row + r) * m->keys + column + half * LANES;
+                    vec k = load(o->k + own), slope = load(o->along_k + own) - y[r][half] - z[r][half];
+                    save(s->pushed + own, all(2.0f * o->slope * o->weight[row + r]) * slope * (all(1.0f) - k * k));
+                }
+        }
+}
+
+/* pulledᵀk + vᵀpushed of so many values and PANEL keys. */
+INLINE void outer_of(int values, const pen *m, const sheet *s, const ink *o, int64_t value, int64_t column, vec out[][2]) {
+    vec sums[GROUP][2] = {0};
+    for (int row = 0; row < s->t.rows; row++) {
+        const float *pulled = s->pulled + row * m->wide + value, *v = o->v + row * m->wide + value;
+        const float *k = o->k + row * m->keys + column, *pushed = s->pushed + row * m->keys + column;
+        vec k0 = load(k), k1 = load(k + LANES), p0 = load(pushed), p1 = load(pushed + LANES);
+        for (int i = 0; i < values; i++) {
+            sums[i][0] += all(pulled[i]) * k0 + all(v[i]) * p0;
+            sums[i][1] += all(pulled[i]) * k1 + all(v[i]) * p1;
+        }
+    }
+    memcpy(out, sums, values * sizeof *sums);
+}
+
+/* So much of the gradient is taken: rate / √(1 + ‖g‖²/c²). */
+static float clipped(float rate, float square, float limit) {
+    return rate / __builtin_sqrtf(1.0f + square / (limit * limit));
+}
+
+/* Moves W and b against the gradient −(pulledᵀk + vᵀpushed) + 2β(W − W₀), clipped as a whole. */
+static void step(const pen *m, const sheet *s, const ink *o, float distance) {
+    vec z[GROUP][2], square = {0};
+    for (int64_t column = 0; column < m->keys; column += PANEL)
+        for (int64_t value = 0, values; value < m->values; value += values) {
+            values = smaller(GROUP, m->values - value);
+            if (values == GROUP)
+                outer_of(GROUP, m, s, o, value, column, z);
+            else
+                for (int i = 0; i < values; i++) outer_of(1, m, s, o, value + i, column, z + i);
+            for (int i = 0; i < values; i++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t at = column * m->values + (value + i) * PANEL + half * LANES;
+                    vec g = all(distance) * (load(s->w + at) - load(m->w0 + at)) - z[i][half];
+                    square += g * g;
+                    save(s->g + at, g);
+                }
+        }
+    vec scale = all(clipped(o->rate_w, sum(square), *m->limit));
+    for (int64_t at = 0; at < m->keys * m->values; at += LANES) save(s->w + at, load(s->w + at) - scale * load(s->g + at));
+
+    square = all(0.0f);
+    for (int64_t at = 0; at < m->wide; at += LANES) {
+        vec g = all(distance) * (load(s->b + at) - load(m->b0 + at));
+        for (int row = 0; row < s->t.rows; row++) g -= load(s->pulled + row * m->wide + at);
+        square += g * g;
+        save(s->g + at, g);
+    }
+    scale = all(clipped(o->rate_b, sum(square), *m->limit));
+    for (int64_t at = 0; at < m->wide; at += LANES) save(s->b + at, load(s->b + at) - scale * load(s->g + at));
+}
+
+/* The fast weights after writing n patterns to each page. `steps` holds ε, α and the sizes for W and b, (4, steps,
+   pages); v and along_v are (pages, n, wide), k and along_k (pages, n, keys), weight (pages, n). keys are a multiple of
+   PANEL; `room` holds 2·(wide + keys)·n + (2·values + wide)·keys + wide floats. */
+void write_bilinear(const pen *m, int64_t pages, int64_t n, const float *steps, const float *w, const float *b,
+                    const float *v, const float *k, const float *along_v, const float *along_k, const float *weight,
+                    float *out_w, float *out_b, float *room) {
+    int64_t size = m->values * m->keys, groups = (n + GROUP - 1) / GROUP;
+    sheet s = {.t = {.rows = (int)n, .group = groups ? (int)((n + groups - 1) / groups) : 1}, .r = room};
+    s.pulled = s.r + n * m->wide, s.p = s.pulled + n * m->wide, s.pushed = s.p + n * m->keys;
+    s.w = s.pushed + n * m->keys, s.w_t = s.w + size, s.b = s.w_t + m->wide * m->keys, s.g = s.b + m->wide;
+    memset(s.w_t, 0, m->wide * m->keys * sizeof(float)); /* beyond the values it stays so */
+    for (int64_t page = 0; page < pages; page++) {
+        const float *own = steps + page;
+        ink o = {v + page * n * m->wide, k + page * n * m->keys, along_v + page * n * m->wide, along_k + page * n * m->keys,
+                 weight + page * n};
+        for (int64_t i = 0; i < m->values; i++)
+            for (int64_t j = 0; j < m->keys; j += PANEL)
+                memcpy(s.w + j * m->values + i * PANEL, w + page * size + i * m->keys + j, PANEL * sizeof(float));
+        memset(s.b, 0, m->wide * sizeof(float));
+        memcpy(s.b, b + page * m->values, m->values * sizeof(float));
+        for (int64_t t = 0; t < m->steps; t++, own += pages) {
+            o.energy = own[0], o.slope = own[m->steps * pages];
+            o.rate_w = own[2 * m->steps * pages], o.rate_b = own[3 * m->steps * pages];
+            turn(m, &s);
+            recall(m, &s, &o);
+            feel(m, &s, &o);
+            step(m, &s, &o, m->distances[t]);
+        }
+        for (int64_t i = 0; i < m->values; i++)
+            for (int64_t j = 0; j < m->keys; j += PANEL)
+                memcpy(out_w + page * size + i * m->keys + j, s.w + j * m->values + i * PANEL, PANEL * sizeof(float));
+        memcpy(out_b + page * m->values, s.b, m->values * sizeof(float));
+    }
+}

@@ -84,12 +84,12 @@ def _quadratic(form: QuadraticForm, schedule: Schedule) -> HostKernel | None:
     if d % PANEL or h % PANEL or (made := library("quadratic")) is None:
         return None
     shared = {
-        "a": _panels(form.a),
-        "a_t": _panels(form.a.mT),
+        "a": panels(form.a),
+        "a_t": panels(form.a.mT),
         "a0": form.a0.contiguous(),
         "b0": form.b0.contiguous(),
-        "turn": None if form.turn is None else _panels(form.turn),
-        "empty": _panels(form.empty),
+        "turn": None if form.turn is None else panels(form.turn),
+        "empty": panels(form.empty),
     }
     q, qb = form.q.contiguous(), form.qb.contiguous()
     return HostKernel(made, "quadratic", {"h": h}, shared, q, qb, schedule, 4 * d + 3 * h)
@@ -102,19 +102,19 @@ def _bilinear(form: BilinearForm, schedule: Schedule) -> HostKernel | None:
     room = (0, wide - form.values)
     v, entrywise = pad(form.v, room), form.v.dim() == 1
     shared = {
-        "a": _panels(form.a),
-        "a_t": _panels(form.a.mT),
-        "v": v if entrywise else _panels(v),
-        "v_t": None if entrywise else _panels(v.mT),
+        "a": panels(form.a),
+        "a_t": panels(form.a.mT),
+        "v": v if entrywise else panels(v),
+        "v_t": None if entrywise else panels(v.mT),
         "a0": form.a0.contiguous(),
         "b0": pad(form.b0, room),
-        "w0_t": _panels(pad(form.w0.mT, room)),
+        "w0_t": panels(pad(form.w0.mT, room)),
     }
     sizes = {"keys": keys, "values": form.values, "wide": wide}
     q, qb = form.q.contiguous(), form.qb.contiguous()
     return HostKernel(made, "bilinear", sizes, shared, q, qb, schedule, 4 * d + 2 * keys + 3 * wide)
 
 
-def _panels(matrix: Tensor) -> Tensor:
+def panels(matrix: Tensor) -> Tensor:
     """A matrix (rows, columns) as [column / 16][row][16]."""
     return matrix.reshape(len(matrix), -1, PANEL).transpose(0, 1).contiguous()

@@ -8,7 +8,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.engine.programs.bilinear import BilinearForm
-from attractor_server.engine.programs.forms import Form, Kernel
+from attractor_server.engine.programs.forms import Form, Kernel, WritingKernel
 from attractor_server.engine.programs.graphs import GraphedReads
 from attractor_server.engine.programs.quadratic import QuadraticForm
 from attractor_server.engine.programs.schedule import Schedule
@@ -16,11 +16,13 @@ from attractor_server.engine.programs.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A model's closed form, with the kernel for its readings where there is one."""
+    """A model's closed form, with the kernels for its loops where there are any."""
 
     form: Form
     schedule: Schedule
     kernel: Kernel | None
+    """For its readings"""
+    writing: WritingKernel | None = None
 
 
 _WAYS: "dict[int, tuple[weakref.ref[Model], Way | None]]" = {}
@@ -44,7 +46,8 @@ def _made(model: Model) -> Way | None:
         form = BilinearForm.of(model.parameters)
     else:
         return None
-    return Way(form=form, schedule=schedule, kernel=kernel_of(form, schedule, model.page_bytes))
+    kernel = kernel_of(form, schedule, model.page_bytes)
+    return Way(form=form, schedule=schedule, kernel=kernel, writing=_writing_kernel_of(form))
 
 
 def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes: int) -> Kernel | None:
@@ -65,3 +68,12 @@ def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes
         if (kernel := QuadraticOnCUDA.of(form, schedule)) is not None:
             return kernel
     return GraphedReads(form=form, schedule=schedule, page_bytes=page_bytes)
+
+
+def _writing_kernel_of(form: QuadraticForm | BilinearForm) -> WritingKernel | None:
+    """In C on a CPU, for the bilinear network; the quadratic one's small products are quick on tensors."""
+    if form.q.device.type != "cpu" or not isinstance(form, BilinearForm):
+        return None
+    from attractor_server.engine.kernels.host_writing import host_writing_kernel  # noqa: PLC0415
+
+    return host_writing_kernel(form)

@@ -85,7 +85,16 @@ def writing(
     for own, patterns in _chunks(model, fast, x, WRITE_BYTES):
         part = slice(start, start := start + len(patterns))
         here, before, places = present[part], stored[part], {name: value[part] for name, value in out.items()}
-        write_form(way.form, model.parameters, own, patterns, present=here, stored=before, out=places)
+        write_form(
+            way.form,
+            model.parameters,
+            own,
+            patterns,
+            present=here,
+            stored=before,
+            out=places,
+            kernel=way.writing,
+        )
     return out
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.reader import Reading
+from attractor_server.engine.programs.schedule import WritingSchedule
 
 
 class Look(Protocol):
@@ -61,3 +62,13 @@ class InPlaceKernel(Kernel, Protocol):
 
     def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
         """The same with the fast weights of page i at `places`[i], (pages,) int64, of each tensor (places, *shape)."""
+
+
+class WritingKernel(Protocol):
+    """All steps of a writing in one go."""
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether it fits patterns like these (pages, patterns, d)."""
+
+    def write(self, ground: Ground, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
+        """Puts what the loop makes of the fast weights in `out`, each (pages, *shape)."""
