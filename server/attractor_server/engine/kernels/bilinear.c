@@ -21,6 +21,15 @@ typedef struct {
     float *v, *r; /* (ROWS, wide) */
 } part;
 
+/* Adds the sum of each of four to r, in the order of `sum`. */
+INLINE void add_sums(vec a, vec b, vec c, vec d, float *r) {
+    vec ab = PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    vec cd = PICK(c, d, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(c, d, 4, 5, 6, 7, 12, 13, 14, 15);
+    vec acbd = PICK(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + PICK(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    vec all_four = acbd + PICK(acbd, acbd, 1, 0, 3, 2, 5, 4, 7, 6);
+    r[0] += all_four[0], r[1] += all_four[4], r[2] += all_four[2], r[3] += all_four[6];
+}
+
 /* What so many values add to r = Wk + b and p = vW of one row; w, v and r begin with theirs. */
 INLINE void pulled(int values, int64_t keys, const float *w, const float *v, const float *k, float *r, float *p) {
     vec sums[QUAD] = {0}, factors[QUAD];
@@ -32,12 +41,16 @@ INLINE void pulled(int values, int64_t keys, const float *w, const float *v, con
             vec w0 = load(w + i * keys + column), w1 = load(w + i * keys + column + LANES);
             p0 += factors[i] * w0;
             p1 += factors[i] * w1;
-            sums[i] += w0 * k0 + w1 * k1;
+            sums[i] += w0 * k0;
+            sums[i] += w1 * k1; /* of its own: the two together would be three operations */
         }
         save(p + column, p0);
         save(p + column + LANES, p1);
     }
-    for (int i = 0; i < values; i++) r[i] += sum(sums[i]);
+    if (values == QUAD)
+        add_sums(sums[0], sums[1], sums[2], sums[3], r);
+    else
+        for (int i = 0; i < values; i++) r[i] += sum(sums[i]);
 }
 
 /* r = Wk + b and p = vW of one row, whose W is gone through as it lies in memory. */

@@ -16,6 +16,12 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 
+#ifdef __clang__ /* the lanes of two vectors, numbered on from one to the other */
+#define PICK(one, other, ...) __builtin_shufflevector(one, other, __VA_ARGS__)
+#else
+#define PICK(one, other, ...) __builtin_shuffle(one, other, (ivec){__VA_ARGS__})
+#endif
+
 typedef struct {
     int64_t d, steps;
     const float *q, *qb;
