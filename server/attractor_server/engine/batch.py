@@ -71,6 +71,14 @@ class Loaded:
         """The bank's tensors, where the model's pages can be read in place."""
         return self.bank.lent if programs.reads_in_place(self.model) else None
 
+    def rows(self, count: int) -> int:
+        """Pages that so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
+        return count if self.model.device.type == "cpu" else bucket(count)
+
+    def grid(self, counts: Sequence[int]) -> "Grid":
+        """One for pages of so many patterns each."""
+        return Grid(counts, rows=self.rows(len(counts)))
+
     def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
         """Copies of the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
         return self.bank.gather(self.bank.enter([*pages, *[Page()] * (rows - len(pages))]))
@@ -85,12 +93,13 @@ class Loaded:
 
 
 class Grid:
-    """Where rows of different numbers of patterns stand, padded to powers of two both ways."""
+    """Where rows of different numbers of patterns stand, each padded to the same power of two."""
 
-    def __init__(self, counts: Sequence[int], *, rows: int = 0) -> None:
-        """`rows` is how many there are with padding; 0 for the next power of two."""
+    def __init__(self, counts: Sequence[int], *, rows: int) -> None:
+        """`rows` is how many there are with padding."""
         self.counts = counts
-        self.shape = rows, width = rows or bucket(len(counts)), bucket(max(counts))
+        width = bucket(max(counts))
+        self.shape = rows, width
         """(rows, width)"""
         ends = np.cumsum(counts)
         gaps = np.arange(len(counts)) * width - ends + counts

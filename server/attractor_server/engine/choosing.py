@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attractor_server.energy.choice import choice_of
 from attractor_server.engine import programs
-from attractor_server.engine.batch import Grid, Lane, Loaded, bucket, chunks
+from attractor_server.engine.batch import Lane, Loaded, chunks
 from attractor_server.engine.faults import fault
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Job
@@ -165,7 +165,7 @@ def _chosen(loaded: Loaded, cues: Sequence[Cues]) -> dict[Cues, Chosen | ServerE
 
 def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, Chosen | ServerError]]:
     """E (pages of all, width) of the cues in their pages, one after another; and the cues whose pages did not come."""
-    grid = Grid([len(one.values) for one in cues])
+    grid = loaded.grid([len(one.values) for one in cues])
     x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), grid.shape[1], device=x.device)
@@ -175,7 +175,7 @@ def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, 
         errors = loaded.bank.bring([page for _, page in part])
         failed |= {cues[row]: errors[page] for row, page in part if page in errors}
         pages = [Page() if page in errors else page for _, page in part]
-        fast = loaded.fast(pages, bucket(len(part)))
-        at = loaded.column([row for row, _ in part], bucket(len(part)))
+        rows = loaded.rows(len(part))
+        fast, at = loaded.fast(pages, rows), loaded.column([row for row, _ in part], rows)
         energies[start : start + len(part)] = programs.energies(loaded.model, fast, x.index_select(0, at))[: len(part)]
     return energies, failed

@@ -8,7 +8,7 @@ import torch
 
 from attractor_server.energy.eraser import erase as erase_by_training
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine.batch import Grid, Lane, Loaded, Results, bucket, joined
+from attractor_server.engine.batch import Lane, Loaded, Results, joined
 from attractor_server.engine.choosing import Cues, choose
 from attractor_server.engine.erasure import Change, Erasure, without
 from attractor_server.engine.faults import diverged, fault
@@ -158,7 +158,7 @@ def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
 
 def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Tensors:
     """The pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
-    rows = bucket(len(changes))
+    rows = loaded.rows(len(changes))
     starts = [change.page if change.kept is None else Page() for change in changes]
     fast = loaded.fast(starts, rows)
     kept = [_nothing(loaded) if change.kept is None else change.kept for change in changes]
@@ -177,7 +177,7 @@ def _erased(loaded: Loaded, changes: Sequence[Change], fast: Tensors) -> Tensors
     erased = [joined(change.erased) if change.erased and not change.empties else _nothing(loaded) for change in changes]
     if not any(map(len, erased)):
         return fast
-    grid = Grid([len(one) for one in erased])
+    grid = loaded.grid([len(one) for one in erased])
     x = model.encode(loaded.given(grid.spread(joined(erased))))
     present, stored = loaded.given(grid.present), loaded.column([change.before for change in changes], grid.shape[0])
     return erase_by_training(model.network, model.parameters, fast, x, present=present, stored=stored)

@@ -88,7 +88,7 @@ def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
     model, first = loaded.model, rows[0].parts[0][0]
     given, known = _values(rows), _known(rows)
     lent = loaded.lent if known is None and not first.trajectory else None
-    grid = Grid([row.size for row in rows], rows=0 if lent is None else len(rows))
+    grid = Grid([row.size for row in rows], rows=loaded.rows(len(rows)) if lent is None else len(rows))
     padded = loaded.given(grid.spread(given))
     own = [row.page for row in rows]
     if lent is not None:
@@ -131,7 +131,7 @@ def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
 
 def _recognized(loaded: Loaded, rows: Sequence[Row]) -> Answers:
     """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
-    model, grid = loaded.model, Grid([row.size for row in rows])
+    model, grid = loaded.model, loaded.grid([row.size for row in rows])
     x = model.encode(loaded.given(grid.spread(_values(rows))))
     energies, gaps = programs.recognizing(model, loaded.fast([row.page for row in rows], grid.shape[0]), x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import programs
-from attractor_server.engine.batch import Grid, Lane, Loaded, Results, bucket, chunks, joined
+from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.filling import Filling, Write
 from attractor_server.engine.keeping import keep_stores
@@ -105,7 +105,7 @@ def written(loaded: Loaded, starts: Sequence[Page], values: Sequence[Floats], be
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
     """
-    return added(loaded, loaded.fast(starts, bucket(len(values))), values, before)
+    return added(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
 
 
 def added(loaded: Loaded, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:

@@ -8,7 +8,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.engine.programs.bilinear import BilinearForm
-from attractor_server.engine.programs.forms import Form, Kernel, WritingKernel
+from attractor_server.engine.programs.forms import Form, InPlaceKernel, Kernel, WritingKernel
 from attractor_server.engine.programs.graphs import GraphedReads
 from attractor_server.engine.programs.quadratic import QuadraticForm
 from attractor_server.engine.programs.schedule import Schedule
@@ -22,7 +22,9 @@ class Way:
     schedule: Schedule
     kernel: Kernel | None
     """For its readings"""
-    writing: WritingKernel | None = None
+    in_place: InPlaceKernel | None
+    """The same, where pages are read in the bank with it"""
+    writing: WritingKernel | None
 
 
 _WAYS: "dict[int, tuple[weakref.ref[Model], Way | None]]" = {}
@@ -47,7 +49,8 @@ def _made(model: Model) -> Way | None:
     else:
         return None
     kernel = kernel_of(form, schedule, model.page_bytes)
-    return Way(form=form, schedule=schedule, kernel=kernel, writing=_writing_kernel_of(form))
+    in_place = kernel if isinstance(kernel, InPlaceKernel) and kernel.in_order else None
+    return Way(form=form, schedule=schedule, kernel=kernel, in_place=in_place, writing=_writing_kernel_of(form))
 
 
 def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes: int) -> Kernel | None:

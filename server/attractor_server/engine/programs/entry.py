@@ -11,7 +11,6 @@ from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.energy.writer import delta_energy, write
 from attractor_server.engine.programs.choosing import way_of
-from attractor_server.engine.programs.forms import InPlaceKernel
 from attractor_server.engine.programs.reads import read_form
 from attractor_server.engine.programs.writes import write_form
 
@@ -52,7 +51,7 @@ def reading(  # noqa: PLR0913
 def reads_in_place(model: Model) -> bool:
     """Whether `reading_at` is there for the model's pages in float32."""
     way = way_of(model)
-    return way is not None and isinstance(way.kernel, InPlaceKernel) and way.kernel.in_order
+    return way is not None and way.in_place is not None
 
 
 @torch.no_grad()
@@ -63,8 +62,8 @@ def reading_at(model: Model, bank: Tensors, places: Tensor, x: Tensor, *, steps:
     """
     way = way_of(model)
     assert way is not None
-    assert isinstance(way.kernel, InPlaceKernel)
-    return way.kernel.read_at(bank, places, x, steps=steps or model.steps)
+    assert way.in_place is not None
+    return way.in_place.read_at(bank, places, x, steps=steps or model.steps)
 
 
 @torch.no_grad()
