@@ -51,6 +51,12 @@ class Transform:
     shift: Tensor
     whitening: Whitening | None = None
 
+    @cached_property
+    def decoder(self) -> tuple[Tensor, Tensor]:
+        """What network units are multiplied by for encoded values, and what is added then."""
+        assert self.whitening is not None
+        return self.whitening.back / self.scale, -self.shift / self.scale
+
     def encode(self, values: Tensor) -> Tensor:
         """Encoded values (…, values) to network units (…, entries)."""
         scaled = self._scaled(values)
@@ -60,15 +66,12 @@ class Transform:
         """Network units (…, entries) to encoded values (…, values)."""
         if self.whitening is None:
             return (x - self.shift) / self.scale
-        back, centre = self._decoder
+        back, centre = self.decoder
         return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], -1)
 
-    def hold(self, values: Tensor, known: Tensor) -> Hold:
+    def hold(self, values: Tensor, known: Tensor) -> "Held":
         """What puts the known values back into any x, and leaves the others; both (…, values), `known` bool."""
-        if self.whitening is None:
-            held = self.encode(values)
-            return lambda x: torch.where(known, held, x)
-        return lambda x: self.encode(torch.where(known, values, self.decode(x)))
+        return Held(self, values, known)
 
     def pull(self, values: Tensor, known: Tensor) -> Pull:
         """What the proximity term ½‖known ⊙ (v − values)‖² descends by, v and values after scale and shift."""
@@ -80,14 +83,36 @@ class Transform:
 
         return gradient
 
-    @cached_property
-    def _decoder(self) -> tuple[Tensor, Tensor]:
-        """What network units are multiplied by for encoded values, and what is added then."""
-        assert self.whitening is not None
-        return self.whitening.back / self.scale, -self.shift / self.scale
-
     def _scaled(self, values: Tensor) -> Tensor:
         return torch.addcmul(self.shift, values, self.scale).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
     def _unwhitened(self, x: Tensor) -> Tensor:
         return x if self.whitening is None else x @ self.whitening.back
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Puts what is known back into any x, see `Transform.hold`."""
+
+    transform: Transform
+    values: Tensor
+    """Encoded, (…, values)"""
+    known: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of x (…, entries)."""
+        if self.transform.whitening is None:
+            return torch.where(self.known, self._entries, x)
+        return self.transform.encode(torch.where(self.known, self.values, self.transform.decode(x)))
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The known values, or entries where there is no whitening, and NaN elsewhere, (…, values)."""
+        if self.transform.whitening is None:
+            return torch.where(self.known, self._entries, math.nan)
+        _, centre = self.transform.decoder
+        return torch.where(self.known, torch.where(self.values.isnan(), centre, self.values), math.nan)
+
+    @cached_property
+    def _entries(self) -> Tensor:
+        return self.transform.encode(self.values)

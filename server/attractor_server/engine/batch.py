@@ -63,7 +63,7 @@ class Loaded:
 
     def reading_limit(self, jobs: Iterable[Job]) -> int:
         """The same of a program that reads cues of these jobs: what is read where it lies need not fit in the cache."""
-        in_place = self.lent is not None and not any(job.trajectory or job.known is not None for job in jobs)
+        in_place = self.lent is not None and not any(job.trajectory or job.pull for job in jobs)
         return min(IN_PLACE_LIMIT, self.bank.capacity) if in_place else self.limit
 
     @property

@@ -87,25 +87,18 @@ def _guarded(loaded: Loaded, rows: Sequence[Row], program: Callable[[Loaded, Seq
 def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
     model, first = loaded.model, rows[0].parts[0][0]
     given, known = _values(rows), _known(rows)
-    lent = loaded.lent if known is None and not first.trajectory else None
+    lent = None if first.pull or first.trajectory else loaded.lent
     grid = Grid([row.size for row in rows], rows=loaded.rows(len(rows)) if lent is None else len(rows))
     padded = loaded.given(grid.spread(given))
-    own = [row.page for row in rows]
+    mask = None if known is None else loaded.given(grid.spread(known))
+    hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
+    x, own = model.encode(padded), [row.page for row in rows]
     if lent is not None:
-        reading = programs.reading_at(model, lent, loaded.bank.enter(own), model.encode(padded), steps=first.steps)
+        reading = programs.reading_at(model, lent, loaded.bank.enter(own), x, hold=hold, steps=first.steps)
     else:
-        mask = None if known is None else loaded.given(grid.spread(known))
-        hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
         pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
-        reading = programs.reading(
-            model,
-            loaded.fast(own, grid.shape[0]),
-            model.encode(padded),
-            hold=hold,
-            pull=pull,
-            steps=first.steps,
-            trajectory=first.trajectory,
-        )
+        fast = loaded.fast(own, grid.shape[0])
+        reading = programs.reading(model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory)
     held = None if first.pull else known
     values = _held(given, held, grid.collect(model.decode(reading.pattern)))
     before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))

@@ -140,12 +140,12 @@ static void begin(const model *m, tile *t, const part *o, float *empty, float *b
     }
 }
 
-/* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `room` holds
-   ROWS · (4d + 2·keys + 3·wide) floats. */
+/* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `held` is
+   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 2·keys + 3·wide + those) floats. */
 void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
-                   const float *cue, float *pattern, float *before, float *after, float *gap, float *room) {
+                   const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n;
-    tile t = tile_of(&m->loop, n, room);
+    tile t = tile_of(&m->loop, n, room, room + ROWS * (4 * m->loop.d + 2 * m->keys + 3 * m->wide));
     bank from = {w, b, m->values * m->keys, m->values, places};
     part o = {.k = room + 4 * ROWS * m->loop.d};
     o.p = o.k + ROWS * m->keys, o.v = o.p + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
@@ -153,7 +153,7 @@ void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *plac
     memset(o.r, 0, ROWS * m->wide * sizeof(float)); /* beyond the values it stays so */
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
-        enter(&m->loop, &t, start, rows, n, &from, cue, own_w, own_b);
+        enter(&m->loop, &t, start, rows, n, &from, cue, held, own_w, own_b);
         for (int64_t k = 0; k < m->loop.steps; k++) {
             look(m, &t, &o, t.ahead, own_w, own_b);
             if (k == 0) begin(m, &t, &o, empty, before + start, gap + start);

@@ -26,6 +26,9 @@ typedef struct {
     int64_t d, steps;
     const float *q, *qb;
     const float *sizes, *momenta; /* of each step */
+    int64_t values;               /* of a pattern, as users have it, filled up to whole panels; d where x is that */
+    const float *back, *centre;   /* panels of the way from x to values (d, values), and what is added; or NULL */
+    const float *forth;           /* panels of the way from values to x (values, d) */
 } loop;
 
 typedef struct {
@@ -38,6 +41,8 @@ typedef struct {
     int full;        /* rows of each tile but the last */
     int rows, group; /* of this tile; and how many of them share what is loaded of a panel */
     float *x, *ahead, *velocity, *gradient; /* (ROWS, d) */
+    const float *held; /* what is known of the rows' values, NaN where nothing is, (rows, values); or NULL */
+    float *gap;        /* (ROWS, values) */
     const bank *pages;
     int64_t asked, last;    /* pages up to which W has been asked for, and is to be */
     const char *next, *end; /* what is still to be asked for of the page asked for last */
@@ -126,7 +131,7 @@ static float bowl(const loop *m, const float *x) {
 
 /* The tile's cues from row `start` of so many `rows` on, with W and b of each one's page. */
 static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n, const bank *from, const float *cue,
-                  const float **own_w, const float **own_b) {
+                  const float *held, const float **own_w, const float **own_b) {
     int64_t ours = smaller(start + t->full, rows) - 1, theirs = smaller(start + 2 * t->full, rows) - 1;
     t->rows = (int)(ours - start + 1);
     int groups = (t->rows + GROUP - 1) / GROUP;
@@ -137,16 +142,56 @@ static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n
         memcpy(t->x + row * m->d, cue + at * m->d, m->d * sizeof(float));
     }
     memcpy(t->ahead, t->x, t->rows * m->d * sizeof(float));
+    t->held = held ? held + start * m->values : 0;
     t->pages = from, t->asked = ours / n, t->last = theirs / n;
     t->next = t->end = 0;
 }
 
-/* The tile's buffers for x, in `room` of 4 · ROWS · d floats; no more pages at once than stay near the core. */
-static tile tile_of(const loop *m, int64_t n, float *room) {
+/* The tile's buffers, of which those for x begin `room`; no more pages at once than stay near the core. */
+static tile tile_of(const loop *m, int64_t n, float *room, float *gap) {
     int64_t wide = ROWS * m->d;
-    tile t = {.x = room, .ahead = room + wide, .velocity = room + 2 * wide, .gradient = room + 3 * wide};
+    tile t = {.x = room, .ahead = room + wide, .velocity = room + 2 * wide, .gradient = room + 3 * wide, .gap = gap};
     t.full = n % QUAD ? (n == 2 ? 2 : 1) * GROUP : ROWS;
     return t;
+}
+
+/* What a row is moved by once more, after its step: so many LANES of x, with the velocity and where it leads next. */
+static inline void shift(tile *t, int64_t at, vec by, float next) {
+    vec x = load(t->x + at) + by, v = load(t->velocity + at) + by;
+    save(t->x + at, x);
+    save(t->velocity + at, v);
+    save(t->ahead + at, x + all(next) * v);
+}
+
+static vec missing(const float *held, vec found) { /* what is known less what is found there, 0 where nothing is known */
+    vec known = load(held);
+    return choose(known == known, known - found, all(0.0f));
+}
+
+/* Puts what is known back into x. */
+static void hold(const loop *m, tile *t, float next) {
+    vec z[GROUP][2];
+    if (!m->back) {
+        for (int64_t at = 0; at < t->rows * m->d; at += LANES) shift(t, at, missing(t->held + at, load(t->x + at)), next);
+        return;
+    }
+    for (int64_t column = 0; column < m->values; column += PANEL)
+        for (int row = 0, rows; row < t->rows; row += rows) {
+            rows = grouped(t, row);
+            product(rows, t->x + row * m->d, m->d, m->back + column * m->d, PANEL, m->d, z);
+            for (int r = 0; r < rows; r++)
+                for (int half = 0; half < 2; half++) {
+                    int64_t at = column + half * LANES, own = (row + r) * m->values + at;
+                    save(t->gap + own, missing(t->held + own, z[r][half] + load(m->centre + at)));
+                }
+        }
+    for (int64_t column = 0; column < m->d; column += PANEL)
+        for (int row = 0, rows; row < t->rows; row += rows) {
+            rows = grouped(t, row);
+            product(rows, t->gap + row * m->values, m->values, m->forth + column * m->values, PANEL, m->values, z);
+            for (int r = 0; r < rows; r++)
+                for (int half = 0; half < 2; half++) shift(t, (row + r) * m->d + column + half * LANES, z[r][half], next);
+        }
 }
 
 /* One step of Nesterov's method by the clipped slope, and where the next slope is taken. */
@@ -167,6 +212,7 @@ static void move(const loop *m, tile *t, int64_t k) {
             save(ahead + i, to + all(next) * v);
         }
     }
+    if (t->held) hold(m, t, next);
 }
 
 /* out = tanh(left · panels + bias), or without either, of all rows of a tile; left is (rows, k), out (rows, width). */

@@ -1,8 +1,10 @@
 """Kernels in C that run on the host: `quadratic.c` and `bilinear.c`, for float32 and lengths in sixteens."""
 
 import ctypes
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,12 +12,15 @@ from torch.nn.functional import pad
 
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
+from attractor_server.energy.transform import Held, Hold, Transform
 from attractor_server.engine.kernels.native import library
 from attractor_server.engine.programs.bilinear import BilinearForm
 from attractor_server.engine.programs.quadratic import QuadraticForm
 from attractor_server.engine.programs.schedule import Schedule
 
 PANEL, ROWS = 16, 24
+Made: TypeAlias = tuple[ctypes.CDLL, Mapping[str, int], Mapping[str, Tensor | None], int]
+"""A library, the sizes and pointers of its source's `model`, and the floats that a row needs"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,9 @@ class HostKernel:
     schedule: Schedule
     room: int
     """Floats that a row needs"""
+    transform: Transform
+    ways: tuple[Tensor, Tensor, Tensor] | None
+    """From entries to values, what is added then, and from values to entries, in panels; None without a whitening"""
 
     @property
     def in_order(self) -> bool:
@@ -44,42 +52,73 @@ class HostKernel:
         """Whatever is float32."""
         return x.dtype == torch.float32 and x.numel() > 0
 
+    def holds(self, hold: Hold) -> bool:
+        """See `InPlaceKernel`."""
+        return isinstance(hold, Held) and hold.transform is self.transform
+
     def read(self, fast: Tensors, x: Tensor, *, steps: int) -> Reading:
         """See `Kernel`."""
-        return self._read(fast, None, x, steps)
+        return self.read_at(fast, None, x, steps=steps)
 
-    def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
+    def read_at(
+        self, fast: Tensors, places: Tensor | None, x: Tensor, *, steps: int, hold: Hold | None = None
+    ) -> Reading:
         """See `InPlaceKernel`."""
-        return self._read(fast, places.contiguous(), x, steps)
-
-    def _read(self, fast: Tensors, places: Tensor | None, x: Tensor, steps: int) -> Reading:
         w, b, cue = (tensor.contiguous() for tensor in (fast["W"], fast["b"], x))
+        places = None if places is None else places.contiguous()
         pages, n, d = cue.shape
         pattern, (before, after, gap) = torch.empty_like(cue), cue.new_empty(3, pages, n)
-        room = cue.new_empty(ROWS * self.room)
-        given = (w, b, cue, pattern, before, after, gap, room)
+        width = d if self.ways is None else len(self.ways[1])
+        held = None
+        if hold is not None:
+            assert isinstance(hold, Held)
+            held = pad(hold.targets, (0, width - hold.targets.shape[-1]), value=math.nan).contiguous()
+        room = cue.new_empty(ROWS * (self.room + width))
+        given = (places, w, b, cue, held, pattern, before, after, gap, room)
         numbers = [self.schedule.at(step) for step in range(steps)]
         learned = [
             (ctypes.c_float * steps)(*column) for column in ([one[0] for one in numbers], [one[1] for one in numbers])
         ]
         pointers = [self.q.data_ptr(), self.qb.data_ptr(), *map(ctypes.addressof, learned)]
-        behind = [0 if tensor is None else tensor.data_ptr() for tensor in self.shared.values()]
-        fields = [d, steps, *pointers, *self.sizes.values(), *behind]
+        ways = map(_address, self.ways or (None, None, None))
+        fields = [d, steps, *pointers, width, *ways, *self.sizes.values(), *map(_address, self.shared.values())]
         model = (ctypes.c_int64 * len(fields))(*fields)  # the source's `model`: every field of it takes 8 bytes
         run = self.library[f"read_{self.kind}"]
-        where = ctypes.c_void_p(None if places is None else places.data_ptr())
-        run(model, ctypes.c_int64(pages), ctypes.c_int64(n), where, *(ctypes.c_void_p(one.data_ptr()) for one in given))
+        run(model, ctypes.c_int64(pages), ctypes.c_int64(n), *(ctypes.c_void_p(_address(one)) for one in given))
         return Reading(pattern=pattern, energy_before=before, energy_after=after, delta_energy=gap)
 
 
-def host_kernel(form: QuadraticForm | BilinearForm, schedule: Schedule) -> HostKernel | None:
+def host_kernel(form: QuadraticForm | BilinearForm, schedule: Schedule, transform: Transform) -> HostKernel | None:
     """The kernel for this model; None where its shape or dtype does not fit, or the source cannot be compiled."""
     if form.q.dtype != torch.float32:
         return None
-    return _quadratic(form, schedule) if isinstance(form, QuadraticForm) else _bilinear(form, schedule)
+    made = _quadratic(form) if isinstance(form, QuadraticForm) else _bilinear(form)
+    if made is None:
+        return None
+    library, sizes, shared, room = made
+    return HostKernel(
+        library=library,
+        kind="quadratic" if isinstance(form, QuadraticForm) else "bilinear",
+        sizes=sizes,
+        shared=shared,
+        q=form.q.contiguous(),
+        qb=form.qb.contiguous(),
+        schedule=schedule,
+        room=room,
+        transform=transform,
+        ways=_ways(transform),
+    )
 
 
-def _quadratic(form: QuadraticForm, schedule: Schedule) -> HostKernel | None:
+def _ways(transform: Transform) -> tuple[Tensor, Tensor, Tensor] | None:
+    if transform.whitening is None:
+        return None
+    (back, centre), forth = transform.decoder, transform.scale[:, None] * transform.whitening.forth
+    room = (0, -len(centre) % PANEL)
+    return panels(pad(back, room)), pad(centre, room), panels(pad(forth.mT, room).mT)
+
+
+def _quadratic(form: QuadraticForm) -> Made | None:
     d, h = form.a.shape
     if d % PANEL or h % PANEL or (made := library("quadratic")) is None:
         return None
@@ -91,11 +130,10 @@ def _quadratic(form: QuadraticForm, schedule: Schedule) -> HostKernel | None:
         "turn": None if form.turn is None else panels(form.turn),
         "empty": panels(form.empty),
     }
-    q, qb = form.q.contiguous(), form.qb.contiguous()
-    return HostKernel(made, "quadratic", {"h": h}, shared, q, qb, schedule, 4 * d + 3 * h)
+    return made, {"h": h}, shared, 4 * d + 3 * h
 
 
-def _bilinear(form: BilinearForm, schedule: Schedule) -> HostKernel | None:
+def _bilinear(form: BilinearForm) -> Made | None:
     (d, keys), wide = form.a.shape, -(-form.values // PANEL) * PANEL
     if d % PANEL or keys % PANEL or (made := library("bilinear")) is None:
         return None
@@ -111,8 +149,11 @@ def _bilinear(form: BilinearForm, schedule: Schedule) -> HostKernel | None:
         "w0_t": panels(pad(form.w0.mT, room)),
     }
     sizes = {"keys": keys, "values": form.values, "wide": wide}
-    q, qb = form.q.contiguous(), form.qb.contiguous()
-    return HostKernel(made, "bilinear", sizes, shared, q, qb, schedule, 4 * d + 2 * keys + 3 * wide)
+    return made, sizes, shared, 4 * d + 2 * keys + 3 * wide
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def panels(matrix: Tensor) -> Tensor:

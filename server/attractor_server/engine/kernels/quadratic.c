@@ -122,18 +122,18 @@ static void begin(const model *m, const tile *t, const part *o, const float *con
     }
 }
 
-/* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `room` holds
-   ROWS · (4d + 3h) floats. */
+/* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `held` is
+   what is known of them (pages, n, values), or NULL; `room` holds ROWS · (4d + 3h + values) floats. */
 void read_quadratic(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
-                    const float *cue, float *pattern, float *before, float *after, float *gap, float *room) {
+                    const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n, narrow = ROWS * m->h;
-    tile t = tile_of(&m->loop, n, room);
+    tile t = tile_of(&m->loop, n, room, room + 4 * ROWS * m->loop.d + 3 * narrow);
     bank from = {w, b, m->h * m->h, m->h, places};
     part o = {.f = room + 4 * ROWS * m->loop.d};
     o.u = o.f + narrow, o.p = o.u + narrow;
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
-        enter(&m->loop, &t, start, rows, n, &from, cue, own_w, own_b);
+        enter(&m->loop, &t, start, rows, n, &from, cue, held, own_w, own_b);
         for (int64_t k = 0; k < m->loop.steps; k++) {
             look(m, &t, &o, t.ahead, own_w, own_b, (int)n);
             if (k == 0) begin(m, &t, &o, own_b, before + start, gap + start);

@@ -23,7 +23,7 @@ class Way:
     kernel: Kernel | None
     """For its readings"""
     in_place: InPlaceKernel | None
-    """The same, where pages are read in the bank with it"""
+    """The same, where it reads pages in place and holds what is known"""
     writing: WritingKernel | None
 
 
@@ -48,12 +48,12 @@ def _made(model: Model) -> Way | None:
         form = BilinearForm.of(model.parameters)
     else:
         return None
-    kernel = kernel_of(form, schedule, model.page_bytes)
-    in_place = kernel if isinstance(kernel, InPlaceKernel) and kernel.in_order else None
+    kernel = kernel_of(form, schedule, model)
+    in_place = kernel if isinstance(kernel, InPlaceKernel) else None
     return Way(form=form, schedule=schedule, kernel=kernel, in_place=in_place, writing=_writing_kernel_of(form))
 
 
-def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes: int) -> Kernel | None:
+def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, model: Model) -> Kernel | None:
     """In C on a CPU; on CUDA in Triton, which is there only with CUDA, or else the form's launches as one graph.
 
     Kernels know the forms, so they are imported here, once they are needed.
@@ -62,7 +62,7 @@ def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes
     if device == "cpu":
         from attractor_server.engine.kernels.host import host_kernel  # noqa: PLC0415
 
-        return host_kernel(form, schedule)
+        return host_kernel(form, schedule, model.transform)
     if device != "cuda":
         return None
     if isinstance(form, QuadraticForm) and find_spec("triton") is not None:
@@ -70,7 +70,7 @@ def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, page_bytes
 
         if (kernel := QuadraticOnCUDA.of(form, schedule)) is not None:
             return kernel
-    return GraphedReads(form=form, schedule=schedule, page_bytes=page_bytes)
+    return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes)
 
 
 def _writing_kernel_of(form: QuadraticForm | BilinearForm) -> WritingKernel | None:

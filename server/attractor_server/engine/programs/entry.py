@@ -39,6 +39,14 @@ def reading(  # noqa: PLR0913
     if way is None or trajectory:
         fast = _like(fast, x)
         return read(model.network, model.parameters, fast, x, hold=hold, pull=pull, steps=steps, trajectory=trajectory)
+    if (
+        hold is not None
+        and pull is None
+        and way.in_place is not None
+        and way.in_place.takes(x)
+        and way.in_place.holds(hold)
+    ):
+        return way.in_place.read_at(_like(fast, x), None, x, steps=steps, hold=hold)
     if hold is not None or pull is not None:  # they know the whole batch, and nothing of its parts
         return read_form(way.form, way.schedule, _like(fast, x), x, hold=hold, pull=pull, steps=steps)
     if way.kernel is not None and way.kernel.takes(x):
@@ -51,11 +59,13 @@ def reading(  # noqa: PLR0913
 def reads_in_place(model: Model) -> bool:
     """Whether `reading_at` is there for the model's pages in float32."""
     way = way_of(model)
-    return way is not None and way.in_place is not None
+    return way is not None and way.in_place is not None and way.in_place.in_order
 
 
 @torch.no_grad()
-def reading_at(model: Model, bank: Tensors, places: Tensor, x: Tensor, *, steps: int = 0) -> Reading:
+def reading_at(  # noqa: PLR0913
+    model: Model, bank: Tensors, places: Tensor, x: Tensor, *, hold: Hold | None = None, steps: int = 0
+) -> Reading:
     """What `reading` makes of the pages at these places (pages,) int64 of a bank's tensors, each (places, *shape).
 
     No page is copied. For models that read in place.
@@ -63,7 +73,7 @@ def reading_at(model: Model, bank: Tensors, places: Tensor, x: Tensor, *, steps:
     way = way_of(model)
     assert way is not None
     assert way.in_place is not None
-    return way.in_place.read_at(bank, places, x, steps=steps or model.steps)
+    return way.in_place.read_at(bank, places, x, steps=steps or model.steps, hold=hold)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.reader import Reading
+from attractor_server.energy.transform import Hold
 from attractor_server.engine.programs.schedule import WritingSchedule
 
 
@@ -54,13 +55,18 @@ class Kernel(Protocol):
 
 @runtime_checkable
 class InPlaceKernel(Kernel, Protocol):
-    """Reads pages where they lie."""
+    """Reads pages where they lie, and puts known values back after each step."""
 
     @property
     def in_order(self) -> bool:
         """Whether it goes through W as that lies in memory; if not, it wants W in the cache before, as a copy is."""
 
-    def read_at(self, fast: Tensors, places: Tensor, x: Tensor, *, steps: int) -> Reading:
+    def holds(self, hold: Hold) -> bool:
+        """Whether it can do so with these."""
+
+    def read_at(
+        self, fast: Tensors, places: Tensor | None, x: Tensor, *, steps: int, hold: Hold | None = None
+    ) -> Reading:
         """The same with the fast weights of page i at `places`[i], (pages,) int64, of each tensor (places, *shape)."""
 
 
