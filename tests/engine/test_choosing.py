@@ -1,37 +1,21 @@
 """Which page of a memory answers: by the energy of the cue, and where two are about as probable, by their answers."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from tests.engine.bench import Bench, Values
 
 from attractor_server.energy.calibration import Calibration
 from attractor_server.energy.choice import choice_of, misfit
-from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.model import Model
 from attractor_server.engine.work import Operation, Recalled, Recognized
 from attractor_server.storage.settings import MemorySettings
 
 RANDOM = np.random.default_rng(11)
 REWRITE = MemorySettings(page_patterns=8)
 Loop = asyncio.AbstractEventLoop
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture(scope="module")
-def binary() -> Model:
-    return load_model(Path(str(files("attractor_server"))) / "models" / "binary-128.safetensors")
 
 
 def signs(count: int) -> Values:
