@@ -10,12 +10,18 @@ import attractor
 from attractor_proto.names import slot_of
 
 
-async def connected(
-    stack: AsyncExitStack, address: str, cues: Vectors, *, direct: bool = True, store: bool = True
+async def connected(  # noqa: PLR0913
+    stack: AsyncExitStack,
+    address: str,
+    cues: Vectors,
+    *,
+    direct: bool = True,
+    store: bool = True,
+    spread: bool = False,
 ) -> Callable[[int], Awaitable[object]]:
-    """Queries by number, to memories of the first of two shards; they are made now and, if `store`, written to."""
+    """Queries by number, to memories of the first of two shards, or of both; made now and, if `store`, written to."""
     client = await stack.enter_async_context(attractor.connect(address, direct=direct))
-    names = [name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == 0][:MEMORIES]
+    names = [name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == 0 or spread][:MEMORIES]
 
     async def make(name: str) -> None:
         memory = await client.create_memory(name, model=MODEL)

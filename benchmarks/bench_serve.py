@@ -3,7 +3,8 @@
 1,000 memories of `embedding-384` (pages of 66 kB) with 4 patterns each, on one shard in a process of its own; single
 queries through the SDK on loopback from 1,024 callers, each of which waits for its answer. In turns with it: a server
 that answers the same frames without computing, and the engine alone in this process with batches of 256. After that the
-same queries forwarded by a second shard, and behind the servers of `_peers.py`, which call the model's reading loop.
+same queries forwarded by a second shard, with the memories on both shards, which is what a second interpreter brings,
+and behind the servers of `_peers.py`, which call the model's reading loop.
 """
 
 import statistics
@@ -36,7 +37,7 @@ def main() -> None:
     size = load_models(None, device="cpu")[MODEL].layout.size
     cues = vectors(64, size)
     with Shards(SPEC, 2) as shards, serving(partial(echo_server, (size,))) as echo:
-        served, echoed, computed, forwarded = anyio.run(ours, shards.addresses, echo, cues)
+        served, echoed, computed, forwarded, spread = anyio.run(ours, shards.addresses, echo, cues)
     peers = peers_of(cues)
     job = f"single queries, {MEMORIES:,} memories"
     lower = "engine alone" if computed < echoed else "echo of the same frames"
@@ -47,6 +48,7 @@ def main() -> None:
             result(job, served, "echo of the same frames, grpc.aio, uvloop", echoed),
             *(result(job, served, name, figure) for name, figure in peers.items()),
             result(f"{job}, forwarded", forwarded, "straight", served),
+            result(f"{job}, on two shards", spread, "on one", served),
         ]
     )
 
@@ -67,8 +69,8 @@ def result(job: str, served: float, peer: str, theirs: float) -> Result:
     return Result(name=job, unit="queries/s", ours=served, peer=peer, theirs=theirs)
 
 
-async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> tuple[float, float, float, float]:
-    """Queries a second: served, echoed, of the engine alone, forwarded; medians of rounds in turns."""
+async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> Sequence[float]:
+    """Queries a second: served, echoed, of the engine alone, forwarded, on two shards; medians of rounds in turns."""
     engine = Directly(bank_bytes=SPEC.bank_bytes)
     batch = engine.queries(BATCH)
     spare_the_loaded()  # torch is here as well, and not in a client's process
@@ -76,14 +78,15 @@ async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> tuple[floa
         straight = await connected(stack, addresses[0], cues, direct=True)
         bare = await connected(stack, echo, cues, direct=True, store=False)
         around = await connected(stack, addresses[1], cues, direct=False, store=False)
-        figures: list[list[float]] = [[], [], [], []]
+        both = await connected(stack, addresses[0], cues, spread=True)
+        figures: list[list[float]] = [[], [], [], [], []]
         for _ in range(ROUNDS + 1):
             figures[0].append(await closed(straight, callers=CALLERS, seconds=ROUND_S))
             figures[1].append(await closed(bare, callers=CALLERS, seconds=ROUND_S))
             figures[2].append(rate(lambda: engine.run(batch), BATCH, seconds=ROUND_S))
             figures[3].append(await closed(around, callers=CALLERS, seconds=ROUND_S))
-    served, echoed, computed, forwarded = (statistics.median(rounds[1:]) for rounds in figures)
-    return served, echoed, computed, forwarded
+            figures[4].append(await closed(both, callers=CALLERS, seconds=ROUND_S))
+    return [statistics.median(rounds[1:]) for rounds in figures]
 
 
 if __name__ == "__main__":
