@@ -10,7 +10,7 @@ import attractor
 from attractor_proto.names import slot_of
 
 
-async def connected(  # noqa: PLR0913
+async def connected(
     stack: AsyncExitStack,
     address: str,
     cues: Vectors,
