@@ -20,7 +20,7 @@ from attractor_server.training.datasets import Dataset
 from attractor_server.training.erasing import REHEARSALS, UPS, erasing_losses, with_start
 from attractor_server.training.journal import LOG
 from attractor_server.training.meta import Progress, Trainer
-from attractor_server.training.objective import episode_losses
+from attractor_server.training.objective import episode_losses, identity_error
 from attractor_server.training.progress import describe, progress_bar
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.start import untrained
@@ -282,6 +282,28 @@ def test_steps_before_the_last_come_nearer_where_the_recipe_asks_for_it() -> Non
         )
     }
     assert early(trained["asked"], asked) < 0.96 * early(trained["not"], asked)
+
+
+def test_telling_patterns_apart_counts_where_the_recipe_asks_for_it() -> None:
+    optimizer = RECIPE.optimizer.model_copy(update={"identity_weight": 2.0})
+    start = untrained(RECIPE, stripes())
+    without, asked = (
+        episode_losses(start, stripes(), recipe, Generator().manual_seed(5))
+        for recipe in (RECIPE, RECIPE.model_copy(update={"optimizer": optimizer}))
+    )
+    assert without.identity is None
+    assert asked.identity is not None
+    assert torch.isclose(asked.total(optimizer), without.total(RECIPE.optimizer) + 2 * asked.identity)
+
+
+def test_patterns_as_near_as_the_right_one_leave_a_choice_by_chance() -> None:
+    model = untrained(RECIPE, stripes())
+    patterns = stripes().sample(1, 2, Generator().manual_seed(1))
+    x = model.encode(patterns)
+    halfway, right = x.mean(1, keepdim=True), x[:, :1]
+    assert math.isclose(float(identity_error(model, halfway, patterns[:, :1], patterns)), math.log(2), rel_tol=1e-2)
+    assert float(identity_error(model, 0.9 * right + 0.1 * halfway, patterns[:, :1], patterns)) < 1e-3
+    assert float(identity_error(model, x[:, 1:], patterns[:, :1], patterns)) > 1
 
 
 def early(model: Model, recipe: Recipe) -> float:
