@@ -20,6 +20,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import Reading, read
+from attractor_server.energy.writer import delta_energy
 from attractor_server.engine.kernels.host import HostKernel
 from attractor_server.engine.kernels.native import COMPILERS, built, library
 from attractor_server.engine.programs import reading
@@ -236,3 +237,24 @@ def test_the_kernel_in_triton_reads_as_the_plain_loop_does() -> None:
     assert last == "None"
     assert len(lines) == 8
     assert [line for line in lines if float(line.split()[-1]) > 1e-5] == []
+
+
+@compiled
+@every
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_a_look_has_the_energies_of_a_reading_and_of_the_network(case: Case, n: int) -> None:
+    parameters, fast, cues = episode(7, n, case=case)
+    kernel, own, cue = kernel_of(parameters, case), floats(fast), cues.float()
+    energy, gap = kernel.look_at(own, None, cue)
+    read_too = kernel.read(own, cue, steps=3)
+    assert torch.equal(energy, read_too.energy_before)
+    assert torch.equal(gap, read_too.delta_energy)
+    assert error(energy.double(), case.network.energy(parameters.slow, fast, cues)) < 1e-5
+    assert error(gap.double(), delta_energy(case.network, parameters, fast, cues)) < 1e-5
+    places = torch.tensor([3, 0, 0, 6])
+    there, apart = kernel.look_at(own, places, cue[:4]), kernel.look_at(floats(of(fast, places)), None, cue[:4])
+    assert all(torch.equal(one, other) for one, other in zip(there, apart, strict=True))
+
+
+def of(fast: Tensors, places: Tensor) -> Tensors:
+    return {name: value.index_select(0, places) for name, value in fast.items()}

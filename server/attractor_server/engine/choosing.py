@@ -170,12 +170,17 @@ def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, 
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), grid.shape[1], device=x.device)
     failed: dict[Cues, Chosen | ServerError] = {}
-    for start in range(0, len(asked), loaded.limit):
-        part = asked[start : start + loaded.limit]
+    lent, limit = loaded.lent, loaded.reading_limit(())
+    for start in range(0, len(asked), limit):
+        part = asked[start : start + limit]
         errors = loaded.bank.bring([page for _, page in part])
         failed |= {cues[row]: errors[page] for row, page in part if page in errors}
         pages = [Page() if page in errors else page for _, page in part]
         rows = loaded.rows(len(part))
-        fast, at = loaded.fast(pages, rows), loaded.column([row for row, _ in part], rows)
-        energies[start : start + len(part)] = programs.energies(loaded.model, fast, x.index_select(0, at))[: len(part)]
+        own = x.index_select(0, loaded.column([row for row, _ in part], rows))
+        if lent is not None:
+            found, _ = programs.recognizing_at(loaded.model, lent, loaded.bank.enter(pages), own)
+        else:
+            found = programs.energies(loaded.model, loaded.fast(pages, rows), own)
+        energies[start : start + len(part)] = found[: len(part)]
     return energies, failed

@@ -37,7 +37,8 @@ def query(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
 
 def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """How familiar patterns are to the pages that know them best."""
-    return _answered(loaded, lanes, _recognized, limit=loaded.limit, contests=False)
+    limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
+    return _answered(loaded, lanes, _recognized, limit=limit, contests=False)
 
 
 def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerError:
@@ -124,9 +125,12 @@ def _recalled(loaded: Loaded, rows: Sequence[Row]) -> Answers:
 
 def _recognized(loaded: Loaded, rows: Sequence[Row]) -> Answers:
     """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
-    model, grid = loaded.model, loaded.grid([row.size for row in rows])
-    x = model.encode(loaded.given(grid.spread(_values(rows))))
-    energies, gaps = programs.recognizing(model, loaded.fast([row.page for row in rows], grid.shape[0]), x)
+    model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.lent
+    x, own = model.encode(loaded.given(grid.spread(_values(rows)))), [row.page for row in rows]
+    if lent is not None:
+        energies, gaps = programs.recognizing_at(model, lent, loaded.bank.enter(own), x)
+    else:
+        energies, gaps = programs.recognizing(model, loaded.fast(own, grid.shape[0]), x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
     if model.calibration is not None:
         stored = loaded.column([row.page.patterns for row in rows], grid.shape[0])

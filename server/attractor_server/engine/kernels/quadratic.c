@@ -134,13 +134,13 @@ void read_quadratic(const model *m, int64_t pages, int64_t n, const int64_t *pla
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
         enter(&m->loop, &t, start, rows, n, &from, cue, held, own_w, own_b);
-        for (int64_t k = 0; k < m->loop.steps; k++) {
-            look(m, &t, &o, t.ahead, own_w, own_b, (int)n);
+        for (int64_t k = 0;; k++) {
+            look(m, &t, &o, k < m->loop.steps ? t.ahead : t.x, own_w, own_b, (int)n);
             if (k == 0) begin(m, &t, &o, own_b, before + start, gap + start);
+            if (k == m->loop.steps) break;
             slope(m, &t, &o);
             move(&m->loop, &t, k);
         }
-        look(m, &t, &o, t.x, own_w, own_b, (int)n);
         for (int64_t row = 0; row < t.rows; row++) after[start + row] = depth(m, &t, &o, row, own_b[row]);
         memcpy(pattern + start * m->loop.d, t.x, t.rows * m->loop.d * sizeof(float));
     }

@@ -10,7 +10,8 @@ from attractor_server.engine.programs.entry import (
     reading_at,
     reads_in_place,
     recognizing,
+    recognizing_at,
     writing,
 )
 
-__all__ = ["energies", "reading", "reading_at", "reads_in_place", "recognizing", "writing"]
+__all__ = ["energies", "reading", "reading_at", "reads_in_place", "recognizing", "recognizing_at", "writing"]

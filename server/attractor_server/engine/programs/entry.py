@@ -113,6 +113,8 @@ def energies(model: Model, fast: Tensors, x: Tensor) -> Tensor:
     way = way_of(model)
     if way is None:
         return model.network.energy(model.parameters.slow, _like(fast, x), x)
+    if way.in_place is not None and way.in_place.takes(x):
+        return way.in_place.look_at(_like(fast, x), None, x)[0]
     return torch.cat([way.form.look(own, part).energy() for own, part in _chunks(model, fast, x, READ_BYTES)])
 
 
@@ -123,8 +125,19 @@ def recognizing(model: Model, fast: Tensors, x: Tensor) -> tuple[Tensor, Tensor]
     if way is None:
         fast = _like(fast, x)
         return energies(model, fast, x), delta_energy(model.network, model.parameters, fast, x)
+    if way.in_place is not None and way.in_place.takes(x):
+        return way.in_place.look_at(_like(fast, x), None, x)
     looks = [way.form.look(own, part) for own, part in _chunks(model, fast, x, READ_BYTES)]
     return torch.cat([look.energy() for look in looks]), torch.cat([look.gap() for look in looks])
+
+
+@torch.no_grad()
+def recognizing_at(model: Model, bank: Tensors, places: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of pages as of `reading_at`."""
+    way = way_of(model)
+    assert way is not None
+    assert way.in_place is not None
+    return way.in_place.look_at(bank, places, x)
 
 
 def _side_by_side(model: Model, limit_bytes: int) -> int:

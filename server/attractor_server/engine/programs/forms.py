@@ -64,10 +64,13 @@ class InPlaceKernel(Kernel, Protocol):
     def holds(self, hold: Hold) -> bool:
         """Whether it can do so with these."""
 
+    def look_at(self, fast: Tensors, places: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each, in pages as of `read_at`."""
+
     def read_at(
         self, fast: Tensors, places: Tensor | None, x: Tensor, *, steps: int, hold: Hold | None = None
     ) -> Reading:
-        """The same with the fast weights of page i at `places`[i], (pages,) int64, of each tensor (places, *shape)."""
+        """The same with page i at `places`[i], (pages,) int64, of each tensor (places, *shape); without places at i."""
 
 
 class WritingKernel(Protocol):
