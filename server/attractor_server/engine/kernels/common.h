@@ -78,7 +78,9 @@ static inline vec squash(vec z) {
 
 static inline int64_t place(const bank *from, int64_t page) { return from->places ? from->places[page] : page; }
 
-static inline void fetch(tile *t) {
+/* Asks for the next cache lines of the pages to come. A function of its own: within the loops of products it costs these
+   the registers that hold their sums. */
+static __attribute__((noinline)) void fetch(tile *t) {
     for (int i = 0; i < FETCHED; i++, t->next += 64) {
         if (t->next >= t->end) {
             if (t->asked >= t->last) return;
