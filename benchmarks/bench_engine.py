@@ -67,7 +67,7 @@ def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Re
 
 
 def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bool) -> list[Result]:
-    """Queries/s of ours, from pages as they lie and from a bank where they are scattered, beside peers and limit."""
+    """Queries/s of ours, from pages as they lie, scattered in a bank, and where much is held, beside peers and limit."""
     memories, n, _ = cues.shape
     name = f"{model.name}: reads of {memories:,} memories × {n}"
     looped = min(memories, LOOPED)
@@ -79,6 +79,8 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bo
     if others:
         places = torch.randperm(memories, device=cues.device)
         jobs["scattered"] = (lambda: scattered(model, fast, places, cues), memories * n)
+        values, known = model.decode(cues), torch.rand(cues.shape, device=cues.device) < 0.5
+        jobs["held"] = (lambda: reading(model, fast, cues, hold=model.hold(values, known)), memories * n)
         if can_compile():
             jobs["vmap(grad) compiled"] = (vmap_reads(model, fast, cues, compiled=True), memories * n)
         if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
@@ -86,14 +88,14 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bo
     measured = settled(jobs, cues.device)
     work = work_of(model.network, n)
     least_s = ruler.again().limit_s(operations=work.reading(model.steps), touched_bytes=work.page_bytes)
-    in_bank = measured.pop("scattered", None)
+    in_bank, held = measured.pop("scattered", None), measured.pop("held", None)
     results = compared(name, "queries/s", measured, n / least_s)
-    if in_bank is not None:
-        results.append(
-            Result(
-                name=f"{name}, scattered in a bank", unit="queries/s", ours=in_bank, peer="limit", theirs=n / least_s
-            )
-        )
+    for kind, ours, peer, theirs in (
+        ("scattered in a bank", in_bank, "limit", n / least_s),
+        ("half of the values held", held, "nothing held", measured["ours"]),
+    ):
+        if ours is not None:
+            results.append(Result(name=f"{name}, {kind}", unit="queries/s", ours=ours, peer=peer, theirs=theirs))
     return results
 
 
