@@ -67,7 +67,7 @@ def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Re
 
 
 def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bool) -> list[Result]:
-    """Queries/s of ours, from pages as they lie, scattered in a bank, and where much is held, beside peers and limit."""
+    """Queries/s of ours, where pages lie in order or scattered, and where much is held, beside peers and limit."""
     memories, n, _ = cues.shape
     name = f"{model.name}: reads of {memories:,} memories × {n}"
     looped = min(memories, LOOPED)
