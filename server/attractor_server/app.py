@@ -15,6 +15,7 @@ import torch
 
 from attractor_server.energy.model import SUFFIX, Model, load_model
 from attractor_server.engine.batcher import Batcher
+from attractor_server.engine.compiling import Compiling
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.leased import Leased
 from attractor_server.engine.residency import Residency
@@ -58,6 +59,7 @@ class RunningShard:
     _shard: Shard
     _listening: Listening
     _warming: Warming
+    _compiling: Compiling
 
     @property
     def warm(self) -> bool:
@@ -68,6 +70,11 @@ class RunningShard:
     def warm_up_s(self) -> Mapping[str, float]:
         """Seconds that it took to warm each model, as far as that is done."""
         return self._warming.took_s
+
+    @property
+    def compiling_s(self) -> Mapping[str, float]:
+        """Seconds that it took to compile each model that has no closed form, as far as that is done."""
+        return self._compiling.took_s
 
     @property
     def epoch(self) -> int:
@@ -121,7 +128,9 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
             batch_limit=spec.batch_patterns,
             batch_s=spec.batch_s,
         )
-        warming = Warming(engine, models.values() if spec.warm_up else (), bank_bytes=spec.bank_bytes)
+        warmed = models.values() if spec.warm_up else ()
+        warming = Warming(engine, warmed, bank_bytes=spec.bank_bytes)
+        compiling = Compiling(warmed, threads=spec.threads)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models), journal=journal)
         shard.resize = None if journal is None else resize
         async with listening(
@@ -131,10 +140,12 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
                 await server.open()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
+                tasks.start_soon(compiling.run, warming.done)
                 tasks.start_soon(sweep, shard)
                 if shard.holding is not None:
                     tasks.start_soon(shard.holding.run)
-                yield RunningShard(ShardInfo(server.address, spec.device), sorted(models), shard, server, warming)
+                info = ShardInfo(server.address, spec.device)
+                yield RunningShard(info, sorted(models), shard, server, warming, compiling)
                 tasks.cancel_scope.cancel()
 
 

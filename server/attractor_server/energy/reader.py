@@ -8,6 +8,7 @@ from torch import Tensor
 from attractor_server.energy.networks.protocol import EnergyNetwork, Tensors, gradients_of
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.transform import Hold, Pull
+from attractor_server.energy.writer import empty_energy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def read(  # noqa: PLR0913
         pattern=pattern,
         energy_before=before,
         energy_after=network.energy(parameters.slow, fast, pattern),
-        delta_energy=before - network.energy(parameters.slow, parameters.memories(len(cue)), cue),
+        delta_energy=before - empty_energy(network, parameters, cue),
         iterates=torch.stack(iterates) if trajectory else None,
         energies=torch.stack([network.energy(parameters.slow, fast, x) for x in iterates]) if trajectory else None,
     )

@@ -51,8 +51,13 @@ def weighted(patterns: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def delta_energy(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:
     """Familiarity, E(x; θ) − E(x; θ₀), (memories, patterns) of x (memories, patterns, d): low for what was stored."""
-    empty = network.energy(parameters.slow, parameters.memories(len(x)), x)
-    return network.energy(parameters.slow, fast, x) - empty
+    return network.energy(parameters.slow, fast, x) - empty_energy(network, parameters, x)
+
+
+def empty_energy(network: EnergyNetwork, parameters: Parameters, x: Tensor) -> Tensor:
+    """E(x; θ₀), (memories, patterns) of x (memories, patterns, d), all of them as patterns of one empty memory."""
+    energies = network.energy(parameters.slow, parameters.memories(1), x.flatten(0, 1)[None])
+    return energies.reshape(x.shape[:2])
 
 
 def clip_memory(gradient: Tensor, limit: Tensor) -> Tensor:

@@ -76,8 +76,14 @@ class Convolutional:
         return {"lift": lift, **kernels, **biases, **head_start(shapes, start)}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
-        """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
-        return by_memory(self._energy, slow, fast, x)
+        """E(x; θ), (memories, patterns), of x (memories, patterns, d).
+
+        Layers that all memories share see the patterns of all of them side by side.
+        """
+        if any(name.partition(".")[0] in ("lift", "conv", *self._blocks) for name in fast):
+            return by_memory(lambda own, x: head_energy(own, x, self._below(own, x)), slow, fast, x)
+        below = self._below(slow, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return by_memory(head_energy, slow, fast, x, below)
 
     @property
     def _shapes(self) -> Shapes:
@@ -94,12 +100,13 @@ class Convolutional:
     def _blocks(self) -> tuple[str, ...]:
         return tuple(f"block{place}" for place in range(1, self.blocks + 1))
 
-    def _energy(self, weights: Tensors, x: Tensor) -> Tensor:
+    def _below(self, weights: Tensors, x: Tensor) -> Tensor:
+        """tanh(c), (n, activations), of x (n, d)."""
         image = (x @ weights["lift"]).unflatten(-1, self.image)  # (n, channels, height, width)
         c = conv2d(image, weights["conv.kernel"], weights["conv.bias"], stride=2, padding=1)
         for block in self._blocks:
             c = c + conv2d(torch.tanh(c), weights[f"{block}.kernel"], weights[f"{block}.bias"], padding=1)
-        return head_energy(weights, x, torch.tanh(c).flatten(1))
+        return torch.tanh(c).flatten(1)
 
 
 def _kernel(shape: tuple[int, ...], generator: Generator) -> Tensor:

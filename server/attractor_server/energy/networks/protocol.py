@@ -124,9 +124,12 @@ def gradients_of(network: EnergyNetwork) -> Gradients:
     return network if isinstance(network, WritableNetwork) else Autodiff(network)
 
 
-def by_memory(energy: Callable[[Tensors, Tensor], Tensor], slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
-    """Energies (memories, patterns) of x, where `energy` takes all weights of one memory and its patterns (n, d)."""
-    energies: Tensor = vmap(lambda own, patterns: energy({**slow, **own}, patterns))(fast, x)
+def by_memory(energy: Callable[..., Tensor], slow: Tensors, fast: Tensors, *seen: Tensor) -> Tensor:
+    """Energies (memories, patterns), where `energy` takes all weights of one memory, and what it sees of its patterns.
+
+    That is each of `seen`, (memories, patterns, …), without the first dimension.
+    """
+    energies: Tensor = vmap(lambda own, *parts: energy({**slow, **own}, *parts))(fast, *seen)
     return energies
 
 

@@ -9,8 +9,9 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Hold, Pull
-from attractor_server.energy.writer import delta_energy, write
+from attractor_server.energy.writer import empty_energy, write
 from attractor_server.engine.programs.choosing import way_of
+from attractor_server.engine.programs.compiled import network_for
 from attractor_server.engine.programs.reads import read_form
 from attractor_server.engine.programs.writes import write_form
 
@@ -38,7 +39,9 @@ def reading(  # noqa: PLR0913
     way, steps = way_of(model), steps or model.steps
     if way is None or trajectory:
         fast = _like(fast, x)
-        return read(model.network, model.parameters, fast, x, hold=hold, pull=pull, steps=steps, trajectory=trajectory)
+        return read(
+            network_for(model), model.parameters, fast, x, hold=hold, pull=pull, steps=steps, trajectory=trajectory
+        )
     if (
         hold is not None
         and pull is None
@@ -112,7 +115,7 @@ def energies(model: Model, fast: Tensors, x: Tensor) -> Tensor:
     """E(x; θ), (pages, patterns), of x (pages, patterns, d); each fast tensor is (pages, *shape)."""
     way = way_of(model)
     if way is None:
-        return model.network.energy(model.parameters.slow, _like(fast, x), x)
+        return network_for(model).energy(model.parameters.slow, _like(fast, x), x)
     if way.in_place is not None and way.in_place.takes(x):
         return way.in_place.look_at(_like(fast, x), None, x)[0]
     return torch.cat([way.form.look(own, part).energy() for own, part in _chunks(model, fast, x, READ_BYTES)])
@@ -123,8 +126,8 @@ def recognizing(model: Model, fast: Tensors, x: Tensor) -> tuple[Tensor, Tensor]
     """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each."""
     way = way_of(model)
     if way is None:
-        fast = _like(fast, x)
-        return energies(model, fast, x), delta_energy(model.network, model.parameters, fast, x)
+        energy = energies(model, fast, x)
+        return energy, energy - empty_energy(network_for(model), model.parameters, x)
     if way.in_place is not None and way.in_place.takes(x):
         return way.in_place.look_at(_like(fast, x), None, x)
     looks = [way.form.look(own, part) for own, part in _chunks(model, fast, x, READ_BYTES)]

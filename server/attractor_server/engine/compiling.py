@@ -1,0 +1,110 @@
+"""Compiling beside the serving: networks without a closed form are read as they are until there are programs for them.
+
+Torch's compiler works for half of a minute and holds the interpreter, so that it has a process of its own
+(`programs/compiler.py`), which what serves goes before. Where there is no C++ compiler nothing changes.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks import NETWORKS, EnergyNetwork, WritableNetwork
+from attractor_server.engine.programs.compiled import Compiled, adopt, load
+
+logger = logging.getLogger(__name__)
+
+COMPILER = "attractor_server.engine.programs.compiler"
+"""Not imported here: that takes a second"""
+COMPILERS = ("g++", "clang++", "c++")
+"""Unless the environment has a `CXX`"""
+TIMEOUT_S = 600.0
+
+
+class Compiling:
+    """Has a program made for each network among those of the models that needs one, one after another."""
+
+    def __init__(self, models: Iterable[Model], *, threads: int) -> None:
+        """`threads` is how many will run the programs, which they are compiled for."""
+        self._threads = threads
+        self._names: dict[EnergyNetwork, list[str]] = {}
+        for model in models:
+            known = model.network.kind in NETWORKS and not isinstance(model.network, WritableNetwork)
+            if known and model.device.type == "cpu":
+                self._names.setdefault(model.network, []).append(model.name)
+        self._child: subprocess.Popen[str] | None = None
+        self._ended = False
+        self.took_s: dict[str, float] = {}
+        """By the name of the model, as far as its network is compiled"""
+
+    async def run(self, after: asyncio.Event) -> None:
+        """Waits for that, and returns when all is compiled that can be; when cancelled it ends what it has begun."""
+        await after.wait()
+        loop = asyncio.get_running_loop()
+        try:
+            for network, names in self._names.items():
+                await loop.run_in_executor(None, self._compile, network, names)
+        finally:
+            self._ended = True
+            if self._child is not None:
+                self._child.kill()
+
+    def _compile(self, network: EnergyNetwork, names: Sequence[str]) -> None:
+        whose, started_s = ", ".join(names), time.perf_counter()
+        if not any(map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))):
+            logger.info("no C++ compiler among %s: %s is read without compiled programs", ", ".join(COMPILERS), whose)
+            return
+        logger.info("compiling what reading asks of %s, beside the serving", whose)
+        try:
+            with tempfile.TemporaryDirectory(prefix="attractor-") as folder:
+                gains = self._gains(network, Path(folder))
+                adopt(network, Compiled(network, load(Path(folder)), limit=limit_of(gains)))
+        except Exception as error:  # whatever becomes of it, the network itself is there
+            if not self._ended:
+                logger.warning("%s is read without compiled programs: %s", whose, error)
+            return
+        took_s = time.perf_counter() - started_s
+        self.took_s |= dict.fromkeys(names, took_s)
+        told = ", ".join(f"{gain:.1f} for {patterns}" for patterns, gain in gains)
+        logger.info(
+            "%s is read by compiled programs after %.1f s; times as fast, for so many patterns: %s", whose, took_s, told
+        )
+
+    def _gains(self, network: EnergyNetwork, folder: Path) -> Sequence[tuple[int, float]]:
+        """What the process that made the programs in the folder tells of them.
+
+        Raises:
+            RuntimeError: it failed, and so did the compiler.
+            TimeoutExpired: it took too long.
+        """
+        order = {"network": {"kind": network.kind, **network.config}, "threads": self._threads}
+        command = [sys.executable, "-W", "ignore", "-m", COMPILER, str(folder)]
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache")}  # nobody else can put code there
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as self._child:
+            if self._ended:
+                self._child.kill()
+            try:
+                out, err = self._child.communicate(json.dumps(order), TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                raise
+        if self._child.returncode:
+            raise RuntimeError(err.strip().rpartition("\n")[2] or f"the compiler ended with {self._child.returncode}")
+        gains: Sequence[tuple[int, float]] = json.loads(out)
+        return gains
+
+
+def limit_of(gains: Sequence[tuple[int, float]]) -> float:
+    """Patterns in a batch up to which all gains, (patterns, times as fast), are gains; infinite where all are."""
+    lost = [patterns for patterns, gain in gains if gain < 1]
+    return math.inf if not lost else max((patterns for patterns, _ in gains if patterns < min(lost)), default=0)
