@@ -51,6 +51,11 @@ class Shards:
             process.terminate()
             process.join()
 
+    @property
+    def pids(self) -> Sequence[int]:
+        """Of their processes, in order."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
     def cpu_s(self) -> float:
         """Processor time of all shards so far, in seconds."""
         times = [psutil.Process(process.pid).cpu_times() for process in self._processes]
