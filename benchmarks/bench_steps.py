@@ -68,6 +68,9 @@ OURS = re.compile(r"([^;]+) \((?:attractor/|attractor_server/|(?=_loads|_served)
 
 
 def main() -> None:
+    if not PY_SPY.exists():
+        print("nothing is measured: install '.[bench]', which has py-spy")
+        return
     size = load_models(None, device="cpu")[MODEL].layout.size
     with Shards(SPEC, 2) as shards:
         report(anyio.run(measured, shards, vectors(64, size)))
