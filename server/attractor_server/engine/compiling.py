@@ -88,9 +88,11 @@ class Compiling:
         """
         order = {"network": {"kind": network.kind, **network.config}, "threads": self._threads}
         command = [sys.executable, "-W", "ignore", "-m", COMPILER, str(folder)]
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache")}  # nobody else can put code there
+        inside = dict.fromkeys(("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"), str(folder))  # where nobody else may write
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as self._child:
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **inside}
+        ) as self._child:
             if self._ended:
                 self._child.kill()
             try:
