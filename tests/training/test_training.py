@@ -234,6 +234,17 @@ def test_another_seed_makes_another_model_of_the_same_recipe(tmp_path: Path, mod
     assert recipe["seed"] == 2
 
 
+def test_a_recipe_may_ask_for_warped_images(tmp_path: Path, model: Model) -> None:
+    path = write_recipe(tmp_path)
+    path.write_text(path.read_text().replace('metric = "mse"', 'metric = "mse"\nwarped = 1.0'))
+    other = run.train(
+        path, run.Options(output=tmp_path, run_dir=tmp_path / "run", budget_s=600, show_progress=False)
+    ).parameters.flat()
+    plain = model.parameters.flat()
+    assert other.keys() == plain.keys()
+    assert not torch.equal(other["slow.A"], plain["slow.A"])
+
+
 def test_the_eraser_starts_as_far_up_the_energy_as_does_best() -> None:
     start = finish(trainer(steps=120)).model
     data, heights = stripes(), list[float]()

@@ -31,6 +31,8 @@ class DataTable(Table):
     metric: Metric
     field: str = ""
     """The field that is judged; all of them without it"""
+    warped: Share = 0.0
+    """Share of the memories of an episode whose images are mirrored, turned and sheared, each memory's alike"""
 
 
 class InputTable(Table):

@@ -12,7 +12,7 @@ import torch
 from attractor_server.energy.model import SUFFIX, Model, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training.calibrating import calibrated
-from attractor_server.training.datasets import Source, load_dataset
+from attractor_server.training.datasets import Source, Warped, load_dataset
 from attractor_server.training.erasing import erasing_losses, with_start
 from attractor_server.training.journal import Journal
 from attractor_server.training.meta import Phase, Progress, Trainer
@@ -123,7 +123,8 @@ def _carried_out(  # noqa: PLR0913
     bar: Bar,
 ) -> tuple[Model, Progress]:
     data, held_out = sources
-    trainer = Trainer(recipe, start, data, phase, team)
+    shown = Warped(data, recipe.data.warped) if recipe.data.warped else data
+    trainer = Trainer(recipe, start, shown, phase, team)
     if not (options.resume and trainer.resume(options.run_dir)):
         trainer.save(options.run_dir)
     task = Task(data=recipe.data, cues=recipe.cues, count=recipe.capacity)

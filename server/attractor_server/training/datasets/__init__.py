@@ -2,5 +2,6 @@
 
 from attractor_server.training.datasets.registry import DATASETS, IMAGE, load_dataset
 from attractor_server.training.datasets.source import Dataset, Source
+from attractor_server.training.datasets.warped import Warped
 
-__all__ = ["DATASETS", "IMAGE", "Dataset", "Source", "load_dataset"]
+__all__ = ["DATASETS", "IMAGE", "Dataset", "Source", "Warped", "load_dataset"]
