@@ -83,7 +83,7 @@ class Compiling:
         """What the process that made the programs in the folder tells of them.
 
         Raises:
-            RuntimeError: it failed, and so did the compiler.
+            RuntimeError: it failed; the last line that it wrote.
             TimeoutExpired: it took too long.
         """
         order = {"network": {"kind": network.kind, **network.config}, "threads": self._threads}

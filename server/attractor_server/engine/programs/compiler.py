@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 from zipfile import ZipFile
@@ -27,8 +28,6 @@ from attractor_server.engine.programs.compiled import SUFFIX, Program, load
 Function: TypeAlias = Callable[[Tensors, Tensors, Tensor], Tensor]
 
 NICE = 19
-EXAMPLE = (3, 5)
-"""Memories and patterns to trace with: sizes that nothing else has"""
 SHAPES = ((1, 1), (16, 1), (1, 32), (16, 8))
 """Memories and patterns to check and to time with, small batches first"""
 TOLERANCE = 1e-4
@@ -66,7 +65,7 @@ def functions(network: EnergyNetwork) -> Mapping[str, Function]:
 
 def traced(network: EnergyNetwork, function: Function) -> ExportedProgram:
     """The function of tensors one after another, with symbols for the numbers of memories and patterns."""
-    inputs = _some(network, *EXAMPLE)
+    inputs = _some(network, *_telling(network))
     graph: Any = make_fx(partial(_called, function, network), tracing_mode="symbolic")(*inputs)
     shared, own = network.shapes
     memories, patterns = Dim("memories"), Dim("patterns")
@@ -91,6 +90,13 @@ def gains(network: EnergyNetwork, programs: Mapping[str, Program]) -> list[tuple
             plain_s, compiled_s = plain_s + _took_s(plain), compiled_s + _took_s(compiled)
         found.append((memories * patterns, plain_s / compiled_s))
     return found
+
+
+def _telling(network: EnergyNetwork) -> tuple[int, int]:
+    """Numbers of memories and patterns that nothing in the network has, so that no size is taken for another."""
+    taken = {size for shapes in network.shapes for shape in shapes.values() for size in shape}
+    memories, patterns = islice((size for size in count(3) if size not in taken), 2)
+    return memories, patterns
 
 
 def _called(function: Function, network: EnergyNetwork, *inputs: Tensor) -> Tensor:
