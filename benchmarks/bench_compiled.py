@@ -47,6 +47,8 @@ def main() -> None:
         model = random_model(network)
         compiling = Compiling([model], threads=1)
         asyncio.run(compile_beside(compiling))
+        if not compiling.took_s:
+            raise RuntimeError(f"{model.name} was not compiled: there would be nothing to measure")
         for memories, queries in SHAPES:
             results += reads(model, memories, queries)
     report(results)

@@ -10,11 +10,13 @@ import logging
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from attractor_server.energy.model import Model
@@ -56,7 +58,7 @@ class Compiling:
         finally:
             self._ended = True
             if self._child is not None:
-                self._child.kill()
+                _end(self._child)
 
     def _compile(self, network: EnergyNetwork, names: Sequence[str]) -> None:
         whose, started_s = ", ".join(names), time.perf_counter()
@@ -91,19 +93,32 @@ class Compiling:
         inside = dict.fromkeys(("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"), str(folder))  # where nobody else may write
         pipe = subprocess.PIPE
         with subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **inside}
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env={**os.environ, **inside},
+            start_new_session=True,
         ) as self._child:
             if self._ended:
-                self._child.kill()
+                _end(self._child)
             try:
                 out, err = self._child.communicate(json.dumps(order), TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                self._child.kill()
+                _end(self._child)
                 raise
         if self._child.returncode:
             raise RuntimeError(err.strip().rpartition("\n")[2] or f"the compiler ended with {self._child.returncode}")
         gains: Sequence[tuple[int, float]] = json.loads(out)
         return gains
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Also what it started: a C++ compiler would go on in a folder that is taken away."""
+    if child.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def limit_of(gains: Sequence[tuple[int, float]]) -> float:

@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 """By how much of the largest entry a program may differ from what it was made of"""
 REPEATS = 9
 SETTINGS = {"cpp_cache_precompile_headers": False}
-"""Precompiling pays from the third program on"""
+"""For two programs it took 3 s longer than it saved (of 31)"""
 
 
 def main() -> None:
