@@ -31,7 +31,6 @@ from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32
 SECONDS = 2.0
-"""For each figure"""
 LOOPED = 8
 """Memories of a peer that takes them one by one: more take as much longer"""
 AT_ONCE = 16384
@@ -42,6 +41,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--memories", type=int, default=256)
+    arguments.add_argument("--seconds", type=float, default=SECONDS, help="for each figure")
     arguments.add_argument("--results", type=Path, help="file for the lines (default: benchmarks/results/…)")
     given = arguments.parse_args()
     torch.set_num_threads(1)
@@ -60,13 +60,13 @@ def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Re
     patterns = torch.randn(given.memories, 8, INPUTS, device=ruler.device)
     fast = filled(model, patterns)
     cues = patterns + 0.3 * torch.randn_like(patterns)
-    yield from reads(model, ruler, fast, cues[:, :1].contiguous(), others=True)
-    yield from reads(model, ruler, fast, cues, others=False)
-    yield from writes(model, ruler, fast, min(given.memories, 64), PATTERNS)
-    yield from writes(model, ruler, fast, min(given.memories, 256), 1)
+    yield from reads(model, ruler, fast, cues[:, :1].contiguous(), given.seconds, others=True)
+    yield from reads(model, ruler, fast, cues, given.seconds, others=False)
+    yield from writes(model, ruler, fast, min(given.memories, 64), PATTERNS, given.seconds)
+    yield from writes(model, ruler, fast, min(given.memories, 256), 1, given.seconds)
 
 
-def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bool) -> list[Result]:
+def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: float, *, others: bool) -> list[Result]:
     """Queries/s of ours, where pages lie in order or scattered, and where much is held, beside peers and limit."""
     memories, n, _ = cues.shape
     name = f"{model.name}: reads of {memories:,} memories × {n}"
@@ -85,7 +85,7 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, *, others: bo
             jobs["vmap(grad) compiled"] = (vmap_reads(model, fast, cues, compiled=True), memories * n)
         if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
             jobs["titans-pytorch NeuralMemory, one pass"] = (titans, memories)
-    measured = settled(jobs, cues.device)
+    measured = settled(jobs, cues.device, seconds)
     work = work_of(model.network, n)
     least_s = ruler.again().limit_s(operations=work.reading(model.steps), touched_bytes=work.page_bytes)
     in_bank, held = measured.pop("scattered", None), measured.pop("held", None)
@@ -107,7 +107,7 @@ def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None
         reading(model, {name: value.index_select(0, places) for name, value in bank.items()}, cues)
 
 
-def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int) -> list[Result]:
+def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, seconds: float) -> list[Result]:
     """Memories/s of a rewrite from the initial weights, or of single stores on top of what is there."""
     rewrite = n > 1
     patterns = torch.randn(memories, n, INPUTS, device=model.device)
@@ -122,7 +122,7 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int) -> 
     }
     if rewrite and (titans := titans_writes(patterns, weights=FEATURES**2)) is not None:
         jobs["titans-pytorch NeuralMemory, one step"] = (titans, memories)
-    measured = settled(jobs, model.device)
+    measured = settled(jobs, model.device, seconds)
     work = work_of(model.network, n)
     steps = model.parameters.writing_steps
     least_s = ruler.again().limit_s(operations=work.writing(steps), touched_bytes=2 * work.page_bytes)
@@ -130,7 +130,7 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int) -> 
     return compared(f"{model.name}: {kind}, {memories} memories", "memories/s", measured, 1 / least_s)
 
 
-def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device) -> dict[str, float]:
+def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: float) -> dict[str, float]:
     """Items/s of each, in turn, each counted until the device is done."""
 
     def until_done(job: Job) -> Job:
@@ -140,7 +140,7 @@ def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device) -> dict[s
 
         return run
 
-    return rates({name: (until_done(job), items) for name, (job, items) in jobs.items()}, seconds=SECONDS)
+    return rates({name: (until_done(job), items) for name, (job, items) in jobs.items()}, seconds=seconds)
 
 
 def compared(name: str, unit: str, measured: Mapping[str, float], limit: float) -> list[Result]:

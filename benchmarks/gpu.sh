@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "PyTorch sees no CUDA device here")'
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
-"$python" -m pytest -q tests/engine/test_programs.py tests/engine/test_kernels.py
+"$python" -m pytest -q tests/engine/test_cuda.py tests/training/test_metagradient.py
 kept=benchmarks/results/gpu
 mkdir -p "$kept"
 for memories in 256 8192 "${MEMORIES:-131072}"; do

@@ -19,7 +19,7 @@ TORCH = (
 )
 RECIPES = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 RAY_TRAIN = "attractor_server.training.ray_train"
-TRITON = "attractor_server.engine.kernels.quadratic_cuda"
+TRITON = "attractor_server.engine.kernels.pulls_cuda"
 GRPC = (
     *("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "typing_extensions"),
     *("anyio", "idna", "numpy"),

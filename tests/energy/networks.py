@@ -107,7 +107,16 @@ def quadratic_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
 
 def bilinear_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
     """½Σqx² + x·qb − vᵀWk − b·v with v = xV, or Vᵢxᵢ where V is a vector, and k = tanh(xA + a0)."""
-    k, v = torch.tanh(slow["A"].T.mv(x) + slow["a0"]), slow["V"]
+    return _bilinear_energy(slow, fast, x, torch.tanh(slow["A"].T.mv(x) + slow["a0"]))
+
+
+def periodic_energy(slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
+    """The same with k = sin(xA + a0)."""
+    return _bilinear_energy(slow, fast, x, torch.sin(slow["A"].T.mv(x) + slow["a0"]))
+
+
+def _bilinear_energy(slow: Tensors, fast: Tensors, x: Tensor, k: Tensor) -> Tensor:
+    v = slow["V"]
     v = v * x[: len(v)] if v.dim() == 1 else v.T.mv(x)
     q = torch.exp(slow["log_q"])
     return torch.sum(q * x**2) / 2 + x.dot(slow["qb"]) - v.dot(fast["W"].mv(k)) - fast["b"].dot(v)
@@ -205,6 +214,7 @@ def cases(*, inputs: int, features: int) -> dict[str, Case]:
     quadratic = Quadratic(inputs=inputs, features=features)
     bilinear = Bilinear(inputs=inputs, keys=features, values=features + 1)
     entrywise = Bilinear(inputs=inputs, keys=features, values=features + 1, entrywise=True)
+    periodic = Bilinear(inputs=inputs, keys=features, values=features + 1, periodic=True)
     perceptron = Perceptron(inputs, features, units=features + 1)
     return {
         "quadratic in closed form": Case(quadratic, quadratic_energy, inputs),
@@ -213,6 +223,7 @@ def cases(*, inputs: int, features: int) -> dict[str, Case]:
         "bilinear by autodiff": Case(Generic(bilinear), bilinear_energy, inputs),
         "entrywise bilinear in closed form": Case(entrywise, bilinear_energy, inputs),
         "entrywise bilinear by autodiff": Case(Generic(entrywise), bilinear_energy, inputs),
+        "periodic bilinear in closed form": Case(periodic, periodic_energy, inputs),
         "perceptron by autodiff": Case(perceptron, perceptron_energy, inputs, curved=True),
         **deep_cases(inputs=inputs, features=features),
     }

@@ -1,4 +1,4 @@
-"""Kernels against the plain loops, which the reference holds: one in C, and one in Triton by its interpreter."""
+"""Kernels against the plain loops, which the reference holds: those in C, and one in Triton by its interpreter."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.energy.episodes import draw, error
 from tests.energy.models import tiny
-from tests.energy.networks import Case, bilinear_energy, quadratic_energy
+from tests.energy.networks import Case, bilinear_energy, periodic_energy, quadratic_energy
 from torch import Tensor
 
 from attractor_server.energy.model import Model
@@ -32,6 +32,7 @@ CASES = {
     "quadratic": CASE,
     "bilinear": Case(Bilinear(inputs=48, keys=32, values=37), bilinear_energy, 48),
     "entrywise": Case(Bilinear(inputs=48, keys=32, values=27, entrywise=True), bilinear_energy, 48),
+    "periodic": Case(Bilinear(inputs=48, keys=32, values=37, periodic=True), periodic_energy, 48),
 }
 PARTS = ("pattern", "energy_before", "energy_after", "delta_energy")
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -205,38 +206,30 @@ def test_graphs_are_for_small_batches_in_powers_of_two_on_cuda() -> None:
 
 TRITON = """
 import torch
-from tests.engine.test_kernels import CASE, episode, floats, single, worst
-from tests.energy.networks import Case, quadratic_energy
-from attractor_server.energy.networks.quadratic import Quadratic
-from attractor_server.energy.reader import read
-from attractor_server.engine.kernels.quadratic_cuda import FEATURES_LIMIT, QuadraticOnCUDA
-from attractor_server.engine.programs.quadratic import QuadraticForm
-from attractor_server.engine.programs.schedule import Schedule
+from torch import randn
+from attractor_server.engine.kernels.pulls_cuda import ROWS_LIMIT, pulls, takes
 
-SHAPES = (48, 32, 3, 1, False), (70, 24, 2, 3, True), (48, 32, 2, 16, False), (48, 32, 2, 20, True)
-for d, h, pages, n, symmetric in SHAPES:
-    case = Case(Quadratic(inputs=d, features=h), quadratic_energy, d)
-    parameters, fast, cues = episode(pages, n, case=case, symmetric=symmetric)
-    form = QuadraticForm.of(single(parameters))
-    kernel = QuadraticOnCUDA.of(form, Schedule.of(parameters.reader))
-    for steps in (1, 4):
-        found = kernel.read(floats(fast), cues.float(), steps=steps)
-        print(d, h, n, steps, worst(found, read(case.network, parameters, fast, cues, steps=steps)))
-wide = Case(Quadratic(inputs=16, features=FEATURES_LIMIT + 1), quadratic_energy, 16)
-print(QuadraticOnCUDA.of(QuadraticForm.of(single(episode(1, 1, case=wide)[0])), None))
+for pages, n, values, keys in (3, 1, 48, 32), (2, 2, 70, 24), (1, 5, 9, 80), (2, 8, 300, 16), (1, 1, 1, 1):
+    w, b = randn(pages, values, keys), randn(pages, values)
+    k, v = randn(pages, n, keys), randn(pages, n, values)
+    recalled, pushed = pulls(w, b, k, v)
+    wanted = torch.einsum("pvk,pnk->pnv", w.double(), k.double()) + b[:, None], torch.einsum("pnv,pvk->pnk", v, w)
+    print(*(float((found - right).norm() / right.norm()) for found, right in zip((recalled, pushed), wanted)))
+print(takes(randn(2, ROWS_LIMIT, 3)), takes(randn(2, ROWS_LIMIT + 1, 3)), takes(randn(2, 1, 3).double()))
 """
 
 
-def test_the_kernel_in_triton_reads_as_the_plain_loop_does() -> None:
+def test_the_kernel_in_triton_makes_both_products() -> None:
     """In a process of its own, since Triton decides at import whether it interprets."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", TRITON]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stderr
     *lines, last = run.stdout.splitlines()
-    assert last == "None"
-    assert len(lines) == 8
-    assert [line for line in lines if float(line.split()[-1]) > 1e-5] == []
+    assert last == "True False False"
+    errors = [float(number) for line in lines for number in line.split()]
+    assert len(errors) == 10
+    assert max(errors) < 1e-6
 
 
 @compiled

@@ -19,7 +19,11 @@ from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dua
 from attractor_server.training.episodes import write_chunks
 
 NETWORK = Quadratic(inputs=10, features=7)
-BILINEARS = [Bilinear(inputs=10, keys=5, values=7, entrywise=entrywise) for entrywise in (False, True)]
+BILINEARS = [
+    Bilinear(inputs=10, keys=5, values=7),
+    Bilinear(inputs=10, keys=5, values=7, entrywise=True),
+    Bilinear(inputs=10, keys=5, values=7, periodic=True),
+]
 CHUNKS = [[1], [1] * 6, [6], [4, 2], [1, 5], [2, 1, 3]]
 
 
@@ -89,7 +93,9 @@ def test_reading_with_symmetric_weights_needs_no_transpose() -> None:
 @pytest.mark.parametrize("chunks", CHUNKS)
 def test_the_bilinear_form_writes_the_served_fast_weights(network: Bilinear, chunks: Sequence[int]) -> None:
     x, learned = patterns(sum(chunks)), parameters(network)
-    torch.testing.assert_close(bilinear.write_dual(learned, x, chunks), write_chunks(network, learned, x, chunks))
+    torch.testing.assert_close(
+        bilinear.write_dual(network, learned, x, chunks), write_chunks(network, learned, x, chunks)
+    )
 
 
 @pytest.mark.parametrize("network", BILINEARS)
@@ -97,7 +103,7 @@ def test_the_bilinear_form_writes_the_served_fast_weights(network: Bilinear, chu
 def test_the_bilinear_form_has_the_meta_gradients_of_the_served_loops(network: Bilinear, chunks: Sequence[int]) -> None:
     x = patterns(sum(chunks))
     gradients = []
-    for writing in (bilinear.write_dual, partial(write_chunks, network)):
+    for writing in (partial(bilinear.write_dual, network), partial(write_chunks, network)):
         learned = parameters(network)
         read = descend(network, learned, writing(learned, x, chunks), x + 0.3, steps=3)[-1]
         leaves = learned.flat()

@@ -107,28 +107,56 @@ def test_a_recipe_becomes_a_model_file_that_says_how_it_was_made(folder: Path, m
     assert list((folder / "run" / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("network", ["quadratic", "bilinear"])
+@pytest.mark.parametrize("network", ["quadratic", "bilinear", "periodic"])
 def test_the_loss_falls(network: str) -> None:
     losses: list[float] = []
     trainer(steps=120, network=network).run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path) -> None:
-    whole, first, second = finish(trainer(steps=20)), trainer(steps=20), trainer(steps=20)
-
+def stop_at(step: int, one: Trainer, folder: Path) -> None:
     def stop(progress: Progress) -> None:
-        if progress.step == 9:
-            first.save(tmp_path)
+        if progress.step == step:
+            one.save(folder)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        first.run(budget_s=math.inf, each_step=stop)
+        one.run(budget_s=math.inf, each_step=stop)
+
+
+def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path) -> None:
+    whole, first, second = finish(trainer(steps=20)), trainer(steps=20), trainer(steps=20)
+    stop_at(9, first, tmp_path)
     assert second.resume(tmp_path)
     assert second.progress.step == 9
     finish(second)
     assert_equal(whole, second)
     assert (second.progress.loss, second.progress.step) == (whole.progress.loss, 20)
+
+
+def test_a_run_is_resumed_by_its_own_components_where_a_machine_finds_others(tmp_path: Path) -> None:
+    """Principal components have no sign of their own: which one comes out depends on the machine."""
+    recipe = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update={"steps": 20})})
+    start = untrained(recipe, stripes())
+    assert start.transform.whitening is not None
+    turned = replace(start.transform.whitening, components=-start.transform.whitening.components)
+    elsewhere = replace(start, transform=replace(start.transform, whitening=turned))
+    whole, second = finish(trainer(steps=20)), Trainer(recipe, elsewhere, stripes(), MAIN)
+    stop_at(9, trainer(steps=20), tmp_path)
+    assert second.resume(tmp_path)
+    assert_equal(whole, finish(second))
+    assert second.model.transform.whitening is not None
+    assert torch.equal(second.model.transform.whitening.components, start.transform.whitening.components)
+
+
+def test_a_run_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    trainer().save(tmp_path)
+    path = tmp_path / "main.pt"
+    state = torch.load(path, weights_only=True)
+    del state["transform"]
+    torch.save(state, path)
+    with pytest.raises(SettingsError, match="holds a run of an older version; expected one of this, or an empty"):
+        trainer().resume(tmp_path)
 
 
 def test_a_run_that_is_done_yields_its_model_again_without_training(folder: Path, model: Model) -> None:

@@ -28,6 +28,9 @@ class Same:
     def pool(self, limit: int) -> Tensor:
         return self.image.flatten().expand(limit, -1)
 
+    def to(self, device: torch.device) -> "Same":
+        return Same(self.layout, self.image.to(device))
+
 
 def seeded() -> Generator:
     return Generator().manual_seed(0)

@@ -111,7 +111,8 @@ def trainer(
 ) -> Trainer:
     """A trainer at its first step."""
     optimizer = RECIPE.optimizer.model_copy(update={"steps": steps})
-    networks = {"quadratic": RECIPE.network, "bilinear": {"kind": "bilinear", "keys": 24, "values": 32}}
+    bilinear = {"kind": "bilinear", "keys": 24, "values": 32}
+    networks = {"quadratic": RECIPE.network, "bilinear": bilinear, "periodic": {**bilinear, "periodic": True}}
     recipe = RECIPE.model_copy(update={"name": name, "optimizer": optimizer, "network": networks[network]})
     return Trainer(recipe, untrained(recipe, stripes()), data or stripes(), MAIN, team)
 

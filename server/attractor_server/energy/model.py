@@ -22,13 +22,14 @@ from attractor_server.energy.expected import OPTIONS, expected_shapes
 from attractor_server.energy.networks import EnergyNetwork, network_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters, shapes_of
-from attractor_server.energy.transform import Hold, Pull, Transform, Whitening
+from attractor_server.energy.transform import Hold, Pull, Transform
 from attractor_server.errors import ModelFileError
 from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 
 FORMAT = 2
 SUFFIX = ".safetensors"
 CALIBRATION = "calibration.weights"
+TRANSFORM = "transform."
 CHUNK = 8
 WHOLE_SHARE = 0.5
 
@@ -276,9 +277,7 @@ def _check(model: Model, tensors: Tensors, options: Collection[str]) -> None:
 
 
 def _tensors(model: Model) -> Tensors:
-    transform = {"transform.scale": model.transform.scale, "transform.shift": model.transform.shift}
-    if (whitening := model.transform.whitening) is not None:
-        transform |= {"transform.components": whitening.components, "transform.spread": whitening.spread}
+    transform = {f"{TRANSFORM}{name}": tensor for name, tensor in model.transform.tensors.items()}
     calibration = {} if model.calibration is None else {CALIBRATION: model.calibration.weights}
     return {**model.parameters.flat(), **transform, **calibration}
 
@@ -296,10 +295,11 @@ def _of_format_1(header: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str,
 
 
 def _transform(tensors: Mapping[str, Tensor]) -> Transform:
-    whitening = None
-    if "transform.components" in tensors or "transform.spread" in tensors:
-        whitening = Whitening(components=tensors["transform.components"], spread=tensors["transform.spread"])
-    return Transform(scale=tensors["transform.scale"], shift=tensors["transform.shift"], whitening=whitening)
+    parts = {name.removeprefix(TRANSFORM): value for name, value in tensors.items() if name.startswith(TRANSFORM)}
+    try:
+        return Transform.of(parts)
+    except KeyError as error:
+        raise KeyError(f"{TRANSFORM}{error.args[0]}") from error
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

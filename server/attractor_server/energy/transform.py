@@ -1,7 +1,7 @@
 """Input transforms: between encoded values and the entries that a network has."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -50,6 +50,26 @@ class Transform:
     scale: Tensor
     shift: Tensor
     whitening: Whitening | None = None
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Transform":
+        """The one whose `tensors` these are.
+
+        Raises:
+            KeyError: one of them is missing.
+        """
+        whitening = None
+        if "components" in tensors or "spread" in tensors:
+            whitening = Whitening(components=tensors["components"], spread=tensors["spread"])
+        return cls(scale=tensors["scale"], shift=tensors["shift"], whitening=whitening)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All that it is made of."""
+        own = {"scale": self.scale, "shift": self.shift}
+        if self.whitening is None:
+            return own
+        return {**own, "components": self.whitening.components, "spread": self.whitening.spread}
 
     @cached_property
     def decoder(self) -> tuple[Tensor, Tensor]:

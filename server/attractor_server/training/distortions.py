@@ -27,8 +27,11 @@ class Cues:
 
 
 def distort(patterns: Tensor, layout: Layout, tables: Sequence[CueTable], generator: Generator) -> Cues:
-    """A cue for each pattern (memories, patterns, values), each by one of the ways, chosen by their shares."""
-    shares = torch.tensor([table.share for table in tables])
+    """A cue for each pattern (memories, patterns, values), each by one of the ways, chosen by their shares.
+
+    The generator is of the device that the patterns are on.
+    """
+    shares = torch.tensor([table.share for table in tables], device=generator.device)
     chosen = torch.multinomial(shares, patterns[..., 0].numel(), replacement=True, generator=generator)
     chosen = chosen.reshape(*patterns.shape[:-1], 1)
     values, known = patterns, torch.zeros_like(patterns, dtype=torch.bool)
@@ -44,7 +47,7 @@ def _made(patterns: Tensor, layout: Layout, table: CueTable, generator: Generato
     for field, span in layout.spans:
         if table.field in ("", field.name):
             values[..., span], touched[..., span] = _WAYS[table.kind](patterns[..., span], field, table, generator)
-    told = torch.rand(*patterns.shape[:-1], 1, generator=generator) < table.told
+    told = _uniform((*patterns.shape[:-1], 1), generator) < table.told
     return Cues(values, told & ~touched)
 
 
@@ -52,11 +55,15 @@ def blocks(shape: torch.Size, image: tuple[int, ...], generator: Generator, bloc
     """Which entries of images (…, height·width·channels) a square block at a random place covers, bool."""
     places = []
     for length in image[:2]:
-        start = torch.randint(length - block + 1, shape[:-1], generator=generator)[..., None]
-        line = torch.arange(length)
+        start = torch.randint(length - block + 1, shape[:-1], generator=generator, device=generator.device)[..., None]
+        line = torch.arange(length, device=generator.device)
         places.append((line >= start) & (line < start + block))
     covered = places[0][..., :, None] & places[1][..., None, :]
     return covered.flatten(-2).repeat_interleave(shape[-1] // (image[0] * image[1]), -1)
+
+
+def _uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)
 
 
 def _block(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -67,18 +74,18 @@ def _block(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tu
 
 
 def _noise(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
-    return x + table.amount * torch.randn(x.shape, generator=generator), torch.ones_like(x, dtype=torch.bool)
+    noise = torch.randn(x.shape, generator=generator, device=generator.device)
+    return x + table.amount * noise, torch.ones_like(x, dtype=torch.bool)
 
 
 def _flips(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
-    return torch.where(torch.rand(x.shape, generator=generator) < table.amount, -x, x), torch.ones_like(
-        x, dtype=torch.bool
-    )
+    flipped = _uniform(x.shape, generator) < table.amount
+    return torch.where(flipped, -x, x), torch.ones_like(x, dtype=torch.bool)
 
 
 def _missing(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     """Exactly that share of the entries of each pattern."""
-    order = torch.rand(x.shape, generator=generator).argsort(-1)
+    order = _uniform(x.shape, generator).argsort(-1)
     gone = order < round(table.amount * x.shape[-1])
     return x.masked_fill(gone, torch.nan), gone
 
@@ -86,7 +93,7 @@ def _missing(x: Tensor, field: Field, table: CueTable, generator: Generator) -> 
 def _frames(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     """Exactly that share of the rows of each pattern."""
     frames = field.shape[0]
-    order = torch.rand(*x.shape[:-1], frames, generator=generator).argsort(-1)
+    order = _uniform((*x.shape[:-1], frames), generator).argsort(-1)
     gone = (order < round(table.amount * frames)).repeat_interleave(x.shape[-1] // frames, -1)
     return x.masked_fill(gone, torch.nan), gone
 

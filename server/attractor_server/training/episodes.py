@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -10,16 +12,52 @@ from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.writer import write
+from attractor_server.training.distortions import Cues
 from attractor_server.training.recipe import EpisodesTable
+
+
+class Plan(NamedTuple):
+    """What an episode does, apart from the values in it: of two with one plan, the operations are the same."""
+
+    chunks: tuple[int, ...] = ()
+    """Sizes of what is written, one after another"""
+    gone: int = 0
+    """Of the patterns, the last so many are erased"""
+    held: bool = True
+    """Whether entries of cues are held"""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Patterns to write and cues to read, all (memories, …, values), in the units users send."""
+
+    patterns: Tensor
+    asked: Tensor
+    """The patterns that the cues are of"""
+    cues: Cues
+    plan: Plan
+
+    def copied(self) -> "Episode":
+        """The same in places of its own."""
+        cues = Cues(self.cues.values.clone(), self.cues.known.clone())
+        return replace(self, patterns=self.patterns.clone(), asked=self.asked.clone(), cues=cues)
+
+    def take(self, other: "Episode") -> None:
+        """Puts the values of another one of the same plan and shapes in these places."""
+        self.patterns.copy_(other.patterns)
+        self.asked.copy_(other.asked)
+        self.cues.values.copy_(other.cues.values)
+        self.cues.known.copy_(other.cues.known)
 
 
 def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequence[int]]:
     """Patterns in each memory, and the sizes of the chunks they are written in, which add up to it."""
 
     def uniform() -> float:
-        return torch.rand((), generator=generator).item()
+        return torch.rand((), generator=generator, device=generator.device).item()
 
     count = round(table.patterns_least * (table.patterns_limit / table.patterns_least) ** uniform())
+    count = min(table.patterns_limit, -(-count // table.patterns_multiple) * table.patterns_multiple)
     way = uniform()
     if way < table.singly_share:
         chunk = 1
@@ -40,7 +78,7 @@ def pick(patterns: Tensor, limit: int, generator: Generator) -> Tensor:
     memories, count, d = patterns.shape
     if count <= limit:
         return patterns
-    chosen = torch.rand(memories, count, generator=generator).argsort(1)[:, :limit]
+    chosen = torch.rand(memories, count, generator=generator, device=generator.device).argsort(1)[:, :limit]
     return patterns.gather(1, chosen[..., None].expand(-1, -1, d))
 
 

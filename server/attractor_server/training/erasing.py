@@ -11,8 +11,8 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.writer import delta_energy
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
-from attractor_server.training.episodes import draw_shape
-from attractor_server.training.objective import Losses, reading_error, recalled
+from attractor_server.training.episodes import Episode, Plan, draw_shape
+from attractor_server.training.objective import Losses, Objective, reading_error, recalled
 from attractor_server.training.recipe import EraserTable, Recipe
 from attractor_server.training.validation import written
 
@@ -33,10 +33,11 @@ def with_start(model: Model, source: Source, recipe: Recipe) -> Model:
 
     def started(up: float) -> Model:
         eraser = initial_eraser(table.steps, model.parameters.initial, up=up)
+        eraser = {name: value.to(model.device) for name, value in eraser.items()}
         return replace(model, parameters=replace(model.parameters, eraser=eraser))
 
     def loss(candidate: Model) -> float:
-        generator = Generator().manual_seed(recipe.seed)
+        generator = Generator(model.device).manual_seed(recipe.seed)
         losses = [erasing_losses(candidate, source, recipe, generator) for _ in range(REHEARSALS)]
         return sum(float(one.total(recipe.optimizer)) for one in losses)
 
@@ -44,32 +45,41 @@ def with_start(model: Model, source: Source, recipe: Recipe) -> Model:
         return min(map(started, UPS), key=loss)
 
 
-def erasing_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
-    """The losses of one random episode by the eraser's parameters alone.
-
-    `error` is that of what is kept, as a share of what it was before, with the distance between what cues of erased
-    patterns lead to here and in the memory that never saw them; `familiarity` the same distance of their ΔE.
-    """
+def _draw(source: Source, recipe: Recipe, generator: Generator) -> Episode:
     table = recipe.eraser or EraserTable()
     count, _ = draw_shape(recipe.episodes, generator)
-    gone = 1 + int(torch.rand((), generator=generator).item() * min(table.patterns, count))
+    share = torch.rand((), generator=generator, device=generator.device).item()
+    gone = 1 + int(share * min(table.patterns, count))
     patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
-    cues = distort(patterns, source.layout, recipe.cues, generator).to(model.device)
-    patterns = patterns.to(model.device)
+    cues = distort(patterns, source.layout, recipe.cues, generator)
+    return Episode(patterns, patterns, cues, Plan(gone=gone, held=bool(cues.known.any())))
+
+
+def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
+    patterns, cues, gone = episode.patterns, episode.cues, episode.plan.gone
+    count, held = patterns.shape[1] - gone, episode.plan.held
     kept, dropped = patterns[:, :count], patterns[:, count:]
     full, never = written(model, patterns, count + gone), written(model, kept, count)
     fast = erased(model, full, dropped, stored=count + gone)
-    x = model.encode(cues.values)
-    found = recalled(model, model.network, fast, x, cues)
+    x, whole = model.encode(cues.values), cues if held else None
+    found = recalled(model, model.network, fast, x, whole)
     with torch.no_grad():
-        before = reading_error(model, recalled(model, model.network, full, x, cues)[:, :count], kept)
-        wanted = recalled(model, model.network, never, x[:, count:], _part(cues, count))
+        before = reading_error(model, recalled(model, model.network, full, x, whole)[:, :count], kept)
+        wanted = recalled(model, model.network, never, x[:, count:], _part(cues, count) if held else None)
         energy = delta_energy(model.network, model.parameters, never, x[:, count:])
     damage = reading_error(model, found[:, :count], kept) / (before + SLACK)
     strayed = (found[:, count:] - wanted).square().mean() / wanted.var().clamp(min=1e-9)
     delta = delta_energy(model.network, model.parameters, fast, x[:, count:])
     apart = (delta - energy).square().mean() / energy.square().mean().clamp(min=1e-9)
     return Losses(damage + strayed, apart)
+
+
+erasing_losses = Objective(_draw, _measure)
+"""The losses of one random episode by the eraser's parameters alone.
+
+`error` is that of what is kept, as a share of what it was before, with the distance between what cues of erased
+patterns lead to here and in the memory that never saw them; `familiarity` the same distance of their ΔE.
+"""
 
 
 def erased(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:

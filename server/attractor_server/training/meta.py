@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -15,9 +14,11 @@ from torch import Generator, Tensor
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
+from attractor_server.energy.transform import Transform
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Source
-from attractor_server.training.objective import Losses
+from attractor_server.training.metagradient import MetaGradient
+from attractor_server.training.objective import Objective
 from attractor_server.training.recipe import OptimizerTable, Recipe
 from attractor_server.training.team import ALONE, Team, average_gradients
 
@@ -27,8 +28,6 @@ ERASER_RATE = 2e-3
 _SMOOTHING = 0.98
 _RANK_STRIDE = 0x9E3779B9
 """Between the seeds of a team's workers: torch's generator sees the lowest 32 bits, which differ for all of them"""
-
-Objective: TypeAlias = Callable[[Model, Source, Recipe, Generator], Losses]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Trainer:
     """One phase of a recipe: its parameters, its optimiser and its randomness, saved and resumed together.
 
     Each worker of a team has one, of the same recipe and start, and calls the same methods in the same order. Each
-    draws its own episodes; the parameters stay the same on all of them.
+    draws its own episodes; the parameters stay the same on all of them. The source is where the model is.
     """
 
     def __init__(self, recipe: Recipe, start: Model, source: Source, phase: Phase, team: Team = ALONE) -> None:
@@ -80,7 +79,8 @@ class Trainer:
             name: value.clone().requires_grad_() for name, value in flat.items() if phase.learns(name)
         }
         self._optimizer = _optimizer(self._learned, recipe.optimizer)
-        self._generator = Generator().manual_seed(recipe.seed + team.rank * _RANK_STRIDE)
+        self._gradient = self._made_gradient()
+        self._generator = Generator(start.device).manual_seed(recipe.seed + team.rank * _RANK_STRIDE)
         self._progress = _NOWHERE
 
     @property
@@ -119,6 +119,7 @@ class Trainer:
         state = {
             "recipe": self._recipe.as_record(),
             "learned": {name: value.detach() for name, value in self._learned.items()},
+            "transform": self._start.transform.tensors,
             "optimizer": self._optimizer.state_dict(),
             "generator": self._team.gather(self._generator.get_state()),  # (workers, bytes)
             "progress": (now.step, now.share, now.elapsed_s, now.loss, now.familiarity, now.skipped),
@@ -146,7 +147,14 @@ class Trainer:
                 f"{run_dir} holds a run of another recipe ({state['recipe']['name']}); expected a run of this one, "
                 "or an empty folder: name another folder, or take the same recipe"
             )
-        generators = state["generator"].reshape(-1, self._generator.get_state().numel())
+        if "transform" not in state:
+            raise SettingsError(f"{run_dir} holds a run of an older version; expected one of this, or an empty folder")
+        generators = state["generator"]
+        if generators.shape[-1] != self._generator.get_state().numel():
+            raise SettingsError(
+                f"device: saw {self._start.device.type!r}; expected the kind that the run in {run_dir} was begun on, "
+                "or another folder"
+            )
         if len(generators) != self._team.size:
             raise SettingsError(
                 f"workers: saw {self._team.size}; expected {len(generators)}, by which the run in {run_dir} was begun, "
@@ -154,6 +162,10 @@ class Trainer:
             )
         for name, value in state["learned"].items():
             self._learned[name].data.copy_(value)
+        # Another machine finds the same principal components, but with other signs.
+        there = {name: value.to(self._start.device) for name, value in state["transform"].items()}
+        self._start = replace(self._start, transform=Transform.of(there))
+        self._gradient = self._made_gradient()
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(generators[self._team.rank].clone())  # of a view, torch crashes
         self._progress = Progress(*state["progress"])
@@ -162,6 +174,10 @@ class Trainer:
     @property
     def _file(self) -> str:
         return f"{self._phase.name}.pt"
+
+    def _made_gradient(self) -> MetaGradient:
+        model = self._with({**self._fixed, **self._learned})
+        return MetaGradient(self._phase.objective, self._recipe, model, self._learned)
 
     def _with(self, flat: Tensors) -> Model:
         return replace(self._start, parameters=Parameters.of(flat))
@@ -175,16 +191,15 @@ class Trainer:
         scale = _schedule(now.step, share, table)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale
-        self._optimizer.zero_grad()
-        model = self._with({**self._fixed, **self._learned})
-        losses = self._phase.objective(model, self._source, self._recipe, self._generator)
-        torch.autograd.backward(losses.total(table))
+        measured = self._gradient.of(self._phase.objective.draw(self._source, self._recipe, self._generator))
+        for value, gradient in zip(self._learned.values(), measured.gradients, strict=True):
+            value.grad = gradient
         average_gradients(self._learned.values(), self._team)
         norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), table.gradient_limit)
         if not torch.isfinite(norm):
             return now.loss, now.familiarity, True
         self._optimizer.step()
-        error, familiarity = self._team.mean(torch.stack([losses.error, losses.familiarity]).detach()).tolist()
+        error, familiarity = self._team.mean(torch.stack([measured.error, measured.familiarity])).tolist()
         return _smooth(now.loss, error), _smooth(now.familiarity, familiarity), False
 
 

@@ -1,6 +1,6 @@
 """What meta-training minimises: the error of what is read, and what makes ΔE tell stored from unseen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.dual import bilinear, has_dual, quadratic
 from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dual
-from attractor_server.training.episodes import draw_shape, pick, write_chunks
+from attractor_server.training.episodes import Episode, Plan, draw_shape, pick, write_chunks
 from attractor_server.training.recipe import OptimizerTable, Recipe
 
 SHARPNESS = 8.0
@@ -56,30 +56,47 @@ class Losses:
         return total
 
 
-def episode_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
-    """The losses of one random episode, to be differentiated through both loops.
+@dataclass(frozen=True)
+class Objective:
+    """What a phase of training minimises: how its episodes are drawn, and what is measured in them."""
 
-    N is log-uniform, so that the end of a short episode is also the middle of a long one.
-    """
+    draw: Callable[[Source, Recipe, Generator], Episode]
+    measure: Callable[[Model, Recipe, Episode], Losses]
+    """To be differentiated through both loops; for two episodes of one plan it does the same operations"""
+
+    def __call__(self, model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
+        """The losses of one random episode."""
+        return self.measure(model, recipe, self.draw(source, recipe, generator))
+
+
+def _draw(source: Source, recipe: Recipe, generator: Generator) -> Episode:
+    """N is log-uniform, so that the end of a short episode is also the middle of a long one."""
     count, chunks = draw_shape(recipe.episodes, generator)
     patterns = source.sample(recipe.episodes.memories, count, generator)
-    network, fast = _write(model, model.encode(patterns.to(model.device)), chunks)
-    chosen = pick(patterns, recipe.episodes.cues, generator)
-    cues = distort(chosen, source.layout, recipe.cues, generator).to(model.device)
-    x = model.encode(cues.values)
-    truth = chosen.to(model.device)
-    *before, last = _iterates(model, network, fast, x, cues)
+    asked = pick(patterns, recipe.episodes.cues, generator)
+    cues = distort(asked, source.layout, recipe.cues, generator)
+    return Episode(patterns, asked, cues, Plan(chunks=tuple(chunks), held=bool(cues.known.any())))
+
+
+def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
+    weights, pages = recipe.optimizer, len(episode.patterns)
+    network, fast = _write(model, model.encode(episode.patterns), episode.plan.chunks)
+    x, truth = model.encode(episode.cues.values), episode.asked
+    *before, last = _iterates(model, network, fast, x, _held(episode))
     error = reading_error(model, last, truth)
-    weighed = before if recipe.optimizer.early_weight else []
+    weighed = before if weights.early_weight else []
     early = torch.stack([reading_error(model, one, truth) for one in weighed]).mean() if weighed else None
-    pages = min(PAGES, len(x)) if recipe.optimizer.choice_weight else min(2, len(x))
+    pages = min(PAGES if weights.choice_weight else 2, pages)
     deltas = torch.stack([_delta_energy(model, network, _rolled(fast, page), x) for page in range(pages)], -1)
     own, strange = deltas[..., 0], deltas[..., -1]
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
-    choice = -(-deltas).log_softmax(-1)[..., 0].mean() if recipe.optimizer.choice_weight else None
-    told = recipe.optimizer.identity_weight
-    identity = identity_error(model, last, truth, patterns.to(model.device)) if told else None
+    choice = -(-deltas).log_softmax(-1)[..., 0].mean() if weights.choice_weight else None
+    identity = identity_error(model, last, truth, episode.patterns) if weights.identity_weight else None
     return Losses(error, softplus(margins).mean(), early, choice, identity)
+
+
+episode_losses = Objective(_draw, _measure)
+"""Memories are written and read."""
 
 
 def _rolled(fast: Tensors, places: int) -> Tensors:
@@ -87,23 +104,34 @@ def _rolled(fast: Tensors, places: int) -> Tensors:
     return {name: value.roll(places, 0) for name, value in fast.items()}
 
 
-def memoryless_losses(model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
-    """The same for the control: a network that is never written to, and so learns to do without."""
+def _draw_alone(source: Source, recipe: Recipe, generator: Generator) -> Episode:
     patterns = source.sample(recipe.episodes.memories, recipe.episodes.cues, generator)
-    cues = distort(patterns, source.layout, recipe.cues, generator).to(model.device)
-    fast = model.parameters.memories(len(patterns))
-    found = recalled(model, model.network, fast, model.encode(cues.values), cues)
-    return Losses(reading_error(model, found, patterns.to(model.device)), torch.zeros((), device=model.device))
+    cues = distort(patterns, source.layout, recipe.cues, generator)
+    return Episode(patterns, patterns, cues, Plan(held=bool(cues.known.any())))
 
 
-def recalled(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, cues: Cues) -> Tensor:
+def _measure_alone(model: Model, recipe: Recipe, episode: Episode) -> Losses:
+    fast = model.parameters.memories(len(episode.asked))
+    found = recalled(model, model.network, fast, model.encode(episode.cues.values), _held(episode))
+    return Losses(reading_error(model, found, episode.asked), torch.zeros((), device=model.device))
+
+
+memoryless_losses = Objective(_draw_alone, _measure_alone)
+"""The same for the control: a network that is never written to, and so learns to do without."""
+
+
+def recalled(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Tensor:
     """What cues lead to, with their known entries held, in network units like x (memories, cues, d)."""
-    return _iterates(model, network, fast, x, cues)[-1]
+    return _iterates(model, network, fast, x, held)[-1]
 
 
-def _iterates(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, cues: Cues) -> Sequence[Tensor]:
+def _held(episode: Episode) -> Cues | None:
+    return episode.cues if episode.plan.held else None
+
+
+def _iterates(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Sequence[Tensor]:
     """What each reading step leads to."""
-    hold = model.hold(cues.values, cues.known) if bool(cues.known.any()) else None
+    hold = None if held is None else model.hold(held.values, held.known)
     return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[1:]
 
 
@@ -145,7 +173,7 @@ def _write(model: Model, patterns: Tensor, chunks: Sequence[int]) -> tuple[Energ
         symmetric = Symmetric(inputs=network.inputs, features=network.features)
         return symmetric, quadratic.write_dual(parameters, patterns, chunks)
     if isinstance(network, Bilinear) and has_dual(parameters):
-        return network, bilinear.write_dual(parameters, patterns, chunks)
+        return network, bilinear.write_dual(network, parameters, patterns, chunks)
     return network, write_chunks(network, parameters, patterns, chunks)
 
 

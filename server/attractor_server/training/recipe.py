@@ -85,6 +85,8 @@ class EpisodesTable(Table):
     patterns_least: Count
     patterns_limit: Count
     """N is log-uniform between these two"""
+    patterns_multiple: Count = 1
+    """N is a multiple of this, where that is not beyond the limit: few kinds of episodes are recorded soon on a GPU"""
     singly_share: Share
     """Episodes written one pattern at a time"""
     whole_share: Share = 0.0

@@ -43,7 +43,7 @@ class Options:
     """Train the same network without writes: what it learns to do without its memory"""
     resume: bool = True
     device: str = "cpu"
-    """Where the network is trained; data and figures stay on the processor"""
+    """Where the network is trained; validation data stay on the processor"""
     show_progress: bool = True
 
 
@@ -58,20 +58,25 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     recipe = recipe_of(recipe_path, options)
     bar = bar or partial(progress_bar, visible=options.show_progress)
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
-    model, reports = untrained(recipe, data).to(device_of(options.device)), []
+    device = device_of(options.device)
+    model, shown, reports = untrained(recipe, data).to(device), _shown(recipe, data).to(device), []
     for phase, share in _phases(recipe, control=options.control):
         if phase.objective is erasing_losses:
-            model = with_start(model, data, recipe)
-        model, progress = _carried_out(recipe, model, (data, held_out), phase, options, share, team, bar)
+            model = with_start(model, data.to(device), recipe)
+        model, progress = _carried_out(recipe, model, (shown, held_out), phase, options, share, team, bar)
         reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
         reports[-1]["skipped"] = progress.skipped
-    model = model.to(torch.device("cpu"))
+    here = model.to(torch.device("cpu"))
     if team.rank:
-        return model
-    if not options.control:
-        model = replace(model, calibration=calibrated(model, held_out, recipe))
+        return here
+    calibration = None if options.control else calibrated(model, held_out, recipe)
     record = {"workers": team.size} | _record(recipe, reports, _figures(recipe, model, data, held_out))
-    return save_model(replace(model, record=record), options.output / f"{recipe.name}{SUFFIX}")
+    here = replace(here, calibration=calibration, record=record)
+    return save_model(here, options.output / f"{recipe.name}{SUFFIX}")
+
+
+def _shown(recipe: Recipe, data: Source) -> Source:
+    return Warped(data, recipe.data.warped) if recipe.data.warped else data
 
 
 def device_of(name: str) -> torch.device:
@@ -122,8 +127,7 @@ def _carried_out(  # noqa: PLR0913
     team: Team,
     bar: Bar,
 ) -> tuple[Model, Progress]:
-    data, held_out = sources
-    shown = Warped(data, recipe.data.warped) if recipe.data.warped else data
+    shown, held_out = sources
     trainer = Trainer(recipe, start, shown, phase, team)
     if not (options.resume and trainer.resume(options.run_dir)):
         trainer.save(options.run_dir)

@@ -1,4 +1,4 @@
-"""The bilinear network: few saturating keys tell patterns apart, many linear values say what they are.
+"""The bilinear network: few bounded keys tell patterns apart, many linear values say what they are.
 
 The quadratic network's fast matrix is symmetric in effect, so half of it is spent twice, and it pulls along its
 features only. Here each fast weight counts once, and the pull reaches every direction that the values span.
@@ -6,6 +6,10 @@ features only. Here each fast weight counts once, and the pull reaches every dir
 Behind a whitening a trained V hardly differs from a choice of the leading entries, each at a scale of its own (in a
 model of embeddings the rest of it holds 1 % of its square). Where that is all that V may be, it is `entrywise`, and a
 reading step takes a third of the operations.
+
+Keys are saturating or, `periodic`, sines. A saturating key is alike for all patterns that lie on one side of it; a sine
+also tells those apart that are nearly alike, as patches of photographs are. Random sines are the features of a Gaussian
+kernel (Rahimi and Recht 2007), which is where training starts from.
 """
 
 from collections.abc import Mapping
@@ -17,12 +21,15 @@ from torch.nn.functional import pad
 
 from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, Terms
 
+WAVES = 3.0
+"""Radians, the deviation of a random wave's phase between patterns: two of them are mostly far apart in it"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bilinear:
     """E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Fast: W, b. Slow: A, a0, V, log q, qb.
 
-    Entrywise, V is a vector: vᵢ = Vᵢxᵢ for the leading entries.
+    Entrywise, V is a vector: vᵢ = Vᵢxᵢ for the leading entries. Periodic, k = sin(xA + a0).
     """
 
     inputs: int
@@ -32,6 +39,7 @@ class Bilinear:
     values: int
     """entries of v"""
     entrywise: bool = False
+    periodic: bool = False
 
     def __post_init__(self) -> None:
         if self.entrywise and self.values > self.inputs:
@@ -46,7 +54,8 @@ class Bilinear:
     def config(self) -> Mapping[str, int]:
         """What makes it again."""
         sizes = {"inputs": self.inputs, "keys": self.keys, "values": self.values}
-        return {**sizes, "entrywise": True} if self.entrywise else sizes
+        switches = {"entrywise": self.entrywise, "periodic": self.periodic}
+        return {**sizes, **{name: on for name, on in switches.items() if on}}
 
     @property
     def shapes(self) -> tuple[Shapes, Shapes]:
@@ -56,42 +65,64 @@ class Bilinear:
         return slow, {"W": (v, k), "b": (v,)}
 
     def start(self, start: Start) -> Tensors:
-        """Keys along the leading entries with a deviation of 1 before tanh; values are the leading entries."""
+        """Keys along the leading entries with a deviation of 1 before tanh; values are the leading entries.
+
+        Of periodic keys only a quarter begin so; the others are random waves in the values that users send.
+        """
         d, k, v = self.inputs, self.keys, self.values
-        a = torch.eye(d, k) / start.deviation[:, None].clamp(min=1e-6)
-        zeros = {"a0": (k,), "log_q": (d,), "qb": (d,), "W": (v, k), "b": (v,)}
+        along = k // 4 if self.periodic else k
+        a = torch.eye(d, along) / start.deviation[:, None].clamp(min=1e-6)
+        a0 = torch.zeros(along)
+        if self.periodic:
+            waves = torch.randn(d, k - along, generator=start.generator) * start.lift.norm(dim=1)[:, None]
+            deviation = (waves.square() * start.deviation.square()[:, None]).sum(0).sqrt()
+            a = torch.cat([a, waves * (WAVES / deviation.clamp(min=1e-6))], 1)
+            a0 = torch.cat([a0, 2 * torch.pi * torch.rand(k - along, generator=start.generator)])
+        zeros = {"log_q": (d,), "qb": (d,), "W": (v, k), "b": (v,)}
         chosen = torch.ones(v) if self.entrywise else torch.eye(d, v)
-        return {"A": a, "V": chosen, **{name: torch.zeros(shape) for name, shape in zeros.items()}}
+        return {"A": a, "a0": a0, "V": chosen, **{name: torch.zeros(shape) for name, shape in zeros.items()}}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
         bowl = (0.5 * slow["log_q"].exp() * x.square() + slow["qb"] * x).sum(-1)
-        return bowl - (_recalled(fast, _keys(slow, x)) * values_of(slow["V"], x)).sum(-1)
+        k, _ = self.keys_of(slow, x)
+        return bowl - (_recalled(fast, k) * values_of(slow["V"], x)).sum(-1)
+
+    def keys_of(self, slow: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
+        """k and k′, (…, keys), of x (…, d)."""
+        z = x @ slow["A"] + slow["a0"]
+        if self.periodic:
+            return z.sin(), z.cos()
+        k = z.tanh()
+        return k, 1 - k.square()
 
     def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """∇ₓE = qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ, like x."""
-        return self._slope(slow, fast, x, _keys(slow, x), values_of(slow["V"], x))
+        k, bent = self.keys_of(slow, x)
+        return self._slope(slow, fast, x, k, bent, values_of(slow["V"], x))
 
     def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, terms: Terms) -> Tensors:
         """∇ of Σᵢ wᵢ(εEᵢ + α‖gᵢ‖²): −(w⊙εv + c)ᵀk − vᵀe by W and −Σ(w⊙εv + c) by b, c = 2αw·gV, e = 2αw·gA ⊙ k′.
 
         ‖∇_θE‖² does not depend on the fast weights, so that term has no effect.
         """
-        k, v = _keys(slow, x), values_of(slow["V"], x)  # (memories, patterns, ·)
+        (k, bent), v = self.keys_of(slow, x), values_of(slow["V"], x)  # (memories, patterns, ·)
         pulled, pushed = torch.zeros_like(v), torch.zeros_like(k)
         if terms.energy is not None:
             pulled = (terms.energy[:, None] * weight)[..., None] * v
         if terms.slope is not None:
-            slope = self._slope(slow, fast, x, k, v)
+            slope = self._slope(slow, fast, x, k, bent, v)
             strength = (2 * terms.slope[:, None] * weight)[..., None]
             pulled = torch.addcmul(pulled, strength, values_of(slow["V"], slope))
-            pushed = strength * (slope @ slow["A"]) * (1 - k.square())
+            pushed = strength * (slope @ slow["A"]) * bent
         # One product of twice the rank touches the (memories, values, keys) result once.
         w = torch.bmm(torch.cat([pulled, v], 1).mT.neg(), torch.cat([k, pushed], 1))
         return {"W": w, "b": -pulled.sum(1)}
 
-    def _slope(self, slow: Tensors, fast: Tensors, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        pushed = torch.bmm(v, fast["W"]) * (1 - k.square())
+    def _slope(  # noqa: PLR0913
+        self, slow: Tensors, fast: Tensors, x: Tensor, k: Tensor, bent: Tensor, v: Tensor
+    ) -> Tensor:
+        pushed = torch.bmm(v, fast["W"]) * bent
         bowl = torch.addcmul(slow["qb"], slow["log_q"].exp(), x)
         return bowl - entries_of(slow["V"], _recalled(fast, k), self.inputs) - pushed @ slow["A"].T
 
@@ -104,10 +135,6 @@ def values_of(v: Tensor, x: Tensor) -> Tensor:
 def entries_of(v: Tensor, values: Tensor, inputs: int) -> Tensor:
     """values·Vᵀ, (…, d), of values (…, values)."""
     return values @ v.T if v.dim() == 2 else pad(values * v, (0, inputs - len(v)))
-
-
-def _keys(slow: Tensors, x: Tensor) -> Tensor:
-    return torch.tanh(x @ slow["A"] + slow["a0"])
 
 
 def _recalled(fast: Tensors, k: Tensor) -> Tensor:

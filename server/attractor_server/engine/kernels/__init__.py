@@ -1,1 +1,1 @@
-"""Kernels that keep a page's weights near the core through all steps of a reading: C for a CPU, Triton for CUDA."""
+"""Kernels: C for a CPU, which keeps a page's weights near the core through all steps, and Triton for a GPU."""

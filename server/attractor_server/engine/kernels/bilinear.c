@@ -1,6 +1,6 @@
 /* The reading loop of the bilinear network on one thread of a CPU, as quadratic.c does it.
 
-   E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Each page's W is gone through once a step, for what
+   E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0), or k = sin(xA + a0). Each page's W is gone through once a step, for what
    it recalls and for how it pushes the keys. Where V is entrywise, v are the leading entries, scaled. */
 
 #define FETCHED 8 /* cache lines of the next pages that are asked for after each product, and each QUAD of values */
@@ -11,6 +11,7 @@ typedef struct {
     loop loop;
     int64_t keys, values;
     int64_t wide; /* values, filled up to whole panels */
+    int64_t periodic;
     const float *a, *a_t;       /* panels of A (d, keys) and of its transpose */
     const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d); entrywise the scales (wide), and none */
     const float *a0, *b0, *w0_t; /* b₀ (wide), panels of W₀ᵀ (keys, wide) */
@@ -18,6 +19,7 @@ typedef struct {
 
 typedef struct {
     float *k, *p; /* (ROWS, keys) */
+    float *bent;  /* k′ (ROWS, keys), where it does not follow from k */
     float *v, *r; /* (ROWS, wide) */
 } part;
 
@@ -71,7 +73,14 @@ static void scaled(const model *m, const float *x, float *out) {
 
 static void look(const model *m, tile *t, const part *o, const float *x, const float *const *w,
                  const float *const *b) {
-    through(t, x, m->loop.d, m->a, m->a0, 1, o->k, m->keys);
+    through(t, x, m->loop.d, m->a, m->a0, !m->periodic, o->k, m->keys);
+    if (m->periodic)
+        for (int64_t i = 0; i < t->rows * m->keys; i += LANES) {
+            vec k, bent;
+            wave(load(o->k + i), &k, &bent);
+            save(o->k + i, k);
+            save(o->bent + i, bent);
+        }
     if (m->v_t)
         through(t, x, m->loop.d, m->v, 0, 0, o->v, m->wide);
     else
@@ -96,7 +105,7 @@ static void slope(const model *m, tile *t, const part *o) {
     int64_t d = m->loop.d;
     for (int64_t i = 0; i < t->rows * m->keys; i += LANES) {
         vec k = load(o->k + i);
-        save(o->p + i, load(o->p + i) * (all(1.0f) - k * k));
+        save(o->p + i, load(o->p + i) * (m->periodic ? load(o->bent + i) : all(1.0f) - k * k));
     }
     for (int64_t column = 0; column < d; column += PANEL)
         for (int row = 0, rows; row < t->rows; row += rows) {
@@ -141,14 +150,14 @@ static void begin(const model *m, tile *t, const part *o, float *empty, float *b
 }
 
 /* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `held` is
-   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 2·keys + 3·wide + those) floats. */
+   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 3·keys + 3·wide + those) floats. */
 void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
                    const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n;
-    tile t = tile_of(&m->loop, n, room, room + ROWS * (4 * m->loop.d + 2 * m->keys + 3 * m->wide));
+    tile t = tile_of(&m->loop, n, room, room + ROWS * (4 * m->loop.d + 3 * m->keys + 3 * m->wide));
     bank from = {w, b, m->values * m->keys, m->values, places};
     part o = {.k = room + 4 * ROWS * m->loop.d};
-    o.p = o.k + ROWS * m->keys, o.v = o.p + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
+    o.p = o.k + ROWS * m->keys, o.bent = o.p + ROWS * m->keys, o.v = o.bent + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
     float *empty = o.r + ROWS * m->wide;
     memset(o.r, 0, ROWS * m->wide * sizeof(float)); /* beyond the values it stays so */
     for (int64_t start = 0; start < rows; start += t.rows) {
@@ -182,6 +191,7 @@ typedef struct {
 
 typedef struct {
     const float *v, *k, *along_v, *along_k; /* of a page's patterns (n, wide) and (n, keys); ∇ₓ of the bowl along V and A */
+    const float *bent;                      /* k′ (n, keys) */
     const float *weight;                    /* (n) */
     float energy, slope, rate_w, rate_b;    /* of the step: ε, α and the sizes */
 } ink;
@@ -226,8 +236,7 @@ static void recall(const pen *m, const sheet *s, const ink *o) {
             for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
                     int64_t at = (row + r) * m->keys + column + half * LANES;
-                    vec k = load(o->k + at);
-                    save(s->p + at, z[r][half] * (all(1.0f) - k * k));
+                    save(s->p + at, z[r][half] * load(o->bent + at));
                 }
         }
 }
@@ -258,8 +267,8 @@ static void feel(const pen *m, const sheet *s, const ink *o) {
             for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
                     int64_t own = (row + r) * m->keys + column + half * LANES;
-                    vec k = load(o->k + own), slope = load(o->along_k + own) - y[r][half] - z[r][half];
-                    save(s->pushed + own, all(2.0f * o->slope * o->weight[row + r]) * slope * (all(1.0f) - k * k));
+                    vec bent = load(o->bent + own), slope = load(o->along_k + own) - y[r][half] - z[r][half];
+                    save(s->pushed + own, all(2.0f * o->slope * o->weight[row + r]) * slope * bent);
                 }
         }
 }
@@ -317,11 +326,11 @@ static void step(const pen *m, const sheet *s, const ink *o, float distance) {
 }
 
 /* The fast weights after writing n patterns to each page. `steps` holds ε, α and the sizes for W and b, (4, steps,
-   pages); v and along_v are (pages, n, wide), k and along_k (pages, n, keys), weight (pages, n). keys are a multiple of
-   PANEL; `room` holds 2·(wide + keys)·n + (2·values + wide)·keys + wide floats. */
+   pages); v and along_v are (pages, n, wide), k, k′ and along_k (pages, n, keys), weight (pages, n). keys are a multiple
+   of PANEL; `room` holds 2·(wide + keys)·n + (2·values + wide)·keys + wide floats. */
 void write_bilinear(const pen *m, int64_t pages, int64_t n, const float *steps, const float *w, const float *b,
-                    const float *v, const float *k, const float *along_v, const float *along_k, const float *weight,
-                    float *out_w, float *out_b, float *room) {
+                    const float *v, const float *k, const float *bent, const float *along_v, const float *along_k,
+                    const float *weight, float *out_w, float *out_b, float *room) {
     int64_t size = m->values * m->keys, groups = (n + GROUP - 1) / GROUP;
     sheet s = {.t = {.rows = (int)n, .group = groups ? (int)((n + groups - 1) / groups) : 1}, .r = room};
     s.pulled = s.r + n * m->wide, s.p = s.pulled + n * m->wide, s.pushed = s.p + n * m->keys;
@@ -330,7 +339,7 @@ void write_bilinear(const pen *m, int64_t pages, int64_t n, const float *steps, 
     for (int64_t page = 0; page < pages; page++) {
         const float *own = steps + page;
         ink o = {v + page * n * m->wide, k + page * n * m->keys, along_v + page * n * m->wide, along_k + page * n * m->keys,
-                 weight + page * n};
+                 bent + page * n * m->keys, weight + page * n};
         for (int64_t i = 0; i < m->values; i++)
             for (int64_t j = 0; j < m->keys; j += PANEL)
                 memcpy(s.w + j * m->values + i * PANEL, w + page * size + i * m->keys + j, PANEL * sizeof(float));

@@ -76,6 +76,24 @@ static inline vec squash(vec z) {
     return all(1.0f) - all(2.0f) / (e + all(1.0f));
 }
 
+/* sin z and cos z, of the remainder by quarters of a turn; what is not a number stays so. */
+static inline void wave(vec z, vec *sine, vec *cosine) {
+    const vec magic = all(12582912.0f);
+    vec t = z * all(0.636619772f) + magic;
+    vec n = t - magic;
+    vec r = ((z - n * all(1.5703125f)) - n * all(4.8375129700e-4f)) - n * all(7.5497899549e-8f);
+    vec square = r * r;
+    vec s = all(-1.9515295891e-4f) * square + all(8.3321608736e-3f);
+    s = s * square + all(-1.6666654611e-1f);
+    s = s * square * r + r;
+    vec c = all(2.4433157118e-5f) * square + all(-1.3887316255e-3f);
+    c = c * square + all(4.1666645683e-2f);
+    c = c * square * square - all(0.5f) * square + all(1.0f);
+    ivec quarter = (ivec)t, odd = (quarter & 1) != 0;
+    *sine = (vec)((ivec)choose(odd, c, s) ^ ((quarter & 2) << 30));
+    *cosine = (vec)((ivec)choose(odd, s, c) ^ (((quarter + 1) & 2) << 30));
+}
+
 static inline int64_t place(const bank *from, int64_t page) { return from->places ? from->places[page] : page; }
 
 /* Asks for the next cache lines of the pages to come. A function of its own: within the loops of products it costs these

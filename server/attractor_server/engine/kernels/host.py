@@ -153,8 +153,8 @@ def _bilinear(form: BilinearForm) -> Made | None:
         "b0": pad(form.b0, room),
         "w0_t": panels(pad(form.w0.mT, room)),
     }
-    sizes = {"keys": keys, "values": form.values, "wide": wide}
-    return made, sizes, shared, 4 * d + 2 * keys + 3 * wide
+    sizes = {"keys": keys, "values": form.values, "wide": wide, "periodic": int(form.periodic)}
+    return made, sizes, shared, 4 * d + 3 * keys + 3 * wide
 
 
 def _address(tensor: Tensor | None) -> int:

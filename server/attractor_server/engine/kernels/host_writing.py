@@ -48,10 +48,10 @@ class HostWritingKernel:
         w, b = fast["W"].contiguous(), fast["b"].contiguous()
         weight = schedule.weight.contiguous()
         v, along_v = self._filled(ground.v), self._filled(ground.along[0].reshape(pages, n, -1))
-        k, along_k = ground.k.contiguous(), ground.along[1].contiguous()
+        k, bent, along_k = ground.k.contiguous(), ground.bent.contiguous(), ground.along[1].contiguous()
         size = self.values * self.keys
         room = v.new_empty(2 * (self.wide + self.keys) * n + 2 * size + self.wide * (self.keys + 1))
-        given = (steps, w, b, v, k, along_v, along_k, weight, out["W"], out["b"], room)
+        given = (steps, w, b, v, k, bent, along_v, along_k, weight, out["W"], out["b"], room)
         distances, limit = (torch.tensor(one) for one in (schedule.distances, schedule.limit.tolist()))
         shared = (self.mixed[0], self.mixed[1], self.gram, self.w0, self.b0, distances, limit)
         entrywise = int(self.square.dim() == 1)

@@ -1,10 +1,12 @@
-"""The bilinear network's closed form, E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0).
+"""The bilinear network's closed form, E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh or sin of xA + a0.
 
 Where V is a matrix, both pulls go back through one product with [V A]ᵀ.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from importlib.util import find_spec
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from attractor_server.energy.parameters import Parameters
 from attractor_server.engine.programs.arithmetic import bend, bowl, squashed
 
 Pulls: TypeAlias = tuple[Tensor, Tensor]
+OnePass: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Pulls]
 
 
 class Basis(Protocol):
@@ -77,6 +80,15 @@ class EntrywiseBasis:
         return of_values, of_keys
 
 
+class Features(NamedTuple):
+    """What the network makes of patterns, (pages, patterns, ·) each."""
+
+    v: Tensor
+    k: Tensor
+    bent: Tensor
+    """k′"""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BilinearForm:
     """A model's tensors in the forms that its loops use."""
@@ -90,9 +102,11 @@ class BilinearForm:
     w0: Tensor
     b0: Tensor
     basis: Basis
+    periodic: bool
+    """Whether k is a sine"""
 
     @classmethod
-    def of(cls, parameters: Parameters) -> "BilinearForm":
+    def of(cls, parameters: Parameters, *, periodic: bool = False) -> "BilinearForm":
         """Prepares what all pages share."""
         slow, initial = parameters.slow, parameters.initial
         v, a = slow["V"], slow["A"]
@@ -105,6 +119,7 @@ class BilinearForm:
             w0=initial["W"],
             b0=initial["b"],
             basis=EntrywiseBasis(v, a) if v.dim() == 1 else MixedBasis(v, a),
+            periodic=periodic,
         )
 
     @property
@@ -112,26 +127,39 @@ class BilinearForm:
         """Entries of v."""
         return len(self.b0)
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """v and k, (pages, patterns, ·)."""
-        rows = x.flatten(0, 1)
-        k = squashed(torch.addmm(self.a0, rows, self.a, beta=2, alpha=2))
-        return values_of(self.v, rows).view(*x.shape[:2], -1), k.view(*x.shape[:2], -1)
+    def features(self, x: Tensor) -> Features:
+        """Of x (pages, patterns, d)."""
+        rows, shape = x.flatten(0, 1), x.shape[:2]
+        v = values_of(self.v, rows).view(*shape, -1)
+        if self.periodic:
+            z = torch.addmm(self.a0, rows, self.a).view(*shape, -1)
+            return Features(v, z.sin(), z.cos())
+        k = squashed(torch.addmm(self.a0, rows, self.a, beta=2, alpha=2)).view(*shape, -1)
+        return Features(v, k, bend(k))
 
     def look(self, fast: Tensors, x: Tensor) -> "BilinearLook":
         """See `Form`."""
-        v, k = self.features(x)
-        return BilinearLook(self, fast, x, v, k, torch.baddbmm(fast["b"][:, None], k, fast["W"].mT))
+        seen = self.features(x)
+        if (one_pass := _one_pass(seen.k)) is not None:
+            return BilinearLook(self, fast, x, seen, *one_pass(fast["W"], fast["b"], seen.k, seen.v))
+        return BilinearLook(self, fast, x, seen, torch.baddbmm(fast["b"][:, None], seen.k, fast["W"].mT))
 
     def ground(self, x: Tensor) -> "BilinearGround":
         """See `Form`."""
-        v, k = self.features(x)
         along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
-        return BilinearGround(self, v, k, along)
+        return BilinearGround(self, *self.features(x), along)
 
-    def pulls(self, fast: Tensors, v: Tensor, k: Tensor, recalled: Tensor) -> Pulls:
-        """Wk + b and vW ⊙ k′, (rows, ·)."""
-        return recalled.flatten(0, 1), torch.bmm(v, fast["W"]).mul_(bend(k)).flatten(0, 1)
+
+def _one_pass(k: Tensor) -> OnePass | None:
+    """What gives Wk + b and vW of W, b, k and v in one pass over W; None where nothing does for keys like these.
+
+    Triton is there only with CUDA.
+    """
+    if not k.is_cuda or find_spec("triton") is None:
+        return None
+    from attractor_server.engine.kernels.pulls_cuda import pulls, takes  # noqa: PLC0415
+
+    return pulls if takes(k) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,26 +169,28 @@ class BilinearLook:
     form: BilinearForm
     fast: Tensors
     x: Tensor
-    v: Tensor
-    k: Tensor
+    seen: Features
     recalled: Tensor
     """Wk + b"""
+    pushed: Tensor | None = None
+    """vW, where one pass over W gives both"""
 
     def slope(self) -> Tensor:
         """qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ."""
         gradient = torch.addcmul(self.form.qb, self.form.q, self.x)
-        pulls = self.form.pulls(self.fast, self.v, self.k, self.recalled)
+        pushed = torch.bmm(self.seen.v, self.fast["W"]) if self.pushed is None else self.pushed
+        pulls = self.recalled.flatten(0, 1), (pushed * self.seen.bent).flatten(0, 1)
         self.form.basis.back(gradient.flatten(0, 1), pulls)
         return gradient
 
     def energy(self) -> Tensor:
         """The bowl less v·(Wk + b)."""
-        return bowl(self.form.q, self.form.qb, self.x) - (self.recalled * self.v).sum(-1)
+        return bowl(self.form.q, self.form.qb, self.x) - (self.recalled * self.seen.v).sum(-1)
 
     def gap(self) -> Tensor:
         """The bowl is the same in both, and is left out."""
-        empty = torch.addmm(self.form.b0, self.k.flatten(0, 1), self.form.w0.mT).view_as(self.v)
-        return empty.sub_(self.recalled).mul_(self.v).sum(-1)
+        empty = torch.addmm(self.form.b0, self.seen.k.flatten(0, 1), self.form.w0.mT).view_as(self.seen.v)
+        return empty.sub_(self.recalled).mul_(self.seen.v).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +200,8 @@ class BilinearGround:
     form: BilinearForm
     v: Tensor
     k: Tensor
+    bent: Tensor
+    """k′"""
     along: Pulls
     """(qx + qb)V and (qx + qb)A, (rows, ·)"""
 
@@ -184,7 +216,7 @@ class BilinearGround:
             strength = (2 * terms.slope[:, None] * weight)[..., None]
             along_v, along_k = self._slope(fast)
             pulled = along_v * strength if own is None else own.addcmul_(along_v, strength)
-            pushed = along_k.mul_(strength).mul_(bend(self.k))
+            pushed = along_k.mul_(strength).mul_(self.bent)
             left, right = torch.cat([pulled, self.v], 1), torch.cat([self.k, pushed], 1)
         assert pulled is not None
         assert left is not None
@@ -194,6 +226,6 @@ class BilinearGround:
     def _slope(self, fast: Tensors) -> Pulls:
         """∇ₓE along V and A, (pages, patterns, ·) each."""
         recalled = torch.baddbmm(fast["b"][:, None], self.k, fast["W"].mT)
-        pulls = self.form.pulls(fast, self.v, self.k, recalled)
+        pulls = recalled.flatten(0, 1), torch.bmm(self.v, fast["W"]).mul_(self.bent).flatten(0, 1)
         along_v, along_k = self.form.basis.felt(self.along, pulls)
         return along_v.view(*self.k.shape[:2], -1), along_k.view(*self.k.shape[:2], -1)

@@ -2,7 +2,6 @@
 
 import weakref
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
@@ -45,7 +44,7 @@ def _made(model: Model) -> Way | None:
     if isinstance(model.network, Quadratic):
         form: QuadraticForm | BilinearForm = QuadraticForm.of(model.parameters)
     elif isinstance(model.network, Bilinear):
-        form = BilinearForm.of(model.parameters)
+        form = BilinearForm.of(model.parameters, periodic=model.network.periodic)
     else:
         return None
     kernel = kernel_of(form, schedule, model)
@@ -54,23 +53,16 @@ def _made(model: Model) -> Way | None:
 
 
 def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, model: Model) -> Kernel | None:
-    """In C on a CPU; on CUDA in Triton, which is there only with CUDA, or else the form's launches as one graph.
+    """In C on a CPU; on CUDA the form's launches as one graph.
 
-    Kernels know the forms, so they are imported here, once they are needed.
+    The former knows the forms, so it is imported here, once it is needed.
     """
     device = form.q.device.type
     if device == "cpu":
         from attractor_server.engine.kernels.host import host_kernel  # noqa: PLC0415
 
         return host_kernel(form, schedule, model.transform)
-    if device != "cuda":
-        return None
-    if isinstance(form, QuadraticForm) and find_spec("triton") is not None:
-        from attractor_server.engine.kernels.quadratic_cuda import QuadraticOnCUDA  # noqa: PLC0415
-
-        if (kernel := QuadraticOnCUDA.of(form, schedule)) is not None:
-            return kernel
-    return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes)
+    return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes) if device == "cuda" else None
 
 
 def _writing_kernel_of(form: QuadraticForm | BilinearForm) -> WritingKernel | None:

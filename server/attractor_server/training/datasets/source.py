@@ -1,6 +1,6 @@
 """What training draws from: patterns of one or several fields, in the units users send."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,6 +23,9 @@ class Source(Protocol):
     def pool(self, limit: int) -> Tensor:
         """At most so many different patterns (n, values), always the same."""
 
+    def to(self, device: torch.device) -> "Source":
+        """The same there: what it gives lies on that device, as must the generators it is given."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -37,13 +40,17 @@ class Dataset:
         size = int(self.classes.max()) + 1
         members = torch.bincount(self.classes, minlength=size)
         first = members.cumsum(0) - members
-        chosen = torch.rand(memories, size, generator=generator).argsort(1)[:, :count]
-        within = (torch.rand(chosen.shape, generator=generator) * members[chosen]).long()
-        return self.patterns[first[chosen] + within]
+        chosen = torch.rand(memories, size, generator=generator, device=generator.device).argsort(1)[:, :count]
+        within = torch.rand(chosen.shape, generator=generator, device=generator.device) * members[chosen]
+        return self.patterns[first[chosen] + within.long()]
 
     def pool(self, limit: int) -> Tensor:
         """Patterns evenly from the whole set."""
         return self.patterns[:: -(-len(self.patterns) // limit)]
+
+    def to(self, device: torch.device) -> "Dataset":
+        """See `Source`."""
+        return replace(self, patterns=self.patterns.to(device), classes=self.classes.to(device))
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,10 @@ class Signs:
     def pool(self, limit: int) -> Tensor:
         """Always the same ones."""
         return self.signs.sample(1, limit, Generator().manual_seed(0))[0]
+
+    def to(self, device: torch.device) -> "Signs":
+        """Itself: its patterns are made where the generator is."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -82,3 +93,7 @@ class Pairs:
         """Each pattern beside one from half the set away."""
         patterns = self.data.pool(limit)
         return torch.cat([patterns, patterns.roll(len(patterns) // 2, 0)], -1)
+
+    def to(self, device: torch.device) -> "Pairs":
+        """See `Source`."""
+        return Pairs(self.data.to(device))

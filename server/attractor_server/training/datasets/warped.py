@@ -41,7 +41,7 @@ class Warped:
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Patterns (memories, count, values); those of one memory can be told apart."""
         patterns = self.data.sample(memories, count, generator)
-        warped = torch.rand(memories, generator=generator) < self.share
+        warped = torch.rand(memories, generator=generator, device=generator.device) < self.share
         height, width = self.layout.fields[0].shape[:2]
         images = patterns.view(memories, count, height, width, -1).movedim(-1, 2).flatten(1, 2)
         grid = affine_grid(maps(memories, generator), [memories, 1, height, width], align_corners=False)
@@ -53,18 +53,23 @@ class Warped:
         """Those of the data, as they are."""
         return self.data.pool(limit)
 
+    def to(self, device: torch.device) -> "Warped":
+        """See `Source`."""
+        return Warped(self.data.to(device), self.share)
+
 
 def maps(count: int, generator: Generator) -> Tensor:
     """Random affine maps from where a value goes to where it comes from, (count, 2, 3)."""
+    device = generator.device
 
     def between(least: float, most: float) -> Tensor:
-        return least + (most - least) * torch.rand(count, generator=generator)
+        return least + (most - least) * torch.rand(count, generator=generator, device=device)
 
     angle, shear, shrink = between(-TURN, TURN), between(-SHEAR, SHEAR), between(*SHRINK)
     turned = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(count, 2, 2)
-    sheared = torch.eye(2).repeat(count, 1, 1)
+    sheared = torch.eye(2, device=device).repeat(count, 1, 1)
     sheared[:, 0, 1] = shear
-    mirrored = torch.diag_embed(torch.randint(2, (count, 2), generator=generator) * 2.0 - 1.0)
-    crossed = torch.randint(2, (count,), generator=generator).bool()
+    mirrored = torch.diag_embed(torch.randint(2, (count, 2), generator=generator, device=device) * 2.0 - 1.0)
+    crossed = torch.randint(2, (count,), generator=generator, device=device).bool()
     mirrored = torch.where(crossed[:, None, None], mirrored.flip(1), mirrored)
-    return torch.cat([mirrored @ turned @ sheared * shrink[:, None, None], torch.zeros(count, 2, 1)], -1)
+    return torch.cat([mirrored @ turned @ sheared * shrink[:, None, None], torch.zeros(count, 2, 1, device=device)], -1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.bilinear import values_of
+from attractor_server.energy.networks.bilinear import Bilinear, values_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 
@@ -75,9 +75,9 @@ class _Grams:
         return pulled * self.values if self.values.dim() == 1 else pulled @ self.values
 
 
-def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
+def write_dual(network: Bilinear, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
     """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
-    prepared, initial, slow = _prepare(parameters, patterns), parameters.initial, parameters.slow
+    prepared, initial, slow = _prepare(network, parameters, patterns), parameters.initial, parameters.slow
     memories, _, keys = prepared.keys.shape
     values = prepared.values.shape[2]
     none = patterns.new_zeros(memories, 0, 1)
@@ -94,12 +94,12 @@ def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) 
     return {"W": initial["W"] + left.mT @ right, "b": initial["b"] + state.shift}
 
 
-def _prepare(parameters: Parameters, patterns: Tensor) -> _Patterns:
+def _prepare(network: Bilinear, parameters: Parameters, patterns: Tensor) -> _Patterns:
     slow, initial = parameters.slow, parameters.initial
-    keys, values = torch.tanh(patterns @ slow["A"] + slow["a0"]), values_of(slow["V"], patterns)
+    (keys, bent), values = network.keys_of(slow, patterns), values_of(slow["V"], patterns)
     bowl = slow["log_q"].exp() * patterns + slow["qb"]
     recalled, pushed = keys @ initial["W"].T + initial["b"], values @ initial["W"]
-    return _Patterns(keys, values, 1 - keys.square(), bowl @ slow["A"], values_of(slow["V"], bowl), recalled, pushed)
+    return _Patterns(keys, values, bent, bowl @ slow["A"], values_of(slow["V"], bowl), recalled, pushed)
 
 
 def _write_chunk(  # noqa: PLR0913

@@ -1,0 +1,85 @@
+"""Meta-gradients on a GPU, recorded and replayed, against those that are measured anew each time."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.tiny import ERASER, MAIN, RECIPE, stripes, write_recipe
+
+from attractor_server.energy.model import Model, load_model
+from attractor_server.errors import SettingsError
+from attractor_server.training import metagradient, run
+from attractor_server.training.episodes import Episode
+from attractor_server.training.meta import Phase, Trainer
+from attractor_server.training.metagradient import MetaGradient
+from attractor_server.training.recipe import Recipe
+from attractor_server.training.start import untrained
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NETWORKS = {
+    "quadratic": RECIPE.network,
+    "bilinear": {"kind": "bilinear", "keys": 24, "values": 32},
+    "convolutional": {
+        "kind": "convolutional", "image": [1, 28, 28], "channels": 2, "blocks": 1, "keys": 16, "values": 24
+    },
+}  # fmt: skip
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def recipe_of(network: str, steps: int = 24) -> Recipe:
+    optimizer = RECIPE.optimizer.model_copy(update={"steps": steps, "identity_weight": 0.1})
+    episodes = RECIPE.episodes.model_copy(update={"patterns_multiple": 8})
+    return RECIPE.model_copy(update={"network": NETWORKS[network], "optimizer": optimizer, "episodes": episodes})
+
+
+def on(device: torch.device, recipe: Recipe, phase: Phase) -> Trainer:
+    return Trainer(recipe, untrained(recipe, stripes()).to(device), stripes().to(device), phase)
+
+
+def trained(recipe: Recipe, phase: Phase) -> Model:
+    trainer = on(CUDA, recipe, phase)
+    trainer.run(budget_s=math.inf, each_step=lambda _: None)
+    return trainer.model.to(CPU)
+
+
+@on_gpu
+@pytest.mark.parametrize("phase", [MAIN, ERASER], ids=["main", "eraser"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_is_replayed_trains_as_what_is_measured(
+    network: str, phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, kinds = recipe_of(network), []
+    record = MetaGradient._record
+
+    def noted(own: MetaGradient, episode: Episode) -> object:
+        kinds.append(episode.plan)
+        return record(own, episode)
+
+    monkeypatch.setattr(MetaGradient, "_record", noted)
+    replayed = trained(recipe, phase)
+    assert kinds, "no kind of episode came twice"
+    monkeypatch.setattr(metagradient, "RECORDINGS_LIMIT", 0)
+    measured, start = trained(recipe, phase), untrained(recipe, stripes())
+    for name, value in measured.parameters.flat().items():
+        moved = (value - start.parameters.flat()[name]).abs().max()
+        assert (replayed.parameters.flat()[name] - value).abs().max() <= 0.02 * moved, name
+
+
+@on_gpu
+def test_a_run_is_resumed_where_it_was_begun(tmp_path: Path) -> None:
+    recipe = recipe_of("bilinear")
+    on(CUDA, recipe, MAIN).save(tmp_path)
+    assert on(CUDA, recipe, MAIN).resume(tmp_path)
+    with pytest.raises(SettingsError, match="device: saw 'cpu'; expected the kind that the run in"):
+        on(CPU, recipe, MAIN).resume(tmp_path)
+
+
+@on_gpu
+def test_a_recipe_becomes_a_model_on_a_gpu(tmp_path: Path) -> None:
+    options = run.Options(output=tmp_path, run_dir=tmp_path / "run", budget_s=600, device="cuda", show_progress=False)
+    made = run.train(write_recipe(tmp_path), options)
+    loaded = load_model(tmp_path / "tiny.safetensors")
+    assert loaded.digest == made.digest
+    assert (loaded.device, loaded.erases) == (CPU, True)
+    assert loaded.calibration is not None
