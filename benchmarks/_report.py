@@ -78,4 +78,9 @@ def rates(jobs: Mapping[str, tuple[Callable[[], object], int]], *, seconds: floa
 
 def machine() -> str:
     """Where it ran."""
-    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    place = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    if "cuda" not in sys.argv:
+        return place
+    import torch  # noqa: PLC0415 - most benchmarks need none of it
+
+    return f"{place}, {torch.cuda.get_device_name()}"

@@ -139,8 +139,6 @@ def train(  # noqa: PLR0913
             device=device,
             show_progress=not quiet,
         )
-        if workers > 1 and device != "cpu":
-            raise SettingsError(f"workers: saw {workers} with the device {device!r}; expected 1, or the device cpu")
         if workers > 1:
             from attractor_server.training.ray_train import train_on_workers  # noqa: PLC0415 - loads ray
 

@@ -160,3 +160,13 @@ def test_a_number_of_workers_that_cannot_be_meant_is_refused(workers: str) -> No
     result = CliRunner().invoke(main, ["train", "tiny.toml", "--workers", workers])
     assert result.exit_code == 2
     assert "--workers" in result.output
+
+
+def test_more_workers_than_gpus_are_refused(tmp_path: Path) -> None:
+    folders = ("--output", str(tmp_path), "--run-dir", str(tmp_path / "run"))
+    command = ["train", str(write_recipe(tmp_path)), "--workers", "64", "--device", "cuda", *folders]
+    result = CliRunner().invoke(main, command)
+    here = torch.cuda.is_available()
+    told = "workers: saw 64 on cuda; expected at most" if here else "device: saw 'cuda'; expected one that is here"
+    assert result.exit_code == 2
+    assert told in result.output

@@ -7,7 +7,7 @@ around one forward of one module. What a loss depends on differs from episode to
 search for unused parameters. And the mean has to be there before clipping, where a gradient that is not finite on any
 worker makes all of them leave the step out. One reduction of one flat tensor does all of that, exactly.
 
-Workers are processes on this machine's processors, joined by gloo.
+Workers are processes on this machine: on its processors, joined by gloo, or each on a GPU, joined by NCCL.
 """
 
 import logging
@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import ray
+import torch
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from attractor_server.energy.model import SUFFIX, Model, load_model
-from attractor_server.errors import ServerError
+from attractor_server.errors import ServerError, SettingsError
 from attractor_server.training.meta import Progress
 from attractor_server.training.progress import Show, progress_bar
-from attractor_server.training.run import Options, recipe_of, train
+from attractor_server.training.run import Options, device_of, recipe_of, train
 from attractor_server.training.team import Group, Team
 
 SHOW_EVERY_S = 0.5
@@ -44,22 +45,26 @@ _QUIET = {
 
 
 def train_on_workers(recipe_path: Path, options: Options, *, workers: int) -> Model:
-    """As `run.train`, by so many processes, each of which takes one processor.
+    """As `run.train`, by so many processes, each of which takes one processor, and one GPU where those train.
 
     Every step of the optimiser then sees as many episodes as there are workers.
 
     Raises:
-        SettingsError: the recipe or the budget cannot be meant, or `run_dir` holds a run of another recipe or of
-            another number of workers.
+        SettingsError: the recipe or the budget cannot be meant, `run_dir` holds a run of another recipe or of another
+            number of workers, or there are fewer GPUs.
     """
     recipe = recipe_of(recipe_path, options)  # here, where a fault is told before anything has started
     options = replace(options, output=options.output.resolve(), run_dir=options.run_dir.resolve())
+    gpus = device_of(options.device).type == "cuda"
+    if gpus and workers > (count := torch.cuda.device_count()):
+        raise SettingsError(f"workers: saw {workers} on {options.device}; expected at most {count}, one for each GPU")
     with local_ray(workers), _shown(visible=options.show_progress) as slate:
-        on_workers(partial(_train, recipe_path.resolve(), options, slate), workers=workers, folder=options.run_dir)
+        work = partial(_train, recipe_path.resolve(), options, slate)
+        on_workers(work, workers=workers, folder=options.run_dir, gpus=gpus)
     return load_model(options.output / f"{recipe.name}{SUFFIX}")
 
 
-def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path) -> None:
+def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path, gpus: bool = False) -> None:
     """Has every worker of a new team do the same work, in the `local_ray` that is open.
 
     Ray keeps its own notes in `folder`/ray.
@@ -71,8 +76,10 @@ def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path) -> N
     trainer = TorchTrainer(
         _member,
         train_loop_config={"work": work},
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
+        ),
         run_config=RunConfig(name="ray", storage_path=str(folder.resolve())),
     )
     try:
@@ -82,7 +89,9 @@ def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path) -> N
 
 
 def _member(config: Mapping[str, Callable[[Team], None]]) -> None:
-    config["work"](Group())
+    device = get_device()  # the worker's own GPU, where it was given one
+    assert isinstance(device, torch.device)
+    config["work"](Group(device))
 
 
 def _cause(error: WorkerGroupError) -> Exception:
@@ -96,6 +105,8 @@ def _cause(error: WorkerGroupError) -> Exception:
 
 def _train(recipe_path: Path, options: Options, slate: Handle, team: Team) -> None:
     """What each worker does."""
+    if isinstance(team, Group):
+        options = replace(options, device=str(team.device))
     train(recipe_path, options, team=team, bar=partial(_written_down, slate, team))
 
 

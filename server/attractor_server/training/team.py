@@ -53,29 +53,31 @@ ALONE = Alone()
 
 
 class Group:
-    """The workers of torch's default process group, which must be there; their tensors are on the CPU."""
+    """The workers of torch's default process group, which must be there, and reduces tensors on this device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
         self.rank: int = distributed.get_rank()
         self.size: int = distributed.get_world_size()
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The same bits on every worker."""
-        total = tensor.clone()
+        total = tensor.to(self.device, copy=True)
         distributed.all_reduce(total)
-        return total / self.size
+        return (total / self.size).to(tensor.device)
 
     def agree(self, number: float) -> float:
         """The number that worker 0 has, to the last bit."""
-        told = torch.tensor(number, dtype=torch.float64)
+        told = torch.tensor(number, dtype=torch.float64, device=self.device)
         distributed.broadcast(told, src=0)
         return float(told)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all workers, by rank."""
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        distributed.all_gather(parts, tensor)
-        return torch.stack(parts)
+        own = tensor.to(self.device)
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        distributed.all_gather(parts, own)
+        return torch.stack(parts).to(tensor.device)
 
 
 def average_gradients(tensors: Iterable[Tensor], team: Team) -> None:
@@ -88,7 +90,7 @@ def average_gradients(tensors: Iterable[Tensor], team: Team) -> None:
         return
     members = list(tensors)
     own = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in members]
-    present = torch.tensor([tensor.grad is not None for tensor in members], dtype=own[0].dtype)
+    present = own[0].new_tensor([tensor.grad is not None for tensor in members])
     *means, shares = team.mean(torch.cat([part.flatten() for part in (*own, present)])).split(
         [*(part.numel() for part in own), len(members)]
     )
