@@ -40,6 +40,12 @@ def test_numbers_of_patterns_are_log_uniform() -> None:
         assert logs[1000 * quarter] == pytest.approx(quarter / 4 * math.log2(LIMIT), abs=0.35)
 
 
+def test_numbers_of_patterns_are_multiples_unless_the_limit_is_none() -> None:
+    table = TABLE.model_copy(update={"patterns_multiple": 8, "patterns_limit": 20})
+    generator = Generator().manual_seed(0)
+    assert {draw_shape(table, generator)[0] for _ in range(200)} == {8, 16, 20}
+
+
 def test_every_size_of_chunk_is_trained_and_one_at_a_time_most() -> None:
     generator = Generator().manual_seed(0)
     sizes = Counter(draw_shape(TABLE, generator)[1][0] for _ in range(2000))

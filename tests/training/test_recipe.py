@@ -84,6 +84,10 @@ def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
             {"kind": "bilinear", "keys": 2, "values": 2, "entrywise": 1},
             "network.entrywise: saw 1; expected true or fal",
         ),
+        (
+            {"kind": "bilinear", "keys": 2, "values": 2, "waves": 3},
+            "waves: saw 3; expected at most 2, one for each key",
+        ),
         ({"kind": "bilinear", "keys": 2, "values": 9000, "entrywise": True}, "values: saw 9000; expected at most"),
         ({"kind": "quadratic", "features": 2.5}, "network.features: saw 2.5; expected a whole number from 1 on"),
         ({"kind": "quadratic", "wings": 2}, "unexpected keyword argument 'wings'"),

@@ -7,9 +7,10 @@ Behind a whitening a trained V hardly differs from a choice of the leading entri
 model of embeddings the rest of it holds 1 % of its square). Where that is all that V may be, it is `entrywise`, and a
 reading step takes a third of the operations.
 
-Keys are saturating or, `periodic`, sines. A saturating key is alike for all patterns that lie on one side of it; a sine
-also tells those apart that are nearly alike, as patches of photographs are. Random sines are the features of a Gaussian
-kernel (Rahimi and Recht 2007), which is where training starts from.
+Keys saturate, but for the last `waves` of them, which are sines. A saturating key is alike for all patterns that lie on
+one side of it, and stays so where much of a cue is wrong; a sine also tells patterns apart that are nearly alike, as
+patches of photographs are. Random sines are the features of a Gaussian kernel (Rahimi and Recht 2007), which is where
+training starts from.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from torch.nn.functional import pad
 
 from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, Terms
 
-WAVES = 3.0
+WAVE = 3.0
 """Radians, the deviation of a random wave's phase between patterns: two of them are mostly far apart in it"""
 
 
@@ -29,7 +30,7 @@ WAVES = 3.0
 class Bilinear:
     """E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Fast: W, b. Slow: A, a0, V, log q, qb.
 
-    Entrywise, V is a vector: vᵢ = Vᵢxᵢ for the leading entries. Periodic, k = sin(xA + a0).
+    Entrywise, V is a vector: vᵢ = Vᵢxᵢ for the leading entries. Of k, the last `waves` are sin(xA + a0).
     """
 
     inputs: int
@@ -39,9 +40,12 @@ class Bilinear:
     values: int
     """entries of v"""
     entrywise: bool = False
-    periodic: bool = False
+    waves: int = 0
+    """entries of k that are sines"""
 
     def __post_init__(self) -> None:
+        if self.waves > self.keys:
+            raise ValueError(f"waves: saw {self.waves}; expected at most {self.keys}, one for each key")
         if self.entrywise and self.values > self.inputs:
             raise ValueError(f"values: saw {self.values}; expected at most {self.inputs}, one for each entry")
 
@@ -54,8 +58,8 @@ class Bilinear:
     def config(self) -> Mapping[str, int]:
         """What makes it again."""
         sizes = {"inputs": self.inputs, "keys": self.keys, "values": self.values}
-        switches = {"entrywise": self.entrywise, "periodic": self.periodic}
-        return {**sizes, **{name: on for name, on in switches.items() if on}}
+        choices = {"entrywise": self.entrywise, "waves": self.waves}
+        return {**sizes, **{name: chosen for name, chosen in choices.items() if chosen}}
 
     @property
     def shapes(self) -> tuple[Shapes, Shapes]:
@@ -67,17 +71,16 @@ class Bilinear:
     def start(self, start: Start) -> Tensors:
         """Keys along the leading entries with a deviation of 1 before tanh; values are the leading entries.
 
-        Of periodic keys only a quarter begin so; the others are random waves in the values that users send.
+        Sines begin at random, as waves in the values that users send.
         """
         d, k, v = self.inputs, self.keys, self.values
-        along = k // 4 if self.periodic else k
-        a = torch.eye(d, along) / start.deviation[:, None].clamp(min=1e-6)
-        a0 = torch.zeros(along)
-        if self.periodic:
-            waves = torch.randn(d, k - along, generator=start.generator) * start.lift.norm(dim=1)[:, None]
+        saturating = k - self.waves
+        a, a0 = torch.eye(d, saturating) / start.deviation[:, None].clamp(min=1e-6), torch.zeros(saturating)
+        if self.waves:
+            waves = torch.randn(d, self.waves, generator=start.generator) * start.lift.norm(dim=1)[:, None]
             deviation = (waves.square() * start.deviation.square()[:, None]).sum(0).sqrt()
-            a = torch.cat([a, waves * (WAVES / deviation.clamp(min=1e-6))], 1)
-            a0 = torch.cat([a0, 2 * torch.pi * torch.rand(k - along, generator=start.generator)])
+            a = torch.cat([a, waves * (WAVE / deviation.clamp(min=1e-6))], 1)
+            a0 = torch.cat([a0, 2 * torch.pi * torch.rand(self.waves, generator=start.generator)])
         zeros = {"log_q": (d,), "qb": (d,), "W": (v, k), "b": (v,)}
         chosen = torch.ones(v) if self.entrywise else torch.eye(d, v)
         return {"A": a, "a0": a0, "V": chosen, **{name: torch.zeros(shape) for name, shape in zeros.items()}}
@@ -91,10 +94,11 @@ class Bilinear:
     def keys_of(self, slow: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
         """k and k′, (…, keys), of x (…, d)."""
         z = x @ slow["A"] + slow["a0"]
-        if self.periodic:
-            return z.sin(), z.cos()
-        k = z.tanh()
-        return k, 1 - k.square()
+        if not self.waves:
+            k = z.tanh()
+            return k, 1 - k.square()
+        k, wave = z[..., : -self.waves].tanh(), z[..., -self.waves :]
+        return torch.cat([k, wave.sin()], -1), torch.cat([1 - k.square(), wave.cos()], -1)
 
     def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """∇ₓE = qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ, like x."""

@@ -1,6 +1,6 @@
 /* The reading loop of the bilinear network on one thread of a CPU, as quadratic.c does it.
 
-   E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0), or k = sin(xA + a0). Each page's W is gone through once a step, for what
+   E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0), of some sin. Each page's W is gone through once a step, for what
    it recalls and for how it pushes the keys. Where V is entrywise, v are the leading entries, scaled. */
 
 #define FETCHED 8 /* cache lines of the next pages that are asked for after each product, and each QUAD of values */
@@ -11,7 +11,7 @@ typedef struct {
     loop loop;
     int64_t keys, values;
     int64_t wide; /* values, filled up to whole panels */
-    int64_t periodic;
+    int64_t waves; /* of the keys, the last so many are sines; a multiple of PANEL */
     const float *a, *a_t;       /* panels of A (d, keys) and of its transpose */
     const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d); entrywise the scales (wide), and none */
     const float *a0, *b0, *w0_t; /* b₀ (wide), panels of W₀ᵀ (keys, wide) */
@@ -71,16 +71,25 @@ static void scaled(const model *m, const float *x, float *out) {
     for (int64_t i = 0; i < m->wide; i += LANES) save(out + i, load(m->v + i) * load(x + i));
 }
 
+/* k and k′ where some of k are sines. A function of its own, as `fetch` is; it is not given `part`, which would cost the
+   others the registers that hold what is in there. */
+static __attribute__((noinline)) void waved(const model *m, tile *t, const float *x, float *k, float *bent) {
+    through(t, x, m->loop.d, m->a, m->a0, 0, k, m->keys);
+    for (int64_t row = 0; row < t->rows; row++, k += m->keys, bent += m->keys)
+        for (int64_t i = 0; i < m->keys; i += LANES) {
+            vec value = squash(load(k + i)), slope = all(1.0f) - value * value;
+            if (i >= m->keys - m->waves) wave(load(k + i), &value, &slope);
+            save(k + i, value);
+            save(bent + i, slope);
+        }
+}
+
 static void look(const model *m, tile *t, const part *o, const float *x, const float *const *w,
                  const float *const *b) {
-    through(t, x, m->loop.d, m->a, m->a0, !m->periodic, o->k, m->keys);
-    if (m->periodic)
-        for (int64_t i = 0; i < t->rows * m->keys; i += LANES) {
-            vec k, bent;
-            wave(load(o->k + i), &k, &bent);
-            save(o->k + i, k);
-            save(o->bent + i, bent);
-        }
+    if (m->waves)
+        waved(m, t, x, o->k, o->bent);
+    else
+        through(t, x, m->loop.d, m->a, m->a0, 1, o->k, m->keys);
     if (m->v_t)
         through(t, x, m->loop.d, m->v, 0, 0, o->v, m->wide);
     else
@@ -103,10 +112,13 @@ static void back(const model *m, int rows, const float *r, int64_t column, vec o
 static void slope(const model *m, tile *t, const part *o) {
     vec z[GROUP][2], y[GROUP][2];
     int64_t d = m->loop.d;
-    for (int64_t i = 0; i < t->rows * m->keys; i += LANES) {
-        vec k = load(o->k + i);
-        save(o->p + i, load(o->p + i) * (m->periodic ? load(o->bent + i) : all(1.0f) - k * k));
-    }
+    if (m->waves)
+        for (int64_t i = 0; i < t->rows * m->keys; i += LANES) save(o->p + i, load(o->p + i) * load(o->bent + i));
+    else
+        for (int64_t i = 0; i < t->rows * m->keys; i += LANES) {
+            vec k = load(o->k + i);
+            save(o->p + i, load(o->p + i) * (all(1.0f) - k * k));
+        }
     for (int64_t column = 0; column < d; column += PANEL)
         for (int row = 0, rows; row < t->rows; row += rows) {
             rows = grouped(t, row);
@@ -154,11 +166,12 @@ static void begin(const model *m, tile *t, const part *o, float *empty, float *b
 void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
                    const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n;
-    tile t = tile_of(&m->loop, n, room, room + ROWS * (4 * m->loop.d + 3 * m->keys + 3 * m->wide));
+    tile t = tile_of(&m->loop, n, room, room + ROWS * (4 * m->loop.d + 2 * m->keys + 3 * m->wide));
     bank from = {w, b, m->values * m->keys, m->values, places};
     part o = {.k = room + 4 * ROWS * m->loop.d};
-    o.p = o.k + ROWS * m->keys, o.bent = o.p + ROWS * m->keys, o.v = o.bent + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
+    o.p = o.k + ROWS * m->keys, o.v = o.p + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
     float *empty = o.r + ROWS * m->wide;
+    o.bent = empty + ROWS * (m->wide + m->loop.values);
     memset(o.r, 0, ROWS * m->wide * sizeof(float)); /* beyond the values it stays so */
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];

@@ -140,7 +140,7 @@ def _quadratic(form: QuadraticForm) -> Made | None:
 
 def _bilinear(form: BilinearForm) -> Made | None:
     (d, keys), wide = form.a.shape, -(-form.values // PANEL) * PANEL
-    if d % PANEL or keys % PANEL or (made := library("bilinear")) is None:
+    if d % PANEL or keys % PANEL or form.waves % PANEL or (made := library("bilinear")) is None:
         return None
     room = (0, wide - form.values)
     v, entrywise = pad(form.v, room), form.v.dim() == 1
@@ -153,7 +153,7 @@ def _bilinear(form: BilinearForm) -> Made | None:
         "b0": pad(form.b0, room),
         "w0_t": panels(pad(form.w0.mT, room)),
     }
-    sizes = {"keys": keys, "values": form.values, "wide": wide, "periodic": int(form.periodic)}
+    sizes = {"keys": keys, "values": form.values, "wide": wide, "waves": form.waves}
     return made, sizes, shared, 4 * d + 3 * keys + 3 * wide
 
 

@@ -1,4 +1,4 @@
-"""The bilinear network's closed form, E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh or sin of xA + a0.
+"""The bilinear network's closed form, E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0), of some sin.
 
 Where V is a matrix, both pulls go back through one product with [V A]ᵀ.
 """
@@ -102,11 +102,11 @@ class BilinearForm:
     w0: Tensor
     b0: Tensor
     basis: Basis
-    periodic: bool
-    """Whether k is a sine"""
+    waves: int
+    """Of k, the last so many are sines"""
 
     @classmethod
-    def of(cls, parameters: Parameters, *, periodic: bool = False) -> "BilinearForm":
+    def of(cls, parameters: Parameters, *, waves: int = 0) -> "BilinearForm":
         """Prepares what all pages share."""
         slow, initial = parameters.slow, parameters.initial
         v, a = slow["V"], slow["A"]
@@ -119,7 +119,7 @@ class BilinearForm:
             w0=initial["W"],
             b0=initial["b"],
             basis=EntrywiseBasis(v, a) if v.dim() == 1 else MixedBasis(v, a),
-            periodic=periodic,
+            waves=waves,
         )
 
     @property
@@ -131,11 +131,12 @@ class BilinearForm:
         """Of x (pages, patterns, d)."""
         rows, shape = x.flatten(0, 1), x.shape[:2]
         v = values_of(self.v, rows).view(*shape, -1)
-        if self.periodic:
-            z = torch.addmm(self.a0, rows, self.a).view(*shape, -1)
-            return Features(v, z.sin(), z.cos())
-        k = squashed(torch.addmm(self.a0, rows, self.a, beta=2, alpha=2)).view(*shape, -1)
-        return Features(v, k, bend(k))
+        doubled = torch.addmm(self.a0, rows, self.a, beta=2, alpha=2).view(*shape, -1)
+        if not self.waves:
+            k = squashed(doubled)
+            return Features(v, k, bend(k))
+        k, wave = squashed(doubled[..., : -self.waves]), doubled[..., -self.waves :] / 2
+        return Features(v, torch.cat([k, wave.sin()], -1), torch.cat([bend(k), wave.cos()], -1))
 
     def look(self, fast: Tensors, x: Tensor) -> "BilinearLook":
         """See `Form`."""

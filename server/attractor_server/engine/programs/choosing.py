@@ -44,7 +44,7 @@ def _made(model: Model) -> Way | None:
     if isinstance(model.network, Quadratic):
         form: QuadraticForm | BilinearForm = QuadraticForm.of(model.parameters)
     elif isinstance(model.network, Bilinear):
-        form = BilinearForm.of(model.parameters, periodic=model.network.periodic)
+        form = BilinearForm.of(model.parameters, waves=model.network.waves)
     else:
         return None
     kernel = kernel_of(form, schedule, model)
