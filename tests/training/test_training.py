@@ -107,7 +107,7 @@ def test_a_recipe_becomes_a_model_file_that_says_how_it_was_made(folder: Path, m
     assert list((folder / "run" / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("network", ["quadratic", "bilinear", "waves"])
+@pytest.mark.parametrize("network", ["quadratic", "bilinear", "bounded"])
 def test_the_loss_falls(network: str) -> None:
     losses: list[float] = []
     trainer(steps=120, network=network).run(budget_s=math.inf, each_step=lambda progress: losses.append(progress.loss))

@@ -112,7 +112,11 @@ def trainer(
     """A trainer at its first step."""
     optimizer = RECIPE.optimizer.model_copy(update={"steps": steps})
     bilinear = {"kind": "bilinear", "keys": 24, "values": 32}
-    networks = {"quadratic": RECIPE.network, "bilinear": bilinear, "waves": {**bilinear, "waves": 16}}
+    networks = {
+        "quadratic": RECIPE.network,
+        "bilinear": bilinear,
+        "bounded": {**bilinear, "waves": 16, "bounded": True},
+    }
     recipe = RECIPE.model_copy(update={"name": name, "optimizer": optimizer, "network": networks[network]})
     return Trainer(recipe, untrained(recipe, stripes()), data or stripes(), MAIN, team)
 

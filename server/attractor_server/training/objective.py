@@ -79,14 +79,14 @@ def _draw(source: Source, recipe: Recipe, generator: Generator) -> Episode:
 
 
 def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
-    weights, pages = recipe.optimizer, len(episode.patterns)
+    weights = recipe.optimizer
     network, fast = _write(model, model.encode(episode.patterns), episode.plan.chunks)
     x, truth = model.encode(episode.cues.values), episode.asked
     *before, last = _iterates(model, network, fast, x, _held(episode))
     error = reading_error(model, last, truth)
     weighed = before if weights.early_weight else []
     early = torch.stack([reading_error(model, one, truth) for one in weighed]).mean() if weighed else None
-    pages = min(PAGES if weights.choice_weight else 2, pages)
+    pages = min(PAGES if weights.choice_weight else 2, len(x))
     deltas = torch.stack([_delta_energy(model, network, _rolled(fast, page), x) for page in range(pages)], -1)
     own, strange = deltas[..., 0], deltas[..., -1]
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories

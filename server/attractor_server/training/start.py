@@ -14,7 +14,7 @@ from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Source
 from attractor_server.training.recipe import Recipe
 
-SWITCHES = frozenset({"entrywise"})
+SWITCHES = frozenset({"bounded", "entrywise"})
 """Settings of networks that are true or false; other numbers are sizes"""
 POOL = 8192
 """Patterns that the principal components are taken from"""

@@ -11,6 +11,9 @@ Keys saturate, but for the last `waves` of them, which are sines. A saturating k
 one side of it, and stays so where much of a cue is wrong; a sine also tells patterns apart that are nearly alike, as
 patches of photographs are. Random sines are the features of a Gaussian kernel (Rahimi and Recht 2007), which is where
 training starts from.
+
+`bounded`, values are as long as √values at most. ΔE of a stored pattern goes with the square of its values: where these
+are not bounded, patterns of little contrast are hard to tell from unseen ones of much.
 """
 
 from collections.abc import Mapping
@@ -22,6 +25,8 @@ from torch.nn.functional import pad
 
 from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, Terms
 
+LOG_BOUND = 1.4
+"""Where log c starts: values of a usual length are shortened to about the half"""
 WAVE = 3.0
 """Radians, the deviation of a random wave's phase between patterns: two of them are mostly far apart in it"""
 
@@ -31,6 +36,7 @@ class Bilinear:
     """E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0). Fast: W, b. Slow: A, a0, V, log q, qb.
 
     Entrywise, V is a vector: vᵢ = Vᵢxᵢ for the leading entries. Of k, the last `waves` are sin(xA + a0).
+    Bounded, v = u / √(1 + c·mean u²) with u = xV. Slow: log c.
     """
 
     inputs: int
@@ -42,6 +48,7 @@ class Bilinear:
     entrywise: bool = False
     waves: int = 0
     """entries of k that are sines"""
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if self.waves > self.keys:
@@ -58,7 +65,7 @@ class Bilinear:
     def config(self) -> Mapping[str, int]:
         """What makes it again."""
         sizes = {"inputs": self.inputs, "keys": self.keys, "values": self.values}
-        choices = {"entrywise": self.entrywise, "waves": self.waves}
+        choices = {"entrywise": self.entrywise, "waves": self.waves, "bounded": self.bounded}
         return {**sizes, **{name: chosen for name, chosen in choices.items() if chosen}}
 
     @property
@@ -66,6 +73,7 @@ class Bilinear:
         """Shapes of the slow tensors, and of the fast tensors of one memory."""
         d, k, v = self.inputs, self.keys, self.values
         slow = {"A": (d, k), "a0": (k,), "V": (v,) if self.entrywise else (d, v), "log_q": (d,), "qb": (d,)}
+        slow |= {"log_c": (1,)} if self.bounded else {}
         return slow, {"W": (v, k), "b": (v,)}
 
     def start(self, start: Start) -> Tensors:
@@ -83,13 +91,14 @@ class Bilinear:
             a0 = torch.cat([a0, 2 * torch.pi * torch.rand(self.waves, generator=start.generator)])
         zeros = {"log_q": (d,), "qb": (d,), "W": (v, k), "b": (v,)}
         chosen = torch.ones(v) if self.entrywise else torch.eye(d, v)
-        return {"A": a, "a0": a0, "V": chosen, **{name: torch.zeros(shape) for name, shape in zeros.items()}}
+        bound = {"log_c": torch.full((1,), LOG_BOUND)} if self.bounded else {}
+        return {"A": a, "a0": a0, "V": chosen, **bound, **{name: torch.zeros(shape) for name, shape in zeros.items()}}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
         bowl = (0.5 * slow["log_q"].exp() * x.square() + slow["qb"] * x).sum(-1)
         k, _ = self.keys_of(slow, x)
-        return bowl - (_recalled(fast, k) * values_of(slow["V"], x)).sum(-1)
+        return bowl - (_recalled(fast, k) * values_at(slow, x).v).sum(-1)
 
     def keys_of(self, slow: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
         """k and k′, (…, keys), of x (…, d)."""
@@ -101,34 +110,66 @@ class Bilinear:
         return torch.cat([k, wave.sin()], -1), torch.cat([1 - k.square(), wave.cos()], -1)
 
     def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
-        """∇ₓE = qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ, like x."""
+        """∇ₓE = qx + qb − (Wk + b)JVᵀ − (vW ⊙ k′)Aᵀ with J = ∂v/∂u, like x."""
         k, bent = self.keys_of(slow, x)
-        return self._slope(slow, fast, x, k, bent, values_of(slow["V"], x))
+        return self._slope(slow, fast, x, k, bent, values_at(slow, x))
 
     def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, terms: Terms) -> Tensors:
-        """∇ of Σᵢ wᵢ(εEᵢ + α‖gᵢ‖²): −(w⊙εv + c)ᵀk − vᵀe by W and −Σ(w⊙εv + c) by b, c = 2αw·gV, e = 2αw·gA ⊙ k′.
+        """∇ of Σᵢ wᵢ(εEᵢ + α‖gᵢ‖²): −(w⊙εv + c)ᵀk − vᵀe by W and −Σ(w⊙εv + c) by b, c = 2αw·gVJ, e = 2αw·gA ⊙ k′.
 
         ‖∇_θE‖² does not depend on the fast weights, so that term has no effect.
         """
-        (k, bent), v = self.keys_of(slow, x), values_of(slow["V"], x)  # (memories, patterns, ·)
+        (k, bent), values = self.keys_of(slow, x), values_at(slow, x)  # (memories, patterns, ·)
+        v = values.v
         pulled, pushed = torch.zeros_like(v), torch.zeros_like(k)
         if terms.energy is not None:
             pulled = (terms.energy[:, None] * weight)[..., None] * v
         if terms.slope is not None:
-            slope = self._slope(slow, fast, x, k, bent, v)
+            slope = self._slope(slow, fast, x, k, bent, values)
             strength = (2 * terms.slope[:, None] * weight)[..., None]
-            pulled = torch.addcmul(pulled, strength, values_of(slow["V"], slope))
+            pulled = torch.addcmul(pulled, strength, values.turned(values_of(slow["V"], slope)))
             pushed = strength * (slope @ slow["A"]) * bent
         # One product of twice the rank touches the (memories, values, keys) result once.
         w = torch.bmm(torch.cat([pulled, v], 1).mT.neg(), torch.cat([k, pushed], 1))
         return {"W": w, "b": -pulled.sum(1)}
 
     def _slope(  # noqa: PLR0913
-        self, slow: Tensors, fast: Tensors, x: Tensor, k: Tensor, bent: Tensor, v: Tensor
+        self, slow: Tensors, fast: Tensors, x: Tensor, k: Tensor, bent: Tensor, values: "Values"
     ) -> Tensor:
-        pushed = torch.bmm(v, fast["W"]) * bent
+        pushed = torch.bmm(values.v, fast["W"]) * bent
         bowl = torch.addcmul(slow["qb"], slow["log_q"].exp(), x)
-        return bowl - entries_of(slow["V"], _recalled(fast, k), self.inputs) - pushed @ slow["A"].T
+        return bowl - entries_of(slow["V"], values.turned(_recalled(fast, k)), self.inputs) - pushed @ slow["A"].T
+
+
+@dataclass(frozen=True)
+class Values:
+    """v of patterns, (…, values)."""
+
+    v: Tensor
+    length: Tensor | None = None
+    """√(1 + c·mean u²), (…, 1); None where values are not bounded"""
+    bound: Tensor | None = None
+    """c"""
+
+    def turned(self, pull: Tensor) -> Tensor:
+        """A pull along v as one along u = xV, both like v: times J = ∂v/∂u = (1 − c/values·vᵀv) / length."""
+        if self.length is None or self.bound is None:
+            return pull
+        along = self.bound * (self.v * pull).mean(-1, keepdim=True)
+        return (pull - self.v * along) / self.length
+
+
+def values_at(slow: Tensors, x: Tensor) -> Values:
+    """Those of x (…, d)."""
+    return bounded(values_of(slow["V"], x), slow["log_c"].exp() if "log_c" in slow else None)
+
+
+def bounded(u: Tensor, bound: Tensor | None) -> Values:
+    """Of u = xV (…, values) and c."""
+    if bound is None:
+        return Values(u)
+    length = (1 + bound * u.square().mean(-1, keepdim=True)).sqrt()
+    return Values(u / length, length, bound)
 
 
 def values_of(v: Tensor, x: Tensor) -> Tensor:

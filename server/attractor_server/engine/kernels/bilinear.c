@@ -1,6 +1,6 @@
 /* The reading loop of the bilinear network on one thread of a CPU, as quadratic.c does it.
 
-   E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV and k = tanh(xA + a0), of some sin. Each page's W is gone through once a step, for what
+   E = ½Σqx² + x·qb − vᵀWk − b·v with v = xV, or bounded, and k = tanh(xA + a0), of some sin. Each page's W is gone through once a step, for what
    it recalls and for how it pushes the keys. Where V is entrywise, v are the leading entries, scaled. */
 
 #define FETCHED 8 /* cache lines of the next pages that are asked for after each product, and each QUAD of values */
@@ -15,13 +15,39 @@ typedef struct {
     const float *a, *a_t;       /* panels of A (d, keys) and of its transpose */
     const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d); entrywise the scales (wide), and none */
     const float *a0, *b0, *w0_t; /* b₀ (wide), panels of W₀ᵀ (keys, wide) */
+    const float *bound;          /* c, or NULL where values are not bounded */
 } model;
 
 typedef struct {
     float *k, *p; /* (ROWS, keys) */
     float *bent;  /* k′ (ROWS, keys), where it does not follow from k */
     float *v, *r; /* (ROWS, wide) */
+    float *length; /* √(1 + c·mean u²) (ROWS), where values are bounded */
 } part;
+
+static float along(const float *v, const float *r, int64_t wide) {
+    vec total = {0};
+    for (int64_t i = 0; i < wide; i += LANES) total += load(v + i) * load(r + i);
+    return sum(total);
+}
+
+/* v = u / length of rows (rows, wide), in the place of u. */
+static __attribute__((noinline)) void shorten(float c, int64_t values, int64_t wide, int64_t rows, float *v, float *length) {
+    for (int64_t row = 0; row < rows; row++, v += wide) {
+        length[row] = __builtin_sqrtf(1.0f + c * along(v, v, wide) / values);
+        for (int64_t i = 0; i < wide; i += LANES) save(v + i, load(v + i) / all(length[row]));
+    }
+}
+
+/* Pulls along v as those along u, in their place: p(1 − c/values·vᵀv) / length. */
+static __attribute__((noinline)) void lead(float c, int64_t values, int64_t wide, int64_t rows, const float *v,
+                                           const float *length, float *p) {
+    for (int64_t row = 0; row < rows; row++, v += wide, p += wide) {
+        vec much = all(c * along(v, p, wide) / values), divisor = all(length[row]);
+        for (int64_t i = 0; i < wide; i += LANES) save(p + i, (load(p + i) - load(v + i) * much) / divisor);
+        memset(p + values, 0, (wide - values) * sizeof(float)); /* where it has to stay so */
+    }
+}
 
 /* Adds the sum of each of four to r, in the order of `sum`. */
 INLINE void add_sums(vec a, vec b, vec c, vec d, float *r) {
@@ -56,7 +82,7 @@ INLINE void pulled(int values, int64_t keys, const float *w, const float *v, con
 }
 
 /* r = Wk + b and p = vW of one row, whose W is gone through as it lies in memory. */
-static void pull(const model *m, tile *t, const float *w, const float *b, const float *v, const float *k, float *r, float *p) {
+INLINE void pull(const model *m, tile *t, const float *w, const float *b, const float *v, const float *k, float *r, float *p) {
     int64_t i = 0;
     memcpy(r, b, m->values * sizeof(float));
     memset(p, 0, m->keys * sizeof(float));
@@ -84,9 +110,9 @@ static __attribute__((noinline)) void waved(const model *m, tile *t, const float
         }
 }
 
-static void look(const model *m, tile *t, const part *o, const float *x, const float *const *w,
+INLINE void look(const model *m, int plain, tile *t, const part *o, const float *x, const float *const *w,
                  const float *const *b) {
-    if (m->waves)
+    if (!plain && m->waves)
         waved(m, t, x, o->k, o->bent);
     else
         through(t, x, m->loop.d, m->a, m->a0, 1, o->k, m->keys);
@@ -94,6 +120,7 @@ static void look(const model *m, tile *t, const part *o, const float *x, const f
         through(t, x, m->loop.d, m->v, 0, 0, o->v, m->wide);
     else
         for (int64_t row = 0; row < t->rows; row++) scaled(m, x + row * m->loop.d, o->v + row * m->wide);
+    if (!plain && m->bound) shorten(*m->bound, m->values, m->wide, t->rows, o->v, o->length);
     for (int64_t row = 0; row < t->rows; row++)
         pull(m, t, w[row], b[row], o->v + row * m->wide, o->k + row * m->keys, o->r + row * m->wide,
              o->p + row * m->keys);
@@ -108,11 +135,12 @@ static void back(const model *m, int rows, const float *r, int64_t column, vec o
         }
 }
 
-/* g = qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ. */
-static void slope(const model *m, tile *t, const part *o) {
+/* g = qx + qb − (Wk + b)JVᵀ − (vW ⊙ k′)Aᵀ. */
+INLINE void slope(const model *m, int plain, tile *t, const part *o) {
     vec z[GROUP][2], y[GROUP][2];
     int64_t d = m->loop.d;
-    if (m->waves)
+    if (!plain && m->bound) lead(*m->bound, m->values, m->wide, t->rows, o->v, o->length, o->r);
+    if (!plain && m->waves)
         for (int64_t i = 0; i < t->rows * m->keys; i += LANES) save(o->p + i, load(o->p + i) * load(o->bent + i));
     else
         for (int64_t i = 0; i < t->rows * m->keys; i += LANES) {
@@ -138,12 +166,6 @@ static void slope(const model *m, tile *t, const part *o) {
         }
 }
 
-static float along(const float *v, const float *r, int64_t wide) {
-    vec total = {0};
-    for (int64_t i = 0; i < wide; i += LANES) total += load(v + i) * load(r + i);
-    return sum(total);
-}
-
 /* E at x of one row that has been looked at. */
 static float depth(const model *m, const tile *t, const part *o, int64_t row) {
     return bowl(&m->loop, t->x + row * m->loop.d) - along(o->v + row * m->wide, o->r + row * m->wide, m->wide);
@@ -161,9 +183,9 @@ static void begin(const model *m, tile *t, const part *o, float *empty, float *b
     }
 }
 
-/* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `held` is
-   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 3·keys + 3·wide + those) floats. */
-void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
+/* See `read_bilinear`; plain where no key is a sine and values are not bounded, which is then code of its own: what is left
+   out costs the rest no register. */
+INLINE void read_rows(const model *m, int plain, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
                    const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n;
     tile t = tile_of(&m->loop, n, room, room + ROWS * (4 * m->loop.d + 2 * m->keys + 3 * m->wide));
@@ -171,21 +193,31 @@ void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *plac
     part o = {.k = room + 4 * ROWS * m->loop.d};
     o.p = o.k + ROWS * m->keys, o.v = o.p + ROWS * m->keys, o.r = o.v + ROWS * m->wide;
     float *empty = o.r + ROWS * m->wide;
-    o.bent = empty + ROWS * (m->wide + m->loop.values);
+    o.bent = empty + ROWS * (m->wide + m->loop.values), o.length = o.bent + ROWS * m->keys;
     memset(o.r, 0, ROWS * m->wide * sizeof(float)); /* beyond the values it stays so */
     for (int64_t start = 0; start < rows; start += t.rows) {
         const float *own_w[ROWS], *own_b[ROWS];
         enter(&m->loop, &t, start, rows, n, &from, cue, held, own_w, own_b);
         for (int64_t k = 0;; k++) {
-            look(m, &t, &o, k < m->loop.steps ? t.ahead : t.x, own_w, own_b);
+            look(m, plain, &t, &o, k < m->loop.steps ? t.ahead : t.x, own_w, own_b);
             if (k == 0) begin(m, &t, &o, empty, before + start, gap + start);
             if (k == m->loop.steps) break;
-            slope(m, &t, &o);
+            slope(m, plain, &t, &o);
             move(&m->loop, &t, k);
         }
         for (int64_t row = 0; row < t.rows; row++) after[start + row] = depth(m, &t, &o, row);
         memcpy(pattern + start * m->loop.d, t.x, t.rows * m->loop.d * sizeof(float));
     }
+}
+
+/* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `held` is
+   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 3·keys + 3·wide + those + 1) floats. */
+void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
+                   const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
+    if (m->waves || m->bound)
+        read_rows(m, 0, pages, n, places, w, b, cue, held, pattern, before, after, gap, room);
+    else
+        read_rows(m, 1, pages, n, places, w, b, cue, held, pattern, before, after, gap, room);
 }
 
 /* The writing loop, all steps of a page before the next page. While it lasts, W lies in panels of 16 keys and in panels
@@ -199,12 +231,13 @@ typedef struct {
     const float *mixed, *mixed_t;   /* panels of VᵀA (wide, keys) and of its transpose */
     const float *gram;              /* panels of AᵀA (keys, keys) */
     const float *w0, *b0;           /* panels of W₀ (values, keys); b₀ (wide) */
-    const float *distances, *limit; /* 2β of each step; c, which clips gradients */
+    const float *distances, *limit; /* 2β of each step; what clips gradients */
+    const float *bound;             /* c, or NULL where values are not bounded */
 } pen;
 
 typedef struct {
     const float *v, *k, *along_v, *along_k; /* of a page's patterns (n, wide) and (n, keys); ∇ₓ of the bowl along V and A */
-    const float *bent;                      /* k′ (n, keys) */
+    const float *bent, *length;             /* k′ (n, keys); see `part` (n) */
     const float *weight;                    /* (n) */
     float energy, slope, rate_w, rate_b;    /* of the step: ε, α and the sizes */
 } ink;
@@ -229,7 +262,7 @@ static void turn(const pen *m, const sheet *s) {
         }
 }
 
-/* r = Wk + b and p = vW ⊙ k′. */
+/* r = (Wk + b)J and p = vW ⊙ k′. */
 static void recall(const pen *m, const sheet *s, const ink *o) {
     vec z[GROUP][2];
     for (int64_t column = 0; column < m->wide; column += PANEL)
@@ -242,6 +275,7 @@ static void recall(const pen *m, const sheet *s, const ink *o) {
                     save(s->r + (row + r) * m->wide + at, z[r][half] + load(s->b + at));
                 }
         }
+    if (m->bound) lead(*m->bound, m->values, m->wide, s->t.rows, o->v, o->length, s->r);
     for (int64_t column = 0; column < m->keys; column += PANEL)
         for (int row = 0, rows; row < s->t.rows; row += rows) {
             rows = grouped(&s->t, row);
@@ -254,7 +288,7 @@ static void recall(const pen *m, const sheet *s, const ink *o) {
         }
 }
 
-/* What the patterns do to W: pulled = w(εv + 2α·gV) and pushed = 2αw·gA ⊙ k′, where g = ∇ₓE. */
+/* What the patterns do to W: pulled = w(εv + 2α·gVJ) and pushed = 2αw·gA ⊙ k′, where g = ∇ₓE. */
 static void feel(const pen *m, const sheet *s, const ink *o) {
     vec y[GROUP][2], z[GROUP][2];
     for (int64_t column = 0; column < m->wide; column += PANEL)
@@ -269,9 +303,21 @@ static void feel(const pen *m, const sheet *s, const ink *o) {
                     vec back = m->entrywise ? load(s->r + own) * load(m->square + column + half * LANES) : y[r][half];
                     vec slope = load(o->along_v + own) - back - z[r][half];
                     float weight = o->weight[row + r];
-                    save(s->pulled + own, all(o->energy * weight) * load(o->v + own) + all(2.0f * o->slope * weight) * slope);
+                    if (m->bound) /* which needs the whole row first */
+                        save(s->pulled + own, slope);
+                    else
+                        save(s->pulled + own,
+                             all(o->energy * weight) * load(o->v + own) + all(2.0f * o->slope * weight) * slope);
                 }
         }
+    if (m->bound) {
+        lead(*m->bound, m->values, m->wide, s->t.rows, o->v, o->length, s->pulled);
+        for (int64_t row = 0; row < s->t.rows; row++) {
+            vec own = all(o->energy * o->weight[row]), back = all(2.0f * o->slope * o->weight[row]);
+            for (int64_t at = row * m->wide; at < (row + 1) * m->wide; at += LANES)
+                save(s->pulled + at, own * load(o->v + at) + back * load(s->pulled + at));
+        }
+    }
     for (int64_t column = 0; column < m->keys; column += PANEL)
         for (int row = 0, rows; row < s->t.rows; row += rows) {
             rows = grouped(&s->t, row);
@@ -342,8 +388,8 @@ static void step(const pen *m, const sheet *s, const ink *o, float distance) {
    pages); v and along_v are (pages, n, wide), k, k′ and along_k (pages, n, keys), weight (pages, n). keys are a multiple
    of PANEL; `room` holds 2·(wide + keys)·n + (2·values + wide)·keys + wide floats. */
 void write_bilinear(const pen *m, int64_t pages, int64_t n, const float *steps, const float *w, const float *b,
-                    const float *v, const float *k, const float *bent, const float *along_v, const float *along_k,
-                    const float *weight, float *out_w, float *out_b, float *room) {
+                    const float *v, const float *k, const float *bent, const float *length, const float *along_v,
+                    const float *along_k, const float *weight, float *out_w, float *out_b, float *room) {
     int64_t size = m->values * m->keys, groups = (n + GROUP - 1) / GROUP;
     sheet s = {.t = {.rows = (int)n, .group = groups ? (int)((n + groups - 1) / groups) : 1}, .r = room};
     s.pulled = s.r + n * m->wide, s.p = s.pulled + n * m->wide, s.pushed = s.p + n * m->keys;
@@ -352,7 +398,7 @@ void write_bilinear(const pen *m, int64_t pages, int64_t n, const float *steps, 
     for (int64_t page = 0; page < pages; page++) {
         const float *own = steps + page;
         ink o = {v + page * n * m->wide, k + page * n * m->keys, along_v + page * n * m->wide, along_k + page * n * m->keys,
-                 bent + page * n * m->keys, weight + page * n};
+                 bent + page * n * m->keys, length + page * n, weight + page * n};
         for (int64_t i = 0; i < m->values; i++)
             for (int64_t j = 0; j < m->keys; j += PANEL)
                 memcpy(s.w + j * m->values + i * PANEL, w + page * size + i * m->keys + j, PANEL * sizeof(float));

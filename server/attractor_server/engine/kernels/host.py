@@ -152,9 +152,10 @@ def _bilinear(form: BilinearForm) -> Made | None:
         "a0": form.a0.contiguous(),
         "b0": pad(form.b0, room),
         "w0_t": panels(pad(form.w0.mT, room)),
+        "bound": form.bound,
     }
     sizes = {"keys": keys, "values": form.values, "wide": wide, "waves": form.waves}
-    return made, sizes, shared, 4 * d + 3 * keys + 3 * wide
+    return made, sizes, shared, 4 * d + 3 * keys + 3 * wide + 1
 
 
 def _address(tensor: Tensor | None) -> int:

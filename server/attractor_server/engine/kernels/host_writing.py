@@ -30,6 +30,8 @@ class HostWritingKernel:
     """AᵀA in panels"""
     w0: Tensor
     b0: Tensor
+    bound: Tensor | None
+    """c, (1,); None where values are not bounded"""
 
     @property
     def wide(self) -> int:
@@ -48,15 +50,16 @@ class HostWritingKernel:
         w, b = fast["W"].contiguous(), fast["b"].contiguous()
         weight = schedule.weight.contiguous()
         v, along_v = self._filled(ground.v), self._filled(ground.along[0].reshape(pages, n, -1))
+        length = weight if ground.values.length is None else ground.values.length.contiguous()
         k, bent, along_k = ground.k.contiguous(), ground.bent.contiguous(), ground.along[1].contiguous()
         size = self.values * self.keys
         room = v.new_empty(2 * (self.wide + self.keys) * n + 2 * size + self.wide * (self.keys + 1))
-        given = (steps, w, b, v, k, bent, along_v, along_k, weight, out["W"], out["b"], room)
+        given = (steps, w, b, v, k, bent, length, along_v, along_k, weight, out["W"], out["b"], room)
         distances, limit = (torch.tensor(one) for one in (schedule.distances, schedule.limit.tolist()))
         shared = (self.mixed[0], self.mixed[1], self.gram, self.w0, self.b0, distances, limit)
         entrywise = int(self.square.dim() == 1)
         numbers = [len(schedule.distances), self.keys, self.values, self.wide, self.square.data_ptr(), entrywise]
-        fields = [*numbers, *(one.data_ptr() for one in shared)]
+        fields = [*numbers, *(one.data_ptr() for one in shared), 0 if self.bound is None else self.bound.data_ptr()]
         pen = (ctypes.c_int64 * len(fields))(*fields)  # the source's `pen`: every field of it takes 8 bytes
         sizes = (ctypes.c_int64(pages), ctypes.c_int64(n))
         self.library.write_bilinear(pen, *sizes, *(ctypes.c_void_p(one.data_ptr()) for one in given))
@@ -89,4 +92,5 @@ def host_writing_kernel(form: BilinearForm) -> HostWritingKernel | None:
         gram=panels(form.a.mT @ form.a),
         w0=panels(w0),
         b0=pad(form.b0, room),
+        bound=form.bound,
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.bilinear import values_of
+from attractor_server.energy.networks.bilinear import Values, bounded, values_of
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import Parameters
 from attractor_server.engine.programs.arithmetic import bend, bowl, squashed
@@ -83,10 +83,15 @@ class EntrywiseBasis:
 class Features(NamedTuple):
     """What the network makes of patterns, (pages, patterns, ·) each."""
 
-    v: Tensor
+    values: Values
     k: Tensor
     bent: Tensor
     """k′"""
+
+    @property
+    def v(self) -> Tensor:
+        """The values themselves."""
+        return self.values.v
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +109,8 @@ class BilinearForm:
     basis: Basis
     waves: int
     """Of k, the last so many are sines"""
+    bound: Tensor | None
+    """c, (1,); None where values are not bounded"""
 
     @classmethod
     def of(cls, parameters: Parameters, *, waves: int = 0) -> "BilinearForm":
@@ -120,6 +127,7 @@ class BilinearForm:
             b0=initial["b"],
             basis=EntrywiseBasis(v, a) if v.dim() == 1 else MixedBasis(v, a),
             waves=waves,
+            bound=slow["log_c"].exp() if "log_c" in slow else None,
         )
 
     @property
@@ -130,13 +138,13 @@ class BilinearForm:
     def features(self, x: Tensor) -> Features:
         """Of x (pages, patterns, d)."""
         rows, shape = x.flatten(0, 1), x.shape[:2]
-        v = values_of(self.v, rows).view(*shape, -1)
+        values = bounded(values_of(self.v, rows).view(*shape, -1), self.bound)
         doubled = torch.addmm(self.a0, rows, self.a, beta=2, alpha=2).view(*shape, -1)
         if not self.waves:
             k = squashed(doubled)
-            return Features(v, k, bend(k))
+            return Features(values, k, bend(k))
         k, wave = squashed(doubled[..., : -self.waves]), doubled[..., -self.waves :] / 2
-        return Features(v, torch.cat([k, wave.sin()], -1), torch.cat([bend(k), wave.cos()], -1))
+        return Features(values, torch.cat([k, wave.sin()], -1), torch.cat([bend(k), wave.cos()], -1))
 
     def look(self, fast: Tensors, x: Tensor) -> "BilinearLook":
         """See `Form`."""
@@ -180,7 +188,8 @@ class BilinearLook:
         """qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ."""
         gradient = torch.addcmul(self.form.qb, self.form.q, self.x)
         pushed = torch.bmm(self.seen.v, self.fast["W"]) if self.pushed is None else self.pushed
-        pulls = self.recalled.flatten(0, 1), (pushed * self.seen.bent).flatten(0, 1)
+        recalled = self.seen.values.turned(self.recalled)
+        pulls = recalled.flatten(0, 1), (pushed * self.seen.bent).flatten(0, 1)
         self.form.basis.back(gradient.flatten(0, 1), pulls)
         return gradient
 
@@ -199,12 +208,17 @@ class BilinearGround:
     """See `Ground`: the slope is only needed along V and A, so it never leaves the features."""
 
     form: BilinearForm
-    v: Tensor
+    values: Values
     k: Tensor
     bent: Tensor
     """k′"""
     along: Pulls
     """(qx + qb)V and (qx + qb)A, (rows, ·)"""
+
+    @property
+    def v(self) -> Tensor:
+        """The values themselves."""
+        return self.values.v
 
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
         """See `Bilinear.write_gradient` and `Ground`."""
@@ -216,6 +230,7 @@ class BilinearGround:
         else:
             strength = (2 * terms.slope[:, None] * weight)[..., None]
             along_v, along_k = self._slope(fast)
+            along_v = self.values.turned(along_v)
             pulled = along_v * strength if own is None else own.addcmul_(along_v, strength)
             pushed = along_k.mul_(strength).mul_(self.bent)
             left, right = torch.cat([pulled, self.v], 1), torch.cat([self.k, pushed], 1)
@@ -227,6 +242,7 @@ class BilinearGround:
     def _slope(self, fast: Tensors) -> Pulls:
         """∇ₓE along V and A, (pages, patterns, ·) each."""
         recalled = torch.baddbmm(fast["b"][:, None], self.k, fast["W"].mT)
+        recalled = self.values.turned(recalled)
         pulls = recalled.flatten(0, 1), torch.bmm(self.v, fast["W"]).mul_(self.bent).flatten(0, 1)
         along_v, along_k = self.form.basis.felt(self.along, pulls)
         return along_v.view(*self.k.shape[:2], -1), along_k.view(*self.k.shape[:2], -1)

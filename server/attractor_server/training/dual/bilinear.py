@@ -7,11 +7,12 @@ QᵀK + VᵀE, and the loop has to carry Q (n, v) and E (n, k).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.bilinear import Bilinear, values_of
+from attractor_server.energy.networks.bilinear import Bilinear, Values, values_at, values_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 
@@ -24,6 +25,8 @@ class _Patterns:
     values: Tensor
     slopes: Tensor
     """k′"""
+    lengths: Tensor | None
+    """See `Values.length`"""
     drift_keys: Tensor
     """(qx + qb)A"""
     drift_values: Tensor
@@ -35,7 +38,8 @@ class _Patterns:
 
     def part(self, start: int, stop: int) -> "_Patterns":
         """The patterns from `start` to `stop`."""
-        return _Patterns(*(getattr(self, one.name)[:, start:stop] for one in fields(self)))
+        parts: dict[str, Any] = {one.name: _rows(getattr(self, one.name), start, stop) for one in fields(self)}
+        return _Patterns(**parts)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ class _Grams:
         return pulled * self.values if self.values.dim() == 1 else pulled @ self.values
 
 
+def _rows(tensor: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if tensor is None else tensor[:, start:stop]
+
+
 def write_dual(network: Bilinear, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
     """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
     prepared, initial, slow = _prepare(network, parameters, patterns), parameters.initial, parameters.slow
@@ -96,10 +104,12 @@ def write_dual(network: Bilinear, parameters: Parameters, patterns: Tensor, chun
 
 def _prepare(network: Bilinear, parameters: Parameters, patterns: Tensor) -> _Patterns:
     slow, initial = parameters.slow, parameters.initial
-    (keys, bent), values = network.keys_of(slow, patterns), values_of(slow["V"], patterns)
+    (keys, bent), found = network.keys_of(slow, patterns), values_at(slow, patterns)
+    values = found.v
     bowl = slow["log_q"].exp() * patterns + slow["qb"]
     recalled, pushed = keys @ initial["W"].T + initial["b"], values @ initial["W"]
-    return _Patterns(keys, values, bent, bowl @ slow["A"], values_of(slow["V"], bowl), recalled, pushed)
+    along = bowl @ slow["A"], values_of(slow["V"], bowl)
+    return _Patterns(keys, values, bent, found.length, *along, recalled, pushed)
 
 
 def _write_chunk(  # noqa: PLR0913
@@ -107,7 +117,8 @@ def _write_chunk(  # noqa: PLR0913
 ) -> _State:
     """T steps on the patterns from `start` to `stop`; what was written before only shrinks, all of it alike."""
     writer, new, old = parameters.writer, prepared.part(start, stop), prepared.part(0, start)
-    count = stop - start
+    slow, count = parameters.slow, stop - start
+    seen = Values(new.values, new.lengths, slow["log_c"].exp() if "log_c" in slow else None)
     now, before = math.log(count / COUNT_UNIT), math.log1p(start / COUNT_UNIT)
     conditioning = writer["rate_count"] * now + writer["rate_stored"] * before
     alphas = (2 / count) * (writer["log_alpha"] + writer["alpha_count"] * now).exp()
@@ -118,10 +129,10 @@ def _write_chunk(  # noqa: PLR0913
     felt_values, felt_keys = _felt(new, old, state.by_key, state.by_value)
     kept, square, shift = torch.ones_like(state.square), state.square, state.shift
     for t in range(parameters.writing_steps):
-        recalled = new.recalled + felt_values + shift[:, None]
+        recalled = seen.turned(new.recalled + felt_values + shift[:, None])
         pushed = (new.pushed + felt_keys) * new.slopes
         drift = new.drift_values - grams.between_values(recalled) - pushed @ grams.mixed.T
-        p = energies[t] * new.values + alphas[t] * drift
+        p = energies[t] * new.values + alphas[t] * seen.turned(drift)
         e = alphas[t] * (new.drift_keys - recalled @ grams.mixed - pushed @ grams.keys) * new.slopes
         moved_values, moved_keys = _felt(new, new, p, e)
         own = (p * moved_values).sum((1, 2)) + (e * moved_keys).sum((1, 2))  # ‖PᵀK + VᵀE‖²
