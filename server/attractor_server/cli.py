@@ -107,7 +107,7 @@ def serve(config: Path | None, **flags: str | None) -> None:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that draw episodes of their own and average their gradients, one processor each.",
+    help="Processes that draw episodes of their own and average their gradients, one processor or GPU each.",
 )
 def train(  # noqa: PLR0913
     recipe: Path,
