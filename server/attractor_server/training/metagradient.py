@@ -17,7 +17,7 @@ from attractor_server.training.objective import Objective
 from attractor_server.training.recipe import Recipe
 
 RECORDINGS_LIMIT = 128
-"""Shapes of episodes; each takes some 1 KiB for every operation in it"""
+"""Kinds of episodes; those beyond are measured anew each time"""
 
 _Kind: TypeAlias = tuple[Plan, torch.Size, torch.Size]
 
