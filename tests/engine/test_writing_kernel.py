@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.energy.episodes import Episode, draw, error
 from tests.energy.models import tiny
-from tests.energy.networks import Case, bounded_energy, waves_energy
+from tests.energy.networks import Case, waves_energy
 from torch import Tensor
 
 from attractor_server.energy.model import Model
@@ -21,9 +21,8 @@ NETWORKS = {
     "matrix": Bilinear(inputs=48, keys=32, values=37),
     "entrywise": Bilinear(inputs=48, keys=16, values=27, entrywise=True),
     "as many values as entries": Bilinear(inputs=48, keys=64, values=48, entrywise=True),
-    "half sines": Bilinear(inputs=48, keys=32, values=27, entrywise=True, waves=16),
-    "bounded": Bilinear(inputs=48, keys=32, values=27, bounded=True),
-    "bounded entrywise": Bilinear(inputs=48, keys=32, values=27, entrywise=True, bounded=True),
+    "half sines": Bilinear(inputs=48, keys=32, values=27, waves=16, bounded=True),
+    "half sines, entrywise": Bilinear(inputs=48, keys=32, values=27, entrywise=True, waves=16, bounded=True),
     "few values": Bilinear(inputs=20, keys=16, values=3),
 }
 every = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
@@ -34,7 +33,7 @@ def episode(network: Bilinear, pages: int, n: int, *, off: tuple[str, ...] = ())
     """Writes of up to n patterns a page, some of them absent, in pages that hold something; float64."""
     present = torch.rand(pages, n, generator=torch.Generator().manual_seed(n)) < 0.7
     present[:, 0] = True
-    case = Case(network, bounded_energy if network.bounded else waves_energy(network.waves), network.inputs)
+    case = Case(network, waves_energy(network.waves), network.inputs)
     drawn = draw(case, present=present, stored=torch.arange(pages) * 5)
     held = {name: value - value.mean() for name, value in drawn.held.items()}
     writer = {name: value for name, value in drawn.parameters.writer.items() if name not in off}

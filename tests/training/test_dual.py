@@ -22,9 +22,7 @@ NETWORK = Quadratic(inputs=10, features=7)
 BILINEARS = [
     Bilinear(inputs=10, keys=5, values=7),
     Bilinear(inputs=10, keys=5, values=7, entrywise=True),
-    Bilinear(inputs=10, keys=5, values=7, waves=3),
-    Bilinear(inputs=10, keys=5, values=7, bounded=True),
-    Bilinear(inputs=10, keys=5, values=7, entrywise=True, bounded=True),
+    Bilinear(inputs=10, keys=5, values=7, waves=3, bounded=True),
 ]
 CHUNKS = [[1], [1] * 6, [6], [4, 2], [1, 5], [2, 1, 3]]
 

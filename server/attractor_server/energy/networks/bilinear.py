@@ -12,8 +12,8 @@ one side of it, and stays so where much of a cue is wrong; a sine also tells pat
 patches of photographs are. Random sines are the features of a Gaussian kernel (Rahimi and Recht 2007), which is where
 training starts from.
 
-`bounded`, values are as long as √values at most. ΔE of a stored pattern goes with the square of its values: where these
-are not bounded, patterns of little contrast are hard to tell from unseen ones of much.
+`bounded`, values are as long as √(values/c) at most. ΔE of a stored pattern goes with the square of its values: where
+these are not bounded, patterns of little contrast are hard to tell from unseen ones of much.
 """
 
 from collections.abc import Mapping
