@@ -45,13 +45,14 @@ class HostWritingKernel:
     def write(self, ground: Ground, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
         """See `WritingKernel`; `ground` is that of the form that this was made of."""
         assert isinstance(ground, BilinearGround)
-        pages, n, _ = ground.v.shape
+        seen = ground.seen
+        pages, n, _ = seen.v.shape
         steps = self._numbers(schedule, pages)
         w, b = fast["W"].contiguous(), fast["b"].contiguous()
         weight = schedule.weight.contiguous()
-        v, along_v = self._filled(ground.v), self._filled(ground.along[0].reshape(pages, n, -1))
-        length = weight if ground.values.length is None else ground.values.length.contiguous()
-        k, bent, along_k = ground.k.contiguous(), ground.bent.contiguous(), ground.along[1].contiguous()
+        v, along_v = self._filled(seen.v), self._filled(ground.along[0].reshape(pages, n, -1))
+        length = weight if seen.values.length is None else seen.values.length.contiguous()
+        k, bent, along_k = seen.k.contiguous(), seen.bent.contiguous(), ground.along[1].contiguous()
         size = self.values * self.keys
         room = v.new_empty(2 * (self.wide + self.keys) * n + 2 * size + self.wide * (self.keys + 1))
         given = (steps, w, b, v, k, bent, length, along_v, along_k, weight, out["W"], out["b"], room)

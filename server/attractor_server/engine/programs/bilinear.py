@@ -5,6 +5,7 @@ Where V is a matrix, both pulls go back through one product with [V A]ᵀ.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -156,7 +157,12 @@ class BilinearForm:
     def ground(self, x: Tensor) -> "BilinearGround":
         """See `Form`."""
         along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
-        return BilinearGround(self, *self.features(x), along)
+        return BilinearGround(self, self.features(x), along)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _one_pass(k: Tensor) -> OnePass | None:
@@ -164,7 +170,7 @@ def _one_pass(k: Tensor) -> OnePass | None:
 
     Triton is there only with CUDA.
     """
-    if not k.is_cuda or find_spec("triton") is None:
+    if not k.is_cuda or not _has_triton():
         return None
     from attractor_server.engine.kernels.pulls_cuda import pulls, takes  # noqa: PLC0415
 
@@ -208,32 +214,24 @@ class BilinearGround:
     """See `Ground`: the slope is only needed along V and A, so it never leaves the features."""
 
     form: BilinearForm
-    values: Values
-    k: Tensor
-    bent: Tensor
-    """k′"""
+    seen: Features
     along: Pulls
     """(qx + qb)V and (qx + qb)A, (rows, ·)"""
 
-    @property
-    def v(self) -> Tensor:
-        """The values themselves."""
-        return self.values.v
-
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
         """See `Bilinear.write_gradient` and `Ground`."""
-        own = None if terms.energy is None else (terms.energy[:, None] * weight)[..., None] * self.v
+        own = None if terms.energy is None else (terms.energy[:, None] * weight)[..., None] * self.seen.v
         if terms.slope is None and own is None:
             return {name: (value - initial[name]).mul_(distance) for name, value in fast.items()}
         if terms.slope is None:
-            pulled, left, right = own, own, self.k
+            pulled, left, right = own, own, self.seen.k
         else:
             strength = (2 * terms.slope[:, None] * weight)[..., None]
             along_v, along_k = self._slope(fast)
-            along_v = self.values.turned(along_v)
+            along_v = self.seen.values.turned(along_v)
             pulled = along_v * strength if own is None else own.addcmul_(along_v, strength)
-            pushed = along_k.mul_(strength).mul_(self.bent)
-            left, right = torch.cat([pulled, self.v], 1), torch.cat([self.k, pushed], 1)
+            pushed = along_k.mul_(strength).mul_(self.seen.bent)
+            left, right = torch.cat([pulled, self.seen.v], 1), torch.cat([self.seen.k, pushed], 1)
         assert pulled is not None
         assert left is not None
         w = (fast["W"] - initial["W"]).baddbmm_(left.mT, right, beta=distance, alpha=-1)
@@ -241,8 +239,8 @@ class BilinearGround:
 
     def _slope(self, fast: Tensors) -> Pulls:
         """∇ₓE along V and A, (pages, patterns, ·) each."""
-        recalled = torch.baddbmm(fast["b"][:, None], self.k, fast["W"].mT)
-        recalled = self.values.turned(recalled)
-        pulls = recalled.flatten(0, 1), torch.bmm(self.v, fast["W"]).mul_(self.bent).flatten(0, 1)
+        recalled = torch.baddbmm(fast["b"][:, None], self.seen.k, fast["W"].mT)
+        recalled = self.seen.values.turned(recalled)
+        pulls = recalled.flatten(0, 1), torch.bmm(self.seen.v, fast["W"]).mul_(self.seen.bent).flatten(0, 1)
         along_v, along_k = self.form.basis.felt(self.along, pulls)
-        return along_v.view(*self.k.shape[:2], -1), along_k.view(*self.k.shape[:2], -1)
+        return along_v.view(*self.seen.k.shape[:2], -1), along_k.view(*self.seen.k.shape[:2], -1)
