@@ -1,11 +1,13 @@
 """Meta-gradients on a GPU, recorded and replayed, against those that are measured anew each time."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tests.training.tiny import ERASER, MAIN, RECIPE, stripes, write_recipe
+from torch import distributed
 
 from attractor_server.energy.model import Model, load_model
 from attractor_server.errors import SettingsError
@@ -15,6 +17,7 @@ from attractor_server.training.meta import Phase, Trainer
 from attractor_server.training.metagradient import MetaGradient
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.start import untrained
+from attractor_server.training.team import ALONE, Group, Team
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NETWORKS = {
@@ -33,14 +36,22 @@ def recipe_of(network: str, steps: int = 24) -> Recipe:
     return RECIPE.model_copy(update={"network": NETWORKS[network], "optimizer": optimizer, "episodes": episodes})
 
 
-def on(device: torch.device, recipe: Recipe, phase: Phase) -> Trainer:
-    return Trainer(recipe, untrained(recipe, stripes()).to(device), stripes().to(device), phase)
+def on(device: torch.device, recipe: Recipe, phase: Phase, team: Team = ALONE) -> Trainer:
+    return Trainer(recipe, untrained(recipe, stripes()).to(device), stripes().to(device), phase, team)
 
 
 def trained(recipe: Recipe, phase: Phase) -> Model:
     trainer = on(CUDA, recipe, phase)
     trainer.run(budget_s=math.inf, each_step=lambda _: None)
     return trainer.model.to(CPU)
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> Iterator[Group]:
+    """A team of this process alone, by NCCL."""
+    distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/joined", rank=0, world_size=1)
+    yield Group(torch.device("cuda", 0))
+    distributed.destroy_process_group()
 
 
 @on_gpu
@@ -73,6 +84,21 @@ def test_a_run_is_resumed_where_it_was_begun(tmp_path: Path) -> None:
     assert on(CUDA, recipe, MAIN).resume(tmp_path)
     with pytest.raises(SettingsError, match="device: saw 'cpu'; expected the kind that the run in"):
         on(CPU, recipe, MAIN).resume(tmp_path)
+
+
+@on_gpu
+def test_a_team_is_joined_by_nccl(joined: Group, tmp_path: Path) -> None:
+    there, here = torch.tensor([1.0, math.inf], device=CUDA), torch.tensor([3, 4], dtype=torch.uint8)
+    assert joined.mean(there).equal(there)
+    assert joined.gather(here).equal(here[None])
+    assert joined.agree(0.1) == 0.1
+    recipe = recipe_of("bilinear", steps=4)
+    trainer = on(CUDA, recipe, MAIN, joined)
+    trainer.run(budget_s=math.inf, each_step=lambda _: None)
+    trainer.save(tmp_path)
+    resumed = on(CUDA, recipe, MAIN, joined)
+    assert resumed.resume(tmp_path)
+    assert resumed.progress == trainer.progress
 
 
 @on_gpu
