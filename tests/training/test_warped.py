@@ -1,4 +1,4 @@
-"""Images that training sees mirrored, turned and sheared, where the recipe asks for it."""
+"""Images that training sees mirrored, turned, sheared and in other colours, where the recipe asks for it."""
 
 from dataclasses import dataclass
 
@@ -52,9 +52,10 @@ def test_patterns_of_a_memory_are_warped_alike_and_memories_each_in_their_way() 
 
 def test_mirrored_or_crossed_a_spot_comes_to_all_places_that_there_are() -> None:
     seen = Warped(a_spot(3, 2), share=1.0).sample(MEMORIES, 1, seeded()).view(MEMORIES, *COLOURED.shape)
-    red = seen[..., 0] / seen[..., 0].sum((1, 2), keepdim=True)
+    spot = (seen - seen.amin((1, 2), keepdim=True)).sum(-1)  # whatever its colour
+    share = spot / spot.sum((1, 2), keepdim=True)
     places = torch.arange(12) - 5.5
-    rows, columns = (red.sum(2) * places).sum(1), (red.sum(1) * places).sum(1)
+    rows, columns = (share.sum(2) * places).sum(1), (share.sum(1) * places).sum(1)
     assert {(bool(row > 0), bool(column > 0)) for row, column in zip(rows, columns, strict=True)} == {
         (True, True),
         (True, False),
@@ -62,7 +63,15 @@ def test_mirrored_or_crossed_a_spot_comes_to_all_places_that_there_are() -> None
         (False, False),
     }
     assert ((rows.square() + columns.square()).sqrt() - 4.3).abs().max() < 1.5  # sheared, and a little smaller
-    assert torch.allclose(seen[..., 2], torch.full_like(seen[..., 2], 0.5))
+
+
+def test_colours_are_exchanged_in_all_ways_that_there_are_and_alike_in_all_of_a_memory() -> None:
+    seen = Warped(a_spot(3, 2), share=1.0).sample(MEMORIES, COUNT, seeded()).view(MEMORIES, COUNT, *COLOURED.shape)
+    spans = torch.stack([seen.amin((2, 3)), seen.amax((2, 3))], -1)  # (memories, patterns, colours, 2)
+    assert torch.equal(spans, spans[:, :1].expand_as(spans))
+    blue, red = (spans[:, 0, :, 0] > 0.4).int().argmax(1), (spans[:, 0].diff(dim=-1) > 0.4).int().flatten(1).argmax(1)
+    assert len(set(zip(red.tolist(), blue.tolist(), strict=True))) == 6
+    assert torch.allclose(seen[torch.arange(MEMORIES), :, :, :, blue], torch.tensor(0.5))
 
 
 def test_no_memory_or_about_as_many_as_were_asked_for_are_warped() -> None:

@@ -32,7 +32,7 @@ class DataTable(Table):
     field: str = ""
     """The field that is judged; all of them without it"""
     warped: Share = 0.0
-    """Share of the memories of an episode whose images are mirrored, turned and sheared, each memory's alike"""
+    """Share of the memories of an episode whose images are mirrored, turned, sheared and in other colours, all alike"""
 
 
 class InputTable(Table):

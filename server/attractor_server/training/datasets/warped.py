@@ -1,4 +1,4 @@
-"""Images that a data set does not have: its own, mirrored, turned, sheared and made smaller."""
+"""Images that a data set does not have: its own, mirrored, turned, sheared and made smaller, in other colours."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ TURN, SHEAR, SHRINK = 0.15, 0.2, (0.95, 1.15)
 
 @dataclass(frozen=True)
 class Warped:
-    """A source of images, of which those of some memories are warped, all of one memory by the same map.
+    """A source of images, of which those of some memories are warped, all of one memory alike.
 
-    So they stay as much alike as they were.
+    So they differ as much as they did. Colours are exchanged for one another.
 
     Raises:
         SettingsError: its patterns are no images.
@@ -46,7 +46,9 @@ class Warped:
         images = patterns.view(memories, count, height, width, -1).movedim(-1, 2).flatten(1, 2)
         grid = affine_grid(maps(memories, generator), [memories, 1, height, width], align_corners=False)
         moved = grid_sample(images, grid, padding_mode="border", align_corners=False)
-        moved = moved.unflatten(1, (count, -1)).movedim(2, -1).reshape(patterns.shape)
+        moved = moved.unflatten(1, (count, -1)).movedim(2, -1)  # (memories, count, height, width, colours)
+        exchanged = torch.rand(memories, moved.shape[-1], generator=generator, device=generator.device).argsort(1)
+        moved = moved.gather(-1, exchanged[:, None, None, None].expand_as(moved)).reshape(patterns.shape)
         return torch.where(warped[:, None, None], moved, patterns)
 
     def pool(self, limit: int) -> Tensor:
