@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.training.tiny import RECIPE, stripes
 from torch import Generator
 
-from attractor_server.training.episodes import chunked, draw_shape, pick
+from attractor_server.training.episodes import chunked, draw_shape, pick, repeat
 
 LIMIT = 64
 TABLE = RECIPE.episodes.model_copy(update={"patterns_limit": LIMIT, "singly_share": 0.4})
@@ -73,3 +73,21 @@ def test_picked_patterns_are_of_their_memory_and_none_twice() -> None:
 def test_few_patterns_are_all_picked_in_order() -> None:
     patterns = torch.rand(2, 3, 4)
     assert torch.equal(pick(patterns, 3, Generator()), patterns)
+
+
+def test_some_memories_hold_a_few_patterns_again_and_again_and_the_others_each_once() -> None:
+    patterns = torch.arange(800.0).view(100, 8, 1)
+    seen = repeat(patterns, 0.5, Generator().manual_seed(0))
+    whole = (seen == patterns).flatten(1).all(1)
+    assert 30 < whole.sum() < 70
+    for memory, (first, *_) in zip(seen[~whole], patterns[~whole, :, 0].tolist(), strict=True):
+        assert ((memory >= first) & (memory < first + 8)).all()
+    kinds = Counter(len(set(memory.flatten().tolist())) for memory in seen[~whole])
+    assert {1, 2, 3} <= kinds.keys()
+
+
+def test_no_pattern_comes_again_unless_a_recipe_says_so() -> None:
+    patterns, generator = torch.arange(80.0).view(10, 8, 1), Generator().manual_seed(0)
+    before = generator.get_state()
+    assert repeat(patterns, 0.0, generator).equal(patterns)
+    assert generator.get_state().equal(before)  # what was trained before can be trained again

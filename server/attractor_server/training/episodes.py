@@ -73,6 +73,24 @@ def chunked(count: int, size: int) -> Sequence[int]:
     return [size] * (count // size) + ([count % size] if count % size else [])
 
 
+def repeat(patterns: Tensor, share: float, generator: Generator) -> Tensor:
+    """Patterns (memories, n, d), of which a share of the memories has but the first few, from 1 to n, again and again.
+
+    Each comes as often as chance will have it; how many different ones there are is log-uniform.
+    """
+    if not share:
+        return patterns
+    memories, count, d = patterns.shape
+
+    def uniform(columns: int) -> Tensor:
+        return torch.rand(memories, columns, generator=generator, device=generator.device)
+
+    different = count ** uniform(1)
+    repeated = (uniform(count) * different).long()
+    places = torch.where(uniform(1) < share, repeated, torch.arange(count, device=patterns.device))
+    return patterns.gather(1, places[..., None].expand(-1, -1, d))
+
+
 def pick(patterns: Tensor, limit: int, generator: Generator) -> Tensor:
     """At most `limit` patterns of each memory (memories, n, d), at random."""
     memories, count, d = patterns.shape

@@ -19,7 +19,7 @@ from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.dual import bilinear, has_dual, quadratic
 from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dual
-from attractor_server.training.episodes import Episode, Plan, draw_shape, pick, write_chunks
+from attractor_server.training.episodes import Episode, Plan, draw_shape, pick, repeat, write_chunks
 from attractor_server.training.recipe import OptimizerTable, Recipe
 
 SHARPNESS = 8.0
@@ -73,6 +73,7 @@ def _draw(source: Source, recipe: Recipe, generator: Generator) -> Episode:
     """N is log-uniform, so that the end of a short episode is also the middle of a long one."""
     count, chunks = draw_shape(recipe.episodes, generator)
     patterns = source.sample(recipe.episodes.memories, count, generator)
+    patterns = repeat(patterns, recipe.episodes.repeated, generator)
     asked = pick(patterns, recipe.episodes.cues, generator)
     cues = distort(asked, source.layout, recipe.cues, generator)
     return Episode(patterns, asked, cues, Plan(chunks=tuple(chunks), held=bool(cues.known.any())))

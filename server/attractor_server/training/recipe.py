@@ -91,6 +91,8 @@ class EpisodesTable(Table):
     """Episodes written one pattern at a time"""
     whole_share: Share = 0.0
     """Episodes written in one batch, as a page that is rewritten; the others in chunks of a random power of two"""
+    repeated: Share = 0.0
+    """Memories of an episode that are given some of their patterns several times"""
     memories: Count
     """Memories side by side in one step of the optimiser"""
     cues: Count

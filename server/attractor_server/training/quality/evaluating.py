@@ -11,6 +11,7 @@ from attractor_server.training.quality.erasing import erase_rows
 from attractor_server.training.quality.memory import memory_rows
 from attractor_server.training.quality.opened import open_model, recipe_of
 from attractor_server.training.quality.pages import page_rows
+from attractor_server.training.quality.repeating import repeat_rows
 from attractor_server.training.quality.rivals import rival_rows
 from attractor_server.training.quality.rows import Row
 from attractor_server.training.quality.seeds import over_all, same_but_for_the_seed
@@ -60,6 +61,7 @@ def _own(bench: Bench, extent: Extent, control: Model | None) -> Iterator[Row]:
     if extent.curves:
         yield from curve_rows(bench)
     yield from erase_rows(bench)
+    yield from repeat_rows(bench)
     if extent.pages:
         yield from page_rows(bench)
     if extent.transfer:

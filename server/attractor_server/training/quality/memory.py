@@ -1,6 +1,6 @@
 """Rows of the model's own memory, and of what it does without one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from attractor_server.energy.model import Model
@@ -18,9 +18,14 @@ def memory_rows(bench: Bench, *, control: Model | None = None) -> Iterator[Row]:
         yield from _rows(bench, bench.probe(table, count), control)
 
 
+def ways(count: int) -> Sequence[tuple[str, int]]:
+    """To write so many patterns, by name: the size of the chunks."""
+    return (BATCH, count), (CHUNKS, 8), (SINGLY, 1)
+
+
 def _rows(bench: Bench, probe: Probe, control: Model | None) -> Iterator[Row]:
     model, row = bench.model, partial(row_of, bench, probe)
-    for name, chunk in ((BATCH, probe.count), (CHUNKS, 8), (SINGLY, 1)):
+    for name, chunk in ways(probe.count):
         fast = written(model, probe.patterns, chunk)
         method = Method(name=name, family="memory", bytes=model.page_bytes)
         yield row(method, answered(model, fast, probe.cues), auroc=told_apart(bench, fast, probe))

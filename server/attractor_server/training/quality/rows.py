@@ -5,7 +5,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-Table: TypeAlias = Literal["quality", "patterns", "steps", "age", "precision", "erase", "transfer", "pages", "seeds"]
+Table: TypeAlias = Literal[
+    "quality", "patterns", "steps", "age", "precision", "erase", "repeats", "transfer", "pages", "seeds"
+]
 Family: TypeAlias = Literal["memory", "control", "rival"]
 
 

@@ -19,6 +19,7 @@ TITLES: Mapping[str, str] = {
     "age": "by age, 0 the newest, at twice the capacity",
     "precision": "against bits of a fast weight",
     "erase": "before and after erasing",
+    "repeats": "patterns that are stored again and again",
     "transfer": "another source, N = {count}",
     "pages": "{count} patterns in one memory of pages",
 }
