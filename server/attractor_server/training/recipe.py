@@ -32,7 +32,7 @@ class DataTable(Table):
     field: str = ""
     """The field that is judged; all of them without it"""
     warped: Share = 0.0
-    """Share of the memories of an episode whose images are mirrored, turned, sheared and in other colours, all alike"""
+    """Share of an episode's memories whose images are mirrored, turned, sheared and recoloured, each memory's alike"""
 
 
 class InputTable(Table):
@@ -92,7 +92,7 @@ class EpisodesTable(Table):
     whole_share: Share = 0.0
     """Episodes written in one batch, as a page that is rewritten; the others in chunks of a random power of two"""
     repeated: Share = 0.0
-    """Memories of an episode that are given some of their patterns several times"""
+    """Share of an episode's memories that are given some of their patterns several times"""
     memories: Count
     """Memories side by side in one step of the optimiser"""
     cues: Count
