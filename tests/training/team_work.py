@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from tests.training.tiny import RECIPE, spoilt, stripes, trainer
@@ -32,6 +32,19 @@ class SpoiltOnce(Dataset):
         return super().sample(memories, count, generator) * (math.nan if SpoiltOnce.calls == 3 else 1.0)
 
 
+class Noted(Dataset):
+    """A data set that notes what it was asked for and gave."""
+
+    counts: ClassVar[list[int]] = []
+    given: ClassVar[list[Tensor]] = []
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        patterns = super().sample(memories, count, generator)
+        Noted.counts.append(count)
+        Noted.given.append(patterns[0, 0])
+        return patterns
+
+
 def report(folder: Path, team: Team) -> None:
     """Everything that the tests look at, in `folder/RANK.pt`; in the end it fails, as users' mistakes do."""
     torch.set_num_threads(1)
@@ -41,6 +54,7 @@ def report(folder: Path, team: Team) -> None:
         **gradients(team),
         **uneven(team),
         **training(folder, team),
+        **sampled(team),
         **faulty(team),
         **limited(team),
     }
@@ -88,6 +102,13 @@ def training(folder: Path, team: Team) -> Report:
     resumed_at = second.progress.step
     finish(second)
     return {"whole": flat(whole), "losses": losses, "resumed": flat(second), "resumed_at": resumed_at}
+
+
+def sampled(team: Team) -> Report:
+    """How many patterns each step's episode has, and the first of them."""
+    data = stripes()
+    finish(trainer(steps=STEPS, team=team, data=Noted(data.layout, data.patterns, data.classes)))
+    return {"counts": Noted.counts, "first": {str(step): given for step, given in enumerate(Noted.given)}}
 
 
 def faulty(team: Team) -> Report:

@@ -14,17 +14,19 @@ from torch import Generator, Tensor
 
 from attractor_server.energy.eraser import initial_eraser
 from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.reader import read
 from attractor_server.errors import SettingsError
 from attractor_server.training import run
 from attractor_server.training.datasets import Dataset
+from attractor_server.training.distortions import distort
 from attractor_server.training.erasing import REHEARSALS, UPS, erasing_losses, with_start
 from attractor_server.training.journal import LOG
 from attractor_server.training.meta import Progress, Trainer
-from attractor_server.training.objective import episode_losses, identity_error
+from attractor_server.training.objective import episode_losses, identity_error, recalled
 from attractor_server.training.progress import describe, progress_bar
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.start import untrained
-from attractor_server.training.validation import fit_ridge
+from attractor_server.training.validation import fit_ridge, written
 
 
 class Faulty(Dataset):
@@ -343,6 +345,22 @@ def test_patterns_as_near_as_the_right_one_leave_a_choice_by_chance() -> None:
     assert math.isclose(float(identity_error(model, halfway, patterns[:, :1], patterns)), math.log(2), rel_tol=1e-2)
     assert float(identity_error(model, 0.9 * right + 0.1 * halfway, patterns[:, :1], patterns)) < 1e-3
     assert float(identity_error(model, x[:, 1:], patterns[:, :1], patterns)) > 1
+
+
+@pytest.mark.parametrize("told", [0.0, 0.3, 1.0])
+def test_what_is_known_of_a_cue_is_held_whether_or_not_others_have_such(told: float) -> None:
+    """Against the reading loop that serves, to which all cues are alike."""
+    model, data, generator = untrained(RECIPE, stripes()), stripes(), Generator().manual_seed(4)
+    patterns = data.sample(3, 6, generator)
+    tables = [RECIPE.cues[0].model_copy(update={"told": told}), RECIPE.cues[1]]
+    cues = distort(patterns, data.layout, tables, generator)
+    fast, x = written(model, patterns, 6), model.encode(cues.values)
+    found = recalled(model, model.network, fast, x, cues)
+    hold = model.hold(cues.values, cues.known)
+    wanted = read(model.network, model.parameters, fast, x, hold=hold).pattern
+    assert torch.allclose(found, wanted, atol=1e-4)
+    free = recalled(model, model.network, fast, x, None)
+    assert torch.allclose(found, free, atol=1e-2) == (not told)
 
 
 def early(model: Model, recipe: Recipe) -> float:

@@ -102,6 +102,14 @@ def test_both_workers_end_with_the_same_parameters_to_which_both_contributed(rep
     assert not same(one["whole"], alone.model.parameters.flat())
 
 
+def test_workers_take_as_long_for_a_step_but_see_different_patterns(reports: tuple[Report, Report]) -> None:
+    one, other = reports
+    assert one["counts"] == other["counts"]
+    assert len(set(one["counts"])) > 2
+    for step, given in one["first"].items():
+        assert not torch.equal(given, other["first"][step])
+
+
 def test_a_resumed_run_of_two_equals_one_that_was_never_interrupted(reports: tuple[Report, Report]) -> None:
     for found in reports:
         assert found["resumed_at"] == 5

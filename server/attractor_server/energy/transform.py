@@ -87,7 +87,7 @@ class Transform:
         if self.whitening is None:
             return (x - self.shift) / self.scale
         back, centre = self.decoder
-        return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], -1)
+        return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], len(centre))
 
     def hold(self, values: Tensor, known: Tensor) -> "Held":
         """What puts the known values back into any x, and leaves the others; both (…, values), `known` bool."""

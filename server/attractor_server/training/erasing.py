@@ -45,10 +45,10 @@ def with_start(model: Model, source: Source, recipe: Recipe) -> Model:
         return min(map(started, UPS), key=loss)
 
 
-def _draw(source: Source, recipe: Recipe, generator: Generator) -> Episode:
+def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator) -> Episode:
     table = recipe.eraser or EraserTable()
-    count, _ = draw_shape(recipe.episodes, generator)
-    share = torch.rand((), generator=generator, device=generator.device).item()
+    count, _ = draw_shape(recipe.episodes, plans)
+    share = torch.rand((), generator=plans, device=plans.device).item()
     gone = 1 + int(share * min(table.patterns, count))
     patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
     cues = distort(patterns, source.layout, recipe.cues, generator)

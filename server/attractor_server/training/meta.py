@@ -26,8 +26,8 @@ WARM_UP = 50
 ERASER_RATE = 2e-3
 """The eraser starts where it works, and has few steps to learn in"""
 _SMOOTHING = 0.98
-_RANK_STRIDE = 0x9E3779B9
-"""Between the seeds of a team's workers: torch's generator sees the lowest 32 bits, which differ for all of them"""
+_STRIDE = 0x9E3779B9
+"""Between the seeds of a team's workers, and of a run's plans: torch's generator sees the lowest 32 bits"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Trainer:
         }
         self._optimizer = _optimizer(self._learned, recipe.optimizer)
         self._gradient = self._made_gradient()
-        self._generator = Generator(start.device).manual_seed(recipe.seed + team.rank * _RANK_STRIDE)
+        self._generator = Generator(start.device).manual_seed(recipe.seed + team.rank * _STRIDE)
         self._progress = _NOWHERE
 
     @property
@@ -191,7 +191,10 @@ class Trainer:
         scale = _schedule(now.step, share, table)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale
-        measured = self._gradient.of(self._phase.objective.draw(self._source, self._recipe, self._generator))
+        # Of one plan on all workers: each waits for the slowest, and the plan is what an episode's time depends on.
+        plans = Generator().manual_seed(self._recipe.seed + now.step * _STRIDE)
+        episode = self._phase.objective.draw(self._source, self._recipe, self._generator, plans)
+        measured = self._gradient.of(episode)
         for value, gradient in zip(self._learned.values(), measured.gradients, strict=True):
             value.grad = gradient
         average_gradients(self._learned.values(), self._team)

@@ -14,6 +14,7 @@ from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.reader import descend
+from attractor_server.energy.transform import Hold
 from attractor_server.energy.writer import delta_energy
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
@@ -60,18 +61,19 @@ class Losses:
 class Objective:
     """What a phase of training minimises: how its episodes are drawn, and what is measured in them."""
 
-    draw: Callable[[Source, Recipe, Generator], Episode]
+    draw: Callable[[Source, Recipe, Generator, Generator], Episode]
+    """By two generators: of the values, and of the plan"""
     measure: Callable[[Model, Recipe, Episode], Losses]
     """To be differentiated through both loops; for two episodes of one plan it does the same operations"""
 
     def __call__(self, model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
         """The losses of one random episode."""
-        return self.measure(model, recipe, self.draw(source, recipe, generator))
+        return self.measure(model, recipe, self.draw(source, recipe, generator, generator))
 
 
-def _draw(source: Source, recipe: Recipe, generator: Generator) -> Episode:
+def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator) -> Episode:
     """N is log-uniform, so that the end of a short episode is also the middle of a long one."""
-    count, chunks = draw_shape(recipe.episodes, generator)
+    count, chunks = draw_shape(recipe.episodes, plans)
     patterns = source.sample(recipe.episodes.memories, count, generator)
     patterns = repeat(patterns, recipe.episodes.repeated, generator)
     asked = pick(patterns, recipe.episodes.cues, generator)
@@ -105,7 +107,7 @@ def _rolled(fast: Tensors, places: int) -> Tensors:
     return {name: value.roll(places, 0) for name, value in fast.items()}
 
 
-def _draw_alone(source: Source, recipe: Recipe, generator: Generator) -> Episode:
+def _draw_alone(source: Source, recipe: Recipe, generator: Generator, _: Generator) -> Episode:
     patterns = source.sample(recipe.episodes.memories, recipe.episodes.cues, generator)
     cues = distort(patterns, source.layout, recipe.cues, generator)
     return Episode(patterns, patterns, cues, Plan(held=bool(cues.known.any())))
@@ -132,8 +134,20 @@ def _held(episode: Episode) -> Cues | None:
 
 def _iterates(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Sequence[Tensor]:
     """What each reading step leads to."""
-    hold = None if held is None else model.hold(held.values, held.known)
+    hold = None if held is None else _hold(model, held)
     return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[1:]
+
+
+def _hold(model: Model, held: Cues) -> Hold:
+    """Cues of which nothing is known are left alone: most are, and the way to values and back is most of a step.
+
+    A GPU would have to be waited for to say which they are.
+    """
+    told = held.known.any(-1)
+    if told.is_cuda or bool(told.all()):
+        return model.hold(held.values, held.known)
+    hold = model.hold(held.values[told], held.known[told])
+    return lambda x: x.index_put((told,), hold(x[told]))
 
 
 def reading_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
