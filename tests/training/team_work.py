@@ -19,7 +19,7 @@ from attractor_server.training.team import Team, average_gradients
 
 STEPS = 12
 Tensors: TypeAlias = dict[str, Tensor]
-Report: TypeAlias = dict[str, Tensors | float | list[float]]
+Report: TypeAlias = dict[str, Tensors | float | list[float] | list[int]]
 
 
 class SpoiltOnce(Dataset):
