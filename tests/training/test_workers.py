@@ -102,7 +102,7 @@ def test_both_workers_end_with_the_same_parameters_to_which_both_contributed(rep
     assert not same(one["whole"], alone.model.parameters.flat())
 
 
-def test_workers_take_as_long_for_a_step_but_see_different_patterns(reports: tuple[Report, Report]) -> None:
+def test_workers_write_as_many_patterns_in_a_step_but_different_ones(reports: tuple[Report, Report]) -> None:
     one, other = reports
     assert one["counts"] == other["counts"]
     assert len(set(one["counts"])) > 2

@@ -27,7 +27,8 @@ ERASER_RATE = 2e-3
 """The eraser starts where it works, and has few steps to learn in"""
 _SMOOTHING = 0.98
 _STRIDE = 0x9E3779B9
-"""Between the seeds of a team's workers, and of a run's plans: torch's generator sees the lowest 32 bits"""
+"""Between the seeds of a team's workers, and those of a run's plans: a generator of torch sees the lowest 32 bits, in
+which all of either differ"""
 
 
 @dataclass(frozen=True)
