@@ -11,6 +11,7 @@ import click
 
 from attractor_server.energy.model import SUFFIX
 from attractor_server.training.quality.evaluating import Extent, evaluate
+from attractor_server.training.quality.memory import CONTROL
 from attractor_server.training.quality.opened import SHIPPED, control_file, seed_files
 from attractor_server.training.quality.page import filled_page, picture_of
 from attractor_server.training.quality.plots import draw_curves
@@ -41,7 +42,8 @@ class Plan:
     "--controls",
     type=FOLDER,
     default=ROOT / "models",
-    help="Folder with NAME-control.safetensors somewhere in it, as `attractor train NAME.toml --control` writes it.",
+    help="Folder with NAME-control.safetensors somewhere in it, as `attractor train NAME.toml --control` writes it; "
+    "without one the control's rows stay as they are.",
 )
 @click.option(
     "--seeds",
@@ -76,6 +78,8 @@ def stays(row: Row, plan: Plan) -> bool:
     """Whether a row of a model that is measured again is not measured again itself."""
     if row.table == "seeds":
         return plan.seeds is None
+    if row.method == CONTROL:
+        return control_file(plan.controls, row.model) is None
     return not plan.rivals and row.table == "quality" and row.family == "rival"
 
 

@@ -98,6 +98,9 @@ def serve(config: Path | None, **flags: str | None) -> None:
     help="Time budget; rates decay towards its end.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Goes before the recipe's seed.")
+@click.option(
+    "--parent", metavar="MODEL", help="Start from what a model has learned: a file, or the name of one that ships."
+)
 @click.option("--control", is_flag=True, help="Train the same network without writes, to compare with.")
 @click.option("--fresh", is_flag=True, help="Start anew, even where a run could be resumed.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -115,6 +118,7 @@ def train(  # noqa: PLR0913
     run_dir: Path | None,
     minutes: float,
     seed: int | None,
+    parent: str | None,
     control: bool,
     fresh: bool,
     quiet: bool,
@@ -135,6 +139,7 @@ def train(  # noqa: PLR0913
             budget_s=minutes * 60,
             seed=seed,
             control=control,
+            parent=parent,
             resume=not fresh,
             device=device,
             show_progress=not quiet,

@@ -119,6 +119,7 @@ class Trainer:
         now = self._progress
         state = {
             "recipe": self._recipe.as_record(),
+            "parent": self._start.digest,
             "learned": {name: value.detach() for name, value in self._learned.items()},
             "transform": self._start.transform.tensors,
             "optimizer": self._optimizer.state_dict(),
@@ -137,7 +138,8 @@ class Trainer:
         """Goes on where `save` left off; False if nothing was saved there.
 
         Raises:
-            SettingsError: what was saved there is a run of another recipe, or of another number of workers.
+            SettingsError: what was saved there is a run of another recipe, from another parent, or of another number of
+                workers.
         """
         path = run_dir / self._file
         if not self._team.agree(path.exists()):
@@ -150,6 +152,11 @@ class Trainer:
             )
         if "transform" not in state:
             raise SettingsError(f"{run_dir} holds a run of an older version; expected one of this, or an empty folder")
+        if state.get("parent", "") != self._start.digest:
+            raise SettingsError(
+                f"parent: saw {self._start.digest or 'none'}; expected {state.get('parent') or 'none'}, from which the "
+                f"run in {run_dir} was begun, or another folder"
+            )
         generators = state["generator"]
         if generators.shape[-1] != self._generator.get_state().numel():
             raise SettingsError(

@@ -55,6 +55,8 @@ def train_on_workers(recipe_path: Path, options: Options, *, workers: int) -> Mo
     """
     recipe = recipe_of(recipe_path, options)  # here, where a fault is told before anything has started
     options = replace(options, output=options.output.resolve(), run_dir=options.run_dir.resolve())
+    if options.parent and Path(options.parent).is_file():  # else the name of one that ships
+        options = replace(options, parent=str(Path(options.parent).resolve()))
     gpus = device_of(options.device).type == "cuda"
     if gpus and workers > (count := torch.cuda.device_count()):
         raise SettingsError(f"workers: saw {workers} on {options.device}; expected at most {count}, one for each GPU")

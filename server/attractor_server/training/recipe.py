@@ -33,6 +33,8 @@ class DataTable(Table):
     """The field that is judged; all of them without it"""
     warped: Share = 0.0
     """Share of an episode's memories whose images are mirrored, turned, sheared and recoloured, each memory's alike"""
+    alike: Share = 0.0
+    """Share of an episode's memories whose patterns are drawn towards one of them, from not at all to three quarters"""
 
 
 class InputTable(Table):

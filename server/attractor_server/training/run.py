@@ -12,19 +12,22 @@ import torch
 from attractor_server.energy.model import SUFFIX, Model, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training.calibrating import calibrated
-from attractor_server.training.datasets import Source, Warped, load_dataset
+from attractor_server.training.datasets import Alike, Source, Warped, load_dataset
 from attractor_server.training.erasing import erasing_losses, with_start
 from attractor_server.training.journal import Journal
 from attractor_server.training.meta import Phase, Progress, Trainer
 from attractor_server.training.objective import episode_losses, memoryless_losses
 from attractor_server.training.progress import Show, progress_bar
+from attractor_server.training.quality.opened import open_model
 from attractor_server.training.recipe import Recipe, load_recipe
-from attractor_server.training.start import untrained
+from attractor_server.training.start import descended, untrained
 from attractor_server.training.team import ALONE, Team
 from attractor_server.training.validation import Task, filled, fit_ridge, validate
 
 CONTROL = "-control"
 """Ends the name of a network that was trained without writes"""
+_SITTING = ("recipe", "workers", "device", "phases")
+"""What a record says of a run, whoever goes on from it"""
 Bar: TypeAlias = Callable[[], AbstractContextManager[Show]]
 """Opened once for each phase"""
 
@@ -41,6 +44,8 @@ class Options:
     """Goes before the recipe's"""
     control: bool = False
     """Train the same network without writes: what it learns to do without its memory"""
+    parent: str | None = None
+    """A model to start from rather than anew: a file, or the name of one that ships"""
     resume: bool = True
     device: str = "cpu"
     """Where the network is trained; validation data stay on the processor"""
@@ -53,13 +58,17 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     Every worker of a team calls it. Worker 0 writes the files; the others return the model as it was trained.
 
     Raises:
-        SettingsError: the recipe or the budget cannot be meant, or `run_dir` holds a run of another recipe.
+        ModelFileError: the parent is no model.
+        SettingsError: the recipe or the budget cannot be meant, `run_dir` holds a run of another recipe, or the parent
+            is not a model of this one's network.
     """
     recipe = recipe_of(recipe_path, options)
+    parent = open_model(options.parent) if options.parent else None
     bar = bar or partial(progress_bar, visible=options.show_progress)
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
     device = device_of(options.device)
-    model, shown, reports = untrained(recipe, data).to(device), _shown(recipe, data).to(device), []
+    model = untrained(recipe, data) if parent is None else descended(parent, recipe, untrained(recipe, data))
+    model, shown, reports = model.to(device), _shown(recipe, data).to(device), []
     for phase, share in _phases(recipe, control=options.control):
         if phase.objective is erasing_losses:
             model = with_start(model, data.to(device), recipe)
@@ -70,13 +79,20 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     if team.rank:
         return here
     calibration = None if options.control else calibrated(model, held_out, recipe)
-    record = {"workers": team.size} | _record(recipe, reports, _figures(recipe, model, data, held_out))
+    origin = {} if parent is None else {"parent": _origin(parent)}
+    record = (
+        {"workers": team.size, "device": device.type}
+        | origin
+        | _record(recipe, reports, _figures(recipe, model, data, held_out))
+    )
     here = replace(here, calibration=calibration, record=record)
     return save_model(here, options.output / f"{recipe.name}{SUFFIX}")
 
 
 def _shown(recipe: Recipe, data: Source) -> Source:
-    return Warped(data, recipe.data.warped) if recipe.data.warped else data
+    table = recipe.data
+    data = Warped(data, table.warped) if table.warped else data
+    return Alike(data, table.alike) if table.alike else data
 
 
 def device_of(name: str) -> torch.device:
@@ -157,6 +173,12 @@ def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> di
             task = Task(data=recipe.data, cues=[table], count=recipe.capacity, chunk=chunk)
             figures[f"{table.kind}, chunks of {chunk}"] = validate(model, held_out, task, ridge=ridge)
     return figures
+
+
+def _origin(parent: Model) -> dict[str, object]:
+    """What a record says of the model that a run started from, and of those before it."""
+    told = {key: parent.record[key] for key in (*_SITTING, "parent") if key in parent.record}
+    return {"name": parent.name, "digest": parent.digest, **told}
 
 
 def _record(

@@ -1,5 +1,8 @@
 """Where meta-training starts from: the data's principal components, whitened, and loops that work."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
@@ -18,6 +21,7 @@ SWITCHES = frozenset({"bounded", "entrywise"})
 """Settings of networks that are true or false; other numbers are sizes"""
 POOL = 8192
 """Patterns that the principal components are taken from"""
+_NONE = "missing"
 
 
 def untrained(recipe: Recipe, source: Source) -> Model:
@@ -55,6 +59,32 @@ def untrained(recipe: Recipe, source: Source) -> Model:
         capacity=recipe.capacity,
         record={},
     )
+
+
+def descended(parent: Model, recipe: Recipe, anew: Model) -> Model:
+    """The recipe's model as it would start `anew`, with what its parent learned, its eraser apart.
+
+    It has the digest of its parent until it is saved.
+
+    Raises:
+        SettingsError: the parent has other fields, another network or loops of other lengths.
+    """
+    parts: Sequence[tuple[str, object, object]] = [
+        ("fields", parent.layout.fields, anew.layout.fields),
+        ("network", parent.network, anew.network),
+    ]
+    there, here = _shapes(parent), _shapes(anew)
+    tensors = [(name, there.get(name, _NONE), here.get(name, _NONE)) for name in sorted(there | here)]
+    for name, seen, expected in [*parts, *tensors]:
+        if seen != expected:
+            raise SettingsError(f"parent: saw {parent.name} with {name} {seen}; expected {expected}, as {recipe.name}")
+    parameters = replace(parent.parameters, eraser=anew.parameters.eraser)
+    return replace(anew, parameters=parameters, transform=parent.transform, digest=parent.digest)
+
+
+def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    tensors = {**model.transform.tensors, **model.parameters.flat()}
+    return {name: tuple(value.shape) for name, value in tensors.items() if not name.startswith("eraser.")}
 
 
 def transform_for(encoded: Tensor, components: int, power: float) -> Transform:

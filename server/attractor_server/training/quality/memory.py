@@ -10,6 +10,7 @@ from attractor_server.training.quality.rows import Row
 from attractor_server.training.validation import answered, written
 
 BATCH, CHUNKS, SINGLY = "memory, one batch", "memory, chunks of 8", "memory, one at a time"
+CONTROL = "trained without writes"
 
 
 def memory_rows(bench: Bench, *, control: Model | None = None) -> Iterator[Row]:
@@ -34,7 +35,7 @@ def _rows(bench: Bench, probe: Probe, control: Model | None) -> Iterator[Row]:
     if control is not None:
         untouched = control.parameters.memories(len(probe.patterns))
         yield row(
-            Method(name="trained without writes", family="control", bytes=0),
+            Method(name=CONTROL, family="control", bytes=0),
             answered(control, untouched, probe.cues),
         )
     yield row(Method(name="cue", family="control", bytes=0), probe.filled)

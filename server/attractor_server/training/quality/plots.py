@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attractor_server.training.quality.memory import CONTROL
 from attractor_server.training.quality.rows import Row, Table
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ PANELS: Mapping[Table, str] = {
 }
 RIVALS = (
     *("pseudo-inverse, graded reads", "pseudo-inverse, reads by sign", "nearest stored"),
-    *("trained without writes", "conditional Gaussian", "ridge", "n-gram"),
+    *(CONTROL, "conditional Gaussian", "ridge", "n-gram"),
 )
 """Lines beside our own; of the last ones only so many that a reader can tell them apart"""
 MOST = 4

@@ -1,0 +1,54 @@
+"""Patterns that a data set does not have: its own, drawn towards one another."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from attractor_server.errors import SettingsError
+from attractor_server.fields import Layout
+from attractor_server.training.datasets.source import Source
+
+NEAREST = 0.75
+"""Of the way towards one another that patterns are drawn, at the most"""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A source of which the patterns of some memories are drawn towards one of them, all of one memory equally far.
+
+    Their gradients are then alike, too, and one large step for all of them would go too far.
+
+    Raises:
+        SettingsError: its patterns have text, of which there is nothing in between.
+    """
+
+    data: Source
+    share: float
+    """Of the memories"""
+
+    def __post_init__(self) -> None:
+        texts = [field.name for field in self.layout.fields if field.alphabet]
+        if texts:
+            raise SettingsError(
+                f"data.alike: saw {self.share} for text ({', '.join(texts)}); expected it for numbers alone"
+            )
+
+    @property
+    def layout(self) -> Layout:
+        """The fields of the data."""
+        return self.data.layout
+
+    def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
+        """Patterns (memories, count, values); those of one memory can still be told apart."""
+        patterns = self.data.sample(memories, count, generator)
+        chosen, near = torch.rand(2, memories, 1, 1, generator=generator, device=generator.device)
+        return patterns.lerp(patterns[:, :1], torch.where(chosen < self.share, NEAREST * near, 0.0))
+
+    def pool(self, limit: int) -> Tensor:
+        """Those of the data, as they are."""
+        return self.data.pool(limit)
+
+    def to(self, device: torch.device) -> "Alike":
+        """See `Source`."""
+        return Alike(self.data.to(device), self.share)
