@@ -10,11 +10,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from tests.training.team_work import STEPS, report
-from tests.training.tiny import TOML, trainer, write_recipe
+from tests.training.tiny import RECIPE, TOML, trainer, write_recipe
 
 from attractor_server.cli import main
-from attractor_server.energy.model import load_model
+from attractor_server.energy.model import Model, load_model, save_model
 from attractor_server.errors import SettingsError
+from attractor_server.training.datasets import load_dataset
+from attractor_server.training.start import untrained
 
 # Ray itself sets entries of its own settings that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:ray.data.context")
@@ -54,13 +56,22 @@ def reports(folder: Path, refusal: SettingsError) -> tuple[Report, Report]:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path, one_ray: None) -> Result:
-    """The command, with two workers and one kind of cues, which halves the figures."""
+def parent(folder: Path) -> Model:
+    """In a file of the folder."""
+    return save_model(untrained(RECIPE, load_dataset("glyphs", "train")), folder / "parent.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, one_ray: None, parent: Model) -> Result:
+    """The command, with two workers, from a parent here, and with one kind of cues, which halves the figures."""
     before, _, after = TOML.rpartition("[[cues]]")
     text = (before + after[after.index("[optimizer]") :]).replace("steps = 60", f"steps = {STEPS}")
     recipe = write_recipe(folder, text)
     folders = ["--output", str(folder / "out"), "--run-dir", str(folder / "tiny-run")]
-    return CliRunner().invoke(main, ["train", str(recipe), "--workers", "2", *folders])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where its workers are not
+        command = ["train", str(recipe), "--workers", "2", "--parent", "parent.safetensors", *folders]
+        return CliRunner().invoke(main, command)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -138,7 +149,7 @@ def test_what_a_worker_cannot_accept_is_told_as_it_said_it(refusal: SettingsErro
     assert refusal.message == "saw a mistake on one of 2"
 
 
-def test_the_command_trains_on_two_workers_and_the_file_says_so(folder: Path, trained: Result) -> None:
+def test_the_command_trains_on_two_workers_and_the_file_says_so(folder: Path, trained: Result, parent: Model) -> None:
     assert trained.exit_code == 0, (trained.output, trained.exception)
     model = load_model(folder / "out" / "tiny.safetensors")
     assert model.record["workers"] == 2
@@ -148,6 +159,7 @@ def test_the_command_trains_on_two_workers_and_the_file_says_so(folder: Path, tr
     assert isinstance(phases, list)
     assert [(phase["phase"], phase["steps"]) for phase in phases] == [("main", STEPS), ("eraser", STEPS)]
     assert {"validation", "rated", "recipe"} <= model.record.keys()
+    assert model.record["parent"] == {"name": "tiny", "digest": parent.digest}
     assert (folder / "tiny-run" / "log.jsonl").read_text().count("\n") == 2
     assert list((folder / "tiny-run" / "tensorboard").glob("events.*"))
     assert f"tiny {model.digest} is in" in trained.stdout
@@ -157,7 +169,8 @@ def test_the_command_trains_on_two_workers_and_the_file_says_so(folder: Path, tr
 
 def test_one_worker_is_told_that_two_began(folder: Path, trained: Result) -> None:
     folders = ["--output", str(folder / "one"), "--run-dir", str(folder / "tiny-run")]
-    result = CliRunner().invoke(main, ["train", str(folder / "tiny.toml"), "--quiet", *folders])
+    command = ["train", str(folder / "tiny.toml"), "--quiet", "--parent", str(folder / "parent.safetensors"), *folders]
+    result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
     assert "workers: saw 1; expected 2" in result.output
     assert not (folder / "one").exists()
