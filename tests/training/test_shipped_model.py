@@ -18,8 +18,8 @@ from attractor_server.training.validation import Task, filled, fit_ridge, valida
 
 SHIPPED = Path(str(files("attractor_server"))) / "models"
 FILES = sorted(SHIPPED.glob("*.safetensors"))
-IDENTIFIED = {"glyphs-28": 0.95, "glyphs-28-small": 0.95, "patches-rgb-32": 0.9}
-AUROC = {"glyphs-28": 0.97, "glyphs-28-small": 0.97, "patches-rgb-32": 0.97}
+IDENTIFIED = {"glyphs-28": 0.95, "glyphs-28-small": 0.95, "patches-rgb-32": 0.92}
+AUROC = {"glyphs-28": 0.97, "glyphs-28-small": 0.97}
 """Covered images are hard to tell apart; all others have to reach 0.98 in both"""
 each_model = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
