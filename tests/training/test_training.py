@@ -276,27 +276,33 @@ def go_on(folder: Path, parent: str, changes: dict[str, str]) -> Model:
     return run.train(write_recipe(folder, text), options)
 
 
-def test_a_run_may_start_from_what_another_model_has_learned(tmp_path: Path, folder: Path, model: Model) -> None:
-    child = go_on(tmp_path, str(folder / "out" / "tiny.safetensors"), {"share = 0.6": "share = 0.5"})
+@pytest.fixture(scope="module")
+def child(folder: Path, model: Model) -> Model:
+    """One step from what the model has learned."""
+    return go_on(folder / "child", str(folder / "out" / f"{model.name}.safetensors"), {})
+
+
+def test_a_run_may_start_from_what_another_model_has_learned(
+    tmp_path: Path, folder: Path, model: Model, child: Model
+) -> None:
     learned, before = child.parameters.flat(), model.parameters.flat()
     assert max(float((learned[name] - before[name]).abs().max()) for name in before if "eraser" not in name) < 1e-3
     assert child.digest != model.digest
     told = {key: model.record[key] for key in ("recipe", "workers", "device", "phases")}
     assert child.record["parent"] == {"name": "tiny", "digest": model.digest, **told}
-    grandchild = go_on(tmp_path / "next", str(tmp_path / "out" / "tiny.safetensors"), {})
+    changes = {"share = 0.6": "share = 0.5"}
+    grandchild = go_on(tmp_path, str(folder / "child" / "out" / "tiny.safetensors"), changes)
     parent = grandchild.record["parent"]
     assert isinstance(parent, dict)
     assert parent["parent"] == child.record["parent"]
 
 
-def test_a_run_is_resumed_from_the_parent_that_it_was_begun_from(tmp_path: Path, folder: Path, model: Model) -> None:
-    parent = str(folder / "out" / "tiny.safetensors")
-    child = go_on(tmp_path, parent, {})
-    assert go_on(tmp_path, parent, {}).digest == child.digest
+def test_a_run_is_resumed_from_the_parent_that_it_was_begun_from(folder: Path, model: Model, child: Model) -> None:
+    assert go_on(folder / "child", str(folder / "out" / "tiny.safetensors"), {}).digest == child.digest
     with pytest.raises(
         SettingsError, match=rf"parent: saw {child.digest}; expected {model.digest}, from which the run"
     ):
-        go_on(tmp_path, str(tmp_path / "out" / "tiny.safetensors"), {})
+        go_on(folder / "child", str(folder / "child" / "out" / "tiny.safetensors"), {})
 
 
 @pytest.mark.parametrize(
@@ -320,24 +326,15 @@ def test_a_parent_of_another_kind_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_may_ask_for_warped_images(tmp_path: Path, model: Model) -> None:
-    path = write_recipe(tmp_path)
-    path.write_text(path.read_text().replace('metric = "mse"', 'metric = "mse"\nwarped = 1.0'))
-    other = run.train(
-        path, run.Options(output=tmp_path, run_dir=tmp_path / "run", budget_s=600, show_progress=False)
-    ).parameters.flat()
-    plain = model.parameters.flat()
+@pytest.mark.parametrize("wish", ["warped", "alike"])
+def test_a_recipe_may_ask_for_images_that_are_warped_or_alike(
+    tmp_path: Path, folder: Path, child: Model, wish: str
+) -> None:
+    changes = {'metric = "mse"': f'metric = "mse"\n{wish} = 1.0'}
+    other = go_on(tmp_path, str(folder / "out" / "tiny.safetensors"), changes).parameters.flat()
+    plain = child.parameters.flat()
     assert other.keys() == plain.keys()
     assert not torch.equal(other["slow.A"], plain["slow.A"])
-
-
-def test_a_recipe_may_ask_for_patterns_that_are_alike(tmp_path: Path, folder: Path, model: Model) -> None:
-    parent = str(folder / "out" / f"{model.name}.safetensors")
-    some, none = (
-        go_on(tmp_path / f"{share}", parent, {'metric = "mse"': f'metric = "mse"\nalike = {share}'}).parameters.flat()
-        for share in (1.0, 0.0)
-    )
-    assert not torch.equal(some["slow.A"], none["slow.A"])
 
 
 def test_the_eraser_starts_as_far_up_the_energy_as_does_best() -> None:
