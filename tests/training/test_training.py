@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny import ERASER, MAIN, RECIPE, TOML, spoilt, stripes, trainer, write_recipe
+from tests.training.tiny import ERASER, MAIN, RECIPE, spoilt, stripes, trainer, write_recipe
 from torch import Generator, Tensor
 
 from attractor_server.energy.eraser import initial_eraser
@@ -262,79 +262,6 @@ def test_another_seed_makes_another_model_of_the_same_recipe(tmp_path: Path, mod
     recipe = other.record["recipe"]
     assert isinstance(recipe, dict)
     assert recipe["seed"] == 2
-
-
-def go_on(folder: Path, parent: str, changes: dict[str, str]) -> Model:
-    """One step from what the parent has learned."""
-    folder.mkdir(exist_ok=True)
-    text = TOML.replace("steps = 60", "steps = 1")
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    options = run.Options(
-        output=folder / "out", run_dir=folder / "run", budget_s=600, parent=parent, show_progress=False
-    )
-    return run.train(write_recipe(folder, text), options)
-
-
-@pytest.fixture(scope="module")
-def child(folder: Path, model: Model) -> Model:
-    """One step from what the model has learned."""
-    return go_on(folder / "child", str(folder / "out" / f"{model.name}.safetensors"), {})
-
-
-def test_a_run_may_start_from_what_another_model_has_learned(
-    tmp_path: Path, folder: Path, model: Model, child: Model
-) -> None:
-    learned, before = child.parameters.flat(), model.parameters.flat()
-    assert max(float((learned[name] - before[name]).abs().max()) for name in before if "eraser" not in name) < 1e-3
-    assert child.digest != model.digest
-    told = {key: model.record[key] for key in ("recipe", "workers", "device", "phases")}
-    assert child.record["parent"] == {"name": "tiny", "digest": model.digest, **told}
-    changes = {"share = 0.6": "share = 0.5"}
-    grandchild = go_on(tmp_path, str(folder / "child" / "out" / "tiny.safetensors"), changes)
-    parent = grandchild.record["parent"]
-    assert isinstance(parent, dict)
-    assert parent["parent"] == child.record["parent"]
-
-
-def test_a_run_is_resumed_from_the_parent_that_it_was_begun_from(folder: Path, model: Model, child: Model) -> None:
-    assert go_on(folder / "child", str(folder / "out" / "tiny.safetensors"), {}).digest == child.digest
-    with pytest.raises(
-        SettingsError, match=rf"parent: saw {child.digest}; expected {model.digest}, from which the run"
-    ):
-        go_on(folder / "child", str(folder / "child" / "out" / "tiny.safetensors"), {})
-
-
-@pytest.mark.parametrize(
-    ("parent", "changes", "told"),
-    [
-        ("binary-128", {}, r"parent: saw binary-128 with fields .* expected .*28, 28.*, as tiny"),
-        ("", {"features = 24": "features = 20"}, r"parent: saw tiny with network .*features=24.*expected.*=20"),
-        (
-            "",
-            {"steps = 3\n\n[eraser]": "steps = 5\n\n[eraser]"},
-            r"saw tiny with reader.log_step \(3,\); expected \(5,\)",
-        ),
-        ("nowhere", {}, r"model: saw 'nowhere', which is no file; expected a path, or one of \['binary-128'"),
-    ],
-)
-def test_a_parent_of_another_kind_is_refused(
-    tmp_path: Path, folder: Path, model: Model, parent: str, changes: dict[str, str], told: str
-) -> None:
-    with pytest.raises(SettingsError, match=told):
-        go_on(tmp_path, parent or str(folder / "out" / f"{model.name}.safetensors"), changes)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("wish", ["warped", "alike"])
-def test_a_recipe_may_ask_for_images_that_are_warped_or_alike(
-    tmp_path: Path, folder: Path, child: Model, wish: str
-) -> None:
-    changes = {'metric = "mse"': f'metric = "mse"\n{wish} = 1.0'}
-    other = go_on(tmp_path, str(folder / "out" / "tiny.safetensors"), changes).parameters.flat()
-    plain = child.parameters.flat()
-    assert other.keys() == plain.keys()
-    assert not torch.equal(other["slow.A"], plain["slow.A"])
 
 
 def test_the_eraser_starts_as_far_up_the_energy_as_does_best() -> None:
