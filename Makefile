@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TESTERS ?= 2
 # Folders that hold no Python yet are left out: mypy would refuse them.
 TYPED := $(wildcard protos client server tests benchmarks/*.py examples/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
@@ -27,8 +28,8 @@ serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serv
 	$(BIN)/attractor serve
 
 .PHONY: test
-test: $(STAMP) ## run all tests
-	$(BIN)/pytest
+test: $(STAMP) ## run all tests (TESTERS=2 processes, which share them by the file)
+	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: check-format check-lint check-types check-protos check-arrows ## run every check that is no test

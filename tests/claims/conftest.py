@@ -1,10 +1,9 @@
 """A real shard with the small models, and the SDK's client of it."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
-import torch
 from tests.claims.models import write_models
 
 import attractor
@@ -13,22 +12,13 @@ from attractor_server.energy.model import Model
 from attractor_server.topology import Topology
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors as small as these are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="session")
-def models(folder: Path, one_thread: None) -> Mapping[str, Model]:
+def models(folder: Path) -> Mapping[str, Model]:
     """What the files hold, by name, to compute answers from by another way."""
     return write_models(folder)
 

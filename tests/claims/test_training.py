@@ -70,9 +70,12 @@ def made(folder: Path) -> Models:
     path.write_text(RECIPE)
     start = replace(untrained(load_recipe(path), load_dataset("random-signs", "train")), name="start")
     save_model(start, folder / "start.safetensors")
-    for flags in ([], ["--control"]):
-        run = ["--output", str(folder), "--run-dir", str(folder / f"run{len(flags)}"), "--minutes", "2", "--quiet"]
-        subprocess.run([*COMMAND, "train", str(path), *run, *flags], check=True, capture_output=True, timeout=100)
+    commands = [
+        [*COMMAND, "train", str(path), "--output", str(folder), "--run-dir", str(folder / run), "--quiet", *flags]
+        for run, flags in (("run", []), ("control-run", ["--control"]))
+    ]
+    for running in [subprocess.Popen(command) for command in commands]:
+        assert running.wait(100) == 0
     return {path.stem: load_model(path) for path in folder.glob("*.safetensors")}
 
 

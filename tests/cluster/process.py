@@ -46,10 +46,7 @@ class ServerProcess:
 
     def kill(self) -> None:
         """Ends the command and all its processes at once, as a crash of the machine would."""
-        process = psutil.Process(self.process.pid)
-        for one in [process, *process.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+        kill(self.process)
         self.process.wait(60)
 
     def stop(self, timeout_s: float = 60) -> int:
@@ -62,7 +59,8 @@ def server_process(*arguments: str, early: bool = False) -> Iterator[ServerProce
     """The server, from its ready line on; ended, however the block ends, and all it started with it.
 
     It keeps memories only where the arguments name a folder or a database for them. Where a stand-in serves first, that
-    is the line that says that shards in Ray do, unless it is to be `early`.
+    is the line that says that shards in Ray do, unless it is to be `early`: then it is killed in the end, rather than
+    let to start Ray first.
     """
     kept = () if {"--data-dir", "--backend-store-uri"} & {*arguments} else ("--durable", "no")
     process = subprocess.Popen(
@@ -85,7 +83,10 @@ def server_process(*arguments: str, early: bool = False) -> Iterator[ServerProce
         yield server
     finally:
         if process.poll() is None:
-            process.terminate()
+            if early:
+                kill(process)
+            else:
+                process.terminate()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
@@ -97,6 +98,14 @@ def server_process(*arguments: str, early: bool = False) -> Iterator[ServerProce
         reader.join()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Ends a process and all below it at once."""
+    above = psutil.Process(process.pid)
+    for one in [above, *above.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:

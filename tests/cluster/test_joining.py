@@ -23,33 +23,34 @@ def two_nodes() -> Iterator[Cluster]:
         yield cluster
 
 
+def actors(kind: str) -> list[psutil.Process]:
+    """The processes of all actors of a kind that this process's Ray nodes have."""
+    return [child for child in psutil.Process().children(recursive=True) if any(kind in word for word in words(child))]
+
+
 def test_a_server_joins_a_ray_cluster_and_leaves_it_running(two_nodes: Cluster, models: Path) -> None:
     flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0", "--host", "0.0.0.0")
-    for _ in range(2):
+    for refuses in (True, False):
         with server_process("--models", str(models), *flags, "--advertise", "127.0.0.1") as server:
             with attractor.Client(server.address) as client:
                 for n in range(4):
                     assert client.create_memory(f"joined/{n}", model="tiny").store(ONE).version == 1
-            second = server_process("--models", str(models), *flags)
-            with pytest.raises(AssertionError, match="another server runs in this Ray cluster"), second:
-                pass
+            if refuses:
+                told = pytest.raises(AssertionError, match="another server runs in this Ray cluster")
+                with told, server_process("--models", str(models), *flags):
+                    pass
             assert server.stop() == 0, drained(server.errors)
 
 
-def test_shards_are_spread_over_the_nodes_of_a_cluster(two_nodes: Cluster, models: Path) -> None:
+def test_shards_are_spread_over_the_nodes_of_a_cluster_and_the_supervisor_is_on_the_head(
+    two_nodes: Cluster, models: Path
+) -> None:
     two_nodes.add_node(num_cpus=1)
     flags = ("--ray-address", two_nodes.address, "--shards", "3", "--port", "0", "--advertise", "127.0.0.1")
     with server_process("--models", str(models), *flags):
-        below = psutil.Process().children(recursive=True)
-        nodes = [child.ppid() for child in below if any("ShardActor" in word for word in words(child))]
+        nodes = [actor.ppid() for actor in actors("ShardActor")]
+        (supervisor,) = actors("Supervisor")
         assert len(nodes) == len(set(nodes)) == 3
-
-
-def test_the_supervisor_is_on_the_head_node(two_nodes: Cluster, models: Path) -> None:
-    two_nodes.add_node(num_cpus=1)
-    with server_process("--models", str(models), "--ray-address", two_nodes.address, "--port", "0"):
-        below = psutil.Process().children(recursive=True)
-        (supervisor,) = [child for child in below if any("Supervisor" in word for word in words(child))]
         assert supervisor.ppid() == raylet(head_of(two_nodes)).pid
 
 

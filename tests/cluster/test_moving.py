@@ -1,6 +1,5 @@
 """Groups of slots change their shard over real Ray: planned, after a crash, and while a shard is stopped."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.cluster.asking import groups_of, name_on, process_of, scaled, supervisors, topology
-from tests.cluster.process import COMMAND, ServerProcess, drained, server_process, until
+from tests.cluster.process import ServerProcess, drained, server_process, until
 from tests.cluster.writing import QUICK, Writer
 from tests.server import raw
 
@@ -137,11 +136,3 @@ def test_shards_come_and_go_under_load_and_clients_see_no_error(models: Path, tm
             assert writer.error is None
             assert writer.versions == list(range(1, len(writer.versions) + 1))
         tell(f"slowest store and query: {max(writer.slowest_s for writer in writers):.2f} s")
-
-
-def test_a_server_that_keeps_nothing_does_not_scale(models: Path) -> None:
-    with server_process("--models", str(models), "--port", "0") as server:
-        command = [*COMMAND, "scale", "2", "--server", server.address]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 2
-    assert "would be lost by a move" in run.stderr

@@ -5,27 +5,34 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cluster.process import COMMAND, server_process
+import pytest
+from tests.cluster.process import COMMAND, ServerProcess, server_process
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_in_the_readme_recalls_what_was_covered() -> None:
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of the models that ship."""
+    with server_process("--port", "0", "--shards", "2", "--data-dir", str(tmp_path_factory.mktemp("data"))) as running:
+        yield running
+
+
+def test_the_example_in_the_readme_recalls_what_was_covered(shipped: ServerProcess) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with server_process("--port", "0") as server:
-        script = example.replace("localhost:7171", server.address)
-        assert script != example
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    script = example.replace("localhost:7171", shipped.address)
+    assert script != example
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     errors = dict(re.findall(r"(\w+) +error ([\d.]+)", run.stdout))
     assert float(errors["recalled"]) < float(errors["cue"])
 
 
-def test_the_examples_recall_letters_and_hand_notes_back(tmp_path: Path) -> None:
-    with server_process("--port", "0", "--shards", "2", "--data-dir", str(tmp_path)) as server:
-        said = [_example(name, server.address) for name in ("pipeline", "payloads")]
+def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess) -> None:
+    said = [_example(name, shipped.address) for name in ("pipeline", "payloads")]
     told = re.findall(r"(\w+): (\d+) of 19 letters", said[0])
     assert re.findall(r"note-\d: ([\w ]+) \(", said[1]) == [
         "buy bread",

@@ -7,6 +7,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from tests.cluster.asking import supervisors
 from tests.cluster.process import ServerProcess, drained, server_process, until
 from tests.storage.postgresql import PostgresServer
 
@@ -42,6 +43,13 @@ def test_every_memory_is_reached_at_either_address(server: ServerProcess) -> Non
 
 def test_shards_have_the_priority_of_what_started_the_server(server: ServerProcess) -> None:
     assert {process.nice() for process in server.shard_processes().values()} == {psutil.Process().nice()}
+
+
+def test_only_shards_load_torch_and_not_their_supervisor(server: ServerProcess) -> None:
+    for processes, loads in ((server.shard_processes().values(), True), (supervisors(server), False)):
+        assert processes
+        for process in processes:
+            assert any("libtorch" in mapped.path for mapped in process.memory_maps()) is loads
 
 
 def test_a_compressed_bomb_is_refused_and_never_unfolds_in_the_shard(server: ServerProcess) -> None:
@@ -97,7 +105,7 @@ def test_nothing_acknowledged_is_lost_or_applied_twice_when_the_whole_server_is_
         worker.start()
         assert begun.wait(30)
         server.kill()
-    with server_process(*arguments) as server:
+    with server_process(*arguments, early=True) as server:
         worker.join(60)
         assert not worker.is_alive()
         with attractor.Client(server.address) as client:
@@ -171,6 +179,6 @@ def test_memories_in_a_database_need_no_folder_and_outlive_the_server(
             postgres.start()
             assert memory.store(ONE).total == 2
         server.kill()
-    with server_process(*arguments) as server, attractor.Client(server.address) as client:
+    with server_process(*arguments, early=True) as server, attractor.Client(server.address) as client:
         assert client.memory("a").store(ONE).total == 3
     assert not folder.exists()

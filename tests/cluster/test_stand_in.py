@@ -1,13 +1,14 @@
 """A server is there before Ray is: a stand-in serves until shards take over from it."""
 
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from tests.cluster.asking import scaled, topology
-from tests.cluster.process import STANDS_IN, ServerProcess, drained, server_process, shards_among
+from tests.cluster.process import ServerProcess, drained, server_process
 from tests.cluster.writing import ONE, QUICK, Writer
 from tests.storage.postgresql import PostgresServer
 
@@ -90,13 +91,9 @@ def test_more_shards_are_waited_for_until_there_are_any(models: Path, tmp_path: 
         assert len(topology(server.address).shards) == 2
 
 
-def test_memories_that_nothing_keeps_have_no_stand_in(models: Path) -> None:
-    with server_process("--models", str(models), "--port", "0", early=True) as server:
-        assert STANDS_IN not in server.ready
-        assert len(shards_among(psutil.Process(server.process.pid).children(recursive=True))) == 1
-
-
-def test_a_taken_port_is_told_in_one_line(server: ServerProcess, models: Path, tmp_path: Path) -> None:
-    words = flags(models, tmp_path, "--port", server.address.rpartition(":")[2])
-    with pytest.raises(AssertionError, match=r"\['attractor: port: [^']*taken\?"), server_process(*words, early=True):
-        pass
+def test_a_taken_port_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = flags(models, tmp_path, "--port", str(taken.getsockname()[1]))
+        told = pytest.raises(AssertionError, match=r"\['attractor: port: [^']*taken\?")
+        with told, server_process(*words, early=True):
+            pass

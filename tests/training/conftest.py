@@ -1,15 +1,17 @@
-"""Training tests share the machine's cores with whatever else runs."""
+"""What all trainings in tests share."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from attractor_server.training import run
+from attractor_server.training.validation import fit_ridge
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors as small as these are slower on several threads, and a crowded machine makes them slower still."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="package", autouse=True)
+def quick_ridge() -> Iterator[None]:
+    """A baseline that is fitted in one round: a training's record only has to have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "fit_ridge", functools.partial(fit_ridge, rounds=1))
+        yield

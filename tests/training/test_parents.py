@@ -1,8 +1,6 @@
 """Runs that start from what another model has learned, by the same recipe or by one that asks for something else."""
 
-import functools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +10,6 @@ from tests.training.tiny import TOML, trainer, write_recipe
 from attractor_server.energy.model import Model, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training import run
-from attractor_server.training.validation import fit_ridge
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_ridge() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "fit_ridge", functools.partial(fit_ridge, rounds=1))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """Runs: from a recipe to a model file; interrupted, resumed, ended by time, and robust against bad steps."""
 
-import functools
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from attractor_server.training.objective import episode_losses, identity_error, 
 from attractor_server.training.progress import describe, progress_bar
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.start import untrained
-from attractor_server.training.validation import fit_ridge, written
+from attractor_server.training.validation import written
 
 
 class Faulty(Dataset):
@@ -61,13 +59,6 @@ def train_at(folder: Path, *, show_progress: bool = False, control: bool = False
         output=folder / "out", run_dir=folder / "run", budget_s=600, control=control, show_progress=show_progress
     )
     return run.train(write_recipe(folder), options)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_ridge() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "fit_ridge", functools.partial(fit_ridge, rounds=1))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""A shard as a Ray actor. Its constructor starts the gRPC server: after a crash only that runs again."""
+"""A shard as a Ray actor. Its constructor starts the gRPC server: after a crash only that runs again.
+
+Whoever has a handle of an actor has Ray import its class: the supervisor would load torch with this module.
+"""
 
 import asyncio
 import logging
@@ -10,13 +13,13 @@ from functools import partial
 from anyio.from_thread import start_blocking_portal
 from ray.exceptions import RayError
 
-from attractor_server.app import ShardSpec, running_shard
 from attractor_server.cluster.node import node_address
 from attractor_server.cluster.shards import find_supervisor
 from attractor_server.cluster.status import Logbook, ShardStatus
 from attractor_server.collector import spare_the_loaded
 from attractor_server.errors import Unavailable
 from attractor_server.loop import loop_options
+from attractor_server.spec import ShardSpec
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.topology import Topology
 
@@ -28,6 +31,8 @@ class ShardActor:
 
     def __init__(self, spec: ShardSpec, log_level: str) -> None:
         """Returns once the shard listens. An empty `spec.advertise` means this node's own address."""
+        from attractor_server.app import running_shard  # noqa: PLC0415 - loads torch
+
         self._logbook = Logbook(f"shard {spec.number}")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         self._process = Incarnation.here(f"shard-{spec.number}")

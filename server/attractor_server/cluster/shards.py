@@ -25,7 +25,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     Raises:
         SettingsError: there is one already.
     """
-    from attractor_server.cluster.actor import ShardActor  # noqa: PLC0415 - loads torch
+    from attractor_server.cluster.actor import ShardActor  # noqa: PLC0415 - which imports this module
 
     options = {
         "num_gpus": 1 if spec.device == "cuda" else 0,
