@@ -16,7 +16,7 @@ from attractor_server.storage.database import Database
 from attractor_server.storage.groups import GROUPS, group_of
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.ownership import Ownership
+from attractor_server.storage.ownership import Ownership, end_owners
 from attractor_server.storage.records import Change, NewMemory, StoredMemory
 from attractor_server.storage.settings import MemorySettings
 
@@ -216,6 +216,27 @@ whole(database, "shard-0")
 with database.transaction():
     print("within", flush=True)
     time.sleep(60)
+"""
+
+
+def test_owners_that_were_ended_are_gone(database: Database, tmp_path: Path) -> None:
+    large = subprocess.Popen([sys.executable, "-c", LARGE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert large.stdout is not None
+    with large.stdout:
+        assert large.stdout.readline() == "owner\n"
+    end_owners(database)
+    assert large.poll() == -9
+
+
+LARGE = """
+import sys, time
+from pathlib import Path
+from attractor_server.storage.database import Database
+from attractor_server.storage.ownership import whole
+much = b"x" * (512 << 20)  # which takes its system a while to take back
+whole(Database(Path(sys.argv[1])), "shard-0")
+print("owner", flush=True)
+time.sleep(60)
 """
 
 

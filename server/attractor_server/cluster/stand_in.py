@@ -23,8 +23,6 @@ from attractor_server.topology import Topology
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
-LEFTOVERS_S, ASK_EVERY_S = 2.0, 0.01
-"""For processes that were killed to be gone"""
 EPOCH = 0
 """The supervisor counts from one"""
 
@@ -93,7 +91,4 @@ def _end_leftovers(spec: ShardSpec) -> None:
     place = spec.store_uri or spec.data
     assert place is not None
     with closing(store_at(place)) as store:
-        owners = [owner for owner in end_owners(store) if owner.is_here]
-    end_s = time.monotonic() + LEFTOVERS_S
-    while not all(owner.is_over for owner in owners) and time.monotonic() < end_s:
-        time.sleep(ASK_EVERY_S)
+        end_owners(store)

@@ -53,11 +53,13 @@ class Incarnation:
         """Whether its process counts among those of this machine, as far as that can be told."""
         return bool(self.machine) and self.machine == _machine()
 
-    def end(self) -> None:
-        """Kills its process, where that is another one of this machine and still runs."""
-        if self.is_here and self.process != os.getpid() and not self.is_over:
-            with suppress(ProcessLookupError):
-                os.kill(self.process, SIGKILL)
+    def end(self) -> bool:
+        """Kills its process, where that is another one of this machine and still runs. Whether it was told to end."""
+        if not self.is_here or self.process == os.getpid() or self.is_over:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(self.process, SIGKILL)
+        return True
 
 
 def _machine() -> str:

@@ -15,6 +15,8 @@ from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.sql import Cursor, Store
 
 LEASE_S = 2.0
+ENDING_S, ASK_EVERY_S = 2.0, 0.01
+"""For processes that were killed to be gone"""
 
 
 def monotonic_s() -> float:
@@ -231,16 +233,17 @@ def whole(store: Store, shard: str) -> Ownership:
     return ownership
 
 
-def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> Collection[Incarnation]:
+def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> None:
     """Ends the processes that have these groups: a stopped one can hold the lock of the store for ever.
 
-    Those that were told to end; some time may pass until they have.
+    Returns when they are gone, or cannot be made to go: a killed process lets go of its files before it is over.
     """
     with store.reading() as cursor:
         owners = {row.owner for row in _rows(cursor) if row.group in groups and row.owner}
-    for owner in owners:
-        owner.end()
-    return owners
+    ended = [owner for owner in owners if owner.end()]
+    end_s = time.monotonic() + ENDING_S
+    while not all(owner.is_over for owner in ended) and time.monotonic() < end_s:
+        time.sleep(ASK_EVERY_S)
 
 
 def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
