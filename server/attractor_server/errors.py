@@ -15,6 +15,7 @@ ServerError
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
 │   ├── ReadDiverged                                the reading loop left finite numbers
 │   ├── ModelGone                                   the memory was made from a model that is not served any more
+│   ├── ModelChanged                                the memory got a model with other fields before the request's turn
 │   ├── CannotErase                                 the model has not learned to erase
 │   ├── CannotPull                                  the model has not learned to pull known entries towards the cue
 │   └── CannotScale                                 the server cannot have more or fewer shards while it runs
@@ -154,6 +155,10 @@ class NotKept(Refused):
 
 class NotRetained(Refused):
     reason = "NOT_RETAINED"
+
+
+class ModelChanged(Refused):
+    reason = "MODEL_CHANGED"
 
 
 class CannotErase(Refused):

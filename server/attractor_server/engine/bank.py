@@ -59,8 +59,12 @@ class Bank:
         """Brings pages into the bank that are not there; those that could not come, each with the cause.
 
         They all stay until the next call. What was never written needs no room.
+
+        Raises:
+            ValueError: a page is another bank's.
         """
         asked = dict.fromkeys(page for page in pages if page.place or page.stored)
+        self._refuse_others(asked)
         for page in asked:
             if page.place:
                 self._resident.move_to_end(page)
@@ -96,7 +100,11 @@ class Bank:
 
         The pages that found no room, each with the cause, are as they were; all others hold their new weights. What the
         pages keep beside their weights is saved with these, so change that before the next call.
+
+        Raises:
+            ValueError: a page is another bank's.
         """
+        self._refuse_others(pages)
         new = [page for page in pages if not page.place]
         for page in pages:
             if page.place:
@@ -116,13 +124,29 @@ class Bank:
         return b"".join(tensor.float().cpu().numpy().tobytes() for _, tensor in fast)
 
     def release(self, page: Page) -> None:
-        """Forgets the page here and in the store; it is as one never written."""
+        """Forgets the page here and in the store; it is as one never written.
+
+        Raises:
+            ValueError: the page is another bank's; nothing has changed.
+        """
+        self._refuse_others([page])
         if page.place:
+            del self._resident[page]  # first, since it fails for a page that is not here
             self._stack.clear(page.place)
             self._free.append(page.place)
-            del self._resident[page]
         self._store.drop(page.id)
-        page.place, page.stored, page.patterns, page.kept = INITIAL, False, 0, None
+        page.place, page.stored, page.patterns, page.kept, page.home = INITIAL, False, 0, None, None
+
+    def check(self) -> None:
+        """Raise AssertionError unless each place is free once, or one page's that knows this bank."""
+        owned = [page.place for page in self._resident]
+        assert sorted([*self._free, *owned]) == list(range(INITIAL + 1, self.capacity + 1)), "a place is not there once"
+        assert all(page.home is self for page in self._resident), "a page of another bank has a place"
+
+    def _refuse_others(self, pages: Iterable[Page]) -> None:
+        for page in pages:
+            if page.home is not self and (page.home is not None or page.written):
+                raise ValueError(f"page {page.id} is not of this bank: its memory's model has changed")
 
     def _put(self, pages: Sequence[Page], fast: Mapping[str, Tensor]) -> None:
         """Overwrites pages, and gives a free place to each that has none."""
@@ -131,7 +155,7 @@ class Bank:
         self._stack.put(self._stack.column(places), self._form.pack(fast))
         self._take(sum(not page.place for page in pages))
         for page, place in zip(pages, places, strict=True):
-            page.place, page.stored = place, False
+            page.place, page.stored, page.home = place, False, self
             self._resident[page] = None
 
     def _take(self, count: int) -> list[int]:

@@ -8,9 +8,10 @@ import torch
 from attractor_server.energy.model import Model
 from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
 from attractor_server.engine.erasing import erase
-from attractor_server.engine.faults import fault, gone
+from attractor_server.engine.faults import fault, gone, unfit, unserved
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.kept import KeptPatterns
+from attractor_server.engine.page import release
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import restored
@@ -52,38 +53,46 @@ class Engine:
             for model in models
         }
         self._tending = Tending(keeper, self._loaded)
+        self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
+            Operation.DELETE: self._delete,
+            Operation.LEAVE: self._leave,
+            Operation.TEND: self._tending.run,
+        }
 
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        """An outcome or an error for each of these jobs of one program, in their order.
+        """An outcome or an error for each of these jobs of one operation, in their order.
 
         Of one memory there may be several jobs that read, several stores, or a single erase or deletion. A job that is
         Unfinished has to come again, before any other of its memory.
         """
-        operation = jobs[0].operation
-        if operation is Operation.DELETE:
-            return [self._delete(job) for job in jobs]
-        if operation is Operation.LEAVE:
-            return [self._leave(job.memory) for job in jobs]
-        if operation is Operation.TEND:
-            return [self._tending.run(job) for job in jobs]
-        outcomes: dict[Job, Outcome | ServerError] = {job: gone(job.memory) for job in jobs if job.memory.deleted}
-        loaded = self._loaded[jobs[0].memory.model_digest]
-        outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand and job not in outcomes])
-        lanes = lanes_of(job for job in jobs if job not in outcomes)
-        try:
-            outcomes.update(PROGRAMS[operation](loaded, lanes))
-        except Exception as error:  # what was answered before stands
-            failure = fault(error, operation.value, len(lanes))
-            return [outcomes.get(job, failure) for job in jobs]
+        if (one := self._singly.get(jobs[0].operation)) is not None:
+            return [_guarded(one, job) for job in jobs]
+        outcomes: dict[Job, Outcome | ServerError] = {}
+        by_model: dict[str, list[Job]] = {}
+        for job in jobs:
+            if job.memory.deleted:
+                outcomes[job] = gone(job.memory)
+            else:
+                by_model.setdefault(job.memory.model_digest, []).append(job)
+        for digest, own in by_model.items():
+            if (loaded := self._loaded.get(digest)) is None:
+                outcomes |= {job: unserved(job.memory) for job in own}
+            else:
+                outcomes |= _computed(loaded, own)
         return [outcomes[job] for job in jobs]
+
+    def check(self) -> None:
+        """Raise AssertionError unless each place of each bank is free once, or one page's."""
+        for loaded in self._loaded.values():
+            loaded.bank.check()
 
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
         memory = job.memory
         if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
             return Tended()
-        self._free(memory)
+        _free(memory)
         try:
             if self._keeper is not None and memory.id:
                 self._keeper.delete(memory.id, call=job.call)
@@ -94,14 +103,40 @@ class Engine:
             memory.deleted = True
         return Deleted()
 
-    def _leave(self, memory: Record) -> Outcome:
+    @staticmethod
+    def _leave(job: Job) -> Outcome:
         """Frees the places of all pages of a memory that another shard will have; the store keeps it."""
-        self._free(memory)
-        memory.deleted = True
+        _free(job.memory)
+        job.memory.deleted = True
         return Deleted()
 
-    def _free(self, memory: Record) -> None:
-        if (loaded := self._loaded.get(memory.model_digest)) is not None:
-            for page in memory.pages:
-                loaded.bank.release(page)
-        memory.pages.clear()
+
+def _computed(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+    """Outcomes of jobs whose memories are of that model at this moment, which is the turn of all of them."""
+    outcomes: dict[Job, Outcome | ServerError] = {}
+    try:
+        outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand])
+        for job in jobs:
+            if job.own_steps:
+                job.steps = loaded.model.steps
+            if job not in outcomes and (error := unfit(job, loaded.model)) is not None:
+                outcomes[job] = error
+        lanes = lanes_of(job for job in jobs if job not in outcomes)
+        outcomes.update(PROGRAMS[jobs[0].operation](loaded, lanes))
+    except Exception as error:  # what was answered before stands
+        failure = fault(error, jobs[0].operation.value, len(jobs))
+        return {job: outcomes.get(job, failure) for job in jobs}
+    return outcomes
+
+
+def _guarded(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome | ServerError:
+    """The job's outcome; what nobody foresaw is this job's error and no other's."""
+    try:
+        return one(job)
+    except Exception as error:
+        return fault(error, job.operation.value, 1)
+
+
+def _free(memory: Record) -> None:
+    release(memory.pages)
+    memory.pages.clear()

@@ -2,8 +2,9 @@
 
 import logging
 
+from attractor_server.energy.model import Model
 from attractor_server.engine.work import Job, Record
-from attractor_server.errors import MemoryNotFound, OwnerChanged, ServerError
+from attractor_server.errors import CannotPull, MemoryNotFound, ModelChanged, ModelGone, OwnerChanged, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +28,27 @@ def gone(memory: Record) -> ServerError:
     if memory.moved:
         return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
     return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")
+
+
+def unserved(memory: Record) -> ServerError:
+    """The error of a job whose memory is of a model that is not served."""
+    return ModelGone(
+        f"memory {memory.name!r} is of model {memory.model} ({memory.model_digest}), which this server does not have: "
+        "put its file in the folder of --models and start again, or rebuild the memory"
+    )
+
+
+def unfit(job: Job, model: Model) -> ServerError | None:
+    """Why the job cannot be computed by this model, where it was checked against the one that its memory had before."""
+    if job.layout is not None and job.layout is not model.layout and job.layout != model.layout:
+        return ModelChanged(
+            f"memory {job.memory.name!r} became one of model {model.name} while the request waited, and the values "
+            f"sent are of other fields; expected fields {', '.join(field.name for field in model.layout.fields)}: "
+            "look the memory up and send the request again"
+        )
+    if job.pull and not model.pulls:
+        return CannotPull(
+            f"memory {job.memory.name!r} became one of model {model.name} while the request waited, which cannot pull "
+            "known entries towards the cue; hold them"
+        )
+    return None

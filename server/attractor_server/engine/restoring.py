@@ -11,10 +11,10 @@ from attractor_server.engine.batch import Lane, Loaded, chunks, joined, lanes_of
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
-from attractor_server.engine.returning import found
+from attractor_server.engine.returning import become, found
 from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
 from attractor_server.engine.writing import added, finite_rows, rows_in, written
-from attractor_server.errors import ServerError, StoreDamaged
+from attractor_server.errors import ServerError, StoreDamaged, StoreFailed
 from attractor_server.storage.records import Entry, StoredMemory, StoredPage
 
 
@@ -94,12 +94,16 @@ def _read(loaded: Loaded, keeper: Keeper, memory: Record) -> _Coming:
 
     Raises:
         MemoryNotFound: the store has it no more.
+        StoreFailed: it is of another model there, by a call whose answer was lost; the record knows it from now on.
         ServerError: the store cannot be read, or is damaged.
     """
-    coming = _Coming(memory, found(keeper, memory))
+    coming = _Coming(memory, stored_memory := found(keeper, memory))
+    if stored_memory.model_digest != loaded.model.digest:
+        become(memory, stored_memory)
+        raise StoreFailed(f"memory {memory.name!r} is of model {stored_memory.model} by now; try again in a moment")
     try:
         for row in coming.stored.pages:
-            coming.pages.append(page := Page(number=row.number, patterns=row.patterns))
+            coming.pages.append(page := Page(number=row.number, patterns=row.patterns, home=loaded.bank))
             stored = keeper.page(memory.id, row.number) if row.entries else None
             if row.image and (stored is None or stored.image is not None):
                 loaded.shelf.expect(page, memory.id, partial(_anew, loaded, memory))

@@ -9,6 +9,7 @@ from typing import TypeAlias, assert_never
 from attractor_server.engine.batch import Loaded
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
+from attractor_server.engine.page import release
 from attractor_server.engine.rebuilding import dropped, rebuilt
 from attractor_server.engine.returning import become, found
 from attractor_server.engine.work import (
@@ -63,9 +64,7 @@ class Tending:
 
 def lose(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record) -> None:
     """Forgets what is at hand of the memory: it is what the store has, and comes from there when it is next needed."""
-    if (own := loaded.get(memory.model_digest)) is not None:
-        for page in memory.pages:
-            own.bank.release(page)
+    release(memory.pages)
     memory.at_hand = False
     with suppress(ServerError):
         _become(loaded, memory, found(keeper, memory))

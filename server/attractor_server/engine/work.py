@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attractor_server.engine.page import Page
 from attractor_server.errors import Cancelled, ServerError
+from attractor_server.fields import Layout
 from attractor_server.storage.catalog import MemoryRecord
 from attractor_server.storage.records import Call, Item, Snapshot, StoredMemory
 
@@ -174,8 +175,12 @@ class Job:
     values: Floats | None = None
     """(n, d) in user units; None for a deletion or a task, and where the memory leaves"""
     known: Booleans | None = None
+    layout: Layout | None = None
+    """How the values lie in a pattern, by the model that the memory was of when they were checked; None: unchecked"""
     steps: int = 0
     """Reading steps of a query"""
+    own_steps: bool = False
+    """As many as the model takes that the memory is of at the query's turn; `steps` is then an estimate"""
     trajectory: bool = False
     pull: bool = False
     """Known entries of a query are pulled towards the cue, not held"""
@@ -196,6 +201,7 @@ class Job:
     """The engine has it: it can be withdrawn no longer."""
     _weight: int = field(default=0, init=False)
     _program: tuple[object, ...] = field(default=(), init=False)
+    _program_of: str = field(default="", init=False)
 
     @property
     def counted(self) -> bool:
@@ -228,10 +234,12 @@ class Job:
 
     @property
     def program(self) -> tuple[object, ...]:
-        """Jobs of one program can be computed in one batch. Looked at once."""
-        if not self._program:
+        """Jobs of one program can be computed in one batch. It changes with the memory's model while the job waits."""
+        digest = self.memory.model_digest
+        if not self._program or self._program_of is not digest:
             kind = self.operation.value  # whose hash is at hand, where that of a member is computed in Python
-            self._program = (kind, self.memory.model_digest, self.steps, self.trajectory, self.pull)
+            steps = 0 if self.own_steps else self.steps
+            self._program, self._program_of = (kind, digest, steps, self.trajectory, self.pull), digest
         return self._program
 
     def fail(self, error: ServerError) -> None:

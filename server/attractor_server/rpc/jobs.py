@@ -71,6 +71,7 @@ class _Maker:
         query = ask.operation is Operation.QUERY
         self._ask = ask
         self._limit = max(shard.limits.session_patterns, shard.limits.frame_patterns)
+        self._layout = model.layout
         self._steps = (ask.steps or model.steps) if query else 0
         self._values = patterns.values
         self._known = patterns.known if query else None
@@ -89,7 +90,9 @@ class _Maker:
             # A page may keep what is written for long: not the whole frame with it.
             values=values.copy() if self._ask.operation.writes else values,
             known=None if self._known is None else self._known[asked.rows],
+            layout=self._layout,
             steps=self._steps,
+            own_steps=not self._ask.steps and self._ask.operation is Operation.QUERY,
             trajectory=self._ask.trajectory,
             pull=self._ask.pull,
             match=self._ask.match,

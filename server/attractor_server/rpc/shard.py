@@ -215,13 +215,15 @@ class Shard:
         """
         if memory.moved:
             raise self.moved_away(memory)
+        model = None
         if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
-            self.check(operation, self.model(memory.model), pull=False)
+            self.check(operation, model := self.model(memory.model), pull=False)
         return Job(
             operation=operation,
             memory=memory,
             future=asyncio.get_running_loop().create_future(),
             values=None if patterns is None else patterns.values,
+            layout=None if model is None else model.layout,
             known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
         )
 
@@ -235,7 +237,7 @@ class Shard:
         model = self.model(job.memory.model)
         self.check(job.operation, model, pull=pull)
         self.check_kept("match" if match else "")
-        job.steps, job.pull, job.match = steps or model.steps, pull, match
+        job.steps, job.own_steps, job.pull, job.match = steps or model.steps, not steps, pull, match
 
 
 def _renamed(record: Record, names: Mapping[str, str]) -> Record:

@@ -55,7 +55,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         self._shard.reading(job, steps=request.steps, pull=request.pull_known, match=request.match)
         recalled = await self._answer(job, context)
         assert isinstance(recalled, Recalled)
-        layout = self._shard.model(job.memory.model).layout
+        layout = job.layout  # of the answer, too, whatever model the memory is of by now
+        assert layout is not None
         response = pb.QueryResponse()
         codec.encode(layout, recalled.values, into=response.tensors)
         codec.scores([recalled], into=response.scores)
@@ -101,6 +102,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         job = self._shard.job(operation, record, patterns)
+        job.layout = layout  # by which they were decoded, whatever the engine makes of the memory meanwhile
         if (remaining_s := context.time_remaining()) is not None:
             if remaining_s <= 0:
                 raise Expired("the deadline had passed when the request arrived; nothing was done")
