@@ -1,6 +1,8 @@
 """The data sets that need no download: in the units said, split apart, and the same each time."""
 
 import hashlib
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +59,19 @@ def digest(samples: Samples) -> str:
     return hashlib.sha256(samples.values.tobytes() + samples.classes.tobytes()).hexdigest()
 
 
+def digests() -> list[str]:
+    return [digest(function("test")) for function, *_ in DATASETS.values()]
+
+
+def digests_elsewhere(**environment: str) -> list[str]:
+    """In another process, whose environment differs in these variables."""
+    names = [f"{function.__module__}.{function.__name__}" for function, *_ in DATASETS.values()]
+    command = [sys.executable, "-c", DIGEST, *names]
+    variables = {**os.environ, **environment}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=variables)
+    return run.stdout.split()
+
+
 @each_split
 @each_dataset
 def test_samples_have_the_shape_and_the_range_that_is_said(name: str, split: Split) -> None:
@@ -89,11 +104,13 @@ def test_two_splits_share_no_sample(name: str, one: Split, other: Split) -> None
 
 
 def test_another_process_gives_the_same_samples_in_the_same_order() -> None:
-    functions = [entry[0] for entry in DATASETS.values()]
-    names = [f"{function.__module__}.{function.__name__}" for function in functions]
-    command = [sys.executable, "-c", DIGEST, *names]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env={"PYTHONHASHSEED": "7"})
-    assert run.stdout.split() == [digest(function("test")) for function in functions]
+    assert digests_elsewhere(PYTHONHASHSEED="7") == digests()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the kernels named are those of x86")
+@pytest.mark.parametrize("kernel", ["Haswell", "Sandybridge"])
+def test_samples_do_not_depend_on_the_processor(kernel: str) -> None:
+    assert digests_elsewhere(OPENBLAS_CORETYPE=kernel) == digests()
 
 
 @each_split

@@ -1,6 +1,7 @@
 """The glyph images: split by character, and the same each time."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from itertools import combinations, pairwise
@@ -67,7 +68,8 @@ def test_characters_are_numbered_without_gaps_in_order(split: Split) -> None:
 
 def test_another_process_renders_the_same_glyphs_in_the_same_order() -> None:
     command = [sys.executable, "-c", DIGEST]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env={"PYTHONHASHSEED": "7"})
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
     assert run.stdout.split() == [digest(split) for split in SPLITS]
 
 

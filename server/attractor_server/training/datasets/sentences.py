@@ -15,7 +15,6 @@ from attractor_server.training.datasets.glyphs import Split
 from attractor_server.training.datasets.samples import DATA, Samples, classes_of, split_of
 
 ENTRIES = 384
-_WORDS, _TRIPLES = 12_000, 8_000
 
 
 @cache
@@ -41,33 +40,15 @@ def sentences_by_mpnet(split: Split) -> Samples:
 def sentences_by_analysis(split: Split) -> Samples:
     """The same sentences by latent semantic analysis, (n, 384) of norm 1: words and triples of letters, projected.
 
-    Which are counted, and the projection, come from the sentences to train with; computed once in each process.
+    Which are counted, and the projection, come from the sentences to train with.
     """
-    return Samples(_analysed()[split], classes(split))
+    return _embedded("sentence_embeddings_lsa.npz", split)
 
 
 @cache
 def classes(split: Split) -> NDArray[np.int64]:
     """For each sentence of a split the number of the text it is taken from, ascending."""
     return classes_of(_sources()[_chosen(split)].tolist())
-
-
-@cache
-def _analysed() -> Mapping[Split, NDArray[np.float32]]:
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline, make_union
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - comes with sklearn, and is as slow
-
-    words = TfidfVectorizer(min_df=2, max_features=_WORDS, sublinear_tf=True, dtype=np.float32)
-    letters = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(3, 3), max_features=_TRIPLES, sublinear_tf=True, dtype=np.float32
-    )
-    analysis = make_pipeline(make_union(words, letters), TruncatedSVD(ENTRIES, n_iter=2, random_state=0))
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    with threadpool_limits(1):  # with as many sums as threads, the last bits would differ
-        analysis.fit(texts("train"))
-        return {split: _normalised(analysis.transform(texts(split))) for split in splits}
 
 
 def _embedded(name: str, split: Split) -> Samples:
