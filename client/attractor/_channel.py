@@ -14,6 +14,7 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),  # another client's failed attempts are not ours to wait for
+    ("grpc.enable_http_proxy", 0),  # `http_proxy` is meant for the web; memories do not go to it in plain text
     ("grpc.enable_retries", 0),  # repeating is decided here, where it is known what may be repeated
 )
 

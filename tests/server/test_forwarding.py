@@ -238,3 +238,23 @@ async def test_lists_go_over_both_shards_page_by_page(first: aio.Channel) -> Non
     assert found == names
     await stub.Delete(memories_pb2.DeleteRequest(name=names[0]))
     assert [m.name for m in (await stub.List(memories_pb2.ListRequest(prefix="list/0"))).memories] == names[1:10]
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names a proxy, at which nothing answers."""
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("proxied")
+async def test_a_proxy_in_the_environment_is_used_neither_by_clients_nor_among_shards(
+    pair_of_shards: list[RunningShard],
+) -> None:
+    address = pair_of_shards[0].info.address
+    direct = aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    async with direct as channel, attractor.connect(address, connect_timeout_s=5) as client:
+        await raw.create(channel, THERE)  # by way of shard 0
+        await client.create_memory(HERE, model="tiny")

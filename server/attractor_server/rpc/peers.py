@@ -26,6 +26,7 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),  # shards reach one another directly, whatever `http_proxy` says
     ("grpc.enable_retries", 0),
 )
 
