@@ -4,6 +4,8 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from threading import Lock
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -14,7 +16,7 @@ from attractor._channel import Channels
 from attractor._control import Control
 from attractor._copies import FilePath
 from attractor._core import Core
-from attractor._errors import Closed, Unreachable, WrongBackend
+from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
 from attractor._link import Link
 from attractor._memory import Memory
 from attractor._paging import Asked, asked
@@ -47,7 +49,6 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
     return AsyncClient(
         address,
         Settings(
-            client_id=uuid.uuid4().hex,
             timeout_s=timeout_s,
             connect_timeout_s=connect_timeout_s,
             in_flight_patterns=in_flight_patterns,
@@ -62,38 +63,62 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     A call after UNAVAILABLE is repeated until its timeout; so is what a lost connection leaves unanswered. A store is
     applied once, however often it had to be sent, within the life of the shard.
+
+    It can be opened again once it was left; each opening is another client to the server, with numbers of its own.
+    A copy is one, too, and is made unopened.
     """
 
     def __init__(self, address: str, settings: Settings) -> None:
         self._address = address
         self._settings = settings
+        self._entered = Lock()
         self._opened: Core | None = None
         self._resources = AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"<attractor.AsyncClient {self._address!r}>"
 
+    def __reduce__(self) -> tuple[type["AsyncClient"], tuple[str, Settings]]:
+        return type(self), (self._address, self._settings)
+
     async def __aenter__(self) -> Self:
+        """Open the client, under an identity that no other opening has.
+
+        Raises:
+            ClientOpen: it is open, or about to be.
+        """
         _require_asyncio()
+        if not self._entered.acquire(blocking=False):  # whichever task or thread has it
+            raise ClientOpen("this client is open already: leave it first, or open another one")
+        try:
+            await self._open(replace(self._settings, client_id=uuid.uuid4().hex))
+        except BaseException:
+            self._entered.release()
+            raise
+        return self
+
+    async def _open(self, settings: Settings) -> None:
         async with AsyncExitStack() as resources:
             channels, others = Channels(), Channels()
             resources.push_async_callback(channels.close_all)
             resources.push_async_callback(others.close_all)
             tasks = await resources.enter_async_context(Background())
-            router = Router(self._address, channels, self._settings, tasks)
+            router = Router(self._address, channels, settings, tasks)
             resources.callback(router.close)
-            control = Control(channels.to(self._address), others, lambda: router.shards, self._settings)
+            control = Control(channels.to(self._address), others, lambda: router.shards, settings)
             resources.callback(control.close)
             await self._reach(router.seed)
-            self._opened = Core(control, router, self._settings)
+            self._opened = Core(control, router, settings)
             self._resources = resources.pop_all()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._opened = None
-        return await self._resources.__aexit__(kind, error, traceback)
+        try:
+            return await self._resources.__aexit__(kind, error, traceback)
+        finally:
+            self._entered.release()
 
     async def create_memory(
         self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[Asked]

@@ -20,6 +20,7 @@ AttractorError
 ├── ProtocolMismatch     the server speaks another version of the contract, or is no Attractor server
 ├── ServerFault          the server failed in a way nobody foresaw, or sent what cannot be understood
 ├── Closed               the client was closed, or was never entered
+├── ClientOpen           a client that is open was entered once more
 └── WrongBackend         called from another async library than asyncio (RuntimeError)
 """
 
@@ -146,6 +147,10 @@ class ServerFault(AttractorError):
 
 class Closed(AttractorError):
     default_reason = "CLOSED"
+
+
+class ClientOpen(AttractorError):
+    default_reason = "CLIENT_OPEN"
 
 
 class WrongBackend(AttractorError, RuntimeError):

@@ -24,7 +24,8 @@ class Retry:
 class Settings:
     """Everything `connect` was told; times in seconds."""
 
-    client_id: str
+    client_id: str = ""
+    """Of one opening; empty in a client that is not open."""
     timeout_s: float = 60.0
     """Of a call that names none."""
     connect_timeout_s: float = 5.0
