@@ -39,7 +39,7 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
 
     `timeout_s` bounds every call that names no timeout of its own, repeats included. At most `in_flight_patterns` are
     sent and not answered on each stream; what is asked beyond that waits. `direct` False sends everything to `address`,
-    whose shard forwards: for clients that reach no other one, behind a load balancer say.
+    whose shard forwards: for clients that reach no other one, behind a load balancer say. `http_proxy` has no effect.
 
     Raises, on entering the block:
         Unreachable: no server answers within `connect_timeout_s`.
@@ -90,15 +90,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         _require_asyncio()
         if not self._entered.acquire(blocking=False):  # whichever task or thread has it
             raise ClientOpen("this client is open already: leave it first, or open another one")
-        try:
-            await self._open(replace(self._settings, client_id=uuid.uuid4().hex))
-        except BaseException:
-            self._entered.release()
-            raise
-        return self
-
-    async def _open(self, settings: Settings) -> None:
+        settings = replace(self._settings, client_id=uuid.uuid4().hex)
         async with AsyncExitStack() as resources:
+            resources.callback(self._entered.release)
             channels, others = Channels(), Channels()
             resources.push_async_callback(channels.close_all)
             resources.push_async_callback(others.close_all)
@@ -110,15 +104,13 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             await self._reach(router.seed)
             self._opened = Core(control, router, settings)
             self._resources = resources.pop_all()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._opened = None
-        try:
-            return await self._resources.__aexit__(kind, error, traceback)
-        finally:
-            self._entered.release()
+        return await self._resources.__aexit__(kind, error, traceback)
 
     async def create_memory(
         self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[Asked]

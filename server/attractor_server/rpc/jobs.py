@@ -73,6 +73,7 @@ class _Maker:
         self._limit = max(shard.limits.session_patterns, shard.limits.frame_patterns)
         self._layout = model.layout
         self._steps = (ask.steps or model.steps) if query else 0
+        self._own_steps = query and not ask.steps
         self._values = patterns.values
         self._known = patterns.known if query else None
         self._items = items
@@ -92,7 +93,7 @@ class _Maker:
             known=None if self._known is None else self._known[asked.rows],
             layout=self._layout,
             steps=self._steps,
-            own_steps=not self._ask.steps and self._ask.operation is Operation.QUERY,
+            own_steps=self._own_steps,
             trajectory=self._ask.trajectory,
             pull=self._ask.pull,
             match=self._ask.match,

@@ -215,15 +215,13 @@ class Shard:
         """
         if memory.moved:
             raise self.moved_away(memory)
-        model = None
         if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
-            self.check(operation, model := self.model(memory.model), pull=False)
+            self.check(operation, self.model(memory.model), pull=False)
         return Job(
             operation=operation,
             memory=memory,
             future=asyncio.get_running_loop().create_future(),
             values=None if patterns is None else patterns.values,
-            layout=None if model is None else model.layout,
             known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
         )
 
