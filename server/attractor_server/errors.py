@@ -11,6 +11,7 @@ ServerError
 ├── Refused                   FAILED_PRECONDITION
 │   ├── HandleNotOpen                               a frame names a handle that no `open` bound
 │   ├── SequenceForgotten                           a repeat too old for its first answer to be known
+│   ├── NumberReused                                another request of the same client had that number
 │   ├── MemoryFull                                  the memory was made to refuse what its page has no room for
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
 │   ├── ReadDiverged                                the reading loop left finite numbers
@@ -131,6 +132,10 @@ class HandleNotOpen(Refused):
 
 class SequenceForgotten(Refused):
     reason = "SEQUENCE_FORGOTTEN"
+
+
+class NumberReused(Refused):
+    reason = "NUMBER_REUSED"
 
 
 class MemoryFull(Refused):

@@ -1,8 +1,9 @@
 """Calls whose answer was lost are repeated by the SDK, and done once."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc import StatusCode, aio
@@ -12,7 +13,13 @@ from tests.server.raw import tensor
 from tests.server.test_durability import connected, durable, images, on_disk
 
 import attractor
-from attractor_proto.v1 import memories_pb2, memory_copies_pb2_grpc, memory_data_pb2, memory_data_pb2_grpc
+from attractor_proto.v1 import (
+    memories_pb2,
+    memories_pb2_grpc,
+    memory_copies_pb2_grpc,
+    memory_data_pb2,
+    memory_data_pb2_grpc,
+)
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_server.app import ShardSpec
 from attractor_server.engine.tending import Tending
@@ -20,6 +27,7 @@ from attractor_server.engine.work import Job, Outcome, Tended
 from attractor_server.errors import ServerError
 from attractor_server.rpc.control import MemoriesServicer
 from attractor_server.rpc.copies import CopiesServicer
+from attractor_server.storage.catalog import REMEMBERED_CLIENTS
 
 __all__ = ["durable", "on_disk"]
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.05)
@@ -214,6 +222,108 @@ async def test_a_repeat_after_a_restart_is_told_what_the_first_call_was(durable:
         assert (stored.version, stored.total) == (3, 3)
         request.call.sequence = 8
         assert (await memory_copies_pb2_grpc.CopiesStub(channel).Restore(request)).memory.version == 4
+
+
+async def test_a_number_that_another_call_had_is_refused_whatever_kind_either_is_of(durable: ShardSpec) -> None:
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        copies, memories = memory_copies_pb2_grpc.CopiesStub(channel), memories_pb2_grpc.MemoriesStub(channel)
+        for name in ("a", "other"):
+            await raw.create(channel, name)
+        await copies.TakeSnapshot(pb.TakeSnapshotRequest(name="a", tag="x"))
+        calls: list[tuple[Callable[[Any], Awaitable[object]], Any]] = [
+            (copies.TakeSnapshot, pb.TakeSnapshotRequest(name="a", tag="y")),
+            (copies.Fork, pb.ForkRequest(name="a", target="fork")),
+            (copies.Restore, pb.RestoreRequest(name="a", tag="x")),
+            (copies.Rebuild, pb.RebuildRequest(name="a")),
+            (copies.ForgetSnapshot, pb.ForgetSnapshotRequest(name="a", tag="x")),
+            (memories.Delete, memories_pb2.DeleteRequest(name="other")),
+        ]
+        for number, (call, request) in enumerate(calls, 1):
+            request.call.client_id, request.call.sequence = "tests", number
+            await call(request)
+        before = await raw.state(channel, "a")
+        await raw.create(channel, "other")
+        for number in range(1, 7):
+            for at, (call, request) in enumerate(calls, 1):
+                request.call.sequence = number
+                if at == number:
+                    await call(request)  # a repeat, which does nothing
+                    continue
+                with pytest.raises(aio.AioRpcError, match="was given to a call before") as caught:
+                    await call(request)
+                assert raw.reason(raw.status_of(caught.value)) == "NUMBER_REUSED"
+        again = pb.ForkRequest(name="a", target="another", call=memories_pb2.Call(client_id="tests", sequence=2))
+        with pytest.raises(aio.AioRpcError, match="with other arguments"):
+            await copies.Fork(again)
+        names = (await memories.List(memories_pb2.ListRequest())).memories
+        assert [one.name for one in names] == ["a", "fork", "other"]
+        assert await raw.state(channel, "a") == before
+
+
+async def test_nobody_can_have_another_clients_deletion_taken_for_done(durable: ShardSpec) -> None:
+    call = memories_pb2.Call(client_id="theirs", sequence=7)
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        memories = memories_pb2_grpc.MemoriesStub(channel)
+        for name in ("hostile/a", "theirs/a"):
+            await raw.create(channel, name)
+        await memories.Delete(memories_pb2.DeleteRequest(name="hostile/a", call=call))
+        with pytest.raises(aio.AioRpcError, match="Delete of 'hostile/a'"):
+            await memories.Delete(memories_pb2.DeleteRequest(name="theirs/a", call=call))
+        call.sequence = 8
+        await memories.Delete(memories_pb2.DeleteRequest(name="theirs/a", call=call))
+        assert not (await memories.List(memories_pb2.ListRequest())).memories
+
+
+async def test_a_client_that_begins_to_count_anew_is_told_and_loses_nothing_without_a_word(durable: ShardSpec) -> None:
+    def request(sequence: int, seed: int) -> memory_data_pb2.StoreRequest:
+        patterns = [tensor(images(1, seed=seed))]
+        return memory_data_pb2.StoreRequest(memory="a", tensors=patterns, client_id="tests", sequence=sequence)
+
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        data = memory_data_pb2_grpc.MemoryDataStub(channel)
+        await raw.create(channel, "a")
+        first = await data.Store(request(1, seed=1))
+        with pytest.raises(aio.AioRpcError, match="writes something else") as caught:
+            await data.Store(request(1, seed=2))
+        assert raw.reason(raw.status_of(caught.value)) == "NUMBER_REUSED"
+        erase = memory_data_pb2.EraseRequest(
+            memory="a", tensors=[tensor(images(1, seed=1))], client_id="tests", sequence=1
+        )
+        with pytest.raises(aio.AioRpcError, match="writes something else"):
+            await data.Erase(erase)
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        data = memory_data_pb2_grpc.MemoryDataStub(channel)
+        with pytest.raises(aio.AioRpcError, match="writes something else"):
+            await data.Store(request(1, seed=2))
+        assert await data.Store(request(1, seed=1)) == first
+        assert (await data.Store(request(2, seed=2))).total == 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_repeat_by_a_client_after_many_others_wrote_is_never_applied_twice(
+    spec: ShardSpec, tmp_path: Path, kept: bool
+) -> None:
+    def request(client: str, sequence: int = 1) -> memory_data_pb2.StoreRequest:
+        patterns = [tensor(images(1))]
+        return memory_data_pb2.StoreRequest(memory="a", tensors=patterns, client_id=client, sequence=sequence)
+
+    settings = memories_pb2.MemorySettings(when_full=memories_pb2.WHEN_FULL_FORGET, page_patterns=4)
+    spec = replace(spec, data=tmp_path / "data") if kept else spec
+    async with serving(spec) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        data = memory_data_pb2_grpc.MemoryDataStub(channel)
+        await raw.create(channel, "a", settings=settings)
+        first = await data.Store(request("early"))
+        for number in range(REMEMBERED_CLIENTS):
+            await data.Store(request(f"client {number}"))
+        before = await raw.state(channel, "a")
+        if kept:
+            assert await data.Store(request("early")) == first
+        else:
+            with pytest.raises(aio.AioRpcError, match="no longer known") as caught:
+                await data.Store(request("early"))
+            assert raw.reason(raw.status_of(caught.value)) == "SEQUENCE_FORGOTTEN"
+        assert await raw.state(channel, "a") == before
+        assert (await data.Store(request("early", 2))).version == before[0] + 1
 
 
 @pytest.mark.parametrize(("client_id", "sequence"), [("", 1), ("a", 0), ("a", 1 << 63), ("x" * 65, 1), ("a\0b", 1)])

@@ -4,14 +4,19 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import numpy as np
+import psycopg
 import pytest
 
-from attractor_server.errors import StoreDamaged
+from attractor_server.errors import NumberReused, StoreDamaged
+from attractor_server.storage.catalog import KNOWN_CLIENTS
 from attractor_server.storage.database import FILE, Database
 from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change, Entry, Floats, Image, NewMemory, PageRow, Told
+from attractor_server.storage.opening import store_at
+from attractor_server.storage.records import Call, Change, Done, Entry, Floats, Image, NewMemory, PageRow, Told
 from attractor_server.storage.settings import MemorySettings
+from attractor_server.storage.sql import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 """A file of each format, written by the version of that time"""
@@ -64,6 +69,66 @@ def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -
         journal.commit([Change(memory=made.id, version=1, patterns=1, pages={0: 1}, entries=[entry])])
     with closing(Database(tmp_path)) as database:
         assert len(Journal(database).listed(prefix="", after="", size=9)) == 3
+
+
+@pytest.fixture
+def of_format_2(place: Path | str) -> Path | str:
+    """A store with calls of each kind, and stores of 1,101 clients, as version 0.1.0 left it."""
+    golden = GOLDEN / "format-2.db"
+    if isinstance(place, Path):
+        place.mkdir()
+        shutil.copy(golden, place / FILE)
+        return place
+    with psycopg.connect(place, autocommit=True) as connection, closing(apsw.Connection(str(golden))) as rows:
+        connection.execute((GOLDEN / "format-2-postgresql.sql").read_bytes())
+        connection.execute("TRUNCATE counters; CREATE TABLE schema_version (version BIGINT NOT NULL)")
+        connection.execute("INSERT INTO schema_version VALUES (2)")
+        for table in ("memories", "contents", "pages", "entries", "answers", "counters"):
+            cursor = rows.execute(f"SELECT * FROM {table}")
+            marks = ", ".join(["%s"] * len(cursor.get_description()))
+            connection.cursor().executemany(f"INSERT INTO {table} VALUES ({marks})", list(cursor))
+    return place
+
+
+def call(kind: str, sequence: int, *, client: str = "c", memory: str = "golden/kept") -> Call:
+    return Call(client, sequence, kind, memory, digest=7)
+
+
+def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: Path | str) -> None:
+    with closing(store_of(of_format_2)) as store:
+        journal = Journal(store)
+        assert journal.done(call("TakeSnapshot", 1)) == Done(1, 2)
+        assert journal.done(call("Restore", 2)) == Done(2, 2)
+        assert journal.done(call("Fork", 3)) == Done(2, 2)
+        assert journal.done(call("Delete", 4, client="c d", memory="golden/gone")) == Done(0, 0)
+        assert journal.done(call("Restore", 5)) is None
+        with pytest.raises(NumberReused, match="Restore of 'another'"):
+            journal.done(call("Restore", 2, memory="another"))
+        kept = journal.find("golden/kept")
+        assert kept is not None
+        assert journal.restore(kept.id, "one", call=call("Restore", 5)) == Done(1103, 2)
+    with closing(store_of(of_format_2)) as store:
+        assert Journal(store).done(call("Restore", 5)) == Done(1103, 2)
+
+
+def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_silent_are_forgotten(
+    of_format_2: Path | str,
+) -> None:
+    with closing(store_of(of_format_2)) as store:
+        journal = Journal(store)
+        kept = journal.find("golden/kept")
+        assert kept is not None
+        clients = [f"short {at}" for at in range(1100)]
+        assert [one.client for one in kept.told] == clients[-64:]
+        assert kept.former == [(client, 1) for client in clients[-KNOWN_CLIENTS:-64]]
+        assert journal.told(kept.id, clients[-65]) == [Told(client=clients[-65], sequence=1, version=1038, patterns=2)]
+        assert journal.told(kept.id, "c") == []
+
+
+def store_of(place: Path | str) -> Store:
+    store = store_at(place)
+    assert store is not None
+    return store
 
 
 def test_damage_in_an_old_store_stays_seen(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import tracemalloc
 
 import pytest
 
-from attractor_server.errors import SequenceForgotten
+from attractor_server.errors import NumberReused, SequenceForgotten
 from attractor_server.storage.catalog import (
+    KNOWN_CLIENTS,
     REMEMBERED_ANSWERS,
     REMEMBERED_CLIENTS,
     Applied,
@@ -55,14 +56,41 @@ def test_what_is_too_old_is_said_to_be_forgotten() -> None:
         ledger.find(3)
 
 
-def test_the_client_that_was_silent_for_longest_is_forgotten_first() -> None:
+def test_of_the_client_that_was_silent_for_longest_the_highest_number_alone_is_at_hand() -> None:
     memory = record()
     clients = [f"client {number}" for number in range(REMEMBERED_CLIENTS)]
     for client in clients:
         memory.ledger(client).settle(9, Applied(1, 1, False))
     memory.ledger(clients[0])
     memory.ledger("new").settle(1, Applied(2, 2, False))
-    assert [memory.last_sequence(client) for client in (*clients[:3], "new", "stranger")] == [9, 0, 9, 1, 0]
+    assert [memory.last_sequence(client) for client in (*clients[:3], "new", "stranger")] == [9, 9, 9, 1, 0]
+    assert [memory.ledger(client).elsewhere for client in (clients[1], clients[3])] == [9, 0]
+
+
+def test_of_clients_that_are_too_many_nothing_is_at_hand_and_the_store_is_to_forget_them() -> None:
+    memory = record()
+    memory.id = 1
+    clients = [f"client {number}" for number in range(KNOWN_CLIENTS + 2)]
+    for client in clients:
+        memory.ledger(client).settle(9, Applied(1, 1, False))
+    assert [memory.last_sequence(client) for client in clients[:3]] == [0, 0, 9]
+    assert memory.departed == clients[:2]
+    memory.forgot(1)
+    assert memory.departed == clients[1:2]
+
+
+def test_a_number_that_comes_again_with_something_else_is_refused() -> None:
+    ledger: Ledger[str] = record().ledger("client")
+    ledger.enter(1, "under way", 11)
+    ledger.settle(2, Applied(1, 1, False, 22))
+    assert [ledger.find(1, 11), ledger.find(2, 22), ledger.find(2)] == [
+        "under way",
+        Applied(1, 1, False, 22),
+        Applied(1, 1, False, 22),
+    ]
+    for sequence in (1, 2):
+        with pytest.raises(NumberReused, match=f"sequence: {sequence} was given before"):
+            ledger.find(sequence, 33)
 
 
 def test_a_memory_with_stores_of_a_client_takes_little_beside_its_page() -> None:

@@ -411,8 +411,9 @@ Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
 class Call(_message.Message):
     """Numbers a call that changes something and is no store, so that it is done once however often it is sent: a repeat with
     the same number changes nothing and is answered as the first one was, while the server remembers it: the last 1024 calls
-    of a client to a memory, deletions for a day. What became of the memory since is not told. Without a number each sending
-    is a call of its own, and so is each to a server that keeps nothing.
+    of a client, for a day. What became of the memory since is not told. Another call with a number that was given, of
+    another kind, to another memory or with other arguments, is refused with FAILED_PRECONDITION, reason NUMBER_REUSED.
+    Without a number each sending is a call of its own, and so is each to a server that keeps nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -422,7 +422,10 @@ class StoreFrame(_message.Message):
     @_builtins.property
     def sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One a request: the number that the client gave this store, counting its stores and erases from 1 for each memory. A
-        number the memory has seen gets the first answer and applies nothing. 0: not counted, never recognised as a repeat.
+        number the memory has seen gets the first answer and applies nothing; where something else is to be stored or erased
+        under it, the request fails with FAILED_PRECONDITION, reason NUMBER_REUSED. 0: not counted, never recognised as a
+        repeat. The last 1024 of each of the last 1024 clients of a memory are remembered; without a store on the server, the
+        numbers of all but the last 64 clients are only refused, with reason SEQUENCE_FORGOTTEN.
         """
 
     @_builtins.property

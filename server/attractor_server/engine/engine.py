@@ -14,7 +14,7 @@ from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import release
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
-from attractor_server.engine.restoring import restored
+from attractor_server.engine.restoring import repeats, restored
 from attractor_server.engine.tending import Tending
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended
 from attractor_server.engine.writing import store
@@ -116,6 +116,7 @@ def _computed(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | Ser
     outcomes: dict[Job, Outcome | ServerError] = {}
     try:
         outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand])
+        outcomes |= repeats(loaded, [job for job in jobs if job.looks_back and job not in outcomes])
         for job in jobs:
             if job.own_steps:
                 job.steps = loaded.model.steps

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from attractor_server.storage.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage
+from attractor_server.storage.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage, Told
 
 
 class Keeper(Protocol):
@@ -24,8 +24,11 @@ class Keeper(Protocol):
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none."""
 
-    def done(self, memory: int, call: Call) -> Done | None:
-        """What that call to the memory has done; None if it is new."""
+    def told(self, memory: int, client: str) -> Sequence[Told]:
+        """The answers to that client's stores and erases that are remembered, in the order of versions."""
+
+    def done(self, call: Call) -> Done | None:
+        """What that call has done; None if it is new. Raises NumberReused where another call had its number."""
 
     def delete(self, memory: int, *, call: Call | None = None) -> bool:
         """Forgets a memory; False where the call deleted one before, and does nothing now."""

@@ -21,12 +21,16 @@ def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
     for page in {part.page for one in kept for part in one.parts}:
         loaded.kept.changed(page)
     try:
-        loaded.keeper.commit([_by_stores(loaded.bank, one) for one in kept])
+        changes = [_by_stores(loaded.bank, one) for one in kept]
+        loaded.keeper.commit(changes)
     except Exception as error:
         failure = _failure(error, len(kept))
         for one in kept:
             one.outcomes |= dict.fromkeys(one.jobs, failure)
             lose(loaded.bank, one.memory)
+    else:
+        for one, change in zip(kept, changes, strict=True):
+            one.memory.forgot(len(change.departed))
 
 
 def keep_erases(
@@ -84,6 +88,7 @@ def _by_stores(bank: Bank, filling: Filling) -> Change:
         ],
         images=images_of(bank, sealed, memory.version),
         told=_told((job, filling.outcomes[job]) for job in filling.jobs),
+        departed=tuple(memory.departed or ()),
     )
 
 
@@ -131,6 +136,7 @@ def _told(answered: Iterable[tuple[Job, object]]) -> Sequence[Told]:
             version=outcome.version,
             patterns=outcome.patterns,
             erases=isinstance(outcome, Erased),
+            digest=job.digest,
         )
         for job, outcome in answered
         if job.sequence and isinstance(outcome, Stored | Erased)

@@ -14,8 +14,9 @@ from attractor_server.engine.page import Page
 from attractor_server.engine.returning import become, found
 from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
 from attractor_server.engine.writing import added, finite_rows, rows_in, written
-from attractor_server.errors import ServerError, StoreDamaged, StoreFailed
-from attractor_server.storage.records import Entry, StoredMemory, StoredPage
+from attractor_server.errors import SequenceForgotten, ServerError, StoreDamaged, StoreFailed
+from attractor_server.storage.catalog import REMEMBERED_ANSWERS, number_reused
+from attractor_server.storage.records import Entry, StoredMemory, StoredPage, Told
 
 
 @dataclass(eq=False)
@@ -64,7 +65,7 @@ def restored(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | Serv
         memory, stored = one.memory, one.stored
         memory.pages[:], memory.at_hand = one.pages, True
         memory.version, memory.patterns = stored.version, stored.patterns
-        settled |= _repeats(lane.jobs, stored)
+        settled |= _repeats(lane.jobs, stored.told)
     return settled
 
 
@@ -78,13 +79,41 @@ def replay(loaded: Loaded, memory: Record, page: Page, stored: StoredPage) -> No
         raise error
 
 
-def _repeats(jobs: Sequence[Job], stored: StoredMemory) -> Mapping[Job, Outcome]:
-    told = {(one.client, one.sequence): one for one in stored.told}
+def repeats(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+    """Return what the store knows of jobs that may be repeats; those that it does not know are new."""
+    settled: dict[Job, Outcome | ServerError] = {}
+    for job in jobs:
+        assert loaded.keeper is not None
+        try:
+            told = loaded.keeper.told(job.memory.id, job.client_id)
+        except ServerError as error:
+            settled[job] = error
+            continue
+        oldest = min((one.sequence for one in told), default=0)
+        if len(told) >= REMEMBERED_ANSWERS and job.sequence < oldest:
+            settled[job] = SequenceForgotten(
+                f"sequence: {job.sequence} is older than the last {REMEMBERED_ANSWERS} stores of this client, whether "
+                f"it was applied is no longer known; expected more than {oldest - 1}"
+            )
+        else:
+            settled |= _repeats([job], told)
+    return settled
+
+
+def _repeats(jobs: Sequence[Job], told: Sequence[Told]) -> Mapping[Job, Outcome | ServerError]:
+    first = {(one.client, one.sequence): one for one in told}
     return {
-        job: (Erased if first.erases else Stored)(first.version, first.patterns)
+        job: _first(job, one)
         for job in jobs
-        if job.sequence and (first := told.get((job.client_id, job.sequence))) is not None
+        if job.sequence and (one := first.get((job.client_id, job.sequence))) is not None
     }
+
+
+def _first(job: Job, told: Told) -> Outcome | ServerError:
+    """The first answer to the job's number, unless another request had it."""
+    if told.digest and job.digest and told.digest != job.digest:
+        return number_reused(job.sequence)
+    return (Erased if told.erases else Stored)(told.version, told.patterns)
 
 
 def _read(loaded: Loaded, keeper: Keeper, memory: Record) -> _Coming:

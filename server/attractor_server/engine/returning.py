@@ -25,12 +25,14 @@ def record_of(stored: StoredMemory) -> Record:
         id=stored.id,
         at_hand=False,
     )
+    for client, last in stored.former:
+        record.add_former(client, last)
     counts = Counter(told.client for told in stored.told)
     for told in stored.told:
         ledger = record.ledger(told.client)
         if counts[told.client] >= REMEMBERED_ANSWERS and not ledger.last:
             ledger.forget(told.sequence - 1)  # older ones are kept no longer
-        ledger.settle(told.sequence, Applied(told.version, told.patterns, told.erases))
+        ledger.settle(told.sequence, Applied(told.version, told.patterns, told.erases, told.digest))
     return record
 
 

@@ -72,7 +72,7 @@ def lose(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record) -> None:
 
 def _steps(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job) -> Steps:
     """Does the job's task, with stops if it takes long; what comes of it at the end."""
-    if job.call is not None and (first := keeper.done(job.memory.id, job.call)) is not None:
+    if job.call is not None and (first := keeper.done(job.call)) is not None:
         return _repeated(keeper, loaded, job, first)
     if isinstance(job.task, Rebuild):
         return (yield from _rebuild(keeper, loaded, job, job.task))

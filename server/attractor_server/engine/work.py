@@ -193,6 +193,10 @@ class Job:
     client_id: str = ""
     sequence: int = 0
     """Of what its client will repeat, with the same number, until it is answered; else 0"""
+    digest: int = 0
+    """Of what a numbered request asks, by which its repeats are told from others; 0: not noted"""
+    looks_back: bool = False
+    """Only the store knows whether a store or an erase with that number was applied"""
     if_expired: bool = False
     """A deletion is one only where the memory's time is over"""
     task: Task | None = None
@@ -216,7 +220,10 @@ class Job:
     @property
     def call(self) -> Call | None:
         """Its number, of a task or a deletion that has one."""
-        return Call(self.client_id, self.sequence) if self.counted else None
+        if not self.counted:
+            return None
+        kind = "Delete" if self.task is None else type(self.task).__name__
+        return Call(self.client_id, self.sequence, kind, self.memory.name, self.digest)
 
     @property
     def size(self) -> int:

@@ -63,16 +63,16 @@ class MemoriesServicer(rpc.MemoriesServicer):
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
-        memories, name, call = self._shard.memories, request.name, call_of(request.call)
+        memories, name, call = self._shard.memories, request.name, call_of(request, "Delete", request.name)
         try:
             record = await memories.remove(name)
         except MemoryNotFound:
-            if call is None or not self._shard.durable or not await memories.ask(partial(Journal.deleted, call=call)):
+            if call is None or not self._shard.durable or not await memories.ask(partial(Journal.done, call=call)):
                 raise
             return pb.DeleteResponse()
         job = self._shard.job(Operation.DELETE, record)
         if call is not None:
-            job.client_id, job.sequence = call
+            job.client_id, job.sequence, job.digest = call.client, call.sequence, call.digest
         job.future.add_done_callback(lambda _: memories.left(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)

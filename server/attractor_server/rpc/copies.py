@@ -43,7 +43,7 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
         check_name(request.target, field="target")
         _check_tag(request.tag, or_none=True)
-        call = call_of(request.call)
+        call = call_of(request, "Fork", request.name)
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
         record = await self._shard.memories.get(request.name)
@@ -55,7 +55,7 @@ class CopiesServicer(rpc.CopiesServicer):
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
         _check_tag(request.tag, hidden=is_forwarded(context))
-        call = call_of(request.call)
+        call = call_of(request, "TakeSnapshot", request.name)
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(
                 rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer
@@ -85,7 +85,7 @@ class CopiesServicer(rpc.CopiesServicer):
                 rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer
             )
         record = await self._shard.memories.get(request.name, any_model=True)
-        await self._tended(record, ForgetSnapshot(request.tag), call_of(request.call))
+        await self._tended(record, ForgetSnapshot(request.tag), call_of(request, "ForgetSnapshot", request.name))
         return pb.ForgetSnapshotResponse()
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
@@ -93,7 +93,7 @@ class CopiesServicer(rpc.CopiesServicer):
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=True)
-        tended = await self._tended(record, Restore(request.tag), call_of(request.call))
+        tended = await self._tended(record, Restore(request.tag), call_of(request, "Restore", request.name))
         return pb.RestoreResponse(memory=_then(tended))
 
     async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
@@ -103,7 +103,9 @@ class CopiesServicer(rpc.CopiesServicer):
         named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
         model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
         patterns = self._page_patterns(request, record, model)
-        tended = await self._tended(record, Rebuild(model.name, model.digest, patterns), call_of(request.call))
+        tended = await self._tended(
+            record, Rebuild(model.name, model.digest, patterns), call_of(request, "Rebuild", request.name)
+        )
         return pb.RebuildResponse(memory=_then(tended))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
@@ -139,7 +141,7 @@ class CopiesServicer(rpc.CopiesServicer):
         job = self._shard.job(Operation.TEND, record)
         job.task = task
         if call is not None:
-            job.client_id, job.sequence = call
+            job.client_id, job.sequence, job.digest = call.client, call.sequence, call.digest
         self._shard.batcher.add(job)
         outcome = await asyncio.shield(job.future)
         assert isinstance(outcome, Tended)

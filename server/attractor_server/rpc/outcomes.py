@@ -1,9 +1,10 @@
 """What becomes of jobs: writes that are numbered are counted once, and outcomes are told apart."""
 
 import asyncio
+import zlib
 
 from attractor_server.engine.work import Answer, Erased, Job, Outcome, Stored
-from attractor_server.errors import Cancelled, ServerError
+from attractor_server.errors import Cancelled, SequenceForgotten, ServerError
 from attractor_server.rpc.checks import check_sequence
 from attractor_server.storage.catalog import Applied
 
@@ -16,24 +17,44 @@ def counted(job: Job, client_id: str, sequence: int) -> Answer | None:
     Raises:
         InvalidRequest: no number can be so high.
         SequenceForgotten: the number is too old to tell.
+        NumberReused: another request of the client to the memory had that number.
     """
     if not sequence:
         return None
     check_sequence(sequence, "sequence")
-    ledger = job.memory.ledger(client_id)
-    if (first := ledger.find(sequence)) is not None:
+    ledger, digest = job.memory.ledger(client_id), _digest(job)
+    if (first := ledger.find(sequence, digest)) is not None:
         return _answered(first) if isinstance(first, Applied) else first
-    ledger.enter(sequence, job.future)
-    job.client_id, job.sequence = client_id, sequence
+    if sequence <= ledger.elsewhere:
+        if not job.memory.id:
+            raise SequenceForgotten(
+                f"sequence: {sequence} may have been applied before, which is no longer known of a client that was "
+                f"silent while many others wrote; expected more than {ledger.elsewhere}"
+            )
+        job.looks_back = True
+    ledger.enter(sequence, job.future, digest)
+    job.client_id, job.sequence, job.digest = client_id, sequence, digest
 
     def settle(future: Answer) -> None:
         if isinstance(outcome := outcome_of(future), Stored | Erased):
-            ledger.settle(sequence, Applied(outcome.version, outcome.patterns, isinstance(outcome, Erased)))
+            erases = isinstance(outcome, Erased)
+            ledger.settle(sequence, Applied(outcome.version, outcome.patterns, erases, digest))
         else:
             ledger.strike(sequence)
 
     job.future.add_done_callback(settle)
     return None
+
+
+def _digest(job: Job) -> int:
+    """Return a number, not 0, that repeats of a store or an erase have and other requests hardly ever."""
+    digest = zlib.crc32(job.operation.value.encode())
+    if job.values is not None:
+        digest = zlib.crc32(job.values.data, digest)
+    for item in job.items:
+        digest = zlib.crc32(b"%d %d " % (len(item.payload), item.json), digest)
+        digest = zlib.crc32(item.payload, zlib.crc32(item.id.encode(), digest))
+    return digest or 1
 
 
 def _answered(applied: Applied) -> Answer:

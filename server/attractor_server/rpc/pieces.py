@@ -101,7 +101,7 @@ class Importing:
         kind = piece.WhichOneof("part")
         if self._head is None:
             _expect(kind == "head", "piece", f"saw {kind}", "a head, first")
-            self._call = call_of(request.call)
+            self._call = call_of(request, "Import", request.name or piece.head.memory.name)
             await self._begin(piece.head, request.name)
         elif self._whole:
             raise InvalidRequest.of("piece", f"saw {kind} after the tail; expected nothing more")

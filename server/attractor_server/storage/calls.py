@@ -1,52 +1,59 @@
 """Numbered calls: what one has done is noted in the same transaction, so that a repeat is told of it and does nothing.
 
-They stand among the answers to stores, and are counted apart from them: by numbers below zero.
+A number is noted with the kind of the call, the memory that it names and a digest of all that it asks, so that another
+call with the same number is refused, and not taken for a repeat.
 """
 
+from attractor_server.errors import NumberReused, SequenceForgotten
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS
 from attractor_server.storage.records import Call, Done
 from attractor_server.storage.sql import Cursor
 
-_DELETED = "deleted {day:06} {client} {sequence}"
-_DAY_S = 86_400
+REMEMBERED_S = 86_400.0
+"""A repeat comes sooner: clients give up after minutes"""
 
 
-def found(cursor: Cursor, memory: int, call: Call | None) -> Done | None:
-    """What that call to the memory has done; None if it is new, or has no number."""
+def found(cursor: Cursor, call: Call | None) -> Done | None:
+    """Return what that call has done, or None if it is new or has no number.
+
+    Raises:
+        NumberReused: another call had that number.
+        SequenceForgotten: the number is older than those that are remembered of its client.
+    """
     if call is None:
         return None
-    row = cursor.execute(
-        "SELECT version, patterns FROM answers WHERE memory = ? AND client = ? AND sequence = ?",
-        (memory, call.client, -call.sequence),
-    ).fetchone()
-    return None if row is None else Done(*row)
+    rows = cursor.execute(
+        "SELECT kind, memory, digest, version, patterns FROM calls WHERE client = ? AND sequence = ?",
+        (call.client, call.sequence),
+    ).fetchall()
+    for kind, memory, digest, version, patterns in rows:
+        if kind in ("", call.kind) and memory in ("", call.memory) and digest in (0, call.digest):
+            return Done(version, patterns)
+    for kind, memory, *_ in rows:
+        first = "with other arguments" if (kind, memory) == (call.kind, call.memory) else f"{kind} of {memory!r}"
+        raise NumberReused(
+            f"call.sequence: {call.sequence} was given to a call before, {first}, and comes again with {call.kind} of "
+            f"{call.memory!r}; expected a number of its own for each call of a client, or another client_id"
+        )
+    (last,) = cursor.execute("SELECT max(sequence) FROM calls WHERE client = ?", (call.client,)).fetchall()[0]
+    if last is not None and call.sequence <= last - REMEMBERED_ANSWERS:
+        raise SequenceForgotten(
+            f"call.sequence: {call.sequence} is older than the last {REMEMBERED_ANSWERS} calls of this client, whether "
+            f"it was carried out is no longer known; expected more than {last - REMEMBERED_ANSWERS}"
+        )
+    return None
 
 
-def note(cursor: Cursor, memory: int, call: Call | None, done: Done) -> None:
-    """Remembers it, and forgets what is older than is remembered."""
+def note(cursor: Cursor, call: Call | None, done: Done, *, now_s: float) -> None:
+    """Remember what the call has done, and forget what is older than is remembered."""
     if call is None:
         return
-    row = (memory, call.client, -call.sequence, done.version, done.patterns)
-    cursor.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, 0)", row)
     cursor.execute(
-        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence < 0 AND sequence >= ?",
-        (memory, call.client, REMEMBERED_ANSWERS - call.sequence),
+        "INSERT INTO calls (client, sequence, kind, memory, digest, version, patterns, made_s) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (call.client, call.sequence, call.kind, call.memory, call.digest, done.version, done.patterns, now_s),
     )
-
-
-def deleted(cursor: Cursor, call: Call | None, *, now_s: float) -> bool:
-    """Whether that call has deleted a memory, today or yesterday. The memory's own answers went with it."""
-    if call is None:
-        return False
-    today = int(now_s) // _DAY_S
-    names = [_DELETED.format(day=day, **call._asdict()) for day in (today, today - 1)]
-    return cursor.execute("SELECT 1 FROM counters WHERE name IN (?, ?)", names).fetchone() is not None
-
-
-def note_deleted(cursor: Cursor, call: Call | None, *, now_s: float) -> None:
-    """Remembers that it has, and forgets what is older than a day or two."""
-    if call is None:
-        return
-    today = int(now_s) // _DAY_S
-    cursor.execute("INSERT INTO counters VALUES (?, 1)", (_DELETED.format(day=today, **call._asdict()),))
-    cursor.execute("DELETE FROM counters WHERE name > 'deleted ' AND name < ?", (f"deleted {today - 1:06}",))
+    cursor.execute(
+        "DELETE FROM calls WHERE client = ? AND sequence <= ?", (call.client, call.sequence - REMEMBERED_ANSWERS)
+    )
+    cursor.execute("DELETE FROM calls WHERE made_s < ?", (now_s - REMEMBERED_S,))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
-from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings, SequenceForgotten
+from attractor_server.errors import Conflict, MemoryNotFound, NumberReused, OtherSettings, SequenceForgotten
 from attractor_server.storage.settings import MemorySettings
 
 Answer = TypeVar("Answer")
@@ -18,8 +18,10 @@ PageType = TypeVar("PageType")
 REMEMBERED_ANSWERS = 1024
 """Stores and erases a memory remembers of each client, to recognise a repeat."""
 REMEMBERED_CLIENTS = 64
-"""Clients a memory remembers; the one silent for longest goes first."""
-_ENTRY = 4
+"""Clients whose answers a record has at hand; of the one silent for longest the store alone has them."""
+KNOWN_CLIENTS = 1024
+"""Clients whose highest numbers a record has at hand, and whose answers its store has"""
+_ENTRY = 5
 """Numbers that a ledger keeps of each answer"""
 
 
@@ -29,6 +31,8 @@ class Applied(NamedTuple):
     version: int
     patterns: int
     erases: bool
+    digest: int = 0
+    """Of what was written; 0: not noted"""
 
 
 @dataclass(slots=True)
@@ -36,17 +40,24 @@ class Ledger(Generic[Answer]):
     """The stores and erases one client sent to one memory: a repeated sequence number gets the first answer."""
 
     last: int = 0
-    _under_way: dict[int, Answer] | None = None
-    """Answers that are not known yet; None for none, which takes less memory"""
+    elsewhere: int = 0
+    """Of the numbers up to this one only the store knows which were applied"""
+    _under_way: dict[int, tuple[Answer, int]] | None = None
+    """Answers that are not known yet, and digests of what is written; None for none, which takes less memory"""
     _applied: "array[int]" = field(default_factory=lambda: array("q"))
-    """Sequence, version, patterns and whether it erased, of one after another, as they were answered"""
+    """Sequence, version, patterns, whether it erased, and digest, of one after another, as they were answered"""
     _forgotten: int = 0
 
-    def find(self, sequence: int) -> Answer | Applied | None:
-        """The first answer to that number, or None if it is new.
+    def find(self, sequence: int, digest: int = 0) -> Answer | Applied | None:
+        """Return the first answer to that number, or None if none is at hand.
+
+        Args:
+            sequence: The number.
+            digest: Of what the request writes; 0 for any.
 
         Raises:
             SequenceForgotten: the number is older than what is remembered.
+            NumberReused: another request had that number.
         """
         if sequence <= self._forgotten:
             raise SequenceForgotten(
@@ -56,19 +67,24 @@ class Ledger(Generic[Answer]):
         if sequence > self.last:
             return None
         if self._under_way is not None and sequence in self._under_way:
-            return self._under_way[sequence]
+            answer, first = self._under_way[sequence]
+            if first and digest and first != digest:
+                raise number_reused(sequence)
+            return answer
         sequences = self._applied[::_ENTRY]
         if sequence not in sequences:
             return None
         at = _ENTRY * sequences.index(sequence)
-        _, version, patterns, erases = self._applied[at : at + _ENTRY]
-        return Applied(version, patterns, bool(erases))
+        _, version, patterns, erases, first = self._applied[at : at + _ENTRY]
+        if first and digest and first != digest:
+            raise number_reused(sequence)
+        return Applied(version, patterns, bool(erases), first)
 
-    def enter(self, sequence: int, answer: Answer) -> None:
+    def enter(self, sequence: int, answer: Answer, digest: int = 0) -> None:
         """Remembers an answer that is on its way."""
         if self._under_way is None:
             self._under_way = {}
-        self._under_way[sequence] = answer
+        self._under_way[sequence] = answer, digest
         self.last = max(self.last, sequence)
 
     def settle(self, sequence: int, applied: Applied) -> None:
@@ -89,6 +105,14 @@ class Ledger(Generic[Answer]):
         if self._under_way is not None:
             self._under_way.pop(sequence, None)
             self._under_way = self._under_way or None
+
+
+def number_reused(sequence: int) -> NumberReused:
+    """Return the refusal of a store or an erase that has the number of another one of its client and memory."""
+    return NumberReused(
+        f"sequence: {sequence} was given before to a store or an erase that writes something else; expected a number "
+        "of its own for each of a client to a memory, or another client_id"
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -115,6 +139,10 @@ class MemoryRecord(Generic[Answer, PageType]):
     """Whether the engine has its pages; if not, it makes them as the store has them before anything else"""
     _ledgers: dict[str, Ledger[Answer]] | None = None
     """By client, the one silent for longest first; None for none, which takes less memory"""
+    _former: dict[str, int] | None = None
+    """Highest numbers of the clients before those, the one silent for longest first; None for none"""
+    departed: list[str] | None = None
+    """Clients before those, whose answers the store is to forget; None for none"""
 
     def touch(self) -> None:
         """It was written: its time begins anew."""
@@ -124,17 +152,40 @@ class MemoryRecord(Generic[Answer, PageType]):
     def last_sequence(self, client_id: str) -> int:
         """Highest number of that client's stores and erases; 0 if none is remembered."""
         ledger = (self._ledgers or {}).get(client_id)
-        return 0 if ledger is None else ledger.last
+        return (self._former or {}).get(client_id, 0) if ledger is None else ledger.last
 
     def ledger(self, client_id: str) -> Ledger[Answer]:
         """The stores and erases of that client."""
         if self._ledgers is None:
             self._ledgers = {}
-        ledger = self._ledgers.pop(client_id) if client_id in self._ledgers else Ledger()
+        ledger = self._ledgers.pop(client_id, None) or self._returned(client_id)
         self._ledgers[client_id] = ledger
         if len(self._ledgers) > REMEMBERED_CLIENTS:
-            del self._ledgers[next(iter(self._ledgers))]
+            silent = next(iter(self._ledgers))
+            self.add_former(silent, self._ledgers.pop(silent).last)
         return ledger
+
+    def add_former(self, client_id: str, last: int) -> None:
+        """Remember no more of a client than its highest number, and nothing of the one silent for longest."""
+        if self._former is None:
+            self._former = {}
+        self._former[client_id] = last
+        if len(self._former) > KNOWN_CLIENTS - REMEMBERED_CLIENTS:
+            silent = next(iter(self._former))
+            del self._former[silent]
+            if self.id:
+                self.departed = self.departed or []
+                self.departed.append(silent)
+
+    def forgot(self, clients: int) -> None:
+        """The store has forgotten so many of those that departed, the first ones."""
+        if self.departed:
+            del self.departed[:clients]
+
+    def _returned(self, client_id: str) -> Ledger[Answer]:
+        """A ledger of a client that has none at hand."""
+        last = (self._former or {}).pop(client_id, 0)
+        return Ledger(last=last, elsewhere=last)
 
 
 class Catalog(Generic[Answer, PageType]):

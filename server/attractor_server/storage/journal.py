@@ -10,7 +10,7 @@ from attractor_server.storage import calls, contents, copies, imports, rows
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.ownership import Ownership, names_of, whole
-from attractor_server.storage.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory, StoredPage
+from attractor_server.storage.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory, StoredPage, Told
 from attractor_server.storage.sql import Cursor, Store
 
 logger = logging.getLogger(__name__)
@@ -78,22 +78,27 @@ class Journal:
         False, with nothing done, where the call is a repeat: it deleted one of that name before.
         """
         with self._changing(memories=[memory]) as cursor:
-            if calls.deleted(cursor, call, now_s=time.time()):
+            if calls.found(cursor, call) is not None:
                 return False
             copies.delete(cursor, memory)
-            calls.note_deleted(cursor, call, now_s=time.time())
+            calls.note(cursor, call, Done(0, 0), now_s=time.time())
         self.purge()
         return True
 
-    def deleted(self, call: Call) -> bool:
-        """Whether that call has deleted a memory, not long ago."""
-        with self._store.reading() as cursor:
-            return calls.deleted(cursor, call, now_s=time.time())
+    def done(self, call: Call) -> Done | None:
+        """What that call has done; None if it is new.
 
-    def done(self, memory: int, call: Call) -> Done | None:
-        """What that call to the memory has done; None if it is new."""
+        Raises:
+            NumberReused: another call had that number.
+            SequenceForgotten: the number is older than those that are remembered of its client.
+        """
         with self._store.reading() as cursor:
-            return calls.found(cursor, memory, call)
+            return calls.found(cursor, call)
+
+    def told(self, memory: int, client: str) -> Sequence[Told]:
+        """The answers to that client's stores and erases that are remembered, in the order of versions."""
+        with self._store.reading() as cursor:
+            return rows.told(cursor, memory, client)
 
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
@@ -104,7 +109,7 @@ class Journal:
                 contents.changed(cursor, there)
                 rows.tell(cursor, there)
                 for change in there:
-                    calls.note(cursor, change.memory, change.call, Done(change.version, change.patterns))
+                    calls.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
         if any(change.dropped or change.emptied for change in changes):
             swept(self._store, self._artifacts)
 
@@ -136,7 +141,7 @@ class Journal:
         """
         with self._changing(memories=[memory]) as cursor:
             made = copies.fork(cursor, memory, name, tag=tag, now_s=time.time())
-            calls.note(cursor, memory, call, Done(made.version, made.patterns))
+            calls.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
 
     def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
@@ -147,7 +152,7 @@ class Journal:
         """
         with self._changing(memories=[memory]) as cursor:
             made = copies.snapshot(cursor, memory, tag, now_s=time.time())
-            calls.note(cursor, memory, call, Done(made.version, made.patterns))
+            calls.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
 
     def snapshots(self, memory: int) -> Sequence[Snapshot]:
@@ -172,7 +177,7 @@ class Journal:
         """
         with self._changing(memories=[memory]) as cursor:
             restored = copies.restore(cursor, memory, tag, now_s=time.time())
-            calls.note(cursor, memory, call, restored)
+            calls.note(cursor, call, restored, now_s=time.time())
         swept(self._store, self._artifacts)
         return restored
 
@@ -184,7 +189,7 @@ class Journal:
         """
         with self._changing(memories=[memory]) as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
-            calls.note(cursor, memory, call, Done(0, 0))
+            calls.note(cursor, call, Done(0, 0), now_s=time.time())
         self.purge()
 
     def forget_unreached(self, memory: int) -> None:
@@ -211,11 +216,11 @@ class Journal:
             NameTaken: by another memory.
         """
         with self._changing() as cursor:
-            if (before := rows.found(cursor, name)) is not None and calls.found(cursor, before.id, call) is not None:
+            if calls.found(cursor, call) is not None and (before := rows.found(cursor, name)) is not None:
                 copies.delete(cursor, memory)
                 return before
             made = imports.end(cursor, memory, name)
-            calls.note(cursor, memory, call, Done(made.version, made.patterns))
+            calls.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
 
     def end_rebuild(self, draft: int, change: Change) -> None:
@@ -226,7 +231,7 @@ class Journal:
         with self._changing(memories=[change.memory]) as cursor:
             imports.exchange(cursor, change.memory, draft)
             rows.counted(cursor, [change], now_s=time.time())
-            calls.note(cursor, change.memory, change.call, Done(change.version, change.patterns))
+            calls.note(cursor, change.call, Done(change.version, change.patterns), now_s=time.time())
 
     def shorten(self, memory: int, *, pages: int) -> bool:
         """Takes so many pages from a memory that nobody reaches; whether it has more."""

@@ -1,8 +1,8 @@
 """The backend store in PostgreSQL, which shards on several nodes share."""
 
 import logging
-import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -12,7 +12,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage.address import Address
-from attractor_server.storage.schema import FORMAT, POSTGRES, tables
+from attractor_server.storage.schema import FORMAT, POSTGRES, leave_format_2, statements, tables
 from attractor_server.storage.sql import Cursor, number
 from attractor_server.storage.statements import Statements
 
@@ -152,14 +152,16 @@ class Postgres:
             self._connection = None
 
     def _prepare(self, cursor: Cursor) -> None:
-        """Makes the tables, one server at a time."""
+        """Makes the tables, or brings an older format up to date, one server at a time."""
         cursor.execute("SELECT pg_advisory_xact_lock(?)", (_MAKING,))
         if not _made(cursor):
-            for statement in re.sub("--.*", "", tables(POSTGRES)).split(";"):
-                if statement.strip():
-                    cursor.execute(statement)
+            for statement in statements(tables(POSTGRES)):
+                cursor.execute(statement)
             cursor.execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")
             cursor.execute("INSERT INTO schema_version VALUES (?)", (FORMAT,))
+        elif number(cursor.execute("SELECT version FROM schema_version")) == 2:
+            leave_format_2(cursor, POSTGRES, now_s=time.time())
+            cursor.execute("UPDATE schema_version SET version = ?", (FORMAT,))
 
     def _check(self, cursor: Cursor) -> None:
         if not _made(cursor):
@@ -167,6 +169,8 @@ class Postgres:
         found = number(cursor.execute("SELECT version FROM schema_version"))
         if found > FORMAT:
             raise StoreDamaged(f"{self} has format {found}; this version reads up to {FORMAT}: upgrade the server")
+        if found < FORMAT:
+            raise StoreDamaged(f"{self} has format {found}; expected {FORMAT}: serve it once with this version")
         if cursor.execute("SELECT current_setting('fsync')").fetchone() == ("off",):
             logger.warning("%s has fsync off: what was acknowledged is lost if its machine fails", self)
 

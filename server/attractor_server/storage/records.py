@@ -64,13 +64,21 @@ class Told:
     version: int
     patterns: int
     erases: bool = False
+    digest: int = 0
+    """Of what was written; 0 for none"""
 
 
 class Call(NamedTuple):
-    """Whose call it is, and its number among the calls, other than stores and erases, of that client."""
+    """A numbered call that is no store or erase: whose it is, which of that client's, and what it asks."""
 
     client: str
     sequence: int
+    kind: str
+    """Its name in the protocol"""
+    memory: str
+    """The name of the memory that it is about"""
+    digest: int
+    """Of the whole request"""
 
 
 class Done(NamedTuple):
@@ -105,6 +113,8 @@ class Change:
     entries: Sequence[Entry] = ()
     images: Sequence[Image] = ()
     told: Sequence[Told] = ()
+    departed: Sequence[str] = ()
+    """Clients whose answers are remembered no longer"""
     remade: Remade | None = None
     call: Call | None = None
     """By which it was made, if that is numbered and no store"""
@@ -149,6 +159,9 @@ class StoredMemory:
     pages: Sequence[PageRow] = ()
     """The oldest first"""
     told: Sequence[Told] = ()
+    """Of the clients that wrote last, as many as a record remembers, in the order of versions"""
+    former: Sequence[tuple[str, int]] = ()
+    """The other clients, the one silent for longest first, each with its highest number"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from attractor_server.storage import contents
-from attractor_server.storage.catalog import REMEMBERED_ANSWERS
+from attractor_server.storage.catalog import REMEMBERED_ANSWERS, REMEMBERED_CLIENTS
 from attractor_server.storage.records import Change, NewMemory, StoredMemory, Told
 from attractor_server.storage.settings import MemorySettings
 from attractor_server.storage.sql import Cursor, several
@@ -47,7 +47,15 @@ def found(cursor: Cursor, name: str) -> StoredMemory | None:
     if row is None:
         return None
     memory = _memory(cursor, row)
-    return replace(memory, told=_told(cursor, memory.id))
+    clients = cursor.execute(_CLIENTS, (memory.id,)).fetchall()
+    former = [(client, last) for client, last, _ in reversed(clients[REMEMBERED_CLIENTS:])]
+    newest = [client for client, *_ in clients[:REMEMBERED_CLIENTS]]
+    return replace(memory, told=_told(cursor, memory.id, newest), former=former)
+
+
+def told(cursor: Cursor, memory: int, client: str) -> Sequence[Told]:
+    """Return the answers to that client that are remembered, in the order of versions."""
+    return _told(cursor, memory, [client])
 
 
 def by_id(cursor: Cursor, identity: int) -> StoredMemory:
@@ -108,13 +116,21 @@ def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Seque
 
 def tell(cursor: Cursor, changes: Sequence[Change]) -> None:
     """Notes what clients are told, and forgets what is older than is remembered."""
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ?",
+        [(change.memory, client) for change in changes for client in change.departed],
+    )
     told = [(change.memory, told) for change in changes for told in change.told]
     cursor.executemany(
-        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-        [(memory, one.client, one.sequence, one.version, one.patterns, int(one.erases)) for memory, one in told],
+        "INSERT INTO answers (memory, client, sequence, version, patterns, erases, digest) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (memory, one.client, one.sequence, one.version, one.patterns, int(one.erases), one.digest)
+            for memory, one in told
+        ],
     )
     cursor.executemany(
-        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence > 0 AND sequence <= ?",
+        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
         [
             (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
             for memory, one in told
@@ -142,13 +158,22 @@ def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
     )
 
 
-def _told(cursor: Cursor, memory: int) -> Sequence[Told]:
-    rows = cursor.execute(
-        "SELECT client, sequence, version, patterns, erases FROM answers WHERE memory = ? AND sequence > 0 "
-        "ORDER BY version",
-        (memory,),
-    ).fetchall()
+_CLIENTS = (
+    "SELECT client, max(sequence), max(version) AS newest FROM answers WHERE memory = ? GROUP BY client "
+    "ORDER BY newest DESC"
+)
+_TOLD = (
+    "SELECT client, sequence, version, patterns, erases, digest FROM answers WHERE memory = ? "
+    "AND client IN (VALUES {}) ORDER BY version"
+)
+
+
+def _told(cursor: Cursor, memory: int, clients: Sequence[str]) -> Sequence[Told]:
+    if not clients:
+        return []
+    marks, values = several([(client,) for client in clients])
+    rows = cursor.execute(_TOLD.format(marks), (memory, *values)).fetchall()
     return [
-        Told(client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases))
-        for client, sequence, version, patterns, erases in rows
+        Told(client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases), digest=digest)
+        for client, sequence, version, patterns, erases, digest in rows
     ]

@@ -1,15 +1,19 @@
 """The tables of the backend store, and how each format came from the one before."""
 
+import re
 import struct
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import apsw
 
+from attractor_server.storage.catalog import KNOWN_CLIENTS
 from attractor_server.storage.groups import GROUPS
 from attractor_server.storage.records import checksum
+from attractor_server.storage.sql import Cursor
 
-FORMAT = 2
+FORMAT = 3
 
 _TABLES = """
 CREATE TABLE memories (
@@ -73,7 +77,7 @@ CREATE TABLE entries (
     PRIMARY KEY (content, version)
 ){strict};
 
--- What each client was told about its numbered stores and erases, and, under numbers below zero, its other calls.
+-- What each client was told about its numbered stores and erases.
 CREATE TABLE answers (
     memory {integer} NOT NULL REFERENCES memories ON DELETE CASCADE,
     client TEXT NOT NULL,
@@ -81,8 +85,11 @@ CREATE TABLE answers (
     version {integer} NOT NULL,
     patterns {integer} NOT NULL,
     erases {integer} NOT NULL,
+    digest {integer} NOT NULL DEFAULT 0, -- of what was written; 0: not noted
     PRIMARY KEY (memory, client, sequence)
 ){clustered};
+
+{calls}
 
 -- Whoever owns a group writes to memories of its slots under its epoch. Text of owners: see incarnation.py.
 CREATE TABLE groups (
@@ -94,9 +101,25 @@ CREATE TABLE groups (
 WITH RECURSIVE numbers (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM numbers WHERE number < {last_group})
 INSERT INTO groups SELECT number, '', 0, 0 FROM numbers;
 
--- How many commits there were; and, a day or two, the calls that deleted a memory.
+-- How many commits there were.
 CREATE TABLE counters (name TEXT PRIMARY KEY, value {integer} NOT NULL){clustered};
 INSERT INTO counters VALUES ('commits', 0);
+"""
+
+_CALLS = """
+-- Numbered calls other than stores and erases, a day long.
+CREATE TABLE calls (
+    client TEXT NOT NULL,
+    sequence {integer} NOT NULL,
+    memory TEXT NOT NULL, -- its name; empty: not noted
+    kind TEXT NOT NULL, -- empty: not noted
+    digest {integer} NOT NULL, -- of the request; 0: not noted
+    version {integer} NOT NULL,
+    patterns {integer} NOT NULL,
+    made_s {real} NOT NULL,
+    PRIMARY KEY (client, sequence, memory)
+){clustered};
+CREATE INDEX calls_by_age ON calls (made_s);
 """
 
 SQLITE: Mapping[str, str] = {
@@ -136,7 +159,8 @@ INSERT INTO images SELECT places.content, version, i.content, NULL,
 INSERT INTO entries SELECT places.content, version, written, patterns, e.content, x'',
     renewed(memory, page, version, e.content, checksum, places.content)
     FROM old_entries e JOIN places USING (memory) WHERE page = number;
-INSERT INTO answers SELECT * FROM old_answers;
+INSERT INTO answers (memory, client, sequence, version, patterns, erases)
+    SELECT memory, client, sequence, version, patterns, erases FROM old_answers;
 DELETE FROM counters;
 INSERT INTO counters SELECT * FROM old_counters;
 DROP TABLE places;
@@ -145,7 +169,47 @@ DROP TABLE places;
 
 def tables(words: Mapping[str, str]) -> str:
     """The statements that make the newest tables, with a database's words for the types."""
-    return _TABLES.format_map({**words, "last_group": GROUPS - 1})
+    return _TABLES.format_map({**words, "last_group": GROUPS - 1, "calls": _CALLS.format_map(words)})
+
+
+def leave_format_2(cursor: Cursor, words: Mapping[str, str], *, now_s: float) -> None:
+    """Bring a store of format 2 to format 3, in the transaction that is open.
+
+    Calls other than stores stood among the answers, under numbers below zero and without their kind, and deletions
+    among the counters, without their memory. They are taken for repeats of any kind and memory as long as a call is
+    remembered. Of the clients of a memory those are forgotten that wrote last before many others.
+    """
+    cursor.execute("ALTER TABLE answers ADD COLUMN digest {integer} NOT NULL DEFAULT 0".format_map(words))
+    for statement in statements(_CALLS.format_map(words)):
+        cursor.execute(statement)
+    cursor.execute(
+        "INSERT INTO calls SELECT client, -sequence, name, '', 0, answers.version, answers.patterns, ? "
+        "FROM answers JOIN memories ON memories.id = memory WHERE sequence < 0",
+        (now_s,),
+    )
+    deleted = cursor.execute("SELECT name FROM counters WHERE name LIKE 'deleted %'").fetchall()
+    for (name,) in deleted:
+        client, _, sequence = name.split(" ", 2)[2].rpartition(" ")
+        cursor.execute(
+            "INSERT INTO calls VALUES (?, ?, '', '', 0, 0, 0, ?) ON CONFLICT DO NOTHING", (client, int(sequence), now_s)
+        )
+    cursor.execute("DELETE FROM counters WHERE name LIKE 'deleted %'")
+    cursor.execute("DELETE FROM answers WHERE sequence < 0")
+    cursor.execute(_FORGET_CLIENTS, (KNOWN_CLIENTS,))
+
+
+_FORGET_CLIENTS = """
+WITH clients AS (SELECT memory, client, row_number() OVER (PARTITION BY memory ORDER BY max(version) DESC) AS place
+    FROM answers GROUP BY memory, client)
+DELETE FROM answers WHERE (memory, client) IN (SELECT memory, client FROM clients WHERE place > ?)
+"""
+
+
+def statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script that has no semicolon within one, without its comments."""
+    for statement in re.sub("--.*", "", script).split(";"):
+        if statement.strip():
+            yield statement
 
 
 def migrated(connection: apsw.Connection, found: int) -> None:
@@ -155,6 +219,8 @@ def migrated(connection: apsw.Connection, found: int) -> None:
     """
     if found == 1:
         _leave_format_1(connection)
+    elif found == 2:
+        leave_format_2(connection.cursor(), SQLITE, now_s=time.time())
     elif not found:
         connection.execute(tables(SQLITE))
     if found < FORMAT:
@@ -167,6 +233,7 @@ def _leave_format_1(connection: apsw.Connection) -> None:
         connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
     connection.execute(tables(SQLITE))
     connection.execute(_FROM_FORMAT_1)
+    connection.execute(_FORGET_CLIENTS, (KNOWN_CLIENTS,))
     for name in reversed(_OF_FORMAT_1):
         connection.execute(f"DROP TABLE old_{name}")
     connection.create_scalar_function("renewed", None, 6)
