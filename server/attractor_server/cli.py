@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -57,7 +57,7 @@ def serve(config: Path | None, **flags: str | None) -> None:
     with _clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        from attractor_server.cluster.serving import kept_in, serving  # noqa: PLC0415 - takes seconds
+        from attractor_server.cluster.serving import Ended, kept_in, serving  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
 
@@ -66,7 +66,7 @@ def serve(config: Path | None, **flags: str | None) -> None:
                 signal.signal(number, lambda *_: stop.set())
             click.echo(f"Attractor is ready on {address}, {who}, models: {', '.join(models)}; {kept_in(settings)}")
 
-        with serving(settings, early=ready) as cluster:
+        with suppress(Ended), serving(settings, early=ready, ended=stop.is_set) as cluster:
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
             ready(cluster.addresses[0], cluster.models, shards)
             while not stop.wait(1.0):  # a wait without an end would hold signals back

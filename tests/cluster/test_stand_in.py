@@ -1,7 +1,11 @@
 """A server is there before Ray is: a stand-in serves until shards take over from it."""
 
+import fcntl
 import signal
 import socket
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +52,32 @@ def test_clients_of_the_stand_in_go_on_with_the_shards_and_never_see_an_error(mo
         assert total_of(server, "busy") == len(writer.versions)
 
 
-def test_a_server_told_to_end_while_ray_starts_keeps_what_it_took(models: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Ray writes; pytest's own folders have names too long for its sockets."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("after_s", [0, 2, 5])
+def test_a_server_told_to_end_while_ray_starts_keeps_what_it_took_and_leaves_nothing_of_ray(
+    models: Path, tmp_path: Path, ray_folder: Path, after_s: float
+) -> None:
+    for name in ("attractor-ray-killed", "attractor-ray-running"):
+        (ray_folder / name).mkdir()
+        (ray_folder / name / "lock").touch()
+    with (ray_folder / "attractor-ray-running" / "lock").open() as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        _end_while_ray_starts(models, tmp_path, after_s)
+    assert [one.name for one in ray_folder.iterdir()] == ["attractor-ray-running"]
+
+
+def _end_while_ray_starts(models: Path, tmp_path: Path, after_s: float) -> None:
     with server_process(*flags(models, tmp_path), early=True) as server:
         with attractor.Client(server.address, retry=QUICK) as client:
             client.create_memory("a", model="tiny").store(ONE)
+        time.sleep(after_s)
         assert server.stop() == 0
         assert not any("cut off" in line for line in drained(server.errors))
     with server_process(*flags(models, tmp_path), early=True) as server:

@@ -1,10 +1,12 @@
 """Calls whose answer was lost are repeated by the SDK, and done once."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from grpc import StatusCode, aio
 from tests.server import raw
@@ -27,7 +29,9 @@ from attractor_server.engine.work import Job, Outcome, Tended
 from attractor_server.errors import ServerError
 from attractor_server.rpc.control import MemoriesServicer
 from attractor_server.rpc.copies import CopiesServicer
+from attractor_server.storage import catalog
 from attractor_server.storage.catalog import REMEMBERED_CLIENTS
+from attractor_server.storage.database import FILE
 
 __all__ = ["durable", "on_disk"]
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.05)
@@ -324,6 +328,24 @@ async def test_a_repeat_by_a_client_after_many_others_wrote_is_never_applied_twi
             assert raw.reason(raw.status_of(caught.value)) == "SEQUENCE_FORGOTTEN"
         assert await raw.state(channel, "a") == before
         assert (await data.Store(request("early", 2))).version == before[0] + 1
+
+
+async def test_clients_that_come_once_leave_only_so_many_answers_in_the_store(
+    on_disk: ShardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "KNOWN_CLIENTS", REMEMBERED_CLIENTS + 2)
+    settings = memories_pb2.MemorySettings(when_full=memories_pb2.WHEN_FULL_FORGET, page_patterns=4)
+    async with serving(on_disk) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        await raw.create(channel, "a", settings=settings)
+        for number in range(REMEMBERED_CLIENTS + 9):
+            request = memory_data_pb2.StoreRequest(
+                memory="a", tensors=[tensor(images(1))], client_id=f"{number}", sequence=1
+            )
+            await memory_data_pb2_grpc.MemoryDataStub(channel).Store(request)
+    assert isinstance(on_disk.data, Path)
+    with closing(apsw.Connection(str(on_disk.data / FILE))) as rows:
+        clients = {int(client) for (client,) in rows.execute("SELECT client FROM answers")}
+    assert clients == set(range(REMEMBERED_CLIENTS + 9)) - set(range(7))
 
 
 @pytest.mark.parametrize(("client_id", "sequence"), [("", 1), ("a", 0), ("a", 1 << 63), ("x" * 65, 1), ("a\0b", 1)])

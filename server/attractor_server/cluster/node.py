@@ -1,9 +1,15 @@
 """Ray itself: joining a cluster, or starting one inside this process, quietly."""
 
+import fcntl
 import logging
+import os
+import shutil
+import signal
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import ray
 
@@ -13,6 +19,7 @@ NAMESPACE = "attractor"
 ANSWER_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """The least that Ray takes: no pattern ever goes through its object store."""
+_FOLDER, _LOCK = "attractor-ray-", "lock"
 
 
 @contextmanager
@@ -24,21 +31,66 @@ def ray_node(address: str) -> Iterator[None]:
     """
     _check_answers(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address=address or "local",
-            namespace=NAMESPACE,
-            include_dashboard=None if address else False,
-            object_store_memory=None if address else OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-            log_to_driver=False,  # shards hand over their own lines; Ray's stay in its folder
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address, error) from error
+    with nullcontext() if address else _folder() as folder:
+        try:
+            with _sigterm_kept():
+                ray.init(
+                    address=address or "local",
+                    namespace=NAMESPACE,
+                    include_dashboard=None if address else False,
+                    object_store_memory=None if address else OBJECT_STORE_BYTES,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,  # shards hand over their own lines; Ray's stay in its folder
+                    _temp_dir=folder,
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster(address, error) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Whoever handles SIGTERM goes on to: Ray would end this process by it, while it starts and after (ray#17308)."""
+    set_handler = signal.signal
+
+    def set_other(signalnum: "int | signal.Signals", handler: "signal._HANDLER") -> "signal._HANDLER":
+        return signal.getsignal(signalnum) if signalnum == signal.SIGTERM else set_handler(signalnum, handler)
+
+    signal.signal = set_other
     try:
         yield
     finally:
-        ray.shutdown()
+        signal.signal = set_handler
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for what Ray writes, gone after the block; those of servers that were killed go now."""
+    parent = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    for left in parent.glob(f"{_FOLDER}*/{_LOCK}"):
+        _remove_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+    with (folder / _LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # an agent of Ray may write to the last; then the next one removes it
+
+
+def _remove_left(path: Path) -> None:
+    """Removes the folder that has this lock, unless a server holds it, or it is another user's."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+    except OSError:
+        return
 
 
 def _check_answers(address: str) -> None:

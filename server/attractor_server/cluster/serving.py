@@ -66,13 +66,16 @@ def kept_in(settings: Settings) -> str:
 
 
 @contextmanager
-def serving(settings: Settings, *, early: Early = lambda address, models: None) -> Iterator["Cluster"]:
+def serving(
+    settings: Settings, *, early: Early = lambda address, models: None, ended: Callable[[], bool] = lambda: False
+) -> Iterator["Cluster"]:
     """A server as the settings ask for it, until the end of the block.
 
     One whose memories are kept in this machine calls `early` as soon as a stand-in serves them; shards in Ray take over
-    from that before the block begins.
+    from that before the block begins. Where it has `ended` by then, the stand-in finishes what it accepted instead.
 
     Raises:
+        Ended: it has.
         SettingsError: a setting cannot be meant here.
         ModelFileError: a model file is damaged, or of a newer format.
         StoreFailed: the database that was named cannot be used.
@@ -96,12 +99,25 @@ def serving(settings: Settings, *, early: Early = lambda address, models: None) 
             stand_in = stack.enter_context(standing_in(spec))
             spec = replace(spec, follows=stand_in.port)
             early(stand_in.address, stand_in.models)
+            _go_on(stand_in, ended)
         stack.enter_context(_ray(spec, settings, checked=stand_in is not None))
+        if stand_in is not None:
+            _go_on(stand_in, ended)
         from attractor_server.cluster.cluster import cluster  # noqa: PLC0415 - loads ray
 
         yield stack.enter_context(
             cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level, stand_in=stand_in)
         )
+
+
+class Ended(Exception):
+    """The server was told to end before its shards had started, and has."""
+
+
+def _go_on(stand_in: "StandIn", ended: Callable[[], bool]) -> None:
+    if ended():
+        stand_in.leave()
+        raise Ended
 
 
 @contextmanager
