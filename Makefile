@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTERS ?= 2
+REQUESTS ?= 100000
 # Folders that hold no Python yet are left out: mypy would refuse them.
 TYPED := $(wildcard protos client server tests benchmarks/*.py examples/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
@@ -85,6 +86,10 @@ quality: $(STAMP) ## measure every model that ships, beside its rivals, and writ
 .PHONY: chaos
 chaos: $(STAMP) ## do every fault, a hundred kills among them, and write docs/durability.md (takes an hour; ARGS=…)
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## send requests with anything in them to all services (REQUESTS=100000 takes half an hour)
+	ATTRACTOR_FUZZED=$(REQUESTS) $(BIN)/pytest -q tests/fuzz
 
 .PHONY: clean
 clean: ## remove .venv and everything that was made
