@@ -120,6 +120,7 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
     Raises:
         SettingsError: the spec cannot be meant on this machine.
         ModelFileError: a model file is damaged, or of a newer format.
+        ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
     async with _prepared(spec) as (models, engine, journal):
         batcher = Batcher(
@@ -170,7 +171,13 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     if journal is not None and artifacts is not None:
         keep(model_paths(spec.models), artifacts)
         models = {**models, **former(journal, artifacts, models.values(), device_of(spec.device))}
-    engine = Engine(models.values(), bank_bytes=spec.bank_bytes, residency=residency, keeper=journal)
+    engine = Engine(
+        models.values(),
+        bank_bytes=spec.bank_bytes,
+        residency=residency,
+        keeper=journal,
+        checked=spec.check_banks,
+    )
     return models, engine, journal
 
 

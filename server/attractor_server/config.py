@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")
     batch_ms: float = Field(20.0, gt=0, description="Milliseconds a batch should take at most.")
     warm_up: bool = Field(True, description="Run every program once before serving; no: start sooner.")
+    check_banks: bool = Field(
+        False,
+        description="After each batch, check that no two pages share a place in the bank, and end the shard where two "
+        "do; Ray starts it again. For finding faults: it takes some milliseconds of every batch.",
+    )
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")

@@ -28,7 +28,8 @@ ServerError
 │   ├── OwnerUnreachable
 │   │   └── MovedAway                               the memory is another shard's now, whose address goes with it
 │   ├── OwnerChanged                                another shard has the memory now, or is about to have it
-│   └── StoreFailed                                 the store on disk could not be used; nothing was applied
+│   ├── StoreFailed                                 the store on disk could not be used; nothing was applied
+│   └── BankBroken                                  two pages share a place in the bank: the shard ends
 ├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
 ├── Expired                   DEADLINE_EXCEEDED
 ├── Cancelled                 CANCELLED             the client no longer wants the answer
@@ -216,6 +217,10 @@ class OwnerChanged(Unavailable):
 
 class StoreFailed(Unavailable):
     reason = "STORE_FAILED"
+
+
+class BankBroken(Unavailable):
+    reason = "BANK_BROKEN"
 
 
 class StoreDamaged(ServerError):

@@ -37,6 +37,8 @@ class ShardSpec:
     """What a batch should take at most: requests of others wait for as long"""
     warm_up: bool = True
     """Programs run once before the shard serves"""
+    check_banks: bool = False
+    """The places of banks are checked after each batch; where two pages share one the shard ends"""
     lease_s: float = LEASE_S
     """How long a shard that does not reach the store answers from what it has"""
     transport: Transport = field(default_factory=Transport)

@@ -5,10 +5,12 @@ Whoever has a handle of an actor has Ray import its class: the supervisor would 
 
 import asyncio
 import logging
-from collections.abc import Collection
-from contextlib import ExitStack
+import os
+from collections.abc import AsyncIterator, Collection
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from anyio.from_thread import start_blocking_portal
 from ray.exceptions import RayError
@@ -23,7 +25,14 @@ from attractor_server.spec import ShardSpec
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.topology import Topology
 
+if TYPE_CHECKING:
+    from attractor_server.app import RunningShard
+
+logger = logging.getLogger(__name__)
+
 RESIZE_TIMEOUT_S = 10.0
+FAREWELL_S = 1.0
+"""In which the supervisor fetches what was logged"""
 
 
 class ShardActor:
@@ -31,8 +40,6 @@ class ShardActor:
 
     def __init__(self, spec: ShardSpec, log_level: str) -> None:
         """Returns once the shard listens. An empty `spec.advertise` means this node's own address."""
-        from attractor_server.app import running_shard  # noqa: PLC0415 - loads torch
-
         self._logbook = Logbook(f"shard {spec.number}")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         self._process = Incarnation.here(f"shard-{spec.number}")
@@ -41,8 +48,7 @@ class ShardActor:
             portal = stack.enter_context(
                 start_blocking_portal("asyncio", dict(loop_options()), name=f"shard {spec.number}")
             )
-            running = running_shard(spec, resize=_resize)
-            self._shard = stack.enter_context(portal.wrap_async_context_manager(running))
+            self._shard = stack.enter_context(portal.wrap_async_context_manager(_to_the_end(spec)))
             self._portal = portal
             self._stack = stack.pop_all()
         spare_the_loaded()
@@ -73,6 +79,24 @@ class ShardActor:
     def drain(self, grace_s: float) -> bool:
         """Sends clients away and stops. Whether everything that was accepted is finished."""
         return self._portal.call(partial(self._shard.drain, grace_s))
+
+
+@asynccontextmanager
+async def _to_the_end(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
+    """A shard; where it ends by an error so does the process, and Ray starts another one."""
+    from attractor_server.app import running_shard  # noqa: PLC0415 - loads torch
+
+    serves = False
+    try:
+        async with running_shard(spec, resize=_resize) as shard:
+            serves = True
+            yield shard
+    except Exception:
+        if not serves:
+            raise
+        logger.critical("the shard has ended, and its process ends", exc_info=True)
+        await asyncio.sleep(FAREWELL_S)
+        os._exit(1)
 
 
 async def _breathe() -> None:

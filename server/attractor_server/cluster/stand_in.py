@@ -12,7 +12,7 @@ from dataclasses import replace
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from attractor_server.app import RunningShard, running_shard
-from attractor_server.errors import Unavailable
+from attractor_server.errors import BankBroken, Unavailable
 from attractor_server.loop import loop_options
 from attractor_server.spec import ShardSpec
 from attractor_server.storage.groups import GROUPS
@@ -54,7 +54,10 @@ class StandIn:
         """Finishes what it accepted, closes its port, and lets others have what it owned."""
         if not self._portal.call(self._shard.drain, DRAIN_S):
             logger.warning("some requests were cut off after %g s; clients repeat them", DRAIN_S)
-        self._stack.close()
+        try:
+            self._stack.close()
+        except* BankBroken:
+            logger.warning("the stand-in had ended before; shards go on from what is kept")
 
 
 @contextmanager

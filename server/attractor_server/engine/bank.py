@@ -1,6 +1,6 @@
 """The bank: a cache, on one device, of the fast weights of pages of one model."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
@@ -137,11 +137,21 @@ class Bank:
         self._store.drop(page.id)
         page.place, page.stored, page.patterns, page.kept, page.home = INITIAL, False, 0, None, None
 
-    def check(self) -> None:
-        """Raise AssertionError unless each place is free once, or one page's that knows this bank."""
-        owned = [page.place for page in self._resident]
-        assert sorted([*self._free, *owned]) == list(range(INITIAL + 1, self.capacity + 1)), "a place is not there once"
-        assert all(page.home is self for page in self._resident), "a page of another bank has a place"
+    def disorder(self) -> str:
+        """The first place that is neither free once nor one page's that knows this bank, in words; empty: none is."""
+        places = [*self._free, *(page.place for page in self._resident)]
+        whole = len(places) == len(set(places)) == self.capacity and min(places) > INITIAL
+        if whole and max(places) <= self.capacity and all(page.home is self for page in self._resident):
+            return ""
+        seen, owners = Counter(places), defaultdict[int, list[int]](list)
+        for page in self._resident:
+            if page.home is not self:
+                return f"place {page.place} has page {page.id}, which is another bank's"
+            owners[page.place].append(page.id)
+        there = range(INITIAL + 1, self.capacity + 1)
+        wrong = min(place for place in {*there, *places} if place not in there or seen[place] != 1)
+        free = self._free.count(wrong)
+        return f"place {wrong} of {self.capacity} is free {free} times, and has pages {owners[wrong]}"
 
     def _refuse_others(self, pages: Iterable[Page]) -> None:
         for page in pages:

@@ -12,7 +12,7 @@ from attractor_server.engine.fairness import namespace_of
 from attractor_server.engine.lanes import Queue
 from attractor_server.engine.pace import COMPANY_PART, Company, Pace
 from attractor_server.engine.work import Job, Outcome, Record, Unfinished
-from attractor_server.errors import QueueFull, ServerError
+from attractor_server.errors import BankBroken, QueueFull, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,11 @@ class Computer(Protocol):
     """What computes a batch of jobs of one program, in a worker thread."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        """An outcome or an error for each job, in their order."""
+        """An outcome or an error for each job, in their order.
+
+        Raises:
+            BankBroken: nothing that it computes can be trusted any more.
+        """
 
 
 class Batcher:
@@ -114,6 +118,9 @@ class Batcher:
         """Computes batch after batch, until cancelled.
 
         In the engine's thread it calls all of `before` first, and one of `between` whenever nothing waits.
+
+        Raises:
+            BankBroken: as the engine did; all jobs have failed with it.
         """
         loop, spare = asyncio.get_running_loop(), iter(between)
         thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -128,6 +135,11 @@ class Batcher:
                         await loop.run_in_executor(thread, one)
                     else:
                         await self.changed()
+        except BankBroken as error:
+            logger.critical("%s; this shard ends, so that no memory answers with another one's patterns", error)
+            for job in self._queue.jobs():
+                job.fail(error)
+            raise
         finally:
             thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
 
@@ -173,6 +185,10 @@ class Batcher:
         self._computing = batch
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._timed, batch)
+        except BankBroken as error:
+            for job in batch:
+                job.fail(error)
+            raise
         except Exception:
             logger.exception("a batch of %d jobs failed", len(batch))
             outcomes = [ServerError("the engine failed; the server's log says why") for _ in batch]

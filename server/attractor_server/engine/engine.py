@@ -1,7 +1,7 @@
 """The engine: one batched loop over the pages of many memories."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ from attractor_server.engine.restoring import repeats, restored
 from attractor_server.engine.tending import Tending
 from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended
 from attractor_server.engine.writing import store
-from attractor_server.errors import ServerError
+from attractor_server.errors import BankBroken, ServerError
 
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
     Operation.STORE: store,
@@ -38,13 +38,16 @@ class Engine:
         bank_bytes: int,
         residency: Residency | None = None,
         keeper: Keeper | None = None,
+        checked: bool = False,
     ) -> None:
         """`bank_bytes` bounds the fast weights of each model that are on the device at the same time.
 
-        With a `keeper` memories that have an id there outlive the engine.
+        With a `keeper` memories that have an id there outlive the engine. With `checked` the banks of a
+        batch are checked after it.
         """
         residency = residency or Residency()
         self._keeper = keeper
+        self._checked = checked
         kept = None if keeper is None else KeptPatterns(keeper)
         self._loaded: Mapping[str, Loaded] = {
             model.digest: Loaded(
@@ -65,7 +68,28 @@ class Engine:
 
         Of one memory there may be several jobs that read, several stores, or a single erase or deletion. A job that is
         Unfinished has to come again, before any other of its memory.
+
+        Raises:
+            BankBroken: the places of a bank are in disorder, where they are checked; no outcome can be trusted.
         """
+        if not self._checked:
+            return self._run(jobs)
+        before = {job.memory.model_digest for job in jobs}
+        outcomes = self._run(jobs)
+        self.check(before.union(job.memory.model_digest for job in jobs))
+        return outcomes
+
+    def check(self, digests: Collection[str] | None = None) -> None:
+        """Checks the banks of these models, or all.
+
+        Raises:
+            BankBroken: not each place of a bank is free once, or one page's.
+        """
+        for digest, loaded in self._loaded.items():
+            if (digests is None or digest in digests) and (found := loaded.bank.disorder()):
+                raise BankBroken(f"the bank of model {loaded.model.name} ({digest}) is in disorder: {found}")
+
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
         if (one := self._singly.get(jobs[0].operation)) is not None:
             return [_guarded(one, job) for job in jobs]
         outcomes: dict[Job, Outcome | ServerError] = {}
@@ -81,11 +105,6 @@ class Engine:
             else:
                 outcomes |= _computed(loaded, own)
         return [outcomes[job] for job in jobs]
-
-    def check(self) -> None:
-        """Raise AssertionError unless each place of each bank is free once, or one page's."""
-        for loaded in self._loaded.values():
-            loaded.bank.check()
 
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""

@@ -17,7 +17,7 @@ import torch
 from attractor_server.energy.model import Model
 from attractor_server.engine.batcher import Computer
 from attractor_server.engine.work import Floats, Job, Operation, Record
-from attractor_server.errors import ServerError
+from attractor_server.errors import BankBroken, ServerError
 from attractor_server.storage.catalog import MemoryRecord
 from attractor_server.storage.settings import MemorySettings, WriteMode
 
@@ -82,6 +82,8 @@ class Warming:
                 for outcome in self._engine.run(jobs):
                     if isinstance(outcome, ServerError):
                         logger.debug("warming %s: %s", model.name, outcome)
+        except BankBroken:
+            raise
         except Exception:
             logger.exception("warming %s failed; its first requests will take longer", model.name)
 
