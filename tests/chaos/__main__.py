@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.chaos import results
 from tests.chaos.faults import (  # noqa: F401 - they are listed
     artifacts,
+    changing_models,
     crashing,
     damage,
     databases,
