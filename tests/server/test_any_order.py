@@ -37,6 +37,8 @@ TELLINGS = 20
 # More of them find more: ATTRACTOR_EXAMPLES=100 takes some minutes.
 EXAMPLES = int(os.environ.get("ATTRACTOR_EXAMPLES", "10"))
 NAMES = st.sampled_from(["a", "b", "n/a", "n/b", "c"])
+MODELS = st.sampled_from(["tiny", "able"])
+"""Of the same fields"""
 TAGS = st.sampled_from(["x", "y"])
 PLACES = st.integers(0, 100)
 SHARDS = st.integers(0, 1)
@@ -44,14 +46,16 @@ QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.1)
 SPLITS = st.sampled_from([0.0, 0.5, 1.0])
 """Parts of the groups that the second shard has"""
 CALLS = st.one_of(
-    st.tuples(st.just("create"), NAMES, st.sampled_from(["rewrite", "stream"])),
+    st.tuples(st.just("create"), NAMES, st.sampled_from(["rewrite", "stream"]), MODELS),
     st.tuples(st.just("store"), NAMES, st.integers(1, 2 * PAGE)),
     st.tuples(st.just("erase"), NAMES, PLACES),
     st.tuples(st.just("fork"), NAMES, NAMES, st.none() | TAGS),
     st.tuples(st.just("snapshot"), NAMES, TAGS),
     st.tuples(st.just("restore"), NAMES, TAGS),
     st.tuples(st.just("forget_snapshot"), NAMES, TAGS),
-    st.tuples(st.just("rebuild"), NAMES),
+    st.tuples(st.just("rebuild"), NAMES, MODELS),
+    st.tuples(st.just("use_while_restoring"), NAMES, TAGS, PLACES),
+    st.tuples(st.just("use_while_rebuilding"), NAMES, MODELS, PLACES),
     st.tuples(st.just("by_file"), NAMES, NAMES),
     st.tuples(st.just("delete"), NAMES),
     st.tuples(st.just("query"), NAMES, PLACES),
@@ -64,9 +68,14 @@ DELAYS_S = st.sampled_from([0.0, 0.001, 0.003, 0.006, 0.01, 0.02])
 class Expected:
     """What a memory should hold: ids of patterns, each of which says what its values are."""
 
+    model: str
     ids: list[int] = field(default_factory=list)
     version: int = 0
-    tags: dict[str, tuple[list[int], int]] = field(default_factory=dict)
+    tags: dict[str, "Expected"] = field(default_factory=dict)
+
+    def copy(self) -> "Expected":
+        """The same without snapshots."""
+        return Expected(self.model, list(self.ids), self.version)
 
 
 def owners(part: float, seed: int) -> Owners:
@@ -93,7 +102,9 @@ class Memories(RuleBasedStateMachine):
         uri = self.postgres.store() if self.postgres else ""
         data = None if self.postgres else self.folder / "data"
         self.kept = ("--backend-store-uri", uri) if self.postgres else ("--data-dir", str(data))
-        spec = ShardSpec(models=self.models, bank_bytes=1 << 14, warm_up=False, data=data, store_uri=uri)
+        spec = ShardSpec(
+            models=self.models, bank_bytes=1 << 14, warm_up=False, check_banks=True, data=data, store_uri=uri
+        )
         self.shards = [
             self.resources.enter_context(ShardProcess(replace(spec, number=number), alone=False)) for number in (0, 1)
         ]
@@ -118,9 +129,10 @@ class Memories(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         for name in ("a", "n/a"):
-            self.create(name, "rewrite")
+            self.create(name, "rewrite", "tiny")
             self.store(name, PAGE + 1)
             self.snapshot(name, "x")
+            self.rebuild(name, "able")
 
     @rule(number=SHARDS)
     def restart(self, number: int) -> None:
@@ -147,11 +159,11 @@ class Memories(RuleBasedStateMachine):
     def move_during(self, call: tuple[object, ...], split: float, seed: int, delay_s: float) -> None:
         self._during(call, delay_s, partial(self.move, split, seed))
 
-    @rule(name=NAMES, write=st.sampled_from(["rewrite", "stream"]))
-    def create(self, name: str, write: attractor.WriteMode) -> None:
+    @rule(name=NAMES, write=st.sampled_from(["rewrite", "stream"]), model=MODELS)
+    def create(self, name: str, write: attractor.WriteMode, model: str) -> None:
         if name not in self.expected:
-            self.client.create_memory(name, model="tiny", page_patterns=PAGE, write=write)
-            self.expected[name] = Expected()
+            self.client.create_memory(name, model=model, page_patterns=PAGE, write=write)
+            self.expected[name] = Expected(model)
 
     @rule(name=NAMES, count=st.integers(1, 2 * PAGE))
     def store(self, name: str, count: int) -> None:
@@ -180,24 +192,24 @@ class Memories(RuleBasedStateMachine):
         if expected is None or copy in self.expected or (tag is not None and tag not in expected.tags):
             return
         self.client.memory(name).fork(copy, tag=tag)
-        ids, version = (expected.ids, expected.version) if tag is None else expected.tags[tag]
-        self.expected[copy] = Expected(list(ids), version)
+        self.expected[copy] = (expected if tag is None else expected.tags[tag]).copy()
 
     @rule(name=NAMES, tag=TAGS)
     def snapshot(self, name: str, tag: str) -> None:
         expected = self.expected.get(name)
         if expected is not None and tag not in expected.tags:
             self.client.memory(name).snapshot(tag)
-            expected.tags[tag] = (list(expected.ids), expected.version)
+            expected.tags[tag] = expected.copy()
 
     @rule(name=NAMES, tag=TAGS)
     def restore(self, name: str, tag: str) -> None:
         expected = self.expected.get(name)
         if expected is not None and tag in expected.tags:
-            expected.ids = list(expected.tags[tag][0])
+            kept = expected.tags[tag]
+            expected.model, expected.ids = kept.model, list(kept.ids)
             expected.version += 1
             info = self.client.memory(name).restore(tag)
-            assert (info.version, info.patterns) == (expected.version, len(expected.ids))
+            assert (info.version, info.patterns, info.model) == (expected.version, len(kept.ids), kept.model)
 
     @rule(name=NAMES, tag=TAGS)
     def forget_snapshot(self, name: str, tag: str) -> None:
@@ -205,13 +217,27 @@ class Memories(RuleBasedStateMachine):
         if expected is not None and expected.tags.pop(tag, None) is not None:
             self.client.memory(name).forget_snapshot(tag)
 
-    @rule(name=NAMES)
-    def rebuild(self, name: str) -> None:
+    @rule(name=NAMES, model=MODELS)
+    def rebuild(self, name: str, model: str) -> None:
         if (expected := self.expected.get(name)) is not None:
-            info = self.client.memory(name).rebuild()
+            info = self.client.memory(name).rebuild(model=model)
+            expected.model = model
             expected.version += 1
-            assert (info.version, info.patterns) == (expected.version, len(expected.ids))
+            assert (info.version, info.patterns, info.model) == (expected.version, len(expected.ids), model)
             assert info.pages == -(-len(expected.ids) // PAGE)
+
+    @rule(name=NAMES, tag=TAGS, place=PLACES)
+    def use_while_restoring(self, name: str, tag: str, place: int) -> None:
+        expected = self.expected.get(name)
+        if expected is not None and tag in expected.tags:
+            restore = partial(self.client.memory(name).restore, tag)
+            self._use_while(name, expected.tags[tag], restore, place, adds=False)
+
+    @rule(name=NAMES, model=MODELS, place=PLACES)
+    def use_while_rebuilding(self, name: str, model: str, place: int) -> None:
+        if (expected := self.expected.get(name)) is not None:
+            rebuild = partial(self.client.memory(name).rebuild, model=model)
+            self._use_while(name, Expected(model, list(expected.ids)), rebuild, place, adds=True)
 
     @rule(name=NAMES, copy=NAMES)
     def by_file(self, name: str, copy: str) -> None:
@@ -219,7 +245,7 @@ class Memories(RuleBasedStateMachine):
         if expected is not None and copy not in self.expected:
             self.client.memory(name).export(self.folder / "file")
             self.client.import_memory(self.folder / "file", name=copy)
-            self.expected[copy] = Expected(list(expected.ids), expected.version)
+            self.expected[copy] = expected.copy()
 
     @rule(name=NAMES)
     def delete(self, name: str) -> None:
@@ -236,11 +262,34 @@ class Memories(RuleBasedStateMachine):
 
     @invariant()
     def the_server_lists_what_there_is(self) -> None:
-        listed = {info.name: (info.version, info.patterns) for info in self.client.memories()}
-        assert listed == {name: (one.version, len(one.ids)) for name, one in self.expected.items()}
+        listed = {info.name: (info.version, info.patterns, info.model) for info in self.client.memories()}
+        assert listed == {name: (one.version, len(one.ids), one.model) for name, one in self.expected.items()}
+
+    def _use_while(self, name: str, becomes: Expected, change: Callable[[], object], place: int, *, adds: bool) -> None:
+        """Stores to a memory and asks it right behind a call that makes another of it, and that nobody waits for.
+
+        The store comes before or behind that; what it `adds` before is kept by a rebuild, and is gone with a restore.
+        """
+        expected, memory, number = self.expected[name], self.client.memory(name), self.next
+        self.next += 1
+        always = [one for one in expected.ids if one in becomes.ids]
+        with ThreadPoolExecutor(3) as threads:
+            changed = threads.submit(change)
+            storing = threads.submit(memory.store, pattern(number)[None], ids=[str(number)])
+            asked = threads.submit(self._check_kept, name, [always[place % len(always)]] if always else [])
+            for one in (changed, asked):
+                one.result(CALL_S)
+            stored = storing.result(CALL_S)
+        behind = stored.version == expected.version + 2
+        assert behind or stored.version == expected.version + 1
+        assert stored.total == len(becomes.ids if behind else expected.ids) + 1
+        expected.model, expected.version = becomes.model, expected.version + 2
+        expected.ids = [*becomes.ids, number] if behind or adds else list(becomes.ids)
 
     def _check_kept(self, name: str, numbers: list[int]) -> None:
         """Cues that are held throughout come back as they are: the kept pattern nearest to each is the very one."""
+        if not numbers:
+            return
         cues = np.stack([pattern(number) for number in numbers])
         match = self.client.memory(name).query(cues, known=np.ones_like(cues, np.bool_), match=True).match
         assert match is not None
