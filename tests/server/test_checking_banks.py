@@ -2,19 +2,22 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 import anyio
-import anyio.to_thread
+import grpc
+import numpy as np
 import pytest
 from grpc import StatusCode, aio
 from numpy.testing import assert_allclose
 from tests.chaos.processes import CONTEXT
 from tests.server import raw
 from tests.server.conftest import serving
+from tests.server.models import IMAGE
 from tests.server.test_durability import connected, images, on_disk
 
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
@@ -29,6 +32,7 @@ from attractor_server.topology import Topology
 
 __all__ = ["on_disk"]
 END_S = 60.0
+WAIT_S = 20.0
 
 
 def free_twice(patch: pytest.MonkeyPatch) -> None:
@@ -59,7 +63,7 @@ async def refused(address: str, name: str) -> tuple[StatusCode, str]:
     """What the deletion of a memory is told; no client repeats it."""
     async with aio.insecure_channel(address) as channel:
         with pytest.raises(aio.AioRpcError) as caught:
-            await memories_pb2_grpc.MemoriesStub(channel).Delete(memories_pb2.DeleteRequest(name=name), timeout=20)
+            await memories_pb2_grpc.MemoriesStub(channel).Delete(memories_pb2.DeleteRequest(name=name), timeout=WAIT_S)
     return caught.value.code(), str(caught.value.details())
 
 
@@ -101,6 +105,20 @@ def test_shards_are_told_of_the_setting() -> None:
     assert spec_of(load_settings({"check_banks": "yes"})).check_banks
 
 
+def refused_after_store(address: str) -> StatusCode:
+    """A memory is stored to and deleted; what the deletion is told."""
+    with grpc.insecure_channel(address) as channel:
+        memories = memories_pb2_grpc.MemoriesStub(channel)
+        memories.Create(memories_pb2.CreateRequest(name="gone", model="tiny"), timeout=WAIT_S)
+        request = pb.StoreRequest(memory="gone", tensors=[raw.tensor(np.ones((1, *IMAGE.shape), np.float32))])
+        memory_data_pb2_grpc.MemoryDataStub(channel).Store(request, timeout=WAIT_S)
+        with pytest.raises(grpc.RpcError) as caught:
+            memories.Delete(memories_pb2.DeleteRequest(name="gone"), timeout=WAIT_S)
+    code = caught.value.code()
+    assert isinstance(code, StatusCode)
+    return code
+
+
 def _actor(spec: ShardSpec, line: Connection) -> None:
     from attractor_server.cluster.actor import ShardActor  # noqa: PLC0415 - loads ray
 
@@ -112,21 +130,41 @@ def _actor(spec: ShardSpec, line: Connection) -> None:
     time.sleep(END_S)
 
 
-@pytest.fixture
-def actor(checked: ShardSpec) -> Iterator[tuple[BaseProcess, str]]:
-    """A process that runs a shard as Ray does, and where that listens."""
+def _stand_in(spec: ShardSpec, line: Connection) -> None:
+    from attractor_server.cluster.stand_in import standing_in  # noqa: PLC0415 - loads torch
+
+    free_twice(pytest.MonkeyPatch())
+    with standing_in(spec) as stand_in:
+        line.send(stand_in.address)
+        line.recv()
+        stand_in.leave()
+
+
+@contextmanager
+def running(
+    target: Callable[[ShardSpec, Connection], None], spec: ShardSpec
+) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process that serves, and a line to it, which tells where."""
     line, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_actor, args=(checked, theirs), daemon=True)
+    process = CONTEXT.Process(target=target, args=(spec, theirs), daemon=True)
     process.start()
     theirs.close()
-    yield process, line.recv()
-    process.kill()
+    try:
+        yield process, line
+    finally:
+        process.kill()
 
 
-async def test_the_process_of_such_a_shard_ends_so_that_ray_starts_another(actor: tuple[BaseProcess, str]) -> None:
-    process, address = actor
-    await store(address, "gone")
-    code, _ = await refused(address, "gone")
-    assert code is StatusCode.UNAVAILABLE
-    await anyio.to_thread.run_sync(process.join, END_S / 2)
-    assert process.exitcode == 1
+def test_the_process_of_such_a_shard_ends_so_that_ray_starts_another(checked: ShardSpec) -> None:
+    with running(_actor, checked) as (process, line):
+        assert refused_after_store(line.recv()) is StatusCode.UNAVAILABLE
+        process.join(END_S / 2)
+        assert process.exitcode == 1
+
+
+def test_a_stand_in_that_has_ended_so_leaves_to_shards_as_any_other(checked: ShardSpec) -> None:
+    with running(_stand_in, checked) as (process, line):
+        assert refused_after_store(line.recv()) is StatusCode.UNAVAILABLE
+        line.send("leave")
+        process.join(END_S / 2)
+        assert process.exitcode == 0

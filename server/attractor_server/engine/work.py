@@ -234,7 +234,11 @@ class Job:
 
     @property
     def weight(self) -> int:
-        """Patterns in it and in its answer: with a trajectory, one for each iterate. Looked at once."""
+        """Patterns in it and in its answer: with a trajectory, one for each iterate.
+
+        Looked at once, so that sums get back what they were given: of a query that takes its model's own steps it is an
+        estimate by the model that the memory was of when it was sent.
+        """
         if not self._weight:
             self._weight = self.size * (1 + self.steps) if self.trajectory else self.size
         return self._weight
