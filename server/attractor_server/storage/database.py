@@ -15,6 +15,7 @@ import apsw
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.storage.filesystem import network_file_system
 from attractor_server.storage.page_checksums import is_damage, opened
+from attractor_server.storage.purging import Purging, emptied
 from attractor_server.storage.schema import FORMAT, migrated
 from attractor_server.storage.sql import Cursor, number
 
@@ -49,18 +50,23 @@ class Database:
         self._path = folder / FILE
         self._lock = threading.Lock()
         self._busy_ms = busy_ms
+        self._purging = Purging(self._path)
         with _told(self._path):
             folder.mkdir(parents=True, exist_ok=True)
+            log_bytes = log.stat().st_size if (log := Path(f"{self._path}-wal")).exists() else 0
             self._connection = opened(self._path)
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._check_tail()
+        if log_bytes:  # a store that ended while somebody read may have left deleted bytes in it
+            self._purging.begin()
 
     def __str__(self) -> str:
         return str(self._path)
 
     def close(self) -> None:
         """Leaves the store; the last one to leave folds the log into the file."""
+        self._purging.close()
         with self._lock:
             self._connection.close()
             os.close(self._beacon)
@@ -104,9 +110,20 @@ class Database:
                     cursor.execute("ROLLBACK")
 
     def purge(self) -> None:
-        """Folds the log into the file, so that deleted bytes are in neither; left for later where others are busy."""
+        """Folds the log into the file, so that deleted bytes are in neither.
+
+        Where others read or write it waits for none of them: the rest is done soon after they have ended.
+        """
         with self._lock, _told(self._path):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.set_busy_timeout(0)
+            try:
+                done = emptied(self._connection)
+            except apsw.BusyError:
+                done = False
+            finally:
+                self._connection.set_busy_timeout(self._busy_ms)
+        if not done:
+            self._purging.begin()
 
     def _prepare(self) -> None:
         connection = self._connection
