@@ -18,6 +18,7 @@ from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.compiling import Compiling
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.leased import Leased
+from attractor_server.engine.pace import COMPANY_PART
 from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
 from attractor_server.errors import SettingsError, StoreFailed
@@ -177,6 +178,7 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
         residency=residency,
         keeper=journal,
         checked=spec.check_banks,
+        part_s=spec.batch_s / COMPANY_PART,
     )
     return models, engine, journal
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.engine import Engine
+from attractor_server.engine.parts import PART_S
 from attractor_server.engine.work import Job, Operation, Outcome, Recalled, Record
 from attractor_server.errors import ServerError
 from attractor_server.storage.catalog import MemoryRecord
@@ -27,9 +28,10 @@ class Bench:
         *,
         bank_bytes: int = 1 << 20,
         settings: MemorySettings = STREAM,
+        part_s: float = PART_S,
     ) -> None:
         self.model, self._loop = model, loop
-        self.engine = Engine([model], bank_bytes=bank_bytes)
+        self.engine = Engine([model], bank_bytes=bank_bytes, part_s=part_s)
         self.settings = settings
         self.memories: dict[str, Record] = {}
 

@@ -1,7 +1,7 @@
 """Jobs side by side as tensors: a row for each page, in it the patterns that concern it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
@@ -26,8 +26,17 @@ PAGES_LIMIT = 4096
 IN_PLACE_LIMIT = 1024
 """Pages in one program that reads them where they lie"""
 
-Results: TypeAlias = Iterator[tuple[Job, Outcome | ServerError]]
+PART_READS = 64
+"""Patterns in one program of what is done in parts"""
+PART_LOOKS = 4096
+"""Energies in one program there: pages times patterns"""
+
+Results: TypeAlias = Generator[tuple[Job, Outcome | ServerError] | None, None, None]
+"""Answers as they come; None where others can have their turn"""
 Item = TypeVar("Item")
+Made = TypeVar("Made")
+Stops: TypeAlias = Generator[None, None, Made]
+"""Makes something, with stops where others can have their turn"""
 Scalar = TypeVar("Scalar", np.float32, np.bool_)
 
 
@@ -37,6 +46,11 @@ class Lane:
 
     memory: Record
     jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def cut(self) -> bool:
+        """Whether they are done in parts."""
+        return self.jobs[0].cut
 
     @property
     def values(self) -> Floats:
@@ -123,6 +137,16 @@ class Grid:
         """The inverse of `spread`, on the host."""
         array = tensor.flatten(axis, axis + 1).float().cpu().numpy()
         return array if self._full else array.take(self._at, axis)
+
+
+def at_once(stops: Stops[Made]) -> Made:
+    """What is made, without a stop."""
+    while True:
+        try:
+            next(stops)
+        except StopIteration as end:
+            made: Made = end.value
+            return made
 
 
 def side_by_side(model: Model) -> int:

@@ -203,7 +203,9 @@ class Batcher:
 
     def _timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
         """In the engine's thread, while the event loop leaves the pace alone."""
+        program, cost = batch[0].program, sum(job.cost for job in batch)
         started_s = time.perf_counter()
         outcomes = self._engine.run(batch)
-        self._pace.learn(batch[0].program, sum(job.weight for job in batch), time.perf_counter() - started_s)
+        if batch[0].parts <= 1 and not isinstance(outcomes[0], Unfinished):
+            self._pace.learn(program, cost, time.perf_counter() - started_s)
         return outcomes

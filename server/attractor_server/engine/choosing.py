@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attractor_server.energy.choice import choice_of
 from attractor_server.engine import programs
-from attractor_server.engine.batch import Lane, Loaded, chunks
+from attractor_server.engine.batch import PART_LOOKS, Lane, Loaded, Stops, chunks
 from attractor_server.engine.faults import fault
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Job
@@ -82,7 +82,7 @@ class Asked:
     """Those whose pages did not come"""
 
 
-def asked_of(loaded: Loaded, lanes: Sequence[Lane], *, contests: bool) -> Asked:
+def asked_of(loaded: Loaded, lanes: Sequence[Lane], *, contests: bool) -> Stops[Asked]:
     """Rows of the pages that answer, and with `contests` of those that might.
 
     A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
@@ -91,7 +91,8 @@ def asked_of(loaded: Loaded, lanes: Sequence[Lane], *, contests: bool) -> Asked:
     several = [lane for lane in lanes if len(lane.memory.pages) > 1]
     failed: dict[Job, ServerError] = {}
     contested: dict[Job, Chosen] = {}
-    found = choose(loaded, [Cues(lane.memory.pages, lane.values) for lane in several])
+    cut = any(lane.cut for lane in lanes)
+    found = yield from choose(loaded, [Cues(lane.memory.pages, lane.values) for lane in several], cut=cut)
     for lane, chosen in zip(several, found, strict=True):
         if isinstance(chosen, ServerError):
             failed |= dict.fromkeys(lane.jobs, chosen)
@@ -105,12 +106,15 @@ def asked_of(loaded: Loaded, lanes: Sequence[Lane], *, contests: bool) -> Asked:
     return Asked(rows, contested, failed)
 
 
-def choose(loaded: Loaded, cues: Sequence[Cues]) -> Sequence[Chosen | ServerError]:
-    """For each of the cues which pages may answer it, or why its pages could not be asked."""
+def choose(loaded: Loaded, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequence[Chosen | ServerError]]:
+    """For each of the cues which pages may answer it, or why its pages could not be asked.
+
+    Where it is cut, a stop comes after few energies.
+    """
     found: dict[Cues, Chosen | ServerError] = {}
     for alike in chunks(cues, lambda one: len(one.values), limit=len(cues)):
         try:
-            found |= _chosen(loaded, alike)
+            found |= yield from _chosen(loaded, alike, cut=cut)
         except Exception as error:
             found |= dict.fromkeys(alike, fault(error, "choice of pages", len(alike)))
     return [found[one] for one in cues]
@@ -145,9 +149,9 @@ def _parts(chosen: Mapping[Job, Chosen], number: int) -> Iterator[tuple[Job, Som
             yield job, ALL if whole else places, len(places)
 
 
-def _chosen(loaded: Loaded, cues: Sequence[Cues]) -> dict[Cues, Chosen | ServerError]:
+def _chosen(loaded: Loaded, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Chosen | ServerError]]:
     """Of cues whose numbers have the same bucket."""
-    energies, found = _energies(loaded, cues)
+    energies, found = yield from _energies(loaded, cues, cut=cut)
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
     alike: dict[int, list[tuple[Cues, int]]] = defaultdict(list)
     for one, start in zip(cues, starts, strict=False):
@@ -163,7 +167,9 @@ def _chosen(loaded: Loaded, cues: Sequence[Cues]) -> dict[Cues, Chosen | ServerE
     return found
 
 
-def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, Chosen | ServerError]]:
+def _energies(
+    loaded: Loaded, cues: Sequence[Cues], *, cut: bool
+) -> Stops[tuple[Tensor, dict[Cues, Chosen | ServerError]]]:
     """E (pages of all, width) of the cues in their pages, one after another; and the cues whose pages did not come."""
     grid = loaded.grid([len(one.values) for one in cues])
     x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
@@ -171,6 +177,8 @@ def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, 
     energies = torch.empty(len(asked), grid.shape[1], device=x.device)
     failed: dict[Cues, Chosen | ServerError] = {}
     lent, limit = loaded.lent, loaded.reading_limit(())
+    if cut:
+        limit = min(limit, max(1, PART_LOOKS // grid.shape[1]))
     for start in range(0, len(asked), limit):
         part = asked[start : start + limit]
         errors = loaded.bank.bring([page for _, page in part])
@@ -183,4 +191,5 @@ def _energies(loaded: Loaded, cues: Sequence[Cues]) -> tuple[Tensor, dict[Cues, 
         else:
             found = programs.energies(loaded.model, loaded.fast(pages, rows), own)
         energies[start : start + len(part)] = found[: len(part)]
+        yield
     return energies, failed

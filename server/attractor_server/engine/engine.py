@@ -12,6 +12,7 @@ from attractor_server.engine.faults import fault, gone, unfit, unserved
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import release
+from attractor_server.engine.parts import PART_S, Parts
 from attractor_server.engine.reading import query, recognize
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import repeats, restored
@@ -31,7 +32,7 @@ PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
 class Engine:
     """Computes jobs on one device. Not thread-safe: one thread calls `run`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         models: Iterable[Model],
         *,
@@ -39,11 +40,12 @@ class Engine:
         residency: Residency | None = None,
         keeper: Keeper | None = None,
         checked: bool = False,
+        part_s: float = PART_S,
     ) -> None:
         """`bank_bytes` bounds the fast weights of each model that are on the device at the same time.
 
-        With a `keeper` memories that have an id there outlive the engine. With `checked` the banks of a
-        batch are checked after it.
+        With a `keeper` memories that have an id there outlive the engine. With `checked` the banks of a batch are
+        checked after it. What is done in parts stops after `part_s`.
         """
         residency = residency or Residency()
         self._keeper = keeper
@@ -56,6 +58,7 @@ class Engine:
             for model in models
         }
         self._tending = Tending(keeper, self._loaded)
+        self._parts = Parts(self._computed, part_s=part_s)
         self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
             Operation.DELETE: self._delete,
             Operation.LEAVE: self._leave,
@@ -90,21 +93,27 @@ class Engine:
                 raise BankBroken(f"the bank of model {loaded.model.name} ({digest}) is in disorder: {found}")
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        self._parts.forget_unwanted()
         if (one := self._singly.get(jobs[0].operation)) is not None:
             return [_guarded(one, job) for job in jobs]
-        outcomes: dict[Job, Outcome | ServerError] = {}
+        if jobs[0].cut:
+            return self._parts.run(jobs)
+        outcomes = dict(answered for answered in self._computed(jobs) if answered is not None)
+        return [outcomes[job] for job in jobs]
+
+    def _computed(self, jobs: Sequence[Job]) -> Results:
+        """Computes jobs of one operation, of memories of any models."""
         by_model: dict[str, list[Job]] = {}
         for job in jobs:
             if job.memory.deleted:
-                outcomes[job] = gone(job.memory)
+                yield job, gone(job.memory)
             else:
                 by_model.setdefault(job.memory.model_digest, []).append(job)
         for digest, own in by_model.items():
             if (loaded := self._loaded.get(digest)) is None:
-                outcomes |= {job: unserved(job.memory) for job in own}
+                yield from ((job, unserved(job.memory)) for job in own)
             else:
-                outcomes |= _computed(loaded, own)
-        return [outcomes[job] for job in jobs]
+                yield from _computed(loaded, own)
 
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
@@ -130,23 +139,30 @@ class Engine:
         return Deleted()
 
 
-def _computed(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+def _computed(loaded: Loaded, jobs: Sequence[Job]) -> Results:
     """Outcomes of jobs whose memories are of that model at this moment, which is the turn of all of them."""
-    outcomes: dict[Job, Outcome | ServerError] = {}
+    answered: set[Job] = set()
     try:
-        outcomes |= restored(loaded, [job for job in jobs if not job.memory.at_hand])
-        outcomes |= repeats(loaded, [job for job in jobs if job.looks_back and job not in outcomes])
-        for job in jobs:
-            if job.own_steps:
-                job.steps = loaded.model.steps
-            if job not in outcomes and (error := unfit(job, loaded.model)) is not None:
-                outcomes[job] = error
-        lanes = lanes_of(job for job in jobs if job not in outcomes)
-        outcomes.update(PROGRAMS[jobs[0].operation](loaded, lanes))
+        for one in _answered(loaded, jobs):
+            if one is not None:
+                answered.add(one[0])
+            yield one
     except Exception as error:  # what was answered before stands
         failure = fault(error, jobs[0].operation.value, len(jobs))
-        return {job: outcomes.get(job, failure) for job in jobs}
-    return outcomes
+        yield from ((job, failure) for job in jobs if job not in answered)
+
+
+def _answered(loaded: Loaded, jobs: Sequence[Job]) -> Results:
+    settled = dict(restored(loaded, [job for job in jobs if not job.memory.at_hand]))
+    settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
+    for job in jobs:
+        if job.own_steps:
+            job.steps = loaded.model.steps
+        if job not in settled and (error := unfit(job, loaded.model)) is not None:
+            settled[job] = error
+    yield from settled.items()
+    if lanes := lanes_of(job for job in jobs if job not in settled):
+        yield from PROGRAMS[jobs[0].operation](loaded, lanes)
 
 
 def _guarded(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome | ServerError:

@@ -8,7 +8,7 @@ import torch
 
 from attractor_server.energy.eraser import erase as erase_by_training
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine.batch import Lane, Loaded, Results, joined
+from attractor_server.engine.batch import PART_READS, Lane, Loaded, Results, Stops, joined
 from attractor_server.engine.choosing import Cues, choose
 from attractor_server.engine.erasure import Change, Erasure, without
 from attractor_server.engine.faults import diverged, fault
@@ -29,33 +29,33 @@ def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """
     erasures = [Erasure(lane.jobs[0], lane.values) for lane in lanes]
     try:
-        _find_kept(loaded, erasures)
-        _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
+        yield from _find_kept(loaded, erasures)
+        yield from _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
     except Exception as error:
         failure = fault(error, "search for what to erase", len(erasures))
         for one in erasures:
             one.error = failure
     for part in _parts(loaded, erasures):
-        _apply(loaded, part)
+        yield from _apply(loaded, part)
     outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _counted(one) for one in erasures}
     outcomes.update(keep_erases(loaded, erasures, outcomes))
     yield from outcomes.items()
 
 
-def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
     """Plans to rewrite pages without those of their patterns that are kept."""
     if loaded.kept is None:
         _find_at_hand(loaded, erasures)
         return
     for one in erasures:
         try:
-            _find_in_store(loaded.kept, one)
+            yield from _find_in_store(loaded.kept, one)
         except ServerError as error:
             one.error = error
 
 
-def _find_in_store(kept: KeptPatterns, erasure: Erasure) -> None:
-    """Looks in all pages, the newest first, until all patterns are found."""
+def _find_in_store(kept: KeptPatterns, erasure: Erasure) -> Stops[None]:
+    """Looks in all pages, the newest first, until all patterns are found; stops after each."""
     memory = erasure.job.memory
     for page in reversed(memory.pages):
         if not len(erasure.rest):
@@ -66,6 +66,7 @@ def _find_in_store(kept: KeptPatterns, erasure: Erasure) -> None:
         if not stays.all():
             items = tuple(compress(patterns.items, stays))
             erasure.changes[page] = Change(page, patterns.values[stays], items)
+        yield
 
 
 def _find_at_hand(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
@@ -83,7 +84,7 @@ def _find_at_hand(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
                     one.changes[page] = Change(page, page.kept[stays])
 
 
-def _find_others(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+def _find_others(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
     """Plans which pages the eraser is to change; where nothing is stored there is nothing to change."""
     holding = [one for one in erasures if any(page.written for page in one.job.memory.pages)]
     if not loaded.model.erases:
@@ -93,7 +94,8 @@ def _find_others(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
                 f"by the page of memory {one.job.memory.name!r} that is being filled: make the memory anew without them"
             )
         return
-    found = choose(loaded, [Cues(one.job.memory.pages, one.rest) for one in holding])
+    cut = any(one.job.cut for one in holding)
+    found = yield from choose(loaded, [Cues(one.job.memory.pages, one.rest) for one in holding], cut=cut)
     for one, chosen in zip(holding, found, strict=True):
         if isinstance(chosen, ServerError):
             one.error = chosen
@@ -121,24 +123,24 @@ def _parts(loaded: Loaded, erasures: Sequence[Erasure]) -> Iterator[Sequence[Era
         yield part
 
 
-def _apply(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+def _apply(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
     try:
         failed = loaded.bank.bring([page for one in erasures for page in one.changes])
         for one in erasures:
             one.error = next((failed[page] for page in one.changes if page in failed), None)
-        _publish(loaded, [one for one in erasures if one.error is None])
+        yield from _publish(loaded, [one for one in erasures if one.error is None])
     except Exception as error:
         failure = fault(error, "erasing", len(erasures))
         for one in erasures:
             one.error = failure
 
 
-def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
+def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
     """Computes the pages, and puts those of erasures that are finite throughout in the bank."""
     changes = [change for one in erasures for change in one.changes.values()]
     if not changes:
         return
-    fast = _erased(loaded, changes, _rewritten(loaded, changes))
+    fast = yield from _changed(loaded, changes, cut=erasures[0].job.cut)
     finite = dict(zip(changes, finite_rows(fast), strict=False))
     for one in erasures:
         if not all(finite[change] for change in one.changes.values()):
@@ -154,6 +156,32 @@ def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> None:
             if change.empties:
                 loaded.bank.release(change.page)
             change.page.patterns, change.page.kept = change.left, one.keeps(change)
+
+
+def _changed(loaded: Loaded, changes: Sequence[Change], *, cut: bool) -> Stops[Tensors]:
+    """The pages' fast weights, each (pages, *shape); where it is cut, of few patterns before each stop."""
+    if not cut:
+        return _erased(loaded, changes, _rewritten(loaded, changes))
+    parts = list[Tensors]()
+    for part in _few(changes):
+        for error in loaded.bank.bring([change.page for change in part]).values():
+            raise error
+        fast = _erased(loaded, part, _rewritten(loaded, part))
+        parts.append({name: value[: len(part)] for name, value in fast.items()})
+        yield
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _few(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes in parts of few patterns that are written or erased, or of a single one."""
+    part, patterns = list[Change](), 0
+    for change in changes:
+        count = change.count + (0 if change.kept is None else len(change.kept))
+        if part and patterns + count > PART_READS:
+            yield part
+            part, patterns = [], 0
+        part, patterns = [*part, change], patterns + count
+    yield part
 
 
 def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Tensors:

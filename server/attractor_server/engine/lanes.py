@@ -46,6 +46,20 @@ class Lane:
         self.tenant = tenant
         self.jobs: deque[Job] = deque()
         self.weight = 0
+        self.begun: list[Job] = []
+        """Those that are done in parts at present, before all others of the memory"""
+        self._part = 0
+        """Of them, on the account of the namespace"""
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is to be done."""
+        return bool(self.jobs or self.begun)
+
+    @property
+    def program(self) -> Program:
+        """Of what is to be done next; what is done in parts shares a batch with nothing."""
+        return ("in parts", self.memory) if self.begun else self.jobs[0].program
 
     def put(self, job: Job) -> None:
         """Takes a job, behind all others of the memory."""
@@ -53,22 +67,44 @@ class Lane:
         self.weight += job.weight
 
     def take(self, program: Program, room: float, *, first: bool, now_s: float) -> tuple[list[Job], int]:
-        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its weight.
+        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its cost.
 
-        With them the sum of their weights.
+        With them the sum of their costs. What costs more than there is room for is done in parts; those behind it that
+        read come along, up to a turn, since they share the search of the pages.
         """
+        if self.begun:
+            return self._gone_on(now_s)
         taken: list[Job] = []
-        weight = 0
+        weight = cost = 0
         while (job := self._wanted(now_s)) is not None and job.program == program:
-            limit = min(room, TURN_LIMIT) if taken else (math.inf if first else room)
-            if weight + job.weight > limit:
+            if taken:
+                shares = cost > room and not job.operation.writes and len(self.memory.pages) > 1
+                if weight + job.weight > TURN_LIMIT or (cost + job.cost > room and not shares):
+                    break
+            elif job.cost > room and not first:
                 break
-            taken.append(job if job.in_parts else self._pop())
             weight += job.weight
+            cost += job.cost
             job.started = True
+            taken.append(self._pop())
             if job.operation in ALONE:
                 break
-        return taken, weight
+        if cost > room or (taken and taken[0].in_parts):
+            self.begun, self._part = taken, min(cost, math.ceil(room))
+            for job in taken:
+                job.cut = cost > room
+                job.parts = 1
+            return list(taken), self._part
+        return taken, cost
+
+    def _gone_on(self, now_s: float) -> tuple[list[Job], int]:
+        """Those of the begun jobs that are not answered, and what the next part of them costs."""
+        for job in self.begun:
+            if job.deadline_s is not None and job.deadline_s <= now_s and not job.operation.writes:
+                job.fail(Expired("the deadline passed while the request was computed, part by part"))
+            job.parts += 1
+        self.begun = [job for job in self.begun if not job.future.done()]
+        return list(self.begun), self._part if self.begun else 0
 
     def _wanted(self, now_s: float) -> Job | None:
         """The oldest job that somebody waits for; those before it leave."""
@@ -156,13 +192,13 @@ class Queue:
             if satisfied and tenant in served and FILLED_PART * (limit - room) >= limit:
                 break
             lane = tenant.lines[program][0]
-            taken, weight = self._served(lane, program, room, first=not batch, now_s=now_s)
-            if not taken and lane.jobs and lane.jobs[0].program == program:
+            taken, cost = self._served(lane, program, room, first=not batch, now_s=now_s)
+            if not taken and lane.waits and lane.program == program:
                 break  # it has no room in this batch, and keeps its place
             batch += taken
-            room -= weight
+            room -= cost
             self._leave(lane, program)
-            if taken and taken[-1].operation in ALONE and lane.jobs:
+            if taken and (lane.begun or (taken[-1].operation in ALONE and lane.jobs)):
                 closed.append(lane)
             else:
                 self._enter(lane)
@@ -173,14 +209,14 @@ class Queue:
         return batch
 
     def _served(self, lane: Lane, program: Program, room: int, *, first: bool, now_s: float) -> tuple[list[Job], int]:
-        """What the lane has for the batch, and its weight, on its namespace's account."""
+        """What the lane has for the batch, and its cost, on its namespace's account."""
         before = lane.weight
-        taken, weight = lane.take(program, room, first=first, now_s=now_s)
+        taken, cost = lane.take(program, room, first=first, now_s=now_s)
         left = before - lane.weight
         self.weight -= left
         lane.tenant.weight -= left
-        lane.tenant.account.charge(weight, least=self._least)
-        return taken, weight
+        lane.tenant.account.charge(cost, least=self._least)
+        return taken, cost
 
     def _tenant(self, name: str) -> Tenant:
         """The namespace; one that was idle keeps its account, and is hardly owed anything for that time."""
@@ -203,13 +239,13 @@ class Queue:
     def _enter(self, lane: Lane) -> None:
         """Lines the lane up for the program of its next job; one without a job is gone."""
         tenant = lane.tenant
-        if not lane.jobs:
+        if not lane.waits:
             del self._lanes[lane.memory]
             tenant.lanes -= 1
             if not tenant.lanes:
                 self._drop(tenant)
             return
-        program = lane.jobs[0].program
+        program = lane.program
         if program not in tenant.lines:
             tenant.lines[program] = deque()
             self._lines.setdefault(program, Ranking()).add(tenant)

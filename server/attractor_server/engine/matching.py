@@ -2,14 +2,20 @@
 
 import numpy as np
 
+from attractor_server.engine.batch import Stops
 from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.work import Floats, Matches, Record
 from attractor_server.fields import Layout
 from attractor_server.storage.records import NOTHING, Item
 
+AT_A_TIME = 1 << 22
+"""Differences of single values between two stops, about"""
 
-def matches(kept: KeptPatterns, memory: Record, layout: Layout, values: Floats) -> Matches:
+
+def matches(kept: KeptPatterns, memory: Record, layout: Layout, values: Floats) -> Stops[Matches]:
     """The nearest kept pattern to each of the values (n, d); an infinite distance where none is kept.
+
+    With a stop after each page, and in pages with many patterns.
 
     Raises:
         ServerError: the store cannot be read, or is damaged.
@@ -20,12 +26,15 @@ def matches(kept: KeptPatterns, memory: Record, layout: Layout, values: Floats) 
     for page in memory.pages:
         if (patterns := kept.of(memory, page)) is None:
             continue
-        found = squared_distances(layout, values, patterns.values)
-        best = found.argmin(1)
-        least = found[np.arange(len(values)), best]
-        for row in np.flatnonzero(least < squares):
-            nearest[row], items[row] = patterns.values[best[row]], patterns.items[best[row]]
-        squares = np.minimum(squares, least)
+        step = max(1, AT_A_TIME // patterns.values.size)
+        for start in range(0, len(values), step):
+            found = squared_distances(layout, values[start : start + step], patterns.values)
+            best = found.argmin(1)
+            least = found[np.arange(len(found)), best]
+            for row in np.flatnonzero(least < squares[start : start + step]).tolist():
+                nearest[start + row] = patterns.values[best[row]]
+                items[start + row], squares[start + row] = patterns.items[best[row]], least[row]
+            yield
     return Matches(nearest, np.sqrt(squares).astype(np.float32), tuple(items))
 
 

@@ -1,6 +1,6 @@
 """Queries and recognition: each pattern is read, or looked at, in the one page of its memory that was chosen for it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TypeAlias, TypeVar
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attractor_server.energy.choice import evidence, misfit
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.engine import programs
-from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
+from attractor_server.engine.batch import PART_READS, Grid, Lane, Loaded, Results, Stops, bucket, chunks, joined
 from attractor_server.engine.choosing import ALL, Chosen, Row, Some, asked_of
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.matching import matches
@@ -31,8 +31,14 @@ def query(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
     """
     limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
-    for job, outcome in _answered(loaded, lanes, _recalled, limit=limit, contests=True):
-        yield job, _matched(loaded, job, outcome) if job.match and isinstance(outcome, Recalled) else outcome
+    for answered in _answered(loaded, lanes, _recalled, limit=limit, contests=True):
+        if answered is None:
+            yield None
+            continue
+        job, outcome = answered
+        if job.match and isinstance(outcome, Recalled):
+            outcome = yield from _matched(loaded, job, outcome)
+        yield job, outcome
 
 
 def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
@@ -41,11 +47,12 @@ def recognize(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     return _answered(loaded, lanes, _recognized, limit=limit, contests=False)
 
 
-def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Outcome | ServerError:
+def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
     if loaded.kept is None:
         return NotKept("match: this server keeps no patterns: start it without `--durable no`")
     try:
-        return replace(recalled, matches=matches(loaded.kept, job.memory, loaded.model.layout, recalled.values))
+        found = yield from matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
+        return replace(recalled, matches=found)
     except ServerError as error:
         return error
 
@@ -58,18 +65,48 @@ def _answered(
     limit: int,
     contests: bool,
 ) -> Results:
-    """Answers of a program to at most `limit` pages at a time."""
-    asked = asked_of(loaded, lanes, contests=contests)
+    """Answers of a program to at most `limit` pages at a time, with stops between."""
+    asked = yield from asked_of(loaded, lanes, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Some, Answer]]] = {}
-    for part in chunks(asked.rows, lambda row: row.size, limit):
+    for part in _parts_of(asked.rows, limit) if lanes[0].cut else chunks(asked.rows, _size, limit):
         for job, some, answer in _guarded(loaded, part, program):
             if some is ALL:
                 yield job, answer
             else:
                 pieces.setdefault(job, []).append((some, answer))
+        yield None
     for job, found in pieces.items():
         yield job, _put_together(job, found, asked.contests.get(job))
+
+
+def _size(row: Row) -> int:
+    return row.size
+
+
+def _parts_of(rows: Sequence[Row], limit: int) -> Iterator[Sequence[Row]]:
+    """The rows cut into such of few patterns, as many of these at a time as have few together."""
+    alike: dict[int, list[Row]] = {}
+    for row in _cut(rows):
+        alike.setdefault(bucket(row.size), []).append(row)
+    for size, group in alike.items():
+        yield from chunks(group, _size, min(limit, max(1, PART_READS // size)))
+
+
+def _cut(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, none of more than PART_READS patterns."""
+    for row in rows:
+        if row.size <= PART_READS:
+            yield row
+            continue
+        for job, some, count in row.parts:
+            if count <= PART_READS:
+                yield replace(row, parts=[(job, some, count)], size=count)
+                continue
+            places = np.arange(count) if isinstance(some, slice) else some
+            for start in range(0, count, PART_READS):
+                piece = places[start : start + PART_READS]
+                yield replace(row, parts=[(job, piece, len(piece))], size=len(piece))
 
 
 def _guarded(loaded: Loaded, rows: Sequence[Row], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Answers:

@@ -21,7 +21,11 @@ Integers: TypeAlias = NDArray[np.int64]
 
 
 PART_PATTERNS = 64
-"""On the account of whoever has a job done in parts, for each"""
+"""On the account of whoever has a rebuild done in parts, for each"""
+LOOKS = 16
+"""Pages that can be asked for a pattern's energy in the time in which the pattern is read from one, about"""
+SEARCH = 2
+"""Patterns that are read in the time in which a page's kept patterns are fetched and looked through, about"""
 
 
 class Operation(Enum):
@@ -202,7 +206,11 @@ class Job:
     task: Task | None = None
     """Of a TEND"""
     started: bool = False
-    """The engine has it: it can be withdrawn no longer."""
+    """The engine has it: it can be withdrawn no longer, unless it reads and is done in parts"""
+    cut: bool = False
+    """It takes longer than others should wait, and is done in parts"""
+    parts: int = 0
+    """That were begun"""
     _weight: int = field(default=0, init=False)
     _program: tuple[object, ...] = field(default=(), init=False)
     _program_of: str = field(default="", init=False)
@@ -215,7 +223,7 @@ class Job:
     @property
     def in_parts(self) -> bool:
         """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
-        return isinstance(self.task, Rebuild)
+        return self.cut or isinstance(self.task, Rebuild)
 
     @property
     def call(self) -> Call | None:
@@ -228,7 +236,7 @@ class Job:
     @property
     def size(self) -> int:
         """Patterns in it; one where it has none, and of what is done in parts those of a part, about."""
-        if self.in_parts:
+        if isinstance(self.task, Rebuild):
             return PART_PATTERNS
         return 1 if self.values is None else len(self.values)
 
@@ -242,6 +250,15 @@ class Job:
         if not self._weight:
             self._weight = self.size * (1 + self.steps) if self.trajectory else self.size
         return self._weight
+
+    @property
+    def cost(self) -> int:
+        """How long it takes at its turn, in patterns that are read from one page, about: all pages are asked first."""
+        pages = len(self.memory.pages)
+        if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
+            return self.weight
+        searched = pages * SEARCH if self.match or self.operation is Operation.ERASE else 0
+        return self.weight + searched + (self.size * pages // LOOKS if pages > 1 else 0)
 
     @property
     def program(self) -> tuple[object, ...]:
@@ -266,5 +283,5 @@ class Job:
 
     def withdraw(self) -> None:
         """Nobody wants the outcome any more: if the job has not started it fails, and leaves its queue uncomputed."""
-        if not self.started:
+        if not self.started or (self.cut and not self.operation.writes):
             self.fail(Cancelled("cancelled before it was computed"))

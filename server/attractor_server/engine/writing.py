@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import programs
-from attractor_server.engine.batch import Grid, Lane, Loaded, Results, chunks, joined
+from attractor_server.engine.batch import PART_READS, Grid, Lane, Loaded, Results, Stops, at_once, chunks, joined
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.filling import Filling, Write
 from attractor_server.engine.keeping import keep_stores
@@ -23,10 +23,12 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
     """
     fillings = [Filling(lane) for lane in lanes]
-    for new in (True, False):
-        writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
-        for part in chunks(writes, lambda write: write.size, loaded.limit):
-            _write(loaded, part)
+    try:
+        yield from _write_all(loaded, fillings, cut=lanes[0].cut if lanes else False)
+    except GeneratorExit:  # it does not go on after a stop
+        for page in (write.page for one in fillings for write in one.writes if write.new):
+            loaded.bank.release(page)
+        raise
     singly = [one for one in fillings if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
     for one in fillings:
         _settle(loaded, one)
@@ -38,6 +40,19 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
         lost = [job for job in jobs if not job.memory.at_hand]  # by a commit that failed in an earlier turn
         yield from ((job, StoreFailed("the store failed with what came before this; try again")) for job in lost)
         yield from store(loaded, [Lane(job.memory, [job]) for job in jobs if job not in lost])
+
+
+def _write_all(loaded: Loaded, fillings: Sequence[Filling], *, cut: bool) -> Stops[None]:
+    """Writes all pages; where it is cut, of few patterns at a time, with a stop between."""
+    for new in (True, False):
+        writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
+        limit = loaded.limit
+        if cut and writes:
+            limit = min(limit, max(1, PART_READS // max(write.size for write in writes)))
+        for part in chunks(writes, lambda write: write.size, limit):
+            yield from _write(loaded, part)
+            if new:
+                yield
 
 
 def finite_rows(fast: Tensors) -> list[bool]:
@@ -63,26 +78,26 @@ def _settle(loaded: Loaded, filling: Filling) -> None:
         loaded.bank.release(page)
 
 
-def _write(loaded: Loaded, writes: Sequence[Write]) -> None:
+def _write(loaded: Loaded, writes: Sequence[Write]) -> Stops[None]:
     try:
         failed = loaded.bank.bring([write.page for write in writes])
         for write in writes:
             write.filling.error = failed.get(write.page, write.filling.error)
         if ready := [write for write in writes if write.page not in failed]:
-            _publish(loaded, ready)
+            yield from _publish(loaded, ready)
     except Exception as error:
         failure = fault(error, "store", len(writes))
         for write in writes:
             write.filling.error = failure
 
 
-def _publish(loaded: Loaded, writes: Sequence[Write]) -> None:
-    """Computes the pages, and puts those that are finite in the bank, with the patterns they keep."""
+def _publish(loaded: Loaded, writes: Sequence[Write]) -> Stops[None]:
+    """Computes the pages, with stops, and puts those that are finite in the bank, with the patterns they keep."""
     anew = [write.rewrites for write in writes]
     before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
     values = [_with_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
     starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
-    fast = written(loaded, starts, values, before)
+    fast = yield from adding(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
     rows = [row for row, ok in enumerate(finite_rows(fast)[: len(writes)]) if ok]
     failed = loaded.bank.publish([writes[row].page for row in rows], rows_in(fast, rows)) if rows else {}
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
@@ -110,6 +125,11 @@ def written(loaded: Loaded, starts: Sequence[Page], values: Sequence[Floats], be
 
 def added(loaded: Loaded, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """The same for pages whose fast weights these are, each (rows, *shape); rows beyond the pages are padding."""
+    return at_once(adding(loaded, fast, values, before))
+
+
+def adding(loaded: Loaded, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
+    """The same, with a stop after each writing loop."""
     size = loaded.model.together
     for start in range(0, max(map(len, values)), size):
         parts = [one[start : start + size] for one in values]
@@ -117,12 +137,14 @@ def added(loaded: Loaded, fast: Tensors, values: Sequence[Floats], before: Seque
         stored = [before[row] + start for row in rows]
         if len(rows) == len(parts):
             fast = _chunk_written(loaded, fast, parts, stored)
+            yield
             continue
         at = loaded.column(rows, len(rows))
         new = _chunk_written(
             loaded, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored
         )
         fast = {name: tensor.index_copy(0, at, new[name]) for name, tensor in fast.items()}
+        yield
     return fast
 
 
