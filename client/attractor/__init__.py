@@ -28,6 +28,8 @@ from attractor._errors import (
     Unavailable,
     Unreachable,
     WrongBackend,
+    WrongLoop,
+    WrongProcess,
 )
 from attractor._memory import Memory
 from attractor._paging import MemorySettings, Retain, WhenFull, WriteMode
@@ -102,6 +104,8 @@ __all__ = [
     "WhenFull",
     "WriteMode",
     "WrongBackend",
+    "WrongLoop",
+    "WrongProcess",
     "audio",
     "connect",
 ]

@@ -1,8 +1,13 @@
 """Channels and the stubs of the contract's services on them."""
 
+import os
+
 import anyio
+import grpc
 from grpc import aio
 
+from attractor._errors import WrongProcess
+from attractor._home import Home
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 
@@ -17,13 +22,21 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # `http_proxy` is meant for the web; memories do not go to it in plain text
     ("grpc.enable_retries", 0),  # repeating is decided here, where it is known what may be repeated
 )
+_FLUSH_LIMIT_S = 1.0
+_processes: set[int] = set()
+"""Those that made channels, this one and, in a forked child, the ones before it."""
 
 
 class Channel:
     """One connection to one address; owned by the client."""
 
     def __init__(self, address: str) -> None:
-        """Connects at the first call."""
+        """Connects at the first call.
+
+        Raises:
+            WrongProcess: gRPC was used before this process was forked.
+        """
+        _require_whole_process()
         self.address = address
         self._channel = aio.insecure_channel(address, options=_OPTIONS)
         self.data = memory_data_pb2_grpc.MemoryDataStub(self._channel)
@@ -39,7 +52,9 @@ class Channel:
 class Channels:
     """The channels of a client."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home) -> None:
+        """Of a client that was opened at `home`."""
+        self._home = home
         self._open: dict[str, Channel] = {}
 
     def to(self, address: str) -> Channel:
@@ -50,6 +65,8 @@ class Channels:
 
     async def close(self, channel: Channel) -> None:
         """Closes one, even where the caller is being cancelled."""
+        if self._home.forked:  # gRPC would wait for threads that are not here
+            return
         if self._open.get(channel.address) is channel:
             del self._open[channel.address]
         with anyio.CancelScope(shield=True):
@@ -59,3 +76,25 @@ class Channels:
         """Closes those that are left."""
         for channel in list(self._open.values()):
             await self.close(channel)
+
+
+async def flush(home: Home, address: str) -> None:
+    """Waits for what gRPC has to say of calls and channels that were ended: it must not find a closed event loop.
+
+    A cancelled call is done at once, its last events come later. They come in order: so one more is asked for, by way
+    of a channel that never connects to the address.
+    """
+    if home.forked:
+        return
+    with anyio.move_on_after(_FLUSH_LIMIT_S, shield=True):
+        async with aio.insecure_channel(address, options=_OPTIONS) as channel:
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+
+
+def _require_whole_process() -> None:
+    if _processes and os.getpid() not in _processes:
+        raise WrongProcess(
+            f"process {os.getpid()} was forked from one that had used gRPC, which does not work in forked children: "
+            "open the first client after the fork, or start processes by spawn or forkserver"
+        )
+    _processes.add(os.getpid())

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from threading import Lock
 from types import TracebackType
@@ -12,13 +12,15 @@ from typing import Self, Unpack
 import anyio
 
 from attractor._background import Background
-from attractor._channel import Channels
+from attractor._channel import Channels, flush
 from attractor._control import Control
 from attractor._copies import FilePath
 from attractor._core import Core
 from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
+from attractor._home import Home
 from attractor._link import Link
 from attractor._memory import Memory
+from attractor._own_task import InOwnTask
 from attractor._paging import Asked, asked
 from attractor._router import Router
 from attractor._settings import Retry, Settings
@@ -45,6 +47,7 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
         Unreachable: no server answers within `connect_timeout_s`.
         ProtocolMismatch: what answers speaks another version.
         WrongBackend: not called from asyncio.
+        WrongProcess: gRPC was used before this process was forked.
     """
     return AsyncClient(
         address,
@@ -64,6 +67,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     A call after UNAVAILABLE is repeated until its timeout; so is what a lost connection leaves unanswered. A store is
     applied once, however often it had to be sent, within the life of the shard.
 
+    It is used on the event loop that it was opened on, and may be left in another task there. Open clients after a
+    fork: gRPC does not work in the children of a process that used it (`WrongProcess`).
+
     It can be opened again once it was left; each opening is another client to the server, with numbers of its own.
     A copy is one, too, and is made unopened.
     """
@@ -71,9 +77,13 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     def __init__(self, address: str, settings: Settings) -> None:
         self._address = address
         self._settings = settings
-        self._entered = Lock()
+        self._entering = Lock()
+        self._home: Home | None = None
+        """Of the opening that has not ended."""
+        self._session: InOwnTask[Core] | None = None
         self._opened: Core | None = None
-        self._resources = AsyncExitStack()
+        self._lost: list[InOwnTask[Core] | None] = []
+        """Of the process that forked this one; kept, because gRPC is not to be called here, not even to free them."""
 
     def __repr__(self) -> str:
         return f"<attractor.AsyncClient {self._address!r}>"
@@ -86,14 +96,43 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
         Raises:
             ClientOpen: it is open, or about to be.
+            WrongProcess: a process that used gRPC has forked this one, in which gRPC does not work any more.
         """
         _require_asyncio()
-        if not self._entered.acquire(blocking=False):  # whichever task or thread has it
-            raise ClientOpen("this client is open already: leave it first, or open another one")
+        home = Home()
+        with self._entering:  # whichever tasks and threads try
+            if self._home is not None and not self._home.gone:
+                raise ClientOpen("this client is open already: leave it first, or open another one")
+            self._give_up()
+            self._home = home
+        self._session = InOwnTask(self._open(home))
+        self._opened = await self._session.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Close the client, from any task. In a forked child, only the child's own object is closed.
+
+        Raises:
+            WrongLoop: it was opened on another event loop, which is not closed.
+        """
+        if self._home is None or self._home.gone:
+            self._give_up()
+        elif self._session is not None:
+            self._home.check()
+            self._opened = None
+            await self._session.__aexit__(kind, error, traceback)
+        return None
+
+    @asynccontextmanager
+    async def _open(self, home: Home) -> AsyncIterator[Core]:
+        """One opening, from the first channel to the last event of gRPC."""
         settings = replace(self._settings, client_id=uuid.uuid4().hex)
         async with AsyncExitStack() as resources:
-            resources.callback(self._entered.release)
-            channels, others = Channels(), Channels()
+            resources.callback(self._ended, home)
+            channels, others = Channels(home), Channels(home)
+            resources.push_async_callback(flush, home, self._address)
             resources.push_async_callback(channels.close_all)
             resources.push_async_callback(others.close_all)
             tasks = await resources.enter_async_context(Background())
@@ -102,15 +141,19 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             control = Control(channels.to(self._address), others, lambda: router.shards, settings)
             resources.callback(control.close)
             await self._reach(router.seed)
-            self._opened = Core(control, router, settings)
-            self._resources = resources.pop_all()
-        return self
+            core = Core(control, router, settings, home)
+            resources.callback(core.close)
+            yield core
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        self._opened = None
-        return await self._resources.__aexit__(kind, error, traceback)
+    def _ended(self, home: Home) -> None:
+        if self._home is home:
+            self._home = self._session = self._opened = None
+
+    def _give_up(self) -> None:
+        """Forgets an opening whose event loop or process is gone: nothing of it can be ended from here."""
+        if self._home is not None and self._home.forked:
+            self._lost.append(self._session)
+        self._home = self._session = self._opened = None
 
     async def create_memory(
         self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[Asked]

@@ -21,6 +21,8 @@ AttractorError
 ├── ServerFault          the server failed in a way nobody foresaw, or sent what cannot be understood
 ├── Closed               the client was closed, or was never entered
 ├── ClientOpen           a client that is open was entered once more
+├── WrongLoop            an open client was used on another event loop than its own (RuntimeError)
+├── WrongProcess         an open client, or any after gRPC was used, in a forked child (RuntimeError)
 └── WrongBackend         called from another async library than asyncio (RuntimeError)
 """
 
@@ -151,6 +153,14 @@ class Closed(AttractorError):
 
 class ClientOpen(AttractorError):
     default_reason = "CLIENT_OPEN"
+
+
+class WrongLoop(AttractorError, RuntimeError):
+    default_reason = "WRONG_LOOP"
+
+
+class WrongProcess(AttractorError, RuntimeError):
+    default_reason = "WRONG_PROCESS"
 
 
 class WrongBackend(AttractorError, RuntimeError):

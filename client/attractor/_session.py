@@ -26,7 +26,6 @@ def _agent() -> str:
 
 
 _AGENT = _agent()  # here, because it reads a file
-_END_LIMIT_S = 1.0
 Call: TypeAlias = "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]"
 
 
@@ -70,14 +69,7 @@ async def open_session(channel: Channel, client_id: str, timeout_s: float) -> As
         welcome = await _welcome(call, channel.address, client_id, timeout_s)
         yield Session(call, _limits(welcome), list(welcome.shards))
     finally:
-        await _end(call)
-
-
-async def _end(call: Call) -> None:
-    """Cancels the call and waits until gRPC is done with it: its last events must not find a closed event loop."""
-    call.cancel()
-    with anyio.move_on_after(_END_LIMIT_S, shield=True):
-        await call.code()
+        call.cancel()
 
 
 async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -> pb.Welcome:

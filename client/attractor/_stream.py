@@ -10,7 +10,9 @@ from anyio.abc import TaskGroup
 
 from attractor._background import Background
 from attractor._calls import Ticket, recalled, stored
-from attractor._errors import Closed
+from attractor._errors import ClientOpen, Closed
+from attractor._home import Home
+from attractor._own_task import InOwnTask
 from attractor._request import Ask, reading
 from attractor._types import Cue, ModelInfo, Patterns, Recall, StoreResult
 from attractor._waking import Signal
@@ -48,22 +50,32 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         self._memory = memory
         self._in_flight_patterns = in_flight_patterns
         self._timeout_s = timeout_s
-        self._background = Background()
+        self._home: Home | None = None
+        self._background: InOwnTask[TaskGroup] | None = None
         self._tasks: TaskGroup | None = None
         self._model: ModelInfo | None = None
         self._pipelines: list[_Closing] = []
 
     async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise ClientOpen("this stream is open already: leave it first, or make another one")
         self._model = await self._memory.model(timeout_s=self._timeout_s)
+        self._home = Home()
+        self._background = InOwnTask(Background())
         self._tasks = await self._background.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        background = self._background
+        if self._home is None or background is None or self._home.gone:
+            self._tasks = None
+            return None
+        self._home.check()
         self._tasks = None
         try:
-            return await self._background.__aexit__(kind, error, traceback)
+            return await background.__aexit__(kind, error, traceback)
         finally:
             for pipeline in self._pipelines:
                 pipeline.close()
@@ -106,9 +118,10 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         start: Callable[[ModelInfo, Item], Ticket],
         finish: Callable[[Ticket], Awaitable[Answer_co]],
     ) -> AsyncIterator[Answer_co]:
-        if self._tasks is None or (model := self._model) is None:
+        if self._tasks is None or self._home is None or (model := self._model) is None:
             raise Closed("the stream is not open: use it inside its `async with`")
-        pipeline = _Pipeline(finish, self._in_flight_patterns)
+        self._home.check()
+        pipeline = _Pipeline(finish, self._in_flight_patterns, self._home)
         self._pipelines = [*(other for other in self._pipelines if not other.finished), pipeline]
 
         async def feed() -> None:
@@ -121,7 +134,8 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
 class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
     """One task feeds, the caller iterates. No generator: nothing is suspended inside a scope (PEP 789)."""
 
-    def __init__(self, finish: Callable[[Ticket], Awaitable[Answer_co]], limit_patterns: int) -> None:
+    def __init__(self, finish: Callable[[Ticket], Awaitable[Answer_co]], limit_patterns: int, home: Home) -> None:
+        self._home = home
         self._finish = finish
         self._limit = limit_patterns
         self._under_way = 0
@@ -165,6 +179,7 @@ class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
         return self
 
     async def __anext__(self) -> Answer_co:
+        self._home.check()
         while not self._line and not self._ended:
             await self._arrived.wait()
         if not self._line:

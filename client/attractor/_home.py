@@ -1,0 +1,46 @@
+"""The event loop and the process that a client was opened in: what it holds works nowhere else."""
+
+import asyncio
+import os
+
+from attractor._errors import WrongLoop, WrongProcess
+
+
+class Home:
+    """Where its maker runs."""
+
+    def __init__(self) -> None:
+        """Made on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process, without the threads that its loop and gRPC need."""
+        return os.getpid() != self._process
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing that was begun there can end any more."""
+        return self.forked or self._loop.is_closed()
+
+    def check(self) -> None:
+        """Refuses a caller elsewhere, who would wait without end.
+
+        Raises:
+            WrongLoop: another event loop runs here, or none.
+            WrongProcess: this is a forked child.
+        """
+        if self.forked:
+            raise WrongProcess(
+                f"opened in process {self._process}, used in its forked child {os.getpid()}: open a client here"
+            )
+        if _running_loop() is not self._loop:
+            raise WrongLoop("opened on another event loop than the one that runs here: open a client on this one")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
