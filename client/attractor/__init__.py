@@ -1,6 +1,6 @@
 """Attractor: a memory server whose memories are neural networks. This is its client."""
 
-from attractor import audio
+from attractor import _grpc, audio  # noqa: F401 - `_grpc` before any other module imports gRPC
 from attractor._client import AsyncClient, connect
 from attractor._errors import (
     AttractorError,

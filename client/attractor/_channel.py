@@ -27,16 +27,25 @@ _processes: set[int] = set()
 """Those that made channels, this one and, in a forked child, the ones before it."""
 
 
+def require_whole_process() -> None:
+    """Refuses the forked child of a process that made channels, which would wait for threads that it does not have.
+
+    Raises:
+        WrongProcess: gRPC does not work here.
+    """
+    if _processes and os.getpid() not in _processes:
+        raise WrongProcess(
+            f"process {os.getpid()} was forked from one that had used gRPC, which does not work in forked children: "
+            "open the first client after the fork, or start processes by spawn or forkserver"
+        )
+    _processes.add(os.getpid())
+
+
 class Channel:
     """One connection to one address; owned by the client."""
 
     def __init__(self, address: str) -> None:
-        """Connects at the first call.
-
-        Raises:
-            WrongProcess: gRPC was used before this process was forked.
-        """
-        _require_whole_process()
+        """Connects at the first call."""
         self.address = address
         self._channel = aio.insecure_channel(address, options=_OPTIONS)
         self.data = memory_data_pb2_grpc.MemoryDataStub(self._channel)
@@ -89,12 +98,3 @@ async def flush(home: Home, address: str) -> None:
     with anyio.move_on_after(_FLUSH_LIMIT_S, shield=True):
         async with aio.insecure_channel(address, options=_OPTIONS) as channel:
             await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-
-
-def _require_whole_process() -> None:
-    if _processes and os.getpid() not in _processes:
-        raise WrongProcess(
-            f"process {os.getpid()} was forked from one that had used gRPC, which does not work in forked children: "
-            "open the first client after the fork, or start processes by spawn or forkserver"
-        )
-    _processes.add(os.getpid())

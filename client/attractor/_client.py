@@ -12,7 +12,7 @@ from typing import Self, Unpack
 import anyio
 
 from attractor._background import Background
-from attractor._channel import Channels, flush
+from attractor._channel import Channels, flush, require_whole_process
 from attractor._control import Control
 from attractor._copies import FilePath
 from attractor._core import Core
@@ -99,6 +99,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             WrongProcess: a process that used gRPC has forked this one, in which gRPC does not work any more.
         """
         _require_asyncio()
+        require_whole_process()
         home = Home()
         with self._entering:  # whichever tasks and threads try
             if self._home is not None and not self._home.gone:

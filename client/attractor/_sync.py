@@ -1,82 +1,26 @@
 """The client for code without an event loop: the asynchronous one, on a loop in a thread of its own."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, ExitStack
-from contextvars import Context
-from enum import Enum, auto
+from contextlib import AbstractContextManager, suppress
 from functools import partial, wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, TypeVarTuple, Unpack
+from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from anyio import CapacityLimiter, to_thread
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from attractor._client import AsyncClient, connect
 from attractor._copies import FilePath
-from attractor._errors import AttractorError, Closed
+from attractor._errors import Closed, WrongProcess
+from attractor._loop import End, Loop
 from attractor._memory import Memory
 from attractor._paging import Asked
-from attractor._settings import Retry
+from attractor._settings import Retry, Settings
 from attractor._stream import MemoryStream
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
 
 T = TypeVar("T")
 Inner = TypeVar("Inner")
 P = ParamSpec("P")
-Ts = TypeVarTuple("Ts")
-
-
-class _End(Enum):
-    END = auto()
-
-
-class _EventLoop(asyncio.SelectorEventLoop):
-    """Drops what comes when it is closed.
-
-    All loops of a process share gRPC's queue of events; a late one for a closed loop would raise in another.
-    """
-
-    def call_soon_threadsafe(
-        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.Handle:
-        try:
-            return super().call_soon_threadsafe(callback, *args, context=context)
-        except RuntimeError:
-            if not self.is_closed():
-                raise
-            return asyncio.Handle(callback, args, self, context)
-
-
-class Loop:
-    """The event loop's thread, while the client is open."""
-
-    def __init__(self) -> None:
-        self.portal: BlockingPortal | None = None
-
-    def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Runs an asynchronous function to its end.
-
-        Raises:
-            Closed: the client is not open.
-        """
-        if (portal := self.portal) is None:
-            raise Closed("the client is not open: use it inside `with attractor.Client(…) as client`")
-        try:
-            return portal.call(function)
-        except (RuntimeError, CancelledError) as error:
-            if self.portal is not None or isinstance(error, AttractorError):
-                raise
-            raise Closed("the client was closed during the call") from error  # by another thread
-
-    def iterate(self, start: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        """Takes one item after another; `start` is called at once."""
-        return self._items(self.call(partial(_call, start)))
-
-    def _items(self, items: AsyncIterator[T]) -> Iterator[T]:
-        while (item := self.call(partial(_next, items))) is not _End.END:
-            yield item
 
 
 class Face(Generic[Inner]):
@@ -104,20 +48,15 @@ def _blocking(method: Callable[Concatenate[Inner, P], Awaitable[T]]) -> Callable
 class SyncMemoryStream(Face[MemoryStream], AbstractContextManager["SyncMemoryStream"]):
     """`MemoryStream`, without async. The iterables are read in a worker thread, ahead of the answers."""
 
-    _resources: ExitStack
-
     def __enter__(self) -> Self:
-        self._resources = ExitStack()
-        portal = self._loop.portal
-        if portal is None:
-            raise Closed("the client is not open")
-        self._resources.enter_context(portal.wrap_async_context_manager(self._inner))
+        self._loop.call(self._inner.__aenter__)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._resources.close()
+        with suppress(Closed, WrongProcess):  # then there is nothing left to leave
+            self._loop.call(partial(self._inner.__aexit__, None, None, None))
 
     def store(self, batches: Iterable[Patterns]) -> Iterator[StoreResult]:
         """Stores each item; yields the results in the same order."""
@@ -170,7 +109,10 @@ class SyncMemory(Face[Memory]):
 
 
 class Client(Face[AsyncClient], AbstractContextManager["Client"]):
-    """`connect` without async: `with attractor.Client("localhost:7171") as client`. Threads may share it."""
+    """`connect` without async: `with attractor.Client("localhost:7171") as client`. Threads may share it.
+
+    What `AsyncClient` says of opening again, copies and forks holds for it, too.
+    """
 
     def __init__(  # noqa: PLR0913
         self,
@@ -192,22 +134,20 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
             direct=direct,
         )
         super().__init__(Loop(), inner)
-        self._resources = ExitStack()
+
+    def __reduce__(self) -> "tuple[Callable[..., Client], tuple[object, ...]]":
+        _, told = self._inner.__reduce__()
+        return _unopened, (type(self), *told)
 
     def __enter__(self) -> Self:
-        with ExitStack() as resources:
-            options = {"loop_factory": _EventLoop}
-            portal = resources.enter_context(start_blocking_portal("asyncio", options, name="attractor client"))
-            resources.enter_context(portal.wrap_async_context_manager(self._inner))
-            self._loop.portal = portal
-            resources.callback(setattr, self._loop, "portal", None)
-            self._resources = resources.pop_all()
+        """Open the client, as `AsyncClient` is, and a thread for it."""
+        self._loop.open(self._inner)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._resources.close()
+        self._loop.close()
 
     delete_memory = _blocking(AsyncClient.delete_memory)
     models = _blocking(AsyncClient.models)
@@ -238,17 +178,15 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
         return self._loop.iterate(partial(self._inner.memories, prefix, timeout_s=timeout_s))
 
 
-async def _call(start: Callable[[], T]) -> T:  # on the loop, to which what it makes belongs
-    return start()
-
-
-async def _next(items: AsyncIterator[T]) -> T | _End:
-    return await anext(items, _End.END)
+def _unopened(kind: type[Client], address: str, settings: Settings) -> Client:
+    client = kind.__new__(kind)
+    Face.__init__(client, Loop(), AsyncClient(address, settings))
+    return client
 
 
 async def _in_thread(items: Iterable[T]) -> AsyncIterator[T]:
     """The items, from a worker thread: to make one may block, or use this very client."""
     in_thread = partial(to_thread.run_sync, abandon_on_cancel=True, limiter=CapacityLimiter(1))
     iterator = await in_thread(partial(iter, items))
-    while (item := await in_thread(partial(next, iterator, _End.END))) is not _End.END:
+    while (item := await in_thread(partial(next, iterator, End.END))) is not End.END:
         yield item

@@ -16,7 +16,7 @@ from tests.client_sdk.conftest import QUICK
 from tests.client_sdk.fake_server import FakeServer, FakeSession, serving, status
 
 import attractor
-from attractor._sync import _EventLoop
+from attractor._loop import _EventLoop
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
