@@ -1,12 +1,12 @@
 """From patterns to requests: splitting what is larger than a frame, and waiting for all pieces."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from attractor._answers import Recalled, Recognized, familiarity, recall
-from attractor._errors import InvalidRequest, ServerFault
+from attractor._errors import InvalidRequest, MemoryNotFound, ServerFault
 from attractor._patterns import Packed
 from attractor._request import Answer, Operation, Request, Shelf, weight_bytes
 from attractor._router import Router
@@ -24,6 +24,8 @@ class Ticket:
     requests: Sequence[Request]
     single: bool
     model: ModelInfo
+    gone: Callable[[], None]
+    """Told where there is no such memory."""
 
     @property
     def rows(self) -> int:
@@ -38,6 +40,10 @@ class Ticket:
         """
         try:
             return [await request.future for request in self.requests]
+        except MemoryNotFound:
+            self.gone()
+            self.abandon()
+            raise
         except BaseException:  # a failure, or nobody waits any more
             self.abandon()
             raise
@@ -47,8 +53,10 @@ class Ticket:
         self.router.abandon(self.requests)
 
 
-def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s: float) -> Ticket:
-    """Puts a call on its way, without waiting for anything.
+def start(  # noqa: PLR0913
+    router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s: float, gone: Callable[[], None]
+) -> Ticket:
+    """Puts a call on its way, without waiting for anything. `gone` is told where there is no such memory.
 
     Raises:
         InvalidRequest: a store or an erase of more than one frame holds, which could not be one write.
@@ -56,7 +64,7 @@ def start(router: Router, memory: str, shelf: Shelf, packed: Packed, deadline_s:
     """
     pieces = _pieces(shelf.ask.operation, packed, router.limits)
     requests = [router.submit(memory, shelf, piece, deadline_s) for piece in pieces]
-    return Ticket(router, requests, packed.single, packed.model)
+    return Ticket(router, requests, packed.single, packed.model, gone)
 
 
 def _pieces(operation: Operation, packed: Packed, limits: Limits) -> list[Packed]:

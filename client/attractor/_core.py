@@ -1,17 +1,29 @@
 """What a client and its memories share while it is open."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from weakref import WeakValueDictionary
 
 from attractor._calls import Ticket, start
 from attractor._control import Control
 from attractor._copies import Copies
-from attractor._errors import Closed
+from attractor._errors import Closed, MemoryNotFound
 from attractor._home import Home
 from attractor._patterns import Packed
 from attractor._request import Ask, shelf_of
 from attractor._router import Router
 from attractor._settings import Settings
 from attractor._types import MemoryInfo, ModelInfo
+
+
+class Known:
+    """What a client knows of the memory of one name, shared by all that speak of it."""
+
+    def __init__(self) -> None:
+        self.model: ModelInfo | None = None
+        """None: to be asked for."""
 
 
 class Core:
@@ -26,6 +38,7 @@ class Core:
         self._home = home
         self._closed = False
         self._models: dict[str, ModelInfo] = {}
+        self._known: WeakValueDictionary[str, Known] = WeakValueDictionary()
 
     def deadline_s(self, timeout_s: float | None) -> float:
         """When a call that begins now has taken too long, on the event loop's clock. Every call begins by asking.
@@ -44,6 +57,19 @@ class Core:
         """Every call from now on is refused."""
         self._closed = True
 
+    def known(self, memory: str) -> Known:
+        """What is known of the memory of that name, for as long as somebody holds it."""
+        return self._known.setdefault(memory, Known())
+
+    async def info(self, memory: str, deadline_s: float) -> MemoryInfo:
+        """The memory as it is now; that another one has its name is noticed."""
+        with self._noticing(memory):
+            info = await self.control.get(memory, deadline_s)
+        known = self.known(memory)
+        if known.model is not None and known.model.digest != info.model_digest:
+            known.model = None
+        return info
+
     async def model_of(self, memory: MemoryInfo, deadline_s: float) -> ModelInfo:
         """The model a memory was made from."""
         if (model := self._models.get(memory.model_digest)) is None:
@@ -52,9 +78,26 @@ class Core:
 
     async def delete(self, name: str, deadline_s: float) -> None:
         """Forgets a memory, here and on the server."""
-        await self.control.delete(name, deadline_s)
+        try:
+            await self.control.delete(name, deadline_s)
+        finally:
+            self.forget_model(name)
         self._router.forget(name)
+
+    def forget_model(self, memory: str) -> None:
+        """The memory of that name may have another model from now on."""
+        if (known := self._known.get(memory)) is not None:
+            known.model = None
 
     def start(self, memory: str, model: ModelInfo, ask: Ask, packed: Packed, deadline_s: float) -> Ticket:
         """Puts a call on its way."""
-        return start(self._router, memory, shelf_of(ask, model.digest, packed), packed, deadline_s)
+        gone = partial(self.forget_model, memory)
+        return start(self._router, memory, shelf_of(ask, model.digest, packed), packed, deadline_s, gone)
+
+    @contextmanager
+    def _noticing(self, memory: str) -> Iterator[None]:
+        try:
+            yield
+        except MemoryNotFound:
+            self.forget_model(memory)
+            raise

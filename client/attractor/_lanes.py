@@ -24,6 +24,8 @@ class Lane:
         """0: not bound."""
         self.route = ""
         """Where the memory's owner is, if elsewhere."""
+        self.model = ""
+        """The name of the memory's model, when it was last opened."""
         self.opening = False
         self.held = False
         """Waiting a while, after a failure."""

@@ -10,6 +10,7 @@ from attractor._answers import recalled, recognized, with_iterates
 from attractor._background import Background
 from attractor._channel import Channel
 from attractor._errors import AttractorError, MemoryNotFound, ServerFault, Unavailable, from_status
+from attractor._lanes import Lane
 from attractor._outbox import Outbox
 from attractor._request import Answer, Request
 from attractor._session import Session, open_session
@@ -189,10 +190,19 @@ class Link:
     def _opened(self, answer: pb.Opened) -> None:
         if (lane := self.outbox.opened(answer)) is None:
             return
+        if lane.model not in ("", answer.model):
+            self._made_anew(lane, answer.model)
+        lane.model = answer.model
         if not lane.route:
             self._routes.arrived(lane.memory)
         else:
             self._follow(lane.memory, lane.route)
+
+    def _made_anew(self, lane: Lane, model: str) -> None:
+        """Fails what waits for a memory of another model than the one of that name now."""
+        for request in lane.pending:
+            if request.packed.model.name == lane.model:
+                request.fail(MemoryNotFound(f"memory {lane.memory!r} is now one of another model: {model}"))
 
     def _follow(self, memory: str, route: str) -> None:
         """Goes straight to the owner, unless something is under way here that must come first."""
@@ -228,6 +238,10 @@ class Link:
             return
         if error.reason in _UNBOUND:
             self.outbox.unbind(request.memory, request.handle)
+        if isinstance(error, MemoryNotFound) and not request.anew:  # there may be another one than the handle was of
+            request.sequence, request.anew = 0, True
+            again.setdefault(request.memory, []).append(request)
+            return
         if isinstance(error, Unavailable) or error.reason == "HANDLE_NOT_OPEN":
             again.setdefault(request.memory, []).append(request)
             request.failure = error

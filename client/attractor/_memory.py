@@ -46,7 +46,9 @@ class Memory:
         """`model` None: asked from the server when first needed."""
         self._core = core
         self._name = name
-        self._model = model
+        self._known = core.known(name)
+        if model is not None:
+            self._known.model = model
 
     def __repr__(self) -> str:
         return f"<attractor.Memory {self._name!r}>"
@@ -58,7 +60,7 @@ class Memory:
 
     async def info(self, *, timeout_s: float | None = None) -> MemoryInfo:
         """The memory as the server has it now."""
-        return await self._core.control.get(self._name, self._core.deadline_s(timeout_s))
+        return await self._core.info(self._name, self._core.deadline_s(timeout_s))
 
     async def model(self, *, timeout_s: float | None = None) -> ModelInfo:
         """The model the memory was made from."""
@@ -184,7 +186,7 @@ class Memory:
         Raises:
             SnapshotNotFound: there is no such snapshot.
         """
-        self._model = None
+        self._known.model = None
         return await self._core.copies.restore(self._name, tag, self._core.deadline_s(timeout_s))
 
     async def rebuild(
@@ -197,7 +199,7 @@ class Memory:
             NotRetained: not all its patterns are kept.
             NotKept: the server keeps no memories.
         """
-        self._model = None
+        self._known.model = None
         deadline_s = self._core.deadline_s(timeout_s)
         return await self._core.copies.rebuild(self._name, model or "", page_patterns or 0, deadline_s)
 
@@ -231,10 +233,10 @@ class Memory:
         return self._start(model, ask, packed, self._core.deadline_s(timeout_s))
 
     async def _known_model(self, deadline_s: float) -> ModelInfo:
-        if self._model is None:
-            info = await self._core.control.get(self._name, deadline_s)
-            self._model = await self._core.model_of(info, deadline_s)
-        return self._model
+        if (model := self._known.model) is None:
+            info = await self._core.info(self._name, deadline_s)
+            model = self._known.model = await self._core.model_of(info, deadline_s)
+        return model
 
     def _start(self, model: ModelInfo, ask: Ask, packed: Packed, deadline_s: float) -> Ticket:
         return self._core.start(self._name, model, ask, packed, deadline_s)

@@ -83,6 +83,8 @@ class Request:
     """Of its memory, on the stream it was last sent on."""
     abandoned: bool = False
     """Nobody waits any more, and that has been dealt with."""
+    anew: bool = False
+    """Its memory was gone when it was first sent: that it is gone again is the answer."""
     failure: AttractorError | None = None
     """Why it had to be repeated, the last time."""
     iterates: list[pb.TrajectoryFrame] = field(default_factory=list)

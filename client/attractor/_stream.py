@@ -53,13 +53,12 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         self._home: Home | None = None
         self._background: InOwnTask[TaskGroup] | None = None
         self._tasks: TaskGroup | None = None
-        self._model: ModelInfo | None = None
         self._pipelines: list[_Closing] = []
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise ClientOpen("this stream is open already: leave it first, or make another one")
-        self._model = await self._memory.model(timeout_s=self._timeout_s)
+        await self._memory.model(timeout_s=self._timeout_s)
         self._home = Home()
         self._background = InOwnTask(Background())
         self._tasks = await self._background.__aenter__()
@@ -118,14 +117,17 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         start: Callable[[ModelInfo, Item], Ticket],
         finish: Callable[[Ticket], Awaitable[Answer_co]],
     ) -> AsyncIterator[Answer_co]:
-        if self._tasks is None or self._home is None or (model := self._model) is None:
+        if self._tasks is None or self._home is None:
             raise Closed("the stream is not open: use it inside its `async with`")
         self._home.check()
         pipeline = _Pipeline(finish, self._in_flight_patterns, self._home)
         self._pipelines = [*(other for other in self._pipelines if not other.finished), pipeline]
 
+        async def start_one(item: Item) -> Ticket:
+            return start(await self._memory.model(timeout_s=self._timeout_s), item)  # which may change on the way
+
         async def feed() -> None:
-            await pipeline.feed(source, lambda item: start(model, item))
+            await pipeline.feed(source, start_one)
 
         self._tasks.start_soon(feed)
         return pipeline
@@ -150,15 +152,15 @@ class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
         """Whether nothing more will come."""
         return self._ended and not self._line
 
-    async def feed(self, source: Source[Item], start: Callable[[Item], Ticket]) -> None:
+    async def feed(self, source: Source[Item], start: Callable[[Item], Awaitable[Ticket]]) -> None:
         """Sends the items, waiting where too much is under way; a failure is passed on in its place."""
         try:
             if isinstance(source, AsyncIterable):
                 async for item in source:
-                    await self._feed_one(start(item))
+                    await self._feed_one(await start(item))
             else:
                 for item in source:
-                    await self._feed_one(start(item))
+                    await self._feed_one(await start(item))
         except Exception as error:  # of the source, or of an item that cannot be meant
             self._line.append(error)
         self._ended = True
