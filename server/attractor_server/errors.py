@@ -29,6 +29,7 @@ ServerError
 │   │   └── MovedAway                               the memory is another shard's now, whose address goes with it
 │   ├── OwnerChanged                                another shard has the memory now, or is about to have it
 │   ├── StoreFailed                                 the store on disk could not be used; nothing was applied
+│   │   └── CommitUnknown                           or the connection was lost in a commit: perhaps it was applied
 │   └── BankBroken                                  two pages share a place in the bank: the shard ends
 ├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
 ├── Expired                   DEADLINE_EXCEEDED
@@ -217,6 +218,10 @@ class OwnerChanged(Unavailable):
 
 class StoreFailed(Unavailable):
     reason = "STORE_FAILED"
+
+
+class CommitUnknown(StoreFailed):
+    """Not to be tried again in parts: the first try may have been made."""
 
 
 class BankBroken(Unavailable):

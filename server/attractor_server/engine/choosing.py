@@ -17,6 +17,7 @@ from attractor_server.energy.choice import choice_of
 from attractor_server.engine import programs
 from attractor_server.engine.batch import PART_LOOKS, Lane, Loaded, Stops, chunks
 from attractor_server.engine.faults import fault
+from attractor_server.engine.halving import by_halves
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Job
 from attractor_server.errors import ServerError
@@ -112,11 +113,15 @@ def choose(loaded: Loaded, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequence
     Where it is cut, a stop comes after few energies.
     """
     found: dict[Cues, Chosen | ServerError] = {}
+
+    def work(part: Sequence[Cues]) -> Stops[None]:
+        found.update((yield from _chosen(loaded, part, cut=cut)))
+
+    def fail(part: Sequence[Cues], error: Exception) -> None:
+        found.update(dict.fromkeys(part, fault(error, "choice of pages", len(part))))
+
     for alike in chunks(cues, lambda one: len(one.values), limit=len(cues)):
-        try:
-            found |= yield from _chosen(loaded, alike, cut=cut)
-        except Exception as error:
-            found |= dict.fromkeys(alike, fault(error, "choice of pages", len(alike)))
+        yield from by_halves(alike, work, fail)
     return [found[one] for one in cues]
 
 

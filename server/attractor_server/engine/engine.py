@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -9,6 +10,7 @@ from attractor_server.energy.model import Model
 from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
 from attractor_server.engine.erasing import erase
 from attractor_server.engine.faults import fault, gone, unfit, unserved
+from attractor_server.engine.halving import by_halves
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import release
@@ -161,8 +163,29 @@ def _answered(loaded: Loaded, jobs: Sequence[Job]) -> Results:
         if job not in settled and (error := unfit(job, loaded.model)) is not None:
             settled[job] = error
     yield from settled.items()
-    if lanes := lanes_of(job for job in jobs if job not in settled):
-        yield from PROGRAMS[jobs[0].operation](loaded, lanes)
+    lanes = lanes_of(job for job in jobs if job not in settled)
+    program = partial(PROGRAMS[operation := jobs[0].operation], loaded)
+    if operation.writes and lanes:  # which sees to it that what a lane fails with is its own
+        yield from program(lanes)
+    elif lanes:
+        yield from _by_halves(program, lanes, operation)
+
+
+def _by_halves(program: Callable[[Sequence[Lane]], Results], lanes: Sequence[Lane], operation: Operation) -> Results:
+    """Answers of lanes that read; what a lane fails with is its own, and what it was answered before stands."""
+    answered: set[Job] = set()
+
+    def work(part: Sequence[Lane]) -> Results:
+        for one in program(part):
+            if one is not None:
+                answered.add(one[0])
+            yield one
+
+    def fail(part: Sequence[Lane], error: Exception) -> Results:
+        failure = fault(error, operation.value, len(part))
+        yield from ((job, failure) for lane in part for job in lane.jobs if job not in answered)
+
+    return by_halves(lanes, work, fail)
 
 
 def _guarded(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome | ServerError:

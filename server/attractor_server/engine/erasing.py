@@ -1,6 +1,7 @@
 """Erasing: exactly where the page keeps its patterns, by the trained eraser where it does not."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import compress
 
 import numpy as np
@@ -12,11 +13,12 @@ from attractor_server.engine.batch import PART_READS, Lane, Loaded, Results, Sto
 from attractor_server.engine.choosing import Cues, choose
 from attractor_server.engine.erasure import Change, Erasure, without
 from attractor_server.engine.faults import diverged, fault
+from attractor_server.engine.halving import by_halves
 from attractor_server.engine.keeping import keep_erases
 from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Erased, Floats, Job, Outcome
-from attractor_server.engine.writing import finite_rows, rows_in, written
+from attractor_server.engine.writing import finite_rows, publish, rows_in, written
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
 
 
@@ -28,18 +30,25 @@ def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     does not follow from them any more.
     """
     erasures = [Erasure(lane.jobs[0], lane.values) for lane in lanes]
-    try:
-        yield from _find_kept(loaded, erasures)
-        yield from _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
-    except Exception as error:
-        failure = fault(error, "search for what to erase", len(erasures))
-        for one in erasures:
-            one.error = failure
+    yield from by_halves(erasures, partial(_find, loaded), partial(_fail, "search for what to erase"))
     for part in _parts(loaded, erasures):
-        yield from _apply(loaded, part)
+        yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
     outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _counted(one) for one in erasures}
     outcomes.update(keep_erases(loaded, erasures, outcomes))
     yield from outcomes.items()
+
+
+def _find(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
+    """Plan what to do to which pages."""
+    for one in erasures:
+        one.begin()
+    yield from _find_kept(loaded, erasures)
+    yield from _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
+
+
+def _fail(what: str, erasures: Sequence[Erasure], error: Exception) -> None:
+    for one in erasures:
+        one.error = fault(error, what, len(erasures))
 
 
 def _find_kept(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
@@ -124,15 +133,10 @@ def _parts(loaded: Loaded, erasures: Sequence[Erasure]) -> Iterator[Sequence[Era
 
 
 def _apply(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
-    try:
-        failed = loaded.bank.bring([page for one in erasures for page in one.changes])
-        for one in erasures:
-            one.error = next((failed[page] for page in one.changes if page in failed), None)
-        yield from _publish(loaded, [one for one in erasures if one.error is None])
-    except Exception as error:
-        failure = fault(error, "erasing", len(erasures))
-        for one in erasures:
-            one.error = failure
+    failed = loaded.bank.bring([page for one in erasures for page in one.changes])
+    for one in erasures:
+        one.error = next((failed[page] for page in one.changes if page in failed), None)
+    yield from _publish(loaded, [one for one in erasures if one.error is None])
 
 
 def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
@@ -149,9 +153,10 @@ def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
     done = [change for one in finished for change in one.changes.values()]
     rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
     loaded.bank.bring([change.page for change in changes])
-    if rows:
-        loaded.bank.publish([changes[row].page for row in rows], rows_in(fast, rows))
+    failed = publish(loaded, [changes[row].page for row in rows], rows_in(fast, rows))
     for one in finished:
+        one.error = next((failed[page] for page in one.changes if page in failed), None)
+    for one in (one for one in finished if one.error is None):
         for change in one.changes.values():
             if change.empties:
                 loaded.bank.release(change.page)

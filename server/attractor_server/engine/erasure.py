@@ -57,6 +57,11 @@ class Erasure:
     changes: dict[Page, Change] = field(default_factory=dict)
     error: ServerError | None = None
 
+    def begin(self) -> None:
+        """Know nothing of where its patterns are."""
+        assert self.job.values is not None
+        self.rest, self.changes, self.error = self.job.values, {}, None
+
     def keeps(self, change: Change) -> Floats | None:
         """The patterns that a changed page keeps at hand: those it was rewritten with, if it is to be filled."""
         memory = self.job.memory

@@ -1,56 +1,102 @@
 """Keeping: what a batch has done to memories goes to the backend store before anybody is told of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+from typing import TypeVar
 
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.batch import Loaded
 from attractor_server.engine.erasure import Erasure
 from attractor_server.engine.faults import fault
 from attractor_server.engine.filling import Filling
+from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Erased, Job, Outcome, Record, Stored
-from attractor_server.errors import ServerError
+from attractor_server.errors import CommitUnknown, ServerError
 from attractor_server.storage.records import Change, Entry, Image, Told
+
+PATIENCE_S = 1.0
+"""Commits that fail may take so long in sum, until the members of a batch are tried in parts no more"""
+_Kept = TypeVar("_Kept", Filling, Erasure)
 
 
 def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
-    """Commits what was applied. Where that fails, the jobs fail, and their memories are as the store has them."""
+    """Commit what was applied. Where that fails, the jobs fail, and their memories are as the store has them."""
     kept = [one for one in fillings if one.memory.id]
     if loaded.keeper is None or loaded.kept is None or not kept:
         return
     for page in {part.page for one in kept for part in one.parts}:
         loaded.kept.changed(page)
-    try:
-        changes = [_by_stores(loaded.bank, one) for one in kept]
-        loaded.keeper.commit(changes)
-    except Exception as error:
-        failure = _failure(error, len(kept))
-        for one in kept:
-            one.outcomes |= dict.fromkeys(one.jobs, failure)
+    changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one))
+    failed |= _commit(loaded.keeper, changes)
+    for one in kept:
+        if one in failed:
+            one.outcomes |= dict.fromkeys(one.jobs, failed[one])
             lose(loaded.bank, one.memory)
-    else:
-        for one, change in zip(kept, changes, strict=True):
-            one.memory.forgot(len(change.departed))
+        else:
+            one.memory.forgot(len(changes[one].departed))
 
 
 def keep_erases(
     loaded: Loaded, erasures: Sequence[Erasure], outcomes: Mapping[Job, Outcome | ServerError]
 ) -> Mapping[Job, ServerError]:
-    """Commits what was erased; the jobs that fail by that, whose memories are as the store has them."""
+    """Commit what was erased; return the jobs that fail by that, whose memories are as the store has them."""
     kept = [one for one in erasures if one.error is None and one.job.memory.id]
     if loaded.keeper is None or loaded.kept is None or not kept:
         return {}
     for page in {page for one in kept for page in one.changes}:
         loaded.kept.changed(page)
-    try:
-        loaded.keeper.commit([_by_erase(loaded.bank, one, outcomes[one.job]) for one in kept])
-        loaded.keeper.purge()
-    except Exception as error:
-        failure = _failure(error, len(kept))
-        for one in kept:
-            lose(loaded.bank, one.job.memory)
-        return {one.job: failure for one in kept}
-    return {}
+    changes, failed = _changes(kept, lambda one: _by_erase(loaded.bank, one, outcomes[one.job]))
+    failed |= _commit(loaded.keeper, changes)
+    if len(failed) < len(kept):
+        try:
+            loaded.keeper.purge()
+        except Exception as error:
+            failed = dict.fromkeys(kept, _failure(error, len(kept))) | failed
+    for one in failed:
+        lose(loaded.bank, one.job.memory)
+    return {one.job: failure for one, failure in failed.items()}
+
+
+def _changes(
+    kept: Sequence[_Kept], change: Callable[[_Kept], Change]
+) -> tuple[dict[_Kept, Change], dict[_Kept, ServerError]]:
+    """The changes of those that have one, and the errors of the others."""
+    changes: dict[_Kept, Change] = {}
+    failed: dict[_Kept, ServerError] = {}
+    for one in kept:
+        try:
+            changes[one] = change(one)
+        except Exception as error:
+            failed[one] = _failure(error, 1)
+    return changes, failed
+
+
+def _commit(keeper: Keeper, changes: Mapping[_Kept, Change]) -> dict[_Kept, ServerError]:
+    """Commit all changes together; where that fails by halves, so that a change that cannot be kept fails alone.
+
+    A store that fails slowly, as one that is locked does, is not asked again for each. Return those that failed.
+    """
+    failed: dict[_Kept, ServerError] = {}
+    waiting: list[list[_Kept]] = [list(changes)] if changes else []
+    spent_s = 0.0
+    while waiting:
+        part = waiting.pop()
+        started_s = perf_counter()
+        try:
+            keeper.commit([changes[one] for one in part])
+        except Exception as error:
+            spent_s += perf_counter() - started_s
+            if spent_s > PATIENCE_S:
+                for others in waiting:
+                    part.extend(others)
+                waiting.clear()
+            elif len(part) > 1 and not isinstance(error, CommitUnknown):
+                half = len(part) // 2
+                waiting += [part[half:], part[:half]]
+                continue
+            failed |= dict.fromkeys(part, _failure(error, len(part)))
+    return failed
 
 
 def _failure(error: Exception, memories: int) -> ServerError:

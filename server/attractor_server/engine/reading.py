@@ -12,10 +12,23 @@ from numpy.typing import NDArray
 from attractor_server.energy.choice import evidence, misfit
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.engine import programs
-from attractor_server.engine.batch import PART_READS, Grid, Lane, Loaded, Results, Stops, bucket, chunks, joined
+from attractor_server.engine.batch import (
+    PART_READS,
+    Grid,
+    Lane,
+    Loaded,
+    Results,
+    Stops,
+    at_once,
+    bucket,
+    chunks,
+    joined,
+)
 from attractor_server.engine.choosing import ALL, Chosen, Row, Some, asked_of
 from attractor_server.engine.faults import diverged, fault
+from attractor_server.engine.halving import by_halves
 from attractor_server.engine.matching import matches
+from attractor_server.engine.page import Page
 from attractor_server.engine.work import Booleans, Floats, Integers, Job, Outcome, Recalled, Recognized
 from attractor_server.errors import NotKept, ReadDiverged, ServerError
 
@@ -55,6 +68,8 @@ def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Stops[Outcome | Se
         return replace(recalled, matches=found)
     except ServerError as error:
         return error
+    except Exception as error:
+        return fault(error, "match", 1)
 
 
 def _answered(
@@ -111,13 +126,18 @@ def _cut(rows: Iterable[Row]) -> Iterator[Row]:
 
 def _guarded(loaded: Loaded, rows: Sequence[Row], program: Callable[[Loaded, Sequence[Row]], Answers]) -> Answers:
     """Rows that fail do so alone."""
-    try:
-        failed = loaded.bank.bring([row.page for row in rows])
-        ready = [row for row in rows if row.page not in failed]
-        answers = list(program(loaded, ready)) if ready else []
-    except Exception as error:
-        failure = fault(error, "reading", len(rows))
-        failed, answers = {row.page: failure for row in rows}, []
+    failed: dict[Page, ServerError] = {}
+    answers: list[tuple[Job, Some, Answer]] = []
+
+    def work(part: Sequence[Row]) -> None:
+        failed.update(loaded.bank.bring([row.page for row in part]))
+        if ready := [row for row in part if row.page not in failed]:
+            answers.extend(list(program(loaded, ready)))
+
+    def fail(part: Sequence[Row], error: Exception) -> None:
+        failed.update(dict.fromkeys([row.page for row in part], fault(error, "reading", len(part))))
+
+    at_once(by_halves(rows, work, fail))
     yield from answers
     yield from ((job, some, failed[row.page]) for row in rows if row.page in failed for job, some, _ in row.parts)
 

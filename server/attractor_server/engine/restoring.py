@@ -7,13 +7,14 @@ from itertools import groupby
 from operator import attrgetter
 
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine.batch import Lane, Loaded, chunks, joined, lanes_of
+from attractor_server.engine.batch import Lane, Loaded, at_once, chunks, joined, lanes_of
 from attractor_server.engine.faults import fault
+from attractor_server.engine.halving import by_halves
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import become, found
 from attractor_server.engine.work import Erased, Floats, Job, Outcome, Record, Stored
-from attractor_server.engine.writing import added, finite_rows, rows_in, written
+from attractor_server.engine.writing import added, finite_rows, publish, rows_in, written
 from attractor_server.errors import SequenceForgotten, ServerError, StoreDamaged, StoreFailed
 from attractor_server.storage.catalog import REMEMBERED_ANSWERS, number_reused
 from attractor_server.storage.records import Entry, StoredMemory, StoredPage, Told
@@ -86,8 +87,8 @@ def repeats(loaded: Loaded, jobs: Sequence[Job]) -> Mapping[Job, Outcome | Serve
         assert loaded.keeper is not None
         try:
             told = loaded.keeper.told(job.memory.id, job.client_id)
-        except ServerError as error:
-            settled[job] = error
+        except Exception as error:
+            settled[job] = error if isinstance(error, ServerError) else fault(error, "look for repeats", 1)
             continue
         oldest = min((one.sequence for one in told), default=0)
         if len(told) >= REMEMBERED_ANSWERS and job.sequence < oldest:
@@ -182,13 +183,14 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
 def _written_anew(loaded: Loaded, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
     """Writes these pages side by side; those that could not be written, each with the cause."""
     failed: dict[_Replay, ServerError] = {}
+
+    def fail(part: Sequence[_Replay], error: Exception) -> None:
+        failed.update(dict.fromkeys(part, fault(error, "restoring", len(part))))
+
     for turn in range(max((len(one.groups) for one in replays), default=0)):
         ready = [one for one in replays if turn < len(one.groups) and one not in failed]
         for part in chunks(ready, partial(_size, turn=turn), loaded.limit):
-            try:
-                failed |= _write(loaded, part, [one.groups[turn] for one in part])
-            except Exception as error:
-                failed |= dict.fromkeys(part, fault(error, "restoring", len(part)))
+            at_once(by_halves(part, lambda some: failed.update(_write(loaded, some, turn)), fail))  # noqa: B023 - here
     return failed
 
 
@@ -196,8 +198,8 @@ def _size(one: _Replay, *, turn: int) -> int:
     return len(one.groups[turn])
 
 
-def _write(loaded: Loaded, replays: Sequence[_Replay], values: Sequence[Floats]) -> Mapping[_Replay, ServerError]:
-    pages = [one.page for one in replays]
+def _write(loaded: Loaded, replays: Sequence[_Replay], turn: int) -> Mapping[_Replay, ServerError]:
+    pages, values = [one.page for one in replays], [one.groups[turn] for one in replays]
     away = loaded.bank.bring(pages)
     failed = {one: away[one.page] for one in replays if one.page in away}
     rows = [row for row, page in enumerate(pages) if page not in away]
@@ -207,7 +209,7 @@ def _write(loaded: Loaded, replays: Sequence[_Replay], values: Sequence[Floats])
         loaded, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
     )
     finite = [at for at, ok in enumerate(finite_rows(fast)[: len(rows)]) if ok]
-    refused = loaded.bank.publish([pages[rows[at]] for at in finite], rows_in(fast, finite)) if finite else {}
+    refused = publish(loaded, [pages[rows[at]] for at in finite], rows_in(fast, finite))
     for at, row in enumerate(rows):
         one, page = replays[row], pages[row]
         if at not in finite:

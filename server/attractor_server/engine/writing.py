@@ -1,6 +1,6 @@
 """Stores: a page is rewritten with all its patterns, or added to; the stores of one memory are one write."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import torch
@@ -11,10 +11,11 @@ from attractor_server.engine import programs
 from attractor_server.engine.batch import PART_READS, Grid, Lane, Loaded, Results, Stops, at_once, chunks, joined
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.filling import Filling, Write
+from attractor_server.engine.halving import by_halves
 from attractor_server.engine.keeping import keep_stores
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats
-from attractor_server.errors import StoreFailed, WriteDiverged
+from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
 
 
 def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
@@ -22,7 +23,12 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
 
     New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
     """
-    fillings = [Filling(lane) for lane in lanes]
+    fillings = list[Filling]()
+    for lane in lanes:
+        try:
+            fillings.append(Filling(lane))
+        except Exception as error:
+            yield from dict.fromkeys(lane.jobs, fault(error, "store", 1)).items()
     try:
         yield from _write_all(loaded, fillings, cut=lanes[0].cut if lanes else False)
     except GeneratorExit:  # it does not go on after a stop
@@ -78,17 +84,27 @@ def _settle(loaded: Loaded, filling: Filling) -> None:
         loaded.bank.release(page)
 
 
-def _write(loaded: Loaded, writes: Sequence[Write]) -> Stops[None]:
+def publish(loaded: Loaded, pages: Sequence[Page], fast: Tensors) -> Mapping[Page, ServerError]:
+    """Put the weights, each (pages, *shape), in the bank; return the pages for which that failed, and why."""
     try:
-        failed = loaded.bank.bring([write.page for write in writes])
-        for write in writes:
+        return loaded.bank.publish(pages, fast) if pages else {}
+    except Exception as error:  # by which some may be there: nobody may compute them a second time
+        return dict.fromkeys(pages, fault(error, "publication", len(pages)))
+
+
+def _write(loaded: Loaded, writes: Sequence[Write]) -> Stops[None]:
+    def work(part: Sequence[Write]) -> Stops[None]:
+        failed = loaded.bank.bring([write.page for write in part])
+        for write in part:
             write.filling.error = failed.get(write.page, write.filling.error)
-        if ready := [write for write in writes if write.page not in failed]:
+        if ready := [write for write in part if write.page not in failed]:
             yield from _publish(loaded, ready)
-    except Exception as error:
-        failure = fault(error, "store", len(writes))
-        for write in writes:
-            write.filling.error = failure
+
+    def fail(part: Sequence[Write], error: Exception) -> None:
+        for write in part:
+            write.filling.error = fault(error, "store", 1)
+
+    yield from by_halves(writes, work, fail)
 
 
 def _publish(loaded: Loaded, writes: Sequence[Write]) -> Stops[None]:
@@ -99,7 +115,7 @@ def _publish(loaded: Loaded, writes: Sequence[Write]) -> Stops[None]:
     starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
     fast = yield from adding(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
     rows = [row for row, ok in enumerate(finite_rows(fast)[: len(writes)]) if ok]
-    failed = loaded.bank.publish([writes[row].page for row in rows], rows_in(fast, rows)) if rows else {}
+    failed = publish(loaded, [writes[row].page for row in rows], rows_in(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
         if row not in rows:
             write.filling.error = WriteDiverged(diverged(write.filling.jobs[0], "writing"))

@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 from psycopg.types.numeric import Int8BinaryDumper
 
-from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage.address import Address
 from attractor_server.storage.schema import FORMAT, POSTGRES, leave_format_2, statements, tables
 from attractor_server.storage.sql import Cursor, number
@@ -129,7 +129,7 @@ class Postgres:
             status = connection.execute(b"COMMIT").statusmessage
         except psycopg.OperationalError as error:
             if connection.closed:
-                raise StoreFailed(
+                raise CommitUnknown(
                     f"the connection to {self} was lost in a commit, of which it is not known whether it was made: "
                     f"{error}; try again in a moment"
                 ) from error
