@@ -37,7 +37,7 @@ def payload_of(item: pb.Item) -> Payload:
         return item.payload or None
     try:
         return json.loads(item.payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServerFault(f"items.payload: saw bytes that are no JSON ({error})") from error
 
 
@@ -70,6 +70,6 @@ def _item(row: int, name: Any, payload: Payload) -> pb.Item:  # noqa: ANN401 - w
 def _as_json(row: int, payload: Payload) -> bytes:
     try:
         return json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         seen = f"saw {type(payload).__name__}, which JSON cannot say ({error})"
         raise InvalidRequest.of(f"payloads[{row}]", f"{seen}; expected bytes, or what it can say") from error

@@ -1,6 +1,8 @@
 """Server errors as google.rpc.Status: one table, one place."""
 
 import logging
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import grpc
@@ -8,7 +10,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from attractor_proto.names import ERROR_DOMAIN
-from attractor_server.errors import Exhausted, InvalidRequest, MovedAway, ServerError
+from attractor_server.errors import Exhausted, InvalidRequest, MovedAway, ServerError, quoted
 from attractor_server.rpc.context import Context
 
 logger = logging.getLogger(__name__)
@@ -20,8 +22,7 @@ _RETRY_AFTER_S = 0.1
 def to_status(error: BaseException) -> status_pb2.Status:
     """What a client is told; of an error nobody foresaw, nothing, and the log has it."""
     if not isinstance(error, ServerError):
-        logger.error("unforeseen error", exc_info=error)
-        error = ServerError("internal error; the server's log says more")
+        error = unforeseen(error, "a call")
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
     known = {"route": error.route} if isinstance(error, MovedAway) else {}
     _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=known))
@@ -36,6 +37,14 @@ def to_status(error: BaseException) -> status_pb2.Status:
         retry.retry_delay.FromMicroseconds(int(_RETRY_AFTER_S * 1e6))
         _attach(status, retry)
     return status
+
+
+def unforeseen(error: BaseException, what: str) -> ServerError:
+    """The error that a client is told of for one that nobody foresaw, which one line of the log names."""
+    places = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{place.name} ({Path(place.filename).name}:{place.lineno})" for place in reversed(places))
+    logger.error("%s met an unforeseen error: %s: %s; in %s", what, type(error).__name__, quoted(str(error)), where)
+    return ServerError("internal error; the server's log says more")
 
 
 async def abort(context: Context, error: BaseException) -> NoReturn:

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from grpc import aio
 
-from attractor_server.rpc.context import Context
+from attractor_server.errors import quoted
+from attractor_server.rpc.context import Context, Unread, decoded
 from attractor_server.rpc.errors import abort
 
 Request = TypeVar("Request")
@@ -31,16 +32,31 @@ class ErrorInterceptor(aio.ServerInterceptor):
         )
         kind = f"{asks}_{answers}"
         make: Callable[..., grpc.RpcMethodHandler[Request, Response]] = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(_guarded(getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
+        reading = _reading(handler.request_deserializer)
+        return make(_guarded(getattr(handler, kind)), reading, handler.response_serializer)
 
 
 def _guarded(behaviour: Behaviour) -> Behaviour:
     async def guarded(request: object, context: Context) -> object:
         try:
-            return await behaviour(request, context)
-        except aio.AbortError:
+            return await behaviour(decoded(request), context)
+        except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
             raise
         except Exception as error:
             await abort(context, error)
 
     return guarded
+
+
+def _reading(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """The same, but what it cannot read is handed on as such: gRPC would answer UNKNOWN, and log a traceback."""
+    if deserialize is None:
+        return None
+
+    def read(content: bytes) -> object:
+        try:
+            return deserialize(content)
+        except Exception as error:
+            return Unread(quoted(str(error)))
+
+    return read

@@ -9,6 +9,7 @@ from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.fields import Layout
 from attractor_server.rpc import codec
 from attractor_server.rpc.asks import Ask
+from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.items import items_of
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.values import check_values
@@ -37,13 +38,19 @@ def jobs_of(
         shard.check_kept("items" if ask.items else "match" if ask.match else "")
         items = items_of(ask.items, patterns=rows, where=f"{ask.operation.value}.items")
         patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
-    except ServerError as error:
-        yield from ((one.place, error) for one in asked)
+        wrong = _wrong(model.layout, patterns, asked, where=where, partial=partial)
+        job_of = _Maker(shard, ask, model, patterns, items)
+    except Exception as error:
+        failure = error if isinstance(error, ServerError) else unforeseen(error, f"a frame of {ask.where}")
+        yield from ((one.place, failure) for one in asked)
         return
-    wrong = _wrong(model.layout, patterns, asked, where=where, partial=partial)
-    job_of = _Maker(shard, ask, model, patterns, items)
     for one in asked:
-        yield one.place, wrong.get(one.place) or job_of(one)
+        made: Job | ServerError
+        try:
+            made = wrong.get(one.place) or job_of(one)
+        except Exception as error:
+            made = unforeseen(error, f"a request of {ask.where}")
+        yield one.place, made
 
 
 def _wrong(

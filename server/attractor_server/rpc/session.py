@@ -20,7 +20,8 @@ from attractor_server.errors import (
 )
 from attractor_server.rpc.answers import Answers, Item
 from attractor_server.rpc.asks import Ask, ask_of
-from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.context import Context, is_forwarded, received
+from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
 from attractor_server.rpc.outcomes import counted, outcome_of
@@ -81,7 +82,7 @@ class Session:
         self._answers.put(Item(pb.SessionResponse(drain=pb.Drain())))
 
     async def _serve(self, tasks: TaskGroup) -> None:
-        while isinstance(frame := await self._context.read(), pb.SessionRequest):
+        while isinstance(frame := await received(self._context), pb.SessionRequest):
             match frame.WhichOneof("frame"):
                 case "open":
                     await self._open(frame.open, tasks)
@@ -131,8 +132,9 @@ class Session:
         try:
             await self._shard.arrived(frame.memory)
             record = self._handles[frame.handle] = await self._shard.memories.get(frame.memory)
-        except ServerError as error:
-            self._answers.put(Item(error, frame.request_id))
+        except Exception as error:
+            failure = error if isinstance(error, ServerError) else unforeseen(error, "an open")
+            self._answers.put(Item(failure, frame.request_id))
             return
         finally:
             self._opening.pop(frame.handle).set()
@@ -186,8 +188,8 @@ class Session:
             await self._opened(*ask.columns.handles)
         try:
             rows = ask.rows(self._shard.limits.frame_patterns)
-        except InvalidRequest as error:
-            self._fail(ids, error)
+        except Exception as error:
+            self._fail(ids, error if isinstance(error, ServerError) else unforeseen(error, f"a frame of {ask.where}"))
             return
         here: dict[str, list[Asked]] = defaultdict(list)
         elsewhere: dict[Upstream, list[int]] = defaultdict(list)
@@ -224,8 +226,9 @@ class Session:
         """Queues the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
             first = counted(job, self._hello.client_id, sequence)
-        except ServerError as error:
-            self._answers.put(Item(error, request_id, weight=job.weight))
+        except Exception as error:
+            failure = error if isinstance(error, ServerError) else unforeseen(error, "a numbered request")
+            self._answers.put(Item(failure, request_id, weight=job.weight))
             return
         self._pending[request_id] = job if first is None else None
         (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, model))
