@@ -1,6 +1,5 @@
 """Memories and their settings on the wire."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, TypeVar
 
@@ -9,10 +8,13 @@ from google.protobuf import timestamp_pb2
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_server.engine.work import Record
 from attractor_server.errors import InvalidRequest, Violation
-from attractor_server.storage.settings import MemorySettings, Retain, WhenFull, WriteMode
+from attractor_server.storage.settings import TTL_LIMIT_S, MemorySettings, Retain, WhenFull, WriteMode
 
 PAGE_CAPACITIES = 4
 """A page takes at most so many times the patterns that its model holds at the rated error."""
+
+_END_S = 253402300799.0
+"""The end of the year 9999, the last that clients can be told of: memories that older servers made for longer have none"""
 
 _WRITES: Mapping[pb.WriteMode.ValueType, WriteMode] = {
     pb.WRITE_MODE_REWRITE: "rewrite",
@@ -53,8 +55,9 @@ def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSetting
     if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
         expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
         problems.append(Violation("settings.page_patterns", f"saw {message.page_patterns}; {expected}"))
-    if not 0 <= message.ttl_s < math.inf:
-        problems.append(Violation("settings.ttl_s", f"saw {message.ttl_s:g}; expected seconds, or 0 (unspecified)"))
+    if not 0 <= message.ttl_s <= TTL_LIMIT_S:
+        expected = f"expected seconds, at most {TTL_LIMIT_S:g}, or 0 (unspecified)"
+        problems.append(Violation("settings.ttl_s", f"saw {message.ttl_s:g}; {expected}"))
     if problems:
         raise InvalidRequest(*problems)
     given = GivenSettings()
@@ -93,14 +96,14 @@ def memory_message(record: Record) -> pb.Memory:
         created=timestamp(record.created_s),
         settings=settings_message(record.settings),
         pages=len(record.pages),
-        expires=None if record.expires_s is None else timestamp(record.expires_s),
+        expires=None if record.expires_s is None or record.expires_s >= _END_S else timestamp(record.expires_s),
     )
 
 
 def timestamp(time_s: float) -> timestamp_pb2.Timestamp:
     """Seconds since 1970 on the wire."""
     stamp = timestamp_pb2.Timestamp()
-    stamp.FromMicroseconds(int(time_s * 1e6))
+    stamp.FromMicroseconds(int(min(max(time_s, 0.0), _END_S) * 1e6))
     return stamp
 
 

@@ -10,6 +10,9 @@ WriteMode: TypeAlias = Literal["rewrite", "stream"]
 WhenFull: TypeAlias = Literal["grow", "refuse", "forget"]
 Retain: TypeAlias = Literal["all", "open_page"]
 
+TTL_LIMIT_S = 250e9
+"""Nearly 8,000 years: what ends after the year 9999 has no date that clients can be told of"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySettings:
