@@ -14,7 +14,7 @@ PAGE_CAPACITIES = 4
 """A page takes at most so many times the patterns that its model holds at the rated error."""
 
 _END_S = 253402300799.0
-"""The end of the year 9999, the last that clients can be told of: memories that older servers made for longer have none"""
+"""The end of the year 9999, the last that clients can be told of; what was made for longer is told without"""
 
 _WRITES: Mapping[pb.WriteMode.ValueType, WriteMode] = {
     pb.WRITE_MODE_REWRITE: "rewrite",

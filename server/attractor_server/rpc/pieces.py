@@ -24,6 +24,8 @@ from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import Call, Change, Entry, Image, StoredMemory, StoredPage
 from attractor_server.storage.settings import MemorySettings
 
+NUMBERS_END = 1 << 62
+"""Of versions, patterns and pages: stores count with 64 bits, and a memory goes on from what it came with"""
 PIECE_BYTES = 1 << 20
 """Weights and values in one piece, about"""
 
@@ -89,6 +91,8 @@ class Importing:
         self._patterns = 0
         self._begun: int | None = None
         self._whole = False
+        self._digest_begun = False
+        self._pages = 0
 
     async def take(self, request: pb.ImportRequest) -> None:
         """One more piece.
@@ -106,6 +110,9 @@ class Importing:
         elif self._whole:
             raise InvalidRequest.of("piece", f"saw {kind} after the tail; expected nothing more")
         match kind:
+            case "head":
+                _expect(not self._digest_begun, "piece", "saw a second head", "one, first")
+                self._digest_begun = True
             case "page":
                 await self._flush()
                 self._open(piece.page)
@@ -160,6 +167,8 @@ class Importing:
                 f"the memory is of model {quoted(memory.model)} ({quoted(memory.model_digest)}), which this server "
                 "does not have: put its file in the folder of --models and start again"
             )
+        _check_number(memory.version, "piece.head.memory.version")
+        _check_number(memory.patterns, "piece.head.memory.patterns")
         settings = _settings(memory, model)
         stored = StoredMemory(
             id=0,
@@ -177,6 +186,22 @@ class Importing:
     def _open(self, page: pb.PagePiece) -> None:
         assert self._model is not None
         _expect(page.number > self._last, "piece.page.number", f"saw {page.number}", f"more than {self._last}")
+        _check_number(page.number, "piece.page.number")
+        _check_number(page.patterns, "piece.page.patterns")
+        self._pages += 1
+        settings = _settings(self._head_.memory, self._model)
+        _expect(
+            settings.most_pages is None or self._pages <= settings.most_pages,
+            "piece.page",
+            f"saw {self._pages} pages",
+            f"at most {settings.most_pages} of a memory that was made to {settings.when_full}",
+        )
+        _expect(
+            page.patterns <= settings.page_patterns,
+            "piece.page.patterns",
+            f"saw {page.patterns}",
+            f"at most {settings.page_patterns}, as the head says",
+        )
         expected = (0, self._model.page_bytes)
         seen = f"saw {page.weights_bytes}"
         _expect(page.weights_bytes in expected, "piece.page.weights_bytes", seen, f"one of {expected}")
@@ -199,6 +224,12 @@ class Importing:
         check_values(model.layout, Patterns(values, None), where="piece.entry.vectors")
         items = items_of(part.items, patterns=len(values), where="piece.entry.items")
         self._check_version(part.version, "piece.entry.version")
+        _expect(
+            0 < part.written <= part.version,
+            "piece.entry.written",
+            f"saw {part.written}",
+            f"1 to {part.version}, the entry's version",
+        )
         if (before := page.entries.get(part.version)) is not None:
             values = np.concatenate([before.values, values])
             items = [*before.items, *items]
@@ -217,6 +248,8 @@ class Importing:
         head, entries = page.head, list(page.entries.values())
         seen = f"saw {len(page.weights)} bytes"
         _expect(len(page.weights) == head.weights_bytes, "piece.weights", seen, f"{head.weights_bytes}")
+        finite = bool(np.isfinite(np.frombuffer(page.weights, "<f4")).all())
+        _expect(finite, "piece.weights", "saw NaN or infinity", "finite numbers")
         held = sum(len(entry.values) for entry in entries)
         enough = bool(page.weights) or held == head.patterns
         _expect(enough, "piece.page", f"saw {held} patterns and no weights", f"{head.patterns} patterns")
@@ -244,6 +277,11 @@ def _settings(memory: Memory, model: ModelCard) -> MemorySettings:
         return replace(usual, **given_settings(memory.settings, capacity=model.capacity))
     except SettingsError as error:
         raise InvalidRequest.of("piece.head.memory.settings", error.message) from error
+
+
+def _check_number(number: int, where: str) -> None:
+    """Refuses what no store can count on from."""
+    _expect(number < NUMBERS_END, where, f"saw {number}", f"less than {NUMBERS_END}")
 
 
 def _expect(right: bool, where: str, seen: str, expected: str) -> None:
