@@ -1,15 +1,20 @@
 """What no honest client sends costs the server little, and is refused as any other fault is."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from grpc import StatusCode, aio
 from tests.server import raw
+from tests.server.conftest import serving
 from tests.server.raw import columns, raw_session, tensor
 from tests.server.test_forwarding import HERE, THERE
 
+from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard
+from attractor_server.app import RunningShard, ShardSpec
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 LONG = "x" * 100_000
@@ -28,6 +33,30 @@ MISLEADING = {
     "a mask too long": pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(2, 4, 4), data=bytes(128), known=bytes(5)),
     "a shape beyond numbers": pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(2, HUGE, HUGE), data=bytes(128), known=bytes(4)),
 }
+ALSO_HERE = next(f"n{n}" for n in range(99) if slot_of(f"n{n}") % 2 == slot_of(HERE) % 2)
+TWO = tensor(np.repeat(ONE, 2, 0))
+ITEM, LONG_ITEM = memories_pb2.Item(id="a"), memories_pb2.Item(id="x" * 10_000)
+BAD_FRAMES = {
+    "one item for two": ([TWO], [ITEM], "store.items", "saw 1 items; expected none, or 2"),
+    "three items for two": ([TWO], [ITEM] * 3, "store.items", "saw 3 items; expected none, or 2"),
+    "one bad item": ([TWO], [ITEM, LONG_ITEM], "store.items[1].id", "saw 10000 characters"),
+    "one row for two": ([tensor(ONE)], [], "store.columns.tensors[0].shape", "expected 2 patterns"),
+    "three rows for two": ([tensor(np.repeat(ONE, 3, 0))], [], "store.columns.tensors[0].shape", "expected 2 patterns"),
+    "no shape": ([pb.Tensor(dtype=pb.DTYPE_FLOAT32)], [], "store.columns.tensors[0].shape", "saw ();"),
+    "a row missing": (
+        [pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(2, 4, 4), data=ONE.tobytes())],
+        [],
+        "store.columns.tensors[0].data",
+        "saw 64 bytes; expected 128",
+    ),
+    "a mask of one": (
+        [pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=(2, 4, 4), data=ONE.tobytes() * 2, known=bytes(2))],
+        [],
+        "store.columns.tensors[0].known",
+        "saw 2 bytes; expected 4",
+    ),
+}
+"""Frames of two stores: tensors, items, and the fault in them"""
 
 
 @pytest.mark.parametrize("case", BAD_STORES)
@@ -79,6 +108,30 @@ async def test_a_malformed_tensor_is_not_mended_on_its_way_to_the_owner(
             await raw.create(channel, name)
             await session.open(name, handle)
         frame = pb.QueryFrame(columns=columns([1, 2], [1, 2], MISLEADING[case]))
-        answers = [await session.ask(pb.SessionRequest(query=frame)), await session.receive()]
-        told = {request_id for answer in answers for request_id in raw.failures(answer)}
-        assert told == {1, 2}
+        assert set(raw.failures(await session.ask(pb.SessionRequest(query=frame)))) == {1, 2}
+
+
+@pytest.mark.parametrize("case", BAD_FRAMES)
+async def test_a_frame_whose_parts_disagree_is_refused_whole_wherever_its_memories_are(
+    spec: ShardSpec, tmp_path: Path, case: str
+) -> None:
+    tensors, items, field, said = BAD_FRAMES[case]
+    told = []
+    async with (
+        serving(replace(spec, data=tmp_path), 2) as (shard, _),
+        aio.insecure_channel(shard.info.address) as channel,
+        raw_session(channel) as session,
+    ):
+        for handle, name in enumerate((HERE, ALSO_HERE, THERE)):
+            await raw.create(channel, name)
+            await session.open(name, handle)
+        for handles in ((0, 1), (0, 2), (2, 0)):
+            store = pb.StoreFrame(columns=columns([1, 2], handles, *tensors), items=items, sequences=[0, 0])
+            failed = raw.failures(await session.ask(pb.SessionRequest(store=store)))
+            while len(failed) < 2:
+                failed |= raw.failures(await session.receive())
+            told.append(failed)
+        assert [await raw.state(channel, name) for name in (HERE, ALSO_HERE, THERE)] == [(0, 0)] * 3
+    assert raw.violation(told[0][1])[0] == field
+    assert said in raw.violation(told[0][1])[1]
+    assert told[0] == told[1] == told[2]

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_proto.v1.memories_pb2 import Item
 from attractor_server.engine.work import Operation
 from attractor_server.errors import InvalidRequest
 from attractor_server.rpc import codec
 from attractor_server.rpc.checks import check_steps
+from attractor_server.rpc.items import items_of
+from attractor_server.storage.records import Item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Ask:
     trajectory: bool = False
     pull: bool = False
     match: bool = False
-    items: Sequence[Item] = ()
+    items: Sequence[memories_pb2.Item] = ()
 
     @property
     def where(self) -> str:
@@ -41,17 +43,29 @@ class Ask:
             where = f"{self.operation.value}.sequences"
             raise InvalidRequest.of(where, f"saw {len(self.sequences)} entries; expected {len(rows)}")
         check_steps(self.steps, "query.steps")
+        codec.check_form(self.columns.tensors, where=f"{self.where}.tensors", rows=rows[-1].stop)
         return rows
 
+    def checked_items(self, patterns: int) -> Sequence[Item]:
+        """One for each of so many patterns; empty where none carries anything.
+
+        Raises:
+            InvalidRequest: naming the item, the value seen and the value expected.
+        """
+        return items_of(self.items, patterns=patterns, where=f"{self.operation.value}.items")
+
     def part(self, rows: Sequence[slice], chosen: Sequence[int]) -> pb.SessionRequest:
-        """A frame of the chosen requests alone: of all of them the frame as it came, nothing in it decoded."""
+        """A frame of the chosen requests alone: of all of them the frame as it came, nothing in it decoded.
+
+        Items are cut as they are: `checked_items` comes first.
+        """
         if len(chosen) == len(rows):
             return self.frame
         part = pb.SessionRequest()
         match self.operation:
             case Operation.STORE:
                 part.store.sequences.extend([self.sequences[i] for i in chosen])
-                if len(self.items) == rows[-1].stop:
+                if self.items:
                     part.store.items.extend([item for i in chosen for item in self.items[rows[i]]])
                 codec.select(self.columns, rows, chosen, into=part.store.columns)
             case Operation.ERASE:

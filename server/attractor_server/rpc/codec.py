@@ -1,7 +1,7 @@
 """Tensors of the wire to flat numpy patterns and back, with every check a caller's bytes need."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -22,6 +22,7 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
 }
 _TEXT_DTYPES = {pb.DTYPE_UINT8: _DTYPES[pb.DTYPE_UINT8]}
 _MISSING_CHARACTER = 255
+_DIMENSIONS_LIMIT = 32
 
 
 class Patterns:
@@ -153,10 +154,36 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
     return [slice(start, end) for start, end in pairwise(accumulate(patterns, initial=0))]
 
 
+def check_form(tensors: Sequence[pb.Tensor], *, where: str, rows: int) -> None:
+    """Refuses tensors that are malformed whatever model they are for: they can be cut by rows only if they agree.
+
+    Raises:
+        InvalidRequest: naming the tensor, the value seen and the value expected.
+    """
+    for i, tensor in enumerate(tensors):
+        path = f"{where}[{i}]"
+        dtype = _dtype(tensor, _DTYPES, path)
+        if tensor.shape[:1] != [rows]:
+            seen = f"saw {quoted(tuple(tensor.shape))}"
+            raise InvalidRequest.of(f"{path}.shape", f"{seen}; expected {rows} patterns, a row for each")
+        if len(tensor.shape) > _DIMENSIONS_LIMIT:
+            seen = f"saw {len(tensor.shape)} dimensions"
+            raise InvalidRequest.of(f"{path}.shape", f"{seen}; expected at most {_DIMENSIONS_LIMIT}")
+        entries = math.prod(tensor.shape)
+        if len(tensor.data) != (length := entries * dtype.itemsize):
+            expected = f"{length} for {quoted(tuple(tensor.shape))} of {pb.DType.Name(tensor.dtype)}"
+            raise InvalidRequest.of(f"{path}.data", f"saw {len(tensor.data)} bytes; expected {expected}")
+        if tensor.known:
+            _check_mask(tensor, entries, path)
+
+
 def select(
     columns: pb.RequestColumns, rows: Sequence[slice], chosen: Sequence[int], *, into: pb.RequestColumns
 ) -> None:
-    """Puts the columns of the chosen requests alone into an empty message. Their masks are packed anew."""
+    """Puts the columns of the chosen requests alone into an empty message. Their masks are packed anew.
+
+    The tensors are those that `check_form` lets pass.
+    """
     index = [row for request in chosen for row in range(rows[request].start, rows[request].stop)]
     into.request_ids.extend([columns.request_ids[i] for i in chosen])
     into.handles.extend([columns.handles[i] for i in chosen])
@@ -169,14 +196,10 @@ def select(
 
 
 def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
-    if tensor.shape[:1] != [total] or len(tensor.data) % total:
-        return tensor  # Malformed: the owner of the memory says how.
-    data = np.frombuffer(tensor.data, np.uint8).reshape(total, -1)[index].tobytes()
+    size = math.prod(tensor.shape[1:])
+    data = np.frombuffer(tensor.data, np.uint8).reshape(total, -1)[index].tobytes() if size else b""
     known = b""
     if tensor.known:
-        size = math.prod(tensor.shape[1:])
-        if len(tensor.known) != (total * size + 7) // 8:
-            return tensor
         bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), count=total * size, bitorder="little")
         known = np.packbits(bits.reshape(total, size)[index], bitorder="little").tobytes()
     return pb.Tensor(
@@ -205,14 +228,18 @@ def _by_field(
     return found
 
 
+def _dtype(
+    tensor: pb.Tensor, dtypes: Mapping[pb.DType.ValueType, np.dtype[np.generic]], path: str, *, meant: str = ""
+) -> np.dtype[np.generic]:
+    if (dtype := dtypes.get(tensor.dtype)) is None:
+        known = [pb.DType.Name(number) for number in dtypes]
+        raise InvalidRequest.of(f"{path}.dtype", f"saw {tensor.dtype}; expected one of {known}{meant}")
+    return dtype
+
+
 def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     dtypes = _TEXT_DTYPES if field.alphabet else _DTYPES
-    dtype = dtypes.get(tensor.dtype)
-    if dtype is None:
-        known = [pb.DType.Name(number) for number in dtypes]
-        raise InvalidRequest.of(
-            f"{path}.dtype", f"saw {tensor.dtype}; expected one of {known} for {field.kind} {field.name!r}"
-        )
+    dtype = _dtype(tensor, dtypes, path, meant=f" for {field.kind} {field.name!r}")
     expected = (rows, *field.shape)
     if tuple(tensor.shape) != expected:
         raise InvalidRequest.of(
@@ -235,10 +262,14 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
 
 def _known(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Booleans:
     entries = rows * field.size
+    _check_mask(tensor, entries, path)
+    bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), count=entries, bitorder="little")
+    return bits.astype(np.bool_)
+
+
+def _check_mask(tensor: pb.Tensor, entries: int, path: str) -> None:
     length = (entries + 7) // 8
     if len(tensor.known) != length:
         raise InvalidRequest.of(
             f"{path}.known", f"saw {len(tensor.known)} bytes; expected {length}, a bit for each of {entries} entries"
         )
-    bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), count=entries, bitorder="little")
-    return bits.astype(np.bool_)

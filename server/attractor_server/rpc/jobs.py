@@ -10,7 +10,6 @@ from attractor_server.fields import Layout
 from attractor_server.rpc import codec
 from attractor_server.rpc.asks import Ask
 from attractor_server.rpc.errors import unforeseen
-from attractor_server.rpc.items import items_of
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.values import check_values
 from attractor_server.storage.records import Item
@@ -36,7 +35,7 @@ def jobs_of(
     try:
         shard.check(ask.operation, model, pull=ask.pull)
         shard.check_kept("items" if ask.items else "match" if ask.match else "")
-        items = items_of(ask.items, patterns=rows, where=f"{ask.operation.value}.items")
+        items = ask.checked_items(rows)
         patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
         wrong = _wrong(model.layout, patterns, asked, where=where, partial=partial)
         job_of = _Maker(shard, ask, model, patterns, items)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import TypeAlias
 
 import anyio
@@ -205,6 +206,14 @@ class Session:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:
                     here[record.model].append(Asked(i, rows[i], record))
+        if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
+            try:
+                self._shard.check_kept("items" if ask.items else "")
+                ask.checked_items(rows[-1].stop)  # of the whole frame: an owner sees only its part
+            except ServerError as error:
+                places = chain(*elsewhere.values(), (one.place for asked in here.values() for one in asked))
+                self._fail([ids[i] for i in places], error)
+                return
         for upstream, chosen in elsewhere.items():
             await upstream.send(ask.part(rows, chosen), [ids[i] for i in chosen])
         for model, asked in here.items():
