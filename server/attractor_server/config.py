@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     )
     backend_store_uri: str = Field(
         "",
-        description="PostgreSQL that memories are kept in, postgresql://USER@HOST/DATABASE. Empty: the data folder.",
+        description="PostgreSQL that memories are kept in, postgresql://USER@HOST/DATABASE. Empty: the data folder. "
+        "One with a password belongs in the variable or the file: flags are seen by all users of a machine.",
     )
     bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
@@ -139,4 +140,6 @@ def _fault(path: tuple[int | str, ...], problem: Mapping[str, object]) -> str:
     name = ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting; expected one of {sorted(Settings.model_fields)}"
-    return f"{name}: saw {problem['input']!r}; {problem['msg']}"
+    secret = path[:1] == ("backend_store_uri",)
+    seen = f"one of type {type(problem['input']).__name__}" if secret else repr(problem["input"])
+    return f"{name}: saw {seen}; {problem['msg']}"

@@ -60,14 +60,19 @@ def quoted(value: object) -> str:
 
 
 class ServerError(Exception):
-    """Root of the tree; `code` is the gRPC status name, `reason` the stable word in ErrorInfo."""
+    """Root of the tree; `code` is the gRPC status name, `reason` the stable word in ErrorInfo.
+
+    `told` is what clients read where the message names paths or addresses of the server.
+    """
 
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = "INTERNAL"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, told: str = "") -> None:
         super().__init__(message)
         self.message = message
+        self.told = told or message
+        self.logged = False
 
 
 class InvalidRequest(ServerError):

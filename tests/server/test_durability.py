@@ -192,14 +192,18 @@ def _damage(folder: Path, name: str) -> None:
         )
 
 
-async def test_a_store_that_is_not_committed_fails_and_changes_nothing(on_disk: ShardSpec) -> None:
+async def test_a_store_that_is_not_committed_fails_and_changes_nothing_and_only_the_log_says_where(
+    on_disk: ShardSpec, caplog: pytest.LogCaptureFixture
+) -> None:
     given = images(2)
     async with connected(on_disk) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=PAGE)
         await memory.store(given)
         before = await memory.query(given)
-        with refusing(on_disk), pytest.raises(attractor.AttractorError, match="changed nothing: the disk is full"):
+        with refusing(on_disk), pytest.raises(attractor.AttractorError, match="failed and changed nothing") as told:
             await memory.store(images(3, seed=1), timeout_s=2)
+        assert "attractor.db" not in str(told.value)
+        assert any(f"{on_disk.data}/attractor.db failed" in line and "is full" in line for line in caplog.messages)
         after = await memory.query(given)
         assert_allclose(after.pattern, before.pattern, rtol=1e-5, atol=1e-5)
         assert (await memory.store(images(1, seed=2))).total == 3

@@ -23,7 +23,9 @@ def to_status(error: BaseException) -> status_pb2.Status:
     """What a client is told; of an error nobody foresaw, nothing, and the log has it."""
     if not isinstance(error, ServerError):
         error = unforeseen(error, "a call")
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+    if error.told != error.message:
+        _log_once(error)
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.told)
     known = {"route": error.route} if isinstance(error, MovedAway) else {}
     _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=known))
     if isinstance(error, InvalidRequest):
@@ -54,6 +56,13 @@ async def abort(context: Context, error: BaseException) -> NoReturn:
     trailing = (*(context.trailing_metadata() or ()), (STATUS_KEY, status.SerializeToString()))
     await context.abort(code, status.message, trailing_metadata=trailing)
     raise AssertionError("abort returns never")
+
+
+def _log_once(error: ServerError) -> None:
+    """All requests of a batch may have failed with it."""
+    if not error.logged:
+        error.logged = True
+        logger.warning("%s", error.message)
 
 
 def _attach(

@@ -67,7 +67,10 @@ class Artifacts:
         with self._told(location):
             obstore.put(self._store, location, content)
             if bytes(obstore.get(self._store, location).bytes()) != content:
-                raise StoreFailed(f"{location} was not kept in {self} as it was put there; try again in a moment")
+                raise StoreFailed(
+                    f"{location} was not kept in {self} as it was put there; try again in a moment",
+                    told=f"{location} was not kept in the artifact store as it was put there; try again in a moment",
+                )
             if self._folder is not None:
                 _synchronise(self._folder, location)
 
@@ -80,9 +83,14 @@ class Artifacts:
         """
         content = self.find(location)
         if content is None:
-            raise StoreDamaged(f"{location} is not in {self}: {_HELP}")
+            raise StoreDamaged(
+                f"{location} is not in {self}: {_HELP}", told=f"{location} is not in the artifact store: {_HELP}"
+            )
         if hashlib.sha256(content).hexdigest() != location.rpartition("/")[2].partition("-")[0]:
-            raise StoreDamaged(f"{location} in {self} is not what was put there: {_HELP}")
+            raise StoreDamaged(
+                f"{location} in {self} is not what was put there: {_HELP}",
+                told=f"{location} in the artifact store is not what was put there: {_HELP}",
+            )
         return content
 
     def find(self, location: str) -> bytes | None:
@@ -139,7 +147,10 @@ class Artifacts:
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
-            raise StoreFailed(f"the artifact store {self} failed at {what}: {_first(error)}; try again") from error
+            raise StoreFailed(
+                f"the artifact store {self} failed at {what}: {_first(error)}; try again",
+                told=f"the artifact store failed at {what}; try again in a moment",
+            ) from error
 
 
 def _opened(place: Path | str, *, make: bool) -> ObjectStore:

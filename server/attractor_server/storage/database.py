@@ -17,7 +17,7 @@ from attractor_server.storage.filesystem import network_file_system
 from attractor_server.storage.page_checksums import is_damage, opened
 from attractor_server.storage.purging import Purging, emptied
 from attractor_server.storage.schema import FORMAT, migrated
-from attractor_server.storage.sql import Cursor, number
+from attractor_server.storage.sql import DAMAGED, FAILED, Cursor, number
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +183,13 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
-        raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup") from error
+        raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup", told=DAMAGED) from error
     except (apsw.Error, OSError) as error:
         if is_damage(error):
-            raise StoreDamaged(f"{path} is damaged, a page has another checksum; restore it from a backup") from error
-        raise StoreFailed(f"the store {path} failed and changed nothing: {error}; try again in a moment") from error
+            raise StoreDamaged(
+                f"{path} is damaged, a page has another checksum; restore it from a backup",
+                told="the store is damaged, a page has another checksum; restore it from a backup",
+            ) from error
+        raise StoreFailed(
+            f"the store {path} failed and changed nothing: {error}; try again in a moment", told=FAILED
+        ) from error

@@ -149,7 +149,10 @@ class PageFile:
         try:
             read = os.preadv(self._opened(), list(parts), start)
         except OSError as error:
-            raise StoreFailed(f"page {page} cannot be read from {self}: {error}") from error
+            raise StoreFailed(
+                f"page {page} cannot be read from {self}: {error}",
+                told=f"page {page} cannot be read from the page file; try again in a moment",
+            ) from error
         if read < length:
             raise self._damaged(page, self._extents[page], f"it ends {length - read} bytes early")
         return read
@@ -159,11 +162,15 @@ class PageFile:
         extent = self._extents.pop(page)
         self._free[extent.records].insert(0, extent.start)
         return StoreFailed(
-            f"page {page} could not leave the bank, {self} did not take it: {cause}; make room on its disk"
+            f"page {page} could not leave the bank, {self} did not take it: {cause}; make room on its disk",
+            told=f"page {page} could not leave the bank: the disk of the page file did not take it",
         )
 
     def _damaged(self, page: int, extent: _Extent, how: str) -> StoreDamaged:
-        return StoreDamaged(f"page {page} is damaged, in {self} at byte {extent.start * self._record_bytes}: {how}")
+        at = f"at byte {extent.start * self._record_bytes}: {how}"
+        return StoreDamaged(
+            f"page {page} is damaged, in {self} {at}", told=f"page {page} is damaged, in the page file {at}"
+        )
 
 
 def _checksum(page: int, rows: int, columns: int, content: Sequence[memoryview]) -> int:

@@ -13,7 +13,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage.address import Address
 from attractor_server.storage.schema import FORMAT, POSTGRES, leave_format_2, statements, tables
-from attractor_server.storage.sql import Cursor, number
+from attractor_server.storage.sql import DAMAGED, FAILED, Cursor, number
 from attractor_server.storage.statements import Statements
 
 logger = logging.getLogger(__name__)
@@ -131,11 +131,13 @@ class Postgres:
             if connection.closed:
                 raise CommitUnknown(
                     f"the connection to {self} was lost in a commit, of which it is not known whether it was made: "
-                    f"{error}; try again in a moment"
+                    f"{error}; try again in a moment",
+                    told="the connection to the store was lost in a commit, of which it is not known whether it was "
+                    "made; try again in a moment",
                 ) from error
             raise
         if status != "COMMIT":
-            raise StoreFailed(f"the store {self} changed nothing: its answer to COMMIT was {status}")
+            raise StoreFailed(f"the store {self} changed nothing: its answer to COMMIT was {status}", told=FAILED)
 
     def _roll_back(self, connection: psycopg.Connection) -> None:
         try:
@@ -180,9 +182,11 @@ class Postgres:
         try:
             yield
         except _DAMAGED as error:
-            raise StoreDamaged(f"{self} is damaged: {error}; restore it from a backup") from error
+            raise StoreDamaged(f"{self} is damaged: {error}; restore it from a backup", told=DAMAGED) from error
         except psycopg.Error as error:
-            raise StoreFailed(f"the store {self} failed and changed nothing: {error}; try again in a moment") from error
+            raise StoreFailed(
+                f"the store {self} failed and changed nothing: {error}; try again in a moment", told=FAILED
+            ) from error
 
 
 def _made(cursor: Cursor) -> bool:

@@ -5,8 +5,11 @@ Statements are in what SQLite and PostgreSQL both speak, with `?` where a value 
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
+FAILED: Final = "the store failed and changed nothing; try again in a moment"
+DAMAGED: Final = "the store is damaged; restore it from a backup"
+"""What clients are told, without the place of the store and the words of its database"""
 Value: TypeAlias = int | float | str | bytes | None
 Row: TypeAlias = Sequence[Value]
 
