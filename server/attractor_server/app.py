@@ -28,6 +28,7 @@ from attractor_server.rpc.server import Listening, listening
 from attractor_server.rpc.shard import Limits, Resize, Shard
 from attractor_server.spec import ShardSpec
 from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.filesystem import make_folder
 from attractor_server.storage.incarnation import Incarnation
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.opening import store_at
@@ -208,7 +209,7 @@ def _folder(spec: ShardSpec) -> Path | None:
         return None
     folder = spec.artifacts / f"shard-{spec.number}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise SettingsError(

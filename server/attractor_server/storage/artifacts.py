@@ -14,6 +14,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.storage.filesystem import make_folder
 
 MODELS: Final = "models"
 """The kind of models' files"""
@@ -155,6 +156,8 @@ class Artifacts:
 
 def _opened(place: Path | str, *, make: bool) -> ObjectStore:
     if isinstance(place, Path):
+        if make:
+            make_folder(place)
         return LocalStore(place, mkdir=make)
     if not place.startswith(SCHEMES):
         raise ValueError("no such kind of store")
@@ -180,4 +183,6 @@ def _synchronise(folder: Path, location: str) -> None:
 
 def _first(error: Exception) -> str:
     """Its first line: the rest is about the library."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).partition("\n")[0]

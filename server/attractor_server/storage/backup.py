@@ -10,6 +10,7 @@ import apsw
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.storage.artifacts import MODELS, Artifacts
 from attractor_server.storage.database import FILE
+from attractor_server.storage.filesystem import make_file, make_folder
 from attractor_server.storage.looking import Fault, page_fault, read_only
 from attractor_server.storage.page_checksums import damaged_pages, opened
 
@@ -35,7 +36,8 @@ def copy(source: Path, target: Path, artifacts: Artifacts | None = None) -> Sequ
         if artifacts is not None:  # most of it first: a copy may refer to what the server deletes in the meantime
             _bring(connection, artifacts, Artifacts(target / ARTIFACTS))
         try:
-            target.mkdir(parents=True, exist_ok=True)
+            make_folder(target)
+            make_file(target / FILE)
             written = opened(target / FILE)
             with written.backup("main", connection, "main") as backup:
                 backup.step(-1)  # all at once: one view, however much is written meanwhile

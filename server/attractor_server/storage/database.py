@@ -13,7 +13,7 @@ from typing import Final
 import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed
-from attractor_server.storage.filesystem import network_file_system
+from attractor_server.storage.filesystem import make_file, make_folder, network_file_system
 from attractor_server.storage.page_checksums import is_damage, opened
 from attractor_server.storage.purging import Purging, emptied
 from attractor_server.storage.schema import FORMAT, migrated
@@ -52,8 +52,9 @@ class Database:
         self._busy_ms = busy_ms
         self._purging = Purging(self._path)
         with _told(self._path):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             log_bytes = log.stat().st_size if (log := Path(f"{self._path}-wal")).exists() else 0
+            make_file(self._path)  # whose mode SQLite gives to its log
             self._connection = opened(self._path)
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attractor_server.errors import SettingsError
+from attractor_server.storage.filesystem import make_folder
 
 FILE = "attractor.lock"
 
@@ -19,7 +20,7 @@ def held(folder: Path) -> Iterator[None]:
         SettingsError: another server has it, or it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingsError(f"data_dir: saw {str(folder)!r}, which cannot be used: {error.strerror}") from error

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.storage.filesystem import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class PageFile:
                 self._file, name = tempfile.mkstemp(prefix="attractor-", suffix=".pages")
                 Path(name).unlink()
             else:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 self._path.unlink(missing_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             weakref.finalize(self, _closed, self._file, self._path)
