@@ -11,10 +11,19 @@ from tests.server.conftest import serving
 from tests.server.raw import columns, raw_session, tensor
 from tests.server.test_forwarding import HERE, THERE
 
+import attractor
 from attractor_proto.names import slot_of
-from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
+from attractor_proto.v1 import (
+    memories_pb2,
+    memories_pb2_grpc,
+    memory_copies_pb2,
+    memory_copies_pb2_grpc,
+    memory_data_pb2_grpc,
+)
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.rpc.context import FELLOW_KEY, FORWARDED
+from attractor_server.storage.copies import HIDDEN
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 LONG = "x" * 100_000
@@ -135,3 +144,22 @@ async def test_a_frame_whose_parts_disagree_is_refused_whole_wherever_its_memori
     assert raw.violation(told[0][1])[0] == field
     assert said in raw.violation(told[0][1])[1]
     assert told[0] == told[1] == told[2]
+
+
+async def test_only_a_shard_of_the_same_store_takes_hidden_snapshots(spec: ShardSpec, tmp_path: Path) -> None:
+    async with (
+        serving(replace(spec, data=tmp_path / "data"), 2) as (shard, _),
+        aio.insecure_channel(shard.info.address) as channel,
+        attractor.connect(shard.info.address, timeout_s=20, direct=False) as client,
+    ):
+        await raw.create(channel, HERE)
+        copies = memory_copies_pb2_grpc.CopiesStub(channel)
+        hidden = memory_copies_pb2.TakeSnapshotRequest(name=HERE, tag=f"{HIDDEN}mine")
+        for metadata in ((), FORWARDED, (*FORWARDED, (FELLOW_KEY, "1")), (*FORWARDED, (FELLOW_KEY, ""))):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await copies.TakeSnapshot(hidden, metadata=metadata)
+            assert raw.violation(raw.status_of(caught.value))[0] == "tag"
+        memory = await client.create_memory(THERE, model="tiny")
+        await memory.store(ONE)
+        await memory.export(tmp_path / "there")  # by way of a shard that does not own it
+        assert (await client.import_memory(tmp_path / "there", name="again")).name == "again"

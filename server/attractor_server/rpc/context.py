@@ -20,10 +20,18 @@ class Unread:
 
 FORWARDED = ((FORWARDED_KEY, "1"),)
 """Metadata of a call that a shard makes on a client's behalf."""
+FELLOW_KEY = "attractor-fellow"
+"""Metadata between shards: the secret of the store that both read, where only a fellow shard may ask."""
+
+
+def claims_fellow(context: Context) -> str:
+    """The secret that the caller gives to prove that it is a shard of this store; empty where it gives none."""
+    values = [value for key, value in context.invocation_metadata() or () if key == FELLOW_KEY]
+    return values[0] if values and isinstance(values[0], str) else ""
 
 
 def is_forwarded(context: Context) -> bool:
-    """Whether another shard sent this call: it is not passed on again."""
+    """Whether another shard sent this call: it is not passed on again. Proves nothing, as anybody may say so."""
     return any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from contextlib import aclosing
+from hmac import compare_digest
 
 import anyio
 
@@ -24,7 +25,7 @@ from attractor_server.engine.work import (
 )
 from attractor_server.errors import Draining, InvalidRequest, quoted
 from attractor_server.rpc.checks import call_of, check_name
-from attractor_server.rpc.context import Context, is_forwarded, received
+from attractor_server.rpc.context import Context, claims_fellow, received
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
@@ -54,7 +55,7 @@ class CopiesServicer(rpc.CopiesServicer):
     async def TakeSnapshot(  # noqa: D102, N802
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
-        _check_tag(request.tag, hidden=is_forwarded(context))
+        _check_tag(request.tag, hidden=await self._is_fellow(context))
         call = call_of(request, "TakeSnapshot", request.name)
         if peer := self._shard.owner(request.name):
             return await self._peers.forward(
@@ -112,7 +113,9 @@ class CopiesServicer(rpc.CopiesServicer):
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
         taken = pb.TakeSnapshotRequest(name=name, tag=tag)
         if peer := self._shard.owner(name):
-            await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, taken, context, peer)
+            secret = await memories.ask(lambda journal: journal.secret())
+            take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
+            await self._peers.forward(take, taken, context, peer, secret=secret)
         else:
             await self._tended(await memories.get(name, any_model=True), TakeSnapshot(tag))
         stored = await memories.ask(lambda journal: journal.kept(name, tag))
@@ -133,6 +136,13 @@ class CopiesServicer(rpc.CopiesServicer):
         finally:
             with anyio.CancelScope(shield=True):
                 await importing.forgotten()
+
+    async def _is_fellow(self, context: Context) -> bool:
+        """Whether it is a shard of the same store that asks."""
+        if not (claimed := claims_fellow(context)):
+            return False
+        secret = await self._shard.memories.ask(lambda journal: journal.secret())
+        return compare_digest(claimed.encode(), secret.encode())
 
     async def _tended(self, record: Record, task: Task, call: Call | None = None) -> Tended:
         """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""

@@ -11,7 +11,7 @@ from grpc import aio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
-from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
+from attractor_server.rpc.context import FELLOW_KEY, FORWARDED, Context, is_forwarded
 from attractor_server.topology import ShardInfo
 
 Response = TypeVar("Response", covariant=True)
@@ -75,9 +75,17 @@ class Peers:
             ends.discard(end)
 
     async def forward(
-        self, call: Callable[..., "Call[Response]"], request: object, context: Context, peer: ShardInfo
+        self,
+        call: Callable[..., "Call[Response]"],
+        request: object,
+        context: Context,
+        peer: ShardInfo,
+        *,
+        secret: str = "",
     ) -> Response:
         """The owner's answer, or its error, with a routing hint in the trailing metadata.
+
+        The `secret` of the store proves to the owner that it is a fellow shard that asks.
 
         Raises:
             OwnerUnreachable: the shard that owns the memory did not answer.
@@ -85,7 +93,8 @@ class Peers:
         if is_forwarded(context):
             raise disagreement()
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
-        answer = call(request, timeout=context.time_remaining(), metadata=FORWARDED)
+        metadata = (*FORWARDED, (FELLOW_KEY, secret)) if secret else FORWARDED
+        answer = call(request, timeout=context.time_remaining(), metadata=metadata)
         given_up = False
 
         def give_up() -> None:

@@ -11,6 +11,7 @@ from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.outside import brought, put_outside, swept
 from attractor_server.storage.ownership import Ownership, names_of, whole
 from attractor_server.storage.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory, StoredPage, Told
+from attractor_server.storage.secret import secret_of
 from attractor_server.storage.sql import Cursor, Store
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,10 @@ class Journal:
         """Up to `size` memories with that prefix and names beyond `after`, by name; without what clients were told."""
         with self._store.reading() as cursor:
             return rows.listed(cursor, prefix=prefix, after=after, size=size)
+
+    def secret(self) -> str:
+        """What only those know who can read the store."""
+        return secret_of(self._store)
 
     def models(self) -> Sequence[tuple[str, str]]:
         """Names and digests of the models that memories are of."""

@@ -1,0 +1,18 @@
+"""What only those know who can read the store: shards prove by it that they are fellows."""
+
+import secrets
+
+from attractor_server.storage.sql import Store, number
+
+_NAME = "fellows"
+_BITS = 63
+
+
+def secret_of(store: Store) -> str:
+    """The store's secret, drawn by whoever asks for it first."""
+    with store.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (_NAME, secrets.randbits(_BITS))
+        )
+        drawn = number(cursor.execute("SELECT value FROM counters WHERE name = ?", (_NAME,)))
+    return f"{drawn:x}"
