@@ -1,8 +1,9 @@
 """Arrays of the user to rows of the wire, with every check that needs no server."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Item
 
 Booleans = NDArray[np.bool_]
+Masked = np.ma.MaskedArray
 
 _ACCEPTED = "float32, float64, float16, bfloat16 or uint8"
 
@@ -126,7 +128,9 @@ def _values(
     if field.alphabet:
         return _characters(field, given, where, partial=partial), pb.DTYPE_UINT8
     array = _array(given, where)
-    if array.dtype == np.float64:
+    if isinstance(array, Masked):
+        array = _with_missing(array, field, where, partial=partial)
+    if array.dtype.name == "float64":  # of either byte order
         with np.errstate(over="ignore"):  # becomes an infinity, which the server refuses
             array = array.astype(np.float32)
     if (dtype := _WIRE.get(array.dtype)) is not None:
@@ -150,14 +154,51 @@ _WIRE: dict[np.dtype[np.generic], pb.DType.ValueType] = {
 def _characters(field: FieldInfo, given: Array, where: str, *, partial: bool) -> NDArray[np.uint8]:
     if (texts := texts_in(given)) is not None:
         return places(texts, field.alphabet, math.prod(field.shape), where, partial=partial)
-    return places_of_numbers(_array(given, where), field.alphabet, where, partial=partial)
+    array = _array(given, where)
+    if isinstance(array, Masked) and array.dtype.kind in "iuf":
+        array = _nan_where_masked(array.data.astype(np.float64), array)
+    return places_of_numbers(array, field.alphabet, where, partial=partial)
+
+
+def _with_missing(array: "Masked[Any, Any]", field: FieldInfo, where: str, *, partial: bool) -> NDArray[np.generic]:
+    """The values, NaN where they are masked."""
+    values: NDArray[np.generic] = np.asarray(array.data)
+    hidden = int(np.ma.getmaskarray(array).sum())
+    if not hidden:
+        return values
+    if not partial:
+        raise InvalidRequest.of(where, f"saw {hidden} masked entries; expected whole patterns where they are stored")
+    if values.dtype == np.uint8:  # which has no NaN; of an image 255 means 1
+        return _nan_where_masked(values.astype(np.float32) / np.float32(255 if field.kind == "image" else 1), array)
+    if values.dtype.kind != "f":
+        raise InvalidRequest.of(where, f"saw dtype {values.dtype.name}; expected {_ACCEPTED}")
+    return _nan_where_masked(values.copy(), array)
+
+
+def _nan_where_masked(values: NDArray[Any], array: "Masked[Any, Any]") -> NDArray[Any]:
+    values[np.ma.getmaskarray(array)] = np.nan
+    return values
 
 
 def _array(given: Array, where: str) -> NDArray[np.generic]:
+    """As numpy has it; masked where it, or a row of it, is."""
     try:
+        if isinstance(given, Masked):
+            return given
+        if _has_masked_rows(given):
+            stacked: NDArray[np.generic] = np.ma.stack([_array(row, where) for row in given])
+            return stacked
         return np.asarray(given)
+    except InvalidRequest:
+        raise
     except Exception as error:  # whatever the user's own __array__ raises
         raise InvalidRequest.of(where, f"saw {type(given).__name__}, which numpy cannot take ({error})") from error
+
+
+def _has_masked_rows(given: object) -> TypeGuard[Sequence[Any]]:
+    if not isinstance(given, list | tuple):
+        return False
+    return any(isinstance(row, Masked) or _has_masked_rows(row) for row in given)
 
 
 def _has_batch_axis(values: NDArray[np.generic], field: FieldInfo, where: str) -> bool:
@@ -173,6 +214,8 @@ def _has_batch_axis(values: NDArray[np.generic], field: FieldInfo, where: str) -
 
 def _mask(given: Array, rows: NDArray[np.generic], where: str) -> Booleans:
     mask = _array(given, where)
+    if isinstance(mask, Masked):
+        mask = mask.data & ~np.ma.getmaskarray(mask) if mask.dtype == np.bool_ else mask.data
     if mask.dtype != np.bool_:
         raise InvalidRequest.of(where, f"saw dtype {mask.dtype.name}; expected bool, True where the cue is known")
     if mask.shape not in (rows.shape, rows.shape[1:]):

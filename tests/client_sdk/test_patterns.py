@@ -27,6 +27,15 @@ PAIR = ModelInfo(
     steps=5,
     training_record={},
 )
+NOTE = ModelInfo(
+    name="note",
+    digest="sha256:2",
+    fields=(FieldInfo(name="word", kind="text", shape=(3,), alphabet=" abc"),),
+    capacity=8,
+    page_bytes=64,
+    steps=5,
+    training_record={},
+)
 ZEROS = np.zeros((2, 3), np.float32)
 
 
@@ -43,6 +52,9 @@ class Tensorlike:
         (ZEROS, pb.DTYPE_FLOAT32),
         (ZEROS.astype(np.float64), pb.DTYPE_FLOAT32),
         (ZEROS.astype(">f4"), pb.DTYPE_FLOAT32),
+        (ZEROS.astype(">f8"), pb.DTYPE_FLOAT32),
+        (ZEROS.astype(">f2"), pb.DTYPE_FLOAT16),
+        (np.ma.masked_array(ZEROS, mask=False), pb.DTYPE_FLOAT32),
         (ZEROS.astype(np.float16), pb.DTYPE_FLOAT16),
         (ZEROS.astype(np.uint8), pb.DTYPE_UINT8),
         ([[0.0, 0.5, 1.0]] * 2, pb.DTYPE_FLOAT32),
@@ -162,3 +174,41 @@ def test_pieces_side_by_side_are_the_whole(rows: int, size: int) -> None:
     assert (np.concatenate([piece.values for piece in pieces]) == values).all()
     masks = [piece.known for piece in pieces if piece.known is not None]
     assert (np.concatenate(masks) == (values > 7)).all()
+
+
+def test_values_of_the_other_byte_order_are_the_same_values() -> None:
+    values = np.linspace(0, 1, 6).reshape(2, 3)
+    for order in ("f8", "f4", "f2"):
+        here, there = (pack(MODEL, values.astype(f"{sign}{order}")).columns[0].values for sign in "<>")
+        assert here.tobytes() == there.tobytes()
+
+
+HIDDEN = np.array([[True, False, False], [False, False, True]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.uint8])
+def test_masked_entries_are_missing_in_cues_and_refused_in_stores(dtype: type[np.generic]) -> None:
+    values = np.array([[255, 0, 0], [255, 0, 255]]).astype(dtype)
+    masked = np.ma.masked_array(values, mask=HIDDEN)
+    given: list[Patterns] = [masked, [masked, values], [list(masked)], np.ma.stack([masked, masked])]
+    for one in given:
+        (column,) = pack_cues(MODEL, one).columns
+        first = column.values[0].astype(np.float32)
+        assert np.array_equal(np.isnan(first), HIDDEN)
+        assert first[1, 0] == (1 if dtype is np.uint8 else 255)
+        with pytest.raises(InvalidRequest, match=r"saw [24] masked entries; expected whole patterns"):
+            pack(MODEL, one)
+
+
+def test_what_is_masked_in_known_is_not_known() -> None:
+    known = np.ma.masked_array(np.ones((2, 3), np.bool_), mask=HIDDEN)
+    mask = pack_cues(MODEL, ZEROS, known).columns[0].known
+    assert mask is not None
+    assert np.array_equal(mask[0], ~HIDDEN)
+
+
+def test_masked_characters_are_missing() -> None:
+    masked = np.ma.masked_array(np.array([1, 2, 3], np.uint8), mask=[False, True, False])
+    assert pack_cues(NOTE, masked).columns[0].values.tolist() == [[1, 255, 3]]
+    with pytest.raises(InvalidRequest, match="saw a missing character"):
+        pack(NOTE, masked)
