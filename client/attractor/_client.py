@@ -11,6 +11,7 @@ from typing import Self, Unpack
 
 import anyio
 
+from attractor._address import address_of
 from attractor._background import Background
 from attractor._channel import Channels, flush, require_whole_process
 from attractor._control import Control
@@ -20,6 +21,7 @@ from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
 from attractor._home import Home
 from attractor._link import Link
 from attractor._memory import Memory
+from attractor._named import text
 from attractor._own_task import InOwnTask
 from attractor._paging import Asked, asked
 from attractor._router import Router
@@ -37,11 +39,14 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
     in_flight_patterns: int = 4096,
     direct: bool = True,
 ) -> "AsyncClient":
-    """A client of the server at `address` (host:port), to be used in an `async with`.
+    """A client of the server at `address` (host:port, or host for port 7171), to be used in an `async with`.
 
     `timeout_s` bounds every call that names no timeout of its own, repeats included. At most `in_flight_patterns` are
     sent and not answered on each stream; what is asked beyond that waits. `direct` False sends everything to `address`,
     whose shard forwards: for clients that reach no other one, behind a load balancer say. `http_proxy` has no effect.
+
+    Raises:
+        InvalidRequest: the address can be none.
 
     Raises, on entering the block:
         Unreachable: no server answers within `connect_timeout_s`.
@@ -50,7 +55,7 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
         WrongProcess: gRPC was used before this process was forked.
     """
     return AsyncClient(
-        address,
+        address_of(address),
         Settings(
             timeout_s=timeout_s,
             connect_timeout_s=connect_timeout_s,
@@ -171,7 +176,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             InvalidRequest: no memory can have that name, or these settings.
         """
         core = self._core
-        request = pb.CreateRequest(name=name, model=model, settings=asked(settings))
+        request = pb.CreateRequest(name=text("name", name), model=text("model", model), settings=asked(settings))
         deadline_s = core.deadline_s(timeout_s)
         info = await core.control.create(request, deadline_s)
         return Memory(core, name, await core.model_of(info, deadline_s))
@@ -184,11 +189,12 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """
         core = self._core
         deadline_s = core.deadline_s(timeout_s)
-        return Memory(core, name, await core.model_of(await core.control.get(name, deadline_s), deadline_s))
+        info = await core.control.get(text("name", name), deadline_s)
+        return Memory(core, name, await core.model_of(info, deadline_s))
 
     def memory(self, name: str) -> Memory:
         """The memory of that name, without asking the server now; its first call tells whether there is one."""
-        return Memory(self._core, name)
+        return Memory(self._core, text("name", name))
 
     async def delete_memory(self, name: str, *, timeout_s: float | None = None) -> None:
         """Forgets a memory and all that was stored in it.
@@ -197,7 +203,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             MemoryNotFound: there is none.
         """
         core = self._core
-        await core.delete(name, core.deadline_s(timeout_s))
+        await core.delete(text("name", name), core.deadline_s(timeout_s))
 
     async def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> Memory:
         """A new memory from a file that `Memory.export` wrote, here or elsewhere; by default of the name it had.
@@ -210,7 +216,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """
         core = self._core
         deadline_s = core.deadline_s(timeout_s)
-        info = await core.copies.import_(path, name or "", deadline_s)
+        info = await core.copies.import_(path, text("name", name or ""), deadline_s)
         return Memory(core, info.name, await core.model_of(info, deadline_s))
 
     async def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> AsyncIterator[MemoryInfo]:
@@ -218,6 +224,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
         Asked page by page; `timeout_s` bounds each page.
         """
+        text("prefix", prefix)
         token = ""
         while True:
             core = self._core
@@ -239,7 +246,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             ModelNotFound: the server has none.
         """
         core = self._core
-        return await core.control.model(name, core.deadline_s(timeout_s))
+        return await core.control.model(text("name", name), core.deadline_s(timeout_s))
 
     @property
     def _core(self) -> Core:

@@ -1,17 +1,25 @@
 """Copies of memories: forks, snapshots, files, and memories made anew."""
 
 import asyncio
+import errno
+import os
+import shutil
 import struct
+import tempfile
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import UTC
 from functools import partial
 from os import PathLike
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TypeAlias
 
 import anyio
 import grpc
+from anyio import to_thread
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from attractor._channel import Channel
@@ -102,7 +110,8 @@ class Copies:
         *,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> None:
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        replaces, folder = await to_thread.run_sync(_place, str(target))
+        draft = anyio.Path(folder) / f".{uuid.uuid4().hex}.attractor"
         try:
             async with (
                 await anyio.open_file(draft, "xb") as file,
@@ -112,7 +121,10 @@ class Copies:
                 async for piece in pieces:
                     content = piece.SerializeToString(deterministic=True)
                     await file.write(_LENGTH.pack(len(content)) + content)
-            await draft.replace(target)
+            if replaces:
+                await draft.replace(replaces)
+            else:
+                await to_thread.run_sync(_poured, str(draft), str(target))
         finally:
             with anyio.CancelScope(shield=True):
                 await draft.unlink(missing_ok=True)
@@ -134,6 +146,28 @@ class Copies:
             raise ServerFault(f"the export ended with {last}; expected a tail")
 
 
+def _place(target: str) -> tuple[str, str]:
+    """What an export replaces, behind symbolic links, and the folder for its draft, on the same disk.
+
+    Of what is no file, as a pipe or a device, nothing is replaced: all of the draft is written to it.
+    """
+    special = target.startswith(("/dev/", "/proc/"))
+    with suppress(FileNotFoundError):
+        mode = Path(target).stat().st_mode
+        special = special or not (S_ISREG(mode) or S_ISDIR(mode))
+    if special:
+        return "", tempfile.gettempdir()
+    real = Path(target).resolve()
+    if real.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    return str(real), str(real.parent)
+
+
+def _poured(draft: str, target: str) -> None:
+    with Path(draft).open("rb") as source, Path(target).open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+
+
 async def _send(
     call: "aio.StreamUnaryCall[pb.ImportRequest, pb.ImportResponse]",
     file: "anyio.AsyncFile[bytes]",
@@ -153,7 +187,11 @@ async def _send(
         content = await file.read(min(length, MESSAGE_LIMIT_BYTES))
         if not length or len(content) < length:
             raise InvalidRequest.of("path", f"saw {path!r}, which ends, or is damaged, at byte {await file.tell()}")
-        piece = pb.Piece.FromString(content)
+        try:
+            piece = pb.Piece.FromString(content)
+        except DecodeError:
+            start = await file.tell() - length
+            raise InvalidRequest.of("path", f"saw {path!r}, which is damaged at byte {start} or behind it") from None
         try:
             await call.write(pb.ImportRequest(name=request.name, call=request.call, piece=piece))
         except _ENDED:

@@ -4,16 +4,21 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attractor._errors import InvalidRequest, ServerFault
+from attractor._named import text
 from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
 
+Ids: TypeAlias = str | Sequence[str] | NDArray[np.str_]
 Payload: TypeAlias = Any
-"""bytes, or anything that JSON can say; None for none"""
+"""bytes, or anything that JSON can say, where tuples come back as lists; None for none, and so are no bytes"""
 
 
 def items(
-    ids: str | Sequence[str] | None, payloads: Payload | Sequence[Payload] | None, *, rows: int, single: bool
+    ids: Ids | None, payloads: Payload | Sequence[Payload] | None, *, rows: int, single: bool
 ) -> tuple[pb.Item, ...]:
     """One for each of the patterns; empty where none carries anything.
 
@@ -45,7 +50,9 @@ def _column(where: str, given: Any, missing: Any, *, rows: int, single: bool) ->
     if given is None:
         return [missing] * rows
     if single:
-        return [given]
+        return [given.item() if isinstance(given, np.ndarray) and not given.ndim else given]
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
     if isinstance(given, str | bytes) or not isinstance(given, Sequence) or len(given) != rows:
         seen = f"{len(given)} of them" if isinstance(given, Sequence) else type(given).__name__
         raise InvalidRequest.of(where, f"saw {seen}; expected a list of {rows}, one for each pattern")
@@ -56,6 +63,7 @@ def _item(row: int, name: Any, payload: Payload) -> pb.Item:  # noqa: ANN401 - w
     if not isinstance(name, str) or len(name) > ITEM_ID_LIMIT:
         seen = f"{len(name)} characters" if isinstance(name, str) else type(name).__name__
         raise InvalidRequest.of(f"ids[{row}]", f"saw {seen}; expected a str of at most {ITEM_ID_LIMIT} characters")
+    text(f"ids[{row}]", name)
     if payload is None:
         return pb.Item(id=name)
     if isinstance(payload, bytes | bytearray | memoryview):
@@ -67,7 +75,29 @@ def _item(row: int, name: Any, payload: Payload) -> pb.Item:  # noqa: ANN401 - w
     return pb.Item(id=name, payload=content, json=is_json)
 
 
+def _odd_key(payload: Payload) -> tuple[Any] | None:
+    """A key that is no str, of a mapping anywhere in it."""
+    open_ = [payload]
+    seen = set[int]()
+    while open_:
+        one = open_.pop()
+        if not isinstance(one, dict | list | tuple) or id(one) in seen:
+            continue
+        seen.add(id(one))  # a payload that holds itself is for `json` to refuse
+        if isinstance(one, dict):
+            odd = next(((key,) for key in one if not isinstance(key, str)), None)
+            if odd is not None:
+                return odd
+            open_.extend(one.values())
+        else:
+            open_.extend(one)
+    return None
+
+
 def _as_json(row: int, payload: Payload) -> bytes:
+    if (key := _odd_key(payload)) is not None:
+        seen = f"saw the key {key[0]!r}, which JSON would make a str"
+        raise InvalidRequest.of(f"payloads[{row}]", f"{seen}; expected keys of mappings that are str")
     try:
         return json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:

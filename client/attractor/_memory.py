@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from attractor._calls import Ticket, erased, recalled, recognized, stored
 from attractor._copies import FilePath
 from attractor._core import Core
-from attractor._items import Payload, items
+from attractor._items import Ids, Payload, items
+from attractor._named import text
+from attractor._paging import page_patterns_of
 from attractor._patterns import Packed, pack, pack_cues
 from attractor._request import Ask, Operation, reading
 from attractor._stream import MemoryStream
@@ -34,9 +36,9 @@ class Memory:
     A text is a `str`, and a batch of them a list; what is shorter than the field is filled up with spaces. They come
     back by `Recall.text`.
 
-    What is stored is whole. In what is queried or recognized, NaN marks a missing entry, the character
-    `attractor.MISSING` a missing one of a text, and a field may be left out
-    altogether: `query({"key": k})` completes the rest. At least one entry of each pattern is given; answers hold all.
+    What is stored is whole. In what is queried or recognized, NaN or the mask of a numpy masked array marks a missing
+    entry, the character `attractor.MISSING` a missing one of a text, and a field may be left out altogether:
+    `query({"key": k})` completes the rest. At least one entry of each pattern is given; answers hold all.
 
     Every call raises `AttractorError`s, among them InvalidRequest, MemoryNotFound, TimeoutExceeded after `timeout_s`
     seconds (None: the client's; inf: never), and Closed.
@@ -70,7 +72,7 @@ class Memory:
         self,
         patterns: Patterns,
         *,
-        ids: str | Sequence[str] | None = None,
+        ids: Ids | None = None,
         payloads: Payload | Sequence[Payload] | None = None,
         timeout_s: float | None = None,
     ) -> StoreResult:
@@ -156,7 +158,7 @@ class Memory:
             NotKept: the server keeps no memories.
         """
         deadline_s = self._core.deadline_s(timeout_s)
-        info = await self._core.copies.fork(self._name, name, tag or "", deadline_s)
+        info = await self._core.copies.fork(self._name, text("name", name), text("tag", tag or ""), deadline_s)
         return Memory(self._core, info.name, await self._core.model_of(info, deadline_s))
 
     async def snapshot(self, tag: str, *, timeout_s: float | None = None) -> SnapshotInfo:
@@ -166,7 +168,7 @@ class Memory:
             Conflict: the tag is taken by another version.
             NotKept: the server keeps no memories.
         """
-        return await self._core.copies.snapshot(self._name, tag, self._core.deadline_s(timeout_s))
+        return await self._core.copies.snapshot(self._name, text("tag", tag), self._core.deadline_s(timeout_s))
 
     async def snapshots(self, *, timeout_s: float | None = None) -> list[SnapshotInfo]:
         """The memory's snapshots, the oldest first."""
@@ -178,7 +180,7 @@ class Memory:
         Raises:
             SnapshotNotFound: there is no such snapshot.
         """
-        await self._core.copies.forget_snapshot(self._name, tag, self._core.deadline_s(timeout_s))
+        await self._core.copies.forget_snapshot(self._name, text("tag", tag), self._core.deadline_s(timeout_s))
 
     async def restore(self, tag: str, *, timeout_s: float | None = None) -> MemoryInfo:
         """Makes the memory what it was at a snapshot; its version grows by one all the same.
@@ -186,6 +188,7 @@ class Memory:
         Raises:
             SnapshotNotFound: there is no such snapshot.
         """
+        text("tag", tag)
         self._known.model = None
         return await self._core.copies.restore(self._name, tag, self._core.deadline_s(timeout_s))
 
@@ -199,9 +202,10 @@ class Memory:
             NotRetained: not all its patterns are kept.
             NotKept: the server keeps no memories.
         """
+        named, patterns = text("model", model or ""), page_patterns_of(page_patterns)
         self._known.model = None
         deadline_s = self._core.deadline_s(timeout_s)
-        return await self._core.copies.rebuild(self._name, model or "", page_patterns or 0, deadline_s)
+        return await self._core.copies.rebuild(self._name, named, patterns, deadline_s)
 
     async def consolidate(self, *, timeout_s: float | None = None) -> MemoryInfo:
         """Writes the memory anew, as `rebuild` does with nothing changed."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, TypedDict, TypeVar
 
 from attractor._errors import InvalidRequest
@@ -74,18 +75,36 @@ def asked(settings: Asked) -> pb.MemorySettings:
         raise InvalidRequest.of(
             min(unknown), f"there is no such setting; expected one of {list(Asked.__annotations__)}"
         )
-    if page_patterns is not None and not 0 < page_patterns <= _PAGE_PATTERNS_LIMIT:
-        seen = f"saw {page_patterns!r}; expected at least 1, and at most four times the model's capacity"
-        raise InvalidRequest.of("page_patterns", seen)
+    _check_number("ttl_s", ttl_s, Real, "a number of seconds, or None for never")
     if ttl_s is not None and not 0 < ttl_s < math.inf:
         raise InvalidRequest.of("ttl_s", f"saw {ttl_s!r}; expected more than 0 seconds, or None for never")
     return pb.MemorySettings(
         write=pb.WRITE_MODE_UNSPECIFIED if write is None else _number("write", write, _WRITES),
         when_full=pb.WHEN_FULL_UNSPECIFIED if when_full is None else _number("when_full", when_full, _WHEN_FULL),
-        page_patterns=page_patterns or 0,
+        page_patterns=page_patterns_of(page_patterns),
         retain=pb.RETAIN_UNSPECIFIED if retain is None else _number("retain", retain, _RETAINS),
-        ttl_s=ttl_s or 0.0,
+        ttl_s=float(ttl_s or 0),
     )
+
+
+def page_patterns_of(given: int | None) -> int:
+    """The patterns that a page shall take; 0 where that is left to the server.
+
+    Raises:
+        InvalidRequest: none can.
+    """
+    _check_number("page_patterns", given, Integral, "a whole number")
+    if given is None:
+        return 0
+    if not 0 < given <= _PAGE_PATTERNS_LIMIT:
+        seen = f"saw {given!r}; expected at least 1, and at most four times the model's capacity"
+        raise InvalidRequest.of("page_patterns", seen)
+    return int(given)
+
+
+def _check_number(setting: str, given: object, kind: type, expected: str) -> None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, kind)):
+        raise InvalidRequest.of(setting, f"saw {given!r}; expected {expected}")
 
 
 def told(settings: pb.MemorySettings) -> MemorySettings:
@@ -100,6 +119,6 @@ def told(settings: pb.MemorySettings) -> MemorySettings:
 
 
 def _number(setting: str, word: _Word, numbers: Mapping[_Word, _Number]) -> _Number:
-    if word not in numbers:
+    if not any(word == known for known in numbers):  # it may be of a type that no dict takes
         raise InvalidRequest.of(setting, f"saw {word!r}; expected one of {list(numbers)}")
     return numbers[word]

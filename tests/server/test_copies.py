@@ -1,5 +1,6 @@
 """Forks, snapshots, files and rebuilding, through the SDK against shards that keep memories."""
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,7 @@ async def test_a_damaged_file_leaves_nothing_behind(durable: ShardSpec, tmp_path
             (whole[: len(whole) // 2], "ends, or is damaged"),
             (whole[:-40], "before the tail"),
             (bytes(flipped), "sha256"),
+            (whole[:23] + b"\xff" * 4 + whole[27:], "damaged at byte 23 or behind it"),
         ):
             await path.write_bytes(content)
             with pytest.raises(attractor.InvalidRequest, match=message):
@@ -149,6 +151,40 @@ async def test_a_damaged_file_leaves_nothing_behind(durable: ShardSpec, tmp_path
             with pytest.raises(attractor.MemoryNotFound):
                 await client.memory("b").info()
         assert [one.name async for one in client.memories()] == ["a"]
+
+
+async def test_an_export_goes_where_a_link_leads_and_into_a_pipe(on_disk: ShardSpec, tmp_path: Path) -> None:
+    async with connected(on_disk) as client:
+        memory = await stored(client, "a", images(1))
+        folder = anyio.Path(tmp_path)
+        await memory.export(folder / "file")
+        whole = await (folder / "file").read_bytes()
+
+        await (folder / "there").mkdir()
+        await (folder / "there" / "real").write_bytes(b"before")
+        await (folder / "link").symlink_to("there/real")
+        await (folder / "dangling").symlink_to("there/new")
+        for link, real in (("link", "real"), ("dangling", "new")):
+            await memory.export(folder / link)
+            assert await (folder / link).is_symlink()
+            assert len(await (folder / "there" / real).read_bytes()) == len(whole)
+
+        await anyio.to_thread.run_sync(os.mkfifo, tmp_path / "pipe")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(memory.export, folder / "pipe")
+            read = await (folder / "pipe").read_bytes()
+        assert await (folder / "pipe").is_fifo()
+        await folder.joinpath("piped").write_bytes(read)
+        assert (await client.import_memory(folder / "piped", name="b")).name == "b"
+        await memory.export("/dev/null")
+        assert not await anyio.Path("/dev/null").is_file()
+
+        await memory.export(folder / ("x" * 255))
+        with pytest.raises(IsADirectoryError):
+            await memory.export(folder / "there")
+        assert {path.name async for path in folder.iterdir()} == {
+            *("there", "file", "link", "dangling", "pipe", "piped", "x" * 255, "data"),
+        }
 
 
 async def test_rebuilding_closes_the_gaps_that_erasing_left(client: attractor.AsyncClient) -> None:
