@@ -1,6 +1,7 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
 
 import logging
+import re
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from attractor_server.engine.leased import Leased
 from attractor_server.engine.pace import COMPANY_PART
 from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
-from attractor_server.errors import SettingsError, StoreFailed
+from attractor_server.errors import ModelFileError, SettingsError, StoreFailed, quoted
 from attractor_server.former import former, keep
 from attractor_server.rpc.expiring import sweep
 from attractor_server.rpc.server import Listening, listening
@@ -46,6 +47,10 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MODEL_NAME_LIMIT = 128
+MODEL_NAME = re.compile(rf"[^/\\@\x00-\x1f\x7f]{{1,{MODEL_NAME_LIMIT}}}")
+"""What a model may be called: files and memories are named by it"""
 
 FRAME_PATTERNS_LIMIT = 1024
 LOOKS_BUSY_MS = 2_000
@@ -220,13 +225,24 @@ def _folder(spec: ShardSpec) -> Path | None:
 
 
 def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[str, Model]:
-    """The models that ship and those in the folder, by name; of two with the same name the folder's.
+    """The models that ship and those in the folder, by name; of two with the same name the folder's, which is logged.
 
     Raises:
         SettingsError: there is no such folder, or no model at all.
         ModelFileError: a file is damaged, or of a newer format.
     """
-    return {model.name: model for model in (load_model(path, device) for path in model_paths(folder))}
+    models: dict[str, Model] = {}
+    for path in model_paths(folder):
+        model = load_model(path, device)
+        if not MODEL_NAME.fullmatch(model.name):
+            raise ModelFileError(
+                f"{path.name}: saw a model called {quoted(model.name)}; expected 1 to {MODEL_NAME_LIMIT} characters, "
+                "none of them '/', '\\', '@' or one that cannot be seen"
+            )
+        if model.name in models:
+            logger.warning("model %r of %s goes before another one of that name", model.name, path)
+        models[model.name] = model
+    return models
 
 
 def model_paths(folder: Path | None) -> Sequence[Path]:

@@ -8,6 +8,7 @@ import pytest
 from grpc import StatusCode, aio
 from tests.server import raw
 from tests.server.conftest import serving
+from tests.server.models import IMAGE, tiny_model
 from tests.server.raw import columns, raw_session, tensor
 from tests.server.test_forwarding import HERE, THERE
 
@@ -21,7 +22,9 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.app import RunningShard, ShardSpec, load_models
+from attractor_server.energy.model import save_model
+from attractor_server.errors import ModelFileError
 from attractor_server.rpc.context import FELLOW_KEY, FORWARDED
 from attractor_server.storage.copies import HIDDEN
 
@@ -66,6 +69,11 @@ BAD_FRAMES = {
     ),
 }
 """Frames of two stores: tensors, items, and the fault in them"""
+
+
+@pytest.fixture
+def durable(spec: ShardSpec, place: Path | str) -> ShardSpec:
+    return replace(spec, store_uri=place) if isinstance(place, str) else replace(spec, data=place)
 
 
 @pytest.mark.parametrize("case", BAD_STORES)
@@ -163,3 +171,55 @@ async def test_only_a_shard_of_the_same_store_takes_hidden_snapshots(spec: Shard
         await memory.store(ONE)
         await memory.export(tmp_path / "there")  # by way of a shard that does not own it
         assert (await client.import_memory(tmp_path / "there", name="again")).name == "again"
+
+
+@pytest.mark.parametrize("field", ["prefix", "page_token"])
+async def test_a_list_beyond_what_names_have_is_refused_and_not_repeated(durable: ShardSpec, field: str) -> None:
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        request = memories_pb2.ListRequest(**{field: "a\0b"})
+        with pytest.raises(aio.AioRpcError) as caught:
+            await memories_pb2_grpc.MemoriesStub(channel).List(request)
+        assert raw.violation(raw.status_of(caught.value)) == (
+            field,
+            r"saw 'a\x00b'; expected none of its characters to be U+0000",
+        )
+
+
+async def test_a_unary_answer_that_no_message_holds_is_refused_with_its_reason(spec: ShardSpec, tmp_path: Path) -> None:
+    async with (
+        serving(replace(spec, data=tmp_path)) as (shard,),
+        aio.insecure_channel(shard.info.address) as channel,
+        attractor.connect(shard.info.address, timeout_s=20) as client,
+    ):
+        memory = await client.create_memory("a", model="tiny")
+        await memory.store(ONE[0], payloads=b"x" * 65_536)
+        request = pb.QueryRequest(memory="a", tensors=[tensor(np.repeat(ONE, 300, 0))], match=True)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await memory_data_pb2_grpc.MemoryDataStub(channel).Query(request)
+    assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
+    assert raw.reason(raw.status_of(caught.value)) == "EXHAUSTED"
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "[::1]", "127.0.0.1"])
+async def test_a_shard_listens_on_any_spelling_of_an_address(spec: ShardSpec, host: str) -> None:
+    advertise = "::1" if ":" in host else host
+    async with (
+        serving(replace(spec, host=host, advertise=advertise)) as (shard,),
+        attractor.connect(shard.info.address, timeout_s=20) as client,
+    ):
+        assert [info async for info in client.memories()] == []
+
+
+@pytest.mark.parametrize("name", ["../../x", "a\0b", "x" * 300, "a@b", ""])
+def test_a_model_is_not_served_under_a_name_that_is_a_path(tmp_path: Path, name: str) -> None:
+    save_model(replace(tiny_model("tiny", IMAGE), name=name), tmp_path / "file.safetensors")
+    with pytest.raises(ModelFileError, match=r"^file\.safetensors: "):
+        load_models(tmp_path, device="cpu")
+
+
+def test_a_model_of_the_folder_goes_before_one_that_ships_and_that_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tiny_model("text", IMAGE), tmp_path / "file.safetensors")
+    assert load_models(tmp_path, device="cpu")["text"].layout.fields == (IMAGE,)
+    assert any("model 'text' of" in line and "goes before" in line for line in caplog.messages)

@@ -26,6 +26,16 @@ def check_name(name: str, *, field: str = "name") -> None:
         )
 
 
+def check_no_nul(text: str, where: str) -> None:
+    """Refuses what a database cannot be asked for, and no name has.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if "\0" in text:
+        raise InvalidRequest.of(where, f"saw {quoted(text)}; expected none of its characters to be U+0000")
+
+
 def check_steps(steps: int, where: str) -> None:
     """Refuses more reading steps than a query may take.
 

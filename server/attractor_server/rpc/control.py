@@ -15,7 +15,7 @@ from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.engine.work import Operation
 from attractor_server.errors import CannotScale, Draining, InvalidRequest, MemoryNotFound
 from attractor_server.fields import Field
-from attractor_server.rpc.checks import call_of
+from attractor_server.rpc.checks import call_of, check_no_nul
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.paging import given_settings, memory_message
 from attractor_server.rpc.peers import Peers, unreachable
@@ -81,6 +81,8 @@ class MemoriesServicer(rpc.MemoriesServicer):
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:  # noqa: D102, N802
         if request.page_size > PAGE_SIZE_LIMIT:
             raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
+        check_no_nul(request.prefix, "prefix")
+        check_no_nul(request.page_token, "page_token")
         size = request.page_size or PAGE_SIZE
         records = await self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
         pages = [[memory_message(record) for record in records]]

@@ -71,7 +71,7 @@ class Listening:
     @property
     def address(self) -> str:
         """Where clients reach it, host:port."""
-        return f"{self._advertise}:{self._port}"
+        return _with_port(self._advertise, self._port)
 
     async def open(self) -> None:
         """Listens from now on; port 0 takes a free one. Nothing happens where it does already.
@@ -84,10 +84,10 @@ class Listening:
         for service in ("", *SERVICES):
             await self._health.set(service, _NOT_SERVING)
         try:
-            self._port = self._server.add_insecure_port(f"{self._host}:{self._port}")
+            self._port = self._server.add_insecure_port(_with_port(self._host, self._port))
         except RuntimeError as error:
             raise SettingsError(
-                f"port: saw {self._host}:{self._port}, where nothing can listen: is it taken?"
+                f"port: saw {_with_port(self._host, self._port)}, where nothing can listen: is it taken?"
             ) from error
         await self._server.start()
         self._open = True
@@ -135,6 +135,11 @@ def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.
     memories_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(shard), server)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def _with_port(host: str, port: int) -> str:
+    """host:port, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def _options(shard: Shard, transport: Transport) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from attractor_proto.names import CLIENT_ID_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome, Recalled, Recognized, Stored
-from attractor_server.errors import Draining, Expired, InvalidRequest, Violation, quoted
+from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest, Violation, quoted
 from attractor_server.rpc import codec
 from attractor_server.rpc.checks import check_steps
 from attractor_server.rpc.context import Context
@@ -61,6 +61,10 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         codec.encode(layout, recalled.values, into=response.tensors)
         codec.scores([recalled], into=response.scores)
         codec.matches(layout, [recalled], into=response.matches)
+        if (length := response.ByteSize()) > (limit := self._shard.limits.message_bytes):
+            raise Exhausted(
+                f"the answer has {length} bytes, and at most {limit} may be told at once: query fewer patterns"
+            )
         return response
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
