@@ -176,7 +176,8 @@ async def test_only_a_shard_of_the_same_store_takes_hidden_snapshots(spec: Shard
 @pytest.mark.parametrize("field", ["prefix", "page_token"])
 async def test_a_list_beyond_what_names_have_is_refused_and_not_repeated(durable: ShardSpec, field: str) -> None:
     async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
-        request = memories_pb2.ListRequest(**{field: "a\0b"})
+        request = memories_pb2.ListRequest()
+        setattr(request, field, "a\0b")
         with pytest.raises(aio.AioRpcError) as caught:
             await memories_pb2_grpc.MemoriesStub(channel).List(request)
         assert raw.violation(raw.status_of(caught.value)) == (

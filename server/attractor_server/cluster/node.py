@@ -3,17 +3,19 @@
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import ray
 
 from attractor_server.errors import SettingsError
+from attractor_server.storage.filesystem import make_file, make_folder
 
 NAMESPACE = "attractor"
 ANSWER_TIMEOUT_S = 5.0
@@ -30,6 +32,8 @@ def ray_node(address: str) -> Iterator[None]:
         SettingsError: no cluster answers there.
     """
     _check_answers(address)
+    if not address:
+        make_token()
     logging.getLogger("ray").setLevel(logging.ERROR)
     with nullcontext() if address else _folder() as folder:
         try:
@@ -78,9 +82,7 @@ def _folder() -> Iterator[str]:
         try:
             yield str(folder)
         finally:
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # an agent of Ray may write to the last; then the next one removes it
+            shutil.rmtree(folder, ignore_errors=True)  # what an agent of Ray writes later, the next server removes
 
 
 def _remove_left(path: Path) -> None:
@@ -91,6 +93,24 @@ def _remove_left(path: Path) -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
     except OSError:
         return
+
+
+def make_token() -> None:
+    """Makes the token by which Ray refuses strangers, and closes it to other users of this machine, as Ray does not.
+
+    What the environment says of tokens goes before.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # where there is no home, Ray says what it misses
+        make_folder(path.parent)
+        if not path.exists():
+            draft = path.with_name(f"auth_token.{secrets.token_hex(4)}")
+            make_file(draft)
+            draft.write_text(secrets.token_hex(32))
+            draft.rename(path)
+        path.chmod(0o600)
 
 
 def _check_answers(address: str) -> None:
