@@ -29,7 +29,8 @@ ServerError
 │   │   └── MovedAway                               the memory is another shard's now, whose address goes with it
 │   ├── OwnerChanged                                another shard has the memory now, or is about to have it
 │   ├── StoreFailed                                 the store on disk could not be used; nothing was applied
-│   │   └── CommitUnknown                           or the connection was lost in a commit: perhaps it was applied
+│   │   ├── CommitUnknown                           or the connection was lost in a commit: perhaps it was applied
+│   │   └── StoreFull         RESOURCE_EXHAUSTED    its disk is full: not to be repeated before there is room
 │   └── BankBroken                                  two pages share a place in the bank: the shard ends
 ├── StoreDamaged              DATA_LOSS             what is on disk is not what was written there
 ├── Expired                   DEADLINE_EXCEEDED
@@ -223,6 +224,11 @@ class OwnerChanged(Unavailable):
 
 class StoreFailed(Unavailable):
     reason = "STORE_FAILED"
+
+
+class StoreFull(StoreFailed):
+    code = "RESOURCE_EXHAUSTED"
+    reason = "STORE_FULL"
 
 
 class CommitUnknown(StoreFailed):

@@ -1,5 +1,6 @@
 """The backend store: one SQLite file, opened so that a committed transaction survives a power cut."""
 
+import errno
 import logging
 import os
 import struct
@@ -12,12 +13,12 @@ from typing import Final
 
 import apsw
 
-from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.errors import StoreDamaged, StoreFailed, StoreFull
 from attractor_server.storage.filesystem import make_file, make_folder, network_file_system
 from attractor_server.storage.page_checksums import is_damage, opened
 from attractor_server.storage.purging import Purging, emptied
 from attractor_server.storage.schema import FORMAT, migrated
-from attractor_server.storage.sql import DAMAGED, FAILED, Cursor, number
+from attractor_server.storage.sql import DAMAGED, FAILED, FULL, Cursor, number
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +191,10 @@ def _told(path: Path) -> Iterator[None]:
             raise StoreDamaged(
                 f"{path} is damaged, a page has another checksum; restore it from a backup",
                 told="the store is damaged, a page has another checksum; restore it from a backup",
+            ) from error
+        if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+            raise StoreFull(
+                f"the store {path} failed and changed nothing: {error}; make room on its disk", told=FULL
             ) from error
         raise StoreFailed(
             f"the store {path} failed and changed nothing: {error}; try again in a moment", told=FAILED

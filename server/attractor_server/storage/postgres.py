@@ -10,10 +10,10 @@ from typing import Final
 import psycopg
 from psycopg.types.numeric import Int8BinaryDumper
 
-from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, StoreFailed
+from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, StoreFailed, StoreFull
 from attractor_server.storage.address import Address
 from attractor_server.storage.schema import FORMAT, POSTGRES, leave_format_2, statements, tables
-from attractor_server.storage.sql import DAMAGED, FAILED, Cursor, number
+from attractor_server.storage.sql import DAMAGED, FAILED, FULL, Cursor, number
 from attractor_server.storage.statements import Statements
 
 logger = logging.getLogger(__name__)
@@ -183,6 +183,8 @@ class Postgres:
             yield
         except _DAMAGED as error:
             raise StoreDamaged(f"{self} is damaged: {error}; restore it from a backup", told=DAMAGED) from error
+        except psycopg.errors.DiskFull as error:
+            raise StoreFull(f"the store {self} failed and changed nothing: {error}; make room", told=FULL) from error
         except psycopg.Error as error:
             raise StoreFailed(
                 f"the store {self} failed and changed nothing: {error}; try again in a moment", told=FAILED

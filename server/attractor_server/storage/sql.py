@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeAlias
 
 FAILED: Final = "the store failed and changed nothing; try again in a moment"
+FULL: Final = "the store failed and changed nothing: its disk is full; make room on it, or delete memories"
 DAMAGED: Final = "the store is damaged; restore it from a backup"
 """What clients are told, without the place of the store and the words of its database"""
 Value: TypeAlias = int | float | str | bytes | None
