@@ -1,7 +1,6 @@
 """Unary calls: memories by name, and models."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC
 from itertools import count
@@ -20,6 +19,8 @@ from attractor._types import AudioFormat, FieldInfo, FieldKind, MemoryInfo, Mode
 from attractor._waking import raise_if_cancelled
 from attractor_proto.v1 import memories_pb2 as pb
 
+YEAR_S = 365 * 86_400.0
+"""Longer deadlines are none to gRPC, which counts nanoseconds in 64 bits"""
 _Asked = TypeVar("_Asked", contravariant=True)
 _Answered = TypeVar("_Answered", covariant=True)
 _Q = TypeVar("_Q")
@@ -128,7 +129,8 @@ class Control:
     @staticmethod
     def left_s(deadline_s: float) -> float | None:
         """Seconds until then, as gRPC takes them."""
-        return None if deadline_s == math.inf else deadline_s - anyio.current_time()
+        left_s = deadline_s - anyio.current_time()
+        return None if left_s > YEAR_S else left_s
 
     async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
         if self._closed.is_set():

@@ -1,15 +1,17 @@
 """What a client and its memories share while it is open."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from numbers import Real
 from weakref import WeakValueDictionary
 
 from attractor._calls import Ticket, start
 from attractor._control import Control
 from attractor._copies import Copies
-from attractor._errors import Closed, MemoryNotFound
+from attractor._errors import Closed, InvalidRequest, MemoryNotFound
 from attractor._home import Home
 from attractor._patterns import Packed
 from attractor._request import Ask, shelf_of
@@ -47,11 +49,15 @@ class Core:
             Closed: the client was closed.
             WrongLoop: it was opened on another event loop.
             WrongProcess: this is a forked child.
+            InvalidRequest: the time is no number.
         """
         if self._closed:
             raise Closed("the client was closed: a memory is of use while the client it came from is open")
         self._home.check()
-        return asyncio.get_running_loop().time() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        given = self._settings.timeout_s if timeout_s is None else timeout_s
+        if not isinstance(given, Real) or math.isnan(given):
+            raise InvalidRequest.of("timeout_s", f"saw {given!r}; expected seconds")
+        return asyncio.get_running_loop().time() + given
 
     def close(self) -> None:
         """Every call from now on is refused."""

@@ -1,0 +1,21 @@
+"""Timeouts that are none, and very long ones."""
+
+import threading
+
+import numpy as np
+import pytest
+from tests.server.conftest import client, models, shard, spec
+
+import attractor
+
+__all__ = ["client", "models", "shard", "spec"]
+
+
+async def test_a_timeout_that_is_no_number_is_refused_and_one_beyond_all_bounds_is_none(
+    client: attractor.AsyncClient,
+) -> None:
+    memory = await client.create_memory("a", model="tiny", timeout_s=1e10)
+    with pytest.raises(attractor.InvalidRequest, match="timeout_s: saw nan; expected seconds"):
+        await memory.query(np.zeros((4, 4), np.float32), timeout_s=float("nan"))
+    for timeout_s in (1e10, threading.TIMEOUT_MAX, float("inf")):
+        assert (await memory.info(timeout_s=timeout_s)).patterns == 0
