@@ -1,18 +1,17 @@
 """What a client and its memories share while it is open."""
 
 import asyncio
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from numbers import Real
 from weakref import WeakValueDictionary
 
 from attractor._calls import Ticket, start
 from attractor._control import Control
 from attractor._copies import Copies
-from attractor._errors import Closed, InvalidRequest, MemoryNotFound
+from attractor._errors import Closed, MemoryNotFound
 from attractor._home import Home
+from attractor._named import check_seconds
 from attractor._patterns import Packed
 from attractor._request import Ask, shelf_of
 from attractor._router import Router
@@ -55,8 +54,7 @@ class Core:
             raise Closed("the client was closed: a memory is of use while the client it came from is open")
         self._home.check()
         given = self._settings.timeout_s if timeout_s is None else timeout_s
-        if not isinstance(given, Real) or math.isnan(given):
-            raise InvalidRequest.of("timeout_s", f"saw {given!r}; expected seconds")
+        check_seconds("timeout_s", given)
         return asyncio.get_running_loop().time() + given
 
     def close(self) -> None:

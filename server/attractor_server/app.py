@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -139,7 +139,8 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
         warmed = models.values() if spec.warm_up else ()
         warming = Warming(engine, warmed, bank_bytes=spec.bank_bytes)
         compiling = Compiling(warmed, threads=spec.threads)
-        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits_for(models), journal=journal)
+        limits = replace(limits_for(models), request_bytes=spec.request_bytes)
+        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, journal=journal)
         shard.resize = None if journal is None else resize
         async with listening(
             shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport

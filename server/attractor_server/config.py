@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         description="Folder for large pages, and for those that have no room in the bank; or s3://, gs:// or az://. "
         "Empty: large pages are kept with the others, and those without room in the system's temporary files.",
     )
+    request_memory_mib: int = Field(
+        1024, ge=1, description="Memory that all calls together may hold in each shard; more wait, then are refused."
+    )
     waiting_patterns: int = Field(16_384, ge=1, description="Patterns that may wait in a shard; more are refused.")
     batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")
     batch_ms: float = Field(20.0, gt=0, description="Milliseconds a batch should take at most.")

@@ -22,7 +22,8 @@ ServerError
 │   └── CannotScale                                 the server cannot have more or fewer shards while it runs
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
-│   └── BankFull                                    no place for the fast weights of another memory
+│   ├── BankFull                                    no place for the fast weights of another memory
+│   └── MemoryShort                                 calls hold all the memory that the shard gives them
 ├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
 │   ├── Draining
 │   ├── OwnerUnreachable
@@ -197,6 +198,10 @@ class QueueFull(Exhausted):
 
 class BankFull(Exhausted):
     reason = "BANK_FULL"
+
+
+class MemoryShort(Exhausted):
+    reason = "MEMORY_SHORT"
 
 
 class Unavailable(ServerError):

@@ -31,6 +31,8 @@ class ShardSpec:
     """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
     store_uri: str = field(default="", repr=False)
     """Address of a PostgreSQL database, which goes before the folder; may hold a password"""
+    request_bytes: int = 1 << 30
+    """Of memory that calls may hold, from before their messages are decoded until their answers are sent"""
     waiting_patterns: int = 16_384
     batch_patterns: int = 2048
     batch_s: float = 0.02

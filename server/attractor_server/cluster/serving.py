@@ -39,6 +39,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         data=data_of(settings),
         store_uri=settings.backend_store_uri if settings.durable else "",
         artifacts=settings.artifacts,
+        request_bytes=settings.request_memory_mib << 20,
         waiting_patterns=settings.waiting_patterns,
         batch_patterns=settings.batch_patterns,
         batch_s=settings.batch_ms / 1000,

@@ -25,7 +25,7 @@ from attractor_server.engine.work import (
 )
 from attractor_server.errors import Draining, InvalidRequest, quoted
 from attractor_server.rpc.checks import call_of, check_name
-from attractor_server.rpc.context import Context, claims_fellow, received
+from attractor_server.rpc.context import Context, claims_fellow
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
@@ -130,7 +130,7 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
         importing = Importing(self._shard)
         try:
-            while isinstance(request := await received(context), pb.ImportRequest):
+            while isinstance(request := await context.read(), pb.ImportRequest):
                 await importing.take(request)
             return pb.ImportResponse(memory=memory_message(record_of(await importing.ended())))
         finally:

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TypeAlias
 
 import grpc
 from google.protobuf import any_pb2
@@ -15,8 +15,18 @@ from attractor_server.rpc.context import Context
 
 logger = logging.getLogger(__name__)
 
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
 STATUS_KEY = "grpc-status-details-bin"
 _RETRY_AFTER_S = 0.1
+
+
+class Passed(Exception):
+    """The error of another shard, which is told as it came."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> None:
+        super().__init__(message)
+        self.code, self.message, self.trailing = code, message, trailing
 
 
 def to_status(error: BaseException) -> status_pb2.Status:
@@ -49,13 +59,32 @@ def unforeseen(error: BaseException, what: str) -> ServerError:
     return ServerError("internal error; the server's log says more")
 
 
-async def abort(context: Context, error: BaseException) -> NoReturn:
-    """Ends the call with the error's status and details."""
-    status = to_status(error)
-    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    trailing = (*(context.trailing_metadata() or ()), (STATUS_KEY, status.SerializeToString()))
-    await context.abort(code, status.message, trailing_metadata=trailing)
-    raise AssertionError("abort returns never")
+def fail(context: Context, error: BaseException) -> None:
+    """Sets the status that the call will end with: the error's, with its details.
+
+    gRPC's own `abort` raises: its error, kept with the call, leads to the frames that have the call. Such a cycle keeps
+    the request until Python looks for cycles.
+    """
+    if isinstance(error, Passed):
+        code, message, trailing = error.code, error.message, error.trailing
+    else:
+        status = to_status(error)
+        code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+        message, trailing = status.message, ((STATUS_KEY, status.SerializeToString()),)
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *trailing))
+    context.set_code(code)
+    context.set_details(message)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Lets go of what the functions had that an error came through, once that was told to whom it concerns.
+
+    An error that lies in a future would keep the future, the request and the call, which lead back to it.
+    """
+    told: BaseException | None = error
+    while told is not None:
+        told.__traceback__ = None
+        told = told.__cause__ or told.__context__
 
 
 def _log_once(error: ServerError) -> None:

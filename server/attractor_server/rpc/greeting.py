@@ -8,7 +8,7 @@ from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import InvalidRequest, UnsupportedProtocol, Violation
 from attractor_server.rpc.checks import check_client_id
-from attractor_server.rpc.context import Context, received
+from attractor_server.rpc.context import Context
 from attractor_server.rpc.shard import Shard
 
 HELLO_TIMEOUT_S = 20.0
@@ -23,7 +23,7 @@ async def greeted(context: Context) -> pb.Hello:
         UnsupportedProtocol: it is of another version.
     """
     with anyio.move_on_after(HELLO_TIMEOUT_S):
-        frame = await received(context)
+        frame = await context.read()
         if not isinstance(frame, pb.SessionRequest) or not frame.HasField("hello"):
             kind = frame.WhichOneof("frame") if isinstance(frame, pb.SessionRequest) else "the end of the stream"
             raise InvalidRequest.of("frame", f"saw {kind}; expected hello first")

@@ -1,22 +1,41 @@
-"""Around every call: server errors become statuses, whatever the servicer."""
+"""Around every call: its messages are counted before they are decoded, and server errors become statuses."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
-from attractor_server.errors import quoted
-from attractor_server.rpc.context import Context, Unread, decoded
-from attractor_server.rpc.errors import abort
+from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
+from attractor_server.errors import InvalidRequest
+from attractor_server.rpc.budget import CALL_BYTES, PATIENCE_S, Account, Budget
+from attractor_server.rpc.context import Context
+from attractor_server.rpc.errors import fail, forget_frames
+from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable, weigh
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
+_REQUESTS: dict[str, type[Message]] = {
+    f"/{service.full_name}/{method.name}": GetMessageClass(method.input_type)
+    for file in (memories_pb2, memory_copies_pb2, memory_data_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+"""By the name of the method, as it is called"""
 
-class ErrorInterceptor(aio.ServerInterceptor):
-    """Ends a call whose servicer raised with the status of the error. Cancellation passes through."""
+
+class CallInterceptor(aio.ServerInterceptor):
+    """Counts what a call holds, and ends one whose servicer raised with the status of the error.
+
+    Cancellation passes through. All calls are served as streams: so nothing of a message is read before there is room.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
 
     async def intercept_service(
         self,
@@ -25,38 +44,80 @@ class ErrorInterceptor(aio.ServerInterceptor):
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
         """Wraps the handlers of this project's package; where they stream, they read and write by the context."""
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/attractor."):
+        kind = _REQUESTS.get(handler_call_details.method)
+        if handler is None or kind is None:
             return handler
-        asks, answers = (
-            "stream" if streams else "unary" for streams in (handler.request_streaming, handler.response_streaming)
-        )
-        kind = f"{asks}_{answers}"
-        make: Callable[..., grpc.RpcMethodHandler[Request, Response]] = getattr(grpc, f"{kind}_rpc_method_handler")
-        reading = _reading(handler.request_deserializer)
-        return make(_guarded(getattr(handler, kind)), reading, handler.response_serializer)
+        served = _Served(self._budget, kind, handler)
+        return grpc.stream_stream_rpc_method_handler(served.serve, None, handler.response_serializer)
 
 
-def _guarded(behaviour: Behaviour) -> Behaviour:
-    async def guarded(request: object, context: Context) -> object:
+class Incoming:
+    """The context of a call whose messages come as bytes: each is counted, and only then decoded."""
+
+    def __init__(self, context: Context, account: Account, kind: type[Message], *, patience_s: float | None) -> None:
+        self._context = context
+        self._kind = kind
+        self._patience_s = patience_s
+        self.account = account
+        many = kind is memory_copies_pb2.ImportRequest
+        self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
+
+        self.write = context.write
+        self.time_remaining = context.time_remaining
+        self.invocation_metadata = context.invocation_metadata
+        self.trailing_metadata = context.trailing_metadata
+        self.set_trailing_metadata = context.set_trailing_metadata
+
+    async def read(self) -> object:
+        """The next message, or EOF; what the one before it needed is given back.
+
+        Raises:
+            InvalidRequest: the bytes cannot be meant.
+            MemoryShort: there is no room.
+        """
+        self.account.give_message()
+        raw = await self._context.read()
+        if not isinstance(raw, bytes):
+            return raw
+        weight = weigh(raw, self._kind, fields_limit=self._fields_limit)
+        await self.account.take_message(weight, patience_s=self._patience_s)
         try:
-            return await behaviour(decoded(request), context)
-        except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
-            raise
-        except Exception as error:
-            await abort(context, error)
-
-    return guarded
+            return self._kind.FromString(raw)
+        except DecodeError:
+            raise unreadable(self._kind) from None
 
 
-def _reading(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """The same, but what it cannot read is handed on as such: gRPC would answer UNKNOWN, and log a traceback."""
-    if deserialize is None:
-        return None
+class _Served:
+    """One method, its requests and answers as messages of a stream."""
 
-    def read(content: bytes) -> object:
-        try:
-            return deserialize(content)
-        except Exception as error:
-            return Unread(quoted(str(error)))
+    def __init__(self, budget: Budget, kind: type[Message], handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
+        self._budget = budget
+        self._kind = kind
+        self._asks, self._answers = handler.request_streaming, handler.response_streaming
+        asks, answers = ("stream" if streams else "unary" for streams in (self._asks, self._answers))
+        self._behaviour: Behaviour = getattr(handler, f"{asks}_{answers}")
 
-    return read
+    async def serve(self, messages: object, context: Context) -> None:
+        """Ends as the servicer does, with its answer or its error."""
+        with self._budget.account() as account:
+            try:
+                await account.take(CALL_BYTES)
+                await self._answer(messages, context, account)
+            except aio.InternalError:  # the client is gone
+                raise
+            except Exception as error:
+                fail(context, error)
+                forget_frames(error)
+
+    async def _answer(self, messages: object, context: Context, account: Account) -> None:
+        both = self._asks and self._answers  # a session: it is read as fast as there is room
+        incoming = Incoming(context, account, self._kind, patience_s=None if both else PATIENCE_S)
+        request = messages
+        if not self._asks:
+            request = await incoming.read()
+            if not isinstance(request, self._kind):
+                name = self._kind.DESCRIPTOR.full_name
+                raise InvalidRequest.of("message", f"saw the end of the call; expected one of {name}")
+        response = await self._behaviour(request, cast(Context, incoming))
+        if not self._answers:
+            await context.write(response)

@@ -6,6 +6,7 @@ import zlib
 from attractor_server.engine.work import Answer, Erased, Job, Outcome, Stored
 from attractor_server.errors import Cancelled, SequenceForgotten, ServerError
 from attractor_server.rpc.checks import check_sequence
+from attractor_server.rpc.errors import forget_frames
 from attractor_server.storage.catalog import Applied
 
 
@@ -68,7 +69,10 @@ def outcome_of(answer: Answer) -> Outcome | ServerError:
     error = answer.exception()
     if error is None:
         return answer.result()
-    return error if isinstance(error, ServerError) else Cancelled("the request was dropped")
+    if not isinstance(error, ServerError):
+        return Cancelled("the request was dropped")
+    forget_frames(error)
+    return error
 
 
 def written(outcome: Outcome) -> Stored | Erased:

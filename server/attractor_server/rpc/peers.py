@@ -12,6 +12,7 @@ from grpc import aio
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
 from attractor_server.rpc.context import FELLOW_KEY, FORWARDED, Context, is_forwarded
+from attractor_server.rpc.errors import Passed
 from attractor_server.topology import ShardInfo
 
 Response = TypeVar("Response", covariant=True)
@@ -112,9 +113,7 @@ class Peers:
             trailing = tuple(error.trailing_metadata() or ())
             if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
                 raise unreachable(peer) from None
-            await context.abort(
-                error.code(), error.details() or "", trailing_metadata=((ROUTE_KEY, peer.address), *trailing)
-            )
+            raise Passed(error.code(), error.details() or "", trailing) from None
 
     def _end(self, address: str) -> None:
         if address not in self._owners:

@@ -18,9 +18,10 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_server.errors import SettingsError
+from attractor_server.rpc.budget import Budget
 from attractor_server.rpc.control import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.copies import CopiesServicer
-from attractor_server.rpc.interceptors import ErrorInterceptor
+from attractor_server.rpc.interceptors import CallInterceptor
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.shard import Shard
 from attractor_server.rpc.unary import MemoryDataServicer
@@ -65,7 +66,8 @@ class Listening:
         self._advertise = advertise
         self._open = False
         self._health = health.aio.HealthServicer()
-        self._server = aio.server(interceptors=(ErrorInterceptor(),), options=_options(shard, transport))
+        calls = CallInterceptor(Budget(shard.limits.request_bytes))
+        self._server = aio.server(interceptors=(calls,), options=_options(shard, transport))
         _add_services(self._server, shard, self.peers, self._health)
 
     @property

@@ -21,7 +21,7 @@ from attractor_server.errors import (
 )
 from attractor_server.rpc.answers import Answers, Item
 from attractor_server.rpc.asks import Ask, ask_of
-from attractor_server.rpc.context import Context, is_forwarded, received
+from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
@@ -83,7 +83,7 @@ class Session:
         self._answers.put(Item(pb.SessionResponse(drain=pb.Drain())))
 
     async def _serve(self, tasks: TaskGroup) -> None:
-        while isinstance(frame := await received(self._context), pb.SessionRequest):
+        while isinstance(frame := await self._context.read(), pb.SessionRequest):
             match frame.WhichOneof("frame"):
                 case "open":
                     await self._open(frame.open, tasks)

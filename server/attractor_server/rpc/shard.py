@@ -69,6 +69,8 @@ class Limits:
     """Of one session in the server, answers and iterates included"""
     session_handles: int = 65_536
     message_bytes: int = MESSAGE_LIMIT_BYTES
+    request_bytes: int = 1 << 30
+    """Of memory that all calls together may hold"""
 
 
 class Shard:
