@@ -4,6 +4,7 @@ from attractor import _grpc, audio  # noqa: F401 - `_grpc` before any other modu
 from attractor._client import AsyncClient, connect
 from attractor._errors import (
     AttractorError,
+    Busy,
     CannotErase,
     CannotPull,
     ClientOpen,
@@ -58,6 +59,7 @@ __all__ = [
     "AsyncClient",
     "AttractorError",
     "AudioFormat",
+    "Busy",
     "CannotErase",
     "CannotPull",
     "Client",

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         "Empty: large pages are kept with the others, and those without room in the system's temporary files.",
     )
     request_memory_mib: int = Field(
-        1024, ge=1, description="Memory that all calls together may hold in each shard; more wait, then are refused."
+        1024, ge=256, description="Memory that all calls together may hold in each shard; more wait, then are refused."
     )
     waiting_patterns: int = Field(16_384, ge=1, description="Patterns that may wait in a shard; more are refused.")
     batch_patterns: int = Field(2048, ge=1, description="Patterns computed in one batch.")

@@ -15,12 +15,15 @@ from attractor_server.engine.work import Erased, Outcome, Recalled, Recognized, 
 from attractor_server.errors import Exhausted, ServerError
 from attractor_server.fields import Layout
 from attractor_server.rpc import codec
+from attractor_server.rpc.budget import Account
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import to_status
 
 logger = logging.getLogger(__name__)
 
 _LINE_LIMIT = 4096
+_COPIES = 2
+"""Of an answer: as it was computed, and in the frame"""
 _FAILURE_BYTES = 2048
 """Room for one failure with its message and details."""
 
@@ -35,6 +38,8 @@ class Item:
     """Of the recalled values"""
     weight: int = 0
     """Reserved room that becomes free once it is sent"""
+    held_bytes: int = 0
+    """Of the session's account, which it gives back then"""
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -57,15 +62,18 @@ class Item:
             return self.content.values.nbytes + 64 * len(self.content.values) + _matches_bytes(self.content)
         if isinstance(self.content, Recognized):
             return 32 * len(self.content.energy)
+        if isinstance(self.content, pb.SessionResponse):
+            return self.content.ByteSize()
         return _FAILURE_BYTES if isinstance(self.content, ServerError) else 64
 
 
 class Answers:
     """A bounded line of answers, written by one task. Use it from one event loop."""
 
-    def __init__(self, context: Context, *, weight_limit: int, message_bytes: int) -> None:
+    def __init__(self, context: Context, account: Account, *, weight_limit: int, message_bytes: int) -> None:
         """`weight_limit` bounds what is reserved: patterns under way in the server, and iterates of trajectories."""
         self._context = context
+        self._account = account
         self._weight_limit = weight_limit
         self._frame_bytes = message_bytes - message_bytes // 16
         self._line: list[Item] = []
@@ -90,6 +98,9 @@ class Answers:
         """Takes one more thing to tell; where matches make it longer than a message may be, its request fails."""
         if isinstance(item.content, Recalled) and item.content.matches and item.size_bytes > self._frame_bytes:
             item.content = _too_long(item, self._frame_bytes)
+        if (more := _COPIES * item.size_bytes - item.held_bytes) > 0:
+            self._account.add(more)
+            item.held_bytes += more
         self._line.append(item)
         self._unsent += 1
         self._announce()
@@ -106,16 +117,20 @@ class Answers:
 
     async def run(self) -> None:
         """Sends what is put, until cancelled, or until the client is gone."""
+        loop = asyncio.get_running_loop()
         while True:
             while not self._line:
                 await self.changed()
             line, self._line = self._line, []
             for frame, sent in frames_of(line, self._frame_bytes):
+                self._account.unread_since_s = loop.time()
                 try:
                     await self._context.write(frame)
                 except (grpc.RpcError, aio.UsageError, aio.InternalError, asyncio.InvalidStateError) as error:
                     logger.debug("the client is gone: %r", error)
                     return
+                self._account.unread_since_s = None
+                self._account.give(sum(item.held_bytes for item in sent))
                 self._reserved -= sum(item.weight for item in sent)
                 self._unsent -= len(sent)
                 self._announce()

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 from grpc import aio
 
 from attractor_proto.names import FORWARDED_KEY
+from attractor_server.rpc.budget import Account
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
@@ -19,6 +20,13 @@ def claims_fellow(context: Context) -> str:
     """The secret that the caller gives to prove that it is a shard of this store; empty where it gives none."""
     values = [value for key, value in context.invocation_metadata() or () if key == FELLOW_KEY]
     return values[0] if values and isinstance(values[0], str) else ""
+
+
+def account_of(context: Context) -> Account:
+    """What the call holds of the shard's memory."""
+    account = getattr(context, "account", None)
+    assert isinstance(account, Account)
+    return account
 
 
 def is_forwarded(context: Context) -> bool:

@@ -25,7 +25,7 @@ from attractor_server.engine.work import (
 )
 from attractor_server.errors import Draining, InvalidRequest, quoted
 from attractor_server.rpc.checks import call_of, check_name
-from attractor_server.rpc.context import Context, claims_fellow
+from attractor_server.rpc.context import Context, account_of, claims_fellow
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.pieces import Importing, pieces_of
@@ -128,7 +128,7 @@ class CopiesServicer(rpc.CopiesServicer):
                 await memories.ask(lambda journal: journal.forget_unreached(stored.id))
 
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
-        importing = Importing(self._shard)
+        importing = Importing(self._shard, account_of(context))
         try:
             while isinstance(request := await context.read(), pb.ImportRequest):
                 await importing.take(request)

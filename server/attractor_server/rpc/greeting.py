@@ -13,6 +13,8 @@ from attractor_server.rpc.shard import Shard
 
 HELLO_TIMEOUT_S = 20.0
 SHARDS_TOLD = 16
+AGENT_KEPT = 256
+"""Characters of what a client calls itself"""
 
 
 async def greeted(context: Context) -> pb.Hello:
@@ -28,7 +30,10 @@ async def greeted(context: Context) -> pb.Hello:
             kind = frame.WhichOneof("frame") if isinstance(frame, pb.SessionRequest) else "the end of the stream"
             raise InvalidRequest.of("frame", f"saw {kind}; expected hello first")
         _check(frame.hello)
-        return frame.hello
+        hello = frame.hello  # kept as long as the session: not with all that came beside what is read of it
+        return pb.Hello(
+            protocol_version=hello.protocol_version, client_id=hello.client_id, agent=hello.agent[:AGENT_KEPT]
+        )
     raise InvalidRequest.of("frame", f"saw nothing for {HELLO_TIMEOUT_S:g} s; expected hello")
 
 

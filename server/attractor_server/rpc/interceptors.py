@@ -10,7 +10,7 @@ from grpc import aio
 
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest
-from attractor_server.rpc.budget import CALL_BYTES, PATIENCE_S, Account, Budget
+from attractor_server.rpc.budget import CALL_BYTES, Account, Budget
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import fail, forget_frames
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable, weigh
@@ -54,10 +54,10 @@ class CallInterceptor(aio.ServerInterceptor):
 class Incoming:
     """The context of a call whose messages come as bytes: each is counted, and only then decoded."""
 
-    def __init__(self, context: Context, account: Account, kind: type[Message], *, patience_s: float | None) -> None:
+    def __init__(self, context: Context, account: Account, kind: type[Message], *, patient: bool) -> None:
         self._context = context
         self._kind = kind
-        self._patience_s = patience_s
+        self._patient = patient
         self.account = account
         many = kind is memory_copies_pb2.ImportRequest
         self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
@@ -80,7 +80,7 @@ class Incoming:
         if not isinstance(raw, bytes):
             return raw
         weight = weigh(raw, self._kind, fields_limit=self._fields_limit)
-        await self.account.take_message(weight, patience_s=self._patience_s)
+        await self.account.take_message(weight, patient=self._patient)
         try:
             return self._kind.FromString(raw)
         except DecodeError:
@@ -111,7 +111,7 @@ class _Served:
 
     async def _answer(self, messages: object, context: Context, account: Account) -> None:
         both = self._asks and self._answers  # a session: it is read as fast as there is room
-        incoming = Incoming(context, account, self._kind, patience_s=None if both else PATIENCE_S)
+        incoming = Incoming(context, account, self._kind, patient=both)
         request = messages
         if not self._asks:
             request = await incoming.read()

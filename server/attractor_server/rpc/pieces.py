@@ -13,6 +13,7 @@ from attractor_server.engine.page import Page
 from attractor_server.engine.returning import record_of
 from attractor_server.engine.work import Answer
 from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quoted
+from attractor_server.rpc.budget import Account
 from attractor_server.rpc.checks import call_of, check_name
 from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.items import items_of, messages_of
@@ -28,6 +29,8 @@ NUMBERS_END = 1 << 62
 """Of versions, patterns and pages: stores count with 64 bits, and a memory goes on from what it came with"""
 PIECE_BYTES = 1 << 20
 """Weights and values in one piece, about"""
+PAGE_COPIES = 3
+"""Of an imported page: as it came, in one piece, and on its way to the store"""
 
 
 async def pieces_of(
@@ -79,8 +82,11 @@ class _Open:
 class Importing:
     """Takes pieces, checks each, and puts page after page in the store, where nobody reaches them before the end."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, account: Account) -> None:
         self._shard = shard
+        self._account = account
+        self._held_bytes = 0
+        """Of the account, for the open page"""
         self._digest = hashlib.sha256()
         self._name = ""
         self._call: Call | None = None
@@ -118,6 +124,8 @@ class Importing:
                 self._open(piece.page)
             case "weights" | "entry":
                 _expect(self._page is not None, "piece", f"saw {kind} before any page", "a page")
+                self._check_length(piece)
+                await self._hold(piece.ByteSize())
                 self._add(piece)
             case "tail":
                 await self._flush()
@@ -208,6 +216,22 @@ class Importing:
         self._check_version(page.version, "piece.page.version")
         self._page, self._last = _Open(page), page.number
 
+    def _check_length(self, piece: pb.Piece) -> None:
+        """Refuses more weights than the page has, as soon as there are any."""
+        assert self._page is not None
+        seen, expected = len(self._page.weights) + len(piece.weights), self._page.head.weights_bytes
+        _expect(seen <= expected, "piece.weights", f"saw {seen} bytes", f"at most {expected}, as the page says")
+
+    async def _hold(self, size_bytes: int) -> None:
+        """Takes memory for a piece of a page, until that is in the store.
+
+        Raises:
+            MemoryShort: there was no room for a while.
+        """
+        size_bytes *= PAGE_COPIES
+        await self._account.take(size_bytes)
+        self._held_bytes += size_bytes
+
     def _add(self, piece: pb.Piece) -> None:
         page, model = self._page, self._model
         assert page is not None
@@ -265,6 +289,8 @@ class Importing:
         )
         self._patterns += head.patterns
         await self._shard.memories.ask(partial(Journal.add_imported, change=change))
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        self._account.give(held_bytes)
 
     def _check_version(self, version: int, where: str) -> None:
         last = self._head_.memory.version

@@ -18,7 +18,6 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_server.errors import SettingsError
-from attractor_server.rpc.budget import Budget
 from attractor_server.rpc.control import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.copies import CopiesServicer
 from attractor_server.rpc.interceptors import CallInterceptor
@@ -66,7 +65,7 @@ class Listening:
         self._advertise = advertise
         self._open = False
         self._health = health.aio.HealthServicer()
-        calls = CallInterceptor(Budget(shard.limits.request_bytes))
+        calls = CallInterceptor(shard.budget)
         self._server = aio.server(interceptors=(calls,), options=_options(shard, transport))
         _add_services(self._server, shard, self.peers, self._health)
 

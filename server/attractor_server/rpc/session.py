@@ -16,12 +16,15 @@ from attractor_server.errors import (
     HandleNotOpen,
     InvalidRequest,
     MemoryNotFound,
+    MemoryShort,
     OwnerChanged,
     ServerError,
 )
+from attractor_server.fields import Layout
 from attractor_server.rpc.answers import Answers, Item
 from attractor_server.rpc.asks import Ask, ask_of
-from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.budget import SETTING
+from attractor_server.rpc.context import Context, account_of, is_forwarded
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
@@ -45,7 +48,10 @@ class Session:
         self._shard = shard
         self._peers = peers
         self._context = context
-        self._answers = Answers(context, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes)
+        self._account = account_of(context)
+        self._answers = Answers(
+            context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
+        )
         self._hello = pb.Hello()
         self._handles: dict[int, Bound] = {}
         self._opening: dict[int, anyio.Event] = {}
@@ -64,8 +70,18 @@ class Session:
         self._hello = await greeted(self._context)
         self._answers.put(Item(pb.SessionResponse(welcome=welcome(self._shard))))
         fault: ServerError | None = None
+
+        def end() -> None:
+            nonlocal fault
+            fault = MemoryShort(
+                f"this session left its answers unread for {self._account.budget.unread_s:g} s, while others waited "
+                f"for the memory that `{SETTING}` allows; read them as they come"
+            )
+            tasks.cancel_scope.cancel()
+
         try:
             async with anyio.create_task_group() as tasks:
+                self._account.end = end
                 tasks.start_soon(self._answers.run)
                 tasks.start_soon(self._announce_drain)
                 try:
@@ -74,6 +90,7 @@ class Session:
                     fault = error
                 tasks.cancel_scope.cancel()
         finally:
+            self._account.end = lambda: None
             self._abandon()
         if fault is not None:
             raise fault
@@ -224,29 +241,46 @@ class Session:
     ) -> None:
         """Queues the requests of one model, after every check; waits where too much is under way."""
         sequences = list(ask.sequences) or [0] * len(ids)
+        each_bytes = self._account.message_bytes // patterns
         for i, made in jobs_of(self._shard, ask, asked, model, rows=patterns):
             if isinstance(made, Job):
                 await self._answers.reserve(made.weight)
-                await self._enqueue(ids[i], made, sequences[i], model)
+                held_bytes = self._account.move(each_bytes * made.size)
+                try:
+                    held_bytes += await self._iterates(made, model.layout)
+                except MemoryShort as error:
+                    self._answers.put(Item(error, ids[i], weight=made.weight, held_bytes=held_bytes))
+                    continue
+                await self._enqueue(ids[i], made, sequences[i], model, held_bytes)
             else:
                 self._fail([ids[i]], made)
 
-    async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard) -> None:
+    async def _iterates(self, job: Job, layout: Layout) -> int:
+        """Takes what the iterates of a trajectory need beside the answer, and says how much that is.
+
+        Raises:
+            MemoryShort: there was no room for a while.
+        """
+        if size_bytes := 4 * layout.size * (job.weight - job.size):
+            await self._account.take(size_bytes)
+        return size_bytes
+
+    async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int) -> None:
         """Queues the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
             first = counted(job, self._hello.client_id, sequence)
         except Exception as error:
             failure = error if isinstance(error, ServerError) else unforeseen(error, "a numbered request")
-            self._answers.put(Item(failure, request_id, weight=job.weight))
+            self._answers.put(Item(failure, request_id, weight=job.weight, held_bytes=held_bytes))
             return
         self._pending[request_id] = job if first is None else None
-        (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, model))
+        (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, held_bytes, model))
         if first is None:
             await self._shard.batcher.submit(job)
 
-    def _settled(self, request_id: int, weight: int, model: ModelCard, answer: Answer) -> None:
+    def _settled(self, request_id: int, weight: int, held_bytes: int, model: ModelCard, answer: Answer) -> None:
         self._pending.pop(request_id, None)
-        self._answers.put(Item(outcome_of(answer), request_id, model.layout, weight))
+        self._answers.put(Item(outcome_of(answer), request_id, model.layout, weight, held_bytes))
 
     def _fail(self, request_ids: Iterable[int], error: ServerError) -> None:
         for request_id in request_ids:

@@ -25,6 +25,7 @@ from attractor_server.errors import (
 )
 from attractor_server.fields import Layout
 from attractor_server.holding import Holding
+from attractor_server.rpc.budget import Budget
 from attractor_server.rpc.checks import check_name
 from attractor_server.rpc.codec import Patterns
 from attractor_server.storage.catalog import Catalog
@@ -90,6 +91,7 @@ class Shard:
         self.models = models
         self.batcher = batcher
         self.limits = limits
+        self.budget = Budget(limits.request_bytes)
         names = {model.digest: name for name, model in models.items()}
         self.memories: MemoryIndex[Answer, Page] = MemoryIndex(
             Catalog(), journal, lambda stored: _renamed(record_of(stored), names), digests=names
