@@ -27,6 +27,7 @@ from attractor_server.former import former, keep
 from attractor_server.rpc.expiring import sweep
 from attractor_server.rpc.server import Listening, listening
 from attractor_server.rpc.shard import Limits, Resize, Shard
+from attractor_server.rpc.trimming import trim
 from attractor_server.spec import ShardSpec
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.filesystem import make_folder
@@ -151,6 +152,7 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
                 tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
                 tasks.start_soon(compiling.run, warming.done)
                 tasks.start_soon(sweep, shard)
+                tasks.start_soon(trim, shard.budget)
                 if shard.holding is not None:
                     tasks.start_soon(shard.holding.run)
                 info = ShardInfo(server.address, spec.device)

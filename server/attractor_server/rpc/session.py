@@ -261,7 +261,7 @@ class Session:
         Raises:
             MemoryShort: there was no room for a while.
         """
-        if size_bytes := 4 * layout.size * (job.weight - job.size):
+        if size_bytes := 2 * 4 * layout.size * (job.weight - job.size):  # as computed, and in frames
             await self._account.take(size_bytes)
         return size_bytes
 
