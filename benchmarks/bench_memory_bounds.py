@@ -6,6 +6,7 @@ after the last one. Bounds: at rest and the setting during the attack, 1.2 times
 """
 
 import argparse
+import asyncio
 import tempfile
 import threading
 import time
@@ -107,7 +108,7 @@ async def prepared(address: str) -> None:
 async def attacked(address: str, attack: "Attack") -> None:
     """One attack, over a connection of its own; what it is answered does not matter."""
     async with aio.insecure_channel(address, options=OPTIONS) as channel:
-        with anyio.move_on_after(ATTEMPT_S), suppress(aio.AioRpcError):
+        with anyio.move_on_after(ATTEMPT_S), suppress(aio.AioRpcError, asyncio.InvalidStateError):
             await attack(channel)
 
 
@@ -162,10 +163,11 @@ async def unread_sessions(channel: aio.Channel) -> None:
         for _ in range(100):
             call = memory_data_pb2_grpc.MemoryDataStub(channel).Session()
             stack.callback(call.cancel)
-            await call.write(data.SessionRequest(hello=data.Hello(protocol_version=1, client_id="x")))
-            await call.write(data.SessionRequest(open=data.Open(request_id=1, handle=1, memory="a")))
-            await call.write(frame)
-        await anyio.sleep(5)
+            with suppress(asyncio.InvalidStateError):  # it was refused
+                await call.write(data.SessionRequest(hello=data.Hello(protocol_version=1, client_id="x")))
+                await call.write(data.SessionRequest(open=data.Open(request_id=1, handle=1, memory="a")))
+                await call.write(frame)
+        await anyio.sleep(3)
 
 
 async def weights_without_end(channel: aio.Channel) -> None:

@@ -31,6 +31,7 @@ from attractor_proto.v1 import memory_copies_pb2 as pb
 
 FilePath: TypeAlias = str | PathLike[str]
 
+_SNAPSHOTS_PAGE = 1000
 _FIRST_LINE = b"attractor memory 1\n"
 _LENGTH = struct.Struct("<I")
 _ENDED = (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError)
@@ -55,9 +56,14 @@ class Copies:
 
     async def snapshots(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
         """Of a memory, the oldest first."""
-        request = pb.ListSnapshotsRequest(name=name)
-        answer = await self._control.call(lambda to: to.copies.ListSnapshots, request, deadline_s)
-        return list(map(_snapshot, answer.snapshots))
+        found: list[SnapshotInfo] = []
+        request = pb.ListSnapshotsRequest(name=name, page_size=_SNAPSHOTS_PAGE)
+        while True:
+            answer = await self._control.call(lambda to: to.copies.ListSnapshots, request, deadline_s)
+            found += map(_snapshot, answer.snapshots)
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
 
     async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
         """Forgets a snapshot."""

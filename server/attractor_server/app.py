@@ -24,7 +24,7 @@ from attractor_server.engine.residency import Residency
 from attractor_server.engine.warming import Warming
 from attractor_server.errors import ModelFileError, SettingsError, StoreFailed, quoted
 from attractor_server.former import former, keep
-from attractor_server.rpc.expiring import sweep
+from attractor_server.rpc.expiring import clear, sweep
 from attractor_server.rpc.server import Listening, listening
 from attractor_server.rpc.shard import Limits, Resize, Shard
 from attractor_server.rpc.trimming import trim
@@ -152,6 +152,7 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
                 tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
                 tasks.start_soon(compiling.run, warming.done)
                 tasks.start_soon(sweep, shard)
+                tasks.start_soon(clear, shard)
                 tasks.start_soon(trim, shard.budget)
                 if shard.holding is not None:
                     tasks.start_soon(shard.holding.run)

@@ -2,20 +2,29 @@
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import apsw
 import numpy as np
 import pytest
+from grpc import aio
 from numpy.testing import assert_allclose, assert_array_equal
+from tests.server import raw
 from tests.server.conftest import serving
 from tests.server.models import write_models
 from tests.server.test_durability import Images, connected, durable, images, on_disk
 
 import attractor
+from attractor_proto.v1 import memory_copies_pb2 as pb
+from attractor_proto.v1 import memory_copies_pb2_grpc
 from attractor_server.app import ShardSpec
+from attractor_server.storage.copies import HIDDEN
+from attractor_server.storage.database import FILE
+from attractor_server.storage.sql import number
 
 __all__ = ["durable", "on_disk"]
 PAGE = 4
@@ -272,3 +281,44 @@ async def test_copies_are_made_by_way_of_any_shard(durable: ShardSpec, tmp_path:
                     copy = await client.import_memory(tmp_path / "file", name=f"{owner}{number}/copy")
                     assert await same(memory, copy, images(PAGE + 1))
                     assert (await memory.restore("x")).patterns == PAGE + 1
+
+
+async def test_snapshots_are_listed_in_pages_and_all_at_once_to_who_names_no_size(durable: ShardSpec) -> None:
+    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        copies = memory_copies_pb2_grpc.CopiesStub(channel)
+        await raw.create(channel, "a")
+        for tag in "abc":
+            await copies.TakeSnapshot(pb.TakeSnapshotRequest(name="a", tag=tag))
+        whole = await copies.ListSnapshots(pb.ListSnapshotsRequest(name="a"))
+        first = await copies.ListSnapshots(pb.ListSnapshotsRequest(name="a", page_size=2))
+        rest = await copies.ListSnapshots(
+            pb.ListSnapshotsRequest(name="a", page_size=2, page_token=first.next_page_token)
+        )
+        with pytest.raises(aio.AioRpcError) as caught:
+            await copies.ListSnapshots(pb.ListSnapshotsRequest(name="a", page_token="b"))
+    assert [one.tag for one in whole.snapshots] == ["a", "b", "c"]
+    assert [one.tag for one in first.snapshots] == ["a", "b"]
+    assert [one.tag for one in rest.snapshots] == ["c"]
+    assert (whole.next_page_token, rest.next_page_token) == ("", "")
+    assert raw.violation(raw.status_of(caught.value))[0] == "page_token"
+
+
+async def test_an_export_that_is_given_up_leaves_nothing(on_disk: ShardSpec) -> None:
+    async with serving(on_disk) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+        await raw.create(channel, "a")
+        copies = memory_copies_pb2_grpc.CopiesStub(channel)
+        for wait_s in (0.0, 0.001, 0.003, 0.01) * 10:
+            call = copies.Export(pb.ExportRequest(name="a"))
+            await anyio.sleep(wait_s)
+            call.cancel()
+        await copies.TakeSnapshot(pb.TakeSnapshotRequest(name="a", tag="last"))  # behind all that was asked for
+        with anyio.fail_after(20):
+            while hidden(on_disk):  # noqa: ASYNC110  # nobody tells when the server is done with a call
+                await anyio.sleep(0.05)
+
+
+def hidden(spec: ShardSpec) -> int:
+    """Snapshots in the store that were taken to be read once."""
+    assert spec.data is not None
+    with closing(apsw.Connection(str(spec.data / FILE), flags=apsw.SQLITE_OPEN_READONLY)) as store:
+        return number(store.execute("SELECT count(*) FROM memories WHERE name LIKE ?", (f"%@{HIDDEN}%",)))

@@ -1,13 +1,16 @@
 """Forks and snapshots in the backend store: pages shared until one of them is written."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
+from attractor_server.storage import copies
 from attractor_server.storage.database import FILE, Database
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.opening import store_at
@@ -175,3 +178,95 @@ def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(jou
 
 def bytes_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.name.startswith(FILE))
+
+
+def take_many(journal: Journal, memory: int, tags: Iterable[str]) -> None:
+    """Takes snapshots in one transaction: each in its own would wait for the disk."""
+    with journal._changing() as cursor:
+        for tag in tags:
+            copies.snapshot(cursor, memory, tag, now_s=0.0)
+
+
+@contextmanager
+def counted(store: Database) -> Iterator[list[int]]:
+    """The steps that SQLite's machine takes for each statement in the block."""
+    steps: list[int] = []
+
+    def note(event: dict[str, Any]) -> None:
+        steps.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+
+    store._connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, note)
+    try:
+        yield steps
+    finally:
+        store._connection.trace_v2(0, None)
+
+
+def test_a_snapshot_costs_no_more_where_there_are_many(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        journal = Journal(database)
+        memory = made(journal, "a")
+        store(journal, memory.id, 1)
+        work = []
+        for begun in (0, 1000):
+            take_many(journal, memory.id, (f"{begun}-{number}" for number in range(begun)))
+            with counted(database) as steps:
+                journal.snapshot(memory.id, f"more-{begun}")
+                journal.tagged(memory.id, f"more-{begun}")
+                journal.forget_snapshot(memory.id, f"more-{begun}")
+            work.append(sum(steps))
+    assert work[1] < 2 * work[0]
+
+
+def test_a_memory_with_many_snapshots_is_deleted_in_few_statements(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        journal = Journal(database)
+        other = made(journal, "b")
+        store(journal, other.id, 1)
+        memory = made(journal, "a")
+        for version in range(1, 6):
+            store(journal, memory.id, version)
+            take_many(journal, memory.id, (f"{version}-{number}" for number in range(100)))
+        fork = journal.fork(memory.id, "c")
+        with counted(database) as steps:
+            journal.delete(memory.id)
+        assert len(steps) < 40
+        with database.reading() as cursor:
+            names = [name for (name,) in cursor.execute("SELECT name FROM memories ORDER BY name")]
+            unused = cursor.execute(
+                "SELECT count(*) FROM contents WHERE id NOT IN (SELECT content FROM pages)"
+            ).fetchone()
+        assert (names, unused[0]) == (["b", "c"], 0)
+        assert versions(journal, fork.id) == [1, 2, 3, 4, 5]
+        assert versions(journal, other.id) == [1]
+
+
+def test_an_unknown_tag_is_told_with_a_few_that_there_are_and_no_hidden_one(journal: Journal) -> None:
+    memory = made(journal, "a")
+    with pytest.raises(SnapshotNotFound, match=r"saw 'no'; expected one of this memory's snapshots \[\]$"):
+        journal.restore(memory.id, "no")
+    take_many(journal, memory.id, [".hidden", *(f"{number:064}" for number in range(100))])
+    for call in (lambda: journal.restore(memory.id, "no"), lambda: journal.fork(memory.id, "b", tag="no")):
+        with pytest.raises(SnapshotNotFound, match="and 92 more") as caught:
+            call()
+        assert "hidden" not in caught.value.message
+        assert len(caught.value.message) < 1000
+
+
+def test_snapshots_are_told_in_pages_without_the_hidden_ones(journal: Journal) -> None:
+    memory = made(journal, "a")
+    take_many(journal, memory.id, ["1", ".hidden", "2", "3"])
+    first = journal.snapshots(memory.id, size=2)
+    rest = journal.snapshots(memory.id, after=first[-1].id, size=2)
+    assert [one.tag for one in (*first, *rest)] == ["1", "2", "3"]
+
+
+def test_what_exports_left_when_their_server_died_is_forgotten(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    take_many(journal, memory.id, [".old", "kept"])  # as if in 1970
+    journal.snapshot(memory.id, ".new")
+    journal.forget_leftovers()
+    with pytest.raises(SnapshotNotFound):
+        journal.kept("a", ".old")
+    assert (journal.kept("a", ".new").version, journal.kept("a", "kept").version) == (1, 1)

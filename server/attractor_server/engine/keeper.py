@@ -42,8 +42,8 @@ class Keeper(Protocol):
     def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
         """Keeps the memory as it is now under a tag."""
 
-    def snapshots(self, memory: int) -> Sequence[Snapshot]:
-        """Of a memory, the oldest first."""
+    def tagged(self, memory: int, tag: str) -> Snapshot | None:
+        """The snapshot with that tag, if there is one."""
 
     def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
         """Makes the memory what it was at a snapshot."""

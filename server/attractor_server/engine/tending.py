@@ -113,8 +113,8 @@ def _repeated(keeper: Keeper, loaded: Mapping[str, Loaded], job: Job, first: Don
             made = keeper.find(name) or found(keeper, memory)
             return replace(made, name=name, version=first.version, patterns=first.patterns)
         case TakeSnapshot(tag):
-            there = [one for one in keeper.snapshots(memory.id) if (one.tag, one.version) == (tag, first.version)]
-            return there[0] if there else _snapshot(memory, tag, first)
+            there = keeper.tagged(memory.id, tag)
+            return there if there and there.version == first.version else _snapshot(memory, tag, first)
         case ForgetSnapshot():
             return None
         case _:
@@ -150,7 +150,7 @@ def _snapshot(memory: Record, tag: str, first: Done) -> Snapshot:
 
 def _restore(keeper: Keeper, loaded: Mapping[str, Loaded], memory: Record, tag: str, call: Call | None) -> Made:
     """What is at hand of the memory goes; it comes back as the store has it when it is next needed."""
-    snapshot = next((one for one in keeper.snapshots(memory.id) if one.tag == tag), None)
+    snapshot = keeper.tagged(memory.id, tag)
     if snapshot is not None and snapshot.model_digest not in loaded:
         raise ModelGone(
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "

@@ -33,6 +33,11 @@ from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.copies import HIDDEN
 from attractor_server.storage.records import Call, Snapshot, StoredMemory
 
+TAKEN_WITHIN_S = 30.0
+"""A snapshot for an export whose client has gone away; one that is taken later is forgotten later"""
+SNAPSHOTS_LIMIT = 50_000
+"""In one answer: as many as a message has room for, with the longest tags"""
+
 
 class CopiesServicer(rpc.CopiesServicer):
     """What another shard owns is passed on to it; files go by way of the store, which all shards share."""
@@ -74,8 +79,10 @@ class CopiesServicer(rpc.CopiesServicer):
                 rpc.CopiesStub(self._peers.channel(peer)).ListSnapshots, request, context, peer
             )
         record = await self._shard.memories.get(request.name, any_model=True)
-        found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id))
-        return pb.ListSnapshotsResponse(snapshots=map(_message, found))
+        after, size = _page(request)
+        found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id, after=after, size=size + 1))
+        token = str(found[size - 1].id) if len(found) > size else ""
+        return pb.ListSnapshotsResponse(snapshots=map(_message, found[:size]), next_page_token=token)
 
     async def ForgetSnapshot(  # noqa: D102, N802
         self, request: pb.ForgetSnapshotRequest, context: Context
@@ -111,21 +118,29 @@ class CopiesServicer(rpc.CopiesServicer):
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
-        taken = pb.TakeSnapshotRequest(name=name, tag=tag)
-        if peer := self._shard.owner(name):
-            secret = await memories.ask(lambda journal: journal.secret())
-            take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
-            await self._peers.forward(take, taken, context, peer, secret=secret)
-        else:
-            await self._tended(await memories.get(name, any_model=True), TakeSnapshot(tag))
-        stored = await memories.ask(lambda journal: journal.kept(name, tag))
+        taking = asyncio.ensure_future(self._take_hidden(name, tag, context))
         try:
+            await asyncio.shield(taking)
+            stored = await memories.ask(lambda journal: journal.kept(name, tag))
             async with aclosing(pieces_of(memories, name, stored)) as pieces:
                 async for piece in pieces:
                     await context.write(pb.ExportResponse(piece=piece))
         finally:
-            with anyio.CancelScope(shield=True):
-                await memories.ask(lambda journal: journal.forget_unreached(stored.id))
+            with anyio.CancelScope(shield=True):  # it is taken even where the client has gone away
+                await asyncio.wait((taking,), timeout=TAKEN_WITHIN_S)
+                if not taking.cancel():
+                    taking.cancelled() or taking.exception()  # which was raised, or concerns nobody any more
+                await memories.ask(lambda journal: journal.forget_hidden(name, tag))
+
+    async def _take_hidden(self, name: str, tag: str, context: Context) -> None:
+        """Takes a snapshot to be read once."""
+        if peer := self._shard.owner(name):
+            taken = pb.TakeSnapshotRequest(name=name, tag=tag)
+            secret = await self._shard.memories.ask(lambda journal: journal.secret())
+            take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
+            await self._peers.forward(take, taken, context, peer, secret=secret)
+        else:
+            await self._tended(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag))
 
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
         importing = Importing(self._shard, account_of(context))
@@ -168,6 +183,20 @@ class CopiesServicer(rpc.CopiesServicer):
         if old is not None and before == old.capacity:
             before = model.capacity
         return request.page_patterns or min(before, limit)
+
+
+def _page(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
+    """The number of the snapshot that a page begins behind, and how many it has at most.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if request.page_size > SNAPSHOTS_LIMIT:
+        raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {SNAPSHOTS_LIMIT}")
+    token = request.page_token or "0"
+    if not (token.isascii() and token.isdigit() and int(token) < 1 << 63):
+        raise InvalidRequest.of("page_token", f"saw {quoted(token)}; expected the next_page_token of another answer")
+    return int(token), request.page_size or SNAPSHOTS_LIMIT
 
 
 def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None:

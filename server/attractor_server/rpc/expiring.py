@@ -9,10 +9,22 @@ from attractor_server.engine.work import Answer, Deleted, Operation, Record
 from attractor_server.errors import ServerError
 from attractor_server.rpc.outcomes import outcome_of
 from attractor_server.rpc.shard import Shard
+from attractor_server.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 1.0
+CLEAR_EVERY_S = 300.0
+
+
+async def clear(shard: Shard) -> None:
+    """Forgets what exports have left whose shard died, now and again and again, until cancelled."""
+    while shard.durable:
+        try:
+            await shard.memories.ask(Journal.forget_leftovers)
+        except ServerError as error:
+            logger.warning("what exports have left cannot be forgotten now: %s", error)
+        await anyio.sleep(CLEAR_EVERY_S)
 
 
 async def sweep(shard: Shard) -> None:

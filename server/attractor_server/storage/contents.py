@@ -17,7 +17,7 @@ from attractor_server.storage.records import (
     StoredPage,
     checksum,
 )
-from attractor_server.storage.sql import Cursor, Row, several
+from attractor_server.storage.sql import WAITING, Cursor, Row, several
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _IMAGE = (
@@ -28,6 +28,16 @@ _LEAVE = (
     "INSERT INTO leavings SELECT location FROM images WHERE content = ? AND location IS NOT NULL ON CONFLICT DO NOTHING"
 )
 _FOUND = "SELECT memory, number, content, shared FROM pages WHERE (memory, number) IN (VALUES {})"
+_LEAVE_ALL = (
+    "INSERT INTO leavings SELECT location FROM images WHERE content IN (VALUES {}) AND location IS NOT NULL "
+    "ON CONFLICT DO NOTHING"
+)
+_WAIT = "SELECT id FROM contents WHERE id IN (VALUES {}) ORDER BY id " + WAITING  # noqa: S608  # a constant
+"""For other shards that leave them now"""
+_FORGET_ALL = (
+    "DELETE FROM contents WHERE id IN (VALUES {}) AND NOT EXISTS (SELECT 1 FROM pages WHERE content = contents.id)"
+)
+STATEMENT_CONTENTS = 1024
 _Place: TypeAlias = tuple[int, int]
 """A memory, and the number of a page of it"""
 
@@ -122,6 +132,27 @@ def all_dropped(cursor: Cursor, memory: int) -> None:
     dropped(cursor, memory, [number for (number,) in rows])
 
 
+def let_go(cursor: Cursor, memory: int) -> Sequence[tuple[int, bool]]:
+    """What is in the pages of a memory and of its snapshots, and whether other pages may have the same."""
+    return cursor.execute(
+        "SELECT content, max(shared) FROM pages WHERE memory = ? "
+        "OR memory IN (SELECT id FROM memories WHERE parent = ?) GROUP BY content ORDER BY content",
+        (memory, memory),
+    ).fetchall()
+
+
+def forgotten(cursor: Cursor, found: Sequence[tuple[int, bool]]) -> None:
+    """Takes contents away that no page has any more, in few statements however many there are."""
+    for start in range(0, len(found), STATEMENT_CONTENTS):
+        part = found[start : start + STATEMENT_CONTENTS]
+        if shared := [(content,) for content, sharing in part if sharing]:
+            marks, values = several(shared)
+            cursor.execute(_WAIT.format(marks), values)
+        marks, values = several([(content,) for content, _ in part])
+        cursor.execute(_LEAVE_ALL.format(marks), values)
+        cursor.execute(_FORGET_ALL.format(marks), values)
+
+
 def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
     """Takes up to so many pages of a memory away; whether it may have more."""
     rows = cursor.execute(
@@ -134,7 +165,7 @@ def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
 def _forget(cursor: Cursor, content: int, *, shared: bool) -> None:
     """Takes contents away that no page has; of two shards that leave them at the same time the second one does."""
     if shared:
-        cursor.execute("UPDATE contents SET id = id WHERE id = ?", (content,))  # PostgreSQL: waits for the other one
+        cursor.execute(_WAIT.format("(?)"), (content,))
     cursor.execute(_LEAVE, (content,))
     cursor.execute(
         "DELETE FROM contents WHERE id = ? AND NOT EXISTS (SELECT 1 FROM pages WHERE content = ?)", (content, content)

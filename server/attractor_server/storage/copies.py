@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.storage import contents, rows
 from attractor_server.storage.records import Done, Snapshot, StoredMemory
-from attractor_server.storage.sql import Cursor
+from attractor_server.storage.sql import Cursor, number
 
 HIDDEN = "."
 """Begins the tags of snapshots that are taken to be read once; whoever took one may have died before forgetting it"""
 HIDDEN_FOR_S = 3600.0
+TAGS_TOLD = 8
+"""By an error that says which there are"""
+LEFTOVERS = 64
 
 _COPY = (
     "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
@@ -17,6 +20,7 @@ _COPY = (
     "SELECT ?, model, model_digest, write, when_full, page_patterns, retain, ttl_s, ?, {expires}, version, patterns, "
     "{parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
 )
+_FOUND = "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories"
 _FORK = _COPY.format(expires="? + ttl_s", parent="NULL")
 _SNAPSHOT = _COPY.format(expires="NULL", parent="id")
 
@@ -36,13 +40,12 @@ def fork(cursor: Cursor, memory: int, name: str, *, tag: str, now_s: float) -> S
 
 def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot:
     """The memory as it is, under a name that nobody can ask for."""
-    if tag.startswith(HIDDEN):
-        _forget_hidden(cursor, memory, before_s=now_s - HIDDEN_FOR_S)
     name, version = cursor.execute("SELECT name, version FROM memories WHERE id = ?", (memory,)).fetchone()
     made = cursor.execute(_SNAPSHOT, (f"{name}@{tag}", now_s, memory)).fetchone()
     if made is not None:
         contents.shared(cursor, memory, made[0])
-    found = next(one for one in snapshots(cursor, memory) if one.tag == tag)
+    found = tagged(cursor, memory, tag)
+    assert found is not None
     if found.version != version:
         raise TagTaken(
             f"tag: saw {tag!r}, which memory {name!r} has for its version {found.version}, and it is at {version} now; "
@@ -51,24 +54,21 @@ def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot
     return found
 
 
-def snapshots(cursor: Cursor, memory: int) -> Sequence[Snapshot]:
-    """Of a memory, the oldest first."""
-    found = cursor.execute(
-        "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories WHERE parent = ? ORDER BY id",
-        (memory,),
+def snapshots(cursor: Cursor, memory: int, *, after: int, size: int) -> Sequence[Snapshot]:
+    """Up to so many of a memory with numbers beyond `after`, the oldest first; without the hidden ones."""
+    rows = cursor.execute(
+        f"{_FOUND} WHERE parent = ? AND id > ? AND NOT (name >= ? AND name < ?) ORDER BY id LIMIT ?",
+        (memory, after, *_hidden_names(cursor, memory), size),
     ).fetchall()
-    return [
-        Snapshot(
-            id=identity,
-            tag=name.rpartition("@")[2],
-            model=model,
-            model_digest=digest,
-            version=version,
-            patterns=patterns,
-            created_s=created_s,
-        )
-        for identity, name, model, digest, version, patterns, created_s in found
-    ]
+    return list(map(_snapshot, rows))
+
+
+def tagged(cursor: Cursor, memory: int, tag: str) -> Snapshot | None:
+    """The snapshot with that tag, if there is one."""
+    row = cursor.execute(
+        f"{_FOUND} WHERE parent = ? AND name = ?", (memory, f"{_name(cursor, memory)}@{tag}")
+    ).fetchone()
+    return None if row is None else _snapshot(row)
 
 
 def kept(cursor: Cursor, name: str, tag: str) -> StoredMemory:
@@ -77,10 +77,9 @@ def kept(cursor: Cursor, name: str, tag: str) -> StoredMemory:
     Raises:
         SnapshotNotFound: there is none.
     """
-    row = cursor.execute("SELECT id FROM memories WHERE name = ? AND parent <> id", (f"{name}@{tag}",)).fetchone()
-    if row is None:
+    if (memory := reading_once(cursor, name, tag)) is None:
         raise SnapshotNotFound(f"memory {name!r} has no snapshot {tag!r}")
-    return rows.by_id(cursor, row[0])
+    return rows.by_id(cursor, memory)
 
 
 def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
@@ -89,14 +88,9 @@ def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
     Raises:
         SnapshotNotFound: there is none.
     """
-    row = cursor.execute(
-        "SELECT id FROM memories WHERE parent = ? AND name = (SELECT name FROM memories WHERE id = ?) || ?",
-        (memory, memory, f"@{tag}"),
-    ).fetchone()
-    if row is None:
-        tags = [one.tag for one in snapshots(cursor, memory)]
-        raise SnapshotNotFound(f"tag: saw {tag!r}; expected one of this memory's snapshots {tags}")
-    return int(row[0])
+    if (found := tagged(cursor, memory, tag)) is None:
+        raise SnapshotNotFound(f"tag: saw {tag!r}; expected {_expected(cursor, memory)}")
+    return found.id
 
 
 def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
@@ -117,16 +111,63 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
 
 def delete(cursor: Cursor, memory: int) -> None:
     """Takes away a memory, its snapshots, and what is in the pages that only they had."""
-    own = cursor.execute("SELECT id FROM memories WHERE parent = ?", (memory,)).fetchall()
-    for identity in [*(identity for (identity,) in own), memory]:
-        contents.all_dropped(cursor, identity)
-    cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))
+    found = contents.let_go(cursor, memory)
+    cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))  # and with it its snapshots and all their pages
+    contents.forgotten(cursor, found)
 
 
-def _forget_hidden(cursor: Cursor, memory: int, *, before_s: float) -> None:
-    for one in snapshots(cursor, memory):
-        if one.tag.startswith(HIDDEN) and one.created_s < before_s:
-            delete(cursor, one.id)
+def reading_once(cursor: Cursor, name: str, tag: str) -> int | None:
+    """The number of the snapshot with that tag, if there is one."""
+    row = cursor.execute("SELECT id FROM memories WHERE name = ? AND parent <> id", (f"{name}@{tag}",)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def leftovers(cursor: Cursor, *, before_s: float) -> Sequence[int]:
+    """The numbers of hidden snapshots, of all memories, that were taken before then; not too many at a time."""
+    rows = cursor.execute(
+        "SELECT id FROM memories WHERE parent IS NOT NULL AND parent <> id AND created_s < ? AND name LIKE ? LIMIT ?",
+        (before_s, f"%@{HIDDEN}%", LEFTOVERS),
+    ).fetchall()
+    return [int(identity) for (identity,) in rows]
+
+
+def _expected(cursor: Cursor, memory: int) -> str:
+    """The first tags of a memory, and how many more there are."""
+    few = [one.tag for one in snapshots(cursor, memory, after=0, size=TAGS_TOLD)]
+    if len(few) < TAGS_TOLD:
+        return f"one of this memory's snapshots {few}"
+    count = number(
+        cursor.execute(
+            "SELECT count(*) FROM memories WHERE parent = ? AND NOT (name >= ? AND name < ?)",
+            (memory, *_hidden_names(cursor, memory)),
+        )
+    )
+    more = f" and {count - len(few)} more" if count > len(few) else ""
+    return f"one of this memory's snapshots {few}{more}"
+
+
+def _hidden_names(cursor: Cursor, memory: int) -> tuple[str, str]:
+    """What the names of a memory's hidden snapshots begin with, and what is beyond all of them."""
+    start = f"{_name(cursor, memory)}@"
+    return f"{start}{HIDDEN}", f"{start}{chr(ord(HIDDEN) + 1)}"
+
+
+def _name(cursor: Cursor, memory: int) -> str:
+    row = cursor.execute("SELECT name FROM memories WHERE id = ?", (memory,)).fetchone()
+    return "" if row is None else str(row[0])
+
+
+def _snapshot(row: tuple[int, str, str, str, int, int, float]) -> Snapshot:
+    identity, name, model, digest, version, patterns, created_s = row
+    return Snapshot(
+        id=identity,
+        tag=name.rpartition("@")[2],
+        model=model,
+        model_digest=digest,
+        version=version,
+        patterns=patterns,
+        created_s=created_s,
+    )
 
 
 def _check_same(cursor: Cursor, source: int, name: str) -> None:

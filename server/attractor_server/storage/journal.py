@@ -160,10 +160,16 @@ class Journal:
             calls.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
 
-    def snapshots(self, memory: int) -> Sequence[Snapshot]:
-        """Of a memory, the oldest first."""
+    def snapshots(self, memory: int, *, after: int = 0, size: int = -1) -> Sequence[Snapshot]:
+        """Of a memory, the oldest first, from the one behind number `after`; no more than `size`, if that is given."""
+        size = size if size >= 0 else (1 << 63) - 1
         with self._store.reading() as cursor:
-            return [one for one in copies.snapshots(cursor, memory) if not one.tag.startswith(copies.HIDDEN)]
+            return copies.snapshots(cursor, memory, after=after, size=size)
+
+    def tagged(self, memory: int, tag: str) -> Snapshot | None:
+        """The snapshot of a memory with that tag, if there is one."""
+        with self._store.reading() as cursor:
+            return copies.tagged(cursor, memory, tag)
 
     def kept(self, name: str, tag: str) -> StoredMemory:
         """The snapshot of a memory with its pages, which `page` reads and `delete` forgets by its own number.
@@ -196,6 +202,20 @@ class Journal:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
             calls.note(cursor, call, Done(0, 0), now_s=time.time())
         self.purge()
+
+    def forget_hidden(self, name: str, tag: str) -> None:
+        """Forgets a snapshot of that memory which was taken to be read once, if there is one."""
+        with self._store.reading() as cursor:
+            memory = copies.reading_once(cursor, name, tag)
+        if memory is not None:
+            self.forget_unreached(memory)
+
+    def forget_leftovers(self) -> None:
+        """Forgets what exports have left whose server died."""
+        with self._store.reading() as cursor:
+            found = copies.leftovers(cursor, before_s=time.time() - copies.HIDDEN_FOR_S)
+        for memory in found:
+            self.forget_unreached(memory)
 
     def forget_unreached(self, memory: int) -> None:
         """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""

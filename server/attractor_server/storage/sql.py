@@ -15,6 +15,10 @@ Value: TypeAlias = int | float | str | bytes | None
 Row: TypeAlias = Sequence[Value]
 
 
+WAITING = "/* waiting */"
+"""Ends a SELECT that waits for others who change these rows; a comment to SQLite, which has one writer at a time"""
+
+
 class Cursor(Protocol):
     """Runs statements in the transaction that is open."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from attractor_server.storage.sql import Row, several
+from attractor_server.storage.sql import WAITING, Row, several
 
 ROWS_LIMIT = 1024
 """Of one statement, which can have 65,535 values"""
@@ -53,5 +53,5 @@ class Statements:
 
 @lru_cache
 def translated(statement: str) -> bytes:
-    """With `%s` where a value goes."""
-    return statement.replace("%", "%%").replace("?", "%s").encode()
+    """With `%s` where a value goes, and a lock where one waits."""
+    return statement.replace("%", "%%").replace("?", "%s").replace(WAITING, "FOR NO KEY UPDATE").encode()
