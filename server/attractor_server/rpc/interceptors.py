@@ -62,6 +62,7 @@ class Incoming:
         many = kind is memory_copies_pb2.ImportRequest
         self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
 
+        self.abort = context.abort
         self.write = context.write
         self.time_remaining = context.time_remaining
         self.invocation_metadata = context.invocation_metadata
@@ -103,7 +104,7 @@ class _Served:
             try:
                 await account.take(CALL_BYTES)
                 await self._answer(messages, context, account)
-            except aio.InternalError:  # the client is gone
+            except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
                 raise
             except Exception as error:
                 fail(context, error)

@@ -14,12 +14,6 @@ GROWTH = 1.1
 """Resident memory after the last time, and so many times that, before it is tried again"""
 _QUIET = 16
 """Calls hold no more than this part of their budget: what else is resident is not theirs"""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_APART_BYTES = 4 << 20
-"""What is as large has a mapping of its own, which goes when it is freed. glibc's own bound grows to 32 MiB, and
-messages then leave holes in the heap"""
-_KEPT_BYTES = 64 << 20
-"""Free at the end of the heap; as much as glibc's own bound grows to"""
 _PAGES = Path("/proc/self/statm")
 
 
@@ -30,8 +24,6 @@ async def trim(budget: Budget) -> None:
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         return
-    libc.mallopt(_M_MMAP_THRESHOLD, _APART_BYTES)
-    libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     least = await anyio.to_thread.run_sync(_resident_pages)
     while True:
         await anyio.sleep(LOOK_EVERY_S)
