@@ -6,19 +6,30 @@ for half of its share, at random times that do not depend on answers; a query's 
 The other one is silent, or asks for its own share, or for 10 times that, over 3 connections from another process, which
 has the lowest priority: a tenant's own work would be done on a machine of its own. The three take turns, and figures
 are medians of the rounds.
+
+With `--beside NAME` four namespaces ask for one store and one query in turn, alone and then beside a client that asks
+for what takes long: see `_beside.py` for the names. `--size` is how large that is, 1.0 by default. Results are kept in
+`results/bench_fairness_NAME.json`.
 """
 
+import argparse
 import os
+import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Self, TypeAlias
 
 import anyio
 import anyio.abc
 import numpy as np
+from _beside import LOADS as BESIDE
+from _beside import Beside
 from _report import Result, report
 from _shards import Shards
 from numpy.typing import NDArray
@@ -36,6 +47,18 @@ IMAGES: Images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--beside", choices=BESIDE)
+    parser.add_argument("--size", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    given = parser.parse_args()
+    if given.beside:
+        beside(given.beside, given.size, given.seconds)
+    else:
+        beside_a_flood()
+
+
+def beside_a_flood() -> None:
     with Shards(SPEC, 1) as shards, Flooder(shards.addresses[0]) as flooder:
         times, answered = anyio.run(measured, shards.addresses[0], flooder)
     alone, beside, flooded = (times[load] for load in LOADS)
@@ -49,6 +72,52 @@ def main() -> None:
             row("answered to who floods", "patterns/s", got, "to the same within its share", share),
         ]
     )
+
+
+def beside(name: str, size: float, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as folder, Shards(replace(SPEC, data=Path(folder)), 1) as shards:
+        address = shards.addresses[0]
+        with Beside(name, address, Path(folder), size) as load:
+            alone = anyio.run(in_turn, address, "alone", seconds)
+            load.start()
+            there = anyio.run(in_turn, address, "there", seconds)
+            print(f"{name} of size {size:g}: done {load.done()} times", flush=True)
+    results = [
+        row(f"{kind} beside {name}, {figure}", "µs", one(there[kind]) * 1e6, "alone", one(alone[kind]) * 1e6)
+        for kind in ("queries", "stores")
+        for figure, one in FIGURES.items()
+    ]
+    report(results, kept=Path(sys.argv[0]).parent / "results" / f"bench_fairness_{name}.json")
+
+
+FIGURES: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "p50": lambda times: float(np.percentile(times, 50)),
+    "p99": lambda times: float(np.percentile(times, 99)),
+    "worst": max,
+}
+
+
+async def in_turn(address: str, name: str, seconds: float) -> Mapping[str, Sequence[float]]:
+    """Seconds of the stores and queries of four namespaces, each of which asks again at once."""
+    times: dict[str, list[float]] = {"queries": [], "stores": []}
+
+    async def ask(namespace: str) -> None:
+        async with attractor.connect(address, timeout_s=60) as client:
+            memory = await client.create_memory(
+                f"{namespace}/{name}", model=MODEL, when_full="forget", page_patterns=16
+            )
+            await memory.store(IMAGES[:1])
+            end_s = time.perf_counter() + seconds
+            while time.perf_counter() < end_s:
+                for kind, call in (("stores", memory.store), ("queries", memory.query)):
+                    started_s = time.perf_counter()
+                    await call(IMAGES[:1])
+                    times[kind].append(time.perf_counter() - started_s)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(ask, f"n{number}")
+    return times
 
 
 def row(name: str, unit: str, ours: float, peer: str, theirs: float) -> Result:

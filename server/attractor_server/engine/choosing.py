@@ -22,6 +22,8 @@ from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Job
 from attractor_server.errors import ServerError
 
+CHOICES = 1 << 17
+"""Energies that are compared at a time where others have their turns in between"""
 ALL = slice(None)
 Some: TypeAlias = slice | NDArray[np.int64]
 """Which patterns of a job"""
@@ -163,12 +165,17 @@ def _chosen(loaded: Loaded, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cu
         if one not in found:
             alike[len(one.pages)].append((one, start))
     for count, group in alike.items():
-        gaps = torch.stack([energies[start : start + count] for _, start in group])
-        stored = torch.tensor([[page.patterns for page in one.pages] for one, _ in group], device=gaps.device)
-        choice = choice_of(gaps, stored, loaded.model.calibration)
-        columns = [one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)]
+        stored = torch.tensor([[page.patterns for page in one.pages] for one, _ in group], device=energies.device)
+        columns = list[Sequence[NDArray[np.generic]]]()
+        width = max(1, CHOICES // count) if cut else energies.shape[1]
+        for left in range(0, energies.shape[1], width):
+            gaps = torch.stack([energies[start : start + count, left : left + width] for _, start in group])
+            choice = choice_of(gaps, stored, loaded.model.calibration)
+            columns.append([one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)])
+            yield
+        joint = [np.concatenate(parts, 1) for parts in zip(*columns, strict=True)]
         for row, (one, _) in enumerate(group):
-            found[one] = Chosen(*(column[row, : len(one.values)] for column in columns))
+            found[one] = Chosen(*(column[row, : len(one.values)] for column in joint))
     return found
 
 

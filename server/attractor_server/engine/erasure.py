@@ -1,6 +1,6 @@
 """What an erase does to the pages of its memory: worked out before anything is computed or applied."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,10 @@ from attractor_server.storage.records import Item
 
 TOLERANCE = 1e-5
 """How far two float32 values of one pattern may lie apart, relative to them"""
+GLANCE = 16
+"""Values of a pattern that are compared first"""
+AT_A_TIME = 1 << 20
+"""Values that are compared in one call, about"""
 
 
 @dataclass(eq=False)
@@ -74,8 +78,21 @@ class Erasure:
 def without(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
     """Which of the kept patterns are not erased, one for one; and those erased that are not among them."""
     stays, found = np.ones(len(kept), np.bool_), np.zeros(len(erased), np.bool_)
-    for row, pattern in enumerate(erased):
-        same = np.flatnonzero(np.isclose(kept, pattern, rtol=TOLERANCE, atol=TOLERANCE).all(1) & stays)
+    for row in _resembling(kept, erased):
+        same = np.flatnonzero(_same(kept, erased[row]) & stays)
         found[row] = bool(len(same))
         stays[same[:1]] = False
     return stays, erased[~found]
+
+
+def _resembling(kept: Floats, erased: Floats) -> Iterator[int]:
+    """Rows of the erased patterns that are the same as some kept one in a few of their values."""
+    some = np.linspace(0, kept.shape[1] - 1, min(GLANCE, kept.shape[1])).astype(np.int64)
+    few, at_a_time = kept[:, some], max(1, AT_A_TIME // (len(kept) * len(some) + 1))
+    for start in range(0, len(erased), at_a_time):
+        part = erased[start : start + at_a_time, some]
+        yield from (start + np.flatnonzero(_same(few, part[:, None]).any(1))).tolist()
+
+
+def _same(kept: Floats, erased: Floats) -> Booleans:  # (…, values) each, which are broadcast
+    return np.asarray(np.isclose(kept, erased, rtol=TOLERANCE, atol=TOLERANCE).all(-1))

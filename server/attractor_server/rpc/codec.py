@@ -23,6 +23,8 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
 _TEXT_DTYPES = {pb.DTYPE_UINT8: _DTYPES[pb.DTYPE_UINT8]}
 _MISSING_CHARACTER = 255
 _DIMENSIONS_LIMIT = 32
+DIMENSIONS_SHOWN = 8
+"""Of a shape that is refused"""
 
 
 class Patterns:
@@ -145,6 +147,8 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
     if len(columns.deadline_ms) not in (0, count):
         seen = len(columns.deadline_ms)
         problems.append(Violation(f"{where}.deadline_ms", f"saw {seen} entries; expected none, or {count}"))
+    if problems:
+        raise InvalidRequest(*problems)  # before any array of millions is looked at
     if 0 in (patterns := list(columns.patterns)):
         problems.append(Violation(f"{where}.patterns", "saw 0 patterns for a request; expected at least 1 each"))
     if (total := sum(patterns)) > patterns_limit:
@@ -241,9 +245,11 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     dtypes = _TEXT_DTYPES if field.alphabet else _DTYPES
     dtype = _dtype(tensor, dtypes, path, meant=f" for {field.kind} {field.name!r}")
     expected = (rows, *field.shape)
-    if tuple(tensor.shape) != expected:
+    if len(tensor.shape) != len(expected) or tuple(tensor.shape) != expected:
+        more = "" if len(tensor.shape) <= DIMENSIONS_SHOWN else f" and {len(tensor.shape) - DIMENSIONS_SHOWN} more"
         raise InvalidRequest.of(
-            f"{path}.shape", f"saw {quoted(tuple(tensor.shape))}; expected {expected} for {field.name!r}"
+            f"{path}.shape",
+            f"saw {quoted(tuple(tensor.shape[:DIMENSIONS_SHOWN]))}{more}; expected {expected} for {field.name!r}",
         )
     length = rows * field.size * dtype.itemsize
     if len(tensor.data) != length:

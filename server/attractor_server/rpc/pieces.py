@@ -1,10 +1,11 @@
 """A memory in pieces: as it is sent to be kept in a file, and as it comes back from one."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import anyio.to_thread
 import numpy as np
 
 from attractor_proto.v1 import memory_copies_pb2 as pb
@@ -75,8 +76,10 @@ class _Open:
 
     head: pb.PagePiece
     weights: bytearray = field(default_factory=bytearray)
-    entries: dict[int, Entry] = field(default_factory=dict)
-    """By version"""
+    entries: dict[int, list[Entry]] = field(default_factory=dict)
+    """By version, each in the pieces in which it came"""
+    held: int = 0
+    """Patterns in them"""
 
 
 class Importing:
@@ -254,29 +257,29 @@ class Importing:
             f"saw {part.written}",
             f"1 to {part.version}, the entry's version",
         )
-        if (before := page.entries.get(part.version)) is not None:
-            values = np.concatenate([before.values, values])
-            items = [*before.items, *items]
-            _expect(len(items) in (0, len(values)), "piece.entry.items", f"saw {len(items)}", "one a pattern, or none")
-        page.entries[part.version] = Entry(
-            page=page.head.number, version=part.version, written=part.written, values=values, items=items
+        pieces = page.entries.setdefault(part.version, [])
+        pieces.append(
+            Entry(page=page.head.number, version=part.version, written=part.written, values=values, items=items)
         )
-        held = sum(len(entry.values) for entry in page.entries.values())
-        _expect(held <= page.head.patterns, "piece.entry", f"saw {held} patterns", f"at most {page.head.patterns}")
+        whole = bool(pieces[0].items) == bool(items)
+        _expect(whole, "piece.entry.items", f"saw {len(items)}", "one a pattern in all pieces of a version, or none")
+        page.held += len(values)
+        held = f"saw {page.held} patterns"
+        _expect(page.held <= page.head.patterns, "piece.entry", held, f"at most {page.head.patterns}")
 
     async def _flush(self) -> None:
         """Puts the open page in the store."""
         page, self._page = self._page, None
         if page is None:
             return
-        head, entries = page.head, list(page.entries.values())
+        head = page.head
         seen = f"saw {len(page.weights)} bytes"
         _expect(len(page.weights) == head.weights_bytes, "piece.weights", seen, f"{head.weights_bytes}")
-        finite = bool(np.isfinite(np.frombuffer(page.weights, "<f4")).all())
+        enough = bool(page.weights) or page.held == head.patterns
+        _expect(enough, "piece.page", f"saw {page.held} patterns and no weights", f"{head.patterns} patterns")
+        finite = await anyio.to_thread.run_sync(lambda: bool(np.isfinite(np.frombuffer(page.weights, "<f4")).all()))
         _expect(finite, "piece.weights", "saw NaN or infinity", "finite numbers")
-        held = sum(len(entry.values) for entry in entries)
-        enough = bool(page.weights) or held == head.patterns
-        _expect(enough, "piece.page", f"saw {held} patterns and no weights", f"{head.patterns} patterns")
+        entries = await anyio.to_thread.run_sync(lambda: list(map(_joined, page.entries.values())))
         assert self._begun is not None
         image = Image(page=head.number, version=head.version, content=bytes(page.weights))
         change = Change(
@@ -295,6 +298,14 @@ class Importing:
     def _check_version(self, version: int, where: str) -> None:
         last = self._head_.memory.version
         _expect(version <= last, where, f"saw {version}", f"at most {last}, the memory's own")
+
+
+def _joined(pieces: Sequence[Entry]) -> Entry:
+    """One entry of all its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    items = [item for piece in pieces for item in piece.items]
+    return replace(pieces[-1], values=np.concatenate([piece.values for piece in pieces]), items=items)
 
 
 def _settings(memory: Memory, model: ModelCard) -> MemorySettings:

@@ -1,5 +1,6 @@
 """One session: the requests of many memories, decoded, queued and answered, or passed on to their owners."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -38,6 +39,8 @@ Bound: TypeAlias = Record | Upstream
 
 OPENING_LIMIT = 1024
 """Handles of a session that are being bound"""
+IDS_AT_A_TIME = 4096
+"""Of a cancellation, until others have the event loop"""
 
 
 class Session:
@@ -192,23 +195,29 @@ class Session:
             await bound.send(pb.SessionRequest(close=frame))
 
     async def _cancel(self, frame: pb.Cancel) -> None:
-        for request_id in frame.request_ids:
-            if (job := self._pending.get(request_id)) is not None:
-                job.withdraw()
-        for upstream in self._upstreams:
-            if ids := [request_id for request_id in frame.request_ids if request_id in upstream.unanswered]:
-                await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=ids)))
+        """Withdraws those that are not answered; others have the event loop in between, since they may be millions."""
+        ids = frame.request_ids
+        for start in range(0, len(ids), IDS_AT_A_TIME):
+            part = ids[start : start + IDS_AT_A_TIME]
+            for request_id in part:
+                if (job := self._pending.get(request_id)) is not None:
+                    job.withdraw()
+            for upstream in self._upstreams:
+                if sent := [request_id for request_id in part if request_id in upstream.unanswered]:
+                    await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=sent)))
+            await asyncio.sleep(0)
 
     async def _request(self, ask: Ask) -> None:
+        self._check_count(len(ask.columns.request_ids), ask.where)
         ids = list(ask.columns.request_ids)
         self._check_ids(ids, ask.where)
-        if self._opening:
-            await self._opened(*ask.columns.handles)
         try:
             rows = ask.rows(self._shard.limits.frame_patterns)
         except Exception as error:
             self._fail(ids, error if isinstance(error, ServerError) else unforeseen(error, f"a frame of {ask.where}"))
             return
+        if self._opening:
+            await self._opened(*ask.columns.handles)
         here: dict[str, list[Asked]] = defaultdict(list)
         elsewhere: dict[Upstream, list[int]] = defaultdict(list)
         for i, handle in enumerate(ask.columns.handles):
@@ -286,16 +295,23 @@ class Session:
         for request_id in request_ids:
             self._answers.put(Item(error, request_id))
 
+    def _check_count(self, count: int, where: str) -> None:
+        """Of the requests in a frame, before anything is done for each.
+
+        Raises:
+            InvalidRequest: there are none, or too many.
+        """
+        if not count:
+            raise InvalidRequest.of(f"{where}.request_ids", "saw no request in the frame; expected at least 1")
+        if count > (limit := self._shard.limits.frame_patterns):
+            raise InvalidRequest.of(f"{where}.request_ids", f"saw {count} requests; expected at most {limit}")
+
     def _check_ids(self, ids: Sequence[int], where: str) -> None:
-        """Without ids, or with doubtful ones, the client could not be told which of its requests failed.
+        """With doubtful ids the client could not be told which of its requests failed.
 
         Raises:
             InvalidRequest: naming the ids.
         """
-        if not ids:
-            raise InvalidRequest.of(f"{where}.request_ids", "saw no request in the frame; expected at least 1")
-        if len(ids) > (limit := self._shard.limits.frame_patterns):
-            raise InvalidRequest.of(f"{where}.request_ids", f"saw {len(ids)} requests; expected at most {limit}")
         if len(set(ids)) < len(ids):
             raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
         if (taken := self._taken(ids)) is not None:
