@@ -30,6 +30,7 @@ from attractor_server.engine.work import (
     TakeSnapshot,
     Task,
     Tended,
+    Unfinished,
 )
 from attractor_server.errors import ModelChanged, ServerError
 from attractor_server.storage.database import Database
@@ -91,7 +92,7 @@ class House:
                 answers[job] = outcome
                 if isinstance(outcome, ServerError):
                     job.fail(outcome)
-                elif not (job.in_parts and not isinstance(outcome, Tended)):
+                elif not isinstance(outcome, Unfinished):
                     job.succeed(outcome)
         return answers
 

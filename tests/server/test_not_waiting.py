@@ -21,7 +21,8 @@ from attractor_proto.v1 import memory_copies_pb2 as copies
 from attractor_proto.v1 import memory_copies_pb2_grpc as copies_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.errors import InvalidRequest
+from attractor_server.engine.work import Job, Operation, Outcome
+from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.rpc import codec
 from attractor_server.rpc import pieces as pieces_module
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
@@ -148,3 +149,25 @@ async def test_a_store_that_comes_back_pattern_by_pattern_is_put_together_once(
     assert one.match is not None
     assert other.match is not None
     assert list(one.match.id) == list(other.match.id)
+
+
+async def test_a_memory_with_many_pages_and_snapshots_is_deleted_in_parts(quick: RunningShard) -> None:
+    parts = list[int]()
+    plain = quick._shard.batcher._engine.run
+
+    def counted(jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        parts.append(jobs[0].operation is Operation.DELETE)
+        return plain(jobs)
+
+    quick._shard.batcher._engine.run = counted  # type: ignore[method-assign]
+    async with attractor.connect(quick.info.address, timeout_s=60) as client:
+        memory = await client.create_memory("a/m", model="tiny", page_patterns=1, write="stream")
+        await memory.store(images(200))
+        await memory.snapshot("one")
+        await client.delete_memory("a/m")
+        with pytest.raises(attractor.MemoryNotFound):
+            await client.get_memory("a/m")
+        anew = await client.create_memory("a/m", model="tiny")
+        assert (await anew.info()).patterns == 0
+        assert await anew.snapshots() == []
+    assert sum(parts) > 4

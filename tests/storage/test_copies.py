@@ -1,5 +1,6 @@
 """Forks and snapshots in the backend store: pages shared until one of them is written."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.storage import copies
 from attractor_server.storage.database import FILE, Database
-from attractor_server.storage.journal import Journal
+from attractor_server.storage.journal import PARTS_LIMIT, Journal
+from attractor_server.storage.looking import looking_at
 from attractor_server.storage.opening import store_at
 from attractor_server.storage.records import Change, Entry, Floats, Image, Item, NewMemory, Remade, StoredMemory
 from attractor_server.storage.settings import MemorySettings
+from attractor_server.storage.verifying import faults_in
 
 
 @pytest.fixture
@@ -218,7 +221,7 @@ def test_a_snapshot_costs_no_more_where_there_are_many(tmp_path: Path) -> None:
     assert work[1] < 2 * work[0]
 
 
-def test_a_memory_with_many_snapshots_is_deleted_in_few_statements(tmp_path: Path) -> None:
+def test_a_memory_with_some_snapshots_is_deleted_in_few_statements(tmp_path: Path) -> None:
     with closing(Database(tmp_path)) as database:
         journal = Journal(database)
         other = made(journal, "b")
@@ -226,7 +229,7 @@ def test_a_memory_with_many_snapshots_is_deleted_in_few_statements(tmp_path: Pat
         memory = made(journal, "a")
         for version in range(1, 6):
             store(journal, memory.id, version)
-            take_many(journal, memory.id, (f"{version}-{number}" for number in range(100)))
+            take_many(journal, memory.id, (f"{version}-{number}" for number in range(10)))
         fork = journal.fork(memory.id, "c")
         with counted(database) as steps:
             journal.delete(memory.id)
@@ -270,3 +273,28 @@ def test_what_exports_left_when_their_server_died_is_forgotten(journal: Journal)
     with pytest.raises(SnapshotNotFound):
         journal.kept("a", ".old")
     assert (journal.kept("a", ".new").version, journal.kept("a", "kept").version) == (1, 1)
+
+
+def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
+    on_disk: Journal, tmp_path: Path
+) -> None:
+    memory = made(on_disk, "a")
+    for number in range(1, PARTS_LIMIT + 2):
+        store(on_disk, memory.id, number, page=number)
+        on_disk.snapshot(memory.id, f"t{number}")
+    assert on_disk.begin_delete(memory.id)
+    assert on_disk.find("a") is None
+    with pytest.raises(SnapshotNotFound):
+        on_disk.kept("a", "t1")
+    again = made(on_disk, "a")
+    on_disk.snapshot(again.id, "t1")
+    portions = 1
+    while on_disk.shorten(memory.id, pages=16):
+        portions += 1
+    assert portions > PARTS_LIMIT // 16
+    with looking_at(tmp_path) as view:
+        assert not list(faults_in(view, Counter()))
+    on_disk.forget_unreached(memory.id)
+    assert found(on_disk, "a").id == again.id
+    assert [one.tag for one in on_disk.snapshots(again.id)] == ["t1"]
+    assert not any(some(number).tobytes() in bytes_in(tmp_path) for number in range(1, PARTS_LIMIT + 2))

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from attractor_server.energy.model import Model
-from attractor_server.engine.batch import Lane, Loaded, Results, lanes_of
+from attractor_server.engine.batch import Lane, Loaded, Results, Stops, lanes_of
 from attractor_server.engine.erasing import erase
 from attractor_server.engine.faults import fault, gone, unfit, unserved
 from attractor_server.engine.halving import by_halves
@@ -16,13 +16,16 @@ from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import release
 from attractor_server.engine.parts import PART_S, Parts
 from attractor_server.engine.reading import query, recognize
+from attractor_server.engine.rebuilding import dropped
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import repeats, restored
 from attractor_server.engine.tending import Tending
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended
+from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended, Unfinished
 from attractor_server.engine.writing import store
 from attractor_server.errors import BankBroken, ServerError
 
+FREED = 64
+"""Pages whose places are freed at a time"""
 PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
     Operation.STORE: store,
     Operation.ERASE: erase,
@@ -60,6 +63,8 @@ class Engine:
             for model in models
         }
         self._tending = Tending(keeper, self._loaded)
+        self._deleting: dict[Job, Stops[Outcome | ServerError]] = {}
+        self._part_s = part_s
         self._parts = Parts(self._computed, part_s=part_s)
         self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
             Operation.DELETE: self._delete,
@@ -118,14 +123,31 @@ class Engine:
                 yield from _computed(loaded, own)
 
     def _delete(self, job: Job) -> Outcome | ServerError:
+        """Deletes the memory, or the next part of it."""
+        end_s = time.perf_counter() + self._part_s
+        steps = self._deleting.pop(job, None) or self._deletion(job)
+        try:
+            while True:
+                next(steps)
+                if time.perf_counter() >= end_s:
+                    self._deleting[job] = steps
+                    return Unfinished()
+        except StopIteration as end:
+            outcome: Outcome | ServerError = end.value
+            return outcome
+
+    def _deletion(self, job: Job) -> Stops[Outcome | ServerError]:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
         memory = job.memory
         if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
             return Tended()
-        _free(memory)
+        while memory.pages:
+            release(memory.pages[-FREED:])
+            del memory.pages[-FREED:]
+            yield
         try:
-            if self._keeper is not None and memory.id:
-                self._keeper.delete(memory.id, call=job.call)
+            if self._keeper is not None and memory.id and self._keeper.begin_delete(memory.id, call=job.call):
+                yield from dropped(self._keeper, memory.id)
         except ServerError as error:
             memory.at_hand = False
             return error

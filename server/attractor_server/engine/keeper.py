@@ -30,8 +30,11 @@ class Keeper(Protocol):
     def done(self, call: Call) -> Done | None:
         """What that call has done; None if it is new. Raises NumberReused where another call had its number."""
 
-    def delete(self, memory: int, *, call: Call | None = None) -> bool:
-        """Forgets a memory; False where the call deleted one before, and does nothing now."""
+    def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory, or where it is large has nobody reach it. Whether so: then it is to be shortened.
+
+        False where the call deleted one before, and does nothing now.
+        """
 
     def purge(self) -> None:
         """Leaves no byte of what changes took away."""
@@ -58,7 +61,7 @@ class Keeper(Protocol):
         """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
 
     def shorten(self, memory: int, *, pages: int) -> bool:
-        """Takes so many pages from a memory that nobody reaches; whether it has more."""
+        """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
 
     def forget_unreached(self, memory: int) -> None:
         """Forgets a memory that nobody reaches."""

@@ -78,7 +78,7 @@ def dropped(keeper: Keeper, draft: int) -> Iterator[None]:
             yield
         keeper.forget_unreached(draft)
     except ServerError as error:
-        logger.warning("the pages that a memory had before it was rebuilt are still in the store: %s", error)
+        logger.warning("pages of a memory that was deleted or rebuilt are still in the store: %s", error)
 
 
 def _changes(keeper: Keeper, target: Loaded, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:

@@ -223,7 +223,7 @@ class Job:
     @property
     def in_parts(self) -> bool:
         """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
-        return self.cut or isinstance(self.task, Rebuild)
+        return self.cut or self.operation is Operation.DELETE or isinstance(self.task, Rebuild)
 
     @property
     def call(self) -> Call | None:

@@ -116,6 +116,28 @@ def delete(cursor: Cursor, memory: int) -> None:
     contents.forgotten(cursor, found)
 
 
+def is_large(cursor: Cursor, memory: int, *, parts: int) -> bool:
+    """Whether a memory has more pages and snapshots than that."""
+    pages = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, parts + 1)).fetchall()
+    own = cursor.execute("SELECT id FROM memories WHERE parent = ? LIMIT ?", (memory, parts + 1)).fetchall()
+    return len(pages) + len(own) > parts
+
+
+def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
+    """Takes up to so many pages away from a memory, those of its snapshots first; whether it may have more."""
+    while pages > 0:
+        row = cursor.execute(
+            "SELECT id FROM memories WHERE parent = ? AND id <> ? LIMIT 1", (memory, memory)
+        ).fetchone()
+        if row is None:
+            return contents.shortened(cursor, memory, pages)
+        if contents.shortened(cursor, row[0], pages):
+            return True
+        cursor.execute("DELETE FROM memories WHERE id = ?", row)
+        pages -= 1
+    return True
+
+
 def reading_once(cursor: Cursor, name: str, tag: str) -> int | None:
     """The number of the snapshot with that tag, if there is one."""
     row = cursor.execute("SELECT id FROM memories WHERE name = ? AND parent <> id", (f"{name}@{tag}",)).fetchone()

@@ -34,6 +34,15 @@ def end(cursor: Cursor, memory: int, name: str) -> StoredMemory:
     return found
 
 
+def abandon(cursor: Cursor, memory: int, *, now_s: float) -> None:
+    """Makes a memory, with its snapshots, one that nobody reaches."""
+    name = f"@{uuid.uuid4().hex}"
+    cursor.execute("UPDATE memories SET name = CAST(? AS TEXT) || id WHERE parent = ?", (f"{name}@", memory))
+    cursor.execute(
+        "UPDATE memories SET name = ?, parent = id, created_s = ?, expires_s = NULL WHERE id = ?", (name, now_s, memory)
+    )
+
+
 def exchange(cursor: Cursor, memory: int, draft: int) -> None:
     """Each has the other's pages, the draft with the model they are of."""
     row = cursor.execute(

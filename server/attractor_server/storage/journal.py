@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 MEMORIES_LIMIT = 1024
 """Of one statement"""
+PARTS_LIMIT = 64
+"""Pages and snapshots that are deleted together"""
 
 
 class Journal:
@@ -77,18 +79,33 @@ class Journal:
         with self._store.reading() as cursor:
             return rows.expired(cursor, now_s=time.time(), size=size)
 
-    def delete(self, memory: int, *, call: Call | None = None) -> bool:
+    def delete(self, memory: int, *, call: Call | None = None) -> None:
         """Forgets a memory and its snapshots: no byte that only they had stays in the files.
+
+        Nothing is done where the call is a repeat: it deleted one of that name before.
+        """
+        if self.begin_delete(memory, call=call):
+            while self.shorten(memory, pages=PARTS_LIMIT):
+                pass
+            self.forget_unreached(memory)
+
+    def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory; one with many pages or snapshots is nobody's from then on, and to be shortened. Whether so.
 
         False, with nothing done, where the call is a repeat: it deleted one of that name before.
         """
         with self._changing(memories=[memory]) as cursor:
             if calls.found(cursor, call) is not None:
                 return False
-            copies.delete(cursor, memory)
+            more = copies.is_large(cursor, memory, parts=PARTS_LIMIT)
+            if more:
+                imports.abandon(cursor, memory, now_s=time.time())
+            else:
+                copies.delete(cursor, memory)
             calls.note(cursor, call, Done(0, 0), now_s=time.time())
-        self.purge()
-        return True
+        if not more:
+            self.purge()
+        return more
 
     def done(self, call: Call) -> Done | None:
         """What that call has done; None if it is new.
@@ -259,9 +276,9 @@ class Journal:
             calls.note(cursor, change.call, Done(change.version, change.patterns), now_s=time.time())
 
     def shorten(self, memory: int, *, pages: int) -> bool:
-        """Takes so many pages from a memory that nobody reaches; whether it has more."""
+        """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
         with self._changing() as cursor:
-            more = contents.shortened(cursor, memory, pages)
+            more = copies.shortened(cursor, memory, pages)
         swept(self._store, self._artifacts)
         return more
 
