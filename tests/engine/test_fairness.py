@@ -14,7 +14,7 @@ from tests.engine.recorder import Recorder, batches_after, held, job, memory, ru
 from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.fairness import LEAD_LIMIT, namespace_of
 from attractor_server.engine.lanes import TURN_LIMIT
-from attractor_server.engine.pace import Company, Pace
+from attractor_server.engine.pace import Company, Pace, Worth
 from attractor_server.engine.work import Job, Operation, Outcome, Stored
 from attractor_server.errors import Cancelled, QueueFull, ServerError
 
@@ -353,3 +353,44 @@ def test_without_a_bound_in_time_batches_are_as_large_as_they_may_be() -> None:
     pace = Pace(batch_s=None, batch_limit=512)
     pace.learn("p", 512, 60.0)
     assert pace.limit("p") == 512
+
+
+async def test_many_namespaces_of_one_session_have_one_share_together() -> None:
+    served: Counter[str] = Counter()
+    async with held(computer := Recorder(), batch=32) as batcher:
+        many = [one for n in range(50) for one in flood(f"many{n}", 40, size=8, origin=("here", 1))]
+        for one in [*many, *flood("single", 400, size=8, origin=("here", 2))]:
+            batcher.offer(one)
+        for _ in range(60):
+            computer.free.release()
+            await computer.next_batch()
+            for one in computer.batches[-1]:
+                served[one.memory.name.strip("0123456789/")] += one.size
+            if len(computer.batches) == 5:
+                assert served["single"]  # it does not wait until each of the others had its first turn
+    assert 0.4 < served["single"] / served["many"] < 2.5
+
+
+async def test_many_sessions_of_one_address_have_one_share_together() -> None:
+    served: Counter[str] = Counter()
+    async with held(computer := Recorder(), batch=32) as batcher:
+        many = [one for n in range(20) for one in flood(f"many{n}", 40, size=8, origin=("here", n))]
+        for one in [*many, *flood("single", 400, size=8, origin=("there", 1))]:
+            batcher.offer(one)
+        for _ in range(80):
+            computer.free.release()
+            await computer.next_batch()
+            for one in computer.batches[-1]:
+                served[one.memory.name.strip("0123456789/")] += one.size
+    assert 0.4 < served["single"] / served["many"] < 2.5
+
+
+def test_a_part_of_a_long_request_counts_as_much_as_others_are_computed_in_that_time() -> None:
+    worth = Worth()
+    assert worth.patterns(0.01) == 64
+    for _ in range(200):
+        worth.learn(1, 0.01)
+    assert worth.patterns(0.007) == 1
+    for _ in range(200):
+        worth.learn(100, 0.001)
+    assert worth.patterns(0.01) == pytest.approx(1000, rel=0.05)

@@ -10,7 +10,7 @@ from typing import Protocol
 from attractor_server.engine.entrance import Entrance
 from attractor_server.engine.fairness import namespace_of
 from attractor_server.engine.lanes import Queue
-from attractor_server.engine.pace import COMPANY_PART, Company, Pace
+from attractor_server.engine.pace import COMPANY_PART, Company, Pace, Worth
 from attractor_server.engine.work import Job, Outcome, Record, Unfinished
 from attractor_server.errors import BankBroken, QueueFull, ServerError
 
@@ -45,6 +45,8 @@ class Batcher:
         self._alone = self._pace = Pace(batch_s=batch_s, batch_limit=batch_limit)
         self._together = Pace(batch_s=batch_s and batch_s / COMPANY_PART, batch_limit=batch_limit)
         self._company = Company()
+        self._worth = Worth()
+        self._part_s = batch_s and batch_s / COMPANY_PART
         self._queue = Queue()
         self._entrance = Entrance(self._queue)
         self._computing: Sequence[Job] = ()
@@ -175,6 +177,7 @@ class Batcher:
         """The next batch, and in its place whatever has been waiting for room."""
         before = self._queue.weight
         self._pace = self._together if self._company.present(now_s) else self._alone
+        self._queue.part_cost = self._worth.patterns(self._part_s)
         batch = self._queue.take(self._pace.limit, now_s)
         if self._queue.weight != before:
             self._entrance.admit(self._waiting_limit)
@@ -207,5 +210,7 @@ class Batcher:
         started_s = time.perf_counter()
         outcomes = self._engine.run(batch)
         if batch[0].parts <= 1 and not isinstance(outcomes[0], Unfinished):
-            self._pace.learn(program, cost, time.perf_counter() - started_s)
+            took_s = time.perf_counter() - started_s
+            self._pace.learn(program, cost, took_s)
+            self._worth.learn(cost, took_s)
         return outcomes

@@ -6,6 +6,7 @@ that had to let a batch of another program pass. Here that is plain: it was serv
 """
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
@@ -47,6 +48,41 @@ class Account:
     def charge(self, weight: int, *, least: int) -> None:
         """Counts what was served; `least` is the account of whoever was served least."""
         self.served = min(self.served + weight, least + LEAD_LIMIT)
+
+
+class Crowds:
+    """How many namespaces wait by way of each session, and how many sessions of each address they come by.
+
+    Those of one share its part: a name costs nothing, and a session little.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: Counter[tuple[str, int]] = Counter()
+        self._addresses: Counter[str] = Counter()
+
+    def enter(self, origin: tuple[str, int] | None) -> int:
+        """Count one more namespace of that session, and return how many others there are."""
+        if origin is None:
+            return 0
+        self._sessions[origin] += 1
+        if self._sessions[origin] == 1:
+            self._addresses[origin[0]] += 1
+        return self._sessions[origin] - 1
+
+    def leave(self, origin: tuple[str, int] | None) -> None:
+        """Count one less."""
+        if origin is None:
+            return
+        self._sessions[origin] -= 1
+        if not self._sessions[origin]:
+            del self._sessions[origin]
+            self._addresses[origin[0]] -= 1
+            if not self._addresses[origin[0]]:
+                del self._addresses[origin[0]]
+
+    def sharing(self, origin: tuple[str, int] | None) -> int:
+        """Return how many share the part of that namespace's address."""
+        return 1 if origin is None else self._sessions[origin] * self._addresses[origin[0]]
 
 
 class Holder(Protocol):

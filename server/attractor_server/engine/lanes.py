@@ -9,8 +9,16 @@ from collections.abc import Callable
 from itertools import count
 from typing import TypeAlias
 
-from attractor_server.engine.fairness import CREDIT_LIMIT, NAMES_LIMIT, Account, Ranking, namespace_of
-from attractor_server.engine.work import Job, Operation, Record
+from attractor_server.engine.fairness import (
+    CREDIT_LIMIT,
+    LEAD_LIMIT,
+    NAMES_LIMIT,
+    Account,
+    Crowds,
+    Ranking,
+    namespace_of,
+)
+from attractor_server.engine.work import Job, Operation, Origin, Record
 from attractor_server.errors import Expired
 
 TURN_LIMIT = 64
@@ -26,8 +34,10 @@ Program: TypeAlias = tuple[object, ...]
 class Tenant:
     """One namespace of which something waits."""
 
-    def __init__(self, name: str, account: Account) -> None:
+    def __init__(self, name: str, account: Account, origin: Origin | None) -> None:
         self.name = name
+        self.origin = origin
+        """Of the job that came first"""
         self.account = account
         self.weight = 0
         """Patterns that wait"""
@@ -140,6 +150,9 @@ class Queue:
         self._gone: OrderedDict[str, int] = OrderedDict()
         """What those were served of which nothing waits now, while something of others has been waiting"""
         self._numbers = count()
+        self._crowds = Crowds()
+        self.part_cost = TURN_LIMIT
+        """On the account of a namespace for a part of a long request"""
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
@@ -158,7 +171,7 @@ class Queue:
     def put(self, job: Job) -> None:
         """Takes a job, behind all others of its memory."""
         if (lane := self._lanes.get(job.memory)) is None:
-            lane = self._lanes[job.memory] = Lane(job.memory, self._tenant(namespace_of(job.memory.name)))
+            lane = self._lanes[job.memory] = Lane(job.memory, self._tenant(namespace_of(job.memory.name), job.origin))
             lane.tenant.lanes += 1
             lane.put(job)
             self._enter(lane)
@@ -215,20 +228,27 @@ class Queue:
         left = before - lane.weight
         self.weight -= left
         lane.tenant.weight -= left
-        lane.tenant.account.charge(cost, least=self._least)
+        charged = self.part_cost if taken and taken[0].cut else cost
+        lane.tenant.account.charge(charged * self._crowds.sharing(lane.tenant.origin), least=self._least)
         return taken, cost
 
-    def _tenant(self, name: str) -> Tenant:
-        """The namespace; one that was idle keeps its account, and is hardly owed anything for that time."""
+    def _tenant(self, name: str, origin: Origin | None) -> Tenant:
+        """The namespace; one that was idle keeps its account, and is hardly owed anything for that time.
+
+        One that is new begins behind the others of its session, as if each of them had been served before.
+        """
         if (tenant := self._tenants.get(name)) is None:
-            served = max(self._gone.pop(name, self._least), self._least - CREDIT_LIMIT)
-            tenant = self._tenants[name] = Tenant(name, Account(next(self._numbers), served))
+            others = self._crowds.enter(origin)
+            new = self._least + min(others * CREDIT_LIMIT, LEAD_LIMIT)
+            served = max(self._gone.pop(name, new), self._least - CREDIT_LIMIT)
+            tenant = self._tenants[name] = Tenant(name, Account(next(self._numbers), served), origin)
             self._ranking.add(tenant)
         return tenant
 
     def _drop(self, tenant: Tenant) -> None:
         """Forgets a namespace of which nothing waits, and all accounts once nobody waits."""
         del self._tenants[tenant.name]
+        self._crowds.leave(tenant.origin)
         if not self._tenants:
             self._gone.clear()
             return

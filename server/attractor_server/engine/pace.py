@@ -6,6 +6,8 @@ from collections.abc import Hashable
 COMPANY_S = 1.0
 COMPANY_PART = 3
 """Batches take this part of the time where several namespaces ask for work"""
+FADING = 0.95
+"""What is left of what was learned of a batch when the next one is done"""
 START = 64
 """Patterns in the first batch of a program, whose speed nobody knows"""
 
@@ -39,6 +41,25 @@ class Pace:
         elif 2 * weight > limit:
             limit = max(limit, min(fitting, 2 * limit, self._batch_limit))
         self._limits[program] = limit
+
+
+class Worth:
+    """What a part of a long request counts on its namespace's account: as much as is computed of others meanwhile."""
+
+    def __init__(self) -> None:
+        self._patterns = 0.0
+        self._seconds = 0.0
+
+    def learn(self, cost: int, took_s: float) -> None:
+        """Take note of a batch that was done at once."""
+        self._patterns = FADING * self._patterns + cost
+        self._seconds = FADING * self._seconds + took_s
+
+    def patterns(self, seconds: float | None) -> int:
+        """Return how many are computed in that time, at least one."""
+        if seconds is None or not self._seconds:
+            return START
+        return max(1, round(self._patterns / self._seconds * seconds))
 
 
 class Company:

@@ -18,6 +18,8 @@ from attractor_server.storage.records import Call, Item, Snapshot, StoredMemory
 Floats: TypeAlias = NDArray[np.float32]
 Booleans: TypeAlias = NDArray[np.bool_]
 Integers: TypeAlias = NDArray[np.int64]
+Origin: TypeAlias = tuple[str, int]
+"""The address of a client, and the number of its session; 0 for unary calls"""
 
 
 PART_PATTERNS = 64
@@ -205,6 +207,8 @@ class Job:
     """A deletion is one only where the memory's time is over"""
     task: Task | None = None
     """Of a TEND"""
+    origin: Origin | None = None
+    """Where it came from; None where that is not known, or the server's own"""
     started: bool = False
     """The engine has it: it can be withdrawn no longer, unless it reads and is done in parts"""
     cut: bool = False

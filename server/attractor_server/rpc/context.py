@@ -29,6 +29,11 @@ def account_of(context: Context) -> Account:
     return account
 
 
+def address_of(context: Context) -> str:
+    """Return the address that the call comes from, without its port."""
+    return str(context.peer()).rpartition(":")[0]
+
+
 def is_forwarded(context: Context) -> bool:
     """Whether another shard sent this call: it is not passed on again. Proves nothing, as anybody may say so."""
     return any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())

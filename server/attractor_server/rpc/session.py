@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import TypeAlias
 
 import anyio
@@ -25,7 +25,7 @@ from attractor_server.fields import Layout
 from attractor_server.rpc.answers import Answers, Item
 from attractor_server.rpc.asks import Ask, ask_of
 from attractor_server.rpc.budget import SETTING
-from attractor_server.rpc.context import Context, account_of, is_forwarded
+from attractor_server.rpc.context import Context, account_of, address_of, is_forwarded
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.greeting import greeted, welcome
 from attractor_server.rpc.jobs import Asked, jobs_of
@@ -39,6 +39,7 @@ Bound: TypeAlias = Record | Upstream
 
 OPENING_LIMIT = 1024
 """Handles of a session that are being bound"""
+_numbers = count(1)
 IDS_AT_A_TIME = 4096
 """Of a cancellation, until others have the event loop"""
 
@@ -56,6 +57,7 @@ class Session:
             context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
         )
         self._hello = pb.Hello()
+        self._origin = None if is_forwarded(context) else (address_of(context), next(_numbers))
         self._handles: dict[int, Bound] = {}
         self._opening: dict[int, anyio.Event] = {}
         """Handles whose memories are looked up in the store, many at a time"""
@@ -253,6 +255,7 @@ class Session:
         each_bytes = self._account.message_bytes // patterns
         for i, made in jobs_of(self._shard, ask, asked, model, rows=patterns):
             if isinstance(made, Job):
+                made.origin = self._origin
                 await self._answers.reserve(made.weight)
                 held_bytes = self._account.move(each_bytes * made.size)
                 try:

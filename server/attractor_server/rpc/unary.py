@@ -10,7 +10,7 @@ from attractor_server.engine.work import Answer, Erased, Job, Operation, Outcome
 from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest, Violation, quoted
 from attractor_server.rpc import codec
 from attractor_server.rpc.checks import check_steps
-from attractor_server.rpc.context import Context
+from attractor_server.rpc.context import Context, address_of, is_forwarded
 from attractor_server.rpc.items import items_of
 from attractor_server.rpc.outcomes import counted, written
 from attractor_server.rpc.peers import Peers
@@ -106,6 +106,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         job = self._shard.job(operation, record, patterns)
+        job.origin = None if is_forwarded(context) else (address_of(context), 0)
         job.layout = layout  # by which they were decoded, whatever the engine makes of the memory meanwhile
         if (remaining_s := context.time_remaining()) is not None:
             if remaining_s <= 0:
