@@ -96,12 +96,14 @@ async def test_bytes_that_are_no_message_are_an_invalid_request(
     channel: aio.Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("Memories/Create", "MemoryData/Query"):
+        plain: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/attractor.v1.{name}")
         with pytest.raises(aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/attractor.v1.{name}")(b"\xff\xff\xff")
+            await plain(b"\xff\xff\xff")
         assert caught.value.code() is StatusCode.INVALID_ARGUMENT
-        assert raw.violation(raw.status_of(caught.value))[0] == "request"
+        assert raw.violation(raw.status_of(caught.value))[0] == "message"
     for name in ("MemoryData/Session", "Copies/Import"):
-        call = channel.stream_stream(f"/attractor.v1.{name}")(iter([b"\xff\xff\xff"]))
+        streamed: aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/attractor.v1.{name}")
+        call = streamed(iter([b"\xff\xff\xff"]))
         with pytest.raises(aio.AioRpcError) as caught:
             await call.read()
         assert caught.value.code() is StatusCode.INVALID_ARGUMENT

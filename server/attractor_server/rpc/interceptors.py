@@ -66,6 +66,7 @@ class Incoming:
         self.write = context.write
         self.time_remaining = context.time_remaining
         self.invocation_metadata = context.invocation_metadata
+        self.peer = context.peer
         self.trailing_metadata = context.trailing_metadata
         self.set_trailing_metadata = context.set_trailing_metadata
 
