@@ -210,7 +210,7 @@ class Item(_message.Message):
     payload: _builtins.bytes
     """At most 65536 bytes."""
     json: _builtins.bool
-    """The payload is JSON in UTF-8."""
+    """The payload is JSON in UTF-8, nested at most 900 levels deep."""
     def __init__(
         self,
         *,
