@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from attractor._answers import Recalled, Recognized, familiarity, recall
-from attractor._errors import InvalidRequest, MemoryNotFound, ServerFault
+from attractor._errors import InvalidRequest, MemoryNotFound, Refused, ServerFault
 from attractor._patterns import Packed
 from attractor._request import Answer, Operation, Request, Shelf, weight_bytes
 from attractor._router import Router
@@ -25,7 +25,7 @@ class Ticket:
     single: bool
     model: ModelInfo
     gone: Callable[[], None]
-    """Told where there is no such memory."""
+    """Told where there is no such memory, or perhaps one of another model."""
 
     @property
     def rows(self) -> int:
@@ -40,7 +40,7 @@ class Ticket:
         """
         try:
             return [await request.future for request in self.requests]
-        except MemoryNotFound:
+        except (MemoryNotFound, InvalidRequest, Refused):  # the latter where it has another model by now
             self.gone()
             self.abandon()
             raise

@@ -9,7 +9,15 @@ import anyio
 from attractor._answers import recalled, recognized, with_iterates
 from attractor._background import Background
 from attractor._channel import Channel
-from attractor._errors import AttractorError, MemoryNotFound, ServerFault, Unavailable, from_status
+from attractor._errors import (
+    AttractorError,
+    InvalidRequest,
+    MemoryNotFound,
+    Refused,
+    ServerFault,
+    Unavailable,
+    from_status,
+)
 from attractor._lanes import Lane
 from attractor._outbox import Outbox
 from attractor._request import Answer, Request
@@ -199,10 +207,16 @@ class Link:
             self._follow(lane.memory, lane.route)
 
     def _made_anew(self, lane: Lane, model: str) -> None:
-        """Fails what waits for a memory of another model than the one of that name now."""
+        """Notes what waits for a memory of another model than the one of that name now, and fails texts.
+
+        They were encoded by its alphabet, which the server cannot see; whether other patterns fit, the server says.
+        """
         for request in lane.pending:
-            if request.packed.model.name == lane.model:
-                request.fail(MemoryNotFound(f"memory {lane.memory!r} is now one of another model: {model}"))
+            if (was := request.packed.model).name != lane.model:
+                continue
+            request.model_now = model
+            if any(field.alphabet for field in was.fields):
+                request.fail(_of_another_model(request))
 
     def _follow(self, memory: str, route: str) -> None:
         """Goes straight to the owner, unless something is under way here that must come first."""
@@ -247,4 +261,9 @@ class Link:
             request.failure = error
             return
         self._answered = True
-        request.fail(error)
+        unfit = request.model_now and isinstance(error, InvalidRequest | Refused)
+        request.fail(_of_another_model(request) if unfit else error)
+
+
+def _of_another_model(request: Request) -> MemoryNotFound:
+    return MemoryNotFound(f"memory {request.memory!r} is now one of another model: {request.model_now}")

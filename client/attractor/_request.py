@@ -85,6 +85,8 @@ class Request:
     """Nobody waits any more, and that has been dealt with."""
     anew: bool = False
     """Its memory was gone when it was first sent: that it is gone again is the answer."""
+    model_now: str = ""
+    """Of the memory, where it is found to be another than that of the patterns."""
     failure: AttractorError | None = None
     """Why it had to be repeated, the last time."""
     iterates: list[pb.TrajectoryFrame] = field(default_factory=list)
