@@ -199,13 +199,17 @@ async def test_a_store_that_is_not_committed_fails_and_changes_nothing_and_only_
     async with connected(on_disk) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=PAGE)
         await memory.store(given)
-        before = await memory.query(given)
+        before, info = await memory.query(given), await memory.info()
         with refusing(on_disk), pytest.raises(attractor.AttractorError, match="failed and changed nothing") as told:
             await memory.store(images(3, seed=1), timeout_s=2)
+        assert await memory.info() == info
         assert "attractor.db" not in str(told.value)
         assert any(f"{on_disk.data}/attractor.db failed" in line and "is full" in line for line in caplog.messages)
         after = await memory.query(given)
         assert_allclose(after.pattern, before.pattern, rtol=1e-5, atol=1e-5)
+        with refusing(on_disk), pytest.raises(attractor.AttractorError, match="failed and changed nothing"):
+            await memory.erase(given[:1], timeout_s=2)
+        assert await memory.info() == info
         assert (await memory.store(images(1, seed=2))).total == 3
 
 

@@ -61,6 +61,13 @@ class Erasure:
     changes: dict[Page, Change] = field(default_factory=dict)
     error: ServerError | None = None
 
+    def __post_init__(self) -> None:
+        self._before = self.job.memory.counts()
+
+    def take_back(self) -> None:
+        """Makes the memory's record what it was before; its pages are not at hand."""
+        self.job.memory.take_back(self._before)
+
     def begin(self) -> None:
         """Know nothing of where its patterns are."""
         assert self.job.values is not None

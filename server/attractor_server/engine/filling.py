@@ -36,6 +36,7 @@ class Filling:
         """Those that are forgotten"""
         self.parts: list[Part] = []
         """What goes where, in the order of the stores"""
+        self._before, self._count_before = lane.memory.counts(), len(lane.memory.pages)
         self._pages = list(lane.memory.pages)
         self._held = {page: page.patterns for page in self._pages[-2:]}
         self._given: dict[Page, list[Floats]] = {}
@@ -49,6 +50,11 @@ class Filling:
         self.memory.pages[:] = self._pages
         self.memory.version, self.memory.patterns = self._version, self._total
         self.memory.touch()
+
+    def take_back(self) -> None:
+        """Makes the memory's record what it was before; its pages are not at hand."""
+        self.memory.pages[:] = [*self.dropped, *self._pages][: self._count_before]
+        self.memory.take_back(self._before)
 
     def _take(self, job: Job) -> None:
         values, settings = job.values, self.memory.settings

@@ -33,6 +33,7 @@ def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
         if one in failed:
             one.outcomes |= dict.fromkeys(one.jobs, failed[one])
             lose(loaded.bank, one.memory)
+            one.take_back()
         else:
             one.memory.forgot(len(changes[one].departed))
 
@@ -48,6 +49,8 @@ def keep_erases(
         loaded.kept.changed(page)
     changes, failed = _changes(kept, lambda one: _by_erase(loaded.bank, one, outcomes[one.job]))
     failed |= _commit(loaded.keeper, changes)
+    for one in failed:
+        one.take_back()
     if len(failed) < len(kept):
         try:
             loaded.keeper.purge()

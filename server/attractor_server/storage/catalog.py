@@ -115,6 +115,15 @@ def number_reused(sequence: int) -> NumberReused:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of a memory that change with each write."""
+
+    version: int
+    patterns: int
+    expires_s: float | None
+
+
 @dataclass(eq=False, slots=True)
 class MemoryRecord(Generic[Answer, PageType]):
     """One memory of this shard. The engine alone changes `pages`, `patterns` and `version`."""
@@ -148,6 +157,14 @@ class MemoryRecord(Generic[Answer, PageType]):
         """It was written: its time begins anew."""
         if self.settings.ttl_s is not None:
             self.expires_s = time.time() + self.settings.ttl_s
+
+    def counts(self) -> "Counts":
+        """What its writes have made of it by now."""
+        return Counts(self.version, self.patterns, self.expires_s)
+
+    def take_back(self, counts: "Counts") -> None:
+        """Makes it what it was before writes that the store has not."""
+        self.version, self.patterns, self.expires_s = counts.version, counts.patterns, counts.expires_s
 
     def last_sequence(self, client_id: str) -> int:
         """Highest number of that client's stores and erases; 0 if none is remembered."""
