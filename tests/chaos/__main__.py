@@ -13,10 +13,12 @@ from tests.chaos import results
 from tests.chaos.faults import (  # noqa: F401 - they are listed
     artifacts,
     changing_models,
+    clients,
     crashing,
     damage,
     databases,
     disks,
+    ending,
     frames,
     handing_over,
     heads,

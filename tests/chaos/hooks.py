@@ -7,14 +7,17 @@ import os
 import random
 import signal
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import apsw
 import obstore
 
+from attractor import _client
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.engine import keeping
 from attractor_server.engine.bank import Bank
@@ -190,6 +193,12 @@ def dedup_off() -> None:
     """A repeat is not recognised, neither here nor in the store."""
     Ledger.find = lambda *_: None  # type: ignore[method-assign]
     keeping._told = lambda answered: []
+
+
+def identity_once() -> None:
+    """All openings of clients in the process, and in its forked children, have one identity."""
+    once = uuid.uuid4()
+    _client.uuid = SimpleNamespace(uuid4=lambda: once)  # type: ignore[attr-defined, assignment]
 
 
 _kept: list[apsw.VFS] = []

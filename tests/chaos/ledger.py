@@ -42,6 +42,9 @@ class Ledger:
         if event == "acknowledged":
             os.fdatasync(self._file)
 
+    def close(self) -> None:
+        os.close(self._file)
+
 
 def histories(path: Path, prefix: str) -> Mapping[str, History]:
     """What a ledger says of the memories whose names begin so."""
@@ -61,6 +64,13 @@ def histories(path: Path, prefix: str) -> Mapping[str, History]:
 def acknowledged(path: Path) -> int:
     """How many stores a ledger knows to have been acknowledged."""
     return sum(json.loads(line)[0] == "acknowledged" for line in path.read_text().splitlines())
+
+
+def order_kept(path: Path, memory: str) -> Sequence[int]:
+    """The numbers of a memory's patterns, in the order of the versions that their stores were told."""
+    lines = map(json.loads, path.read_text().splitlines())
+    told = [(details[0], details[2]) for event, name, *details in lines if (event, name) == ("acknowledged", memory)]
+    return [number for _, number in sorted(told)]
 
 
 def failures(path: Path) -> Sequence[str]:

@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import apsw
 from tests.chaos import hooks
+from tests.chaos.faults.clients import client_forked
 from tests.chaos.faults.damage import flipped_bit
 from tests.chaos.faults.disks import power_cut, synced
 from tests.chaos.faults.frames import frames
@@ -76,6 +77,12 @@ def sabotage_lease(run: Run) -> None:
 def sabotage_dedup(run: Run) -> None:
     """A repeat is applied."""
     _noticed(run, [(frames, 5)], hooks.dedup_off)
+
+
+@fault("sabotage-identity", times=1, short=1)
+def sabotage_identity(run: Run) -> None:
+    """All openings of a client have one identity."""
+    _noticed(run, [(client_forked, 1)], hooks.identity_once)
 
 
 @fault("sabotage-checksum", times=1, short=1)
