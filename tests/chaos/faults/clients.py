@@ -40,31 +40,31 @@ def _used(run: Run, way: str) -> None:
     with run.shard() as shard, run.checker(shard.address) as checker:
         for number in run.turns(checker):
             name = f"users/{way}/{number}"
-            run.do(_make(shard.address, name, number))
+            run.do(_make(shard.address, name))
             with at_work(way, Using(shard.address, name, notes), run.hooks, run.tally.blame):
                 if number % 2 == 0:
                     pause(run.random.uniform(0, SETTLE_S))
                     shard.kill()
                     shard.start()
-            run.tally.add(run.do(_judged(run, shard.address, name, number)))
+            run.tally.add(run.do(_judged(run, shard.address, name)))
         shard.stop()
     for failure in failures(notes) if notes.exists() else ():
         run.tally.blame(failure)
 
 
-async def _make(address: str, name: str, number: int) -> None:
+async def _make(address: str, name: str) -> None:
     async with attractor.connect(address, timeout_s=60) as client:
-        await made(client, name, number)
+        await made(client, name, 0)
 
 
-async def _judged(run: Run, address: str, name: str, number: int) -> Report:
+async def _judged(run: Run, address: str, name: str) -> Report:
     """Holds what is kept against what was acknowledged, and what is recalled against a server that one client used."""
     notes, report = run.folder / "users", Report()
     history, order = histories(notes, name)[name], order_kept(notes, name)
     history.answers.sort()
     async with attractor.connect(address, timeout_s=60) as client, undisturbed(run.models) as twin:
         if report.judge(name, history, await client.memory(name).info()) == len(order):
-            memory = await made(twin, name, number)
+            memory = await made(twin, name, 0)
             for one in order:
                 await memory.store(patterns(name, one))
             given = np.concatenate([patterns(name, one) for one in sorted(order)])
