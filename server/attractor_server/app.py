@@ -167,9 +167,8 @@ async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model],
     try:
         yield models, engine, journal
     finally:
-        if journal is not None:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(_left, journal)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_left, engine, journal)
 
 
 def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | None]:
@@ -202,8 +201,11 @@ def _journal(spec: ShardSpec, artifacts: Artifacts | None) -> Journal:
     return Journal(store_at(place), ownership, artifacts=artifacts)
 
 
-def _left(journal: Journal) -> None:
+def _left(engine: Engine, journal: Journal | None) -> None:
     """Lets others have at once what was this shard's."""
+    engine.close()
+    if journal is None:
+        return
     try:
         journal.ownership.release(journal.ownership.held)
     except StoreFailed as error:

@@ -23,6 +23,9 @@ class PageStore(Protocol):
             ServerError: it could not; what was kept before may be lost.
         """
 
+    def close(self) -> None:
+        """Leave nothing of what was saved."""
+
     def load(self, page: int, image: Image) -> Floats | None:
         """Fills `image` with the weights as they were saved, and returns the patterns.
 

@@ -122,6 +122,11 @@ class Engine:
             else:
                 yield from _computed(loaded, own)
 
+    def close(self) -> None:
+        """Remove the files of pages. Nothing can be computed from then on."""
+        for loaded in self._loaded.values():
+            loaded.shelf.close()
+
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Deletes the memory, or the next part of it."""
         end_s = time.perf_counter() + self._part_s

@@ -38,6 +38,10 @@ class Shelf:
         self._expected: dict[int, _Expected] = {}
         """By the id of the page"""
 
+    def close(self) -> None:
+        """Remove the file, with the pages in it; the backend store has its own."""
+        self._below.close()
+
     def expect(self, page: Page, memory: int, anew: Callable[[StoredPage], Tensors]) -> None:
         """From now on the page counts as stored, and is read from the backend store when it is needed.
 

@@ -55,6 +55,7 @@ class PageFile:
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         self._end = 0
         self._file: int | None = None
+        self._closing: weakref.finalize[..., PageFile] | None = None
 
     def save(self, page: int, image: Sequence[memoryview], kept: Floats | None) -> None:
         """Writes the page over what was saved of it before.
@@ -105,6 +106,12 @@ class PageFile:
         except OSError as error:
             logger.warning("what was deleted could not be overwritten in %s: %s", self, error)
 
+    def close(self) -> None:
+        """Close the file, with all that is in it, and remove it."""
+        if self._closing is not None:
+            self._closing()
+            self._file = self._closing = None
+
     @property
     def size_bytes(self) -> int:
         """Where the file ends; its holes take no space."""
@@ -123,7 +130,7 @@ class PageFile:
                 make_folder(self._path.parent)
                 self._path.unlink(missing_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            weakref.finalize(self, _closed, self._file, self._path)
+            self._closing = weakref.finalize(self, _closed, self._file, self._path)
         return self._file
 
     def _room(self, page: int, length: int) -> _Extent:
