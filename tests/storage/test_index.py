@@ -105,7 +105,7 @@ async def test_whoever_asks_for_a_memory_that_is_leaving_waits_and_does_not_find
         assert not found
         memory = journal.find("a")
         assert memory is not None
-        journal.delete(memory.id)
+        await anyio.to_thread.run_sync(journal.delete, memory.id)
         index.left("a")
     assert found == ["asked"]
 

@@ -163,6 +163,7 @@ def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> C
         ],
         images=images_of(bank, bare, memory.version),
         told=_told([(erasure.job, outcome)]),
+        erases=True,
     )
 
 

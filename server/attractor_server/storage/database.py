@@ -7,7 +7,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from attractor_server.errors import StoreDamaged, StoreFailed, StoreFull
 from attractor_server.storage.filesystem import make_file, make_folder, network_file_system
 from attractor_server.storage.page_checksums import is_damage, opened
 from attractor_server.storage.purging import Purging, emptied
+from attractor_server.storage.reserve import RESERVE_BYTES, Reserve
 from attractor_server.storage.schema import FORMAT, migrated
 from attractor_server.storage.sql import DAMAGED, FAILED, FULL, Cursor, number
 
@@ -52,14 +53,18 @@ class Database:
         self._lock = threading.Lock()
         self._busy_ms = busy_ms
         self._purging = Purging(self._path)
+        self._reserve = Reserve(Path(f"{self._path}-reserve"))
         with _told(self._path):
             make_folder(folder)
+            if self._reserve.is_needed():  # for the files beside the store, which the last one to leave it took along
+                self._reserve.give()
             log_bytes = log.stat().st_size if (log := Path(f"{self._path}-wal")).exists() else 0
             make_file(self._path)  # whose mode SQLite gives to its log
             self._connection = opened(self._path)
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._check_tail()
+        self._reserve.take()
         if log_bytes:  # a store that ended while somebody read may have left deleted bytes in it
             self._purging.begin()
 
@@ -74,8 +79,11 @@ class Database:
             os.close(self._beacon)
 
     @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
+    def transaction(self, *, reserved: bool = False) -> Iterator[Cursor]:
         """Everything in the block, or nothing; on the disk when the block has ended.
+
+        One that is `reserved` may use the room that is kept for those that make some; any may, where the file has as
+        much of its own: what is lent comes back then.
 
         Raises:
             StoreFailed: it was not committed.
@@ -83,6 +91,8 @@ class Database:
         with self._lock, _told(self._path):
             cursor = self._connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
+            if lent := self._reserve.is_needed() and (reserved or self._has_room()):
+                self._reserve.give()
             try:
                 yield cursor
                 count = number(
@@ -93,6 +103,9 @@ class Database:
                 if self._connection.in_transaction:
                     cursor.execute("ROLLBACK")
                 raise
+            finally:
+                if lent:
+                    self._take_reserve()
             self._light(count)
 
     @contextmanager
@@ -117,15 +130,40 @@ class Database:
         Where others read or write it waits for none of them: the rest is done soon after they have ended.
         """
         with self._lock, _told(self._path):
-            self._connection.set_busy_timeout(0)
+            if lent := self._reserve.is_needed():
+                self._reserve.give()
             try:
-                done = emptied(self._connection)
-            except apsw.BusyError:
-                done = False
+                done = self._emptied()
             finally:
-                self._connection.set_busy_timeout(self._busy_ms)
+                if lent:
+                    self._reserve.take()
         if not done:
             self._purging.begin()
+
+    def is_short(self) -> bool:
+        """Whether the disk is so full that no more should be deleted in one transaction than must be."""
+        return self._reserve.is_needed()
+
+    def _has_room(self) -> bool:
+        """Whether deletions left so much room in the file that it need not grow."""
+        pages = number(self._connection.execute("PRAGMA freelist_count"))
+        return pages * number(self._connection.execute("PRAGMA page_size")) >= RESERVE_BYTES
+
+    def _emptied(self) -> bool:
+        """Fold the log into the file; whether nobody else was busy with it."""
+        self._connection.set_busy_timeout(0)
+        try:
+            return emptied(self._connection)
+        except apsw.BusyError:
+            return False
+        finally:
+            self._connection.set_busy_timeout(self._busy_ms)
+
+    def _take_reserve(self) -> None:
+        """Hold room again, with what the log gives back."""
+        with suppress(apsw.Error):
+            self._emptied()
+        self._reserve.take()
 
     def _prepare(self) -> None:
         connection = self._connection

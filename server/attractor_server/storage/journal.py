@@ -94,10 +94,11 @@ class Journal:
 
         False, with nothing done, where the call is a repeat: it deleted one of that name before.
         """
-        with self._changing(memories=[memory]) as cursor:
+        parts = 1 if self._store.is_short() else PARTS_LIMIT
+        with self._changing(memories=[memory], reserved=True) as cursor:
             if calls.found(cursor, call) is not None:
                 return False
-            more = copies.is_large(cursor, memory, parts=PARTS_LIMIT)
+            more = copies.is_large(cursor, memory, parts=parts)
             if more:
                 imports.abandon(cursor, memory, now_s=time.time())
             else:
@@ -125,7 +126,8 @@ class Journal:
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
         now_s, changes = time.time(), put_outside(changes, self._artifacts)
-        with self._changing(memories=[change.memory for change in changes]) as cursor:
+        reserved = all(change.erases for change in changes)
+        with self._changing(memories=[change.memory for change in changes], reserved=reserved) as cursor:
             for apart in _of_different_memories(changes):
                 there = rows.counted(cursor, apart, now_s=now_s)
                 contents.changed(cursor, there)
@@ -215,7 +217,7 @@ class Journal:
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing(memories=[memory]) as cursor:
+        with self._changing(memories=[memory], reserved=True) as cursor:
             copies.delete(cursor, copies.snapshot_id(cursor, memory, tag))
             calls.note(cursor, call, Done(0, 0), now_s=time.time())
         self.purge()
@@ -236,7 +238,7 @@ class Journal:
 
     def forget_unreached(self, memory: int) -> None:
         """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
-        with self._changing() as cursor:
+        with self._changing(reserved=True) as cursor:
             copies.delete(cursor, memory)
         self._store.purge()
 
@@ -277,8 +279,8 @@ class Journal:
 
     def shorten(self, memory: int, *, pages: int) -> bool:
         """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
-        with self._changing() as cursor:
-            more = copies.shortened(cursor, memory, pages)
+        with self._changing(reserved=True) as cursor:
+            more = copies.shortened(cursor, memory, 1 if self._store.is_short() else pages)
         swept(self._store, self._artifacts)
         return more
 
@@ -297,9 +299,11 @@ class Journal:
         return StoredPage(image=None, entries=entries)
 
     @contextmanager
-    def _changing(self, *, names: Sequence[str] = (), memories: Sequence[int] = ()) -> Iterator[Cursor]:
+    def _changing(
+        self, *, names: Sequence[str] = (), memories: Sequence[int] = (), reserved: bool = False
+    ) -> Iterator[Cursor]:
         """A transaction of the shard that owns the memories with these names, and those with these ids."""
-        with self._store.transaction() as cursor:
+        with self._store.transaction(reserved=reserved) as cursor:
             self.ownership.check(cursor, [*names, *names_of(cursor, memories)])
             yield cursor
 

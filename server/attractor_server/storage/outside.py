@@ -70,7 +70,7 @@ def swept(store: Store, artifacts: Artifacts | None) -> None:
             left = [location for (location,) in cursor.execute(_LEFT, (SWEPT,)).fetchall()]
         if left:
             artifacts.delete(left)
-            with store.transaction() as cursor:
+            with store.transaction(reserved=True) as cursor:
                 cursor.executemany("DELETE FROM leavings WHERE location = ?", [(location,) for location in left])
     except StoreFailed as error:
         logger.warning("what was deleted is still in the artifact store: %s", error)

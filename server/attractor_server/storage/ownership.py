@@ -161,7 +161,7 @@ class Ownership:
         """Lets whoever is next have these groups at once."""
         # In the order of groups, as all who lock several rows: no two can wait for each other.
         claims = [(claim.epoch, group) for group, claim in sorted(self._claims.items()) if group in groups]
-        with self._store.transaction() as cursor:
+        with self._store.transaction(reserved=True) as cursor:
             cursor.executemany("UPDATE groups SET owner = '', epoch = epoch + 1 WHERE epoch = ? AND number = ?", claims)
         self._forget({group: epoch for epoch, group in claims})
 
@@ -191,7 +191,7 @@ class Ownership:
     def _take(self, groups: Collection[int], seize: Collection[int]) -> tuple[list[tuple[int, int]], set[int]]:
         """The groups that were taken with their epochs, and those among them that have to wait."""
         taken, waiting = [], set[int]()
-        with self._store.transaction() as cursor:
+        with self._store.transaction(reserved=True) as cursor:
             for row in _rows(cursor, self._store.claiming):
                 mine = row.owner is not None and row.owner.shard == self._owner.shard
                 if row.group not in groups or not (row.is_free or mine or row.group in seize):
@@ -214,7 +214,7 @@ class Ownership:
         """Tells the store, of groups whose wait is over, that whoever takes them from here need not wait for others."""
         if not claims:
             return
-        with self._store.transaction() as cursor:
+        with self._store.transaction(reserved=True) as cursor:
             cursor.executemany(
                 "UPDATE groups SET waits = 0 WHERE number = ? AND epoch = ?",
                 [(group, claim.epoch) for group, claim in claims.items()],

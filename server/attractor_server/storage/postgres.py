@@ -66,7 +66,7 @@ class Postgres:
             self._leave()
 
     @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
+    def transaction(self, *, reserved: bool = False) -> Iterator[Cursor]:
         """Everything in the block, or nothing; on the disk when the block has ended.
 
         Statements of which nothing is fetched are sent without waiting for their results.
@@ -89,6 +89,10 @@ class Postgres:
         with self._lock, self._told(), self._begun(_READING) as connection:
             yield Statements(connection)
             connection.execute(b"ROLLBACK")
+
+    def is_short(self) -> bool:
+        """No: the disk is PostgreSQL's, and its administrator's matter."""
+        return False
 
     def purge(self) -> None:
         """Nothing: what was deleted goes when PostgreSQL vacuums, and its log is its administrator's matter."""

@@ -113,6 +113,8 @@ class Change:
     entries: Sequence[Entry] = ()
     images: Sequence[Image] = ()
     told: Sequence[Told] = ()
+    erases: bool = False
+    """It makes room rather than need any"""
     departed: Sequence[str] = ()
     """Clients whose answers are remembered no longer"""
     remade: Remade | None = None

@@ -10,7 +10,7 @@ _BITS = 63
 
 def secret_of(store: Store) -> str:
     """The store's secret, drawn by whoever asks for it first."""
-    with store.transaction() as cursor:
+    with store.transaction(reserved=True) as cursor:
         cursor.execute(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (_NAME, secrets.randbits(_BITS))
         )

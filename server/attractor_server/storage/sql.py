@@ -48,8 +48,15 @@ class Store(Protocol):
     def claiming(self) -> str:
         """Ends a SELECT in a transaction that will change these rows, and waits for others that would."""
 
-    def transaction(self) -> AbstractContextManager[Cursor]:
-        """Everything in the block, or nothing; on the disk when the block has ended."""
+    def transaction(self, *, reserved: bool = False) -> AbstractContextManager[Cursor]:
+        """Everything in the block, or nothing; on the disk when the block has ended.
+
+        One that is `reserved` makes room, or is needed before any is made: it succeeds on a disk that is full for
+        others, where the database can see to that.
+        """
+
+    def is_short(self) -> bool:
+        """Whether its disk is so full that no more should be deleted in one transaction than must be."""
 
     def reading(self) -> AbstractContextManager[Cursor]:
         """A cursor for queries, as one view of the store."""
