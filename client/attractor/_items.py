@@ -14,7 +14,7 @@ from attractor_proto.v1 import memories_pb2 as pb
 
 Ids: TypeAlias = str | Sequence[str] | NDArray[np.str_]
 Payload: TypeAlias = Any
-"""bytes, or anything that JSON can say, where tuples come back as lists; None for none, and so are no bytes"""
+"""bytes, or anything that JSON can say, where tuples come back as lists; None for none"""
 
 
 def items(
@@ -39,7 +39,7 @@ def payload_of(item: pb.Item) -> Payload:
         ServerFault: it says that it is JSON, and is none.
     """
     if not item.json:
-        return item.payload or None
+        return item.payload if item.HasField("payload") else None
     try:
         return json.loads(item.payload)
     except (ValueError, RecursionError) as error:

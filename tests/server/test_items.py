@@ -49,6 +49,22 @@ async def test_a_match_is_the_nearest_kept_pattern_with_its_id_and_payload(clien
     assert (await memory.query(given)).match is None
 
 
+@pytest.mark.parametrize("payload", [b"", None, ""])
+async def test_no_bytes_are_kept_apart_from_no_payload_through_restarts_and_files(
+    durable: ShardSpec, tmp_path: Path, payload: bytes | str | None
+) -> None:
+    async with connected(durable) as client:
+        memory = await client.create_memory("a", model="tiny")
+        await memory.store(images(1), payloads=[payload])
+        await memory.export(tmp_path / "file")
+    async with connected(durable) as client:
+        await client.import_memory(tmp_path / "file", name="b")
+        for name in ("a", "b"):
+            match = (await client.memory(name).query(images(1), match=True)).match
+            assert match is not None
+            assert match.payload == [payload]
+
+
 async def test_items_outlive_the_server_and_follow_erases_forks_and_files(durable: ShardSpec, tmp_path: Path) -> None:
     given = images(PAGE + 2)
     async with connected(durable) as client:

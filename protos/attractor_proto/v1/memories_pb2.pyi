@@ -208,21 +208,23 @@ class Item(_message.Message):
     id: _builtins.str
     """At most 256 characters; any number of patterns may have the same."""
     payload: _builtins.bytes
-    """At most 65536 bytes."""
+    """At most 65536 bytes. No payload is not the same as one of no bytes."""
     json: _builtins.bool
     """The payload is JSON in UTF-8, nested at most 900 levels deep."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
-        payload: _builtins.bytes = ...,
+        payload: _builtins.bytes | None = ...,
         json: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "json", b"json", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "id", b"id", "json", b"json", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
+    _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload) -> _WhichOneofReturnType__payload | None: ...
 
 Global___Item: _TypeAlias = Item  # noqa: Y015
 

@@ -28,7 +28,14 @@ def items_of(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Seque
 
 def messages_of(items: Iterable[Item]) -> Iterable[pb.Item]:
     """The inverse of `items_of`."""
-    return (pb.Item(id=item.id, payload=item.payload, json=item.json) for item in items)
+    return map(_message, items)
+
+
+def _message(item: Item) -> pb.Item:
+    message = pb.Item(id=item.id, json=item.json)
+    if item.payload or item.empty:
+        message.payload = item.payload
+    return message
 
 
 def _item(message: pb.Item, where: str) -> Item:
@@ -39,9 +46,10 @@ def _item(message: pb.Item, where: str) -> Item:
         raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected at most {PAYLOAD_LIMIT_BYTES}")
     if message.json:
         _check_json(message.payload, where)
-    if not (message.id or message.payload or message.json):
+    empty = message.HasField("payload") and not message.payload
+    if not (message.id or message.payload or message.json or empty):
         return NOTHING
-    return Item(id=message.id, payload=message.payload, json=message.json)
+    return Item(id=message.id, payload=message.payload, json=message.json, empty=empty)
 
 
 def _check_json(payload: bytes, where: str) -> None:

@@ -53,7 +53,7 @@ def _digest(job: Job) -> int:
     if job.values is not None:
         digest = zlib.crc32(job.values.data, digest)
     for item in job.items:
-        digest = zlib.crc32(b"%d %d " % (len(item.payload), item.json), digest)
+        digest = zlib.crc32(b"%d %d " % (-1 if item.empty else len(item.payload), item.json), digest)
         digest = zlib.crc32(item.payload, zlib.crc32(item.id.encode(), digest))
     return digest or 1
 

@@ -266,7 +266,7 @@ def _packed(items: Sequence[Item]) -> bytes:
     """As they are stored; nothing where none carries anything."""
     if all(item == NOTHING for item in items):
         return b""
-    content: bytes = msgpack.packb([(item.id, item.payload, item.json) for item in items])
+    content: bytes = msgpack.packb([(item.id, item.payload, item.json, *[True] * item.empty) for item in items])
     return content
 
 
@@ -274,4 +274,7 @@ def unpacked(stored: bytes) -> Sequence[Item]:
     """The inverse of `_packed`."""
     if not stored:
         return ()
-    return [Item(id=name, payload=payload, json=json) for name, payload, json in msgpack.unpackb(stored)]
+    return [
+        Item(id=name, payload=payload, json=json, empty=bool(empty))
+        for name, payload, json, *empty in msgpack.unpackb(stored)
+    ]

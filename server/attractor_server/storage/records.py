@@ -21,6 +21,8 @@ class Item:
 
     id: str = ""
     payload: bytes = b""
+    empty: bool = False
+    """There is a payload, of no bytes"""
     json: bool = False
     """The payload is JSON in UTF-8"""
 
