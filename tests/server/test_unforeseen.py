@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
 
 import anyio
 import numpy as np
@@ -13,9 +14,12 @@ from tests.server.raw import columns, raw_session, tensor
 from tests.server.test_durability import on_disk
 
 import attractor
+from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import ShardSpec
+from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.rpc import answers
+from attractor_server.rpc.asks import Ask
 from attractor_server.rpc.jobs import _Maker
 
 __all__ = ["on_disk"]
@@ -82,14 +86,56 @@ async def test_an_unforeseen_error_fails_one_request_of_a_frame_with_one_line(
     async with raw_session(channel) as session:
         await session.open("a", 1)
         frame = pb.QueryFrame(columns=columns([5, 6, 7], [1, 1, 1], tensor(np.repeat(ONE, 3, 0))))
-        answers = [await session.ask(pb.SessionRequest(query=frame)), await session.receive()]
-    failed = next(one for one in answers if one.HasField("failures"))
+        received = [await session.ask(pb.SessionRequest(query=frame)), await session.receive()]
+    failed = next(one for one in received if one.HasField("failures"))
     assert list(raw.failures(failed)) == [6]
     assert raw.reason(raw.failures(failed)[6]) == "INTERNAL"
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 1
     assert "nobody foresaw this" in lines[0]
     assert "\n" not in lines[0]
+
+
+async def test_an_answer_that_cannot_be_told_fails_one_request_and_the_session_goes_on(
+    channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = answers._recalled
+
+    def failing(ids: Sequence[int], chunk: Sequence[answers.Item]) -> Iterator[pb.SessionResponse]:
+        if 6 in ids:
+            raise KeyError("nobody foresaw this")
+        return told(ids, chunk)
+
+    monkeypatch.setattr(answers, "_recalled", failing)
+    await raw.create(channel, "a")
+    async with raw_session(channel) as session:
+        await session.open("a", 1)
+        frame = pb.QueryFrame(columns=columns([5, 6, 7], [1, 1, 1], tensor(np.repeat(ONE, 3, 0))))
+        received = [await session.ask(pb.SessionRequest(query=frame)), await session.receive(), await session.receive()]
+        (failed,) = [one for one in received if one.HasField("failures")]
+        assert {number: raw.reason(one) for number, one in raw.failures(failed).items()} == {6: "INTERNAL"}
+        assert [list(one.recalled.request_ids) for one in received if one.HasField("recalled")] == [[5], [7]]
+
+
+async def test_a_part_for_another_shard_that_cannot_be_made_fails_alone_and_the_session_goes_on(
+    pair_of_shards: list[RunningShard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Ask, rows: object, chosen: object) -> pb.SessionRequest:
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setattr(Ask, "part", failing)
+    here, there = (next(name for n in range(99) if slot_of(name := f"m{n}") % 2 == shard) for shard in (0, 1))
+    async with aio.insecure_channel(pair_of_shards[0].info.address) as channel:
+        for name in (here, there):
+            await raw.create(channel, name)
+        async with raw_session(channel) as session:
+            for handle, name in enumerate((here, there), 1):
+                await session.open(name, handle)
+            frame = pb.QueryFrame(columns=columns([5, 6], [1, 2], tensor(np.repeat(ONE, 2, 0))))
+            received = [await session.ask(pb.SessionRequest(query=frame)), await session.receive()]
+    (failed,) = [one for one in received if one.HasField("failures")]
+    assert {number: raw.reason(one) for number, one in raw.failures(failed).items()} == {6: "INTERNAL"}
+    assert [list(one.recalled.request_ids) for one in received if one.HasField("recalled")] == [[5]]
 
 
 async def test_bytes_that_are_no_message_are_an_invalid_request(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import grpc
 import numpy as np
@@ -17,7 +17,7 @@ from attractor_server.fields import Layout
 from attractor_server.rpc import codec
 from attractor_server.rpc.budget import Account
 from attractor_server.rpc.context import Context
-from attractor_server.rpc.errors import to_status
+from attractor_server.rpc.errors import to_status, unforeseen
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +159,21 @@ def frames_of(items: Iterable[Item], limit_bytes: int) -> Iterator[tuple[pb.Sess
     """Frames in the order of the items, each with the items that are answered when it is sent."""
     for _, neighbours in groupby(items, key=lambda item: item.kind):
         for chunk in _chunks(neighbours, limit_bytes):
-            *before, last = _frames(chunk)
-            yield from ((frame, ()) for frame in before)
-            yield last, chunk
+            yield from _told(chunk)
+
+
+def _told(chunk: Sequence[Item]) -> Iterator[tuple[pb.SessionResponse, Sequence[Item]]]:
+    """The frames of neighbours; a failure for an answer that none can be made of."""
+    try:
+        *before, last = _frames(chunk)
+    except Exception as error:
+        if len(chunk) > 1:  # which of them it is shows where each is alone
+            yield from chain.from_iterable(_told([item]) for item in chunk)
+            return
+        chunk[0].content = unforeseen(error, "an answer")
+        *before, last = _frames(chunk)
+    yield from ((frame, ()) for frame in before)
+    yield last, chunk
 
 
 def _chunks(items: Iterable[Item], limit_bytes: int) -> Iterator[list[Item]]:

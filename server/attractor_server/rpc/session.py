@@ -243,7 +243,15 @@ class Session:
                 self._fail([ids[i] for i in places], error)
                 return
         for upstream, chosen in elsewhere.items():
-            await upstream.send(ask.part(rows, chosen), [ids[i] for i in chosen])
+            own = [ids[i] for i in chosen]
+            try:
+                part = ask.part(rows, chosen)
+            except Exception as error:
+                self._fail(
+                    own, error if isinstance(error, ServerError) else unforeseen(error, f"a part of {ask.where}")
+                )
+                continue
+            await upstream.send(part, own)
         for model, asked in here.items():
             await self._submit(ask, ids, asked, self._shard.model(model), rows[-1].stop)
 
