@@ -145,8 +145,10 @@ def shards_among(processes: Sequence[psutil.Process]) -> dict[int, psutil.Proces
 
 
 def _ports(process: psutil.Process) -> Sequence[int]:
+    """Its ports of this machine, but for Ray's, which was opened before them."""
     try:
         connections = process.net_connections("tcp")
     except psutil.NoSuchProcess:
         return ()
-    return [one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN and "127.0.0.1" in one.laddr.ip]
+    listening = sorted((one for one in connections if one.status == psutil.CONN_LISTEN), key=lambda one: one.fd)
+    return [one.laddr.port for one in listening[1:] if "127.0.0.1" in one.laddr.ip]

@@ -52,6 +52,21 @@ def test_only_shards_load_torch_and_not_their_supervisor(server: ServerProcess) 
             assert any("libtorch" in mapped.path for mapped in process.memory_maps()) is loads
 
 
+def test_nothing_listens_beyond_this_machine_and_ray_asks_for_a_token(server: ServerProcess) -> None:
+    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    listening = {
+        (process.name(), one.laddr.ip.removeprefix("::ffff:"))
+        for process in family
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
+    for process in family:
+        if process.name() in ("gcs_server", "raylet"):
+            assert process.environ()["RAY_AUTH_MODE"] == "token"
+
+
 def test_a_compressed_bomb_is_refused_and_never_unfolds_in_the_shard(server: ServerProcess) -> None:
     size = 512 << 20
     shard = server.shard_processes()[int(server.address.rpartition(":")[2])]

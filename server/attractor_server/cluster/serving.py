@@ -1,11 +1,12 @@
 """From settings to a running server: Ray, and the shards in it. Each part is imported when its time comes."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from attractor_server.cluster.cluster import Cluster
     from attractor_server.cluster.stand_in import StandIn
 
+_CLOSED: Final = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""For a Ray that is ours alone: who has no token is refused, and it listens on the loopback interface alone, as it does
+by itself on systems where it makes no clusters. Read while Ray is imported, here and in its processes"""
 Early: TypeAlias = Callable[[str, Sequence[str]], None]
 """Takes the address at which a server can be reached, and its models"""
 
@@ -125,6 +132,9 @@ def _go_on(stand_in: "StandIn", ended: Callable[[], bool]) -> None:
 @contextmanager
 def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None]:
     """Ray runs; models were checked before, or are while it starts, which for the most part is waiting."""
+    if not settings.ray_address:
+        for name, value in _CLOSED.items():
+            os.environ.setdefault(name, value)
     from attractor_server.cluster.node import ray_node  # noqa: PLC0415 - loads ray
 
     with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
