@@ -1,6 +1,7 @@
 """A batch of many memories: what one of them fails with is its own."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -107,6 +108,22 @@ def test_a_store_that_nobody_foresaw_is_no_other_s_fault(many: Many, monkeypatch
     assert others(many.run(Operation.STORE, some())) == [Stored(1, 1)] * (len(NAMES) - 1)
     monkeypatch.undo()
     assert many.run(Operation.STORE, some(1))[WORST] == Stored(1, 1)
+
+
+def test_what_all_members_fail_with_is_one_line_of_the_log_without_a_traceback(
+    many: Many, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = str(time.monotonic_ns())  # what another test failed with a moment ago is not written again
+
+    def failing(self: filling.Filling, job: Job) -> None:
+        raise KeyError(f"none of {number}")
+
+    monkeypatch.setattr(filling.Filling, "_take", failing)
+    assert all(isinstance(one, ServerError) for one in many.run(Operation.STORE, some()))
+    (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "KeyError" in line.getMessage()
+    assert number in line.getMessage()
+    assert line.exc_info is None
 
 
 @pytest.mark.parametrize("operation", [Operation.STORE, Operation.ERASE, Operation.QUERY, Operation.RECOGNIZE])

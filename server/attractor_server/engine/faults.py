@@ -4,14 +4,45 @@ import logging
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.work import Job, Record
-from attractor_server.errors import CannotPull, MemoryNotFound, ModelChanged, ModelGone, OwnerChanged, ServerError
+from attractor_server.errors import (
+    CannotPull,
+    MemoryNotFound,
+    ModelChanged,
+    ModelGone,
+    OwnerChanged,
+    ServerError,
+    quoted,
+)
 
 logger = logging.getLogger(__name__)
+
+_AGAIN_S = 1.0
+
+
+class _Once(logging.Filter):
+    """Leaves out a line that was just written: many members of a batch may have failed with the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write the line."""
+        line = record.getMessage()
+        self._written = {one: at_s for one, at_s in self._written.items() if record.created - at_s < _AGAIN_S}
+        if line in self._written:
+            return False
+        self._written[line] = record.created
+        return True
+
+
+logger.addFilter(_Once())
 
 
 def fault(error: Exception, what: str, count: int) -> ServerError:
     """Logs an error that nobody foresaw, and says what clients are told of it."""
-    logger.error("a %s over %d memories failed", what, count, exc_info=error)
+    logger.error("a %s over %d memories failed: %s: %s", what, count, type(error).__name__, quoted(str(error)))
+    logger.debug("which came so", exc_info=error)
     return ServerError("the engine failed; the server's log says why")
 
 
