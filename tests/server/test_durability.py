@@ -1,5 +1,6 @@
 """What a shard with a store acknowledged outlives it: a test stops one shard and starts the next on the same folder."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -69,6 +70,21 @@ async def test_a_memory_recalls_after_a_restart_as_before_it(
     assert_allclose(after.pattern, before.pattern, rtol=1e-5, atol=1e-5)
     assert_array_equal(after.page, before.page)
     assert (info.patterns, info.version, info.pages) == (count, count, -(-count // PAGE))
+
+
+async def test_dots_and_dashes_are_names_as_others_and_no_paths(on_disk: ShardSpec, tmp_path: Path) -> None:
+    names = ["-x", ".", "..", "../../b", "a/../b", "b"]
+    async with connected(on_disk) as client:
+        for count, name in enumerate(names, 1):
+            memory = await client.create_memory(name, model="tiny")
+            await memory.store(images(count))
+    async with connected(on_disk) as client:
+        assert {info.name: info.patterns async for info in client.memories()} == dict(
+            zip(names, range(1, 7), strict=True)
+        )
+        await client.delete_memory("..")
+        assert [info.name async for info in client.memories()] == [name for name in names if name != ".."]
+    assert await anyio.to_thread.run_sync(os.listdir, tmp_path) == ["data"]
 
 
 async def test_memories_are_listed_and_shown_before_they_are_touched(durable: ShardSpec) -> None:

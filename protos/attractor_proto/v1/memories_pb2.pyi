@@ -153,6 +153,7 @@ class Memory(_message.Message):
     EXPIRES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 256 characters: segments of letters, digits, '.', '_', '-', separated by single '/'.
+    Segments like '.', '..' and '-x' are names as others: the server makes no path of one.
     The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo the number of slots:
     a power of two that never changes in the life of a cluster, 1024 unless it was made with another.
     """
