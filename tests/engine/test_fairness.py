@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import anyio.lowlevel
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.engine.recorder import Recorder, batches_after, held, job, memory, running
 
@@ -161,6 +161,7 @@ REQUESTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(REQUESTS, st.integers(1, 30))
 def test_under_any_interleaving_each_memory_is_served_in_order_and_everything_once(
     requests: Sequence[Request], limit: int

@@ -26,7 +26,9 @@ from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.rpc import codec
 from attractor_server.rpc import pieces as pieces_module
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
+from attractor_server.storage.journal import Journal
 from attractor_server.storage.records import Entry
+from attractor_server.storage.sql import number
 
 PATTERNS = 24
 
@@ -149,6 +151,25 @@ async def test_a_store_that_comes_back_pattern_by_pattern_is_put_together_once(
     assert one.match is not None
     assert other.match is not None
     assert list(one.match.id) == list(other.match.id)
+
+
+def pages_of(journal: Journal, memory: int) -> int:
+    """Those that the store has of a memory, though nobody reaches it."""
+    with journal._store.reading() as cursor:
+        return number(cursor.execute("SELECT count(*) FROM pages WHERE memory = ?", (memory,)))
+
+
+async def test_a_shard_forgets_as_it_starts_what_was_left_of_a_deletion(spec: ShardSpec, tmp_path: Path) -> None:
+    spec = replace(spec, data=tmp_path / "data", bank_bytes=64 << 20)
+    async with serving(spec) as (shard,), attractor.connect(shard.info.address, timeout_s=60) as client:
+        memory = await client.create_memory("a/m", model="tiny", page_patterns=1, write="stream")
+        await memory.store(images(80))
+        left = (await shard._shard.memories.get("a/m")).id
+        assert await shard._shard.memories.ask(lambda journal: journal.begin_delete(left))  # the rest never comes
+    async with serving(spec) as (shard,):
+        with anyio.fail_after(20):
+            while await shard._shard.memories.ask(lambda journal: pages_of(journal, left)):  # noqa: ASYNC110 - the store tells nobody
+                await anyio.sleep(0.05)
 
 
 async def test_a_memory_with_many_pages_and_snapshots_is_deleted_in_parts(quick: RunningShard) -> None:

@@ -1,8 +1,10 @@
 """Forks and snapshots in the backend store: pages shared until one of them is written."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
-from attractor_server.storage import copies
+from attractor_server.storage import copies, imports
 from attractor_server.storage.database import FILE, Database
-from attractor_server.storage.journal import PARTS_LIMIT, Journal
+from attractor_server.storage.journal import LEFTOVER_PAGES, PARTS_LIMIT, Journal
 from attractor_server.storage.looking import looking_at
 from attractor_server.storage.opening import store_at
 from attractor_server.storage.records import Change, Entry, Floats, Image, Item, NewMemory, Remade, StoredMemory
@@ -269,7 +271,7 @@ def test_what_exports_left_when_their_server_died_is_forgotten(journal: Journal)
     store(journal, memory.id, 1)
     take_many(journal, memory.id, [".old", "kept"])  # as if in 1970
     journal.snapshot(memory.id, ".new")
-    journal.forget_leftovers()
+    assert len(list(journal.forget_leftovers())) == 1
     with pytest.raises(SnapshotNotFound):
         journal.kept("a", ".old")
     assert (journal.kept("a", ".new").version, journal.kept("a", "kept").version) == (1, 1)
@@ -298,3 +300,64 @@ def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
     assert found(on_disk, "a").id == again.id
     assert [one.tag for one in on_disk.snapshots(again.id)] == ["t1"]
     assert not any(some(number).tobytes() in bytes_in(tmp_path) for number in range(1, PARTS_LIMIT + 2))
+
+
+def test_a_deletion_that_was_cut_short_is_gone_on_with_in_portions(on_disk: Journal, tmp_path: Path) -> None:
+    memory, beside = made(on_disk, "a"), made(on_disk, "b")
+    for number in range(1, PARTS_LIMIT + 3):
+        store(on_disk, memory.id, number, page=number)
+    store(on_disk, beside.id, 100)
+    on_disk.snapshot(memory.id, "t")
+    assert on_disk.begin_delete(memory.id)
+    coming = on_disk.begin_import(replace(memory, name="c"))  # as an import that is under way
+    assert len(list(on_disk.forget_leftovers())) > PARTS_LIMIT // LEFTOVER_PAGES
+    assert not any(some(number).tobytes() in bytes_in(tmp_path) for number in range(1, PARTS_LIMIT + 3))
+    assert versions(on_disk, beside.id) == [100]
+    assert on_disk.end_import(coming, "c").id == coming
+    assert list(on_disk.forget_leftovers()) == []
+
+
+def test_an_import_that_was_begun_a_day_ago_is_forgotten(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = made(journal, "a")
+    coming = journal.begin_import(replace(memory, name="c"))
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 2 * imports.ABANDONED_AFTER_S)
+    assert list(journal.forget_leftovers())
+    with pytest.raises(AssertionError):
+        journal.end_import(coming, "c")
+
+
+def test_a_change_of_many_pages_comes_by_way_of_a_draft_all_at_once(journal: Journal) -> None:
+    memory = made(journal, "a")
+    for number in range(4):
+        store(journal, memory.id, number + 1, page=number, image=b"old")
+    journal.snapshot(memory.id, "t")
+    draft = journal.begin_import(replace(memory, name="c"))
+    for version, number in ((5, 1), (6, 4)):
+        store(journal, draft, version, page=number, image=b"new")
+    assert [row.number for row in found(journal, "a").pages] == [0, 1, 2, 3]
+    last = Entry(page=3, version=6, written=6, values=some(7))
+    journal.end_change(
+        draft, Change(memory=memory.id, version=6, patterns=5, dropped=[0], pages={3: 2}, entries=[last])
+    )
+    after = found(journal, "a")
+    assert (after.version, after.patterns) == (6, 5)
+    assert [(row.number, row.patterns) for row in after.pages] == [(1, 1), (2, 1), (3, 2), (4, 1)]
+    assert [versions(journal, memory.id, number) for number in (1, 2, 3, 4)] == [[5], [3], [4, 6], [6]]
+    assert list(journal.forget_leftovers())
+    assert [versions(journal, memory.id, number) for number in (1, 2, 3, 4)] == [[5], [3], [4, 6], [6]]
+    kept = journal.kept("a", "t")
+    assert [versions(journal, kept.id, number) for number in range(4)] == [[1], [2], [3], [4]]
+    journal.restore(memory.id, "t")
+    assert [versions(journal, memory.id, number) for number in range(5)] == [[1], [2], [3], [4], []]
+
+
+def test_a_change_of_many_pages_that_is_given_up_leaves_the_memory_as_it_was(journal: Journal) -> None:
+    memory = made(journal, "a")
+    store(journal, memory.id, 1)
+    draft = journal.begin_import(replace(memory, name="c"))
+    store(journal, draft, 2)
+    journal.abandon(draft)
+    assert list(journal.forget_leftovers())
+    assert versions(journal, memory.id) == [1]
+    assert versions(journal, draft) == []

@@ -15,16 +15,26 @@ logger = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 1.0
 CLEAR_EVERY_S = 300.0
+CLEAR_PAUSE_S = 0.01
+"""Others have the store in between"""
 
 
 async def clear(shard: Shard) -> None:
-    """Forgets what exports have left whose shard died, now and again and again, until cancelled."""
+    """Forgets what shards that died have left half done, now and again and again, until cancelled."""
     while shard.durable:
         try:
-            await shard.memories.ask(Journal.forget_leftovers)
+            await _clear_once(shard)
         except ServerError as error:
-            logger.warning("what exports have left cannot be forgotten now: %s", error)
+            logger.warning("what was left half done cannot be forgotten now: %s", error)
         await anyio.sleep(CLEAR_EVERY_S)
+
+
+async def _clear_once(shard: Shard) -> None:
+    steps = await shard.memories.ask(Journal.forget_leftovers)
+    more = True
+    while more:
+        more = await shard.memories.ask(lambda _: next(steps, False) is None)
+        await anyio.sleep(CLEAR_PAUSE_S)
 
 
 async def sweep(shard: Shard) -> None:

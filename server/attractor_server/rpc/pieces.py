@@ -22,7 +22,7 @@ from attractor_server.rpc.paging import given_settings, memory_message
 from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.rpc.values import check_values
 from attractor_server.storage.index import MemoryIndex
-from attractor_server.storage.journal import Journal
+from attractor_server.storage.journal import LEFTOVER_PAGES, Journal
 from attractor_server.storage.records import Call, Change, Entry, Image, StoredMemory, StoredPage
 from attractor_server.storage.settings import MemorySettings
 
@@ -161,6 +161,8 @@ class Importing:
     async def forgotten(self) -> None:
         """Leaves nothing of a memory that has not ended."""
         if self._begun is not None:
+            while await self._shard.memories.ask(partial(Journal.shorten, memory=self._begun, pages=LEFTOVER_PAGES)):
+                pass
             await self._shard.memories.ask(partial(Journal.forget_unreached, memory=self._begun))
 
     @property

@@ -116,11 +116,11 @@ def delete(cursor: Cursor, memory: int) -> None:
     contents.forgotten(cursor, found)
 
 
-def is_large(cursor: Cursor, memory: int, *, parts: int) -> bool:
-    """Whether a memory has more pages and snapshots than that."""
-    pages = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, parts + 1)).fetchall()
+def is_large(cursor: Cursor, memory: int, *, parts: int, pages: int) -> bool:
+    """Whether a memory has more pages, or more pages and snapshots, than that."""
+    held = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, pages + 1)).fetchall()
     own = cursor.execute("SELECT id FROM memories WHERE parent = ? LIMIT ?", (memory, parts + 1)).fetchall()
-    return len(pages) + len(own) > parts
+    return len(held) > pages or len(held) + len(own) > parts
 
 
 def shortened(cursor: Cursor, memory: int, pages: int) -> bool:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from attractor_server.errors import StoreDamaged
 from attractor_server.storage import calls, contents, copies, imports, rows
@@ -20,6 +21,10 @@ MEMORIES_LIMIT = 1024
 """Of one statement"""
 PARTS_LIMIT = 64
 """Pages and snapshots that are deleted together"""
+PAGES_LIMIT = 16
+"""Pages of one memory, among them"""
+LEFTOVER_PAGES = 4
+"""The same of what a server has left that died: others have the store in between"""
 
 
 class Journal:
@@ -98,7 +103,7 @@ class Journal:
         with self._changing(memories=[memory], reserved=True) as cursor:
             if calls.found(cursor, call) is not None:
                 return False
-            more = copies.is_large(cursor, memory, parts=parts)
+            more = copies.is_large(cursor, memory, parts=parts, pages=min(parts, PAGES_LIMIT))
             if more:
                 imports.abandon(cursor, memory, now_s=time.time())
             else:
@@ -229,12 +234,22 @@ class Journal:
         if memory is not None:
             self.forget_unreached(memory)
 
-    def forget_leftovers(self) -> None:
-        """Forgets what exports have left whose server died."""
-        with self._store.reading() as cursor:
-            found = copies.leftovers(cursor, before_s=time.time() - copies.HIDDEN_FOR_S)
-        for memory in found:
-            self.forget_unreached(memory)
+    def forget_leftovers(self) -> Iterator[None]:
+        """Forgets what exports, deletions and changes have left whose server died; stops after each part of it."""
+        while True:
+            now_s = time.time()
+            with self._store.reading() as cursor:
+                found = [
+                    *copies.leftovers(cursor, before_s=now_s - copies.HIDDEN_FOR_S),
+                    *imports.leftovers(cursor, now_s=now_s),
+                ]
+            if not found:
+                return
+            for memory in found:
+                while self.shorten(memory, pages=LEFTOVER_PAGES):
+                    yield
+                self.forget_unreached(memory)
+                yield
 
     def forget_unreached(self, memory: int) -> None:
         """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
@@ -272,10 +287,31 @@ class Journal:
 
         The old ones are the draft's then, which nobody reaches, to be forgotten.
         """
+        now_s = time.time()
         with self._changing(memories=[change.memory]) as cursor:
             imports.exchange(cursor, change.memory, draft)
-            rows.counted(cursor, [change], now_s=time.time())
-            calls.note(cursor, change.call, Done(change.version, change.patterns), now_s=time.time())
+            imports.abandon(cursor, draft, now_s=now_s)
+            rows.counted(cursor, [change], now_s=now_s)
+            calls.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
+
+    def end_change(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of the draft in the place of those of these numbers.
+
+        What was in their place, and what the change drops, is the draft's then, which nobody reaches, to be forgotten.
+        """
+        now_s = time.time()
+        (kept,) = put_outside([replace(change, dropped=())], self._artifacts)
+        with self._changing(memories=[change.memory]) as cursor:
+            if there := rows.counted(cursor, [kept], now_s=now_s):
+                contents.changed(cursor, there)
+                imports.give(cursor, change.memory, draft, dropped=change.dropped)
+                rows.tell(cursor, there)
+            imports.abandon(cursor, draft, now_s=now_s)
+
+    def abandon(self, draft: int) -> None:
+        """Leaves a draft to be forgotten by and by."""
+        with self._changing() as cursor:
+            imports.abandon(cursor, draft, now_s=time.time())
 
     def shorten(self, memory: int, *, pages: int) -> bool:
         """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
