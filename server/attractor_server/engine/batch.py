@@ -30,6 +30,8 @@ PART_READS = 64
 """Patterns in one program of what is done in parts"""
 PART_LOOKS = 4096
 """Energies in one program there: pages times patterns"""
+PART_BYTES = 1 << 20
+"""Weights of pages that are written to the store together there, about"""
 
 Results: TypeAlias = Generator[tuple[Job, Outcome | ServerError] | None, None, None]
 """Answers as they come; None where others can have their turn"""
@@ -74,6 +76,11 @@ class Loaded:
     def limit(self) -> int:
         """Pages in one program: on a CPU no more than whose fast weights stay in its cache through all steps."""
         return min(side_by_side(self.model), self.bank.capacity)
+
+    @property
+    def part_limit(self) -> int:
+        """Pages that are written together in what is done in parts."""
+        return max(1, min(self.limit, PART_BYTES // self.model.page_bytes))
 
     def reading_limit(self, jobs: Iterable[Job]) -> int:
         """The same of a program that reads cues of these jobs: what is read where it lies need not fit in the cache."""

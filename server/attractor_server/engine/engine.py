@@ -8,6 +8,7 @@ import torch
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.batch import Lane, Loaded, Results, Stops, lanes_of
+from attractor_server.engine.beside import dropped
 from attractor_server.engine.erasing import erase
 from attractor_server.engine.faults import fault, gone, unfit, unserved
 from attractor_server.engine.halving import by_halves
@@ -16,7 +17,6 @@ from attractor_server.engine.kept import KeptPatterns
 from attractor_server.engine.page import release
 from attractor_server.engine.parts import PART_S, Parts
 from attractor_server.engine.reading import query, recognize
-from attractor_server.engine.rebuilding import dropped
 from attractor_server.engine.residency import Residency, bank_for
 from attractor_server.engine.restoring import repeats, restored
 from attractor_server.engine.tending import Tending

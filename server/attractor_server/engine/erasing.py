@@ -1,6 +1,6 @@
 """Erasing: exactly where the page keeps its patterns, by the trained eraser where it does not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import partial
 from itertools import compress
 
@@ -10,16 +10,22 @@ import torch
 from attractor_server.energy.eraser import erase as erase_by_training
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import PART_READS, Lane, Loaded, Results, Stops, joined
+from attractor_server.engine.beside import draft_of, release_by_and_by
 from attractor_server.engine.choosing import Cues, choose
 from attractor_server.engine.erasure import Change, Erasure, without
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.halving import by_halves
-from attractor_server.engine.keeping import keep_erases
+from attractor_server.engine.keeping import end_erase, erased_content, keep_erases
 from attractor_server.engine.kept import KeptPatterns
-from attractor_server.engine.page import Page
+from attractor_server.engine.page import Page, release
 from attractor_server.engine.work import Erased, Floats, Job, Outcome
-from attractor_server.engine.writing import finite_rows, publish, rows_in, written
+from attractor_server.engine.writing import adding, finite_rows, publish, rows_in
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
+
+ERASING = 16
+"""Patterns that are written in the time that the eraser needs for one, about"""
+ERASED_TOGETHER = 4
+"""Patterns of a page before each stop"""
 
 
 def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
@@ -31,6 +37,9 @@ def erase(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
     """
     erasures = [Erasure(lane.jobs[0], lane.values) for lane in lanes]
     yield from by_halves(erasures, partial(_find, loaded), partial(_fail, "search for what to erase"))
+    if lanes[0].cut and len(erasures) == 1 and erasures[0].error is None and erasures[0].changes:
+        yield from _erase_beside(loaded, erasures[0])
+        return
     for part in _parts(loaded, erasures):
         yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
     outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _counted(one) for one in erasures}
@@ -144,7 +153,7 @@ def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
     changes = [change for one in erasures for change in one.changes.values()]
     if not changes:
         return
-    fast = yield from _changed(loaded, changes, cut=erasures[0].job.cut)
+    fast = yield from _changed(loaded, changes)
     finite = dict(zip(changes, finite_rows(fast), strict=False))
     for one in erasures:
         if not all(finite[change] for change in one.changes.values()):
@@ -163,33 +172,77 @@ def _publish(loaded: Loaded, erasures: Sequence[Erasure]) -> Stops[None]:
             change.page.patterns, change.page.kept = change.left, one.keeps(change)
 
 
-def _changed(loaded: Loaded, changes: Sequence[Change], *, cut: bool) -> Stops[Tensors]:
-    """The pages' fast weights, each (pages, *shape); where it is cut, of few patterns before each stop."""
-    if not cut:
-        return _erased(loaded, changes, _rewritten(loaded, changes))
-    parts = list[Tensors]()
-    for part in _few(changes):
-        for error in loaded.bank.bring([change.page for change in part]).values():
-            raise error
-        fast = _erased(loaded, part, _rewritten(loaded, part))
-        parts.append({name: value[: len(part)] for name, value in fast.items()})
-        yield
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _erase_beside(loaded: Loaded, erasure: Erasure) -> Results:
+    """Erases with stops: changed pages are made beside those of the memory, and take their places all at once."""
+    job, memory = erasure.job, erasure.job.memory
+    new: dict[Page, Page] = {}
+    draft = draft_of(loaded, memory)
+    try:
+        for part in _few(loaded, list(erasure.changes.values())):
+            yield from _change_beside(loaded, erasure, part, new)
+            if draft is not None:
+                made = {new[change.page]: change for change in part}
+                draft.add(erased_content(loaded.bank, erasure, made, memory.version + 1))
+            yield None
+        outcome = Erased(memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages))
+        if draft is not None:
+            end_erase(loaded, draft, job, outcome)
+    except BaseException as error:
+        release(new.values())
+        if draft is not None:
+            draft.discard()
+        if not isinstance(error, Exception):  # it does not go on after a stop
+            raise
+        yield job, error if isinstance(error, ServerError) else fault(error, "erasing", 1)
+        return
+    memory.pages[:] = [new.get(page, page) for page in memory.pages]
+    memory.version, memory.patterns = outcome.version, outcome.patterns
+    memory.touch()
+    yield from release_by_and_by(loaded, new)
+    if draft is not None:
+        yield from draft.forget_old()
+    yield job, outcome
 
 
-def _few(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """The changes in parts of few patterns that are written or erased, or of a single one."""
+def _change_beside(
+    loaded: Loaded, erasure: Erasure, changes: Sequence[Change], new: MutableMapping[Page, Page]
+) -> Stops[None]:
+    """Makes the pages that changes lead to, each noted in `new` by the one that is in its place.
+
+    Raises:
+        ServerError: they cannot be made.
+    """
+    for error in loaded.bank.bring([change.page for change in changes]).values():
+        raise error
+    fast = yield from _changed(loaded, changes)
+    if not all(finite_rows(fast)[: len(changes)]):
+        raise WriteDiverged(diverged(erasure.job, "erasing"))
+    for change in changes:
+        new[change.page] = Page(number=change.page.number, patterns=change.left, kept=erasure.keeps(change))
+    rows = [row for row, change in enumerate(changes) if not change.empties]
+    for error in publish(loaded, [new[changes[row].page] for row in rows], rows_in(fast, rows)).values():
+        raise error
+
+
+def _few(loaded: Loaded, changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes in parts of few pages, and of few patterns that are written or erased, or of a single one."""
     part, patterns = list[Change](), 0
     for change in changes:
-        count = change.count + (0 if change.kept is None else len(change.kept))
-        if part and patterns + count > PART_READS:
+        count = 1 + ERASING * change.count + (0 if change.kept is None else len(change.kept))
+        if part and (patterns + count > PART_READS or len(part) >= loaded.part_limit):
             yield part
             part, patterns = [], 0
         part, patterns = [*part, change], patterns + count
     yield part
 
 
-def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Tensors:
+def _changed(loaded: Loaded, changes: Sequence[Change]) -> Stops[Tensors]:
+    """The pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
+    fast = yield from _rewritten(loaded, changes)
+    return (yield from _erased(loaded, changes, fast))
+
+
+def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Stops[Tensors]:
     """The pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
     rows = loaded.rows(len(changes))
     starts = [change.page if change.kept is None else Page() for change in changes]
@@ -197,15 +250,15 @@ def _rewritten(loaded: Loaded, changes: Sequence[Change]) -> Tensors:
     kept = [_nothing(loaded) if change.kept is None else change.kept for change in changes]
     if not any(map(len, kept)):
         return fast
-    new = written(loaded, starts, kept, [0] * len(changes))
+    new = yield from adding(loaded, fast, kept, [0] * len(changes))
     anew = loaded.column([len(one) for one in kept], rows) > 0
     return {
         name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
     }
 
 
-def _erased(loaded: Loaded, changes: Sequence[Change], fast: Tensors) -> Tensors:
-    """The fast weights after the eraser, each (pages, *shape)."""
+def _erased(loaded: Loaded, changes: Sequence[Change], fast: Tensors) -> Stops[Tensors]:
+    """The fast weights after the eraser, each (pages, *shape), with a stop after each few patterns of a page."""
     model = loaded.model
     erased = [joined(change.erased) if change.erased and not change.empties else _nothing(loaded) for change in changes]
     if not any(map(len, erased)):
@@ -213,7 +266,11 @@ def _erased(loaded: Loaded, changes: Sequence[Change], fast: Tensors) -> Tensors
     grid = loaded.grid([len(one) for one in erased])
     x = model.encode(loaded.given(grid.spread(joined(erased))))
     present, stored = loaded.given(grid.present), loaded.column([change.before for change in changes], grid.shape[0])
-    return erase_by_training(model.network, model.parameters, fast, x, present=present, stored=stored)
+    for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
+        fast = erase_by_training(model.network, model.parameters, fast, some, present=here, stored=stored)
+        stored = stored - here.sum(1)
+        yield
+    return fast
 
 
 def _nothing(loaded: Loaded) -> Floats:

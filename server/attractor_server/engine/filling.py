@@ -43,12 +43,14 @@ class Filling:
         self._version, self._total = lane.memory.version, lane.memory.patterns
         for job in lane.jobs:
             self._take(job)
+        self.version, self.patterns = self._version, self._total
+        """Of the memory, once they are applied"""
         self.writes = list(self._writes())
 
     def apply(self) -> None:
         """Makes the memory's record what the stores made of it."""
         self.memory.pages[:] = self._pages
-        self.memory.version, self.memory.patterns = self._version, self._total
+        self.memory.version, self.memory.patterns = self.version, self.patterns
         self.memory.touch()
 
     def take_back(self) -> None:

@@ -60,6 +60,12 @@ class Keeper(Protocol):
     def end_rebuild(self, draft: int, change: Change) -> None:
         """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
 
+    def end_change(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
+
+    def abandon(self, draft: int) -> None:
+        """Leaves such a one to be forgotten by and by."""
+
     def shorten(self, memory: int, *, pages: int) -> bool:
         """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
 

@@ -1,34 +1,46 @@
 """Keeping: what a batch has done to memories goes to the backend store before anybody is told of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import TypeVar
 
 from attractor_server.engine.bank import Bank
 from attractor_server.engine.batch import Loaded
+from attractor_server.engine.beside import Draft
+from attractor_server.engine.erasure import Change as PageChange
 from attractor_server.engine.erasure import Erasure
 from attractor_server.engine.faults import fault
-from attractor_server.engine.filling import Filling
+from attractor_server.engine.filling import Filling, Part
+from attractor_server.engine.images import images_of
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Erased, Job, Outcome, Record, Stored
 from attractor_server.errors import CommitUnknown, ServerError
-from attractor_server.storage.records import Change, Entry, Image, Told
+from attractor_server.storage.records import Change, Entry, Told
 
 PATIENCE_S = 1.0
 """Commits that fail may take so long in sum, until the members of a batch are tried in parts no more"""
 _Kept = TypeVar("_Kept", Filling, Erasure)
 
 
-def keep_stores(loaded: Loaded, fillings: Sequence[Filling]) -> None:
-    """Commit what was applied. Where that fails, the jobs fail, and their memories are as the store has them."""
+def keep_stores(loaded: Loaded, fillings: Sequence[Filling], drafts: Mapping[Filling, Draft]) -> None:
+    """Commit what was applied. Where that fails, the jobs fail, and their memories are as the store has them.
+
+    Of a filling with a draft the store has new pages by now, which come into their places.
+    """
     kept = [one for one in fillings if one.memory.id]
     if loaded.keeper is None or loaded.kept is None or not kept:
         return
     for page in {part.page for one in kept for part in one.parts}:
         loaded.kept.changed(page)
-    changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one))
-    failed |= _commit(loaded.keeper, changes)
+    changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one, drafts.get(one)))
+    failed |= _commit(loaded.keeper, {one: change for one, change in changes.items() if one not in drafts})
+    for one in (one for one in drafts if one in changes):
+        try:
+            drafts[one].end(changes[one])
+        except Exception as error:
+            failed[one] = _failure(error, 1)
     for one in kept:
         if one in failed:
             one.outcomes |= dict.fromkeys(one.jobs, failed[one])
@@ -59,6 +71,20 @@ def keep_erases(
     for one in failed:
         lose(loaded.bank, one.job.memory)
     return {one.job: failure for one, failure in failed.items()}
+
+
+def end_erase(loaded: Loaded, draft: Draft, job: Job, outcome: Erased) -> None:
+    """Commit an erase whose pages a draft has.
+
+    Raises:
+        Exception: that failed, and its memory is as the store has it.
+    """
+    told = told_of([(job, outcome)])
+    try:
+        draft.end(Change(memory=job.memory.id, version=outcome.version, patterns=outcome.patterns, told=told))
+    except Exception:
+        lose(loaded.bank, job.memory)
+        raise
 
 
 def _changes(
@@ -113,21 +139,41 @@ def lose(bank: Bank, memory: Record) -> None:
     memory.at_hand = False
 
 
-def _by_stores(bank: Bank, filling: Filling) -> Change:
-    """What the stores of a lane did to their memory: entries, and images of pages that are sealed by now.
+def keep_new(loaded: Loaded, filling: Filling, draft: Draft, pages: Collection[Page]) -> None:
+    """Have the draft keep new pages of the filling, which are in the bank.
+
+    Raises:
+        ServerError: the store failed.
+    """
+    draft.add(_content(loaded.bank, filling, [part for part in filling.parts if part.page in pages]))
+
+
+def _by_stores(bank: Bank, filling: Filling, draft: Draft | None) -> Change:
+    """What the stores of a lane did to their memory, but for the pages that a draft has."""
+    memory, there = filling.memory, draft.numbers if draft is not None else set()
+    gone = {*filling.dropped, *(part.page for part in filling.parts if part.page.number in there)}
+    content = _content(bank, filling, [part for part in filling.parts if part.page not in gone])
+    return replace(
+        content,
+        dropped=[page.number for page in filling.dropped],
+        told=told_of((job, filling.outcomes[job]) for job in filling.jobs),
+        departed=tuple(memory.departed or ()),
+    )
+
+
+def _content(bank: Bank, filling: Filling, parts: Sequence[Part]) -> Change:
+    """What came into pages: entries, and images of those that are sealed by now.
 
     Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
     """
     memory, first = filling.memory, filling.parts[0].version
-    parts = [part for part in filling.parts if part.page not in filling.dropped]
     given = dict.fromkeys(part.page for part in parts)
     sealed = [page for page in given if memory.settings.seals(page.patterns)]
     bare = [] if memory.settings.retain == "all" else sealed
     return Change(
         memory=memory.id,
-        version=memory.version,
-        patterns=memory.patterns,
-        dropped=[page.number for page in filling.dropped],
+        version=filling.version,
+        patterns=filling.patterns,
         emptied=[page.number for page in bare],
         pages={page.number: page.patterns for page in given},
         entries=[
@@ -135,49 +181,41 @@ def _by_stores(bank: Bank, filling: Filling) -> Change:
             for part in parts
             if part.page not in bare
         ],
-        images=images_of(bank, sealed, memory.version),
-        told=_told((job, filling.outcomes[job]) for job in filling.jobs),
-        departed=tuple(memory.departed or ()),
+        images=images_of(bank, sealed, filling.version),
     )
 
 
 def _by_erase(bank: Bank, erasure: Erasure, outcome: Outcome | ServerError) -> Change:
-    """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with.
+    """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with."""
+    content = erased_content(bank, erasure, erasure.changes, erasure.job.memory.version)
+    return replace(content, emptied=list(content.pages), told=told_of([(erasure.job, outcome)]))
 
-    Its weights are kept, too, unless it is the page to be filled, and follows from its patterns.
+
+def erased_content(bank: Bank, erasure: Erasure, changes: Mapping[Page, PageChange], version: int) -> Change:
+    """What an erase leaves in pages, of which the bank has the new weights.
+
+    These are kept, too, unless it is the page to be filled, and follows from its patterns.
     """
-    memory, changes = erasure.job.memory, erasure.changes
-    numbers = [page.number for page in changes]
+    memory = erasure.job.memory
     kept = {page: one for page, one in changes.items() if one.kept is not None and not one.erased}
-    bare = [page for page in changes if page not in kept or (page is not memory.pages[-1] and page.patterns)]
+    filled = memory.pages[-1]
+    bare = [page for page, one in changes.items() if page not in kept or (one.page is not filled and page.patterns)]
     return Change(
         memory=memory.id,
-        version=memory.version,
+        version=version,
         patterns=memory.patterns,
-        emptied=numbers,
         pages={page.number: page.patterns for page in changes},
         entries=[
-            Entry(page=page.number, version=memory.version, written=memory.version, values=one.kept, items=one.items)
+            Entry(page=page.number, version=version, written=version, values=one.kept, items=one.items)
             for page, one in kept.items()
             if one.kept is not None and len(one.kept)
         ],
-        images=images_of(bank, bare, memory.version),
-        told=_told([(erasure.job, outcome)]),
+        images=images_of(bank, bare, version),
         erases=True,
     )
 
 
-def images_of(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
-    """The weights of these pages after that version of their memory."""
-    images = []
-    for page in pages:
-        for error in bank.bring([page]).values():
-            raise error
-        images.append(Image(page=page.number, version=version, content=bank.image(page)))
-    return images
-
-
-def _told(answered: Iterable[tuple[Job, object]]) -> Sequence[Told]:
+def told_of(answered: Iterable[tuple[Job, object]]) -> Sequence[Told]:
     """The answers to what is counted."""
     return [
         Told(

@@ -4,31 +4,24 @@ Part after part, with a stop after each, so that others are served in between. U
 reaches any of them.
 """
 
-import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TypeAlias
 
 from attractor_server.engine.batch import Loaded, joined
+from attractor_server.engine.beside import PART_S, dropped
 from attractor_server.engine.faults import gone
+from attractor_server.engine.images import images_of
 from attractor_server.engine.keeper import Keeper
-from attractor_server.engine.keeping import images_of
 from attractor_server.engine.page import Page
 from attractor_server.engine.returning import found
 from attractor_server.engine.work import Floats, Rebuild, Record
 from attractor_server.engine.writing import finite_rows, rows_in, written
-from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, ServerError, WriteDiverged
+from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, WriteDiverged
 from attractor_server.storage.records import NOTHING, Call, Change, Done, Entry, Item, Remade, StoredMemory
 
-logger = logging.getLogger(__name__)
-
-PART_S = 0.02
-"""What a part should take"""
-DROPPED = 16
-"""Old pages that are deleted at a time"""
 Rebuilt: TypeAlias = Generator[None, None, tuple[Done, int]]
 _Content: TypeAlias = tuple[Floats, Sequence[Item]]
 """Patterns of a page (n, d), and what they carry"""
@@ -65,20 +58,9 @@ def rebuilt(keeper: Keeper, target: Loaded, memory: Record, task: Rebuild, call:
         change = Change(memory=stored.id, version=new.version, patterns=stored.patterns, remade=remade, call=call)
         keeper.end_rebuild(draft, change)
     except Exception:
-        with suppress(ServerError):
-            keeper.forget_unreached(draft)
+        yield from dropped(keeper, draft)
         raise
     return Done(new.version, new.patterns), draft
-
-
-def dropped(keeper: Keeper, draft: int) -> Iterator[None]:
-    """Deletes that memory, which nobody reaches, with a stop after each part. What fails is left for a later one."""
-    try:
-        while keeper.shorten(draft, pages=DROPPED):
-            yield
-        keeper.forget_unreached(draft)
-    except ServerError as error:
-        logger.warning("pages of a memory that was deleted or rebuilt are still in the store: %s", error)
 
 
 def _changes(keeper: Keeper, target: Loaded, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:

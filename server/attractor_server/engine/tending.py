@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TypeAlias, assert_never
 
 from attractor_server.engine.batch import Loaded
+from attractor_server.engine.beside import dropped
 from attractor_server.engine.faults import fault
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import release
-from attractor_server.engine.rebuilding import dropped, rebuilt
+from attractor_server.engine.rebuilding import rebuilt
 from attractor_server.engine.returning import become, found
 from attractor_server.engine.work import (
     ForgetSnapshot,

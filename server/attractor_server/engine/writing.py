@@ -1,6 +1,6 @@
 """Stores: a page is rewritten with all its patterns, or added to; the stores of one memory are one write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import programs
 from attractor_server.engine.batch import PART_READS, Grid, Lane, Loaded, Results, Stops, at_once, chunks, joined
+from attractor_server.engine.beside import Draft, draft_of
 from attractor_server.engine.faults import diverged, fault
 from attractor_server.engine.filling import Filling, Write
 from attractor_server.engine.halving import by_halves
-from attractor_server.engine.keeping import keep_stores
+from attractor_server.engine.keeping import keep_new, keep_stores
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats
 from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
@@ -29,16 +30,24 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
             fillings.append(Filling(lane))
         except Exception as error:
             yield from dict.fromkeys(lane.jobs, fault(error, "store", 1)).items()
+    drafts = _drafts(loaded, fillings) if lanes and lanes[0].cut else {}
     try:
-        yield from _write_all(loaded, fillings, cut=lanes[0].cut if lanes else False)
+        yield from _write_all(loaded, fillings, drafts, cut=lanes[0].cut if lanes else False)
     except GeneratorExit:  # it does not go on after a stop
         for page in (write.page for one in fillings for write in one.writes if write.new):
             loaded.bank.release(page)
+        for draft in drafts.values():
+            draft.discard()
         raise
     singly = [one for one in fillings if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
     for one in fillings:
         _settle(loaded, one)
-    keep_stores(loaded, [one for one in fillings if one.error is None and one.jobs])
+    keep_stores(loaded, [one for one in fillings if one.error is None and one.jobs], drafts)
+    for one, draft in drafts.items():
+        if one.error is None:
+            yield from draft.forget_old()
+        else:
+            draft.discard()
     for one in fillings:
         yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
     for turn in zip_longest(*(one.jobs for one in singly)):
@@ -48,17 +57,37 @@ def store(loaded: Loaded, lanes: Sequence[Lane]) -> Results:
         yield from store(loaded, [Lane(job.memory, [job]) for job in jobs if job not in lost])
 
 
-def _write_all(loaded: Loaded, fillings: Sequence[Filling], *, cut: bool) -> Stops[None]:
+def _drafts(loaded: Loaded, fillings: Iterable[Filling]) -> Mapping[Filling, Draft]:
+    """Drafts for the fillings that make several pages, and are kept."""
+    drafts = {one: draft_of(loaded, one.memory) for one in fillings if sum(write.new for write in one.writes) > 1}
+    return {one: draft for one, draft in drafts.items() if draft is not None}
+
+
+def _write_all(
+    loaded: Loaded, fillings: Sequence[Filling], drafts: Mapping[Filling, Draft], *, cut: bool
+) -> Stops[None]:
     """Writes all pages; where it is cut, of few patterns at a time, with a stop between."""
     for new in (True, False):
         writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
         limit = loaded.limit
         if cut and writes:
-            limit = min(limit, max(1, PART_READS // max(write.size for write in writes)))
+            limit = min(loaded.part_limit, max(1, PART_READS // max(write.size for write in writes)))
         for part in chunks(writes, lambda write: write.size, limit):
             yield from _write(loaded, part)
             if new:
                 yield
+                for one in drafts:
+                    _keep_new(loaded, one, drafts[one], [write.page for write in part if write.filling is one])
+                yield
+
+
+def _keep_new(loaded: Loaded, filling: Filling, draft: Draft, pages: Sequence[Page]) -> None:
+    """Has the draft keep these pages, unless the filling fails."""
+    try:
+        if filling.error is None and pages:
+            keep_new(loaded, filling, draft, pages)
+    except Exception as error:
+        filling.error = error if isinstance(error, ServerError) else fault(error, "store", 1)
 
 
 def finite_rows(fast: Tensors) -> list[bool]:
