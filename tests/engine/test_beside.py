@@ -1,6 +1,7 @@
 """Changes of many pages are kept part by part beside their memory, and are its own all at once, or never."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -12,10 +13,12 @@ from numpy.testing import assert_array_equal
 from tests.engine.bench import Values
 from tests.server.models import IMAGE, able_model
 
+from attractor_server.engine import matching
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.returning import record_of
 from attractor_server.engine.work import Erased, Job, Operation, Outcome, Recalled, Record, Stored, Unfinished
 from attractor_server.errors import MemoryNotFound, ServerError, StoreFailed
+from attractor_server.fields import Layout
 from attractor_server.storage.database import Database
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.looking import looking_at
@@ -23,6 +26,7 @@ from attractor_server.storage.records import Change, NewMemory
 from attractor_server.storage.settings import MemorySettings
 from attractor_server.storage.verifying import faults_in
 
+Doubles = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 MODEL = able_model("able", IMAGE)
 PAGES = 150
 STREAM = MemorySettings(page_patterns=2, write="stream")
@@ -221,3 +225,47 @@ def test_a_memory_that_is_deleted_between_the_parts_leaves_nothing_of_the_change
     assert len(bank._free) == free
     assert list(kept.journal.forget_leftovers())
     assert len(kept.contents(memory)) == PAGES
+
+
+def test_what_matches_in_many_pages_is_searched_in_another_thread_and_is_what_matches_at_once(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, threads = kept.made("a", STREAM), set[threading.Thread]()
+    plain = matching.squared_distances
+
+    def noted(layout: Layout, values: Values, others: Values) -> Doubles:
+        threads.add(threading.current_thread())
+        return plain(layout, values, others)
+
+    def search() -> Job:
+        job = kept.job(Operation.QUERY, memory, some(40))
+        job.match = True
+        return job
+
+    whole = kept.run(search())
+    monkeypatch.setattr(matching, "squared_distances", noted)
+    monkeypatch.setattr(matching, "AT_A_TIME", 2 * IMAGE.size)  # so that it is searched pattern by pattern
+    cut = kept.in_parts(search())
+    assert threads
+    assert threading.current_thread() not in threads
+    assert isinstance(whole, Recalled)
+    assert isinstance(cut, Recalled)
+    assert whole.matches is not None
+    assert cut.matches is not None
+    assert_array_equal(cut.matches.values, whole.matches.values)
+    np.testing.assert_allclose(cut.matches.distances, whole.matches.distances, atol=1e-5)
+    assert cut.matches.items == whole.matches.items
+
+
+def test_a_search_that_fails_in_another_thread_is_the_error_of_its_request(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = kept.made("a", STREAM)
+    job = kept.job(Operation.QUERY, memory, some(40))
+    job.match = True
+
+    def failing(memory: int, number: int, *, all_entries: bool = False) -> None:
+        raise StoreFailed("the store failed")
+
+    monkeypatch.setattr(kept.journal, "page", failing)
+    assert isinstance(kept.in_parts(job), StoreFailed)

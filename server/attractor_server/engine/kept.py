@@ -1,11 +1,13 @@
 """Patterns that the backend store keeps, with what they carry; those that were asked for last are at hand."""
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
+from attractor_server.engine.aside import Aside
 from attractor_server.engine.keeper import Keeper
 from attractor_server.engine.page import Page
 from attractor_server.engine.work import Floats, Record
@@ -30,7 +32,7 @@ class PagePatterns:
 
 
 class KeptPatterns:
-    """Reads pages' patterns from a backend store. Lives on the engine's thread."""
+    """Reads pages' patterns from a backend store. Thread-safe, but for one page in two threads."""
 
     def __init__(self, keeper: Keeper, *, limit_bytes: int = LIMIT_BYTES) -> None:
         self._keeper = keeper
@@ -38,6 +40,9 @@ class KeptPatterns:
         self._at_hand: OrderedDict[int, PagePatterns] = OrderedDict()
         """By the page's id, the one that was asked for longest ago first"""
         self._bytes = 0
+        self._lock = threading.Lock()
+        self.aside = Aside()
+        """For long work with these patterns"""
 
     def of(self, memory: Record, page: Page) -> PagePatterns | None:
         """All patterns of that page; None where not all are kept, since its weights alone were, or the eraser's.
@@ -45,22 +50,26 @@ class KeptPatterns:
         Raises:
             ServerError: the store cannot be read, or is damaged.
         """
-        if (found := self._at_hand.get(page.id)) is None:
-            entries = self._keeper.page(memory.id, page.number, all_entries=True).entries
-            if sum(len(entry.values) for entry in entries) != page.patterns or not page.patterns:
-                return None
-            found = PagePatterns(
-                np.concatenate([entry.values for entry in entries]),
-                tuple(chain.from_iterable(entry.items or [NOTHING] * len(entry.values) for entry in entries)),
-            )
+        with self._lock:
+            if (found := self._at_hand.get(page.id)) is not None:
+                self._at_hand.move_to_end(page.id)
+                return found
+        entries = self._keeper.page(memory.id, page.number, all_entries=True).entries
+        if sum(len(entry.values) for entry in entries) != page.patterns or not page.patterns:
+            return None
+        found = PagePatterns(
+            np.concatenate([entry.values for entry in entries]),
+            tuple(chain.from_iterable(entry.items or [NOTHING] * len(entry.values) for entry in entries)),
+        )
+        with self._lock:
             self._at_hand[page.id] = found
             self._bytes += found.nbytes
-        self._at_hand.move_to_end(page.id)
-        while self._bytes > self._limit_bytes and len(self._at_hand) > 1:
-            self._bytes -= self._at_hand.popitem(last=False)[1].nbytes
+            while self._bytes > self._limit_bytes and len(self._at_hand) > 1:
+                self._bytes -= self._at_hand.popitem(last=False)[1].nbytes
         return found
 
     def changed(self, page: Page) -> None:
         """The page holds something else from now on."""
-        if (old := self._at_hand.pop(page.id, None)) is not None:
-            self._bytes -= old.nbytes
+        with self._lock:
+            if (old := self._at_hand.pop(page.id, None)) is not None:
+                self._bytes -= old.nbytes

@@ -10,6 +10,8 @@ from attractor_server.storage.records import NOTHING, Item
 
 AT_A_TIME = 1 << 22
 """Differences of single values between two stops, about"""
+ROWS = 16
+"""Values that are compared in one call with patterns of a large page, at least"""
 
 
 def matches(kept: KeptPatterns, memory: Record, layout: Layout, values: Floats) -> Stops[Matches]:
@@ -23,18 +25,22 @@ def matches(kept: KeptPatterns, memory: Record, layout: Layout, values: Floats) 
     nearest = np.zeros_like(values)
     squares = np.full(len(values), np.inf)
     items: list[Item] = [NOTHING] * len(values)
-    for page in memory.pages:
+    wide = max(1, AT_A_TIME // (ROWS * values.shape[1]))
+    for page in list(memory.pages):
         if (patterns := kept.of(memory, page)) is None:
             continue
-        step = max(1, AT_A_TIME // patterns.values.size)
-        for start in range(0, len(values), step):
-            found = squared_distances(layout, values[start : start + step], patterns.values)
-            best = found.argmin(1)
-            least = found[np.arange(len(found)), best]
-            for row in np.flatnonzero(least < squares[start : start + step]).tolist():
-                nearest[start + row] = patterns.values[best[row]]
-                items[start + row], squares[start + row] = patterns.items[best[row]], least[row]
-            yield
+        for first in range(0, len(patterns.values), wide):
+            part = patterns.values[first : first + wide]
+            step = max(1, AT_A_TIME // part.size)
+            for start in range(0, len(values), step):
+                found = squared_distances(layout, values[start : start + step], part)
+                best = found.argmin(1)
+                least = found[np.arange(len(found)), best]
+                for row in np.flatnonzero(least < squares[start : start + step]).tolist():
+                    at = first + int(best[row])
+                    nearest[start + row], items[start + row] = patterns.values[at], patterns.items[at]
+                    squares[start + row] = least[row]
+                yield
     return Matches(nearest, np.sqrt(squares).astype(np.float32), tuple(items))
 
 

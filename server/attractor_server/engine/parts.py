@@ -41,7 +41,7 @@ class Parts:
         for answered in one.steps:
             if answered is not None:
                 one.outcomes.update([answered])
-            elif time.perf_counter() >= end_s:
+            elif any(job.aside for job in one.jobs) or time.perf_counter() >= end_s:
                 self._under_way[memory] = one
                 break
         unfinished = Unfinished()

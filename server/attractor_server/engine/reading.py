@@ -64,7 +64,8 @@ def _matched(loaded: Loaded, job: Job, recalled: Recalled) -> Stops[Outcome | Se
     if loaded.kept is None:
         return NotKept("match: this server keeps no patterns: start it without `--durable no`")
     try:
-        found = yield from matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
+        searching = matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
+        found = yield from loaded.kept.aside.make(job, searching) if job.cut else searching
         return replace(recalled, matches=found)
     except ServerError as error:
         return error

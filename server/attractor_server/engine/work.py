@@ -28,6 +28,8 @@ LOOKS = 16
 """Pages that can be asked for a pattern's energy in the time in which the pattern is read from one, about"""
 SEARCH = 2
 """Patterns that are read in the time in which a page's kept patterns are fetched and looked through, about"""
+COMPARED = 1024
+"""Kept patterns that are compared with a pattern in the time in which it is read, about"""
 
 
 class Operation(Enum):
@@ -215,6 +217,8 @@ class Job:
     """It takes longer than others should wait, and is done in parts"""
     parts: int = 0
     """That were begun"""
+    aside: bool = False
+    """Another thread is at it: the engine's has nothing to do for it now"""
     _weight: int = field(default=0, init=False)
     _program: tuple[object, ...] = field(default=(), init=False)
     _program_of: str = field(default="", init=False)
@@ -261,7 +265,8 @@ class Job:
         pages = len(self.memory.pages)
         if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
             return self.weight
-        searched = pages * SEARCH if self.match or self.operation is Operation.ERASE else 0
+        searches = self.match or self.operation is Operation.ERASE
+        searched = pages * SEARCH + self.size * self.memory.patterns // COMPARED if searches else 0
         return self.weight + searched + (self.size * pages // LOOKS if pages > 1 else 0)
 
     @property
