@@ -25,7 +25,7 @@ FRAME = 1024
 LONG_S = 600.0
 Once: TypeAlias = Callable[[], Awaitable[object]]
 Load: TypeAlias = Callable[[attractor.AsyncClient, str, Path, float], Awaitable[Once]]
-"""Prepares a load of a size, 1.0 as in docs/design/0019, and returns what is to be done again and again"""
+"""Prepares a load of a size, 1.0 as in docs/design/0020, and returns what is to be done again and again"""
 
 
 def signs(count: int, seed: int = 0) -> NDArray[np.float32]:
