@@ -10,6 +10,8 @@ from tests.cluster.process import ServerProcess, drained, server_process
 
 SWEPT_S, EVERY_S = 20.0, 0.5
 """The first seconds after the ready line, and how far apart the ends are in a full run"""
+SAID = 20
+"""Lines of what it said last that are kept"""
 
 
 @fault("end-server", times=1 + int(SWEPT_S / EVERY_S))
@@ -39,8 +41,9 @@ def end_server(run: Run) -> None:
 
 def _end(run: Run, server: ServerProcess, when: str) -> None:
     """Tells it to end; it has to end with 0, and to have answered what was under way."""
-    if (status := server.stop()) != 0:
-        run.tally.blame(f"told to end {when}, it ended with {status}")
-    for line in drained(server.errors):
+    status, said = server.stop(), drained(server.errors)
+    if status != 0:
+        run.tally.blame(f"told to end {when}, it ended with {status}: {''.join(said[-SAID:])}")
+    for line in said:
         if "cut off" in line:
             run.tally.blame(f"told to end {when}: {line.strip()}")
