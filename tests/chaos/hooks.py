@@ -192,7 +192,7 @@ def lease_off() -> None:
 def dedup_off() -> None:
     """A repeat is not recognised, neither here nor in the store."""
     Ledger.find = lambda *_: None  # type: ignore[method-assign]
-    keeping._told = lambda answered: []
+    keeping.told_of = lambda answered: []
 
 
 def identity_once() -> None:
