@@ -1,6 +1,7 @@
 """From settings to a running server: Ray, and the shards in it. Each part is imported when its time comes."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -132,7 +133,7 @@ def _go_on(stand_in: "StandIn", ended: Callable[[], bool]) -> None:
 @contextmanager
 def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None]:
     """Ray runs; models were checked before, or are while it starts, which for the most part is waiting."""
-    if not settings.ray_address:
+    if not (settings.ray_address or "ray" in sys.modules):
         for name, value in _CLOSED.items():
             os.environ.setdefault(name, value)
     from attractor_server.cluster.node import ray_node  # noqa: PLC0415 - loads ray

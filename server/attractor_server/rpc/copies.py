@@ -1,6 +1,7 @@
 """Servicer of forks, snapshots and files of memories, and of memories made anew."""
 
 import asyncio
+import logging
 import uuid
 from contextlib import aclosing
 from hmac import compare_digest
@@ -23,7 +24,7 @@ from attractor_server.engine.work import (
     Task,
     Tended,
 )
-from attractor_server.errors import Draining, InvalidRequest, quoted
+from attractor_server.errors import Draining, InvalidRequest, ServerError, quoted
 from attractor_server.rpc.checks import call_of, check_name
 from attractor_server.rpc.context import Context, account_of, claims_fellow
 from attractor_server.rpc.paging import PAGE_CAPACITIES, memory_message, timestamp
@@ -33,8 +34,8 @@ from attractor_server.rpc.shard import ModelCard, Shard
 from attractor_server.storage.copies import HIDDEN
 from attractor_server.storage.records import Call, Snapshot, StoredMemory
 
-TAKEN_WITHIN_S = 30.0
-"""A snapshot for an export whose client has gone away; one that is taken later is forgotten later"""
+logger = logging.getLogger(__name__)
+
 SNAPSHOTS_LIMIT = 50_000
 """In one answer: as many as a message has room for, with the longest tags"""
 
@@ -45,6 +46,7 @@ class CopiesServicer(rpc.CopiesServicer):
     def __init__(self, shard: Shard, peers: Peers) -> None:
         self._shard = shard
         self._peers = peers
+        self._ending: set[asyncio.Future[None]] = set()
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
         check_name(request.target, field="target")
@@ -126,11 +128,19 @@ class CopiesServicer(rpc.CopiesServicer):
                 async for piece in pieces:
                     await context.write(pb.ExportResponse(piece=piece))
         finally:
-            with anyio.CancelScope(shield=True):  # it is taken even where the client has gone away
-                await asyncio.wait((taking,), timeout=TAKEN_WITHIN_S)
-                if not taking.cancel():
-                    taking.cancelled() or taking.exception()  # which was raised, or concerns nobody any more
-                await memories.ask(lambda journal: journal.forget_hidden(name, tag))
+            ending = asyncio.ensure_future(self._forget_hidden(taking, name, tag))
+            self._ending.add(ending)  # it goes on where the client has gone away
+            ending.add_done_callback(self._ending.discard)
+            await asyncio.shield(ending)
+
+    async def _forget_hidden(self, taking: "asyncio.Future[None]", name: str, tag: str) -> None:
+        """Forgets such a snapshot as soon as it was taken; what fails here is left to who clears the store."""
+        try:
+            await asyncio.wait((taking,))
+            taking.cancelled() or taking.exception()  # which was raised, or concerns nobody any more
+            await self._shard.memories.ask(lambda journal: journal.forget_hidden(name, tag))
+        except ServerError as error:
+            logger.warning("a snapshot of memory %r that was taken to be read once stays for a while: %s", name, error)
 
     async def _take_hidden(self, name: str, tag: str, context: Context) -> None:
         """Takes a snapshot to be read once."""
