@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -68,6 +69,8 @@ def _sigterm_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal = set_handler
+        if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)):
+            signal.signal(signal.SIGTERM, handler)  # Ray's core has put its own below Python's, which aborts
 
 
 @contextmanager
