@@ -5,16 +5,15 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import ray
 
+from attractor_server.cluster.signals import sigterm_kept
 from attractor_server.errors import SettingsError
 from attractor_server.storage.filesystem import make_file, make_folder
 
@@ -38,7 +37,7 @@ def ray_node(address: str) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     with nullcontext() if address else _folder() as folder:
         try:
-            with _sigterm_kept():
+            with sigterm_kept():
                 ray.init(
                     address=address or "local",
                     namespace=NAMESPACE,
@@ -54,23 +53,6 @@ def ray_node(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Whoever handles SIGTERM goes on to: Ray would end this process by it, while it starts and after (ray#17308)."""
-    set_handler = signal.signal
-
-    def set_other(signalnum: "int | signal.Signals", handler: "signal._HANDLER") -> "signal._HANDLER":
-        return signal.getsignal(signalnum) if signalnum == signal.SIGTERM else set_handler(signalnum, handler)
-
-    signal.signal = set_other
-    try:
-        yield
-    finally:
-        signal.signal = set_handler
-        if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)):
-            signal.signal(signal.SIGTERM, handler)  # Ray's core has put its own below Python's, which aborts
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from attractor_server.cluster.signals import sigterm_waits
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.rpc.server import Transport
@@ -106,7 +107,8 @@ def serving(
         if spec.durable and spec.device == "cpu" and not settings.ray_address:
             from attractor_server.cluster.stand_in import standing_in  # noqa: PLC0415 - loads torch
 
-            stand_in = stack.enter_context(standing_in(spec))
+            with sigterm_waits():
+                stand_in = stack.enter_context(standing_in(spec))
             spec = replace(spec, follows=stand_in.port)
             early(stand_in.address, stand_in.models)
             _go_on(stand_in, ended)
