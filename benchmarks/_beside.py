@@ -5,14 +5,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
 import numpy as np
+from _processes import Steered
 from grpc import aio
 from numpy.typing import NDArray
 
@@ -182,22 +182,11 @@ LOADS: Mapping[str, Load] = {
 }
 
 
-class Beside:
+class Beside(Steered):
     """A load in a process of its own, of the lowest priority: a client's own work is done on a machine of its own."""
 
     def __init__(self, name: str, address: str, data: Path, size: float) -> None:
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(name, address, data, size, theirs))
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        self._pipe.recv()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.join()
+        super().__init__(_run, name, address, data, size)
 
     def start(self) -> None:
         """Do it from now on, again and again."""

@@ -1,10 +1,11 @@
-"""Something that serves, in a process of its own with a shard's event loop, until the end of a block."""
+"""What runs in a process of its own until the end of a block: what serves, and what is told by a pipe what to do."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from typing import Self
 
 import anyio
 
@@ -23,6 +24,24 @@ def serving(start: Callable[[], Awaitable[str]]) -> Iterator[str]:
     finally:
         process.terminate()
         process.join()
+
+
+class Steered:
+    """A function of a module, given a pipe after its arguments, by which it says first that it is ready."""
+
+    def __init__(self, function: Callable[..., None], *arguments: object) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=function, args=(*arguments, theirs))
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._pipe.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
 
 
 def _run(start: Callable[[], Awaitable[str]], pipe: Connection) -> None:

@@ -20,16 +20,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import anyio
 import anyio.abc
 import numpy as np
 from _beside import LOADS as BESIDE
 from _beside import Beside
+from _processes import Steered
 from _report import Result, report
 from _shards import Shards
 from numpy.typing import NDArray
@@ -211,22 +211,11 @@ async def open_loop(asked: Tenant, rate: float, seconds: float) -> NDArray[np.fl
     return np.array(times)
 
 
-class Flooder:
+class Flooder(Steered):
     """Another tenant, in a process of its own."""
 
     def __init__(self, address: str) -> None:
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=flood, args=(address, theirs))
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        self._pipe.recv()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.join()
+        super().__init__(flood, address)
 
     def start(self, rate: float) -> None:
         """Asks for so many patterns a second, from now on."""

@@ -356,6 +356,16 @@ def test_without_a_bound_in_time_batches_are_as_large_as_they_may_be() -> None:
     assert pace.limit("p") == 512
 
 
+async def sizes_of_next_batch(computer: Recorder) -> Counter[str]:
+    """Patterns served in the next batch, by the name that namespaces have before their number."""
+    computer.free.release()
+    await computer.next_batch()
+    sizes: Counter[str] = Counter()
+    for one in computer.batches[-1]:
+        sizes[one.memory.name.strip("0123456789/")] += one.size
+    return sizes
+
+
 async def test_many_namespaces_of_one_session_have_one_share_together() -> None:
     served: Counter[str] = Counter()
     async with held(computer := Recorder(), batch=32) as batcher:
@@ -363,10 +373,7 @@ async def test_many_namespaces_of_one_session_have_one_share_together() -> None:
         for one in [*many, *flood("single", 400, size=8, origin=("here", 2))]:
             batcher.offer(one)
         for _ in range(60):
-            computer.free.release()
-            await computer.next_batch()
-            for one in computer.batches[-1]:
-                served[one.memory.name.strip("0123456789/")] += one.size
+            served += await sizes_of_next_batch(computer)
             if len(computer.batches) == 5:
                 assert served["single"]  # it does not wait until each of the others had its first turn
     assert 0.4 < served["single"] / served["many"] < 2.5
@@ -379,10 +386,7 @@ async def test_many_sessions_of_one_address_have_one_share_together() -> None:
         for one in [*many, *flood("single", 400, size=8, origin=("there", 1))]:
             batcher.offer(one)
         for _ in range(80):
-            computer.free.release()
-            await computer.next_batch()
-            for one in computer.batches[-1]:
-                served[one.memory.name.strip("0123456789/")] += one.size
+            served += await sizes_of_next_batch(computer)
     assert 0.4 < served["single"] / served["many"] < 2.5
 
 
