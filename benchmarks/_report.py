@@ -1,7 +1,6 @@
 """What every benchmark prints: a table for people, and a JSON line for each result."""
 
 import json
-import os
 import platform
 import statistics
 import sys
@@ -9,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from attractor_server.spec import available_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def rates(jobs: Mapping[str, tuple[Callable[[], object], int]], *, seconds: floa
 
 def machine() -> str:
     """Where it ran."""
-    place = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    place = f"{platform.machine()}, {available_cores()} cores, Python {platform.python_version()}"
     if "cuda" not in sys.argv:
         return place
     import torch  # noqa: PLC0415 - most benchmarks need none of it

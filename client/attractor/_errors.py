@@ -3,13 +3,16 @@
 AttractorError
 ├── InvalidRequest       what was asked cannot be meant (carries field violations); found here or by the server
 ├── NotFound
-│   ├── MemoryNotFound   never created, deleted, or forgotten by a shard that restarted
-│   └── ModelNotFound
+│   ├── MemoryNotFound   never created, deleted, expired, or lost at the restart of a server that keeps nothing
+│   ├── ModelNotFound
+│   └── SnapshotNotFound the memory has no snapshot with that tag
 ├── Conflict             the name is taken by a memory of another model, or with other settings
 ├── Refused              the state of the server does not allow it
 │   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
 │   ├── MemoryFull       the memory was made to refuse what is more than one page takes; nothing was applied
 │   ├── Forgotten        a repeated store too old for its first answer to be known
+│   ├── NotKept          the server keeps no patterns and no memories (`attractor serve --durable no`)
+│   ├── NotRetained      the memory keeps no patterns of its full pages
 │   ├── CannotErase      the memory's model has not learned to erase
 │   └── CannotPull       the memory's model has not learned to pull known entries towards the cue
 ├── Exhausted            the server has no room for more

@@ -5,9 +5,12 @@ ServerError
 │   └── UnsupportedProtocol   FAILED_PRECONDITION   the client speaks another version of the contract
 ├── NotFound                  NOT_FOUND
 │   ├── MemoryNotFound
-│   └── ModelNotFound
+│   ├── ModelNotFound
+│   └── SnapshotNotFound                            the memory has no snapshot with that tag
 ├── Conflict                  ALREADY_EXISTS        the name is taken by a memory of another model
-│   └── OtherSettings                               or by one with other settings
+│   ├── OtherSettings                               the name is taken by a memory with other settings
+│   ├── NameTaken                                   the name of a fork or an import is taken by another memory
+│   └── TagTaken                                    the memory has a snapshot of another version with that tag
 ├── Refused                   FAILED_PRECONDITION
 │   ├── HandleNotOpen                               a frame names a handle that no `open` bound
 │   ├── SequenceForgotten                           a repeat too old for its first answer to be known
@@ -16,6 +19,8 @@ ServerError
 │   ├── WriteDiverged                               the writing loop left finite numbers; nothing was applied
 │   ├── ReadDiverged                                the reading loop left finite numbers
 │   ├── ModelGone                                   the memory was made from a model that is not served any more
+│   ├── NotKept                                     the server keeps no patterns and no memories (`--durable no`)
+│   ├── NotRetained                                 the memory keeps no patterns of its full pages
 │   ├── ModelChanged                                the memory got a model with other fields before the request's turn
 │   ├── CannotErase                                 the model has not learned to erase
 │   ├── CannotPull                                  the model has not learned to pull known entries towards the cue

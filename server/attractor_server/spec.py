@@ -53,4 +53,11 @@ class ShardSpec:
 
 def threads_for(asked: int, shards: int) -> int:
     """Threads of each shard: as asked, or its part of the cores."""
-    return asked or max(1, len(os.sched_getaffinity(0)) // max(shards, 1))
+    return asked or max(1, available_cores() // max(shards, 1))
+
+
+def available_cores() -> int:
+    """Count the cores that this process may run on; on macOS, where a process has no affinity, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

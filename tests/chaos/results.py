@@ -1,7 +1,6 @@
 """The table of what was shown: printed, kept as JSON, and put in the page that tells of it."""
 
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tests.chaos.tally import FAULTS, Tally
+
+from attractor_server.spec import available_cores
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "chaos.json"
@@ -39,7 +40,7 @@ def kept(tallies: Mapping[str, Tally], *, command: str, path: Path = KEPT) -> Ma
 
 
 def machine() -> str:
-    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    return f"{platform.machine()}, {available_cores()} cores, Python {platform.python_version()}"
 
 
 def table(rows: Mapping[str, Row]) -> str:

@@ -1,5 +1,6 @@
 """Settings and commands, as far as no server has to start for them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner, Result
 from attractor_server.cli import main
 from attractor_server.config import Settings, load_settings
 from attractor_server.errors import SettingsError
+from attractor_server.spec import threads_for
 
 
 def invoked(*arguments: str, environment: dict[str, str] | None = None) -> Result:
@@ -78,3 +80,12 @@ def test_what_is_wrong_is_told_in_one_line_and_the_exit_status_is_2(tmp_path: Pa
         assert result.stderr.startswith("attractor: ")
         assert words in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("asked", "shards", "threads"), [(0, 2, 3), (0, 0, 6), (0, 8, 1), (5, 2, 5)])
+def test_cores_are_shared_out_on_systems_without_processor_affinity(
+    asked: int, shards: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert threads_for(asked, shards) == threads

@@ -1,6 +1,7 @@
 """The networks that the loops are tested with, each with its oracle: the energy of one pattern, as it stands on paper.
 
-Another network is one more line in `CASES`.
+Another network is one more function for its energy and one more line in `cases`, or in `deep_cases` if it has several
+layers.
 """
 
 from collections.abc import Callable, Mapping

@@ -266,7 +266,7 @@ class Catalog(Generic[Answer, PageType]):
             MemoryNotFound: there is none.
         """
         if (record := self._records.get(name)) is None:
-            raise MemoryNotFound(f"no memory {name!r}; create it first (a restarted shard starts empty)")
+            raise MemoryNotFound(f"no memory {name!r}; create it first")
         return record
 
     def remove(self, name: str) -> MemoryRecord[Answer, PageType]:
