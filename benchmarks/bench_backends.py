@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from _report import Result, report
-from tests.storage.postgresql import running
+from tests.support.postgresql import running
 
 from attractor_server.storage.journal import Journal
 from attractor_server.storage.opening import store_at

@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # whose handlers can cra
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for one another cost more than tensors so small gain
 
 from grpc import aio
-from tests.storage.postgresql import PROGRAMS, PostgresServer, running
+from tests.support.postgresql import PROGRAMS, PostgresServer, running
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from tests.chaos.faults import (  # noqa: F401 - they are listed
     zombie,
 )
 from tests.chaos.tally import FAULTS, Fault, NotPossible, Run, Tally
-from tests.server.models import write_models
+from tests.support.tiny_models import write_models
 
 
 def inflicted(fault: Fault, times: int, folder: Path, loop: asyncio.Runner, seed: int) -> Tally:

@@ -11,8 +11,8 @@ import anyio
 import anyio.to_thread
 from tests.chaos.ledger import Images, Ledger, histories
 from tests.chaos.load import Load, still
-from tests.chaos.processes import CONTEXT
 from tests.chaos.verifying import Report, verify
+from tests.support.forkserver import CONTEXT
 
 import attractor
 

@@ -30,7 +30,6 @@ from attractor_server.storage.journal import Journal
 from attractor_server.storage.ownership import Look, Ownership, monotonic_s
 from attractor_server.storage.records import Change
 
-Hook: TypeAlias = Callable[[], None]
 Point: TypeAlias = tuple[Any, str, Literal["before", "after"]]
 
 POINTS: dict[str, Point] = {

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.server.models import IMAGE
+from tests.support.tiny_models import IMAGE
 
 Images: TypeAlias = NDArray[np.float32]
 Event: TypeAlias = Literal["sent", "acknowledged", "failed"]

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 from tests.chaos.ledger import Images, patterns
 from tests.chaos.load import KNOWN
-from tests.server.raw import tensor, values_of
+from tests.support.raw import tensor, values_of
 
 from attractor_proto.names import FORWARDED_KEY
 from attractor_proto.v1 import memory_data_pb2 as pb

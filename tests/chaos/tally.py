@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from tests.chaos.checker import Checker
-from tests.chaos.hooks import Hook
-from tests.chaos.shard import ShardProcess
 from tests.chaos.verifying import Report
+from tests.support.shard_process import Hook, ShardProcess
 
 from attractor_server.app import ShardSpec
 

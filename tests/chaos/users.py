@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tests.chaos.checker import QUICK
-from tests.chaos.hooks import Hook
 from tests.chaos.ledger import Images, Ledger, patterns
-from tests.chaos.processes import CONTEXT
+from tests.support.forkserver import CONTEXT
+from tests.support.shard_process import Hook
 
 import attractor
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.claims.models import write_models
+from tests.support.trained_models import write_models
 
 import attractor
 from attractor_server.app import ShardSpec, running_shard

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from tests.claims.oracle import TOLERANCE, Floats, damaged, error, recalled, slopes, stored_patterns, written
+from tests.support.oracle import TOLERANCE, Floats, damaged, error, recalled, slopes, stored_patterns, written
 
 import attractor
 from attractor_server.energy.model import Model

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.claims.oracle import TOLERANCE, Floats, recalled, stored_patterns, written
-from tests.cluster.process import COMMAND, ServerProcess, server_process
+from tests.support.oracle import TOLERANCE, Floats, recalled, stored_patterns, written
+from tests.support.server_process import COMMAND, ServerProcess, server_process
 
 import attractor
 from attractor_server.energy.model import Model, load_model, save_model

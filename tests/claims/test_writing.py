@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from tests.claims.models import SUBSETS, without_writing
-from tests.claims.oracle import TOLERANCE, Floats, damaged, error, recalled, stored_patterns, written
+from tests.support.oracle import TOLERANCE, Floats, damaged, error, recalled, stored_patterns, written
+from tests.support.trained_models import SUBSETS, without_writing
 
 import attractor
 from attractor_server.energy.model import Model

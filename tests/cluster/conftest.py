@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.process import ServerProcess, server_process
-from tests.server.models import write_models
+from tests.support.server_process import ServerProcess, server_process
+from tests.support.tiny_models import write_models
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
-from tests.chaos.faults.heads import free_port, head
-from tests.cluster.asking import scaled, topology
-from tests.cluster.nodes import head_of, ray_cluster
-from tests.cluster.process import server_process, until
-from tests.storage.postgresql import PostgresServer
+from tests.support.cluster_calls import scaled, topology
+from tests.support.postgresql import PostgresServer
+from tests.support.ray_nodes import free_port, head, head_of, ray_cluster
+from tests.support.server_process import server_process, until
 
 import attractor
 from attractor_proto.v1 import memories_pb2 as pb

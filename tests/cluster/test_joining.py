@@ -8,8 +8,8 @@ import numpy as np
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from tests.cluster.nodes import head_of, ray_cluster, raylet
-from tests.cluster.process import drained, server_process, words
+from tests.support.ray_nodes import head_of, ray_cluster, raylet
+from tests.support.server_process import drained, server_process, words
 
 import attractor
 from attractor_server.cluster.status import ABANDONED_S

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.process import COMMAND, STANDS_IN, ServerProcess, drained, server_process
+from tests.support.server_process import COMMAND, STANDS_IN, ServerProcess, drained, server_process
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tests.cluster.asking import groups_of, name_on, process_of, scaled, supervisors, topology
-from tests.cluster.process import ServerProcess, drained, server_process, until
-from tests.cluster.writing import QUICK, Writer
-from tests.server import raw
+from tests.support import raw
+from tests.support.cluster_calls import groups_of, name_on, process_of, scaled, supervisors, topology
+from tests.support.server_process import ServerProcess, drained, server_process, until
+from tests.support.writer import QUICK, Writer
 
 import attractor
 from attractor_proto.names import FORWARDED_KEY

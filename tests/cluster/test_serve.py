@@ -7,9 +7,9 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from tests.cluster.asking import supervisors
-from tests.cluster.process import ServerProcess, drained, server_process, until
-from tests.storage.postgresql import PostgresServer
+from tests.support.cluster_calls import supervisors
+from tests.support.postgresql import PostgresServer
+from tests.support.server_process import ServerProcess, drained, server_process, until
 
 import attractor
 from attractor_proto.names import slot_of

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.energy.models import tiny
+from tests.support.model_files import tiny
 
 from attractor_server.energy.model import save_model
 

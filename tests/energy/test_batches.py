@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.energy.episodes import PRESENT, Outcome, draw, errors, outcome
-from tests.energy.networks import WIDE, Case
+from tests.support.episodes import PRESENT, Outcome, draw, errors, outcome
+from tests.support.network_cases import WIDE, Case
 from torch import Tensor
 
 every_case = pytest.mark.parametrize("case", WIDE.values(), ids=WIDE.keys())

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.energy.episodes import BEYOND, READING_STEPS, draw, error, outcome
-from tests.energy.networks import SMALL, WIDE, Case
+from tests.support.episodes import BEYOND, READING_STEPS, draw, error, outcome
+from tests.support.network_cases import SMALL, WIDE, Case
 from torch import Generator, Tensor
 
 from attractor_server.energy.networks.protocol import Tensors

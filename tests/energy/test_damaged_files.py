@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.energy.models import Tensors, assert_same, refusal, tiny
+from tests.support.model_files import Tensors, assert_same, refusal, tiny
 from torch import Tensor
 
 from attractor_server.energy.model import Model, load_model, save_model

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.energy.episodes import PRESENT, Episode, draw, error, errors
-from tests.energy.networks import SMALL, Case
+from tests.support.episodes import PRESENT, Episode, draw, error, errors
+from tests.support.network_cases import SMALL, Case
 from torch import Generator, Tensor
 from torch.func import grad
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.energy.models import Header, Tensors, forge, refusal, tiny
+from tests.support.model_files import Header, Tensors, forge, refusal, tiny
 
 
 def test_a_newer_format_is_refused_with_the_way_out(path: Path) -> None:

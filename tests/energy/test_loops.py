@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.energy.episodes import draw, error, errors, expected, gradients, outcome
-from tests.energy.networks import SMALL, WIDE, Case, Generic
+from tests.support.episodes import draw, error, errors, expected, gradients, outcome
+from tests.support.network_cases import SMALL, WIDE, Case, Generic
 from torch import Tensor
 from torch.autograd.gradcheck import gradcheck
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.energy.episodes import draw, errors, expected, gradients, outcome
-from tests.energy.models import assert_same, tiny
-from tests.energy.networks import SMALL, Case, deep_cases
+from tests.support.episodes import draw, errors, expected, gradients, outcome
+from tests.support.model_files import assert_same, tiny
+from tests.support.network_cases import SMALL, Case, deep_cases
 from torch import Generator, Tensor
 
 from attractor_server.energy.model import load_model, save_model

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.energy.episodes import READING_STEPS, WRITING_STEPS, Episode, draw, error, errors
-from tests.energy.networks import SMALL, Case
+from tests.support.episodes import READING_STEPS, WRITING_STEPS, Episode, draw, error, errors
+from tests.support.network_cases import SMALL, Case
 from torch import Tensor
 from torch.func import grad, vmap
 

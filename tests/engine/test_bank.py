@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.engine.full_disk import full_after
-from tests.server.models import IMAGE, tiny_model
+from tests.support.full_disk import full_after
+from tests.support.tiny_models import IMAGE, tiny_model
 from torch import Tensor
 
 from attractor_server.energy.model import Model, load_model

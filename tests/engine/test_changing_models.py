@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from tests.engine.bench import Values
-from tests.server.models import IMAGE, KEY, able_model, tiny_model
+from tests.support.engine_bench import Values
+from tests.support.tiny_models import IMAGE, KEY, able_model, tiny_model
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.engine import Engine

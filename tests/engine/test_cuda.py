@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.energy.episodes import draw, error
-from tests.energy.models import tiny
-from tests.energy.networks import Case
-from tests.engine.test_kernels import CASES, episode, floats, single, worst
+from tests.support.episodes import draw, error
+from tests.support.kernel_cases import CASES, episode, floats, single, worst
+from tests.support.model_files import tiny
+from tests.support.network_cases import Case
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.parameters import Parameters

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import torch
-from tests.engine.bench import Bench, Values
-from tests.server.models import IMAGE, KEY, VALUE, WORD, able_model, tiny_model, whitened_model
+from tests.support.engine_bench import Bench, Values
+from tests.support.tiny_models import IMAGE, KEY, VALUE, WORD, able_model, tiny_model, whitened_model
 
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.energy.episodes import error
-from tests.energy.models import tiny
-from tests.engine.test_kernels import CASES, PARTS, episode, floats, single
+from tests.support.episodes import error
+from tests.support.kernel_cases import CASES, PARTS, episode, floats, single
+from tests.support.model_files import tiny
 from torch import Generator, Tensor
 
 from attractor_server.energy.model import Model

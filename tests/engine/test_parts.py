@@ -9,8 +9,8 @@ import anyio
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from tests.engine.bench import Bench, Values
-from tests.engine.recorder import Recorder, batches_after, held, job, memory, running
+from tests.support.engine_bench import Bench, Values
+from tests.support.recorder import Recorder, batches_after, held, job, memory, running
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.page import Page

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.energy.episodes import Episode, draw, error
-from tests.energy.models import tiny
-from tests.energy.networks import Case, waves_energy
+from tests.support.episodes import Episode, draw, error
+from tests.support.model_files import tiny
+from tests.support.network_cases import Case, waves_energy
 from torch import Tensor
 
 from attractor_server.energy.model import Model

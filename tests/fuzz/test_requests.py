@@ -16,9 +16,9 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from tests.fuzz.messages import requests_of
-from tests.fuzz.target import METHODS, Sent, Target
-from tests.server.models import write_models
+from tests.support.fuzz_messages import requests_of
+from tests.support.fuzz_target import METHODS, Sent, Target
+from tests.support.tiny_models import write_models
 
 TOGETHER = 20
 REQUESTS = int(os.environ.get("ATTRACTOR_FUZZED", "2000"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tests.storage.test_copies import bytes_in, made, some, store
+from tests.support.stored_memories import bytes_in, made, some, store
 
 from attractor_server.storage.database import BUSY_MS, Database
 from attractor_server.storage.journal import Journal

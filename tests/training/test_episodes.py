@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.training.tiny import RECIPE, stripes
+from tests.support.tiny_training import RECIPE, stripes
 from torch import Generator
 
 from attractor_server.training.episodes import chunked, draw_shape, pick, repeat

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny import ERASER, MAIN, RECIPE, stripes, write_recipe
+from tests.support.tiny_training import ERASER, MAIN, RECIPE, stripes, write_recipe
 from torch import distributed
 
 from attractor_server.energy.model import Model, load_model

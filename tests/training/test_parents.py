@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny import TOML, trainer, write_recipe
+from tests.support.tiny_training import TOML, trainer, write_recipe
 
 from attractor_server.energy.model import Model, save_model
 from attractor_server.errors import SettingsError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny import MAIN, RECIPE, TOML, stripes, write_recipe
+from tests.support.tiny_training import MAIN, RECIPE, TOML, stripes, write_recipe
 from torch import Tensor
 
 from attractor_server.energy.model import Model

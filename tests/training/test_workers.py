@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from tests.training.team_work import STEPS, report
-from tests.training.tiny import RECIPE, TOML, trainer, write_recipe
+from tests.support.team_work import STEPS, report
+from tests.support.tiny_training import RECIPE, TOML, trainer, write_recipe
 
 from attractor_server.cli import main
 from attractor_server.energy.model import Model, load_model, save_model

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from tests.chaos.changing import CALL_S, Findings, Scene, attacked, compare
-from tests.chaos.shard import ShardProcess
 from tests.chaos.tally import Run, fault
 from tests.chaos.verifying import alone
+from tests.support.model_attack import CALL_S, Findings, Scene, attacked, compare
+from tests.support.shard_process import ShardProcess
 
 import attractor
 from attractor_server.app import ShardSpec

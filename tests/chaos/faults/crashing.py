@@ -7,8 +7,8 @@ from multiprocessing.sharedctypes import Synchronized
 from tests.chaos import hooks
 from tests.chaos.ledger import acknowledged, patterns
 from tests.chaos.load import PAGE, made
-from tests.chaos.processes import CONTEXT
 from tests.chaos.tally import Run, fault, pause
+from tests.support.forkserver import CONTEXT
 
 import attractor
 

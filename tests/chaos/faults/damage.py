@@ -14,7 +14,7 @@ from tests.chaos.ledger import Images, patterns
 from tests.chaos.load import PAGE, made, recalled
 from tests.chaos.tally import Run, fault
 from tests.chaos.verifying import TOLERANCE, alone
-from tests.server import raw
+from tests.support import raw
 
 import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb

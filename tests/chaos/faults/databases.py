@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from tests.chaos.checker import Checker
 from tests.chaos.faults.killing import arguments
 from tests.chaos.tally import NotPossible, Run, fault, pause
-from tests.cluster.process import server_process
-from tests.storage.postgresql import PROGRAMS, PostgresServer, running
+from tests.support.postgresql import PROGRAMS, PostgresServer, running
+from tests.support.server_process import server_process
 
 AWAY_S = 3.0
 """Longer than a lease"""

@@ -16,11 +16,11 @@ import psutil
 from tests.chaos import hooks
 from tests.chaos.ledger import patterns
 from tests.chaos.load import made
-from tests.chaos.processes import CONTEXT
-from tests.chaos.shard import ShardProcess
 from tests.chaos.tally import NotPossible, Run, fault, pause
 from tests.chaos.verifying import damage_in
-from tests.storage.postgresql import PROGRAMS, PostgresServer, give, postgres_folder
+from tests.support.forkserver import CONTEXT
+from tests.support.postgresql import PROGRAMS, PostgresServer, give, postgres_folder
+from tests.support.shard_process import ShardProcess
 
 import attractor
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from tests.chaos.faults.killing import arguments
 from tests.chaos.ledger import failures
 from tests.chaos.tally import Run, fault, pause
-from tests.cluster.process import ServerProcess, drained, server_process
+from tests.support.server_process import ServerProcess, drained, server_process
 
 SWEPT_S, EVERY_S = 20.0, 0.5
 """The first seconds after the ready line, and how far apart the ends are in a full run"""

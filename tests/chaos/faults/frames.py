@@ -18,10 +18,10 @@ from anyio.abc import SocketStream
 from grpc import aio
 from tests.chaos.ledger import patterns
 from tests.chaos.load import PAGE
-from tests.chaos.processes import CONTEXT
 from tests.chaos.tally import Run, fault, pause
 from tests.chaos.verifying import TOLERANCE, undisturbed
-from tests.server import raw
+from tests.support import raw
+from tests.support.forkserver import CONTEXT
 
 import attractor
 from attractor_proto.v1 import memories_pb2

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 from tests.chaos import hooks
-from tests.chaos.shard import ShardProcess
 from tests.chaos.tally import Run, fault
+from tests.support.shard_process import Hook, ShardProcess
 
 from attractor_proto.names import SLOTS
 from attractor_server.storage.groups import GROUPS
@@ -33,7 +33,7 @@ class _Pair:
         for shard in self.shards:
             shard.held()
 
-    def restart(self, number: int, *more: hooks.Hook) -> None:
+    def restart(self, number: int, *more: Hook) -> None:
         """Kills and starts that shard, and tells it what the other one knows."""
         self.shards[number].kill()
         self.shards[number].start(*more)

@@ -1,33 +1,17 @@
 """The head of a Ray cluster is away for a while, or for good, under the server that has shards on the cluster."""
 
-import socket
-from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from tests.chaos.faults.databases import postgres
 from tests.chaos.faults.killing import SHARDS, arguments
 from tests.chaos.faults.nodes import owners
 from tests.chaos.ledger import failures
 from tests.chaos.tally import Run, fault, pause
-from tests.cluster.asking import port_of, scaled
-from tests.cluster.nodes import EACH, below, head_of, lose, ray_cluster
-from tests.cluster.process import ServerProcess, server_process, until
+from tests.support.cluster_calls import port_of, scaled
+from tests.support.ray_nodes import below, free_port, head, head_of, lose, ray_cluster
+from tests.support.server_process import ServerProcess, server_process, until
 
 AWAY_S = 5.0
-
-
-def head(folder: Path | None) -> Mapping[str, Any]:
-    """What a head node is started with, always at one port; what it knows outlives it in that folder, if any."""
-    kept = {"gcs_storage": "rocksdb", "gcs_storage_path": str(folder)} if folder is not None else {}
-    return {**EACH, "include_dashboard": False, "_system_config": kept}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 def in_order(server: ServerProcess) -> None:

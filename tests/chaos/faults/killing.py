@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import psutil
 from tests.chaos.tally import Run, fault
-from tests.cluster.asking import supervisors
-from tests.cluster.process import ServerProcess, drained, server_process, until
+from tests.support.cluster_calls import supervisors
+from tests.support.server_process import ServerProcess, drained, server_process, until
 
 SHARDS, SHARDS_MOST = 2, 3
 

@@ -3,8 +3,8 @@
 from tests.chaos.faults.killing import arguments
 from tests.chaos.ledger import failures
 from tests.chaos.tally import Run, fault, pause
-from tests.cluster.asking import scaled
-from tests.cluster.process import server_process
+from tests.support.cluster_calls import scaled
+from tests.support.server_process import server_process
 
 APART_S = 0.5
 

@@ -3,9 +3,9 @@
 from tests.chaos.faults.databases import postgres
 from tests.chaos.faults.killing import arguments
 from tests.chaos.tally import Run, fault
-from tests.cluster.asking import topology
-from tests.cluster.nodes import EACH, lose, ray_cluster
-from tests.cluster.process import ServerProcess, server_process, until
+from tests.support.cluster_calls import topology
+from tests.support.ray_nodes import EACH, lose, ray_cluster
+from tests.support.server_process import ServerProcess, server_process, until
 
 NODES = 3
 

@@ -10,8 +10,8 @@ from tests.chaos.ledger import Images, patterns
 from tests.chaos.load import made, recalled
 from tests.chaos.straight import WAIT_S, Straight, stale, stored
 from tests.chaos.tally import Run, fault
-from tests.cluster.asking import groups_of, name_on, process_of, topology
-from tests.cluster.process import ServerProcess, server_process, until
+from tests.support.cluster_calls import groups_of, name_on, process_of, topology
+from tests.support.server_process import ServerProcess, server_process, until
 
 import attractor
 from attractor_server.storage.groups import GROUPS

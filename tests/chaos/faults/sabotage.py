@@ -12,6 +12,7 @@ from tests.chaos.faults.frames import frames
 from tests.chaos.faults.images import torn_image
 from tests.chaos.faults.zombie import zombie
 from tests.chaos.tally import Inflict, NotPossible, Run, fault
+from tests.support.shard_process import Hook
 
 from attractor_server.storage import contents, database
 from attractor_server.storage.artifacts import Artifacts
@@ -19,7 +20,7 @@ from attractor_server.storage.artifacts import Artifacts
 ATTEMPTS = 5
 
 
-def _noticed(run: Run, checks: Sequence[tuple[Inflict, int]], *broken: hooks.Hook) -> None:
+def _noticed(run: Run, checks: Sequence[tuple[Inflict, int]], *broken: Hook) -> None:
     """Runs the faults with that hook in every shard: each of them has to notice."""
     for number in range(run.times):
         for inflict, times in checks:
@@ -36,7 +37,7 @@ def _noticed(run: Run, checks: Sequence[tuple[Inflict, int]], *broken: hooks.Hoo
         run.tally.times += 1
 
 
-def _problem(run: Run, inflict: Inflict, times: int, folder: str, *broken: hooks.Hook) -> str:
+def _problem(run: Run, inflict: Inflict, times: int, folder: str, *broken: Hook) -> str:
     """What the fault blames first, in a few attempts; empty where it blames nothing."""
     for attempt in range(ATTEMPTS):
         worse = run.under(f"{folder}-{attempt}", *broken, times=times, seed=run.seed + attempt)

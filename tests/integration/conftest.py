@@ -1,0 +1,5 @@
+"""Real shards in the test's own process and event loop: everything but Ray."""
+
+from tests.support.shards import channel, client, durable, models, on_disk, pair_of_shards, shard, spec
+
+__all__ = ["channel", "client", "durable", "models", "on_disk", "pair_of_shards", "shard", "spec"]

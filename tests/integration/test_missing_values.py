@@ -1,0 +1,135 @@
+"""Cues with entries that nobody knows: they begin at the mean of the training data."""
+
+import numpy as np
+import pytest
+from grpc import StatusCode, aio
+from numpy.typing import NDArray
+from tests.support import raw
+from tests.support.raw import columns, raw_session, tensor
+
+import attractor
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1 import memory_data_pb2_grpc
+from attractor_server.app import RunningShard
+
+RANDOM = np.random.default_rng(5)
+MEAN = 0.5
+"""Of the data of the models here: their transform makes it 0"""
+Floats = NDArray[np.float32]
+
+
+def floats(*shape: int) -> Floats:
+    return RANDOM.random(shape, dtype=np.float32)
+
+
+@pytest.fixture
+async def pairs(client: attractor.AsyncClient) -> attractor.Memory:
+    memory = await client.create_memory("pairs", model="pair")
+    await memory.store({"key": floats(3, 8), "value": floats(3, 6)})
+    return memory
+
+
+async def test_a_field_that_is_left_out_begins_at_the_mean_and_is_answered(pairs: attractor.Memory) -> None:
+    key, mean = floats(2, 8), np.full((2, 6), MEAN, np.float32)
+    short, long = await pairs.query({"key": key}), await pairs.query({"key": key, "value": mean})
+    other = await pairs.query({"key": key, "value": mean + 1})
+    assert set(short.fields) == {"key", "value"}
+    assert (short.fields["value"] == long.fields["value"]).all()
+    assert (short.fields["value"] != mean).any()
+    assert (short.energy_before == long.energy_before).all()
+    assert (short.energy_before != other.energy_before).all()
+    by_value = await pairs.recognize({"value": floats(2, 6)})
+    assert np.isfinite(by_value.delta_energy).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+async def test_nan_in_a_cue_begins_at_the_mean_and_never_comes_back(
+    pairs: attractor.Memory, dtype: "type[np.floating]"
+) -> None:
+    key, value = floats(2, 8).astype(dtype), floats(2, 6).astype(dtype)
+    gaps, mean = key.copy(), key.copy()
+    gaps[0, 2:5], mean[0, 2:5] = np.nan, MEAN
+    with_gaps = await pairs.query({"key": gaps, "value": value}, trajectory=True)
+    with_mean = await pairs.query({"key": mean, "value": value}, trajectory=True)
+    for name in ("key", "value"):
+        assert (with_gaps.fields[name] == with_mean.fields[name]).all()
+    assert with_gaps.trajectory is not None
+    assert (with_gaps.trajectory.fields["key"][0, 0, 2:5] == MEAN).all()
+    familiar = [(await pairs.recognize({"key": cue, "value": value})).energy for cue in (gaps, mean, key)]
+    assert (familiar[0] == familiar[1]).all()
+    assert familiar[0][0] != familiar[2][0]
+
+
+async def test_what_is_known_beside_a_gap_is_held(pairs: attractor.Memory) -> None:
+    key = floats(2, 8)
+    key[:, 0] = np.nan
+    recall = await pairs.query({"key": key}, known={"key": ~np.isnan(key)})
+    assert (recall.fields["key"][:, 1:] == key[:, 1:]).all()
+    assert np.isfinite(recall.fields["key"]).all()
+
+
+@pytest.mark.parametrize(
+    ("cues", "known", "field", "seen"),
+    [
+        ({"key": [np.nan] * 8}, None, "query.columns.tensors", "saw no value in pattern 0; expected at least one"),
+        ({"key": [np.inf] + [0.0] * 7}, None, "query.columns.tensors[key]", "saw inf in pattern 0, entry 0"),
+        ({"key": [np.nan, -np.inf] + [0.0] * 6}, None, "query.columns.tensors[key]", "saw -inf in pattern 0, entry 1"),
+        ({"key": [np.nan] * 7 + [1e7]}, None, "query.columns.tensors[key]", "saw values from 1e+07 to 1e+07"),
+        (
+            {"key": [0.0] * 7 + [np.nan]},
+            {"key": np.arange(8) == 7},
+            "query.columns.tensors[key].known",
+            "saw a missing value marked as known in pattern 0, entry 7",
+        ),
+    ],
+)
+async def test_cues_that_cannot_be_meant_are_refused_by_name(
+    pairs: attractor.Memory, cues: attractor.Patterns, known: attractor.Patterns | None, field: str, seen: str
+) -> None:
+    with pytest.raises(attractor.InvalidRequest) as caught:
+        await pairs.query(cues, known=known)
+    ((where, said),) = caught.value.violations
+    assert where == field
+    assert seen in said
+
+
+async def test_stores_take_no_gap(pairs: attractor.Memory) -> None:
+    gap = floats(8)
+    gap[3] = np.nan
+    with pytest.raises(attractor.InvalidRequest, match="saw nan in pattern 0, entry 3"):
+        await pairs.store({"key": gap, "value": floats(6)})
+    with pytest.raises(attractor.InvalidRequest, match=r"saw the fields \['key'\]"):
+        await pairs.store({"key": floats(8)})
+    assert (await pairs.info()).version == 1
+
+
+async def test_a_cue_without_any_tensor_is_refused_in_both_ways(channel: aio.Channel) -> None:
+    await raw.create(channel, "a", "pair")
+    with pytest.raises(aio.AioRpcError) as caught:
+        await memory_data_pb2_grpc.MemoryDataStub(channel).Query(pb.QueryRequest(memory="a"))
+    assert caught.value.code() is StatusCode.INVALID_ARGUMENT
+    assert "expected at least one of the fields ['key', 'value']" in raw.violation(raw.status_of(caught.value))[1]
+    async with raw_session(channel) as session:
+        await session.open("a", 1)
+        frame = pb.RecognizeFrame(columns=columns([1], [1]))
+        (status,) = raw.failures(await session.ask(pb.SessionRequest(recognize=frame))).values()
+        assert raw.violation(status)[0] == "recognize.columns.tensors"
+
+
+async def test_a_unary_call_may_leave_fields_out_too(channel: aio.Channel) -> None:
+    await raw.create(channel, "a", "pair")
+    stub = memory_data_pb2_grpc.MemoryDataStub(channel)
+    key, mean = tensor(floats(2, 8), field="key"), tensor(np.full((2, 6), MEAN, np.float32), field="value")
+    short = await stub.Query(pb.QueryRequest(memory="a", tensors=[key]))
+    assert short == await stub.Query(pb.QueryRequest(memory="a", tensors=[key, mean]))
+    assert [one.field for one in short.tensors] == ["key", "value"]
+    asked = pb.RecognizeRequest(memory="a", tensors=[mean])
+    assert len((await stub.Recognize(asked)).energy) == 2
+
+
+async def test_cues_with_gaps_are_forwarded(pair_of_shards: list[RunningShard]) -> None:
+    async with attractor.connect(pair_of_shards[0].info.address, timeout_s=20, direct=False) as client:
+        for n in range(8):  # some of them are the other shard's
+            memory = await client.create_memory(f"m{n}", model="pair")
+            recall = await memory.query({"value": np.array([[0.1, np.nan] * 3] * 2, np.float32)})
+            assert np.isfinite(recall.fields["key"]).all()

@@ -1,0 +1,77 @@
+"""What the README shows works, and `attractor demo` reaches what it is for."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.server_process import COMMAND, ServerProcess, server_process
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of the models that ship."""
+    with server_process("--port", "0", "--shards", "2", "--data-dir", str(tmp_path_factory.mktemp("data"))) as running:
+        yield running
+
+
+def test_the_example_in_the_readme_recalls_what_was_covered(shipped: ServerProcess) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script = example.replace("localhost:7171", shipped.address)
+    assert script != example
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    errors = dict(re.findall(r"(\w+) +error ([\d.]+)", run.stdout))
+    assert float(errors["recalled"]) < float(errors["cue"])
+
+
+def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess) -> None:
+    said = [_example(name, shipped.address) for name in ("pipeline", "payloads")]
+    told = re.findall(r"(\w+): (\d+) of 19 letters", said[0])
+    assert re.findall(r"note-\d: ([\w ]+) \(", said[1]) == [
+        "buy bread",
+        "call Ada on Monday",
+        "the key is under the mat",
+        "water the plants",
+    ]
+    assert [user for user, _ in told] == ["ada", "alan", "grace", "kurt"]
+    assert all(int(right) > 15 for _, right in told)
+
+
+def test_pages_name_files_that_exist() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_demo_reaches_its_figures_and_draws_them(tmp_path: Path) -> None:
+    drawing = tmp_path / "demo.png"
+    command = [*COMMAND, "demo", "--output", str(drawing)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True, env=dict(os.environ))
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+    said = json.loads(run.stdout.splitlines()[-1])
+    counts = {"memories": 16, "stored": 512, "queries": 512, "shards": 2}
+    assert {key: said[key] for key in counts} == counts
+    assert said["mse_recalled"] < min(said["mse_ridge"], said["mse_nearest"])
+    assert said["mse_recalled"] <= 0.5 * said["mse_cue"]
+    assert said["id_recalled"] >= max(0.95, said["id_cue"])
+    assert said["auroc"] >= 0.97
+
+
+def test_the_demo_stores_pictures_of_ones_own(tmp_path: Path) -> None:
+    picture = ROOT / "docs" / "demo.png"
+    command = [*COMMAND, "demo", "--output", str(tmp_path / "own.png"), "--image", str(picture), str(picture)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
+    said = json.loads(run.stdout.splitlines()[-1])
+    assert (said["memories"], said["stored"]) == (1, 2)
+
+
+def _example(name: str, address: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

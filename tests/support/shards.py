@@ -1,0 +1,100 @@
+"""Real shards in the test's own process and event loop, everything but Ray; and the fixtures that start them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import TaskStatus
+from grpc import aio
+from tests.support.tiny_models import write_models
+
+import attractor
+from attractor_proto.names import slot_of
+from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.topology import Topology
+
+HERE, THERE = (next(f"m{n}" for n in range(99) if slot_of(f"m{n}") % 2 == shard) for shard in (0, 1))
+"""Memories of each of a pair of shards"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def spec(models: Path) -> ShardSpec:
+    return ShardSpec(models=models, bank_bytes=1 << 20, warm_up=False)
+
+
+@asynccontextmanager
+async def serving(spec: ShardSpec, shards: int = 1) -> AsyncIterator[list[RunningShard]]:
+    """Shards that know each other."""
+    async with AsyncExitStack() as stack:
+        running = [await stack.enter_async_context(running_shard(replace(spec, number=n))) for n in range(shards)]
+        topology = Topology(1, tuple(shard.info for shard in running))
+        for shard in running:
+            await shard.learn(topology)
+        yield running
+
+
+class Stoppable:
+    """A shard in a task of its own, that can end before what was begun after it."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self._spec = spec
+        self._stop, self._stopped = anyio.Event(), anyio.Event()
+
+    async def run(self, *, task_status: TaskStatus[RunningShard]) -> None:
+        async with running_shard(self._spec) as running:
+            task_status.started(running)
+            await self._stop.wait()
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await self._stopped.wait()
+
+
+@asynccontextmanager
+async def connected(spec: ShardSpec) -> AsyncIterator[attractor.AsyncClient]:
+    async with serving(spec) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
+        yield client
+
+
+@pytest.fixture
+async def shard(spec: ShardSpec) -> AsyncIterator[RunningShard]:
+    async with serving(spec) as (running,):
+        yield running
+
+
+@pytest.fixture
+async def pair_of_shards(spec: ShardSpec) -> AsyncIterator[list[RunningShard]]:
+    async with serving(spec, 2) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(shard: RunningShard) -> AsyncIterator[attractor.AsyncClient]:
+    async with attractor.connect(shard.info.address, timeout_s=20) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def channel(shard: RunningShard) -> AsyncIterator[aio.Channel]:
+    async with aio.insecure_channel(shard.info.address) as connected:
+        yield connected
+
+
+@pytest.fixture
+def durable(spec: ShardSpec, place: Path | str) -> ShardSpec:
+    return replace(spec, store_uri=place) if isinstance(place, str) else replace(spec, data=place)
+
+
+@pytest.fixture
+def on_disk(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
+    """A store whose files can be looked into."""
+    return replace(spec, data=tmp_path / "data")
