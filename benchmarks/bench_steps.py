@@ -35,10 +35,16 @@ PY_SPY = Path(sysconfig.get_path("scripts")) / "py-spy"
 WIRE = "HTTP/2 and the event loop"
 WAITING = "waiting for the batch before"
 SDK: Mapping[str, str] = {
-    **dict.fromkeys(("_session.py", "_link.py:Link._send", "_link.py:Link._receive"), WIRE),
-    **dict.fromkeys(("_frames.py", "_outbox.py:Outbox.next", "_outbox.py:Outbox._frame"), "a frame for all that waits"),
+    **dict.fromkeys(("_session/stream.py", "_session/link.py:Link._send", "_session/link.py:Link._receive"), WIRE),
     **dict.fromkeys(
-        ("_answers.py", "_link.py", "_request.py:Request.resolve", "_calls.py:recalled", "_calls.py:Ticket"),
+        ("_session/frames.py", "_session/outbox.py:Outbox.next", "_session/outbox.py:Outbox._frame"),
+        "a frame for all that waits",
+    ),
+    **dict.fromkeys(
+        (
+            *("_results.py", "_session/link.py", "_session/request.py:Request.resolve"),
+            *("_session/calls.py:recalled", "_session/calls.py:Ticket"),
+        ),
         "a frame into answers, the caller wakes",
     ),
     "_loads.py": "the callers themselves",

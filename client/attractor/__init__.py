@@ -1,6 +1,6 @@
 """Attractor: a memory server whose memories are neural networks. This is its client."""
 
-from attractor import _grpc, audio  # noqa: F401 - `_grpc` before any other module imports gRPC
+from attractor import _grpc_import, audio  # noqa: F401 - `_grpc_import` before any other module imports gRPC
 from attractor._client import AsyncClient, connect
 from attractor._errors import (
     AttractorError,
@@ -33,9 +33,9 @@ from attractor._errors import (
     WrongProcess,
 )
 from attractor._memory import Memory
-from attractor._paging import MemorySettings, Retain, WhenFull, WriteMode
+from attractor._memory_settings import MemorySettings, Retain, WhenFull, WriteMode
+from attractor._pipeline import MemoryStream
 from attractor._settings import Retry
-from attractor._stream import MemoryStream
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
 from attractor._text import MISSING
 from attractor._types import (

@@ -12,21 +12,21 @@ from typing import Self, Unpack
 import anyio
 
 from attractor._address import address_of
+from attractor._affinity import Home
+from attractor._arguments import text
 from attractor._background import Background
-from attractor._channel import Channels, flush, require_whole_process
-from attractor._control import Control
-from attractor._copies import FilePath
-from attractor._core import Core
+from attractor._connection import Core
 from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
-from attractor._home import Home
-from attractor._link import Link
 from attractor._memory import Memory
-from attractor._named import text
+from attractor._memory_settings import Asked, asked
 from attractor._own_task import InOwnTask
-from attractor._paging import Asked, asked
-from attractor._router import Router
+from attractor._session.channel import Channels, flush, require_whole_process
+from attractor._session.link import Link
+from attractor._session.router import Router
 from attractor._settings import Retry, Settings
+from attractor._snapshots import FilePath
 from attractor._types import MemoryInfo, ModelInfo
+from attractor._unary import Control
 from attractor_proto.v1 import memories_pb2 as pb
 
 

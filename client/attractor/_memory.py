@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from attractor._calls import Ticket, erased, recalled, recognized, stored
-from attractor._copies import FilePath
-from attractor._core import Core
-from attractor._items import Ids, Payload, items
-from attractor._named import text
-from attractor._paging import page_patterns_of
-from attractor._patterns import Packed, pack, pack_cues
-from attractor._request import Ask, Operation, reading
-from attractor._stream import MemoryStream
+from attractor._arguments import text
+from attractor._arrays import Packed, pack, pack_cues
+from attractor._connection import Core
+from attractor._memory_settings import page_patterns_of
+from attractor._payloads import Ids, Payload, items
+from attractor._pipeline import MemoryStream
+from attractor._session.calls import Ticket, erased, recalled, recognized, stored
+from attractor._session.request import Ask, Operation, reading
+from attractor._snapshots import FilePath
 from attractor._types import (
     Cue,
     EraseResult,

@@ -9,13 +9,13 @@ from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 from anyio import CapacityLimiter, to_thread
 
 from attractor._client import AsyncClient, connect
-from attractor._copies import FilePath
 from attractor._errors import Closed, WrongProcess
-from attractor._loop import End, Loop
+from attractor._loop_thread import End, Loop
 from attractor._memory import Memory
-from attractor._paging import Asked
+from attractor._memory_settings import Asked
+from attractor._pipeline import MemoryStream
 from attractor._settings import Retry, Settings
-from attractor._stream import MemoryStream
+from attractor._snapshots import FilePath
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor._errors import InvalidRequest
-from attractor._items import Payload
-from attractor._paging import MemorySettings
+from attractor._memory_settings import MemorySettings
+from attractor._payloads import Payload
 from attractor._text import strings
 
 Floats: TypeAlias = NDArray[np.float32]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attractor import Cue, FieldInfo, InvalidRequest, ModelInfo, Patterns
-from attractor._patterns import pack, pack_cues
+from attractor._arrays import pack, pack_cues
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 MODEL = ModelInfo(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tests.support.fake_server import QUICK, FakeServer, FakeSession, serving, status
 
 import attractor
-from attractor._loop import _EventLoop
+from attractor._loop_thread import _EventLoop
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)

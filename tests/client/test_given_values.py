@@ -9,7 +9,7 @@ import pytest
 
 import attractor
 from attractor._address import address_of
-from attractor._items import items, payload_of
+from attractor._payloads import items, payload_of
 
 HALF = "\ud800"
 

@@ -14,9 +14,9 @@ from grpc import aio
 from tests.support.fake_server import QUICK, FakeServer, FakeSession, serving
 
 import attractor
-from attractor import _lanes
-from attractor._router import Router
-from attractor._sequences import Sequences
+from attractor._session import memory_queues
+from attractor._session.router import Router
+from attractor._session.sequences import Sequences
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
@@ -138,7 +138,7 @@ async def test_a_memory_lost_with_its_owner_is_not_found(memory: attractor.Memor
 async def test_memories_out_of_use_are_closed_and_their_numbers_go_on(
     client: attractor.AsyncClient, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_lanes, "_LANES_LIMIT", 4)
+    monkeypatch.setattr(memory_queues, "_LANES_LIMIT", 4)
     memories = [await client.create_memory(f"m{number}", model="tiny") for number in range(30)]
     for memory in memories:
         await memory.store(ONE)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import anyio
 
 from attractor._errors import AttractorError
-from attractor._frames import Room, frame
-from attractor._lanes import Lane, Lanes
-from attractor._request import Request
-from attractor._sequences import Sequences
+from attractor._session.frames import Room, frame
+from attractor._session.memory_queues import Lane, Lanes
+from attractor._session.request import Request
+from attractor._session.sequences import Sequences
 from attractor._settings import Limits, Retry
 from attractor_proto.v1 import memory_data_pb2 as pb
 

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 
-from attractor._request import Request
+from attractor._session.request import Request
 
 _RESOLUTION_S = 0.005
 """Between two looks at all that is unfinished."""

@@ -6,9 +6,7 @@ from typing import Protocol
 
 import anyio
 
-from attractor._answers import recalled, recognized, with_iterates
 from attractor._background import Background
-from attractor._channel import Channel
 from attractor._errors import (
     AttractorError,
     InvalidRequest,
@@ -18,10 +16,12 @@ from attractor._errors import (
     Unavailable,
     from_status,
 )
-from attractor._lanes import Lane
-from attractor._outbox import Outbox
-from attractor._request import Answer, Request
-from attractor._session import Session, open_session
+from attractor._results import recalled, recognized, with_iterates
+from attractor._session.channel import Channel
+from attractor._session.memory_queues import Lane
+from attractor._session.outbox import Outbox
+from attractor._session.request import Answer, Request
+from attractor._session.stream import Session, open_session
 from attractor._settings import Limits, Settings
 from attractor._types import EraseResult, StoreResult
 from attractor_proto.v1 import memory_data_pb2 as pb

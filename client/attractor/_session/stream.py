@@ -10,10 +10,10 @@ import anyio
 import grpc
 from grpc import aio
 
-from attractor._channel import Channel
+from attractor._concurrency import raise_if_cancelled
 from attractor._errors import Closed, ProtocolMismatch, Unavailable, Unreachable, from_rpc
+from attractor._session.channel import Channel
 from attractor._settings import Limits
-from attractor._waking import raise_if_cancelled
 from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 

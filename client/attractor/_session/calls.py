@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attractor._answers import Recalled, Recognized, familiarity, recall
+from attractor._arrays import Packed
 from attractor._errors import InvalidRequest, MemoryNotFound, Refused, ServerFault
-from attractor._patterns import Packed
-from attractor._request import Answer, Operation, Request, Shelf, weight_bytes
-from attractor._router import Router
+from attractor._results import Recalled, Recognized, familiarity, recall
+from attractor._session.request import Answer, Operation, Request, Shelf, weight_bytes
+from attractor._session.router import Router
 from attractor._settings import Limits
 from attractor._types import EraseResult, Familiarity, ModelInfo, Recall, StoreResult
 

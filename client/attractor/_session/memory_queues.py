@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from operator import attrgetter
 
-from attractor._frames import Room
-from attractor._request import Request, Shelf
+from attractor._session.frames import Room
+from attractor._session.request import Request, Shelf
 
 _in_order = attrgetter("id")
 _LANES_LIMIT = 4096

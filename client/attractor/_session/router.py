@@ -9,14 +9,14 @@ from itertools import count
 import anyio
 from anyio.abc import TaskGroup
 
-from attractor._channel import Channels
-from attractor._deadlines import Deadlines
+from attractor._arrays import Packed
 from attractor._errors import AttractorError, Closed, TimeoutExceeded
-from attractor._link import Link
-from attractor._outbox import Outbox
-from attractor._patterns import Packed
-from attractor._request import Request, Shelf, weight_bytes
-from attractor._sequences import Sequences
+from attractor._session.channel import Channels
+from attractor._session.deadlines import Deadlines
+from attractor._session.link import Link
+from attractor._session.outbox import Outbox
+from attractor._session.request import Request, Shelf, weight_bytes
+from attractor._session.sequences import Sequences
 from attractor._settings import Limits, Settings
 
 _HOPS_LIMIT = 2

@@ -11,12 +11,12 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
-from attractor._channel import Channel, Channels
+from attractor._concurrency import raise_if_cancelled
 from attractor._errors import Closed, NotFound, TimeoutExceeded, Unavailable, from_rpc
-from attractor._paging import told
+from attractor._memory_settings import told
+from attractor._session.channel import Channel, Channels
 from attractor._settings import Settings
 from attractor._types import AudioFormat, FieldInfo, FieldKind, MemoryInfo, ModelInfo
-from attractor._waking import raise_if_cancelled
 from attractor_proto.v1 import memories_pb2 as pb
 
 YEAR_S = 365 * 86_400.0

@@ -7,9 +7,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-from attractor._answers import Recalled, Recognized
+from attractor._arrays import Packed
 from attractor._errors import AttractorError, InvalidRequest
-from attractor._patterns import Packed
+from attractor._results import Recalled, Recognized
 from attractor._types import EraseResult, StoreResult
 from attractor_proto.names import STEPS_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor._errors import ServerFault
-from attractor._items import payload_of
+from attractor._payloads import payload_of
 from attractor._types import Familiarity, Floats, Integers, Matches, ModelInfo, Recall, Trajectory
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Item

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attractor._patterns import Column
-from attractor._request import Operation, Request
+from attractor._arrays import Column
+from attractor._session.request import Operation, Request
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Item
 

@@ -6,8 +6,8 @@ import anyio
 import grpc
 from grpc import aio
 
+from attractor._affinity import Home
 from attractor._errors import WrongProcess
-from attractor._home import Home
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 

@@ -22,10 +22,10 @@ from anyio import to_thread
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from attractor._channel import Channel
-from attractor._control import Control, memory_info
 from attractor._errors import InvalidRequest, ServerFault, from_rpc
+from attractor._session.channel import Channel
 from attractor._types import MemoryInfo, SnapshotInfo
+from attractor._unary import Control, memory_info
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memory_copies_pb2 as pb
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor._arguments import text
 from attractor._errors import InvalidRequest, ServerFault
-from attractor._named import text
 from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
 

@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from functools import partial
 from weakref import WeakValueDictionary
 
-from attractor._calls import Ticket, start
-from attractor._control import Control
-from attractor._copies import Copies
+from attractor._affinity import Home
+from attractor._arguments import check_seconds
+from attractor._arrays import Packed
 from attractor._errors import Closed, MemoryNotFound
-from attractor._home import Home
-from attractor._named import check_seconds
-from attractor._patterns import Packed
-from attractor._request import Ask, shelf_of
-from attractor._router import Router
+from attractor._session.calls import Ticket, start
+from attractor._session.request import Ask, shelf_of
+from attractor._session.router import Router
 from attractor._settings import Settings
+from attractor._snapshots import Copies
 from attractor._types import MemoryInfo, ModelInfo
+from attractor._unary import Control
 
 
 class Known:
