@@ -33,7 +33,6 @@ from attractor._errors import (
     WrongProcess,
 )
 from attractor._memory import Memory
-from attractor._memory_settings import MemorySettings, Retain, WhenFull, WriteMode
 from attractor._pipeline import MemoryStream
 from attractor._settings import Retry
 from attractor._sync import Client, SyncMemory, SyncMemoryStream
@@ -46,12 +45,16 @@ from attractor._types import (
     FieldInfo,
     Matches,
     MemoryInfo,
+    MemorySettings,
     ModelInfo,
     Patterns,
     Recall,
+    Retain,
     SnapshotInfo,
     StoreResult,
     Trajectory,
+    WhenFull,
+    WriteMode,
 )
 
 __all__ = [

@@ -5,6 +5,9 @@ import os
 
 from attractor._errors import WrongLoop, WrongProcess
 
+_processes: set[int] = set()
+"""Those that made channels, this one and, in a forked child, the ones before it."""
+
 
 class Home:
     """Where its maker runs."""
@@ -37,6 +40,20 @@ class Home:
             )
         if _running_loop() is not self._loop:
             raise WrongLoop("opened on another event loop than the one that runs here: open a client on this one")
+
+
+def require_whole_process() -> None:
+    """Refuses the forked child of a process that made channels, which would wait for threads that it does not have.
+
+    Raises:
+        WrongProcess: gRPC does not work here.
+    """
+    if _processes and os.getpid() not in _processes:
+        raise WrongProcess(
+            f"process {os.getpid()} was forked from one that had used gRPC, which does not work in forked children: "
+            "open the first client after the fork, or start processes by spawn or forkserver"
+        )
+    _processes.add(os.getpid())
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,9 +1,37 @@
-"""Words of a call, checked before they become a message: protobuf's own errors name no argument."""
+"""Checks of arguments before they become a message: protobuf's own errors name no argument."""
 
+import ipaddress
 import math
+import re
 from numbers import Real
 
 from attractor._errors import InvalidRequest
+
+PORT = 7171
+"""Of a server that was told no other"""
+_EXPECTED = "expected HOST or HOST:PORT, as localhost:7171 or [::1]:7171"
+_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
+"""Those of gRPC's own names, which it is left to understand"""
+_HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^\[\]:/\s]+)(?::([0-9]{1,5}))?")
+
+
+def address_of(given: object) -> str:
+    """The address with a port.
+
+    Raises:
+        InvalidRequest: it can be none.
+    """
+    if not isinstance(given, str):
+        raise InvalidRequest.of("address", f"saw {type(given).__name__}; {_EXPECTED}")
+    if given.startswith(_SCHEMES):
+        return given
+    if _is_ipv6(given):
+        return f"[{given}]:{PORT}"
+    if (found := _HOST_AND_PORT.fullmatch(given)) is None:
+        scheme = ", without a scheme" if "://" in given else ""
+        raise InvalidRequest.of("address", f"saw {given!r}; {_EXPECTED}{scheme}")
+    host, port = found.groups()
+    return given if port else f"{host}:{PORT}"
 
 
 def text(where: str, given: object) -> str:
@@ -29,3 +57,10 @@ def check_seconds(where: str, given: object) -> None:
     """
     if not isinstance(given, Real) or math.isnan(given):
         raise InvalidRequest.of(where, f"saw {given!r}; expected a number of seconds")
+
+
+def _is_ipv6(given: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(given))
+    except ValueError:
+        return False

@@ -11,16 +11,14 @@ from typing import Self, Unpack
 
 import anyio
 
-from attractor._address import address_of
-from attractor._affinity import Home
-from attractor._arguments import text
-from attractor._background import Background
+from attractor._affinity import Home, require_whole_process
+from attractor._arguments import address_of, text
+from attractor._concurrency import Background, InOwnTask
 from attractor._connection import Core
 from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
 from attractor._memory import Memory
 from attractor._memory_settings import Asked, asked
-from attractor._own_task import InOwnTask
-from attractor._session.channel import Channels, flush, require_whole_process
+from attractor._session.channel import Channels, flush
 from attractor._session.link import Link
 from attractor._session.router import Router
 from attractor._settings import Retry, Settings

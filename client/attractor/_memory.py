@@ -6,7 +6,7 @@ from attractor._arguments import text
 from attractor._arrays import Packed, pack, pack_cues
 from attractor._connection import Core
 from attractor._memory_settings import page_patterns_of
-from attractor._payloads import Ids, Payload, items
+from attractor._payloads import items
 from attractor._pipeline import MemoryStream
 from attractor._session.calls import Ticket, erased, recalled, recognized, stored
 from attractor._session.request import Ask, Operation, reading
@@ -15,9 +15,11 @@ from attractor._types import (
     Cue,
     EraseResult,
     Familiarity,
+    Ids,
     MemoryInfo,
     ModelInfo,
     Patterns,
+    Payload,
     Recall,
     SnapshotInfo,
     StoreResult,

@@ -2,37 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
 from attractor._errors import InvalidRequest
+from attractor._types import MemorySettings, Retain, WhenFull, WriteMode
 from attractor_proto.v1 import memories_pb2 as pb
 
-WriteMode = Literal["rewrite", "stream"]
-WhenFull = Literal["grow", "refuse", "forget"]
-Retain = Literal["all", "open_page"]
-
 _PAGE_PATTERNS_LIMIT = 2**32 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemorySettings:
-    """How a memory is written, and what it does when it is full; for its whole life."""
-
-    write: WriteMode
-    """"rewrite": each store writes the open page anew, all its patterns at once, so that those that come one at a time
-    are held as well as those that come together. "stream": each store adds to what is written."""
-    when_full: WhenFull
-    """What becomes of a store that the open page has no room for. "grow": it goes to another page. "refuse": it fails
-    with MemoryFull. "forget": it goes to another page, and the one that was full before this one is forgotten."""
-    page_patterns: int
-    """Patterns that one page takes before the next is opened."""
-    retain: Retain = "all"
-    """Which patterns the server keeps of what was stored: "all", or those of the "open_page", of full ones the weights
-    alone. Payloads, exact erasing and `Memory.rebuild` need them."""
-    ttl_s: float | None = None
-    """Seconds after the last write, or else the making, when the memory is forgotten; None for never."""
 
 
 _WRITES: dict[WriteMode, pb.WriteMode.ValueType] = {

@@ -2,19 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attractor._arguments import text
 from attractor._errors import InvalidRequest, ServerFault
+from attractor._types import Ids, Payload
 from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
-
-Ids: TypeAlias = str | Sequence[str] | NDArray[np.str_]
-Payload: TypeAlias = Any
-"""bytes, or anything that JSON can say, where tuples come back as lists; None for none"""
 
 
 def items(

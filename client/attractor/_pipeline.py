@@ -9,10 +9,8 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 from anyio.abc import TaskGroup
 
 from attractor._affinity import Home
-from attractor._background import Background
-from attractor._concurrency import Signal
+from attractor._concurrency import Background, InOwnTask, Signal
 from attractor._errors import ClientOpen, Closed
-from attractor._own_task import InOwnTask
 from attractor._session.calls import Ticket, recalled, stored
 from attractor._session.request import Ask, reading
 from attractor._types import Cue, ModelInfo, Patterns, Recall, StoreResult

@@ -1,7 +1,7 @@
 """What users of the SDK get back, and what they may give."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor._errors import InvalidRequest
-from attractor._memory_settings import MemorySettings
-from attractor._payloads import Payload
 from attractor._text import strings
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -32,6 +30,13 @@ Patterns: TypeAlias = Array | Mapping[str, Array]
 Of a text field a `str` or a list of them.
 """
 
+Ids: TypeAlias = str | Sequence[str] | NDArray[np.str_]
+Payload: TypeAlias = Any
+"""bytes, or anything that JSON can say, where tuples come back as lists; None for none"""
+
+WriteMode = Literal["rewrite", "stream"]
+WhenFull = Literal["grow", "refuse", "forget"]
+Retain = Literal["all", "open_page"]
 FieldKind = Literal["vector", "image", "text", "audio"]
 
 
@@ -94,6 +99,25 @@ class ModelInfo:
     def _pattern_bytes(self) -> int:
         """Length of a completed pattern on the wire, about: four bytes an entry and the scores."""
         return 16 + 4 * sum(math.prod(field.shape) for field in self.fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    """How a memory is written, and what it does when it is full; for its whole life."""
+
+    write: WriteMode
+    """"rewrite": each store writes the open page anew, all its patterns at once, so that those that come one at a time
+    are held as well as those that come together. "stream": each store adds to what is written."""
+    when_full: WhenFull
+    """What becomes of a store that the open page has no room for. "grow": it goes to another page. "refuse": it fails
+    with MemoryFull. "forget": it goes to another page, and the one that was full before this one is forgotten."""
+    page_patterns: int
+    """Patterns that one page takes before the next is opened."""
+    retain: Retain = "all"
+    """Which patterns the server keeps of what was stored: "all", or those of the "open_page", of full ones the weights
+    alone. Payloads, exact erasing and `Memory.rebuild` need them."""
+    ttl_s: float | None = None
+    """Seconds after the last write, or else the making, when the memory is forgotten; None for never."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import attractor
-from attractor._address import address_of
+from attractor._arguments import address_of
 from attractor._payloads import items, payload_of
 
 HALF = "\ud800"

@@ -1,13 +1,10 @@
 """Channels and the stubs of the contract's services on them."""
 
-import os
-
 import anyio
 import grpc
 from grpc import aio
 
 from attractor._affinity import Home
-from attractor._errors import WrongProcess
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 
@@ -24,22 +21,6 @@ _OPTIONS = (
 )
 _FLUSH_LIMIT_S = 1.0
 _LATE_S = 0.02
-_processes: set[int] = set()
-"""Those that made channels, this one and, in a forked child, the ones before it."""
-
-
-def require_whole_process() -> None:
-    """Refuses the forked child of a process that made channels, which would wait for threads that it does not have.
-
-    Raises:
-        WrongProcess: gRPC does not work here.
-    """
-    if _processes and os.getpid() not in _processes:
-        raise WrongProcess(
-            f"process {os.getpid()} was forked from one that had used gRPC, which does not work in forked children: "
-            "open the first client after the fork, or start processes by spawn or forkserver"
-        )
-    _processes.add(os.getpid())
 
 
 class Channel:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import anyio
 
-from attractor._background import Background
+from attractor._concurrency import Background
 from attractor._errors import (
     AttractorError,
     InvalidRequest,
