@@ -82,7 +82,7 @@ def _package(name: str) -> Finding:
         import_module(name)
         return Finding("ok", name, version(_DISTRIBUTIONS.get(name, name)))
     except (ImportError, OSError, PackageNotFoundError) as error:
-        return Finding("wrong", name, f"cannot be loaded: {error}; pip install 'attractor[server]'")
+        return Finding("wrong", name, f"cannot be loaded: {error}; pip install attractor-server")
 
 
 def _sqlite() -> Finding:

@@ -1,16 +1,19 @@
 """What every data set gives, and how each is split."""
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_server.errors import SettingsError
 from attractor_server.training.datasets.glyphs import Split
 
 DATA = Path(__file__).parent / "data"
+"""Files of a checkout of the repository; packages leave them out"""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,22 @@ class Samples:
 
     values: NDArray[np.float32]
     classes: NDArray[np.int64]
+
+
+def load_arrays(name: str) -> Mapping[str, NDArray[Any]]:
+    """Return all arrays of a file in `data/`.
+
+    Raises:
+        SettingsError: the file is not there, since this is no checkout.
+    """
+    path = DATA / name
+    if not path.is_file():
+        raise SettingsError(
+            f"{name} is not part of the package; take a checkout of Attractor's repository, and there: "
+            f"pip install -e . -e './server[train]' (looked for {path})"
+        )
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def split_of(key: str) -> Split:

@@ -5,14 +5,14 @@ From the quotations of Debian's `fortunes` (BSD) and the examples of use in Word
 sentences have a cosine of 0.9 or more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attractor_server.training.datasets.glyphs import Split
-from attractor_server.training.datasets.samples import DATA, Samples, classes_of, split_of
+from attractor_server.training.datasets.samples import Samples, classes_of, load_arrays, split_of
 
 ENTRIES = 384
 
@@ -52,7 +52,7 @@ def classes(split: Split) -> NDArray[np.int64]:
 
 
 def _embedded(name: str, split: Split) -> Samples:
-    levels = _load(name)["levels"][_chosen(split)]
+    levels = load_arrays(name)["levels"][_chosen(split)]
     return Samples(_normalised(levels.astype(np.float32)), classes(split))
 
 
@@ -70,14 +70,9 @@ def _chosen(split: Split) -> NDArray[np.int64]:
 @cache
 def all_texts() -> Sequence[str]:
     """The sentences of all splits, in the order of the files."""
-    return _load("sentence_texts.npz")["texts"].tobytes().decode().split("\n")
+    return load_arrays("sentence_texts.npz")["texts"].tobytes().decode().split("\n")
 
 
 @cache
 def _sources() -> NDArray[np.integer]:
-    return _load("sentence_texts.npz")["sources"]
-
-
-def _load(name: str) -> Mapping[str, NDArray[np.integer]]:
-    with np.load(DATA / name, allow_pickle=False) as file:
-        return dict(file)
+    return load_arrays("sentence_texts.npz")["sources"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from attractor_server.training.datasets.audio_format import FLOOR_DB, MELS
 from attractor_server.training.datasets.glyphs import Split
-from attractor_server.training.datasets.samples import DATA, Samples, classes_of, split_of
+from attractor_server.training.datasets.samples import Samples, classes_of, load_arrays, split_of
 
 FRAMES = 32
 ENTRIES = FRAMES * MELS
@@ -23,8 +23,8 @@ def speech(split: Split) -> Samples:
 
     A clip spans 0.528 s; its values are kept to half a decibel.
     """
-    with np.load(DATA / "speech.npz", allow_pickle=False) as file:
-        prompts, voices, levels = file["prompts"].tolist(), file["voices"].tolist(), file["levels"]
+    file = load_arrays("speech.npz")
+    prompts, voices, levels = file["prompts"].tolist(), file["voices"].tolist(), file["levels"]
     chosen = [n for n, prompt in enumerate(prompts) if split_of(f"prompt {prompt}") == split]
     values = (levels[chosen].astype(np.float32) / LEVELS_PER_DB + FLOOR_DB).astype(np.float32)
     return Samples(values, classes_of([(prompts[n], voices[n]) for n in chosen]))
