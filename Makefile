@@ -64,6 +64,7 @@ endif
 
 .PHONY: check-arrows
 check-arrows: $(STAMP)
+	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_import_arrows.py
 
 .PHONY: protos

@@ -5,12 +5,13 @@ import asyncio
 from _tenants import MEMORIES, MODEL, PATTERNS, Vectors, vectors
 from torch import set_num_threads
 
-from attractor_server.app import load_models
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.work import Job, Operation, Outcome, Record
 from attractor_server.errors import ServerError
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Outcome
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.model_registry import load_models
+from attractor_server.scheduling.jobs import Job, Operation
 
 
 class Directly:
@@ -22,7 +23,7 @@ class Directly:
         self.model = models[MODEL]
         self._engine = Engine(models.values(), bank_bytes=bank_bytes)
         settings = MemorySettings(page_patterns=self.model.capacity)
-        self._records: list[Record] = [
+        self._records: list[MemoryRecord] = [
             MemoryRecord(name=str(n), model=MODEL, model_digest=self.model.digest, created_s=0.0, settings=settings)
             for n in range(MEMORIES)
         ]

@@ -14,7 +14,18 @@ from _report import Result
 from numpy.random import Generator, default_rng
 
 from attractor_proto.v1 import memories_pb2 as pb
-from attractor_server.placement import LIMIT, Floats, Owners, cool, dealt, imbalance, join, least_to_cool, leave, moved
+from attractor_server.sharding.placement import (
+    LIMIT,
+    Floats,
+    Owners,
+    cool,
+    dealt,
+    imbalance,
+    join,
+    least_to_cool,
+    leave,
+    moved,
+)
 
 EVENTS, SHIFTS, CHUNK = 50, 4, 10_000_000
 Mover: TypeAlias = Callable[[Owners, Floats, Floats, int], Owners]

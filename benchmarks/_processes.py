@@ -9,7 +9,7 @@ from typing import Self
 
 import anyio
 
-from attractor_server.loop import loop_options
+from attractor_server.shard.event_loop import loop_options
 
 
 @contextmanager

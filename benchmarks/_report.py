@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from attractor_server.spec import available_cores
+from attractor_server.shard.spec import available_cores
 
 
 @dataclass(frozen=True, kw_only=True)

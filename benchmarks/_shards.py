@@ -10,10 +10,10 @@ from typing import Self
 import anyio
 import psutil
 
-from attractor_server.app import ShardSpec, running_shard
-from attractor_server.collector import spare_the_loaded
-from attractor_server.loop import loop_options
-from attractor_server.topology import ShardInfo, Topology
+from attractor_server.app import running_shard
+from attractor_server.shard.event_loop import loop_options, spare_the_loaded
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import ShardInfo, Topology
 
 
 class Shards:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attractor_server.app import load_models
-from attractor_server.engine import programs
+from attractor_server.engine import compute
+from attractor_server.model_registry import load_models
 
 MODEL, MEMORIES, PATTERNS = "embedding-384", 1000, 4
 Vectors: TypeAlias = NDArray[np.float32]
@@ -23,7 +23,7 @@ class Tenants:
         self.model = load_models(None, device="cpu")[MODEL]
         size = self.model.layout.size
         x = self.model.encode(torch.from_numpy(vectors(MEMORIES * PATTERNS, size))).view(MEMORIES, PATTERNS, -1)
-        self.fast = programs.writing(
+        self.fast = compute.writing(
             self.model,
             self.model.parameters.memories(MEMORIES),
             x,
@@ -37,7 +37,7 @@ class Tenants:
         fast = {name: tensor[chosen] for name, tensor in self.fast.items()}
         x = self.model.encode(torch.from_numpy(cues))[:, None]
         with torch.no_grad():
-            values: Vectors = self.model.decode(programs.reading(self.model, fast, x).pattern)[:, 0].numpy()
+            values: Vectors = self.model.decode(compute.reading(self.model, fast, x).pattern)[:, 0].numpy()
         return values
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from _report import Result, report
 from tests.support.postgresql import running
 
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.records import Change, Entry, NewMemory, Told
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.records import Change, Entry, NewMemory, WriteAck
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 SECONDS, VALUES = 5.0, np.ones((1, 1000), np.float32)
 GROUPS = (1, 16, 64)
@@ -60,17 +60,17 @@ def change(memory: int, version: int) -> Change:
         patterns=version,
         pages={0: version},
         entries=[Entry(page=0, version=version, written=version, values=VALUES)],
-        told=[Told(client="c", sequence=version, version=version, patterns=version)],
+        told=[WriteAck(client="c", sequence=version, version=version, patterns=version)],
     )
 
 
 @contextmanager
-def opened(place: Path | str) -> Iterator[Journal]:
+def opened(place: Path | str) -> Iterator[SqlMemoryStore]:
     """A journal on a store of its own."""
     store = store_at(place)
     assert store is not None
     with closing(store):
-        yield Journal(store)
+        yield SqlMemoryStore(store)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from attractor_server.energy.networks.recurrent import Recurrent
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.reader import read
 from attractor_server.energy.transform import Transform
-from attractor_server.engine.compiling import Compiling
-from attractor_server.engine.programs import reading
+from attractor_server.engine.background_compile import BackgroundCompiler
+from attractor_server.engine.compute.dispatch import reading
 from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS = 384, 128, 5
@@ -45,7 +45,7 @@ def main() -> None:
     results = []
     for network in NETWORKS:
         model = random_model(network)
-        compiling = Compiling([model], threads=1)
+        compiling = BackgroundCompiler([model], threads=1)
         asyncio.run(compile_beside(compiling))
         if not compiling.took_s:
             raise RuntimeError(f"{model.name} was not compiled: there would be nothing to measure")
@@ -54,7 +54,7 @@ def main() -> None:
     report(results)
 
 
-async def compile_beside(compiling: Compiling) -> None:
+async def compile_beside(compiling: BackgroundCompiler) -> None:
     """As a shard does, but waited for."""
     now = asyncio.Event()
     now.set()

@@ -28,16 +28,17 @@ import torch
 from _report import Result, report
 from numpy.typing import NDArray
 
-from attractor_server.app import load_models
 from attractor_server.energy.model import Model
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.forms import Precision, page_bytes
-from attractor_server.engine.page import Page
-from attractor_server.engine.residency import Residency
-from attractor_server.engine.work import Answer, Job, Operation, Record
+from attractor_server.engine.pages.precision import Precision, page_bytes
+from attractor_server.engine.pages.spill import Residency
 from attractor_server.errors import ServerError
-from attractor_server.storage.catalog import Applied, Catalog
-from attractor_server.storage.settings import MemorySettings, WriteMode
+from attractor_server.memories.catalog import Catalog
+from attractor_server.memories.ledger import Applied
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.settings import MemorySettings, WriteMode
+from attractor_server.model_registry import load_models
+from attractor_server.scheduling.jobs import Job, Operation
 
 MODEL, CLIENT, GIB = "embedding-384", "bench", 1 << 30
 RESIDENT, WARMING, BATCH = 6000, 512, 256
@@ -80,7 +81,7 @@ class Bench:
     write: WriteMode = "stream"
     precision: Precision = "float32"
     folder: Path | None = None
-    catalog: Catalog[Answer, Page] = field(default_factory=Catalog)
+    catalog: Catalog = field(default_factory=Catalog)
     failed: list[ServerError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class Bench:
         random = np.random.default_rng(0).standard_normal((2048, self.model.layout.size), dtype=np.float32)
         self._patterns: Floats = random / np.linalg.norm(random, axis=1, keepdims=True)
 
-    def record(self, number: int) -> Record:
+    def record(self, number: int) -> MemoryRecord:
         """The memory of that number, made when it is first asked for."""
         return self.catalog.create(
             f"bench/{number}", model=MODEL, model_digest=self.model.digest, settings=self._settings

@@ -19,7 +19,7 @@ from _shards import Shards
 from numpy.typing import NDArray
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 CALLERS, SECONDS = 64, 8.0
 MODEL, ENTRIES = "embedding-384", 384

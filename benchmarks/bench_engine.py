@@ -21,12 +21,13 @@ from _limits import FORMULA, READING, WRITING, Ruler, settle, work_of
 from _report import Result, rates, report
 from torch import Tensor
 
-from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform
-from attractor_server.engine.programs import reading, reading_at, reads_in_place, writing
+from attractor_server.engine.compute.dispatch import reading, reading_at, reads_in_place, writing
 from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32

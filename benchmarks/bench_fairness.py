@@ -35,7 +35,7 @@ from _shards import Shards
 from numpy.typing import NDArray
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 MODEL, MEMORIES, PATTERNS = "glyphs-28", 64, 8
 ROUNDS, ROUND_S, SETTLE_S = 5, 4.0, 1.5

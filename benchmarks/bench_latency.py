@@ -25,8 +25,9 @@ from _shards import Shards
 from _tenants import MEMORIES, MODEL, Vectors, vectors
 from _unary import unary
 
-from attractor_server.app import ShardSpec, load_models
-from attractor_server.collector import spare_the_loaded
+from attractor_server.model_registry import load_models
+from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.spec import ShardSpec
 
 CALLERS, ROUNDS, COUNT = 1024, 5, 100
 PEAK_S, LOAD_S = 3.0, 8.0

@@ -25,7 +25,7 @@ from grpc import aio
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_copies_pb2 as copies
 from attractor_proto.v1 import memory_data_pb2 as data
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 MODEL, SHAPE = "glyphs-28", (28, 28)
 SETTING_BYTES = 256 << 20

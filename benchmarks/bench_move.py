@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 import attractor
 from attractor_proto.names import SLOTS
-from attractor_server.app import ShardSpec
-from attractor_server.topology import Topology
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 MODEL, ENTRIES = "binary-128", 128
 MEMORIES, WATCHED, OTHERS = 1000, 64, 16

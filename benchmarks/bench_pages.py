@@ -15,17 +15,18 @@ import torch
 from _report import Result, rates, report
 from torch import Generator, Tensor
 
-from attractor_server.energy.choice import choice_of
+from attractor_server.energy.familiarity import choice_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine import programs
+from attractor_server.engine import compute
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.work import Floats, Job, Operation, Record
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Floats
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.training.datasets import Source, load_dataset
 from attractor_server.training.distortions import distort
-from attractor_server.training.quality.opened import open_model, recipe_of
+from attractor_server.training.model_lookup import open_model, recipe_of
 
 MODELS = ("binary-128", "glyphs-28", "embedding-384")
 PAGES, FEW, MEMORIES = 16, 8, 32
@@ -48,7 +49,7 @@ def choices(model: Model) -> Iterator[Result]:
     for kind in recipe.cues:
         cues = distort(patterns[None], source.layout, [kind], Generator().manual_seed(3)).values[0]
         x = model.encode(cues).expand(PAGES, -1, -1)
-        before, after = programs.energies(model, fast, x), programs.reading(model, fast, x).energy_after
+        before, after = compute.energies(model, fast, x), compute.reading(model, fast, x).energy_after
         ours = choice_of(before, stored, model.calibration).page == right
         alone, late = (choice_of(energy, stored, None).page == right for energy in (before, after))
         full = stored[right] == model.capacity
@@ -79,7 +80,7 @@ def costs(model: Model) -> Iterator[Result]:
             for n, one in enumerate(given)
         ]
 
-    memories: dict[str, list[Record]] = {
+    memories: dict[str, list[MemoryRecord]] = {
         kind: [MemoryRecord(f"{kind}/{n}", model.name, model.digest, 0.0, settings) for n in range(MEMORIES)]
         for kind in ("many", "one")
     }
@@ -109,7 +110,7 @@ def written(model: Model, patterns: Tensor, held: list[int]) -> Tensors:
     present = torch.arange(parts.shape[1]) < torch.tensor(held)[:, None]
     nothing = torch.zeros(len(held), dtype=torch.int64)
     fast = model.parameters.memories(len(held))
-    return programs.writing(model, fast, model.encode(parts), present=present, stored=nothing)
+    return compute.writing(model, fast, model.encode(parts), present=present, stored=nothing)
 
 
 if __name__ == "__main__":

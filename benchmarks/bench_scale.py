@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import attractor
 from attractor_proto.names import slot_of
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 MODEL, MEMORIES, PATTERNS, CALLERS = "glyphs-28", 256, 16, 128
 ROUNDS, ROUND_S = 5, 5.0

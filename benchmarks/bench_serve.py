@@ -25,8 +25,9 @@ from _served import connected
 from _shards import Shards
 from _tenants import MEMORIES, MODEL, Vectors, vectors
 
-from attractor_server.app import ShardSpec, load_models
-from attractor_server.collector import spare_the_loaded
+from attractor_server.model_registry import load_models
+from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.spec import ShardSpec
 
 CALLERS, BATCH = 1024, 256
 ROUNDS, ROUND_S = 4, 1.5

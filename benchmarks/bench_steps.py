@@ -24,8 +24,9 @@ from _served import connected
 from _shards import Shards
 from _tenants import MODEL, Vectors, vectors
 
-from attractor_server.app import ShardSpec, load_models
-from attractor_server.collector import spare_the_loaded
+from attractor_server.model_registry import load_models
+from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.spec import ShardSpec
 
 CALLERS, WARM_S, SECONDS, RATE = 1024, 2.0, 15, 200
 ATTACHING_S = 2.0

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from attractor_server.energy.model import SUFFIX
-from attractor_server.training.quality.evaluating import Extent, evaluate
-from attractor_server.training.quality.memory import CONTROL
-from attractor_server.training.quality.opened import SHIPPED, control_file, seed_files
-from attractor_server.training.quality.page import filled_page, picture_of
-from attractor_server.training.quality.plots import draw_curves
-from attractor_server.training.quality.rows import Row
-from attractor_server.training.quality.seeds import seed_rows
+from attractor_server.energy.model_file import SUFFIX
+from attractor_server.training.evaluation.measures import CONTROL
+from attractor_server.training.evaluation.plots import draw_curves
+from attractor_server.training.evaluation.report import filled_page, picture_of
+from attractor_server.training.evaluation.run import Extent, evaluate
+from attractor_server.training.evaluation.scores import Row
+from attractor_server.training.evaluation.seeds import seed_rows
+from attractor_server.training.model_lookup import SHIPPED, control_file, seed_files
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quality.jsonl"

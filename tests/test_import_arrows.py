@@ -19,11 +19,12 @@ TORCH = (
 )
 RECIPES = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 RAY_TRAIN = "attractor_server.training.ray_train"
-TRITON = "attractor_server.engine.kernels.pulls_cuda"
+TRITON = "attractor_server.engine.compute.triton_bilinear"
 GRPC = (
     *("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "typing_extensions"),
     *("anyio", "idna", "numpy"),
 )
+PLAIN = ("numpy", "anyio", "idna", "typing_extensions", "google")
 KEPT = (*GRPC, "apsw", "msgpack", "psycopg", "psycopg_binary", "obstore")
 
 IMPORTER = """
@@ -93,7 +94,13 @@ def test_one_file_of_training_needs_ray() -> None:
     assert "ray is not to be imported here" in faults_in("attractor_server.training", TORCH + RECIPES)[RAY_TRAIN]
 
 
-@each_module_of("attractor_server.rpc", "attractor_server.storage")
+@each_module_of("attractor_server.memories", "attractor_server.sharding", "attractor_server.scheduling")
+def test_the_domain_and_the_scheduler_need_numpy_alone(package: str, module: str) -> None:
+    fault = faults_in(package, PLAIN).get(module)
+    assert fault is None, fault
+
+
+@each_module_of("attractor_server.rpc", "attractor_server.shard", "attractor_server.storage")
 def test_what_speaks_and_what_keeps_loads_neither_torch_nor_ray(package: str, module: str) -> None:
     fault = faults_in(package, KEPT).get(module)
     assert fault is None, fault

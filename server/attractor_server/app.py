@@ -1,41 +1,37 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
 
 import logging
-import re
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 import torch
 
-from attractor_server.energy.model import SUFFIX, Model, load_model
-from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.compiling import Compiling
+from attractor_server.energy.model import Model
+from attractor_server.engine.background_compile import BackgroundCompiler
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.leased import Leased
-from attractor_server.engine.pace import COMPANY_PART
-from attractor_server.engine.residency import Residency
-from attractor_server.engine.warming import Warming
-from attractor_server.errors import ModelFileError, SettingsError, StoreFailed, quoted
-from attractor_server.former import former, keep
-from attractor_server.rpc.expiring import clear, sweep
-from attractor_server.rpc.server import Listening, listening
-from attractor_server.rpc.shard import Limits, Resize, Shard
-from attractor_server.rpc.trimming import trim
-from attractor_server.spec import ShardSpec
+from attractor_server.engine.pages.spill import Residency
+from attractor_server.engine.warmup import Warmup
+from attractor_server.errors import SettingsError, StoreFailed
+from attractor_server.files import make_folder
+from attractor_server.model_registry import device_of, former, keep, load_models, model_paths
+from attractor_server.rpc.server import RpcServer, listening
+from attractor_server.scheduling.batch_size import COMPANY_PART
+from attractor_server.scheduling.batcher import Batcher, LeaseGuard
+from attractor_server.shard.expiry import clear, sweep
+from attractor_server.shard.shard import Limits, Resize, Shard
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.shard.trimming import trim
+from attractor_server.sharding.topology import ShardInfo, Topology
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.filesystem import make_folder
-from attractor_server.storage.incarnation import Incarnation
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.ownership import Ownership
-from attractor_server.topology import ShardInfo, Topology
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.claims import Claims
+from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.process import Incarnation
 
 __all__ = [
     "FRAME_PATTERNS_LIMIT",
@@ -49,11 +45,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MODEL_NAME_LIMIT = 128
-MODEL_NAME = re.compile(rf"[^/\\@\x00-\x1f\x7f]{{1,{MODEL_NAME_LIMIT}}}")
-"""What a model may be called: files and memories are named by it"""
-
 FRAME_PATTERNS_LIMIT = 1024
+
 LOOKS_BUSY_MS = 2_000
 """How long a claim waits for a transaction of another shard; a look waits for none"""
 
@@ -65,9 +58,9 @@ class RunningShard:
     info: ShardInfo
     models: Sequence[str]
     _shard: Shard
-    _listening: Listening
-    _warming: Warming
-    _compiling: Compiling
+    _listening: RpcServer
+    _warming: Warmup
+    _compiling: BackgroundCompiler
 
     @property
     def warm(self) -> bool:
@@ -132,14 +125,14 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
     """
     async with _prepared(spec) as (models, engine, journal):
         batcher = Batcher(
-            engine if journal is None else Leased(engine, lease=journal.ownership),
+            engine if journal is None else LeaseGuard(engine, lease=journal.ownership),
             waiting_limit=spec.waiting_patterns,
             batch_limit=spec.batch_patterns,
             batch_s=spec.batch_s,
         )
         warmed = models.values() if spec.warm_up else ()
-        warming = Warming(engine, warmed, bank_bytes=spec.bank_bytes)
-        compiling = Compiling(warmed, threads=spec.threads)
+        warming = Warmup(engine, warmed, bank_bytes=spec.bank_bytes)
+        compiling = BackgroundCompiler(warmed, threads=spec.threads)
         limits = replace(limits_for(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, journal=journal)
         shard.resize = None if journal is None else resize
@@ -162,7 +155,7 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
 
 
 @asynccontextmanager
-async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, Journal | None]]:
+async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]]:
     models, engine, journal = await anyio.to_thread.run_sync(_opened, spec)
     try:
         yield models, engine, journal
@@ -171,7 +164,7 @@ async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model],
             await anyio.to_thread.run_sync(_left, engine, journal)
 
 
-def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | None]:
+def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]:
     """What reads files and takes memory: not for the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
@@ -192,16 +185,16 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, Journal | Non
     return models, engine, journal
 
 
-def _journal(spec: ShardSpec, artifacts: Artifacts | None) -> Journal:
+def _journal(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
     """Two connections: a look must not wait for a commit, which may wait for that of another shard."""
     place = spec.store_uri or spec.data
     assert place is not None
     looks = store_at(place, busy_ms=LOOKS_BUSY_MS)
-    ownership = Ownership(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
-    return Journal(store_at(place), ownership, artifacts=artifacts)
+    ownership = Claims(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
+    return SqlMemoryStore(store_at(place), ownership, artifacts=artifacts)
 
 
-def _left(engine: Engine, journal: Journal | None) -> None:
+def _left(engine: Engine, journal: SqlMemoryStore | None) -> None:
     """Lets others have at once what was this shard's."""
     engine.close()
     if journal is None:
@@ -230,43 +223,6 @@ def _folder(spec: ShardSpec) -> Path | None:
     return folder
 
 
-def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[str, Model]:
-    """The models that ship and those in the folder, by name; of two with the same name the folder's, which is logged.
-
-    Raises:
-        SettingsError: there is no such folder, or no model at all.
-        ModelFileError: a file is damaged, or of a newer format.
-    """
-    models: dict[str, Model] = {}
-    for path in model_paths(folder):
-        model = load_model(path, device)
-        if not MODEL_NAME.fullmatch(model.name):
-            raise ModelFileError(
-                f"{path.name}: saw a model called {quoted(model.name)}; expected 1 to {MODEL_NAME_LIMIT} characters, "
-                "none of them '/', '\\', '@' or one that cannot be seen"
-            )
-        if model.name in models:
-            logger.warning("model %r of %s goes before another one of that name", model.name, path)
-        models[model.name] = model
-    return models
-
-
-def model_paths(folder: Path | None) -> Sequence[Path]:
-    """Files of the models that ship, then those in the folder.
-
-    Raises:
-        SettingsError: there is no such folder, or no model at all.
-    """
-    if folder is not None and not folder.is_dir():
-        raise SettingsError(f"models: saw {str(folder)!r}, which is no folder; expected one with *{SUFFIX} files")
-    shipped = Path(str(files("attractor_server"))) / "models"
-    folders = [shipped] if folder is None else [shipped, folder]
-    paths = [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    if not paths:
-        raise SettingsError(f"models: saw no *{SUFFIX} file in {', '.join(map(str, folders))}; expected at least one")
-    return paths
-
-
 def limits_for(models: Mapping[str, Model]) -> Limits:
     """Bounds under which the answer to a full frame fits in one message.
 
@@ -280,14 +236,3 @@ def limits_for(models: Mapping[str, Model]) -> Limits:
     if tight := [name for name, patterns in fitting.items() if patterns < 1]:
         raise SettingsError(f"models: a pattern of {tight[0]} is larger than a message of {message_bytes} bytes")
     return Limits(frame_patterns=min(FRAME_PATTERNS_LIMIT, *fitting.values()))
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        SettingsError: this machine has none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device: saw 'cuda', and PyTorch finds no GPU in this process; expected 'cpu'")
-    return torch.device(name)

@@ -15,8 +15,8 @@ from pydantic_settings import (
 )
 
 from attractor_server.errors import SettingsError
-from attractor_server.storage.address import Address
 from attractor_server.storage.artifacts import SCHEMES
+from attractor_server.storage.backends.postgres_lock import Address
 
 ENV_PREFIX = "ATTRACTOR_"
 

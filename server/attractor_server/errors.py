@@ -272,3 +272,14 @@ class ModelFileError(ServerError):
 class SettingsError(ServerError):
     code = "INVALID_ARGUMENT"
     reason = "SETTINGS"
+
+
+def forget_frames(error: BaseException) -> None:
+    """Lets go of what the functions had that an error came through, once that was told to whom it concerns.
+
+    An error that lies in a future would keep the future, the request and the call, which lead back to it.
+    """
+    told: BaseException | None = error
+    while told is not None:
+        told.__traceback__ = None
+        told = told.__cause__ or told.__context__

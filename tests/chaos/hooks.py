@@ -19,27 +19,28 @@ import obstore
 
 from attractor import _client
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.engine import keeping
-from attractor_server.engine.bank import Bank
 from attractor_server.engine.engine import Engine
-from attractor_server.rpc import answers
-from attractor_server.storage import artifacts, contents, outside
-from attractor_server.storage.catalog import Ledger
-from attractor_server.storage.database import Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.ownership import Look, Ownership, monotonic_s
-from attractor_server.storage.records import Change
+from attractor_server.engine.operations import persist
+from attractor_server.engine.pages.bank import Bank
+from attractor_server.memories.ledger import Ledger
+from attractor_server.memories.records import Change
+from attractor_server.rpc import responses
+from attractor_server.storage import artifacts, offload
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.claims import Claims, ClaimsView, monotonic_s
+from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.tables import pages as page_rows
 
 Point: TypeAlias = tuple[Any, str, Literal["before", "after"]]
 
 POINTS: dict[str, Point] = {
-    "before-commit": (contents, "changed", "after"),
-    "after-commit": (Database, "_light", "before"),
+    "before-commit": (page_rows, "changed", "after"),
+    "after-commit": (SqliteDatabase, "_light", "before"),
     "after-publish": (Bank, "publish", "after"),
     "before-answer": (Engine, "run", "after"),
-    "during-image": (contents, "_image_row", "after"),
-    "during-delete": (Database, "purge", "before"),
-    "before-release": (Ownership, "release", "before"),
+    "during-image": (page_rows, "_image_row", "after"),
+    "during-delete": (SqliteDatabase, "purge", "before"),
+    "before-release": (Claims, "release", "before"),
 }
 """Where a shard can be made to crash: a function, and on which side of it"""
 LEAVING_S = 0.01
@@ -67,12 +68,12 @@ def crash(point: str, hits: int) -> None:
 
 def crash_after_answer(hits: int, written: "Synchronized[int]") -> None:
     """Ends the process when so many frames with answers to stores have left; counts the answers in them."""
-    plain = answers.frames_of
+    plain = responses.frames_of
     left = hits
 
     def frames_of(
-        items: Iterable[answers.Item], limit_bytes: int
-    ) -> Iterator[tuple[pb.SessionResponse, Sequence[answers.Item]]]:
+        items: Iterable[responses.PendingResponse], limit_bytes: int
+    ) -> Iterator[tuple[pb.SessionResponse, Sequence[responses.PendingResponse]]]:
         nonlocal left
         for frame, answered in plain(items, limit_bytes):
             yield frame, answered
@@ -84,19 +85,19 @@ def crash_after_answer(hits: int, written: "Synchronized[int]") -> None:
                 time.sleep(LEAVING_S)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    answers.frames_of = frames_of
+    responses.frames_of = frames_of
 
 
 def crash_with_claim() -> None:
     """Ends the process as soon as it has claimed anything."""
-    plain = Ownership.claim
+    plain = Claims.claim
 
-    def claim(self: Ownership, groups: Collection[int], *, seize: Collection[int] = ()) -> None:
+    def claim(self: Claims, groups: Collection[int], *, seize: Collection[int] = ()) -> None:
         plain(self, groups, seize=seize)
         if self.held:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Ownership.claim = claim  # type: ignore[method-assign]
+    Claims.claim = claim  # type: ignore[method-assign]
 
 
 def step_clock(offset_s: "Synchronized[float]") -> None:
@@ -119,22 +120,22 @@ def watch_syncs(path: Path) -> None:
         syncs += 1
 
     _intercept(count)
-    plain = Journal.commit
+    plain = SqlMemoryStore.commit
 
-    def commit(self: Journal, changes: Sequence[Change]) -> None:
+    def commit(self: SqlMemoryStore, changes: Sequence[Change]) -> None:
         before = syncs
         plain(self, changes)
         if syncs == before:
             with path.open("a") as file:
                 file.write("a commit was told of that no synchronisation had gone before\n")
 
-    Journal.commit = commit  # type: ignore[method-assign]
+    SqlMemoryStore.commit = commit  # type: ignore[method-assign]
 
 
 def images_outside() -> None:
     """Every image of a page goes to the artifact store."""
-    assert outside.LARGE_BYTES > 0
-    outside.LARGE_BYTES = 0
+    assert offload.LARGE_BYTES > 0
+    offload.LARGE_BYTES = 0
 
 
 def images_outside_if(wanted: "Synchronized[int]") -> None:
@@ -163,13 +164,13 @@ def _failing(plain: Callable[..., object], failing: "Synchronized[int]") -> Call
 
 def fsync_off() -> None:
     """Commits no longer wait for the disk."""
-    plain = Database._prepare
+    plain = SqliteDatabase._prepare
 
-    def prepare(self: Database) -> None:
+    def prepare(self: SqliteDatabase) -> None:
         plain(self)
         self._connection.execute("PRAGMA synchronous = OFF")
 
-    Database._prepare = prepare  # type: ignore[method-assign]
+    SqliteDatabase._prepare = prepare  # type: ignore[method-assign]
 
 
 def artifacts_fsync_off() -> None:
@@ -179,19 +180,19 @@ def artifacts_fsync_off() -> None:
 
 def fence_off() -> None:
     """Nobody looks whether another shard has claimed what this one writes to, and reads from."""
-    Ownership.check = lambda *_: None  # type: ignore[method-assign]
+    Claims.check = lambda *_: None  # type: ignore[method-assign]
     lease_off()
 
 
 def lease_off() -> None:
     """Nobody looks whether another shard has claimed what this one reads from."""
-    Ownership.look = lambda self: Look(monotonic_s(), {})  # type: ignore[method-assign]
+    Claims.look = lambda self: ClaimsView(monotonic_s(), {})  # type: ignore[method-assign]
 
 
 def dedup_off() -> None:
     """A repeat is not recognised, neither here nor in the store."""
     Ledger.find = lambda *_: None  # type: ignore[method-assign]
-    keeping.told_of = lambda answered: []
+    persist.told_of = lambda answered: []
 
 
 def identity_once() -> None:

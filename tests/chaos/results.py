@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from tests.chaos.tally import FAULTS, Tally
 
-from attractor_server.spec import available_cores
+from attractor_server.shard.spec import available_cores
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "chaos.json"

@@ -13,7 +13,7 @@ from tests.chaos.checker import Checker
 from tests.chaos.verifying import Report
 from tests.support.shard_process import Hook, ShardProcess
 
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 PROBLEMS_KEPT = 20
 SETTLE_S = 0.5

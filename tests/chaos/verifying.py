@@ -11,12 +11,13 @@ from tests.chaos.ledger import History, Images, patterns
 from tests.chaos.load import PAGE, made, recalled
 
 import attractor
-from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.app import RunningShard, running_shard
 from attractor_server.errors import ServerError
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.looking import looking_at
-from attractor_server.storage.verifying import faults_in
-from attractor_server.topology import Topology
+from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.verify import faults_in
 
 TOLERANCE = 1e-4
 """Of recalled values: another batch, and a page written anew, differ by about 1e-6"""

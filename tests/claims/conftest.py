@@ -7,9 +7,10 @@ import pytest
 from tests.support.trained_models import write_models
 
 import attractor
-from attractor_server.app import ShardSpec, running_shard
+from attractor_server.app import running_shard
 from attractor_server.energy.model import Model
-from attractor_server.topology import Topology
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 
 @pytest.fixture(scope="session")

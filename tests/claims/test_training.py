@@ -11,10 +11,11 @@ from tests.support.oracle import TOLERANCE, Floats, recalled, stored_patterns, w
 from tests.support.server_process import COMMAND, ServerProcess, server_process
 
 import attractor
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.training.datasets import load_dataset
+from attractor_server.training.initialization import untrained
 from attractor_server.training.recipe import load_recipe
-from attractor_server.training.start import untrained
 
 RECIPE = """
 name = "made"

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.support.shards import serving
 
-from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.cli import main
+from attractor_server.app import RunningShard
+from attractor_server.cli.main import main
+from attractor_server.shard.spec import ShardSpec
 
 RANDOM = np.random.default_rng(8)
 IMAGES = RANDOM.random((3, 4, 4), dtype=np.float32)

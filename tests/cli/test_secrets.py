@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from attractor_server.cli import main
+from attractor_server.cli.main import main
 
 ONE, TWO = "Gqx9", "Zt7k"
 """Parts of a password, with what it has between them"""

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from attractor_server.cli import main
+from attractor_server.cli.main import main
 from attractor_server.config import Settings, load_settings
 from attractor_server.errors import SettingsError
-from attractor_server.spec import threads_for
+from attractor_server.shard.spec import threads_for
 
 
 def invoked(*arguments: str, environment: dict[str, str] | None = None) -> Result:

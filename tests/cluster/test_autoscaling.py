@@ -11,7 +11,7 @@ from tests.support.ray_nodes import EACH, ray_cluster
 from tests.support.server_process import drained, server_process, until
 from tests.support.writer import Writer
 
-from attractor_server.cluster.places import Following
+from attractor_server.cluster.autoscaling import Autoscaler
 
 WAIT_S = 60
 
@@ -21,7 +21,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self.places, self.now_s = 1, 0.0
-        self.following = Following(lambda: self.places, clock=lambda: self.now_s, gone_s=30)
+        self.following = Autoscaler(lambda: self.places, clock=lambda: self.now_s, gone_s=30)
 
     def wanted(self, places: int, now_s: float, shards: int, *, whole: bool = True) -> int:
         self.places, self.now_s = places, now_s
@@ -45,7 +45,7 @@ def test_a_node_counts_until_it_has_been_gone_for_long() -> None:
 
 
 def test_as_long_as_nobody_has_counted_nothing_changes() -> None:
-    assert Following(lambda: 5).wanted(2, whole=True) == 2
+    assert Autoscaler(lambda: 5).wanted(2, whole=True) == 2
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attractor_server.cluster.node import make_token
+from attractor_server.cluster.ray_node import make_token
 
 
 @pytest.fixture

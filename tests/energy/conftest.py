@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.support.model_files import tiny
 
-from attractor_server.energy.model import save_model
+from attractor_server.energy.model_file import save_model
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from tests.support.model_files import Tensors, assert_same, refusal, tiny
 from torch import Tensor
 
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.errors import ModelFileError
 
 

@@ -10,7 +10,8 @@ from tests.support.model_files import Header, Tensors, assert_same, content, for
 from torch import Tensor
 
 from attractor_server.energy import model as module
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.fields import Layout
 

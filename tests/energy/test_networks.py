@@ -11,7 +11,7 @@ from tests.support.model_files import assert_same, tiny
 from tests.support.network_cases import SMALL, Case, deep_cases
 from torch import Generator, Tensor
 
-from attractor_server.energy.model import load_model, save_model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.energy.networks import NETWORKS, TrainableNetwork, network_of
 from attractor_server.energy.networks.convolutional import Convolutional
 from attractor_server.energy.networks.mlp import MLP

@@ -9,7 +9,7 @@ from tests.support.model_files import tiny
 from tests.support.tiny_models import IMAGE, VALUE, whitened_model
 from torch import Generator, Tensor
 
-from attractor_server.energy.model import load_model, save_model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.energy.reader import descend
 from attractor_server.errors import ModelFileError
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.work import Job, Outcome
 from attractor_server.errors import ServerError
+from attractor_server.memories.outcomes import Outcome
+from attractor_server.scheduling.jobs import Job
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Autodiff
-from attractor_server.engine.compiling import limit_of
-from attractor_server.engine.programs import compiled, energies, reading, recognizing, writing
-from attractor_server.engine.programs.compiled import PROGRAMS, Compiled
-from attractor_server.engine.programs.compiler import functions, gains, traced
+from attractor_server.engine.background_compile import limit_of
+from attractor_server.engine.compute import aot
+from attractor_server.engine.compute.aot import PROGRAMS, Compiled
+from attractor_server.engine.compute.aot_compiler import functions, gains, traced
+from attractor_server.engine.compute.dispatch import energies, reading, recognizing, writing
 
 GENERIC = ("mlp", "convolutional", "recurrent")
 generic = pytest.mark.parametrize("case", [SMALL[name] for name in GENERIC], ids=GENERIC)
@@ -33,7 +34,7 @@ class Watched:
         self.calls: list[tuple[str, Sequence[Tensor]]] = []
 
     @property
-    def programs(self) -> Mapping[str, compiled.Program]:
+    def programs(self) -> Mapping[str, aot.Program]:
         return {name: partial(self._run, name) for name in PROGRAMS}
 
     def names(self) -> list[str]:
@@ -49,12 +50,12 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def compiled_for_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_COMPILED", {})
+    monkeypatch.setattr(aot, "_COMPILED", {})
 
 
 def adopted(case: Case, *, limit: float = math.inf) -> Watched:
     watched = Watched(case)
-    compiled.adopt(case.network, Compiled(case.network, watched.programs, limit=limit))
+    aot.adopt(case.network, Compiled(case.network, watched.programs, limit=limit))
     return watched
 
 

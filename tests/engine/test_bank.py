@@ -15,19 +15,21 @@ from tests.support.full_disk import full_after
 from tests.support.tiny_models import IMAGE, tiny_model
 from torch import Tensor
 
-from attractor_server.energy.model import Model, load_model
-from attractor_server.engine.bank import Bank
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
+from attractor_server.engine.compute.dispatch import reading, writing
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.forms import PRECISIONS, Precision, page_bytes
-from attractor_server.engine.page import Page
-from attractor_server.engine.programs import reading, writing
-from attractor_server.engine.residency import Residency
-from attractor_server.engine.stack import Image
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Recalled, Record, Stored
+from attractor_server.engine.pages.bank import Bank
+from attractor_server.engine.pages.precision import PRECISIONS, Precision, page_bytes
+from attractor_server.engine.pages.spill import Residency
+from attractor_server.engine.pages.spill_file import PageFile
+from attractor_server.engine.pages.stacked_weights import PageBytes
 from attractor_server.errors import BankFull, ServerError, StoreDamaged, StoreFailed
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.page_file import PageFile
-from attractor_server.storage.settings import MemorySettings, WriteMode
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Deleted, Outcome, Recalled, Stored
+from attractor_server.memories.page import Page
+from attractor_server.memories.settings import MemorySettings, WriteMode
+from attractor_server.scheduling.jobs import Job, Operation
 
 Floats = NDArray[np.float32]
 INITIAL = {"W": torch.arange(24.0).view(6, 4) / 7, "b": torch.full((6,), 0.3)}
@@ -44,11 +46,11 @@ class Counting(PageFile):
         self.saved: list[int] = []
         self.read: list[int] = []
 
-    def save(self, page: int, image: Image, kept: Floats | None) -> None:
+    def save(self, page: int, image: PageBytes, kept: Floats | None) -> None:
         super().save(page, image, kept)
         self.saved.append(page)
 
-    def load(self, page: int, image: Image) -> Floats | None:
+    def load(self, page: int, image: PageBytes) -> Floats | None:
         self.read.append(page)
         return super().load(page, image)
 
@@ -242,10 +244,10 @@ class Bench:
         self.model, self._loop = model, loop
         self._settings = MemorySettings(write=write, page_patterns=6)
         self.engine = Engine([model], bank_bytes=places * model.page_bytes, residency=Residency())
-        self.memories: dict[str, Record] = {}
+        self.memories: dict[str, MemoryRecord] = {}
 
     def job(self, operation: Operation, name: str, values: Floats | None = None) -> Job:
-        made: Record = MemoryRecord(
+        made: MemoryRecord = MemoryRecord(
             name=name, model="m", model_digest=self.model.digest, created_s=0.0, settings=self._settings
         )
         memory = self.memories.setdefault(name, made)

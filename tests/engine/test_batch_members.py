@@ -10,15 +10,16 @@ import pytest
 from tests.support.engine_bench import Values
 from tests.support.tiny_models import IMAGE, able_model
 
-from attractor_server.engine import filling
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.returning import record_of
-from attractor_server.engine.work import Erased, Job, Operation, Outcome, Recalled, Recognized, Record, Stored
+from attractor_server.engine.operations import plans
 from attractor_server.errors import ServerError, StoreFailed
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.records import Change, NewMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord, record_of
+from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Recognized, Stored
+from attractor_server.memories.records import Change, NewMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 MODEL = able_model("able", IMAGE)
 PAGE = 4
@@ -31,11 +32,11 @@ class Many:
 
     def __init__(self, place: Path | str, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._loop = store_at(place), loop
-        self.journal = Journal(self._store)
+        self.journal = SqlMemoryStore(self._store)
         self.engine = Engine([MODEL], bank_bytes=1 << 20, keeper=self.journal)
         settings = MemorySettings(page_patterns=PAGE)
         new = [NewMemory(name=name, model="able", model_digest=MODEL.digest, settings=settings) for name in NAMES]
-        self.memories: list[Record] = [record_of(one) for one in self.journal.create(new)]
+        self.memories: list[MemoryRecord] = [record_of(one) for one in self.journal.create(new)]
 
     def close(self) -> None:
         self._store.close()
@@ -97,14 +98,14 @@ def test_erases_are_kept_beside_one_that_the_store_cannot_keep(many: Many) -> No
 
 
 def test_a_store_that_nobody_foresaw_is_no_other_s_fault(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = filling.Filling._take
+    take = plans.StorePlan._take
 
-    def failing(self: filling.Filling, job: Job) -> None:
+    def failing(self: plans.StorePlan, job: Job) -> None:
         if self.memory.name == NAMES[WORST]:
             raise KeyError("a page that is not there")
         take(self, job)
 
-    monkeypatch.setattr(filling.Filling, "_take", failing)
+    monkeypatch.setattr(plans.StorePlan, "_take", failing)
     assert others(many.run(Operation.STORE, some())) == [Stored(1, 1)] * (len(NAMES) - 1)
     monkeypatch.undo()
     assert many.run(Operation.STORE, some(1))[WORST] == Stored(1, 1)
@@ -115,10 +116,10 @@ def test_what_all_members_fail_with_is_one_line_of_the_log_without_a_traceback(
 ) -> None:
     number = str(time.monotonic_ns())  # what another test failed with a moment ago is not written again
 
-    def failing(self: filling.Filling, job: Job) -> None:
+    def failing(self: plans.StorePlan, job: Job) -> None:
         raise KeyError(f"none of {number}")
 
-    monkeypatch.setattr(filling.Filling, "_take", failing)
+    monkeypatch.setattr(plans.StorePlan, "_take", failing)
     assert all(isinstance(one, ServerError) for one in many.run(Operation.STORE, some()))
     (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "KeyError" in line.getMessage()
@@ -155,7 +156,7 @@ def test_a_store_that_is_gone_is_not_asked_for_each_member(many: Many, monkeypat
         raise StoreFailed("the database is locked")
 
     monkeypatch.setattr(many.journal, "commit", busy)
-    monkeypatch.setattr("attractor_server.engine.keeping.perf_counter", lambda: next(now_s))
+    monkeypatch.setattr("attractor_server.engine.operations.persist.perf_counter", lambda: next(now_s))
     outcomes = many.run(Operation.STORE, some(1))
     assert all(isinstance(one, StoreFailed) for one in outcomes)
     assert len(asked) < len(NAMES)

@@ -14,29 +14,16 @@ from tests.support.tiny_models import IMAGE, KEY, able_model, tiny_model
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.lanes import Queue
-from attractor_server.engine.page import Page
-from attractor_server.engine.returning import record_of
-from attractor_server.engine.work import (
-    Deleted,
-    Job,
-    Operation,
-    Outcome,
-    Rebuild,
-    Recalled,
-    Record,
-    Restore,
-    Stored,
-    TakeSnapshot,
-    Task,
-    Tended,
-    Unfinished,
-)
 from attractor_server.errors import ModelChanged, ServerError
-from attractor_server.storage.database import Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import NewMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord, record_of
+from attractor_server.memories.outcomes import Deleted, Outcome, Recalled, Stored, TaskDone, Unfinished
+from attractor_server.memories.page import Page
+from attractor_server.memories.records import NewMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation, Rebuild, Restore, TakeSnapshot, Task
+from attractor_server.scheduling.queue import Queue
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 ONE, OTHER, KEYS = (
     replace(model, digest=f"sha256:{model.name}")
@@ -53,17 +40,17 @@ class House:
     """An engine of three models behind a queue, with a store in a folder."""
 
     def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
-        self.database, self.loop, self.queue = Database(folder), loop, Queue()
-        self.journal = Journal(self.database)
+        self.database, self.loop, self.queue = SqliteDatabase(folder), loop, Queue()
+        self.journal = SqlMemoryStore(self.database)
         self.engine = Engine([ONE, OTHER, KEYS], bank_bytes=1 << 16, keeper=self.journal)
 
-    def memory(self, name: str, model: Model) -> Record:
+    def memory(self, name: str, model: Model) -> MemoryRecord:
         settings = MemorySettings(page_patterns=8)
         new = NewMemory(name=name, model=model.name, model_digest=model.digest, settings=settings)
         return record_of(self.journal.create([new])[0])
 
     def put(
-        self, operation: Operation, memory: Record, values: Values | None = None, *, task: Task | None = None
+        self, operation: Operation, memory: MemoryRecord, values: Values | None = None, *, task: Task | None = None
     ) -> Job:
         """A job as servicers make it: checked against the model that the memory is of now."""
         model = next(one for one in (ONE, OTHER, KEYS) if one.digest == memory.model_digest)
@@ -81,7 +68,7 @@ class House:
         self.queue.put(job)
         return job
 
-    def tend(self, memory: Record, task: Task) -> Job:
+    def tend(self, memory: MemoryRecord, task: Task) -> Job:
         return self.put(Operation.TEND, memory, task=task)
 
     def run(self) -> dict[Job, Outcome | ServerError]:
@@ -99,10 +86,10 @@ class House:
     def one(self, job: Job) -> Outcome | ServerError:
         return self.run()[job]
 
-    def becomes(self, memory: Record, model: Model) -> Job:
+    def becomes(self, memory: MemoryRecord, model: Model) -> Job:
         return self.tend(memory, Rebuild(model.name, model.digest, 8))
 
-    def of_both(self, name: str) -> Record:
+    def of_both(self, name: str) -> MemoryRecord:
         """A memory of OTHER that was one of ONE, with a snapshot of either time, named so."""
         memory = self.memory(name, ONE)
         self.put(Operation.STORE, memory, patterns(0))
@@ -143,7 +130,7 @@ def test_requests_behind_a_restore_are_computed_by_the_model_that_it_brings(
     late = house.put(behind, memory, patterns(0))
     stores = [house.put(Operation.STORE, other, patterns(n + 1)) for n, other in enumerate(others)]
     answers = house.run()
-    assert isinstance(answers[restore], Tended)
+    assert isinstance(answers[restore], TaskDone)
     assert [answers[store] for store in stores] == [Stored(1, 1)] * len(others)
     if behind is Operation.STORE:
         assert isinstance(answers[late], Stored)
@@ -179,7 +166,7 @@ def test_what_was_sent_for_other_fields_is_refused_and_what_others_sent_is_not(h
     late = [house.put(operation, memory, patterns(0)) for operation in (Operation.STORE, Operation.QUERY)]
     store = house.put(Operation.STORE, other, patterns(1, model=KEYS))
     answers = house.run()
-    assert isinstance(answers[rebuild], Tended)
+    assert isinstance(answers[rebuild], TaskDone)
     assert answers[store] == Stored(1, 1)
     for job in late:
         assert isinstance(answers[job], ModelChanged)

@@ -15,7 +15,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform
 from attractor_server.energy.writer import delta_energy, write
-from attractor_server.engine.programs import energies, reading, recognizing, writing
+from attractor_server.engine.compute.dispatch import energies, reading, recognizing, writing
 
 CLOSED = ("quadratic in closed form", "bilinear in closed form")
 closed = pytest.mark.parametrize("case", [SMALL[name] for name in CLOSED], ids=CLOSED)

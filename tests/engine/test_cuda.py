@@ -13,7 +13,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.writer import delta_energy, write
-from attractor_server.engine.programs import reading, recognizing, writing
+from attractor_server.engine.compute.dispatch import reading, recognizing, writing
 
 CUDA = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

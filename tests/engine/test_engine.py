@@ -12,10 +12,11 @@ from tests.support.tiny_models import IMAGE, KEY, VALUE, WORD, able_model, tiny_
 from attractor_server.energy import reference
 from attractor_server.energy.model import Model
 from attractor_server.energy.reader import read
-from attractor_server.engine.bank import Bank
-from attractor_server.engine.page import Page
-from attractor_server.engine.work import Deleted, Operation, Recalled, Recognized, Stored
+from attractor_server.engine.pages.bank import Bank
 from attractor_server.errors import MemoryNotFound, ServerError, WriteDiverged
+from attractor_server.memories.outcomes import Deleted, Recalled, Recognized, Stored
+from attractor_server.memories.page import Page
+from attractor_server.scheduling.jobs import Operation
 
 MODEL = tiny_model("tiny", IMAGE)
 RANDOM = np.random.default_rng(4)

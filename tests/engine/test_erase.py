@@ -7,9 +7,9 @@ from tests.support.engine_bench import Bench, Values
 from tests.support.tiny_models import IMAGE, able_model, tiny_model
 
 from attractor_server.energy.model import Model
-from attractor_server.engine.work import Erased, Stored
 from attractor_server.errors import BankFull, CannotErase
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.outcomes import Erased, Stored
+from attractor_server.memories.settings import MemorySettings
 
 TINY = tiny_model("tiny", IMAGE)
 ABLE = able_model("able", IMAGE)

@@ -14,9 +14,8 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform, Whitening
+from attractor_server.engine.compute.dispatch import compute_path, reading
 from attractor_server.engine.kernels.native import library
-from attractor_server.engine.programs import reading
-from attractor_server.engine.programs.choosing import way_of
 
 pytestmark = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
 every = pytest.mark.parametrize("name", CASES.keys())
@@ -75,7 +74,7 @@ class Asked:
 def test_what_is_known_is_held_as_in_the_plain_loop(name: str, values: int, whitened: bool, pages: int, n: int) -> None:
     asked = Asked(name, values, whitened=whitened, pages=pages, n=n)
     model = asked.model
-    way = way_of(model)
+    way = compute_path(model)
     assert way is not None
     assert way.in_place is not None
     assert way.in_place.holds(model.transform.hold(asked.cues.float(), asked.known))

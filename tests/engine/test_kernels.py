@@ -21,18 +21,17 @@ from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
+from attractor_server.engine.compute.cuda_graphs import COPIED_BYTES, GraphedReads
+from attractor_server.engine.compute.dispatch import compute_path, reading
 from attractor_server.engine.kernels.host import HostKernel
 from attractor_server.engine.kernels.native import COMPILERS, built, library
-from attractor_server.engine.programs import reading
-from attractor_server.engine.programs.choosing import way_of
-from attractor_server.engine.programs.graphs import COPIED_BYTES, GraphedReads
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 compiled = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
 
 
 def kernel_of(parameters: Parameters, case: Case = CASE) -> HostKernel:
-    way = way_of(tiny(network=case.network, parameters=single(parameters)))
+    way = compute_path(tiny(network=case.network, parameters=single(parameters)))
     assert way is not None
     assert isinstance(way.kernel, HostKernel)
     return way.kernel
@@ -136,9 +135,9 @@ def test_readings_in_single_precision_take_the_kernel_and_others_the_loop_on_ten
 
 def test_models_that_do_not_fit_have_no_kernel() -> None:
     parameters, _, _ = episode(1, 1)
-    double = way_of(tiny(network=CASE.network, parameters=parameters))
+    double = compute_path(tiny(network=CASE.network, parameters=parameters))
     odd = Case(Quadratic(inputs=40, features=24), quadratic_energy, 40)
-    uneven = way_of(tiny(network=odd.network, parameters=single(episode(1, 1, case=odd)[0])))
+    uneven = compute_path(tiny(network=odd.network, parameters=single(episode(1, 1, case=odd)[0])))
     assert double is not None
     assert double.kernel is None
     assert uneven is not None
@@ -165,7 +164,7 @@ def test_a_source_that_does_not_compile_is_told_of_and_done_without(
 
 def test_graphs_are_for_small_batches_in_powers_of_two_on_cuda() -> None:
     parameters, _, _ = episode(1, 1)
-    way = way_of(model_of(parameters))
+    way = compute_path(model_of(parameters))
     assert way is not None
     graphs = GraphedReads(form=way.form, schedule=way.schedule, page_bytes=COPIED_BYTES // 8)
     assert not graphs.takes(torch.zeros(4, 1, 48)), "a CPU has none"
@@ -175,7 +174,7 @@ def test_graphs_are_for_small_batches_in_powers_of_two_on_cuda() -> None:
 TRITON = """
 import torch
 from torch import randn
-from attractor_server.engine.kernels.pulls_cuda import ROWS_LIMIT, pulls, takes
+from attractor_server.engine.compute.triton_bilinear import ROWS_LIMIT, pulls, takes
 
 for pages, n, values, keys in (3, 1, 48, 32), (2, 2, 70, 24), (1, 5, 9, 80), (2, 8, 300, 16), (1, 1, 1, 1):
     w, b = randn(pages, values, keys), randn(pages, values)

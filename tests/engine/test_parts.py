@@ -13,10 +13,11 @@ from tests.support.engine_bench import Bench, Values
 from tests.support.recorder import Recorder, batches_after, held, job, memory, running
 
 from attractor_server.energy.model import Model
-from attractor_server.engine.page import Page
-from attractor_server.engine.work import Job, Operation, Outcome, Stored, Unfinished
 from attractor_server.errors import Cancelled, Expired, MemoryNotFound, ServerError
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.outcomes import Outcome, Stored, Unfinished
+from attractor_server.memories.page import Page
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation
 
 Loop = asyncio.AbstractEventLoop
 FEW = MemorySettings(write="stream", page_patterns=4)

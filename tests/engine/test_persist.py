@@ -12,13 +12,14 @@ from tests.support.engine_bench import Values
 from tests.support.tiny_models import IMAGE, tiny_model
 
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.returning import record_of
-from attractor_server.engine.work import Job, Operation, Outcome, Record, Stored
 from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
-from attractor_server.storage.database import FILE, Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change, NewMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord, record_of
+from attractor_server.memories.outcomes import Outcome, Stored
+from attractor_server.memories.records import Change, NewMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 MODEL = tiny_model("tiny", IMAGE)
 RANDOM = np.random.default_rng(3)
@@ -29,11 +30,11 @@ class Kept:
 
     def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.path, self.loop = folder / FILE, loop
-        self.database = Database(folder)
-        self.journal = Journal(self.database)
+        self.database = SqliteDatabase(folder)
+        self.journal = SqlMemoryStore(self.database)
         self.engine = Engine([MODEL], bank_bytes=1 << 20, keeper=self.journal)
         new = NewMemory(name="a", model="tiny", model_digest=MODEL.digest, settings=MemorySettings(page_patterns=8))
-        self.memory: Record = record_of(self.journal.create([new])[0])
+        self.memory: MemoryRecord = record_of(self.journal.create([new])[0])
 
     def store(self, *several: Values) -> list[Outcome | ServerError]:
         """In one batch."""

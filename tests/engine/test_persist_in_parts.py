@@ -13,18 +13,19 @@ from numpy.testing import assert_array_equal
 from tests.support.engine_bench import Values
 from tests.support.tiny_models import IMAGE, able_model
 
-from attractor_server.engine import matching
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.returning import record_of
-from attractor_server.engine.work import Erased, Job, Operation, Outcome, Recalled, Record, Stored, Unfinished
+from attractor_server.engine.operations import matching
 from attractor_server.errors import MemoryNotFound, ServerError, StoreFailed
 from attractor_server.fields import Layout
-from attractor_server.storage.database import Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.looking import looking_at
-from attractor_server.storage.records import Change, NewMemory
-from attractor_server.storage.settings import MemorySettings
-from attractor_server.storage.verifying import faults_in
+from attractor_server.memories.memory import MemoryRecord, record_of
+from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Stored, Unfinished
+from attractor_server.memories.records import Change, NewMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.verify import faults_in
 
 Doubles = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 MODEL = able_model("able", IMAGE)
@@ -42,8 +43,8 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.database = Database(folder)
-        self.journal = Journal(self.database)
+        self.database = SqliteDatabase(folder)
+        self.journal = SqlMemoryStore(self.database)
         self.loop = asyncio.new_event_loop()
         self.engine = self.started()
         self.parts: list[int] = []
@@ -63,13 +64,13 @@ class Kept:
     def started(self) -> Engine:
         return Engine([MODEL], bank_bytes=16 << 20, keeper=self.journal, part_s=0.0)
 
-    def made(self, name: str, settings: MemorySettings) -> Record:
+    def made(self, name: str, settings: MemorySettings) -> MemoryRecord:
         new = NewMemory(name=name, model="able", model_digest=MODEL.digest, settings=settings)
         record = record_of(self.journal.create([new])[0])
         assert self.run(self.job(Operation.STORE, record, some(2 * PAGES))) == Stored(1, 2 * PAGES)
         return record
 
-    def job(self, operation: Operation, memory: Record, values: Values) -> Job:
+    def job(self, operation: Operation, memory: MemoryRecord, values: Values) -> Job:
         steps = MODEL.steps if operation is Operation.QUERY else 0
         return Job(operation=operation, memory=memory, future=self.loop.create_future(), values=values, steps=steps)
 
@@ -85,18 +86,18 @@ class Kept:
             assert not job.memory.at_hand or (found.version == 1) is (job.memory.version == 1)
         return outcome
 
-    def recall(self, memory: Record) -> Values:
+    def recall(self, memory: MemoryRecord) -> Values:
         found = self.run(self.job(Operation.QUERY, memory, some(2 * PAGES)))
         assert isinstance(found, Recalled)
         return found.values
 
-    def restarted(self, memory: Record) -> Record:
+    def restarted(self, memory: MemoryRecord) -> MemoryRecord:
         self.engine = self.started()
         stored = self.journal.find(memory.name)
         assert stored is not None
         return record_of(stored)
 
-    def contents(self, memory: Record) -> Mapping[int, tuple[int, bytes, bytes]]:
+    def contents(self, memory: MemoryRecord) -> Mapping[int, tuple[int, bytes, bytes]]:
         """Of each page, by its number: patterns, weights, and what was stored."""
         found = self.journal.find(memory.name)
         assert found is not None

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from tests.support.engine_bench import Bench, Values
 
-from attractor_server.energy.calibration import Calibration
-from attractor_server.energy.choice import choice_of, misfit
+from attractor_server.energy.familiarity import Calibration, choice_of, misfit
 from attractor_server.energy.model import Model
-from attractor_server.engine.work import Operation, Recalled, Recognized
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.outcomes import Recalled, Recognized
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Operation
 
 RANDOM = np.random.default_rng(11)
 REWRITE = MemorySettings(page_patterns=8)

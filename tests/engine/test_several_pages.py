@@ -11,10 +11,12 @@ from examples.pipeline import pictures
 from tests.support.engine_bench import Bench, Values
 from tests.support.tiny_models import IMAGE, KEY, VALUE, able_model, tiny_model
 
-from attractor_server.energy.model import Model, load_model
-from attractor_server.engine.work import Deleted, Erased, Operation, Recalled, Recognized, Stored, Unfinished
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
 from attractor_server.errors import MemoryFull, WriteDiverged
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.outcomes import Deleted, Erased, Recalled, Recognized, Stored, Unfinished
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Operation
 
 TINY = tiny_model("tiny", IMAGE)
 ABLE = able_model("able", IMAGE)

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from tests.support.full_disk import full_after
 
+from attractor_server.engine.pages.spill_file import PageFile
 from attractor_server.errors import StoreDamaged, StoreFailed
-from attractor_server.storage.page_file import PageFile
 
 Floats = NDArray[np.float32]
 IMAGE_BYTES, KEPT = (300, 20), (4, 6)

@@ -12,11 +12,12 @@ from tests.support.recorder import Recorder, job, memory
 from tests.support.tiny_models import IMAGE, able_model, tiny_model
 
 from attractor_server.energy.model import Model
-from attractor_server.engine.batcher import Batcher
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.warming import Warming, shapes
-from attractor_server.engine.work import Job, Operation, Outcome
+from attractor_server.engine.warmup import Warmup, shapes
 from attractor_server.errors import ServerError
+from attractor_server.memories.outcomes import Outcome
+from attractor_server.scheduling.batcher import Batcher
+from attractor_server.scheduling.jobs import Job, Operation
 
 TINY, ABLE = replace(tiny_model("tiny", IMAGE), digest="tiny"), replace(able_model("able", IMAGE), digest="able")
 BANK_BYTES = 1 << 15
@@ -37,8 +38,8 @@ class Watched:
         return outcomes
 
 
-async def warmed(engine: Watched, *models: Model) -> Warming:
-    warming = Warming(engine, models, bank_bytes=BANK_BYTES, budget_s=60.0)
+async def warmed(engine: Watched, *models: Model) -> Warmup:
+    warming = Warmup(engine, models, bank_bytes=BANK_BYTES, budget_s=60.0)
     for step in chain(warming.steps(), warming.more()):
         await asyncio.to_thread(step)
     return warming
@@ -68,7 +69,7 @@ async def test_several_memories_and_several_patterns_are_among_the_shapes() -> N
 
 async def test_when_time_is_up_the_smallest_shape_has_been_met_all_the_same() -> None:
     engine = Watched([TINY])
-    warming = Warming(engine, [TINY], bank_bytes=BANK_BYTES, budget_s=1e-9)
+    warming = Warmup(engine, [TINY], bank_bytes=BANK_BYTES, budget_s=1e-9)
     for step in chain(warming.steps(), warming.more()):
         await asyncio.to_thread(step)
     assert {(len(batch), batch[0].size) for batch in engine.batches if batch[0].values is not None} == {(1, 1)}
@@ -109,7 +110,7 @@ async def test_what_comes_while_the_engine_is_warmed_waits() -> None:
 
 async def test_on_a_cpu_a_shard_serves_once_each_model_has_run_and_other_shapes_come_later() -> None:
     engine = Watched([TINY, ABLE])
-    warming = Warming(engine, [TINY, ABLE], bank_bytes=BANK_BYTES, budget_s=60.0)
+    warming = Warmup(engine, [TINY, ABLE], bank_bytes=BANK_BYTES, budget_s=60.0)
     for step in warming.steps():
         await asyncio.to_thread(step)
     assert warming.done.is_set()

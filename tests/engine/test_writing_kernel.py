@@ -12,10 +12,9 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine.compute.dispatch import compute_path, writing
 from attractor_server.engine.kernels.host_writing import HostWritingKernel
 from attractor_server.engine.kernels.native import library
-from attractor_server.engine.programs import writing
-from attractor_server.engine.programs.choosing import way_of
 
 NETWORKS = {
     "matrix": Bilinear(inputs=48, keys=32, values=37),
@@ -42,7 +41,7 @@ def episode(network: Bilinear, pages: int, n: int, *, off: tuple[str, ...] = ())
 
 def model_of(one: Episode, network: Bilinear) -> Model:
     model = tiny(network=network, parameters=one.to(torch.float32).parameters)
-    assert (way := way_of(model)) is not None
+    assert (way := compute_path(model)) is not None
     assert isinstance(way.writing, HostWritingKernel)
     return model
 
@@ -107,6 +106,6 @@ def test_double_precision_and_keys_that_do_not_fit_are_written_on_tensors() -> N
     odd = Bilinear(inputs=20, keys=12, values=8)
     for network, dtype in ((odd, torch.float32), (NETWORKS["matrix"], torch.float64)):
         one = episode(network, 3, 4)
-        way = way_of(tiny(network=network, parameters=one.to(dtype).parameters))
+        way = compute_path(tiny(network=network, parameters=one.to(dtype).parameters))
         assert way is not None
         assert way.writing is None

@@ -25,11 +25,11 @@ from tests.support.tiny_models import write_models
 
 import attractor
 from attractor_proto.names import SLOTS
-from attractor_server.app import ShardSpec
-from attractor_server.cli import main
-from attractor_server.placement import Owners
-from attractor_server.storage.groups import GROUPS
-from attractor_server.topology import ShardInfo, Topology
+from attractor_server.cli.main import main
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.placement import Owners
+from attractor_server.sharding.slots import GROUPS
+from attractor_server.sharding.topology import ShardInfo, Topology
 
 PAGE = 3
 CALL_S = 30.0

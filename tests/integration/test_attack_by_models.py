@@ -6,7 +6,7 @@ from tests.support.model_attack import Scene, attacked, compare
 from tests.support.shards import connected, serving
 from tests.support.tiny_models import IMAGE
 
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 ATTACK_S = 2.0
 OTHERS = 40

@@ -15,12 +15,13 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE, tiny_model
 
 import attractor
-from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.energy.model import save_model
+from attractor_server.app import RunningShard
+from attractor_server.energy.model_file import save_model
 from attractor_server.energy.networks.mlp import MLP
-from attractor_server.engine.programs import compiled
-from attractor_server.engine.programs.compiled import Program
+from attractor_server.engine.compute import aot
+from attractor_server.engine.compute.aot import Program
 from attractor_server.fields import Field
+from attractor_server.shard.spec import ShardSpec
 
 SIGNS = Field(name="signs", kind="vector", shape=(24,))
 PATTERNS = np.sign(np.random.default_rng(0).normal(size=(3, 24))).astype(np.float32)
@@ -30,7 +31,7 @@ WAIT_S = 300.0
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> ShardSpec:
     """Of a shard with a model whose network has no closed form, and one whose network has."""
-    monkeypatch.setattr(compiled, "_COMPILED", {})
+    monkeypatch.setattr(aot, "_COMPILED", {})
     caplog.set_level(logging.INFO)
     save_model(untrained("deep", SIGNS, MLP(inputs=24, widths=(12, 11))), tmp_path / "deep.safetensors")
     save_model(tiny_model("tiny", IMAGE), tmp_path / "tiny.safetensors")
@@ -79,11 +80,11 @@ async def test_a_shard_serves_while_programs_are_compiled_and_then_answers_throu
         assert not shard.compiling_s
         await until(lambda: "deep is read by compiled programs after" in caplog.text)
         assert shard.compiling_s.keys() == {"deep"}
-        (network,) = compiled._COMPILED.values()
+        (network,) = aot._COMPILED.values()
         watched = network._programs = Watched(network._programs)
         network._limit = math.inf  # whichever is faster here
         after = await recalled(shard)
-    assert watched.asked_for == set(compiled.PROGRAMS)
+    assert watched.asked_for == set(aot.PROGRAMS)
     assert np.abs(after - before).max() < 1e-4
 
 

@@ -21,13 +21,13 @@ from tests.support.tiny_models import IMAGE, images
 
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import ShardSpec
-from attractor_server.cluster.serving import spec_of
+from attractor_server.cluster.serve import spec_of
 from attractor_server.config import load_settings
-from attractor_server.engine.bank import Bank
-from attractor_server.engine.page import Page
+from attractor_server.engine.pages.bank import Bank
 from attractor_server.errors import BankBroken
-from attractor_server.topology import Topology
+from attractor_server.memories.page import Page
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 END_S = 60.0
 WAIT_S = 20.0
@@ -118,7 +118,7 @@ def refused_after_store(address: str) -> StatusCode:
 
 
 def _actor(spec: ShardSpec, line: Connection) -> None:
-    from attractor_server.cluster.actor import ShardActor  # noqa: PLC0415 - loads ray
+    from attractor_server.cluster.shard_actor import ShardActor  # noqa: PLC0415 - loads ray
 
     free_twice(pytest.MonkeyPatch())
     actor = ShardActor(spec, "warning")
@@ -129,7 +129,7 @@ def _actor(spec: ShardSpec, line: Connection) -> None:
 
 
 def _stand_in(spec: ShardSpec, line: Connection) -> None:
-    from attractor_server.cluster.stand_in import standing_in  # noqa: PLC0415 - loads torch
+    from attractor_server.cluster.standin import standing_in  # noqa: PLC0415 - loads torch
 
     free_twice(pytest.MonkeyPatch())
     with standing_in(spec) as stand_in:

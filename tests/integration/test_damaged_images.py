@@ -17,11 +17,11 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE
 
 import attractor
-from attractor_server.app import ShardSpec
-from attractor_server.storage import outside
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage import offload
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.looking import looking_at
-from attractor_server.storage.verifying import faults_in
+from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.verify import faults_in
 
 PAGE, PAGES = 4, 2
 GIVEN = np.random.default_rng(0).random((PAGES * PAGE + 1, *IMAGE.shape), dtype=np.float32)
@@ -30,7 +30,7 @@ GIVEN = np.random.default_rng(0).random((PAGES * PAGE + 1, *IMAGE.shape), dtype=
 @pytest.fixture
 def kept(spec: ShardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSpec:
     """All images are files."""
-    monkeypatch.setattr(outside, "LARGE_BYTES", 0)
+    monkeypatch.setattr(offload, "LARGE_BYTES", 0)
     return replace(spec, data=tmp_path / "data", artifacts=tmp_path / "artifacts")
 
 

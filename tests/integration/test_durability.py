@@ -21,8 +21,8 @@ from tests.support.tiny_models import Images, images
 import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.app import ShardSpec
-from attractor_server.storage.database import Database
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite import SqliteDatabase
 
 PAGE = 4
 
@@ -175,7 +175,7 @@ async def test_memories_that_come_back_together_are_as_they_were_and_a_damaged_o
 
 
 def _damage(folder: Path, name: str) -> None:
-    with closing(Database(folder)) as store, store.transaction() as cursor:
+    with closing(SqliteDatabase(folder)) as store, store.transaction() as cursor:
         cursor.execute(
             "UPDATE entries SET checksum = checksum + 1 WHERE content IN "
             "(SELECT content FROM pages JOIN memories ON memory = memories.id WHERE name = ?)",

@@ -18,8 +18,9 @@ import attractor
 from attractor_proto.names import ROUTE_KEY, slot_of
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.energy.model import save_model
+from attractor_server.app import RunningShard
+from attractor_server.energy.model_file import save_model
+from attractor_server.shard.spec import ShardSpec
 
 RANDOM = np.random.default_rng(7)
 KEPT, GONE = (RANDOM.random((2, 4, 4), dtype=np.float32) for _ in range(2))

@@ -12,7 +12,7 @@ import pytest
 from tests.support.shards import serving
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backup import copy
 
 

@@ -20,10 +20,10 @@ from tests.support.tiny_models import Images, images, write_models
 import attractor
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_proto.v1 import memory_copies_pb2_grpc
-from attractor_server.app import ShardSpec
-from attractor_server.storage.copies import HIDDEN
-from attractor_server.storage.database import FILE
-from attractor_server.storage.sql import number
+from attractor_server.memories.names import HIDDEN
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite import FILE
+from attractor_server.storage.database import number
 
 PAGE = 4
 

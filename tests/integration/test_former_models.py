@@ -13,8 +13,8 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE, KEY, tiny_model
 
 import attractor
-from attractor_server.app import ShardSpec
-from attractor_server.energy.model import save_model
+from attractor_server.energy.model_file import save_model
+from attractor_server.shard.spec import ShardSpec
 
 IMAGES = np.random.default_rng(0).random((5, *IMAGE.shape), dtype=np.float32)
 

@@ -13,7 +13,7 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 DISK_MIB = 24
 EACH = 16

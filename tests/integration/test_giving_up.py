@@ -12,9 +12,9 @@ from tests.support.shards import THERE
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
-from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.work import Operation
 from attractor_server.errors import Cancelled
+from attractor_server.scheduling.batcher import Batcher
+from attractor_server.scheduling.jobs import Operation
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 

@@ -21,11 +21,13 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec, load_models
-from attractor_server.energy.model import save_model
+from attractor_server.app import RunningShard
+from attractor_server.energy.model_file import save_model
 from attractor_server.errors import ModelFileError
+from attractor_server.memories.names import HIDDEN
+from attractor_server.model_registry import load_models
 from attractor_server.rpc.context import FELLOW_KEY, FORWARDED
-from attractor_server.storage.copies import HIDDEN
+from attractor_server.shard.spec import ShardSpec
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 LONG = "x" * 100_000

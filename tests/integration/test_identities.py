@@ -14,7 +14,7 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 COPIES: list[Callable[[attractor.AsyncClient], attractor.AsyncClient]] = [
     copy.copy,

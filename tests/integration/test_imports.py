@@ -13,7 +13,7 @@ from tests.support.tiny_models import images
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_proto.v1.memory_data_pb2 import StoreRequest
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 Pieces = list[pb.Piece]
 NAN = np.full(1, np.nan, "<f4").tobytes()

@@ -15,7 +15,7 @@ from tests.support.tiny_models import images
 import attractor
 from attractor_proto.v1 import memories_pb2, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 PAGE = 4
 PAYLOADS = [{"n": [1, 2.5, None]}, b"\x00\xff", "text", None, 0, False]

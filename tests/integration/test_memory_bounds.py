@@ -18,8 +18,9 @@ import attractor
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_copies_pb2 as copies_pb
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec
+from attractor_server.app import RunningShard
 from attractor_server.rpc.session import Session
+from attractor_server.shard.spec import ShardSpec
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 CALLS = 20

@@ -19,15 +19,17 @@ import attractor
 from attractor_proto.v1 import memory_copies_pb2 as copies
 from attractor_proto.v1 import memory_copies_pb2_grpc as copies_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.engine.work import Job, Operation, Outcome
+from attractor_server.app import RunningShard
 from attractor_server.errors import InvalidRequest, ServerError
+from attractor_server.memories.outcomes import Outcome
+from attractor_server.memories.records import Entry
 from attractor_server.rpc import codec
-from attractor_server.rpc import pieces as pieces_module
+from attractor_server.rpc import transfer as pieces_module
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Entry
-from attractor_server.storage.sql import number
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.database import number
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 PATTERNS = 24
 
@@ -152,7 +154,7 @@ async def test_a_store_that_comes_back_pattern_by_pattern_is_put_together_once(
     assert list(one.match.id) == list(other.match.id)
 
 
-def pages_of(journal: Journal, memory: int) -> int:
+def pages_of(journal: SqlMemoryStore, memory: int) -> int:
     """Those that the store has of a memory, though nobody reaches it."""
     with journal._store.reading() as cursor:
         return number(cursor.execute("SELECT count(*) FROM pages WHERE memory = ?", (memory,)))

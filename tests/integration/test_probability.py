@@ -14,8 +14,8 @@ from tests.support.tiny_models import CALIBRATION, IMAGE, able_model
 import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.engine.work import Recognized
-from attractor_server.rpc.answers import Item, frames_of
+from attractor_server.memories.outcomes import Recognized
+from attractor_server.rpc.responses import PendingResponse, frames_of
 
 RANDOM = np.random.default_rng(9)
 KNOWN, STRANGE = (RANDOM.random((3, 4, 4), dtype=np.float32) for _ in range(2))
@@ -63,7 +63,7 @@ def test_answers_with_and_without_share_no_frame() -> None:
     layout = able_model("able", IMAGE).layout
     plain = Recognized(energy=np.zeros(2, np.float32), delta_energy=np.zeros(2, np.float32))
     told = replace(plain, probability=np.array([0.25, 0.5], np.float32))
-    items = [Item(content, number, layout) for number, content in enumerate((plain, told, told, plain))]
+    items = [PendingResponse(content, number, layout) for number, content in enumerate((plain, told, told, plain))]
     frames = [frame.recognized for frame, _ in frames_of(items, 1 << 20)]
     assert [list(frame.request_ids) for frame in frames] == [[0], [1, 2], [3]]
     assert [list(frame.probability) for frame in frames] == [[], [0.25, 0.5, 0.25, 0.5], []]

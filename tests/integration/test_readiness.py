@@ -11,8 +11,9 @@ from tests.support.session_frames import Gate
 from tests.support.shards import serving
 
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc
-from attractor_server.app import ShardSpec, running_shard
-from attractor_server.topology import Topology
+from attractor_server.app import running_shard
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 
 async def test_a_shard_serves_once_it_is_warm_and_says_how_long_it_took(

@@ -14,15 +14,16 @@ from tests.support.shards import connected
 from tests.support.tiny_models import images
 
 import attractor
-from attractor_server.app import ShardSpec
-from attractor_server.cli import main
-from attractor_server.engine import rebuilding
+from attractor_server.cli.main import main
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.work import Job, Operation, Outcome
+from attractor_server.engine.operations import rebuild
 from attractor_server.errors import ServerError, StoreDamaged
-from attractor_server.storage.database import Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.records import Change
+from attractor_server.memories.outcomes import Outcome
+from attractor_server.memories.records import Change
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 PAGES = 60
 
@@ -42,7 +43,7 @@ class Batches:
             return plain(engine, jobs)
 
         monkeypatch.setattr(Engine, "run", run)
-        monkeypatch.setattr(rebuilding, "PART_S", 0)
+        monkeypatch.setattr(rebuild, "PART_S", 0)
 
 
 @pytest.fixture
@@ -115,9 +116,9 @@ async def test_a_memory_that_is_deleted_meanwhile_is_not_written_any_further(
 async def test_a_rebuild_that_fails_in_the_middle_leaves_the_memory_as_it_was(
     on_disk: ShardSpec, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = Journal.add_imported, list[Change]()
+    plain, calls = SqlMemoryStore.add_imported, list[Change]()
 
-    def failing(journal: Journal, change: Change) -> None:
+    def failing(journal: SqlMemoryStore, change: Change) -> None:
         calls.append(change)
         if len(calls) == PAGES // 2:
             raise StoreDamaged("another error")
@@ -126,7 +127,7 @@ async def test_a_rebuild_that_fails_in_the_middle_leaves_the_memory_as_it_was(
     async with connected(on_disk) as client:
         memory = await large(client)
         before = (await memory.query(images(PAGES))).pattern
-        monkeypatch.setattr(Journal, "add_imported", failing)
+        monkeypatch.setattr(SqlMemoryStore, "add_imported", failing)
         with pytest.raises(attractor.AttractorError, match="another error"):
             await memory.rebuild()
         assert np.allclose((await memory.query(images(PAGES))).pattern, before, atol=1e-5)
@@ -139,5 +140,5 @@ def verified(spec: ShardSpec, memories: int) -> None:
     assert spec.data is not None
     told = CliRunner().invoke(main, ["verify", "--data-dir", str(spec.data), "--models", str(spec.models)])
     assert told.exit_code == 0, told.output
-    with closing(Database(Path(spec.data))) as store, store.reading() as cursor:
+    with closing(SqliteDatabase(Path(spec.data))) as store, store.reading() as cursor:
         assert cursor.execute("SELECT count(*) FROM memories").fetchone() == (memories,)

@@ -23,15 +23,16 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_proto.v1 import memory_copies_pb2 as pb
-from attractor_server.app import ShardSpec
-from attractor_server.engine.tending import Tending
-from attractor_server.engine.work import Job, Outcome, Tended
+from attractor_server.engine.operations.tasks import TaskRunner
 from attractor_server.errors import ServerError
-from attractor_server.rpc.control import MemoriesServicer
-from attractor_server.rpc.copies import CopiesServicer
-from attractor_server.storage import catalog
-from attractor_server.storage.catalog import REMEMBERED_CLIENTS
-from attractor_server.storage.database import FILE
+from attractor_server.memories import memory as memory_module
+from attractor_server.memories.memory import REMEMBERED_CLIENTS
+from attractor_server.memories.outcomes import Outcome, TaskDone
+from attractor_server.rpc.memories import MemoriesServicer
+from attractor_server.rpc.snapshots import CopiesServicer
+from attractor_server.scheduling.jobs import Job
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite import FILE
 
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.05)
 Meanwhile = Callable[[], Awaitable[object]]
@@ -87,11 +88,11 @@ async def test_a_restore_whose_answer_is_lost_takes_nothing_of_what_others_store
 async def test_what_a_call_made_of_a_memory_is_told_though_the_memory_leaves_the_shard_at_once(
     on_disk: ShardSpec, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    plain = Tending.run
+    plain = TaskRunner.run
 
-    def run(tending: Tending, job: Job) -> Outcome | ServerError:
+    def run(tending: TaskRunner, job: Job) -> Outcome | ServerError:
         outcome = plain(tending, job)
-        if isinstance(outcome, Tended):
+        if isinstance(outcome, TaskDone):
             job.memory.pages.clear()  # as the next batch may do, before anybody has looked at the outcome
         return outcome
 
@@ -99,7 +100,7 @@ async def test_what_a_call_made_of_a_memory_is_told_though_the_memory_leaves_the
         memory = await client.create_memory("a", model="tiny", page_patterns=1)
         await memory.store(images(3))
         await memory.snapshot("x")
-        monkeypatch.setattr(Tending, "run", run)
+        monkeypatch.setattr(TaskRunner, "run", run)
         info = await (memory.restore("x") if name == "restore" else memory.rebuild())
         assert (info.version, info.patterns, info.pages) == (2, 3, 3)
 
@@ -332,7 +333,7 @@ async def test_a_repeat_by_a_client_after_many_others_wrote_is_never_applied_twi
 async def test_clients_that_come_once_leave_only_so_many_answers_in_the_store(
     on_disk: ShardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "KNOWN_CLIENTS", REMEMBERED_CLIENTS + 2)
+    monkeypatch.setattr(memory_module, "KNOWN_CLIENTS", REMEMBERED_CLIENTS + 2)
     settings = memories_pb2.MemorySettings(when_full=memories_pb2.WHEN_FULL_FORGET, page_patterns=4)
     async with serving(on_disk) as (shard,), aio.insecure_channel(shard.info.address) as channel:
         await raw.create(channel, "a", settings=settings)

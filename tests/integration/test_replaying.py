@@ -13,10 +13,10 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE
 
 import attractor
-from attractor_server.app import ShardSpec
-from attractor_server.cli import main
-from attractor_server.storage.database import FILE
-from attractor_server.storage.records import checksum
+from attractor_server.cli.main import main
+from attractor_server.memories.records import checksum
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite import FILE
 
 
 async def verified(spec: ShardSpec) -> Result:

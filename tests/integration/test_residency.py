@@ -11,10 +11,11 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE, tiny_model
 
 import attractor
-from attractor_server.app import ShardSpec, running_shard
-from attractor_server.energy.model import save_model
-from attractor_server.engine.forms import Precision
+from attractor_server.app import running_shard
+from attractor_server.energy.model_file import save_model
+from attractor_server.engine.pages.precision import Precision
 from attractor_server.errors import SettingsError
+from attractor_server.shard.spec import ShardSpec
 
 IMAGES = np.random.default_rng(1).random((12, 4, 4), dtype=np.float32)
 

@@ -7,7 +7,7 @@ import pytest
 from tests.support.shards import serving
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 from attractor_server.training.datasets.sentences import sentences
 from attractor_server.training.datasets.short_texts import short_texts
 from attractor_server.training.datasets.speech import FRAMES, speech

@@ -16,10 +16,10 @@ import attractor
 from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.rpc import answers
-from attractor_server.rpc.asks import Ask
-from attractor_server.rpc.jobs import _Maker
+from attractor_server.app import RunningShard
+from attractor_server.rpc import responses
+from attractor_server.rpc.requests import JobFactory, RequestFrame
+from attractor_server.shard.spec import ShardSpec
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 BAD_JSON = {
@@ -72,14 +72,14 @@ async def test_what_json_cannot_say_is_refused_by_the_sdk_and_the_neighbours_are
 async def test_an_unforeseen_error_fails_one_request_of_a_frame_with_one_line(
     channel: aio.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = _Maker.__call__
+    made = JobFactory.__call__
 
-    def failing(self: _Maker, asked: object) -> object:
+    def failing(self: JobFactory, asked: object) -> object:
         if asked.place == 1:  # type: ignore[attr-defined]
             raise KeyError("nobody foresaw this")
         return made(self, asked)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Maker, "__call__", failing)
+    monkeypatch.setattr(JobFactory, "__call__", failing)
     await raw.create(channel, "a")
     async with raw_session(channel) as session:
         await session.open("a", 1)
@@ -97,14 +97,14 @@ async def test_an_unforeseen_error_fails_one_request_of_a_frame_with_one_line(
 async def test_an_answer_that_cannot_be_told_fails_one_request_and_the_session_goes_on(
     channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = answers._recalled
+    told = responses._recalled
 
-    def failing(ids: Sequence[int], chunk: Sequence[answers.Item]) -> Iterator[pb.SessionResponse]:
+    def failing(ids: Sequence[int], chunk: Sequence[responses.PendingResponse]) -> Iterator[pb.SessionResponse]:
         if 6 in ids:
             raise KeyError("nobody foresaw this")
         return told(ids, chunk)
 
-    monkeypatch.setattr(answers, "_recalled", failing)
+    monkeypatch.setattr(responses, "_recalled", failing)
     await raw.create(channel, "a")
     async with raw_session(channel) as session:
         await session.open("a", 1)
@@ -118,10 +118,10 @@ async def test_an_answer_that_cannot_be_told_fails_one_request_and_the_session_g
 async def test_a_part_for_another_shard_that_cannot_be_made_fails_alone_and_the_session_goes_on(
     pair_of_shards: list[RunningShard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Ask, rows: object, chosen: object) -> pb.SessionRequest:
+    def failing(self: RequestFrame, rows: object, chosen: object) -> pb.SessionRequest:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(Ask, "part", failing)
+    monkeypatch.setattr(RequestFrame, "part", failing)
     here, there = (next(name for n in range(99) if slot_of(name := f"m{n}") % 2 == shard) for shard in (0, 1))
     async with aio.insecure_channel(pair_of_shards[0].info.address) as channel:
         for name in (here, there):

@@ -18,8 +18,9 @@ import attractor
 from attractor_proto.names import FORWARDED_KEY, ROUTE_KEY, slot_of
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec, running_shard
-from attractor_server.topology import Topology
+from attractor_server.app import RunningShard, running_shard
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 RANDOM = np.random.default_rng(2)
 ONE = RANDOM.random((1, 4, 4), dtype=np.float32)

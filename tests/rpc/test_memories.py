@@ -12,8 +12,9 @@ from tests.support.raw import columns, raw_session, tensor
 import attractor
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import ShardSpec, running_shard
-from attractor_server.topology import Topology
+from attractor_server.app import running_shard
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 RANDOM = np.random.default_rng(3)
 ONE = RANDOM.random((1, 4, 4), dtype=np.float32)
@@ -152,7 +153,7 @@ async def test_what_nobody_foresaw_is_internal_and_says_nothing_more(
     channel: aio.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await raw.create(channel, "a")
-    monkeypatch.setattr("attractor_server.rpc.unary.check_values", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("attractor_server.rpc.data.check_values", lambda *_, **__: 1 / 0)
     with pytest.raises(aio.AioRpcError) as caught:
         await memory_data_pb2_grpc.MemoryDataStub(channel).Store(pb.StoreRequest(memory="a", tensors=[tensor(ONE)]))
     assert caught.value.code() is StatusCode.INTERNAL

@@ -14,8 +14,8 @@ from tests.support.shards import serving
 import attractor
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, ShardSpec
-from attractor_server.rpc.server import Transport
+from attractor_server.app import RunningShard
+from attractor_server.shard.spec import ShardSpec, Transport
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

@@ -4,8 +4,9 @@ import anyio
 import pytest
 from tests.support.recorder import Recorder, batches_after, held, job, memory, running
 
-from attractor_server.engine.work import Operation, Stored
 from attractor_server.errors import Cancelled, Expired, QueueFull, ServerError
+from attractor_server.memories.outcomes import Stored
+from attractor_server.scheduling.jobs import Operation
 
 
 async def test_stores_share_a_batch_whether_of_one_memory_or_of_several() -> None:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.recorder import Recorder, batches_after, held, job, memory, running
 
-from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.fairness import LEAD_LIMIT, namespace_of
-from attractor_server.engine.lanes import TURN_LIMIT
-from attractor_server.engine.pace import Company, Pace, Worth
-from attractor_server.engine.work import Job, Operation, Outcome, Stored
 from attractor_server.errors import Cancelled, QueueFull, ServerError
+from attractor_server.memories.outcomes import Outcome, Stored
+from attractor_server.scheduling.batch_size import BatchSizer, Contention, SliceCost
+from attractor_server.scheduling.batcher import Batcher
+from attractor_server.scheduling.fairness import LEAD_LIMIT, namespace_of
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.scheduling.queue import TURN_LIMIT
 
 READS = (Operation.QUERY, Operation.RECOGNIZE)
 
@@ -313,7 +314,7 @@ async def test_a_queue_of_which_nothing_is_wanted_any_more_lets_in_who_waits() -
 
 
 def test_the_pace_grows_with_full_batches_that_were_quick_and_falls_with_slow_ones() -> None:
-    pace = Pace(batch_s=0.01, batch_limit=512)
+    pace = BatchSizer(batch_s=0.01, batch_limit=512)
     assert pace.limit("p") == 64
     pace.learn("p", 64, 0.001)
     assert pace.limit("p") == 128
@@ -330,14 +331,14 @@ def test_the_pace_grows_with_full_batches_that_were_quick_and_falls_with_slow_on
 
 
 def test_a_program_of_which_one_pattern_takes_too_long_is_computed_one_by_one() -> None:
-    pace = Pace(batch_s=0.01, batch_limit=512)
+    pace = BatchSizer(batch_s=0.01, batch_limit=512)
     for _ in range(10):
         pace.learn("p", 1, 1.0)
     assert pace.limit("p") == 1
 
 
 def test_namespaces_are_in_company_while_more_than_one_asks() -> None:
-    company = Company()
+    company = Contention()
     assert not company.present(0.0)
     company.note("a", 0.0)
     company.note("a", 0.5)
@@ -351,7 +352,7 @@ def test_namespaces_are_in_company_while_more_than_one_asks() -> None:
 
 
 def test_without_a_bound_in_time_batches_are_as_large_as_they_may_be() -> None:
-    pace = Pace(batch_s=None, batch_limit=512)
+    pace = BatchSizer(batch_s=None, batch_limit=512)
     pace.learn("p", 512, 60.0)
     assert pace.limit("p") == 512
 
@@ -391,7 +392,7 @@ async def test_many_sessions_of_one_address_have_one_share_together() -> None:
 
 
 def test_a_part_of_a_long_request_counts_as_much_as_others_are_computed_in_that_time() -> None:
-    worth = Worth()
+    worth = SliceCost()
     assert worth.patterns(0.01) == 64
     for _ in range(200):
         worth.learn(1, 0.01)

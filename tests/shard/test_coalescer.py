@@ -8,7 +8,7 @@ import anyio.to_thread
 import pytest
 
 from attractor_server.errors import StoreFailed
-from attractor_server.storage.together import Together
+from attractor_server.shard.directory import Coalescer
 
 
 class Doubling:
@@ -28,7 +28,7 @@ class Doubling:
         return [2 * wish for wish in wishes]
 
 
-async def asked(together: "Together[int, int]", store: Doubling, count: int) -> dict[int, int | StoreFailed]:
+async def asked(together: "Coalescer[int, int]", store: Doubling, count: int) -> dict[int, int | StoreFailed]:
     answers: dict[int, int | StoreFailed] = {}
 
     async def ask(wish: int) -> None:
@@ -52,12 +52,12 @@ def store() -> Doubling:
 
 
 @pytest.fixture
-def together(store: Doubling) -> "Together[int, int]":
-    return Together(store, anyio.CapacityLimiter(1), limit=40)
+def together(store: Doubling) -> "Coalescer[int, int]":
+    return Coalescer(store, anyio.CapacityLimiter(1), limit=40)
 
 
 async def test_all_who_wait_are_answered_by_few_visits_each_with_its_own(
-    together: "Together[int, int]", store: Doubling
+    together: "Coalescer[int, int]", store: Doubling
 ) -> None:
     assert await asked(together, store, 100) == {wish: 2 * wish for wish in range(100)}
     assert len(store.visits) <= 4
@@ -65,7 +65,7 @@ async def test_all_who_wait_are_answered_by_few_visits_each_with_its_own(
 
 
 async def test_a_visit_that_fails_is_told_to_one_and_tried_again_by_the_others(
-    together: "Together[int, int]", store: Doubling
+    together: "Coalescer[int, int]", store: Doubling
 ) -> None:
     store.fails = True
     answers = await asked(together, store, 20)
@@ -74,7 +74,7 @@ async def test_a_visit_that_fails_is_told_to_one_and_tried_again_by_the_others(
     assert all(answer == 2 * wish for wish, answer in answers.items() if wish not in failed)
 
 
-async def test_who_no_longer_waits_is_not_asked_for(together: "Together[int, int]", store: Doubling) -> None:
+async def test_who_no_longer_waits_is_not_asked_for(together: "Coalescer[int, int]", store: Doubling) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(together.ask, 1)
         while not store.visits:  # noqa: ASYNC110 - of another thread

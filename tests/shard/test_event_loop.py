@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import gc
-from attractor_server.collector import spare_the_loaded
+from attractor_server.shard.event_loop import spare_the_loaded
 
 loaded = [[] for _ in range(100_000)]
 if {spared}:

@@ -11,8 +11,8 @@ from tests.support.shards import connected
 from tests.support.tiny_models import images
 
 import attractor
-from attractor_server.app import ShardSpec
-from attractor_server.storage.opening import store_at
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.opening import store_at
 
 WHILE_S = 1.0
 

@@ -16,12 +16,13 @@ import attractor
 from attractor_proto.names import SLOTS, slot_of
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.app import RunningShard, running_shard
 from attractor_server.errors import StoreFailed
 from attractor_server.rpc.context import FORWARDED
-from attractor_server.storage.groups import GROUPS, group_of
-from attractor_server.storage.ownership import Ownership
-from attractor_server.topology import Topology
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.slots import GROUPS, group_of
+from attractor_server.sharding.topology import Topology
+from attractor_server.storage.claims import Claims
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.1)
@@ -227,10 +228,10 @@ async def test_what_a_shard_parts_with_leaves_its_bank_though_the_store_fails(
     record = await pair[0]._shard.memories.get("a")
     assert record.pages
 
-    def fail(ownership: Ownership, groups: object) -> None:
+    def fail(ownership: Claims, groups: object) -> None:
         raise StoreFailed("not now")
 
-    monkeypatch.setattr(Ownership, "release", fail)
+    monkeypatch.setattr(Claims, "release", fail)
     with pytest.raises(StoreFailed):
         await pair[0].learn(Topology(3, tuple(one.info for one in pair), np.full(SLOTS, 1, np.int32)))
     with anyio.fail_after(20):

@@ -15,10 +15,11 @@ from hypothesis.extra.numpy import arrays
 from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
-from attractor_server.app import ShardSpec, running_shard
+from attractor_server.app import running_shard
 from attractor_server.config import load_settings
 from attractor_server.errors import SettingsError
-from attractor_server.placement import (
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.placement import (
     LIMIT,
     Floats,
     Owners,
@@ -31,7 +32,7 @@ from attractor_server.placement import (
     leave,
     moved,
 )
-from attractor_server.topology import Topology
+from attractor_server.sharding.topology import Topology
 
 EXACT = settings(deadline=None, max_examples=60)
 SLACK = 1 + 1e-9

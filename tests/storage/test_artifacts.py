@@ -17,18 +17,18 @@ import pytest
 from click.testing import CliRunner, Result
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from attractor_server.cli import main
+from attractor_server.cli.main import main
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
-from attractor_server.storage import outside
+from attractor_server.memories.records import Change, Entry, Image, NewMemory, StoredMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage import offload
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.records import Change, Entry, Image, NewMemory, StoredMemory
-from attractor_server.storage.settings import MemorySettings
-from attractor_server.storage.sql import number
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.database import number
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 WAIT_S = 60
-LARGE = np.random.default_rng(0).bytes(outside.LARGE_BYTES + 1)
+LARGE = np.random.default_rng(0).bytes(offload.LARGE_BYTES + 1)
 SMALL = b"weights"
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_REGION": "us-east-1"}
 
@@ -89,7 +89,7 @@ class Kept:
         store = store_at(place)
         assert store is not None
         self.database = store
-        self.journal = Journal(self.database, artifacts=Artifacts(bucket))
+        self.journal = SqlMemoryStore(self.database, artifacts=Artifacts(bucket))
 
     def made(self, name: str) -> StoredMemory:
         new = NewMemory(name=name, model="m", model_digest="sha256:1", settings=MemorySettings(page_patterns=1))
@@ -220,7 +220,7 @@ def test_an_object_of_a_commit_that_failed_is_found(kept: Kept, monkeypatch: pyt
         kept.store(memory)  # that version is there
     assert kept.image(memory) == LARGE
     assert "nothing wrong" in kept.verified().output  # it may be of a commit that is under way
-    monkeypatch.setattr(outside, "UNDER_WAY_S", -5.0)
+    monkeypatch.setattr(offload, "UNDER_WAY_S", -5.0)
     result = kept.verified()
     assert result.exit_code == 1
     assert "no page has it; delete it" in result.output
@@ -310,7 +310,7 @@ def test_an_image_outside_of_a_store_whose_artifacts_are_not_named_is_told(kept:
     memory = kept.made("a").id
     kept.store(memory)
     with pytest.raises(StoreFailed, match="is in an artifact store: name it to the server, by --artifact-store"):
-        Journal(kept.database).page(memory, 0)
+        SqlMemoryStore(kept.database).page(memory, 0)
 
 
 def test_many_put_at_a_time_are_all_there(kept: Kept) -> None:

@@ -12,19 +12,19 @@ from typing import TypeAlias
 import pytest
 
 from attractor_server.errors import OwnerChanged
-from attractor_server.storage.database import Database
-from attractor_server.storage.groups import GROUPS, group_of
-from attractor_server.storage.incarnation import Incarnation
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.ownership import Ownership, end_owners
-from attractor_server.storage.records import Change, NewMemory, StoredMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.records import Change, NewMemory, StoredMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.sharding.slots import GROUPS, group_of
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.claims import Claims, end_owners
+from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.process import Incarnation
 
 NAME = "a/b"
 GROUP = group_of(NAME)
 OTHER = next(name for name in "abcdefgh" if group_of(name) != GROUP)
 LEASE_S = 2.0
-Opened: TypeAlias = Callable[..., Ownership]
+Opened: TypeAlias = Callable[..., Claims]
 
 
 class Clock:
@@ -47,25 +47,25 @@ def opened(tmp_path: Path, clock: Clock) -> Iterator[Opened]:
     """Makes shards of one store, each with a connection of its own."""
     with ExitStack() as stack:
 
-        def open_one(shard: str, **changes: object) -> Ownership:
-            database = Database(tmp_path, busy_ms=200)
+        def open_one(shard: str, **changes: object) -> Claims:
+            database = SqliteDatabase(tmp_path, busy_ms=200)
             owner = replace(Incarnation.here(shard), **changes)  # type: ignore[arg-type]
-            return stack.enter_context(closing(Ownership(database, owner, lease_s=LEASE_S, clock=clock)))
+            return stack.enter_context(closing(Claims(database, owner, lease_s=LEASE_S, clock=clock)))
 
         yield open_one
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(tmp_path)) as one:
+def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
+    with closing(SqliteDatabase(tmp_path)) as one:
         yield one
 
 
-def renew(ownership: Ownership) -> None:
+def renew(ownership: Claims) -> None:
     ownership.trust(ownership.look())
 
 
-def made(journal: Journal, name: str = NAME) -> StoredMemory:
+def made(journal: SqlMemoryStore, name: str = NAME) -> StoredMemory:
     return journal.create(
         [NewMemory(name=name, model="m", model_digest="d", settings=MemorySettings(page_patterns=4))]
     )[0]
@@ -173,10 +173,10 @@ def test_whoever_takes_a_group_from_one_that_had_to_wait_waits_too(opened: Opene
     assert second.serves(NAME)
 
 
-def test_nothing_is_changed_under_an_epoch_that_is_over(opened: Opened, database: Database) -> None:
+def test_nothing_is_changed_under_an_epoch_that_is_over(opened: Opened, database: SqliteDatabase) -> None:
     old, new = opened("shard-0"), opened("shard-1")
     old.claim(range(GROUPS))
-    behind = Journal(database, old)
+    behind = SqlMemoryStore(database, old)
     memory = made(behind)
     new.claim([GROUP], seize=[GROUP])
     for change in (
@@ -191,7 +191,7 @@ def test_nothing_is_changed_under_an_epoch_that_is_over(opened: Opened, database
     assert found.version == 0
     other = made(behind, OTHER)
     behind.commit([Change(memory=other.id, version=1, patterns=1)])  # what is still its own
-    Journal(database, new).commit([Change(memory=memory.id, version=1, patterns=1)])
+    SqlMemoryStore(database, new).commit([Change(memory=memory.id, version=1, patterns=1)])
 
 
 def test_an_owner_that_is_stopped_within_a_transaction_is_ended(opened: Opened, tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_an_owner_that_is_stopped_within_a_transaction_is_ended(opened: Opened, 
 STOPPED = """
 import sys, time
 from pathlib import Path
-from attractor_server.storage.database import Database
-from attractor_server.storage.ownership import whole
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.claims import whole
 database = Database(Path(sys.argv[1]))
 whole(database, "shard-0")
 with database.transaction():
@@ -219,7 +219,7 @@ with database.transaction():
 """
 
 
-def test_owners_that_were_ended_are_gone(database: Database, tmp_path: Path) -> None:
+def test_owners_that_were_ended_are_gone(database: SqliteDatabase, tmp_path: Path) -> None:
     large = subprocess.Popen([sys.executable, "-c", LARGE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert large.stdout is not None
     with large.stdout:
@@ -231,8 +231,8 @@ def test_owners_that_were_ended_are_gone(database: Database, tmp_path: Path) -> 
 LARGE = """
 import sys, time
 from pathlib import Path
-from attractor_server.storage.database import Database
-from attractor_server.storage.ownership import whole
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.claims import whole
 much = b"x" * (512 << 20)  # which takes its system a while to take back
 whole(Database(Path(sys.argv[1])), "shard-0")
 print("owner", flush=True)

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from attractor_server.errors import NumberReused, StoreDamaged
-from attractor_server.storage.catalog import KNOWN_CLIENTS
-from attractor_server.storage.database import FILE, Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.records import Call, Change, Done, Entry, Floats, Image, NewMemory, PageRow, Told
-from attractor_server.storage.settings import MemorySettings
-from attractor_server.storage.sql import Store
+from attractor_server.memories.memory import KNOWN_CLIENTS
+from attractor_server.memories.records import Call, Change, Done, Entry, Floats, Image, NewMemory, PageRow, WriteAck
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
+from attractor_server.storage.database import Store
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 GOLDEN = Path(__file__).parent / "golden"
 """A file of each format, written by the version of that time"""
@@ -26,14 +26,14 @@ def values(patterns: int) -> Floats:
     return np.arange(3 * patterns, dtype=np.float32).reshape(patterns, 3) / np.float32(8)
 
 
-def opened(folder: Path, format_: int) -> Database:
+def opened(folder: Path, format_: int) -> SqliteDatabase:
     shutil.copy(GOLDEN / f"format-{format_}.db", folder / FILE)
-    return Database(folder)
+    return SqliteDatabase(folder)
 
 
 def test_format_1_is_read_with_pages_images_entries_and_answers(tmp_path: Path) -> None:
     with closing(opened(tmp_path, 1)) as database:
-        journal = Journal(database)
+        journal = SqlMemoryStore(database)
         grown, streamed, empty = (journal.find(f"golden/{name}") for name in ("grown", "streamed", "empty"))
         assert grown is not None
         assert streamed is not None
@@ -46,8 +46,8 @@ def test_format_1_is_read_with_pages_images_entries_and_answers(tmp_path: Path) 
             PageRow(number=1, patterns=2, image=False, entries=True),
         ]
         assert grown.told == [
-            Told(client="c", sequence=1, version=1, patterns=4),
-            Told(client="c", sequence=2, version=2, patterns=6),
+            WriteAck(client="c", sequence=1, version=1, patterns=4),
+            WriteAck(client="c", sequence=2, version=2, patterns=6),
         ]
         sealed = journal.page(grown.id, 0, all_entries=True)
         assert sealed.image == Image(page=0, version=1, content=bytes(range(48)))
@@ -58,7 +58,7 @@ def test_format_1_is_read_with_pages_images_entries_and_answers(tmp_path: Path) 
 
 def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -> None:
     with closing(opened(tmp_path, 1)) as database:
-        journal = Journal(database)
+        journal = SqlMemoryStore(database)
         empty = journal.find("golden/empty")
         assert empty is not None
         journal.delete(empty.id)
@@ -67,8 +67,8 @@ def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -
         assert made.id > empty.id
         entry = Entry(page=0, version=1, written=1, values=values(1))
         journal.commit([Change(memory=made.id, version=1, patterns=1, pages={0: 1}, entries=[entry])])
-    with closing(Database(tmp_path)) as database:
-        assert len(Journal(database).listed(prefix="", after="", size=9)) == 3
+    with closing(SqliteDatabase(tmp_path)) as database:
+        assert len(SqlMemoryStore(database).listed(prefix="", after="", size=9)) == 3
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def call(kind: str, sequence: int, *, client: str = "c", memory: str = "golden/k
 
 def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: Path | str) -> None:
     with closing(store_of(of_format_2)) as store:
-        journal = Journal(store)
+        journal = SqlMemoryStore(store)
         assert journal.done(call("TakeSnapshot", 1)) == Done(1, 2)
         assert journal.done(call("Restore", 2)) == Done(2, 2)
         assert journal.done(call("Fork", 3)) == Done(2, 2)
@@ -108,20 +108,22 @@ def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: Path | 
         assert kept is not None
         assert journal.restore(kept.id, "one", call=call("Restore", 5)) == Done(1103, 2)
     with closing(store_of(of_format_2)) as store:
-        assert Journal(store).done(call("Restore", 5)) == Done(1103, 2)
+        assert SqlMemoryStore(store).done(call("Restore", 5)) == Done(1103, 2)
 
 
 def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_silent_are_forgotten(
     of_format_2: Path | str,
 ) -> None:
     with closing(store_of(of_format_2)) as store:
-        journal = Journal(store)
+        journal = SqlMemoryStore(store)
         kept = journal.find("golden/kept")
         assert kept is not None
         clients = [f"short {at}" for at in range(1100)]
         assert [one.client for one in kept.told] == clients[-64:]
         assert kept.former == [(client, 1) for client in clients[-KNOWN_CLIENTS:-64]]
-        assert journal.told(kept.id, clients[-65]) == [Told(client=clients[-65], sequence=1, version=1038, patterns=2)]
+        assert journal.told(kept.id, clients[-65]) == [
+            WriteAck(client=clients[-65], sequence=1, version=1038, patterns=2)
+        ]
         assert journal.told(kept.id, "c") == []
 
 
@@ -135,8 +137,8 @@ def test_damage_in_an_old_store_stays_seen(tmp_path: Path) -> None:
     content = bytearray((GOLDEN / "format-1.db").read_bytes())
     content[content.index(values(4).tobytes())] ^= 1
     (tmp_path / FILE).write_bytes(content)
-    with closing(Database(tmp_path)) as database:
-        journal = Journal(database)
+    with closing(SqliteDatabase(tmp_path)) as database:
+        journal = SqlMemoryStore(database)
         grown = journal.find("golden/grown")
         assert grown is not None
         with pytest.raises(StoreDamaged, match="another checksum"):

@@ -7,11 +7,11 @@ import pytest
 
 from attractor_server.errors import StoreFull
 from attractor_server.rpc.errors import to_status
-from attractor_server.storage.database import Database
+from attractor_server.storage.backends.sqlite import SqliteDatabase
 
 
 def test_a_full_disk_is_told_at_once_and_not_to_be_repeated(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as store:
+    with closing(SqliteDatabase(tmp_path)) as store:
         connection = store._connection  # its limit stands for that of a disk
         connection.pragma("max_page_count", connection.pragma("page_count"))
         with pytest.raises(StoreFull) as full, store.transaction() as cursor:

@@ -13,16 +13,16 @@ import pytest
 from click.testing import CliRunner
 from tests.support.postgresql import WAIT_S, PostgresServer
 
-from attractor_server.cli import main
+from attractor_server.cli.main import main
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
-from attractor_server.storage import postgres_lock
-from attractor_server.storage.address import Address
-from attractor_server.storage.incarnation import Incarnation
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.ownership import Ownership
-from attractor_server.storage.postgres import Postgres
-from attractor_server.storage.records import Change, Entry, NewMemory, StoredMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.records import Change, Entry, NewMemory, StoredMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage.backends import postgres_lock
+from attractor_server.storage.backends.postgres import PostgresDatabase
+from attractor_server.storage.backends.postgres_lock import Address
+from attractor_server.storage.claims import Claims
+from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.process import Incarnation
 
 VALUES = np.ones((1, 8), np.float32)
 
@@ -33,29 +33,29 @@ def uri(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
-def journal(uri: str) -> Iterator[Journal]:
-    with closing(Postgres(uri)) as store:
-        yield Journal(store)
+def journal(uri: str) -> Iterator[SqlMemoryStore]:
+    with closing(PostgresDatabase(uri)) as store:
+        yield SqlMemoryStore(store)
 
 
-def made(journal: Journal, name: str = "a") -> StoredMemory:
+def made(journal: SqlMemoryStore, name: str = "a") -> StoredMemory:
     new = NewMemory(name=name, model="m", model_digest="sha256:1", settings=MemorySettings(page_patterns=4))
     return journal.create([new])[0]
 
 
-def store(journal: Journal, memory: StoredMemory, version: int) -> None:
+def store(journal: SqlMemoryStore, memory: StoredMemory, version: int) -> None:
     entry = Entry(page=0, version=version, written=version, values=VALUES)
     journal.commit([Change(memory=memory.id, version=version, patterns=version, pages={0: version}, entries=[entry])])
 
 
-def versions(journal: Journal, memory: StoredMemory) -> list[int]:
+def versions(journal: SqlMemoryStore, memory: StoredMemory) -> list[int]:
     return [entry.version for entry in journal.page(memory.id, 0).entries]
 
 
 class Writer:
     """Stores without end; after a failure it goes on from what the store has, as the engine does."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: SqlMemoryStore) -> None:
         self.journal, self.memory = journal, made(journal)
         self.acknowledged = list[int]()
         self.failures = list[StoreFailed]()
@@ -101,7 +101,9 @@ class Writer:
         return 0
 
 
-def test_nothing_acknowledged_is_lost_while_connections_are_cut(postgres: PostgresServer, journal: Journal) -> None:
+def test_nothing_acknowledged_is_lost_while_connections_are_cut(
+    postgres: PostgresServer, journal: SqlMemoryStore
+) -> None:
     writer = Writer(journal)
     with writer.running():
         for _ in range(5):
@@ -113,7 +115,9 @@ def test_nothing_acknowledged_is_lost_while_connections_are_cut(postgres: Postgr
     assert kept == list(range(1, len(kept) + 1))
 
 
-def test_nothing_acknowledged_is_lost_while_the_server_restarts(postgres: PostgresServer, journal: Journal) -> None:
+def test_nothing_acknowledged_is_lost_while_the_server_restarts(
+    postgres: PostgresServer, journal: SqlMemoryStore
+) -> None:
     writer = Writer(journal)
     with writer.running():
         for _ in range(2):
@@ -128,7 +132,7 @@ def test_nothing_acknowledged_is_lost_while_the_server_restarts(postgres: Postgr
 
 
 def test_a_connection_that_was_cut_while_nobody_used_it_is_made_anew(
-    postgres: PostgresServer, journal: Journal
+    postgres: PostgresServer, journal: SqlMemoryStore
 ) -> None:
     memory = made(journal)
     for version in (1, 2):
@@ -138,7 +142,7 @@ def test_a_connection_that_was_cut_while_nobody_used_it_is_made_anew(
 
 
 def test_groups_are_released_in_order_so_that_nobody_waits_in_a_circle(postgres: PostgresServer, uri: str) -> None:
-    with closing(Ownership(Postgres(uri), Incarnation.here("shard-0"))) as ownership:
+    with closing(Claims(PostgresDatabase(uri), Incarnation.here("shard-0"))) as ownership:
         ownership.claim([1])
         ownership.claim([0])
         with psycopg.connect(uri) as other, ThreadPoolExecutor(1) as threads:
@@ -159,7 +163,9 @@ def until_waiting(postgres: PostgresServer) -> None:
             time.sleep(0.01)
 
 
-def test_a_server_that_is_gone_is_named_and_its_password_is_not(postgres: PostgresServer, journal: Journal) -> None:
+def test_a_server_that_is_gone_is_named_and_its_password_is_not(
+    postgres: PostgresServer, journal: SqlMemoryStore
+) -> None:
     memory = made(journal)
     secret = postgres.uri.replace("attractor@", "attractor:hidden@")
     postgres.stop()
@@ -167,7 +173,7 @@ def test_a_server_that_is_gone_is_named_and_its_password_is_not(postgres: Postgr
         with pytest.raises(StoreFailed, match=r"the store postgresql://127\.0\.0\.1:\d+/postgres failed and changed"):
             store(journal, memory, 1)
         with pytest.raises(StoreFailed) as refused:
-            Postgres(secret)
+            PostgresDatabase(secret)
     finally:
         postgres.start()
     assert "hidden" not in str(refused.value)
@@ -182,13 +188,13 @@ def test_an_address_that_cannot_be_read_is_refused_without_its_password(uri: str
 
 
 def test_a_commit_of_a_paused_owner_makes_its_successor_wait_and_is_cut_off(uri: str) -> None:
-    with closing(Postgres(uri)) as paused, closing(Postgres(uri)) as other:
-        first = Journal(paused)
+    with closing(PostgresDatabase(uri)) as paused, closing(PostgresDatabase(uri)) as other:
+        first = SqlMemoryStore(paused)
         memory = made(first)
         claimed = threading.Event()
 
         def claim() -> None:
-            Journal(other)
+            SqlMemoryStore(other)
             claimed.set()
 
         successor = threading.Thread(target=claim)
@@ -198,7 +204,7 @@ def test_a_commit_of_a_paused_owner_makes_its_successor_wait_and_is_cut_off(uri:
             cursor.execute("UPDATE memories SET version = 7 WHERE id = ?", (memory.id,))
         assert claimed.wait(WAIT_S)
         successor.join(WAIT_S)
-        found = Journal(other).find("a")
+        found = SqlMemoryStore(other).find("a")
     assert found is not None
     assert found.version == 7
 
@@ -206,16 +212,16 @@ def test_a_commit_of_a_paused_owner_makes_its_successor_wait_and_is_cut_off(uri:
 def test_of_two_that_leave_shared_contents_at_a_time_the_second_takes_them_away(
     postgres: PostgresServer, uri: str
 ) -> None:
-    with closing(Postgres(uri)) as one, closing(Postgres(uri)) as other:
-        mine = Journal(one)
-        theirs = Journal(other, mine.ownership)
+    with closing(PostgresDatabase(uri)) as one, closing(PostgresDatabase(uri)) as other:
+        mine = SqlMemoryStore(one)
+        theirs = SqlMemoryStore(other, mine.ownership)
         for number in range(20):
             memory = made(mine, f"origin/{number}")
             store(mine, memory, 1)
             fork = mine.fork(memory.id, f"fork/{number}")
             start = threading.Barrier(2)
 
-            def leave(journal: Journal, identity: int, start: threading.Barrier = start) -> None:
+            def leave(journal: SqlMemoryStore, identity: int, start: threading.Barrier = start) -> None:
                 start.wait(WAIT_S)
                 journal.delete(identity)
 
@@ -236,10 +242,10 @@ def test_of_two_that_leave_shared_contents_at_a_time_the_second_takes_them_away(
 
 
 def test_a_newer_format_is_refused_and_left_alone(postgres: PostgresServer, uri: str) -> None:
-    Postgres(uri).close()
+    PostgresDatabase(uri).close()
     postgres.execute("UPDATE schema_version SET version = 99", uri)
     with pytest.raises(StoreDamaged, match=r"has format 99; this version reads up to \d"):
-        Postgres(uri)
+        PostgresDatabase(uri)
 
 
 def test_shards_that_start_together_make_the_tables_once(uri: str) -> None:
@@ -247,7 +253,7 @@ def test_shards_that_start_together_make_the_tables_once(uri: str) -> None:
 
     def start() -> None:
         try:
-            Postgres(uri).close()
+            PostgresDatabase(uri).close()
         except Exception as error:
             failures.append(error)
 
@@ -260,7 +266,7 @@ def test_shards_that_start_together_make_the_tables_once(uri: str) -> None:
 
 
 def test_commits_wait_for_the_disk_whatever_the_database_says(uri: str) -> None:
-    with closing(Postgres(f"{uri}%20-c%20synchronous_commit%3Doff")) as store, store.reading() as cursor:
+    with closing(PostgresDatabase(f"{uri}%20-c%20synchronous_commit%3Doff")) as store, store.reading() as cursor:
         assert cursor.execute("SELECT current_setting('synchronous_commit')").fetchone() == ("on",)
 
 

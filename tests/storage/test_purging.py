@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests.support.stored_memories import bytes_in, made, some, store
 
-from attractor_server.storage.database import BUSY_MS, Database
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.looking import looking_at
+from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.backends.sqlite import BUSY_MS, SqliteDatabase
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 FAR_LESS_S = BUSY_MS / 1000 / 4
 
@@ -26,8 +26,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_delete_and_what_comes_after_it_wait_for_nobody_who_looks_at_the_store(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as database:
-        journal = Journal(database)
+    with closing(SqliteDatabase(tmp_path)) as database:
+        journal = SqlMemoryStore(database)
         store(journal, made(journal, "a").id, 1)
         other = made(journal, "b")
         with looking_at(tmp_path):
@@ -41,8 +41,8 @@ def test_a_delete_and_what_comes_after_it_wait_for_nobody_who_looks_at_the_store
 
 
 def test_a_store_can_be_left_while_somebody_looks_and_purges_when_it_is_opened_anew(tmp_path: Path) -> None:
-    database = Database(tmp_path)
-    journal = Journal(database)
+    database = SqliteDatabase(tmp_path)
+    journal = SqlMemoryStore(database)
     store(journal, made(journal, "a").id, 1)
     with looking_at(tmp_path):
         started_s = time.monotonic()
@@ -50,5 +50,5 @@ def test_a_store_can_be_left_while_somebody_looks_and_purges_when_it_is_opened_a
         database.close()
         assert time.monotonic() - started_s < FAR_LESS_S
     assert not gone(tmp_path)
-    with closing(Database(tmp_path)):
+    with closing(SqliteDatabase(tmp_path)):
         wait_until(lambda: gone(tmp_path))

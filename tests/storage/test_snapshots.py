@@ -13,41 +13,42 @@ import pytest
 from tests.support.stored_memories import bytes_in, made, some, store
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
-from attractor_server.storage import copies, imports
-from attractor_server.storage.database import Database
-from attractor_server.storage.journal import LEFTOVER_PAGES, PARTS_LIMIT, Journal
-from attractor_server.storage.looking import looking_at
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.records import Change, Entry, Image, Item, Remade, StoredMemory
-from attractor_server.storage.verifying import faults_in
+from attractor_server.memories.records import Change, Entry, Image, Item, Remade, StoredMemory
+from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.memory_store import LEFTOVER_PAGES, PARTS_LIMIT, SqlMemoryStore
+from attractor_server.storage.tables import imports as import_rows
+from attractor_server.storage.tables import snapshots as snapshot_rows
+from attractor_server.storage.verify import faults_in
 
 
 @pytest.fixture
-def journal(place: Path | str) -> Iterator[Journal]:
+def journal(place: Path | str) -> Iterator[SqlMemoryStore]:
     store = store_at(place)
     assert store is not None
     with closing(store):
-        yield Journal(store)
+        yield SqlMemoryStore(store)
 
 
 @pytest.fixture
-def on_disk(tmp_path: Path) -> Iterator[Journal]:
+def on_disk(tmp_path: Path) -> Iterator[SqlMemoryStore]:
     """One whose files can be looked into."""
-    with closing(Database(tmp_path)) as store:
-        yield Journal(store)
+    with closing(SqliteDatabase(tmp_path)) as store:
+        yield SqlMemoryStore(store)
 
 
-def found(journal: Journal, name: str) -> StoredMemory:
+def found(journal: SqlMemoryStore, name: str) -> StoredMemory:
     memory = journal.find(name)
     assert memory is not None
     return memory
 
 
-def versions(journal: Journal, memory: int, page: int = 0) -> list[int]:
+def versions(journal: SqlMemoryStore, memory: int, page: int = 0) -> list[int]:
     return [entry.version for entry in journal.page(memory, page, all_entries=True).entries]
 
 
-def test_a_fork_has_what_its_origin_had_and_then_each_goes_its_own_way(journal: Journal) -> None:
+def test_a_fork_has_what_its_origin_had_and_then_each_goes_its_own_way(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     fork = journal.fork(memory.id, "b")
@@ -61,7 +62,7 @@ def test_a_fork_has_what_its_origin_had_and_then_each_goes_its_own_way(journal: 
     assert journal.page(fork.id, 0).entries[0].items == [Item(id="v1")]
 
 
-def test_a_fork_that_is_asked_for_again_is_the_same_until_either_is_written(journal: Journal) -> None:
+def test_a_fork_that_is_asked_for_again_is_the_same_until_either_is_written(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     fork = journal.fork(memory.id, "b")
     assert journal.fork(memory.id, "b").id == fork.id
@@ -72,7 +73,7 @@ def test_a_fork_that_is_asked_for_again_is_the_same_until_either_is_written(jour
         journal.fork(memory.id, "a")
 
 
-def test_what_origin_and_fork_share_outlives_either(on_disk: Journal, tmp_path: Path) -> None:
+def test_what_origin_and_fork_share_outlives_either(on_disk: SqlMemoryStore, tmp_path: Path) -> None:
     memory = made(on_disk, "a")
     store(on_disk, memory.id, 1, image=b"weights")
     fork = on_disk.fork(memory.id, "b")
@@ -84,7 +85,7 @@ def test_what_origin_and_fork_share_outlives_either(on_disk: Journal, tmp_path: 
     assert some(1).tobytes() not in bytes_in(tmp_path)
 
 
-def test_a_snapshot_is_no_memory_and_keeps_what_was(journal: Journal) -> None:
+def test_a_snapshot_is_no_memory_and_keeps_what_was(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     first = journal.snapshot(memory.id, "before")
@@ -98,7 +99,7 @@ def test_a_snapshot_is_no_memory_and_keeps_what_was(journal: Journal) -> None:
     assert [one.name for one in journal.listed(prefix="", after="", size=9)] == ["a"]
 
 
-def test_restoring_brings_the_pages_back_and_the_version_goes_on(journal: Journal) -> None:
+def test_restoring_brings_the_pages_back_and_the_version_goes_on(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     journal.snapshot(memory.id, "before")
@@ -113,7 +114,7 @@ def test_restoring_brings_the_pages_back_and_the_version_goes_on(journal: Journa
         journal.restore(memory.id, "other")
 
 
-def test_a_fork_can_be_made_of_a_snapshot(journal: Journal) -> None:
+def test_a_fork_can_be_made_of_a_snapshot(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     journal.snapshot(memory.id, "before")
@@ -122,7 +123,7 @@ def test_a_fork_can_be_made_of_a_snapshot(journal: Journal) -> None:
     assert (fork.version, versions(journal, fork.id)) == (1, [1])
 
 
-def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(on_disk: Journal, tmp_path: Path) -> None:
+def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(on_disk: SqlMemoryStore, tmp_path: Path) -> None:
     memory = made(on_disk, "a")
     store(on_disk, memory.id, 1)
     on_disk.snapshot(memory.id, "before")
@@ -135,7 +136,7 @@ def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(on_disk: Journal, tm
     assert on_disk.listed(prefix="", after="", size=9) == []
 
 
-def test_no_byte_of_a_forgotten_snapshot_stays(on_disk: Journal, tmp_path: Path) -> None:
+def test_no_byte_of_a_forgotten_snapshot_stays(on_disk: SqlMemoryStore, tmp_path: Path) -> None:
     memory = made(on_disk, "a")
     store(on_disk, memory.id, 1)
     on_disk.snapshot(memory.id, "before")
@@ -145,7 +146,9 @@ def test_no_byte_of_a_forgotten_snapshot_stays(on_disk: Journal, tmp_path: Path)
     assert on_disk.snapshots(memory.id) == []
 
 
-def test_a_memory_that_was_remade_is_of_the_other_model_and_its_snapshot_of_the_old_one(journal: Journal) -> None:
+def test_a_memory_that_was_remade_is_of_the_other_model_and_its_snapshot_of_the_old_one(
+    journal: SqlMemoryStore,
+) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     journal.snapshot(memory.id, "before")
@@ -157,22 +160,22 @@ def test_a_memory_that_was_remade_is_of_the_other_model_and_its_snapshot_of_the_
     assert found(journal, "a").model == "m"
 
 
-def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(journal: Journal) -> None:
+def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(journal: SqlMemoryStore) -> None:
     for name in ("short", "written", "long"):
         made(journal, name, ttl_s=1e-9 if name == "short" else 1000)
     made(journal, "kept")
     assert journal.expired(size=9) == ["short"]
 
 
-def take_many(journal: Journal, memory: int, tags: Iterable[str]) -> None:
+def take_many(journal: SqlMemoryStore, memory: int, tags: Iterable[str]) -> None:
     """Takes snapshots in one transaction: each in its own would wait for the disk."""
     with journal._changing() as cursor:
         for tag in tags:
-            copies.snapshot(cursor, memory, tag, now_s=0.0)
+            snapshot_rows.snapshot(cursor, memory, tag, now_s=0.0)
 
 
 @contextmanager
-def counted(store: Database) -> Iterator[list[int]]:
+def counted(store: SqliteDatabase) -> Iterator[list[int]]:
     """The steps that SQLite's machine takes for each statement in the block."""
     steps: list[int] = []
 
@@ -187,8 +190,8 @@ def counted(store: Database) -> Iterator[list[int]]:
 
 
 def test_a_snapshot_costs_no_more_where_there_are_many(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as database:
-        journal = Journal(database)
+    with closing(SqliteDatabase(tmp_path)) as database:
+        journal = SqlMemoryStore(database)
         memory = made(journal, "a")
         store(journal, memory.id, 1)
         work = []
@@ -203,8 +206,8 @@ def test_a_snapshot_costs_no_more_where_there_are_many(tmp_path: Path) -> None:
 
 
 def test_a_memory_with_some_snapshots_is_deleted_in_few_statements(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as database:
-        journal = Journal(database)
+    with closing(SqliteDatabase(tmp_path)) as database:
+        journal = SqlMemoryStore(database)
         other = made(journal, "b")
         store(journal, other.id, 1)
         memory = made(journal, "a")
@@ -225,7 +228,7 @@ def test_a_memory_with_some_snapshots_is_deleted_in_few_statements(tmp_path: Pat
         assert versions(journal, other.id) == [1]
 
 
-def test_an_unknown_tag_is_told_with_a_few_that_there_are_and_no_hidden_one(journal: Journal) -> None:
+def test_an_unknown_tag_is_told_with_a_few_that_there_are_and_no_hidden_one(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     with pytest.raises(SnapshotNotFound, match=r"saw 'no'; expected one of this memory's snapshots \[\]$"):
         journal.restore(memory.id, "no")
@@ -237,7 +240,7 @@ def test_an_unknown_tag_is_told_with_a_few_that_there_are_and_no_hidden_one(jour
         assert len(caught.value.message) < 1000
 
 
-def test_snapshots_are_told_in_pages_without_the_hidden_ones(journal: Journal) -> None:
+def test_snapshots_are_told_in_pages_without_the_hidden_ones(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     take_many(journal, memory.id, ["1", ".hidden", "2", "3"])
     first = journal.snapshots(memory.id, size=2)
@@ -245,7 +248,7 @@ def test_snapshots_are_told_in_pages_without_the_hidden_ones(journal: Journal) -
     assert [one.tag for one in (*first, *rest)] == ["1", "2", "3"]
 
 
-def test_what_exports_left_when_their_server_died_is_forgotten(journal: Journal) -> None:
+def test_what_exports_left_when_their_server_died_is_forgotten(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     take_many(journal, memory.id, [".old", "kept"])  # as if in 1970
@@ -257,7 +260,7 @@ def test_what_exports_left_when_their_server_died_is_forgotten(journal: Journal)
 
 
 def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
-    on_disk: Journal, tmp_path: Path
+    on_disk: SqlMemoryStore, tmp_path: Path
 ) -> None:
     memory = made(on_disk, "a")
     for number in range(1, PARTS_LIMIT + 2):
@@ -281,7 +284,7 @@ def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
     assert not any(some(number).tobytes() in bytes_in(tmp_path) for number in range(1, PARTS_LIMIT + 2))
 
 
-def test_a_deletion_that_was_cut_short_is_gone_on_with_in_portions(on_disk: Journal, tmp_path: Path) -> None:
+def test_a_deletion_that_was_cut_short_is_gone_on_with_in_portions(on_disk: SqlMemoryStore, tmp_path: Path) -> None:
     memory, beside = made(on_disk, "a"), made(on_disk, "b")
     for number in range(1, PARTS_LIMIT + 3):
         store(on_disk, memory.id, number, page=number)
@@ -296,17 +299,19 @@ def test_a_deletion_that_was_cut_short_is_gone_on_with_in_portions(on_disk: Jour
     assert list(on_disk.forget_leftovers()) == []
 
 
-def test_an_import_that_was_begun_a_day_ago_is_forgotten(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_that_was_begun_a_day_ago_is_forgotten(
+    journal: SqlMemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory = made(journal, "a")
     coming = journal.begin_import(replace(memory, name="c"))
     now_s = time.time()
-    monkeypatch.setattr(time, "time", lambda: now_s + 2 * imports.ABANDONED_AFTER_S)
+    monkeypatch.setattr(time, "time", lambda: now_s + 2 * import_rows.ABANDONED_AFTER_S)
     assert list(journal.forget_leftovers())
     with pytest.raises(AssertionError):
         journal.end_import(coming, "c")
 
 
-def test_a_change_of_many_pages_comes_by_way_of_a_draft_all_at_once(journal: Journal) -> None:
+def test_a_change_of_many_pages_comes_by_way_of_a_draft_all_at_once(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     for number in range(4):
         store(journal, memory.id, number + 1, page=number, image=b"old")
@@ -331,7 +336,7 @@ def test_a_change_of_many_pages_comes_by_way_of_a_draft_all_at_once(journal: Jou
     assert [versions(journal, memory.id, number) for number in range(5)] == [[1], [2], [3], [4], []]
 
 
-def test_a_change_of_many_pages_that_is_given_up_leaves_the_memory_as_it_was(journal: Journal) -> None:
+def test_a_change_of_many_pages_that_is_given_up_leaves_the_memory_as_it_was(journal: SqlMemoryStore) -> None:
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     draft = journal.begin_import(replace(memory, name="c"))

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.support.postgresql import PostgresServer
 
-from attractor_server.cli import main
-from attractor_server.storage.database import FILE, Database
-from attractor_server.storage.filesystem import network_file_system
-from attractor_server.storage.journal import Journal
-from attractor_server.storage.opening import store_at
-from attractor_server.storage.records import Change, Entry, Image, Item, NewMemory
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.cli.main import main
+from attractor_server.memories.records import Change, Entry, Image, Item, NewMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
+from attractor_server.storage.backends.sqlite_files import network_file_system
+from attractor_server.storage.memory_store import SqlMemoryStore
 
 
 def values(seed: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -33,7 +33,7 @@ def filled(place: Path | str) -> None:
     store = store_at(place)
     assert store is not None
     with closing(store):
-        journal = Journal(store)
+        journal = SqlMemoryStore(store)
         settings, memory = MemorySettings(page_patterns=2), 0
         for number in range(4):
             new = NewMemory(name=f"m/{number}", model="m", model_digest="sha256:1", settings=settings)
@@ -181,8 +181,8 @@ def test_a_flipped_bit_anywhere_is_an_error_or_nothing_that_is_kept(folder: Path
 def test_a_log_that_lost_its_end_is_told(folder: Path) -> None:
     beacon = folder / f"{FILE}-beacon"
     before = (folder / FILE).read_bytes()
-    with closing(Database(folder)) as store:
-        Journal(store)
+    with closing(SqliteDatabase(folder)) as store:
+        SqlMemoryStore(store)
     (folder / FILE).write_bytes(before)
     assert beacon.exists()
     result = verified(folder)
@@ -197,14 +197,14 @@ def test_where_there_is_no_store_that_is_said(tmp_path: Path) -> None:
 
 
 def test_a_store_can_be_verified_and_copied_while_it_is_written(folder: Path, tmp_path: Path) -> None:
-    with closing(Database(folder)) as store:
-        journal = Journal(store)
+    with closing(SqliteDatabase(folder)) as store:
+        journal = SqlMemoryStore(store)
         journal.create([NewMemory(name="new", model="m", model_digest="d", settings=MemorySettings(page_patterns=2))])
         assert "7 memories" in verified(folder).output
         assert run("backup", str(tmp_path / "copy"), "--data-dir", str(folder)).exit_code == 0
         assert journal.find("new") is not None
-    with closing(Database(tmp_path / "copy")) as copy:
-        assert Journal(copy).find("new") is not None
+    with closing(SqliteDatabase(tmp_path / "copy")) as copy:
+        assert SqlMemoryStore(copy).find("new") is not None
     assert verified(tmp_path / "copy").exit_code == 0
 
 

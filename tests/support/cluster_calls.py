@@ -10,7 +10,7 @@ from tests.support.server_process import COMMAND, ServerProcess, drained, words
 from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
-from attractor_server.storage.groups import GROUPS
+from attractor_server.sharding.slots import GROUPS
 
 ANSWER_S, ASK_EVERY_S = 60, 0.05
 """For a shard that was killed and is not back yet, too"""

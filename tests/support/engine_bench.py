@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.parts import PART_S
-from attractor_server.engine.work import Job, Operation, Outcome, Recalled, Record
+from attractor_server.engine.slicing import PART_S
 from attractor_server.errors import ServerError
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Outcome, Recalled
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.jobs import Job, Operation
 
 STREAM = MemorySettings(write="stream", page_patterns=64)
 Values = NDArray[np.float32]
@@ -33,10 +34,10 @@ class Bench:
         self.model, self._loop = model, loop
         self.engine = Engine([model], bank_bytes=bank_bytes, part_s=part_s)
         self.settings = settings
-        self.memories: dict[str, Record] = {}
+        self.memories: dict[str, MemoryRecord] = {}
 
-    def memory(self, name: str) -> Record:
-        made: Record = MemoryRecord(
+    def memory(self, name: str) -> MemoryRecord:
+        made: MemoryRecord = MemoryRecord(
             name=name, model="m", model_digest=self.model.digest, created_s=0.0, settings=self.settings
         )
         return self.memories.setdefault(name, made)

@@ -17,8 +17,8 @@ from tests.support.shard_process import ShardProcess
 
 import attractor
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
-from attractor_server.app import ShardSpec
-from attractor_server.topology import Topology
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 ANSWER_S = 20.0
 CLOSE = 1e-4

@@ -14,7 +14,8 @@ from tests.support.episodes import draw
 from tests.support.network_cases import SMALL
 from torch import Tensor
 
-from attractor_server.energy.model import Model, _digest, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import _digest, load_model
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.transform import Transform
 from attractor_server.errors import ModelFileError

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 import anyio
 import numpy as np
 
-from attractor_server.engine.batcher import Batcher
-from attractor_server.engine.work import Job, Operation, Outcome, Record, Stored
 from attractor_server.errors import ServerError
-from attractor_server.storage.catalog import MemoryRecord
-from attractor_server.storage.settings import MemorySettings
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Outcome, Stored
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.scheduling.batcher import Batcher
+from attractor_server.scheduling.jobs import Job, Operation
 
 SETTINGS = MemorySettings(page_patterns=8)
 
@@ -59,11 +60,11 @@ async def held(computer: Recorder, *, waiting: int = 1_000_000, batch: int = 100
         yield batcher
 
 
-def memory(name: str, digest: str = "d") -> Record:
+def memory(name: str, digest: str = "d") -> MemoryRecord:
     return MemoryRecord(name=name, model="m", model_digest=digest, created_s=0.0, settings=SETTINGS)
 
 
-def job(operation: Operation, of: Record, *, size: int = 1, **more: object) -> Job:
+def job(operation: Operation, of: MemoryRecord, *, size: int = 1, **more: object) -> Job:
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     return Job(operation=operation, memory=of, future=future, values=np.zeros((size, 2), np.float32), **more)  # type: ignore[arg-type]
 

@@ -15,9 +15,10 @@ import anyio
 import anyio.to_thread
 from tests.support.forkserver import CONTEXT
 
-from attractor_server.app import RunningShard, ShardSpec, running_shard
+from attractor_server.app import RunningShard, running_shard
 from attractor_server.errors import StoreFailed
-from attractor_server.topology import ShardInfo, Topology
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import ShardInfo, Topology
 
 START_TIMEOUT_S = 60.0
 Hook: TypeAlias = Callable[[], None]

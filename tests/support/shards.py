@@ -13,8 +13,9 @@ from tests.support.tiny_models import write_models
 
 import attractor
 from attractor_proto.names import slot_of
-from attractor_server.app import RunningShard, ShardSpec, running_shard
-from attractor_server.topology import Topology
+from attractor_server.app import RunningShard, running_shard
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
 
 HERE, THERE = (next(f"m{n}" for n in range(99) if slot_of(f"m{n}") % 2 == shard) for shard in (0, 1))
 """Memories of each of a pair of shards"""

@@ -12,10 +12,10 @@ from torch import Generator, Tensor
 from attractor_server.energy.parameters import Parameters
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Dataset
-from attractor_server.training.meta import Progress, Trainer
+from attractor_server.training.initialization import untrained
 from attractor_server.training.objective import episode_losses
-from attractor_server.training.start import untrained
-from attractor_server.training.team import Team, average_gradients
+from attractor_server.training.trainer import Progress, Trainer
+from attractor_server.training.workers import Team, average_gradients
 
 STEPS = 12
 Tensors: TypeAlias = dict[str, Tensor]

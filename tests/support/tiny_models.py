@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attractor_server.energy.calibration import Calibration
 from attractor_server.energy.encoding import Encoding
 from attractor_server.energy.eraser import initial_eraser
-from attractor_server.energy.model import Model, save_model
+from attractor_server.energy.familiarity import Calibration
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import save_model
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform, Whitening

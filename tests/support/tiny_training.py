@@ -9,12 +9,12 @@ from torch import Generator
 
 from attractor_server.fields import Layout
 from attractor_server.training.datasets import IMAGE, Dataset, Source
-from attractor_server.training.erasing import erasing_losses
-from attractor_server.training.meta import Phase, Trainer
+from attractor_server.training.eraser import erasing_losses
+from attractor_server.training.initialization import untrained
 from attractor_server.training.objective import episode_losses
 from attractor_server.training.recipe import Recipe
-from attractor_server.training.start import untrained
-from attractor_server.training.team import ALONE, Team
+from attractor_server.training.trainer import Phase, Trainer
+from attractor_server.training.workers import ALONE, Team
 
 TOML = """
 name = "tiny"

@@ -9,7 +9,8 @@ from tests.support.quick_training import trained, untrained
 from tests.support.tiny_models import IMAGE, SOUND, WORD
 from torch import Tensor
 
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.convolutional import Convolutional
 from attractor_server.energy.networks.mlp import MLP

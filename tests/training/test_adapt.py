@@ -11,14 +11,15 @@ from click.testing import CliRunner
 from tests.support.tiny_training import MAIN, TOML
 from torch import Generator, Tensor
 
-from attractor_server.cli import main
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.cli.main import main
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.fields import Field, Layout
-from attractor_server.training.adapting import adapted
+from attractor_server.training.adapt import adapted
 from attractor_server.training.datasets import Dataset
-from attractor_server.training.meta import Trainer
+from attractor_server.training.initialization import untrained
 from attractor_server.training.recipe import CueTable, DataTable, Recipe
-from attractor_server.training.start import untrained
+from attractor_server.training.trainer import Trainer
 from attractor_server.training.validation import Task, validate
 
 WIDTH = 24

@@ -14,25 +14,25 @@ from scipy.stats import t
 from tests.support.tiny_training import RECIPE, many_stripes, trainer
 from torch import Generator, Tensor
 
-from attractor_server.cli import main
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.cli.main import main
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.fields import Field, Layout
 from attractor_server.training.baselines.graded import Fit
 from attractor_server.training.baselines.slots import Pca
 from attractor_server.training.datasets import DATASETS, Dataset, Source
 from attractor_server.training.distortions import Cues
-from attractor_server.training.quality import rivals_signs
-from attractor_server.training.quality.bench import Bench, Probe
-from attractor_server.training.quality.codecs import Components
-from attractor_server.training.quality.curves import int8
-from attractor_server.training.quality.evaluating import Extent, evaluate
-from attractor_server.training.quality.intervals import over_memories, over_seeds, student
-from attractor_server.training.quality.rivals import rival_rows
-from attractor_server.training.quality.rows import Row
-from attractor_server.training.quality.seeds import over_all
+from attractor_server.training.evaluation import rivals
+from attractor_server.training.evaluation.bench import Bench, Probe
+from attractor_server.training.evaluation.codecs import Components
+from attractor_server.training.evaluation.measures import int8
+from attractor_server.training.evaluation.rivals import rival_rows
+from attractor_server.training.evaluation.run import Extent, evaluate
+from attractor_server.training.evaluation.scores import Row, over_memories, over_seeds, student
+from attractor_server.training.evaluation.seeds import over_all
+from attractor_server.training.initialization import untrained
 from attractor_server.training.recipe import CueTable, DataTable, InputTable, Recipe
-from attractor_server.training.start import untrained
 from attractor_server.training.validation import answered, score, written
 
 EXTENT = Extent(memories=6, curves=True)
@@ -53,7 +53,7 @@ def small_data() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "glyphs", many_stripes)
         patch.setitem(DATASETS, "short-texts", words)
-        patch.setattr(rivals_signs, "FIT", Fit(updates=2))
+        patch.setattr(rivals, "FIT", Fit(updates=2))
         yield
 
 

@@ -9,15 +9,16 @@ import torch
 from tests.support.tiny_training import ERASER, MAIN, RECIPE, stripes, write_recipe
 from torch import distributed
 
-from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
 from attractor_server.errors import SettingsError
 from attractor_server.training import metagradient, run
 from attractor_server.training.episodes import Episode
-from attractor_server.training.meta import Phase, Trainer
+from attractor_server.training.initialization import untrained
 from attractor_server.training.metagradient import MetaGradient
 from attractor_server.training.recipe import Recipe
-from attractor_server.training.start import untrained
-from attractor_server.training.team import ALONE, Group, Team
+from attractor_server.training.trainer import Phase, Trainer
+from attractor_server.training.workers import ALONE, Group, Team
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NETWORKS = {

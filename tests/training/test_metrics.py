@@ -13,8 +13,8 @@ from tests.support.tiny_training import RECIPE, stripes
 from torch import Generator
 
 from attractor_server.training.baselines import Ridge, look_up, nearest
-from attractor_server.training.evaluation import SCORES, auroc, identified
-from attractor_server.training.start import untrained
+from attractor_server.training.initialization import untrained
+from attractor_server.training.metrics import SCORES, auroc, identified
 from attractor_server.training.validation import Task, filled, fit_ridge, validate
 
 DRAWN = st.lists(st.integers(-5, 5), min_size=1, max_size=30)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.support.tiny_training import TOML, trainer, write_recipe
 
-from attractor_server.energy.model import Model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training import run
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import DATASETS, load_dataset
-from attractor_server.training.meta import Trainer
+from attractor_server.training.initialization import untrained
 from attractor_server.training.recipe import find_recipe, load_recipe
-from attractor_server.training.start import untrained
+from attractor_server.training.trainer import Trainer
 
 SHIPPED = Path(str(files("attractor_server"))) / "recipes"
 

@@ -11,19 +11,19 @@ from PIL import Image
 from tests.support.tiny_training import RECIPE, many_stripes, trainer
 from torch import Tensor
 
-from attractor_server.energy.model import Model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import DATASETS
 from attractor_server.training.distortions import Cues
-from attractor_server.training.quality import pages
-from attractor_server.training.quality.bench import Bench
-from attractor_server.training.quality.evaluating import Extent, evaluate
-from attractor_server.training.quality.opened import control_file, seed_files
-from attractor_server.training.quality.page import BEGIN, END, filled_page, picture_of
-from attractor_server.training.quality.plots import draw_curves
-from attractor_server.training.quality.rows import Row
-from attractor_server.training.quality.seeds import seed_rows
-from attractor_server.training.quality.tables import markdown
+from attractor_server.training.evaluation import pages
+from attractor_server.training.evaluation.bench import Bench
+from attractor_server.training.evaluation.plots import draw_curves
+from attractor_server.training.evaluation.report import BEGIN, END, filled_page, markdown, picture_of
+from attractor_server.training.evaluation.run import Extent, evaluate
+from attractor_server.training.evaluation.scores import Row
+from attractor_server.training.evaluation.seeds import seed_rows
+from attractor_server.training.model_lookup import control_file, seed_files
 from attractor_server.training.validation import answered, written
 
 EXTENT = Extent(memories=4, counts=(2, 4), rivals=False, curves=True, pages=True)

@@ -11,19 +11,19 @@ from tests.support.tiny_training import ERASER, MAIN, RECIPE, spoilt, stripes, t
 from torch import Generator, Tensor
 
 from attractor_server.energy.eraser import initial_eraser
-from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
 from attractor_server.energy.reader import read
 from attractor_server.errors import SettingsError
 from attractor_server.training import run
 from attractor_server.training.datasets import Dataset
 from attractor_server.training.distortions import distort
-from attractor_server.training.erasing import REHEARSALS, UPS, erasing_losses, with_start
-from attractor_server.training.journal import LOG
-from attractor_server.training.meta import Progress, Trainer
+from attractor_server.training.eraser import REHEARSALS, UPS, erasing_losses, with_start
+from attractor_server.training.initialization import untrained
 from attractor_server.training.objective import episode_losses, identity_error, recalled
-from attractor_server.training.progress import describe, progress_bar
 from attractor_server.training.recipe import Recipe
-from attractor_server.training.start import untrained
+from attractor_server.training.run_log import LOG, describe, progress_bar
+from attractor_server.training.trainer import Progress, Trainer
 from attractor_server.training.validation import written
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from attractor_server.energy.model import Model, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model
 from attractor_server.training.baselines import Ridge
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.evaluation import HIGHER_IS_BETTER
-from attractor_server.training.quality.bench import Bench
-from attractor_server.training.quality.memory import CHUNKS, SINGLY
-from attractor_server.training.quality.repeating import repeat_rows
+from attractor_server.training.evaluation.bench import Bench
+from attractor_server.training.evaluation.measures import CHUNKS, SINGLY, repeat_rows
+from attractor_server.training.metrics import HIGHER_IS_BETTER
 from attractor_server.training.recipe import Recipe, find_recipe, load_recipe
 from attractor_server.training.validation import Task, filled, fit_ridge, validate
 

@@ -12,11 +12,12 @@ from click.testing import CliRunner, Result
 from tests.support.team_work import STEPS, report
 from tests.support.tiny_training import RECIPE, TOML, trainer, write_recipe
 
-from attractor_server.cli import main
-from attractor_server.energy.model import Model, load_model, save_model
+from attractor_server.cli.main import main
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.start import untrained
+from attractor_server.training.initialization import untrained
 
 # Ray itself sets entries of its own settings that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:ray.data.context")

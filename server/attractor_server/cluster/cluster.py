@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
 
-from attractor_server.cluster.places import places
-from attractor_server.cluster.shards import Handle, end, find_shards, find_supervisor, start_shard, start_supervisor
+from attractor_server.cluster.actors import Handle, end, find_shards, find_supervisor
+from attractor_server.cluster.autoscaling import places
+from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
+from attractor_server.cluster.supervisor import start_supervisor
 from attractor_server.errors import ServerError, SettingsError, Unavailable
-from attractor_server.spec import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 if TYPE_CHECKING:
-    from attractor_server.cluster.stand_in import StandIn
+    from attractor_server.cluster.standin import StandIn
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-from attractor_server.storage.incarnation import Incarnation
-from attractor_server.topology import ShardInfo
+from attractor_server.sharding.topology import ShardInfo
+from attractor_server.storage.process import Incarnation
 
 ABANDONED_S = 5.0
 """Silence of the command that runs the server, after which another one may"""

@@ -15,20 +15,38 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from attractor_server.cluster.assignment import first, groups_of, reassigned, spread
-from attractor_server.cluster.places import Following, places
-from attractor_server.cluster.shards import end, find_shards, start_shard
+from attractor_server.cluster.actors import SUPERVISOR, Handle, end, find_shards, start_actor
+from attractor_server.cluster.autoscaling import Autoscaler, places
+from attractor_server.cluster.monitor import ShardMonitor
+from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, Logbook, SupervisorStatus
-from attractor_server.cluster.watched import Watched
-from attractor_server.placement import Owners, dealt
-from attractor_server.spec import ShardSpec
-from attractor_server.topology import Topology
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.placement import Owners, dealt, first, groups_of, reassigned, spread
+from attractor_server.sharding.topology import Topology
+
+HEAD, HEAD_SHARE = "node:__internal_head__", 0.001
+"""A resource of Ray's head node, and what the supervisor asks of it: Ray is slow to see that another one is lost"""
+
+
+def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nodes: bool) -> Handle:
+    """The supervisor of the shards that were started before it; where they follow a stand-in it waits to be asked.
+
+    Raises:
+        SettingsError: there is one already.
+    """
+    from attractor_server.cluster.supervisor import Supervisor  # noqa: PLC0415 - which imports this module
+
+    options = {"max_concurrency": 4, "resources": {HEAD: HEAD_SHARE}}
+    return start_actor(Supervisor, SUPERVISOR, options, spec, slots, log_level, follows_nodes)
+
 
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.5
+
 SETTLE_EVERY_S = (0.02, 0.1)
 """After a change, and for as long as it is not settled"""
+
 ANSWER_TIMEOUT_S = 0.3
 """A shard that takes longer is asked no second time meanwhile"""
 
@@ -43,12 +61,12 @@ class Supervisor:
         self._spec = spec
         self._slots = slots
         self._log_level = log_level
-        self._shards = [Watched(number, handle, self._logbook) for number, handle in enumerate(find_shards())]
+        self._shards = [ShardMonitor(number, handle, self._logbook) for number, handle in enumerate(find_shards())]
         self._wanted = len(self._shards)
         self._follows_nodes = follows_nodes
         self._begun = not spec.follows
         """No stand-in serves any more what the shards are to own"""
-        self._following = Following(partial(places, spec))
+        self._following = Autoscaler(partial(places, spec))
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
         self._orphans: frozenset[int] = frozenset()
@@ -124,7 +142,7 @@ class Supervisor:
         while len(self._shards) < self._wanted:
             number = len(self._shards)
             logger.info("starting shard %d", number)
-            self._shards.append(Watched(number, start_shard(self._spec, number, self._log_level), self._logbook))
+            self._shards.append(ShardMonitor(number, start_shard(self._spec, number, self._log_level), self._logbook))
 
     def _look(self) -> None:
         asked = [(shard, shard.ask()) for shard in self._shards]
@@ -237,5 +255,5 @@ class Supervisor:
             if shard.answers and not shard.retiring
         )
 
-    def _holds(self, shard: Watched, wanted: Set[int]) -> bool:
+    def _holds(self, shard: ShardMonitor, wanted: Set[int]) -> bool:
         return not self._spec.durable or shard.held == wanted

@@ -9,7 +9,7 @@ from attractor_server.demo.job import Report
 from attractor_server.demo.pictures import BLOCK, Plan
 from attractor_server.training.baselines import look_up
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.evaluation import auroc, identified
+from attractor_server.training.metrics import auroc, identified
 from attractor_server.training.validation import fit_ridge
 
 

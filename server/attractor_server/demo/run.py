@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import click
 
-from attractor_server.cluster.serving import serving
+from attractor_server.cluster.serve import serving
 from attractor_server.config import Settings
 from attractor_server.demo.drawing import draw
 from attractor_server.demo.figures import figures_of

@@ -12,41 +12,51 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine import programs
-from attractor_server.engine.bank import Bank
-from attractor_server.engine.keeper import Keeper
-from attractor_server.engine.kept import KeptPatterns
-from attractor_server.engine.page import Page
-from attractor_server.engine.shelf import Shelf
-from attractor_server.engine.work import Floats, Job, Outcome, Record
+from attractor_server.engine import compute
+from attractor_server.engine.pages.bank import Bank
+from attractor_server.engine.pages.pattern_cache import PatternCache
+from attractor_server.engine.pages.spill import SpillTier
 from attractor_server.errors import ServerError
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Floats, Outcome
+from attractor_server.memories.page import Page
+from attractor_server.memories.store import MemoryStore
+from attractor_server.scheduling.jobs import Job
 
 CACHE_BYTES = 4 << 20
+
 PAGES_LIMIT = 4096
+
 IN_PLACE_LIMIT = 1024
 """Pages in one program that reads them where they lie"""
 
 PART_READS = 64
 """Patterns in one program of what is done in parts"""
+
 PART_LOOKS = 4096
 """Energies in one program there: pages times patterns"""
+
 PART_BYTES = 1 << 20
 """Weights of pages that are written to the store together there, about"""
 
 Results: TypeAlias = Generator[tuple[Job, Outcome | ServerError] | None, None, None]
 """Answers as they come; None where others can have their turn"""
-Item = TypeVar("Item")
+
+ItemType = TypeVar("ItemType")
+
 Made = TypeVar("Made")
+
 Stops: TypeAlias = Generator[None, None, Made]
 """Makes something, with stops where others can have their turn"""
+
 Scalar = TypeVar("Scalar", np.float32, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
-class Lane:
+class MemoryBatch:
     """The jobs of one memory in a batch."""
 
-    memory: Record
+    memory: MemoryRecord
     jobs: list[Job] = field(default_factory=list)
 
     @property
@@ -61,15 +71,15 @@ class Lane:
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class ModelState:
     """A model, the bank of its pages, and what keeps them."""
 
     model: Model
     bank: Bank
-    shelf: Shelf
-    keeper: Keeper | None = None
+    shelf: SpillTier
+    keeper: MemoryStore | None = None
     """None: nothing outlives this process"""
-    kept: KeptPatterns | None = None
+    kept: PatternCache | None = None
     """Of that store"""
 
     @property
@@ -90,15 +100,15 @@ class Loaded:
     @property
     def lent(self) -> Tensors | None:
         """The bank's tensors, where the model's pages can be read in place."""
-        return self.bank.lent if programs.reads_in_place(self.model) else None
+        return self.bank.lent if compute.reads_in_place(self.model) else None
 
     def rows(self, count: int) -> int:
         """Pages that so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
         return count if self.model.device.type == "cpu" else bucket(count)
 
-    def grid(self, counts: Sequence[int]) -> "Grid":
+    def grid(self, counts: Sequence[int]) -> "PaddedBatch":
         """One for pages of so many patterns each."""
-        return Grid(counts, rows=self.rows(len(counts)))
+        return PaddedBatch(counts, rows=self.rows(len(counts)))
 
     def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
         """Copies of the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
@@ -113,7 +123,7 @@ class Loaded:
         return torch.tensor([*values, *[0] * (rows - len(values))], device=self.model.device)
 
 
-class Grid:
+class PaddedBatch:
     """Where rows of different numbers of patterns stand, each padded to the same power of two."""
 
     def __init__(self, counts: Sequence[int], *, rows: int) -> None:
@@ -168,12 +178,12 @@ def joined(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def lanes_of(jobs: Iterable[Job]) -> Sequence[Lane]:
+def lanes_of(jobs: Iterable[Job]) -> Sequence[MemoryBatch]:
     """The jobs by memory, so that a page is gathered once for all of them."""
-    lanes: dict[Record, Lane] = {}
+    lanes: dict[MemoryRecord, MemoryBatch] = {}
     for job in jobs:
         if (lane := lanes.get(job.memory)) is None:
-            lane = lanes[job.memory] = Lane(job.memory)
+            lane = lanes[job.memory] = MemoryBatch(job.memory)
         lane.jobs.append(job)
     return list(lanes.values())
 
@@ -183,9 +193,9 @@ def bucket(count: int) -> int:
     return 1 << (count - 1).bit_length() if count else 1
 
 
-def chunks(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[Sequence[Item]]:
+def chunks(items: Iterable[ItemType], size: Callable[[ItemType], int], limit: int) -> Iterator[Sequence[ItemType]]:
     """The items in parts of at most `limit`, each of items whose sizes have the same bucket."""
-    alike: dict[int, list[Item]] = defaultdict(list)
+    alike: dict[int, list[ItemType]] = defaultdict(list)
     for item in items:
         alike[bucket(size(item))].append(item)
     for group in alike.values():

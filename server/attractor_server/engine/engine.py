@@ -7,26 +7,28 @@ from functools import partial
 import torch
 
 from attractor_server.energy.model import Model
-from attractor_server.engine.batch import Lane, Loaded, Results, Stops, lanes_of
-from attractor_server.engine.beside import dropped
-from attractor_server.engine.erasing import erase
-from attractor_server.engine.faults import fault, gone, unfit, unserved
-from attractor_server.engine.halving import by_halves
-from attractor_server.engine.keeper import Keeper
-from attractor_server.engine.kept import KeptPatterns
-from attractor_server.engine.page import release
-from attractor_server.engine.parts import PART_S, Parts
-from attractor_server.engine.reading import query, recognize
-from attractor_server.engine.residency import Residency, bank_for
-from attractor_server.engine.restoring import repeats, restored
-from attractor_server.engine.tending import Tending
-from attractor_server.engine.work import Deleted, Job, Operation, Outcome, Record, Tended, Unfinished
-from attractor_server.engine.writing import store
+from attractor_server.engine.batch import MemoryBatch, ModelState, Results, Stops, lanes_of
+from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.draft import dropped
+from attractor_server.engine.operations.erase import erase
+from attractor_server.engine.operations.query import query, recognize
+from attractor_server.engine.operations.restore import repeats, restored
+from attractor_server.engine.operations.store import store
+from attractor_server.engine.operations.tasks import TaskRunner
+from attractor_server.engine.pages.pattern_cache import PatternCache
+from attractor_server.engine.pages.spill import Residency, bank_for
+from attractor_server.engine.slicing import PART_S, TimeSlicer
 from attractor_server.errors import BankBroken, ServerError
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Deleted, Outcome, TaskDone, Unfinished
+from attractor_server.memories.page import release
+from attractor_server.memories.store import MemoryStore
+from attractor_server.scheduling.failures import fault, gone, unfit, unserved
+from attractor_server.scheduling.jobs import Job, Operation
 
 FREED = 64
 """Pages whose places are freed at a time"""
-PROGRAMS: Mapping[Operation, Callable[[Loaded, Sequence[Lane]], Results]] = {
+PROGRAMS: Mapping[Operation, Callable[[ModelState, Sequence[MemoryBatch]], Results]] = {
     Operation.STORE: store,
     Operation.ERASE: erase,
     Operation.QUERY: query,
@@ -43,7 +45,7 @@ class Engine:
         *,
         bank_bytes: int,
         residency: Residency | None = None,
-        keeper: Keeper | None = None,
+        keeper: MemoryStore | None = None,
         checked: bool = False,
         part_s: float = PART_S,
     ) -> None:
@@ -55,17 +57,17 @@ class Engine:
         residency = residency or Residency()
         self._keeper = keeper
         self._checked = checked
-        kept = None if keeper is None else KeptPatterns(keeper)
-        self._loaded: Mapping[str, Loaded] = {
-            model.digest: Loaded(
+        kept = None if keeper is None else PatternCache(keeper)
+        self._loaded: Mapping[str, ModelState] = {
+            model.digest: ModelState(
                 model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper, kept
             )
             for model in models
         }
-        self._tending = Tending(keeper, self._loaded)
+        self._tending = TaskRunner(keeper, self._loaded)
         self._deleting: dict[Job, Stops[Outcome | ServerError]] = {}
         self._part_s = part_s
-        self._parts = Parts(self._computed, part_s=part_s)
+        self._parts = TimeSlicer(self._computed, part_s=part_s)
         self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
             Operation.DELETE: self._delete,
             Operation.LEAVE: self._leave,
@@ -145,7 +147,7 @@ class Engine:
         """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
         memory = job.memory
         if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
-            return Tended()
+            return TaskDone()
         while memory.pages:
             release(memory.pages[-FREED:])
             del memory.pages[-FREED:]
@@ -168,7 +170,7 @@ class Engine:
         return Deleted()
 
 
-def _computed(loaded: Loaded, jobs: Sequence[Job]) -> Results:
+def _computed(loaded: ModelState, jobs: Sequence[Job]) -> Results:
     """Outcomes of jobs whose memories are of that model at this moment, which is the turn of all of them."""
     answered: set[Job] = set()
     try:
@@ -181,7 +183,7 @@ def _computed(loaded: Loaded, jobs: Sequence[Job]) -> Results:
         yield from ((job, failure) for job in jobs if job not in answered)
 
 
-def _answered(loaded: Loaded, jobs: Sequence[Job]) -> Results:
+def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
     settled = dict(restored(loaded, [job for job in jobs if not job.memory.at_hand]))
     settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
@@ -198,17 +200,19 @@ def _answered(loaded: Loaded, jobs: Sequence[Job]) -> Results:
         yield from _by_halves(program, lanes, operation)
 
 
-def _by_halves(program: Callable[[Sequence[Lane]], Results], lanes: Sequence[Lane], operation: Operation) -> Results:
+def _by_halves(
+    program: Callable[[Sequence[MemoryBatch]], Results], lanes: Sequence[MemoryBatch], operation: Operation
+) -> Results:
     """Answers of lanes that read; what a lane fails with is its own, and what it was answered before stands."""
     answered: set[Job] = set()
 
-    def work(part: Sequence[Lane]) -> Results:
+    def work(part: Sequence[MemoryBatch]) -> Results:
         for one in program(part):
             if one is not None:
                 answered.add(one[0])
             yield one
 
-    def fail(part: Sequence[Lane], error: Exception) -> Results:
+    def fail(part: Sequence[MemoryBatch], error: Exception) -> Results:
         failure = fault(error, operation.value, len(part))
         yield from ((job, failure) for lane in part for job in lane.jobs if job not in answered)
 
@@ -223,6 +227,6 @@ def _guarded(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome |
         return fault(error, job.operation.value, 1)
 
 
-def _free(memory: Record) -> None:
+def _free(memory: MemoryRecord) -> None:
     release(memory.pages)
     memory.pages.clear()

@@ -8,11 +8,12 @@ import numpy as np
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.engine.work import Booleans, Floats, Recalled, Recognized
 from attractor_server.errors import InvalidRequest, Violation, quoted
 from attractor_server.fields import Field, Layout
-from attractor_server.rpc.items import messages_of
-from attractor_server.storage.records import NOTHING
+from attractor_server.memories.outcomes import Booleans, Floats, Recalled, Recognized
+from attractor_server.memories.records import NOTHING
+from attractor_server.rpc.messages import messages_of
+from attractor_server.scheduling.jobs import Patterns
 
 _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
@@ -20,23 +21,15 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_BFLOAT16: np.dtype("<u2"),
     pb.DTYPE_UINT8: np.dtype("u1"),
 }
+
 _TEXT_DTYPES = {pb.DTYPE_UINT8: _DTYPES[pb.DTYPE_UINT8]}
+
 _MISSING_CHARACTER = 255
+
 _DIMENSIONS_LIMIT = 32
+
 DIMENSIONS_SHOWN = 8
 """Of a shape that is refused"""
-
-
-class Patterns:
-    """Decoded rows of one or many requests: values (rows, d) in user units, known (rows, d) or None."""
-
-    def __init__(self, values: Floats, known: Booleans | None) -> None:
-        self.values = values
-        self.known = known
-
-    def rows(self, rows: slice) -> "Patterns":
-        """A view of some rows."""
-        return Patterns(self.values[rows], None if self.known is None else self.known[rows])
 
 
 def rows_of(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 from grpc import aio
 
 from attractor_proto.names import FORWARDED_KEY
-from attractor_server.rpc.budget import Account
+from attractor_server.shard.budget import Account
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 

@@ -18,10 +18,11 @@ logger = logging.getLogger(__name__)
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 STATUS_KEY = "grpc-status-details-bin"
+
 _RETRY_AFTER_S = 0.1
 
 
-class Passed(Exception):
+class ForwardedError(Exception):
     """The error of another shard, which is told as it came."""
 
     def __init__(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> None:
@@ -65,7 +66,7 @@ def fail(context: Context, error: BaseException) -> None:
     gRPC's own `abort` raises: its error, kept with the call, leads to the frames that have the call. Such a cycle keeps
     the request until Python looks for cycles.
     """
-    if isinstance(error, Passed):
+    if isinstance(error, ForwardedError):
         code, message, trailing = error.code, error.message, error.trailing
     else:
         status = to_status(error)
@@ -74,17 +75,6 @@ def fail(context: Context, error: BaseException) -> None:
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), *trailing))
     context.set_code(code)
     context.set_details(message)
-
-
-def forget_frames(error: BaseException) -> None:
-    """Lets go of what the functions had that an error came through, once that was told to whom it concerns.
-
-    An error that lies in a future would keep the future, the request and the call, which lead back to it.
-    """
-    told: BaseException | None = error
-    while told is not None:
-        told.__traceback__ = None
-        told = told.__cause__ or told.__context__
 
 
 def _log_once(error: ServerError) -> None:

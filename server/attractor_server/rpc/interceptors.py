@@ -9,11 +9,11 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
-from attractor_server.errors import InvalidRequest
-from attractor_server.rpc.budget import CALL_BYTES, Account, Budget
+from attractor_server.errors import InvalidRequest, forget_frames
 from attractor_server.rpc.context import Context
-from attractor_server.rpc.errors import fail, forget_frames
+from attractor_server.rpc.errors import fail
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable, weigh
+from attractor_server.shard.budget import CALL_BYTES, Account, Budget
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -12,8 +12,8 @@ from grpc import aio
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
 from attractor_server.rpc.context import FELLOW_KEY, FORWARDED, Context, is_forwarded
-from attractor_server.rpc.errors import Passed
-from attractor_server.topology import ShardInfo
+from attractor_server.rpc.errors import ForwardedError
+from attractor_server.sharding.topology import ShardInfo
 
 Response = TypeVar("Response", covariant=True)
 
@@ -113,7 +113,7 @@ class Peers:
             trailing = tuple(error.trailing_metadata() or ())
             if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
                 raise unreachable(peer) from None
-            raise Passed(error.code(), error.details() or "", trailing) from None
+            raise ForwardedError(error.code(), error.details() or "", trailing) from None
 
     def _end(self, address: str) -> None:
         if address not in self._owners:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import anyio
 from grpc import aio
@@ -18,43 +17,26 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_server.errors import SettingsError
-from attractor_server.rpc.control import ClusterServicer, MemoriesServicer, ModelsServicer
-from attractor_server.rpc.copies import CopiesServicer
+from attractor_server.rpc.data import MemoryDataServicer
 from attractor_server.rpc.interceptors import CallInterceptor
+from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.peers import Peers
-from attractor_server.rpc.shard import Shard
-from attractor_server.rpc.unary import MemoryDataServicer
+from attractor_server.rpc.snapshots import CopiesServicer
+from attractor_server.shard.shard import Shard
+from attractor_server.shard.spec import Transport
 
 SERVICES = (
     *(service.full_name for service in memories_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in memory_copies_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in memory_data_pb2.DESCRIPTOR.services_by_name.values()),
 )
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
+
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transport:
-    """How connections are kept, in seconds."""
-
-    concurrent_streams: int = 1024
-    """On one connection; further calls wait at the client"""
-    keepalive_s: float = 30.0
-    """Silence after which a client is asked whether it is there"""
-    keepalive_timeout_s: float = 10.0
-    """Silence after that question, until its connection is closed"""
-    ping_interval_s: float = 10.0
-    """A client that asks more often than this, some strikes granted, is sent away"""
-    idle_s: float = 900.0
-    """A connection without calls is closed after this"""
-    age_s: float = 3600.0
-    """A connection takes no new calls after this, so that clients spread anew; sessions resume by themselves"""
-    age_grace_s: float = 30.0
-    """Until the calls of such a connection are ended"""
-
-
-class Listening:
+class RpcServer:
     """The server of a shard, at `host` and `port`; clients reach it at host `advertise`."""
 
     def __init__(self, shard: Shard, *, host: str, port: int, advertise: str, transport: Transport) -> None:
@@ -118,9 +100,9 @@ class Listening:
 @asynccontextmanager
 async def listening(
     shard: Shard, *, host: str, port: int, advertise: str, transport: Transport
-) -> AsyncIterator[Listening]:
+) -> AsyncIterator[RpcServer]:
     """A server with all services of a shard, to be opened in the block, and closed after it."""
-    server = Listening(shard, host=host, port=port, advertise=advertise, transport=transport)
+    server = RpcServer(shard, host=host, port=port, advertise=advertise, transport=transport)
     try:
         yield server
     finally:

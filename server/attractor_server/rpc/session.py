@@ -11,7 +11,6 @@ import anyio
 from anyio.abc import TaskGroup
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.engine.work import Answer, Job, Record
 from attractor_server.errors import (
     Exhausted,
     HandleNotOpen,
@@ -22,20 +21,23 @@ from attractor_server.errors import (
     ServerError,
 )
 from attractor_server.fields import Layout
-from attractor_server.rpc.answers import Answers, Item
-from attractor_server.rpc.asks import Ask, ask_of
-from attractor_server.rpc.budget import SETTING
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
 from attractor_server.rpc.context import Context, account_of, address_of, is_forwarded
+from attractor_server.rpc.dedup import counted
 from attractor_server.rpc.errors import unforeseen
-from attractor_server.rpc.greeting import greeted, welcome
-from attractor_server.rpc.jobs import Asked, jobs_of
-from attractor_server.rpc.outcomes import counted, outcome_of
+from attractor_server.rpc.forwarding import ForwardedSession
+from attractor_server.rpc.handshake import greeted, welcome
 from attractor_server.rpc.peers import Peers, disagreement
-from attractor_server.rpc.shard import ModelCard, Shard
-from attractor_server.rpc.upstream import Upstream
-from attractor_server.topology import ShardInfo
+from attractor_server.rpc.requests import FrameRequest, RequestFrame, ask_of, jobs_of
+from attractor_server.rpc.responses import PendingResponse, ResponseQueue
+from attractor_server.scheduling.jobs import Job
+from attractor_server.shard.budget import SETTING
+from attractor_server.shard.shard import Shard
+from attractor_server.sharding.topology import ShardInfo
 
-Bound: TypeAlias = Record | Upstream
+Bound: TypeAlias = MemoryRecord | ForwardedSession
 
 OPENING_LIMIT = 1024
 """Handles of a session that are being bound"""
@@ -53,7 +55,7 @@ class Session:
         self._peers = peers
         self._context = context
         self._account = account_of(context)
-        self._answers = Answers(
+        self._answers = ResponseQueue(
             context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
         )
         self._hello = pb.Hello()
@@ -63,7 +65,7 @@ class Session:
         """Handles whose memories are looked up in the store, many at a time"""
         self._pending: dict[int, Job | None] = {}
         """What is not answered; None for a repeat, whose job is another's"""
-        self._upstreams: list[Upstream] = []
+        self._upstreams: list[ForwardedSession] = []
         """One for each owner; of an owner that drains the old one too, until it has answered"""
 
     async def run(self) -> None:
@@ -73,7 +75,7 @@ class Session:
             ServerError: the stream cannot go on.
         """
         self._hello = await greeted(self._context)
-        self._answers.put(Item(pb.SessionResponse(welcome=welcome(self._shard))))
+        self._answers.put(PendingResponse(pb.SessionResponse(welcome=welcome(self._shard))))
         fault: ServerError | None = None
 
         def end() -> None:
@@ -102,7 +104,7 @@ class Session:
 
     async def _announce_drain(self) -> None:
         await self._shard.draining.wait()
-        self._answers.put(Item(pb.SessionResponse(drain=pb.Drain())))
+        self._answers.put(PendingResponse(pb.SessionResponse(drain=pb.Drain())))
 
     async def _serve(self, tasks: TaskGroup) -> None:
         while isinstance(frame := await self._context.read(), pb.SessionRequest):
@@ -144,7 +146,7 @@ class Session:
         except OwnerChanged:
             pass  # it is on its way here
         except ServerError as error:
-            self._answers.put(Item(error, frame.request_id))
+            self._answers.put(PendingResponse(error, frame.request_id))
             return
         if len(self._opening) >= OPENING_LIMIT:
             await self._opened(*self._opening)
@@ -157,7 +159,7 @@ class Session:
             record = self._handles[frame.handle] = await self._shard.memories.get(frame.memory)
         except Exception as error:
             failure = error if isinstance(error, ServerError) else unforeseen(error, "an open")
-            self._answers.put(Item(failure, frame.request_id))
+            self._answers.put(PendingResponse(failure, frame.request_id))
             return
         finally:
             self._opening.pop(frame.handle).set()
@@ -167,7 +169,7 @@ class Session:
             model=record.model,
             last_sequence=record.last_sequence(self._hello.client_id),
         )
-        self._answers.put(Item(pb.SessionResponse(opened=opened)))
+        self._answers.put(PendingResponse(pb.SessionResponse(opened=opened)))
 
     async def _opened(self, *handles: int) -> None:
         """Waits until these handles are bound, or cannot be."""
@@ -175,14 +177,14 @@ class Session:
             if (opening := self._opening.get(handle)) is not None:
                 await opening.wait()
 
-    def _upstream(self, peer: ShardInfo, tasks: TaskGroup) -> Upstream:
+    def _upstream(self, peer: ShardInfo, tasks: TaskGroup) -> ForwardedSession:
         if is_forwarded(self._context):
             raise disagreement()
         self._upstreams = [upstream for upstream in self._upstreams if not (upstream.lost and upstream.idle)]
         for upstream in self._upstreams:
             if upstream.peer.address == peer.address and not upstream.lost:
                 return upstream
-        upstream = Upstream(self._peers, peer, self._hello, self._answers, self._unbind)
+        upstream = ForwardedSession(self._peers, peer, self._hello, self._answers, self._unbind)
         self._upstreams.append(upstream)
         tasks.start_soon(upstream.run)
         return upstream
@@ -193,7 +195,7 @@ class Session:
     async def _close(self, frame: pb.Close) -> None:
         await self._opened(frame.handle)
         bound = self._handles.pop(frame.handle, None)
-        if isinstance(bound, Upstream) and not bound.lost:
+        if isinstance(bound, ForwardedSession) and not bound.lost:
             await bound.send(pb.SessionRequest(close=frame))
 
     async def _cancel(self, frame: pb.Cancel) -> None:
@@ -209,7 +211,7 @@ class Session:
                     await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=sent)))
             await asyncio.sleep(0)
 
-    async def _request(self, ask: Ask) -> None:
+    async def _request(self, ask: RequestFrame) -> None:
         self._check_count(len(ask.columns.request_ids), ask.where)
         ids = list(ask.columns.request_ids)
         self._check_ids(ids, ask.where)
@@ -220,20 +222,20 @@ class Session:
             return
         if self._opening:
             await self._opened(*ask.columns.handles)
-        here: dict[str, list[Asked]] = defaultdict(list)
-        elsewhere: dict[Upstream, list[int]] = defaultdict(list)
+        here: dict[str, list[FrameRequest]] = defaultdict(list)
+        elsewhere: dict[ForwardedSession, list[int]] = defaultdict(list)
         for i, handle in enumerate(ask.columns.handles):
             match self._handles.get(handle):
                 case None:
                     self._fail([ids[i]], _not_open(handle, ask))
-                case Upstream() as upstream:
+                case ForwardedSession() as upstream:
                     elsewhere[upstream].append(i)
                 case record if record.moved:
                     self._fail([ids[i]], self._shard.moved_away(record))
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:
-                    here[record.model].append(Asked(i, rows[i], record))
+                    here[record.model].append(FrameRequest(i, rows[i], record))
         if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
             try:
                 self._shard.check_kept("items" if ask.items else "")
@@ -256,7 +258,7 @@ class Session:
             await self._submit(ask, ids, asked, self._shard.model(model), rows[-1].stop)
 
     async def _submit(
-        self, ask: Ask, ids: Sequence[int], asked: Sequence[Asked], model: ModelCard, patterns: int
+        self, ask: RequestFrame, ids: Sequence[int], asked: Sequence[FrameRequest], model: ModelCard, patterns: int
     ) -> None:
         """Queues the requests of one model, after every check; waits where too much is under way."""
         sequences = list(ask.sequences) or [0] * len(ids)
@@ -269,7 +271,7 @@ class Session:
                 try:
                     held_bytes += await self._iterates(made, model.layout)
                 except MemoryShort as error:
-                    self._answers.put(Item(error, ids[i], weight=made.weight, held_bytes=held_bytes))
+                    self._answers.put(PendingResponse(error, ids[i], weight=made.weight, held_bytes=held_bytes))
                     continue
                 await self._enqueue(ids[i], made, sequences[i], model, held_bytes)
             else:
@@ -291,20 +293,20 @@ class Session:
             first = counted(job, self._hello.client_id, sequence)
         except Exception as error:
             failure = error if isinstance(error, ServerError) else unforeseen(error, "a numbered request")
-            self._answers.put(Item(failure, request_id, weight=job.weight, held_bytes=held_bytes))
+            self._answers.put(PendingResponse(failure, request_id, weight=job.weight, held_bytes=held_bytes))
             return
         self._pending[request_id] = job if first is None else None
         (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, held_bytes, model))
         if first is None:
             await self._shard.batcher.submit(job)
 
-    def _settled(self, request_id: int, weight: int, held_bytes: int, model: ModelCard, answer: Answer) -> None:
+    def _settled(self, request_id: int, weight: int, held_bytes: int, model: ModelCard, answer: OutcomeFuture) -> None:
         self._pending.pop(request_id, None)
-        self._answers.put(Item(outcome_of(answer), request_id, model.layout, weight, held_bytes))
+        self._answers.put(PendingResponse(outcome_of(answer), request_id, model.layout, weight, held_bytes))
 
     def _fail(self, request_ids: Iterable[int], error: ServerError) -> None:
         for request_id in request_ids:
-            self._answers.put(Item(error, request_id))
+            self._answers.put(PendingResponse(error, request_id))
 
     def _check_count(self, count: int, where: str) -> None:
         """Of the requests in a frame, before anything is done for each.
@@ -337,5 +339,5 @@ class Session:
         return None
 
 
-def _not_open(handle: int, ask: Ask) -> HandleNotOpen:
+def _not_open(handle: int, ask: RequestFrame) -> HandleNotOpen:
     return HandleNotOpen(f"{ask.where}.handles: saw {handle}, which is not bound; send `open` first")

@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
-from attractor_server.storage.filesystem import make_folder
+from attractor_server.files import make_folder
 
 MODELS: Final = "models"
 """The kind of models' files"""

@@ -1,239 +1,86 @@
-"""The backend store: one SQLite file, opened so that a committed transaction survives a power cut."""
+"""What the backend store's databases have in common: cursors that take the same statements.
 
-import errno
-import logging
-import os
-import struct
-import threading
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Final
+Statements are in what SQLite and PostgreSQL both speak, with `?` where a value goes.
+"""
 
-import apsw
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, TypeAlias
 
-from attractor_server.errors import StoreDamaged, StoreFailed, StoreFull
-from attractor_server.storage.filesystem import make_file, make_folder, network_file_system
-from attractor_server.storage.page_checksums import is_damage, opened
-from attractor_server.storage.purging import Purging, emptied
-from attractor_server.storage.reserve import RESERVE_BYTES, Reserve
-from attractor_server.storage.schema import FORMAT, migrated
-from attractor_server.storage.sql import DAMAGED, FAILED, FULL, Cursor, number
+FAILED: Final = "the store failed and changed nothing; try again in a moment"
 
-logger = logging.getLogger(__name__)
+FULL: Final = "the store failed and changed nothing: its disk is full; make room on it, or delete memories"
 
-FILE = "attractor.db"
-BUSY_MS = 10_000
-"""How long a transaction waits for that of another shard"""
-SAFE_SQLITE: Final = (3, 51, 3)
-"""Older ones can corrupt a write-ahead log that several connections use (fixed in 3.51.3)"""
-_BEACON = struct.Struct("<QI")
+DAMAGED: Final = "the store is damaged; restore it from a backup"
+"""What clients are told, without the place of the store and the words of its database"""
+
+Value: TypeAlias = int | float | str | bytes | None
+
+Row: TypeAlias = Sequence[Value]
+
+WAITING = "/* waiting */"
+"""Ends a SELECT that waits for others who change these rows; a comment to SQLite, which has one writer at a time"""
 
 
-class Database:
-    """One connection to the store, for all threads of a shard; shards of a machine open the same file."""
+class Cursor(Protocol):
+    """Runs statements in the transaction that is open."""
 
-    locking: Final = ""
-    """A transaction is the only one that writes"""
-    claiming: Final = ""
+    def execute(self, statement: str, values: Row = ..., /) -> "Cursor":
+        """Runs it; what it yields is to be fetched."""
 
-    def __init__(self, folder: Path, *, busy_ms: int = BUSY_MS) -> None:
-        """Makes the file where there is none, and brings an older format up to date.
+    def executemany(self, statement: str, rows: Sequence[Row], /) -> object:
+        """Runs it for each row of values."""
 
-        Raises:
-            StoreDamaged: the file is no store, of a newer format, or behind its beacon.
-            StoreFailed: the folder cannot be used, or is on a network file system.
-        """
-        if tuple(map(int, apsw.sqlite_lib_version().split("."))) < SAFE_SQLITE:
-            raise StoreFailed(f"SQLite {apsw.sqlite_lib_version()} can corrupt its log; expected 3.51.3 or newer")
-        if kind := network_file_system(folder):
-            raise StoreFailed(f"{folder} is on {kind}, where SQLite's log can be damaged; expected a local disk")
-        self._path = folder / FILE
-        self._lock = threading.Lock()
-        self._busy_ms = busy_ms
-        self._purging = Purging(self._path)
-        self._reserve = Reserve(Path(f"{self._path}-reserve"))
-        with _told(self._path):
-            make_folder(folder)
-            if self._reserve.is_needed():  # for the files beside the store, which the last one to leave it took along
-                self._reserve.give()
-            log_bytes = log.stat().st_size if (log := Path(f"{self._path}-wal")).exists() else 0
-            make_file(self._path)  # whose mode SQLite gives to its log
-            self._connection = opened(self._path)
-            self._prepare()
-            self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._check_tail()
-        self._reserve.take()
-        if log_bytes:  # a store that ended while somebody read may have left deleted bytes in it
-            self._purging.begin()
+    def fetchone(self) -> Any:  # noqa: ANN401 - columns of any types
+        """The next row, or None."""
 
-    def __str__(self) -> str:
-        return str(self._path)
+    def fetchall(self) -> list[Any]:
+        """The rows that are left."""
 
-    def close(self) -> None:
-        """Leaves the store; the last one to leave folds the log into the file."""
-        self._purging.close()
-        with self._lock:
-            self._connection.close()
-            os.close(self._beacon)
+    def __iter__(self) -> Iterator[Any]: ...
 
-    @contextmanager
-    def transaction(self, *, reserved: bool = False) -> Iterator[Cursor]:
+
+class Store(Protocol):
+    """A database that the journal's tables are in."""
+
+    @property
+    def locking(self) -> str:
+        """Ends a SELECT in a transaction whose rows nobody else may change before that has ended."""
+
+    @property
+    def claiming(self) -> str:
+        """Ends a SELECT in a transaction that will change these rows, and waits for others that would."""
+
+    def transaction(self, *, reserved: bool = False) -> AbstractContextManager[Cursor]:
         """Everything in the block, or nothing; on the disk when the block has ended.
 
-        One that is `reserved` may use the room that is kept for those that make some; any may, where the file has as
-        much of its own: what is lent comes back then.
-
-        Raises:
-            StoreFailed: it was not committed.
+        One that is `reserved` makes room, or is needed before any is made: it succeeds on a disk that is full for
+        others, where the database can see to that.
         """
-        with self._lock, _told(self._path):
-            cursor = self._connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            if lent := self._reserve.is_needed() and (reserved or self._has_room()):
-                self._reserve.give()
-            try:
-                yield cursor
-                count = number(
-                    cursor.execute("UPDATE counters SET value = value + 1 WHERE name = 'commits' RETURNING value")
-                )
-                cursor.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    cursor.execute("ROLLBACK")
-                raise
-            finally:
-                if lent:
-                    self._take_reserve()
-            self._light(count)
-
-    @contextmanager
-    def reading(self) -> Iterator[Cursor]:
-        """A cursor for queries, as one view of the store.
-
-        Raises:
-            StoreFailed: the store cannot be read.
-        """
-        with self._lock, _told(self._path):
-            cursor = self._connection.cursor()
-            cursor.execute("BEGIN")
-            try:
-                yield cursor
-            finally:
-                if self._connection.in_transaction:  # an error of the disk has ended it
-                    cursor.execute("ROLLBACK")
-
-    def purge(self) -> None:
-        """Folds the log into the file, so that deleted bytes are in neither.
-
-        Where others read or write it waits for none of them: the rest is done soon after they have ended.
-        """
-        with self._lock, _told(self._path):
-            if lent := self._reserve.is_needed():
-                self._reserve.give()
-            try:
-                done = self._emptied()
-            finally:
-                if lent:
-                    self._reserve.take()
-        if not done:
-            self._purging.begin()
 
     def is_short(self) -> bool:
-        """Whether the disk is so full that no more should be deleted in one transaction than must be."""
-        return self._reserve.is_needed()
+        """Whether its disk is so full that no more should be deleted in one transaction than must be."""
 
-    def _has_room(self) -> bool:
-        """Whether deletions left so much room in the file that it need not grow."""
-        pages = number(self._connection.execute("PRAGMA freelist_count"))
-        return pages * number(self._connection.execute("PRAGMA page_size")) >= RESERVE_BYTES
+    def reading(self) -> AbstractContextManager[Cursor]:
+        """A cursor for queries, as one view of the store."""
 
-    def _emptied(self) -> bool:
-        """Fold the log into the file; whether nobody else was busy with it."""
-        self._connection.set_busy_timeout(0)
-        try:
-            return emptied(self._connection)
-        except apsw.BusyError:
-            return False
-        finally:
-            self._connection.set_busy_timeout(self._busy_ms)
+    def purge(self) -> None:
+        """Leaves no byte of what was deleted in the files, as far as the database can, and nobody else is busy."""
 
-    def _take_reserve(self) -> None:
-        """Hold room again, with what the log gives back."""
-        with suppress(apsw.Error):
-            self._emptied()
-        self._reserve.take()
-
-    def _prepare(self) -> None:
-        connection = self._connection
-        connection.set_busy_timeout(self._busy_ms)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        with _told(self._path):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                found = number(connection.execute("PRAGMA user_version"))
-                if found > FORMAT:
-                    raise StoreDamaged(
-                        f"{self._path} has format {found}; this version reads up to {FORMAT}: upgrade the server"
-                    )
-                migrated(connection, found)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    def _check_tail(self) -> None:
-        """SQLite drops a damaged end of its log without a word: the beacon knows how far the store had come."""
-        record = os.pread(self._beacon, _BEACON.size, 0)
-        count = number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
-        if (seen := lit(record)) is not None and seen > count:
-            self.close()
-            raise StoreDamaged(
-                f"{self._path} ends at commit {count}, and commit {seen} was made: its log was damaged or taken away. "
-                "Restore both files, or delete the file that ends in -beacon to go on without what is lost"
-            )
-
-    def _light(self, count: int) -> None:
-        """Notes how far the store is. Not synchronised: a beacon that is behind raises no alarm.
-
-        That it fails is no failure of the transaction, which is on the disk.
-        """
-        place = count.to_bytes(8, "little")
-        try:
-            os.pwrite(self._beacon, place + zlib.crc32(place).to_bytes(4, "little"), 0)
-        except OSError as error:
-            logger.warning("the beacon beside %s could not be written: %s", self._path, error)
+    def close(self) -> None:
+        """Leaves the store."""
 
 
-def lit(record: bytes) -> int | None:
-    """The number of the commit in what a beacon's file holds; None where there is none, or it is damaged."""
-    if len(record) < _BEACON.size:
-        return None
-    seen, checksum = _BEACON.unpack(record[: _BEACON.size])
-    return int(seen) if checksum == zlib.crc32(record[:8]) else None
+def several(rows: Sequence[Row]) -> tuple[str, Row]:
+    """What stands behind VALUES for these rows, and the values.
+
+    The last is repeated up to a power of two, so that there are few different statements.
+    """
+    padded = [*rows, *[rows[-1]] * ((1 << (len(rows) - 1).bit_length()) - len(rows))]
+    row = f"({', '.join('?' * len(rows[0]))})"
+    return ", ".join([row] * len(padded)), [value for one in padded for value in one]
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Errors of SQLite and of the system as ours."""
-    try:
-        yield
-    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
-        raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup", told=DAMAGED) from error
-    except (apsw.Error, OSError) as error:
-        if is_damage(error):
-            raise StoreDamaged(
-                f"{path} is damaged, a page has another checksum; restore it from a backup",
-                told="the store is damaged, a page has another checksum; restore it from a backup",
-            ) from error
-        if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-            raise StoreFull(
-                f"the store {path} failed and changed nothing: {error}; make room on its disk", told=FULL
-            ) from error
-        raise StoreFailed(
-            f"the store {path} failed and changed nothing: {error}; try again in a moment", told=FAILED
-        ) from error
+def number(cursor: Cursor) -> int:
+    """The single number that a statement yields."""
+    return int(cursor.fetchall()[0][0])

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import apsw
 
-from attractor_server.storage.catalog import KNOWN_CLIENTS
-from attractor_server.storage.groups import GROUPS
-from attractor_server.storage.records import checksum
-from attractor_server.storage.sql import Cursor
+from attractor_server.memories.memory import KNOWN_CLIENTS
+from attractor_server.memories.records import checksum
+from attractor_server.sharding.slots import GROUPS
+from attractor_server.storage.database import Cursor
 
 FORMAT = 3
 

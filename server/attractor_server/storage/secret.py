@@ -2,7 +2,7 @@
 
 import secrets
 
-from attractor_server.storage.sql import Store, number
+from attractor_server.storage.database import Store, number
 
 _NAME = "fellows"
 _BITS = 63

@@ -26,12 +26,13 @@ import torch
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from attractor_server.energy.model import SUFFIX, Model, load_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import SUFFIX, load_model
 from attractor_server.errors import ServerError, SettingsError
-from attractor_server.training.meta import Progress
-from attractor_server.training.progress import Show, progress_bar
 from attractor_server.training.run import Options, device_of, recipe_of, train
-from attractor_server.training.team import Group, Team
+from attractor_server.training.run_log import Show, progress_bar
+from attractor_server.training.trainer import Progress
+from attractor_server.training.workers import Group, Team
 
 SHOW_EVERY_S = 0.5
 OBJECT_STORE_BYTES = 80 * 1024 * 1024

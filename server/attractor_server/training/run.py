@@ -9,20 +9,19 @@ from typing import TypeAlias
 
 import torch
 
-from attractor_server.energy.model import SUFFIX, Model, save_model
+from attractor_server.energy.model import Model
+from attractor_server.energy.model_file import SUFFIX, save_model
 from attractor_server.errors import SettingsError
-from attractor_server.training.calibrating import calibrated
 from attractor_server.training.datasets import Alike, Source, Warped, load_dataset
-from attractor_server.training.erasing import erasing_losses, with_start
-from attractor_server.training.journal import Journal
-from attractor_server.training.meta import Phase, Progress, Trainer
+from attractor_server.training.eraser import erasing_losses, with_start
+from attractor_server.training.initialization import descended, untrained
+from attractor_server.training.model_lookup import open_model
 from attractor_server.training.objective import episode_losses, memoryless_losses
-from attractor_server.training.progress import Show, progress_bar
-from attractor_server.training.quality.opened import open_model
 from attractor_server.training.recipe import Recipe, load_recipe
-from attractor_server.training.start import descended, untrained
-from attractor_server.training.team import ALONE, Team
-from attractor_server.training.validation import Task, filled, fit_ridge, validate
+from attractor_server.training.run_log import RunLog, Show, progress_bar
+from attractor_server.training.trainer import Phase, Progress, Trainer
+from attractor_server.training.validation import Task, calibrated, filled, fit_ridge, validate
+from attractor_server.training.workers import ALONE, Team
 
 CONTROL = "-control"
 """Ends the name of a network that was trained without writes"""
@@ -149,7 +148,7 @@ def _carried_out(  # noqa: PLR0913
         trainer.save(options.run_dir)
     task = Task(data=recipe.data, cues=recipe.cues, count=recipe.capacity)
     measure = partial(_measured, trainer, held_out, task)
-    journal = Journal(trainer, measure, options.run_dir, phase=phase.name, writes=team.rank == 0)
+    journal = RunLog(trainer, measure, options.run_dir, phase=phase.name, writes=team.rank == 0)
     with bar() as show:
         trainer.run(
             budget_s=options.budget_s * share,

@@ -1,4 +1,4 @@
-"""Figures on held-out patterns, the same episodes each time."""
+"""Figures on held-out patterns, the same episodes each time, and the calibration fitted to them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from attractor_server.energy.familiarity import Calibration
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import read
@@ -14,8 +15,8 @@ from attractor_server.training.baselines import Ridge, look_up
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.episodes import chunked, write_chunks
-from attractor_server.training.evaluation import SCORES, auroc, identified
-from attractor_server.training.recipe import CueTable, DataTable
+from attractor_server.training.metrics import SCORES, auroc, identified
+from attractor_server.training.recipe import CueTable, DataTable, Recipe
 
 MEMORIES = 16
 
@@ -122,3 +123,26 @@ def fit_ridge(
     patterns = source.pool(8192).repeat(rounds, 1)[None]
     made = distort(patterns, source.layout, cues, generator)
     return Ridge.fit(fill(made)[0], patterns[0])
+
+
+CALIBRATION_MEMORIES = 32
+
+
+def calibrated(model: Model, source: Source, recipe: Recipe) -> Calibration:
+    """A logistic regression on ΔE of cues of stored and of unseen patterns, in memories of several fillings."""
+    from sklearn.linear_model import LogisticRegression
+
+    features, truth = [], []
+    for seed, count in enumerate(sorted({max(1, recipe.capacity // part) for part in (8, 4, 2, 1)})):
+        task = Task(data=recipe.data, cues=recipe.cues, count=count, memories=CALIBRATION_MEMORIES, seed=100 + seed)
+        trial = trial_of(source, task)
+        fast = written(model, trial.patterns, 1)
+        for cues, stored in ((trial.cues, 1.0), (trial.unseen, 0.0)):
+            delta = familiarity(model, fast, cues).flatten()
+            features.append(torch.stack([delta, torch.full_like(delta, count).log1p()], 1))
+            truth.append(torch.full_like(delta, stored))
+    table, labels = torch.cat(features), torch.cat(truth)
+    scale = table.std(0).clamp(min=1e-6)
+    fitted = LogisticRegression(C=100.0, max_iter=1000).fit((table / scale).numpy(), labels.numpy())
+    weights = torch.tensor(fitted.coef_[0], dtype=torch.float32) / scale
+    return Calibration(torch.cat([torch.tensor(fitted.intercept_, dtype=torch.float32), weights]))

@@ -8,7 +8,7 @@ from tests.support.model_attack import CALL_S, Findings, Scene, attacked, compar
 from tests.support.shard_process import ShardProcess
 
 import attractor
-from attractor_server.app import ShardSpec
+from attractor_server.shard.spec import ShardSpec
 
 SECONDS = 60.0
 BANK_BYTES = 256 << 20

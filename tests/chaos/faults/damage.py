@@ -19,8 +19,8 @@ from tests.support import raw
 import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.app import ShardSpec
 from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.shard.spec import ShardSpec
 
 MEMORIES = 4
 STORES = 6 * PAGE + 1

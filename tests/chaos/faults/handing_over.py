@@ -11,8 +11,8 @@ from tests.chaos.tally import Run, fault
 from tests.support.shard_process import Hook, ShardProcess
 
 from attractor_proto.names import SLOTS
-from attractor_server.storage.groups import GROUPS
-from attractor_server.topology import Topology
+from attractor_server.sharding.slots import GROUPS
+from attractor_server.sharding.topology import Topology
 
 ATTEMPTS = 20
 

@@ -18,10 +18,10 @@ from tests.chaos.tally import Run, fault
 from tests.chaos.verifying import TOLERANCE, alone, damage_in
 
 import attractor
-from attractor_server.app import ShardSpec
-from attractor_server.storage import outside
-from attractor_server.storage.database import FILE
-from attractor_server.storage.page_checksums import opened
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage import offload
+from attractor_server.storage.backends.sqlite import FILE
+from attractor_server.storage.backends.sqlite_files import opened
 
 PAGES = 3
 EVERY = 20
@@ -44,14 +44,14 @@ class _Target:
 @fault("torn-image", times=200, short=6)
 def torn_image(run: Run) -> None:
     """The image of a full page is cut off, has a bit flipped, or is gone; every other time it is a row of the store."""
-    wholes = {large: run.folder / f"whole-{large}" for large in (0, outside.LARGE_BYTES)}
+    wholes = {large: run.folder / f"whole-{large}" for large in (0, offload.LARGE_BYTES)}
     answers: Answers = {}
     for number in range(run.times):
         if number % EVERY == 0:
             names = [f"image/{number}/{one}" for one in range(4)]
             for large, folder in wholes.items():
                 shutil.rmtree(folder, ignore_errors=True)
-                with patch.object(outside, "LARGE_BYTES", large):
+                with patch.object(offload, "LARGE_BYTES", large):
                     answers = run.do(_make(_spec(run, folder), names))
         copy = run.folder / "copy"
         shutil.rmtree(copy, ignore_errors=True)

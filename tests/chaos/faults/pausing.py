@@ -14,7 +14,7 @@ from tests.support.cluster_calls import groups_of, name_on, process_of, topology
 from tests.support.server_process import ServerProcess, server_process, until
 
 import attractor
-from attractor_server.storage.groups import GROUPS
+from attractor_server.sharding.slots import GROUPS
 
 
 @fault("pause-shard", times=40)

@@ -14,8 +14,9 @@ from tests.chaos.faults.zombie import zombie
 from tests.chaos.tally import Inflict, NotPossible, Run, fault
 from tests.support.shard_process import Hook
 
-from attractor_server.storage import contents, database
 from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.backends import sqlite
+from attractor_server.storage.tables import pages as page_rows
 
 ATTEMPTS = 5
 
@@ -91,7 +92,7 @@ def sabotage_checksum(run: Run) -> None:
     """Neither rows nor pages nor objects are checked."""
     with (
         patch.object(Artifacts, "get", lambda artifacts, location: artifacts.find(location) or b""),
-        patch.object(contents, "_check", lambda *_: None),
-        patch.object(database, "opened", lambda path: apsw.Connection(str(path), vfs="unix")),
+        patch.object(page_rows, "_check", lambda *_: None),
+        patch.object(sqlite, "opened", lambda path: apsw.Connection(str(path), vfs="unix")),
     ):
         _noticed(run, [(flipped_bit, 12), (torn_image, 6)])

@@ -13,10 +13,10 @@ from torch.nn.functional import pad
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Held, Hold, Transform
+from attractor_server.engine.compute.bilinear import BilinearForm
+from attractor_server.engine.compute.closed_form import Schedule
+from attractor_server.engine.compute.quadratic import QuadraticForm
 from attractor_server.engine.kernels.native import library
-from attractor_server.engine.programs.bilinear import BilinearForm
-from attractor_server.engine.programs.quadratic import QuadraticForm
-from attractor_server.engine.programs.schedule import Schedule
 
 PANEL, ROWS = 16, 24
 Made: TypeAlias = tuple[ctypes.CDLL, Mapping[str, int], Mapping[str, Tensor | None], int]

@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine.compute.bilinear import BilinearForm, BilinearWriteTerms
+from attractor_server.engine.compute.closed_form import WriteTerms, WritingSchedule
 from attractor_server.engine.kernels.host import PANEL, panels
 from attractor_server.engine.kernels.native import library
-from attractor_server.engine.programs.bilinear import BilinearForm, BilinearGround
-from attractor_server.engine.programs.forms import Ground
-from attractor_server.engine.programs.schedule import WritingSchedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +41,9 @@ class HostWritingKernel:
         """Whatever is float32."""
         return x.dtype == torch.float32 and x.numel() > 0
 
-    def write(self, ground: Ground, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
+    def write(self, ground: WriteTerms, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
         """See `WritingKernel`; `ground` is that of the form that this was made of."""
-        assert isinstance(ground, BilinearGround)
+        assert isinstance(ground, BilinearWriteTerms)
         seen = ground.seen
         pages, n, _ = seen.v.shape
         steps = self._numbers(schedule, pages)

@@ -1,0 +1,27 @@
+"""The command `attractor doctor`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from attractor_server.cli.options import clear_errors, settings_options
+from attractor_server.config import load_settings
+
+
+@click.command()
+@settings_options("host", "port", "models", "durable", "data_dir", "backend_store_uri", "artifact_store")
+@click.option("--server", default="", metavar="HOST:PORT", help="Also whether a server answers there.")
+def doctor(server: str, config: Path | None, **flags: str | None) -> None:
+    """Say what is wrong with this installation, for a server with these settings; exit with 1 if anything is."""
+    with clear_errors(damage_status=1):
+        from attractor_server.cli.installation import findings  # noqa: PLC0415 - loads what it looks at
+
+        settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        wrong = 0
+        for finding in findings(settings, server):
+            click.echo(finding)
+            wrong += finding.level == "wrong"
+        click.echo(f"{wrong or 'nothing'} wrong")
+        if wrong:
+            sys.exit(1)

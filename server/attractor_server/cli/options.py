@@ -1,0 +1,59 @@
+"""Options that commands share, and how they tell errors."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+import attractor
+from attractor_server.config import ENV_PREFIX, Settings
+from attractor_server.errors import ServerError
+
+server_option = click.option(
+    "--server", default="127.0.0.1:7171", show_default=True, metavar="HOST:PORT", help="Where the server is."
+)
+
+
+@contextmanager
+def connected(server: str) -> Iterator[attractor.Client]:
+    """Open a client; print what the user can mend as one line, and exit with 2."""
+    try:
+        with attractor.Client(server) as client:
+            yield client
+    except (attractor.AttractorError, OSError) as error:
+        click.echo(f"attractor: {error}", err=True)
+        sys.exit(2)
+
+
+Command = Callable[..., None]
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """Add a flag for each of these settings, with its description and variable; without names, for all of them.
+
+    Where all are named their defaults are shown as well.
+    """
+
+    def add_flags(command: Command) -> Command:
+        for name in reversed(names or tuple(Settings.model_fields)):
+            field = Settings.model_fields[name]
+            default = "" if names else f"; default {'none' if field.default is None else repr(field.default)}"
+            text = f"{field.description}  [{ENV_PREFIX}{name.upper()}{default}]"
+            command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+        return click.option(
+            "--config", type=click.Path(path_type=Path), envvar=f"{ENV_PREFIX}CONFIG", help="TOML file with settings."
+        )(command)
+
+    return add_flags
+
+
+@contextmanager
+def clear_errors(*, damage_status: int = 2) -> Iterator[None]:
+    """Print what the user can mend as one line, and exit with 2; with `damage_status` for what is damaged."""
+    try:
+        yield
+    except ServerError as error:
+        click.echo(f"attractor: {error.message}", err=True)
+        sys.exit(damage_status if error.code == "DATA_LOSS" else 2)

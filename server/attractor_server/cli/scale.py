@@ -1,0 +1,95 @@
+"""The command `attractor scale`: more or fewer shards, while the server runs."""
+
+import sys
+from typing import NoReturn
+
+import anyio
+import click
+import grpc
+from grpc import aio
+
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.cli.options import server_option
+
+ASK_EVERY_S = 0.1
+
+CALL_TIMEOUT_S = 10.0
+
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@click.command()
+@click.argument("shards", type=click.IntRange(min=0))
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds to wait for it.",
+)
+@server_option
+def scale(shards: int, timeout_s: float, server: str) -> None:
+    """Have a running server go on with so many SHARDS, and wait until they share what it keeps.
+
+    0 is one for each node of the Ray cluster (each GPU with --device cuda), from then on as nodes come and go.
+
+    Shards that go finish what they accepted; clients see calls repeated, and no error.
+    """
+    try:
+        found = anyio.run(_scaled, server, shards, timeout_s)
+    except TimeoutError:
+        wanted = f"{shards} shards" if shards else "a shard for each node"
+        _fail(f"not {wanted} after {timeout_s:g} s; the log of the server says why")
+    except aio.AioRpcError as error:
+        _fail(error.details() or error.code().name)
+    click.echo(f"{found} shard{'s share' if found > 1 else ' has'} all memories")
+
+
+async def _scaled(server: str, shards: int, timeout_s: float) -> int:
+    """How many there are, when it is so."""
+    with anyio.fail_after(timeout_s):
+        async with aio.insecure_channel(await _first_shard(server)) as channel:
+            cluster = rpc.ClusterStub(channel)
+            while not await _asked(cluster, shards):  # noqa: ASYNC110 - of another process
+                await anyio.sleep(ASK_EVERY_S)
+            while not (found := await _found(cluster, shards)):  # noqa: ASYNC110 - of another process
+                await anyio.sleep(ASK_EVERY_S)
+            return found
+
+
+async def _asked(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
+    """Whether the server knows what is wanted; while its shards start it cannot."""
+    try:
+        await cluster.Scale(pb.ScaleRequest(shards=shards), timeout=CALL_TIMEOUT_S)
+    except aio.AioRpcError as error:
+        if error.code() in _AGAIN:
+            return False
+        raise
+    return True
+
+
+async def _first_shard(server: str) -> str:
+    """The address of shard 0: it stays for as long as the server."""
+    async with aio.insecure_channel(server) as channel:
+        topology = await rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
+    return topology.shards[0].address
+
+
+async def _found(cluster: "rpc.ClusterAsyncStub", shards: int) -> int:
+    """How many shards there are, if it is as was asked for; else 0."""
+    try:
+        topology = await cluster.GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
+    except aio.AioRpcError as error:
+        if error.code() in _AGAIN:
+            return 0
+        raise
+    found = len(topology.shards)
+    is_so = topology.follows_nodes if shards == 0 else found == shards and not topology.follows_nodes
+    return found if is_so and len(set(topology.slot_owners)) == found else 0
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"attractor: {message}", err=True)
+    sys.exit(2)

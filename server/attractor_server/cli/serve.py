@@ -1,0 +1,42 @@
+"""The command `attractor serve`."""
+
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from attractor_server.cli.options import clear_errors, settings_options
+from attractor_server.config import load_settings
+
+
+@click.command()
+@settings_options()
+def serve(config: Path | None, **flags: str | None) -> None:
+    """Run a server here, until SIGTERM or Ctrl-C; then finish what was accepted, and exit 0.
+
+    A setting is taken from its flag, else from its variable, else from the TOML file.
+    """
+    with clear_errors():
+        settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        from attractor_server.cluster.serve import Ended, kept_in, serving  # noqa: PLC0415 - takes seconds
+
+        stop = threading.Event()
+
+        def ready(address: str, models: Sequence[str], who: str = "Ray is starting") -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+            click.echo(f"Attractor is ready on {address}, {who}, models: {', '.join(models)}; {kept_in(settings)}")
+
+        with suppress(Ended), serving(settings, early=ready, ended=stop.is_set) as cluster:
+            shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
+            ready(cluster.addresses[0], cluster.models, shards)
+            while not stop.wait(1.0):  # a wait without an end would hold signals back
+                cluster.check()
+            click.echo("Attractor is finishing what it accepted", err=True)
+            if not cluster.drain(settings.grace_s):
+                click.echo(f"Some requests were cut off after {settings.grace_s:g} s", err=True)

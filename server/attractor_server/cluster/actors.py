@@ -1,0 +1,68 @@
+"""Shards and their supervisor as named Ray actors, which outlive whoever started them."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import ray
+
+from attractor_server.errors import SettingsError
+
+Handle: TypeAlias = Any  # Ray's actor handles are made at run time
+
+SUPERVISOR = "supervisor"
+
+
+def find_shards() -> Sequence[Handle]:
+    """The shards there are, from number 0 to the first one missing."""
+    found: list[Handle] = []
+    while (handle := _found(shard_name(len(found)))) is not None:
+        found.append(handle)
+    return found
+
+
+def find_supervisor() -> Handle:
+    """The supervisor.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return ray.get_actor(SUPERVISOR)
+
+
+def end(handle: Handle) -> None:
+    """Ends an actor for good."""
+    ray.kill(handle, no_restart=True)
+
+
+def shard_name(number: int) -> str:
+    """Return the name of the actor of a shard."""
+    return f"shard-{number}"
+
+
+def _found(name: str) -> Handle | None:
+    try:
+        return ray.get_actor(name)
+    except ValueError:
+        return None
+
+
+def start_actor(kind: type, name: str, options: dict[str, Any], *arguments: object) -> Handle:
+    """Start a named actor, which outlives its starter and comes back whenever it ends.
+
+    Raises:
+        SettingsError: the name is taken.
+    """
+    actor: Handle = ray.remote(kind)
+    try:
+        return actor.options(
+            name=name,
+            lifetime="detached",  # else a shard would end with a supervisor that started it
+            num_cpus=0,  # threads are shared out by the spec
+            max_restarts=-1,
+            max_task_retries=0,
+            **options,
+        ).remote(*arguments)
+    except ValueError as error:  # the name is taken
+        raise SettingsError(
+            f"ray_address: another server runs in this Ray cluster already ({error}); expected one without shards"
+        ) from error

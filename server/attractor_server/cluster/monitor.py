@@ -1,0 +1,150 @@
+"""One shard as the supervisor sees it: asked again and again, told what it does not know yet, sent home."""
+
+import logging
+import time
+from collections.abc import Collection
+
+import ray
+from ray.exceptions import ActorDiedError, RayError
+
+from attractor_server.cluster.actors import Handle, end
+from attractor_server.cluster.status import Logbook, ShardStatus
+from attractor_server.sharding.topology import ShardInfo, Topology
+
+logger = logging.getLogger(__name__)
+
+UNRESPONSIVE_S = 3.0
+"""Silence after which others take over what a shard has"""
+
+DRAIN_S = 5.0
+
+
+class ShardMonitor:
+    """A shard's newest status, and what was asked of it and is not answered."""
+
+    def __init__(self, number: int, handle: Handle, logbook: Logbook) -> None:
+        """Lines that the shard logs go to the `logbook`."""
+        self.number = number
+        self.status: ShardStatus | None = None
+        self.failed = False
+        """It ended before it ever answered, and will not be started again"""
+        self.handle = handle
+        self._logbook = logbook
+        self._asked_s = time.monotonic()
+        self._missing = False
+        self._asked: ray.ObjectRef[ShardStatus] | None = None
+        self._told: ray.ObjectRef[None] | None = None
+        self._told_epoch = 0
+        self._draining: ray.ObjectRef[bool] | None = None
+
+    @property
+    def info(self) -> ShardInfo | None:
+        """Where it is; None before its first answer."""
+        return self.status.info if self.status else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answered lately."""
+        return not self._missing and self.status is not None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can own something."""
+        return self.answers and self.status is not None and self.status.warm and self._draining is None
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no hope of an answer in a moment."""
+        return self._missing or time.monotonic() - self._asked_s > UNRESPONSIVE_S
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process that answered last is known to be over: of this machine's it is long before Ray tells."""
+        return self.status is not None and self.status.process.is_over
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The groups that it has claimed, if it answers."""
+        return self.status.held if self.status and self.answers else frozenset()
+
+    def follows(self, topology: Topology) -> bool:
+        """Whether it has done what that says, as far as it can."""
+        return self.status is not None and self.status.epoch == topology.epoch
+
+    def ask(self) -> "ray.ObjectRef[ShardStatus]":
+        """The answer to come of how it is."""
+        if self._asked is None:
+            self._asked, self._asked_s = self.handle.status.remote(), time.monotonic()
+        return self._asked
+
+    def note(self) -> None:
+        """Takes the answer, if it has come."""
+        if self._asked is None:
+            return
+        if not ray.wait([self._asked], timeout=0)[0]:
+            if self.status is not None and not self._missing:
+                if self.ended:
+                    self._lost("its process has ended")
+                elif self.silent:
+                    self._lost(f"no answer for {UNRESPONSIVE_S:g} s")
+            return
+        asked, self._asked = self._asked, None
+        try:
+            self._heard(ray.get(asked))
+        except RayError as error:
+            self.failed = self.status is None and isinstance(error, ActorDiedError)
+            if not (self._missing or self.failed):
+                self._lost(str(error))
+
+    def tell(self, topology: Topology, seize: Collection[int]) -> None:
+        """Tells it of the others, unless it was told that and has not answered."""
+        if self._told is not None:
+            if not ray.wait([self._told], timeout=0)[0] and self._told_epoch == topology.epoch:
+                return
+            self._check(self._told)
+        self._told, self._told_epoch = self.handle.learn.remote(topology, seize), topology.epoch
+
+    def topology(self) -> Topology | None:
+        """The newest topology that it was told.
+
+        Raises:
+            RayError: it does not answer.
+        """
+        found: Topology | None = ray.get(self.handle.topology.remote(), timeout=UNRESPONSIVE_S)
+        return found
+
+    def retired(self) -> bool:
+        """Whether it is gone, after finishing what it accepted; it begins with that at the first call."""
+        if self._draining is None:
+            self._draining = self.handle.drain.remote(DRAIN_S)
+        if self.answers and not ray.wait([self._draining], timeout=0)[0]:
+            return False
+        end(self.handle)
+        return True
+
+    @property
+    def retiring(self) -> bool:
+        """Whether it was sent home."""
+        return self._draining is not None
+
+    def _heard(self, status: ShardStatus) -> None:
+        self.status = status
+        self._logbook.keep(*status.log)
+        if self._missing:
+            logger.warning("shard %d answers again, on %s", self.number, status.info.address)
+            self._missing = False
+
+    def _lost(self, why: str) -> None:
+        self._missing = True
+        if self.ended:
+            logger.warning("shard %d has ended; Ray starts it again", self.number)
+        else:
+            logger.warning("shard %d does not answer; Ray starts it again if it has ended", self.number)
+        logger.debug("shard %d: %s", self.number, why)
+
+    def _check(self, told: "ray.ObjectRef[None]") -> None:
+        if ray.wait([told], timeout=0)[0]:
+            try:
+                ray.get(told)
+            except RayError as error:
+                logger.info("shard %d could not follow: %s", self.number, error)

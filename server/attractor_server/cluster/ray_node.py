@@ -1,0 +1,121 @@
+"""Ray itself: joining a cluster, or starting one inside this process, quietly."""
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import ray
+
+from attractor_server.cluster.signals import sigterm_kept
+from attractor_server.errors import SettingsError
+from attractor_server.files import make_file, make_folder
+
+NAMESPACE = "attractor"
+
+ANSWER_TIMEOUT_S = 5.0
+
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""The least that Ray takes: no pattern ever goes through its object store."""
+
+_FOLDER, _LOCK = "attractor-ray-", "lock"
+
+
+@contextmanager
+def ray_node(address: str) -> Iterator[None]:
+    """Connects to the Ray cluster at `address`, or to one of our own that ends with the block.
+
+    Raises:
+        SettingsError: no cluster answers there.
+    """
+    _check_answers(address)
+    if not address:
+        make_token()
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    with nullcontext() if address else _folder() as folder:
+        try:
+            with sigterm_kept():
+                ray.init(
+                    address=address or "local",
+                    namespace=NAMESPACE,
+                    include_dashboard=None if address else False,
+                    object_store_memory=None if address else OBJECT_STORE_BYTES,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,  # shards hand over their own lines; Ray's stay in its folder
+                    _temp_dir=folder,
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster(address, error) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for what Ray writes, gone after the block; those of servers that were killed go now."""
+    parent = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    for left in parent.glob(f"{_FOLDER}*/{_LOCK}"):
+        _remove_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+    with (folder / _LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # what an agent of Ray writes later, the next server removes
+
+
+def _remove_left(path: Path) -> None:
+    """Removes the folder that has this lock, unless a server holds it, or it is another user's."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+    except OSError:
+        return
+
+
+def make_token() -> None:
+    """Makes the token by which Ray refuses strangers, and closes it to other users of this machine, as Ray does not.
+
+    What the environment says of tokens goes before.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # where there is no home, Ray says what it misses
+        make_folder(path.parent)
+        if not path.exists():
+            draft = path.with_name(f"auth_token.{secrets.token_hex(4)}")
+            make_file(draft)
+            draft.write_text(secrets.token_hex(32))
+            draft.rename(path)
+        path.chmod(0o600)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> SettingsError:
+    return SettingsError(f"ray_address: saw {address!r}, where no Ray cluster can be joined: {error}")
+
+
+def node_address() -> str:
+    """The address at which other nodes reach the one this process runs on."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

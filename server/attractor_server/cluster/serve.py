@@ -1,0 +1,168 @@
+"""From settings to a running server: Ray, and the shards in it. Each part is imported when its time comes."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from attractor_server.cluster.signals import sigterm_waits
+from attractor_server.config import Settings
+from attractor_server.errors import SettingsError
+from attractor_server.shard.spec import ShardSpec, Transport, threads_for
+from attractor_server.sharding.slots import GROUPS
+from attractor_server.storage.backends import postgres_lock, sqlite_files
+from attractor_server.storage.backends.postgres import PostgresDatabase
+from attractor_server.storage.backends.postgres_lock import Address
+
+if TYPE_CHECKING:
+    from attractor_server.cluster.cluster import Cluster
+    from attractor_server.cluster.standin import StandIn
+
+
+_CLOSED: Final = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""For a Ray that is ours alone: who has no token is refused, and it listens on the loopback interface alone, as it does
+by itself on systems where it makes no clusters. Read while Ray is imported, here and in its processes"""
+
+Early: TypeAlias = Callable[[str, Sequence[str]], None]
+"""Takes the address at which a server can be reached, and its models"""
+
+
+def spec_of(settings: Settings) -> ShardSpec:
+    """What each shard is told, apart from its number and port."""
+    embedded = not settings.ray_address
+    return ShardSpec(
+        host=settings.host,
+        port=settings.port,
+        advertise=settings.advertise or (_local(settings.host) if embedded else ""),
+        device=settings.device,
+        threads=threads_for(settings.threads, settings.shards),
+        models=None if settings.models is None else settings.models.resolve(),
+        bank_bytes=settings.bank_memory_mib << 20,
+        bank_dtype=settings.bank_dtype,
+        data=data_of(settings),
+        store_uri=settings.backend_store_uri if settings.durable else "",
+        artifacts=settings.artifacts,
+        request_bytes=settings.request_memory_mib << 20,
+        waiting_patterns=settings.waiting_patterns,
+        batch_patterns=settings.batch_patterns,
+        batch_s=settings.batch_ms / 1000,
+        warm_up=settings.warm_up,
+        check_banks=settings.check_banks,
+        transport=Transport(age_s=settings.connection_age_s),
+    )
+
+
+def data_of(settings: Settings) -> Path | None:
+    """The folder that memories are kept in; None where they are kept in a database, or nothing outlives the server.
+
+    Shards on several nodes share no folder, so that on a cluster one is used only where it was named.
+    """
+    if not settings.durable or settings.backend_store_uri or (settings.ray_address and settings.data_dir is None):
+        return None
+    return settings.data_folder
+
+
+def kept_in(settings: Settings) -> str:
+    """What becomes of memories, in words."""
+    if settings.durable and settings.backend_store_uri:
+        return f"memories are kept in {Address(settings.backend_store_uri)}"
+    data = data_of(settings)
+    return "memories are gone when it ends" if data is None else f"memories are kept in {data}"
+
+
+@contextmanager
+def serving(
+    settings: Settings, *, early: Early = lambda address, models: None, ended: Callable[[], bool] = lambda: False
+) -> Iterator["Cluster"]:
+    """A server as the settings ask for it, until the end of the block.
+
+    One whose memories are kept in this machine calls `early` as soon as a stand-in serves them; shards in Ray take over
+    from that before the block begins. Where it has `ended` by then, the stand-in finishes what it accepted instead.
+
+    Raises:
+        Ended: it has.
+        SettingsError: a setting cannot be meant here.
+        ModelFileError: a model file is damaged, or of a newer format.
+        StoreFailed: the database that was named cannot be used.
+        StoreDamaged: its tables are of a newer format.
+    """
+    spec = spec_of(settings)
+    if spec.durable and settings.shards > GROUPS:
+        raise SettingsError(f"shards: saw {settings.shards}; expected at most {GROUPS} of a server that keeps memories")
+    if not (spec.durable or settings.shards):
+        raise SettingsError(
+            "shards: saw 0, but memories not kept would be lost by a move; expected --backend-store-uri as well"
+        )
+    if spec.store_uri:
+        PostgresDatabase(spec.store_uri).close()
+    with ExitStack() as stack:
+        stack.enter_context(_held(spec))
+        stand_in: StandIn | None = None
+        if spec.durable and spec.device == "cpu" and not settings.ray_address:
+            from attractor_server.cluster.standin import standing_in  # noqa: PLC0415 - loads torch
+
+            with sigterm_waits():
+                stand_in = stack.enter_context(standing_in(spec))
+            spec = replace(spec, follows=stand_in.port)
+            early(stand_in.address, stand_in.models)
+            _go_on(stand_in, ended)
+        stack.enter_context(_ray(spec, settings, checked=stand_in is not None))
+        if stand_in is not None:
+            _go_on(stand_in, ended)
+        from attractor_server.cluster.cluster import cluster  # noqa: PLC0415 - loads ray
+
+        yield stack.enter_context(
+            cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level, stand_in=stand_in)
+        )
+
+
+class Ended(Exception):
+    """The server was told to end before its shards had started, and has."""
+
+
+def _go_on(stand_in: "StandIn", ended: Callable[[], bool]) -> None:
+    if ended():
+        stand_in.leave()
+        raise Ended
+
+
+@contextmanager
+def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None]:
+    """Ray runs; models were checked before, or are while it starts, which for the most part is waiting."""
+    if not (settings.ray_address or "ray" in sys.modules):
+        for name, value in _CLOSED.items():
+            os.environ.setdefault(name, value)
+    from attractor_server.cluster.ray_node import ray_node  # noqa: PLC0415 - loads ray
+
+    with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
+        check = None if checked else thread.submit(_check, spec, device="cpu" if settings.ray_address else spec.device)
+        stack.enter_context(ray_node(settings.ray_address))
+        if check is not None:
+            check.result()
+        yield
+
+
+def _check(spec: ShardSpec, *, device: str) -> None:
+    """Finds faults here, where they are told in few words; another node may well have the GPU that this one lacks."""
+    from attractor_server.model_registry import device_of, load_models  # noqa: PLC0415 - loads torch
+
+    load_models(spec.models, device=device_of(device))
+
+
+def _held(spec: ShardSpec) -> AbstractContextManager[None]:
+    """Where memories are kept, to be this server's alone."""
+    if spec.store_uri:
+        return postgres_lock.held(spec.store_uri)
+    return nullcontext() if spec.data is None else sqlite_files.held(spec.data)
+
+
+def _local(host: str) -> str:
+    """Where a client on this machine reaches what listens on that address."""
+    return "127.0.0.1" if host in ("0.0.0.0", "[::]", "::") else host  # noqa: S104

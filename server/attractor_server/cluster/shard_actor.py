@@ -1,0 +1,142 @@
+"""A shard as a Ray actor. Its constructor starts the gRPC server: after a crash only that runs again."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Collection
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio.from_thread import start_blocking_portal
+from ray.exceptions import RayError
+
+from attractor_server.cluster.actors import Handle, find_supervisor, shard_name, start_actor
+from attractor_server.cluster.ray_node import node_address
+from attractor_server.cluster.status import Logbook, ShardStatus
+from attractor_server.errors import Unavailable
+from attractor_server.shard.event_loop import loop_options, spare_the_loaded
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.sharding.topology import Topology
+from attractor_server.storage.process import Incarnation
+
+if TYPE_CHECKING:
+    from attractor_server.app import RunningShard
+
+
+ASKED_BYTES = 1 << 20
+"""Of a shard's node, as Ray counts: an actor that asks for nothing is put on any node, and SPREAD is not looked at"""
+
+
+def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
+    """A shard of that number, with a port of its own, that Ray starts again whenever it ends.
+
+    Raises:
+        SettingsError: there is one already.
+    """
+    from attractor_server.cluster.shard_actor import ShardActor  # noqa: PLC0415 - which imports this module
+
+    options = {
+        "num_gpus": 1 if spec.device == "cuda" else 0,
+        "max_concurrency": 4,
+        "memory": ASKED_BYTES,
+        "scheduling_strategy": "SPREAD",
+    }
+    follows = spec.follows if number == 0 else 0
+    port = follows or (spec.port + number if spec.port else 0)
+    own = replace(spec, number=number, port=port, follows=follows)
+    return start_actor(ShardActor, shard_name(number), options, own, log_level)
+
+
+logger = logging.getLogger(__name__)
+
+RESIZE_TIMEOUT_S = 10.0
+
+FAREWELL_S = 1.0
+"""In which the supervisor fetches what was logged"""
+
+
+class ShardActor:
+    """Runs one shard on an event loop in a thread of its own; Ray's calls carry control traffic only."""
+
+    def __init__(self, spec: ShardSpec, log_level: str) -> None:
+        """Returns once the shard listens. An empty `spec.advertise` means this node's own address."""
+        self._logbook = Logbook(f"shard {spec.number}")
+        logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
+        self._process = Incarnation.here(f"shard-{spec.number}")
+        spec = replace(spec, advertise=spec.advertise or node_address())
+        with ExitStack() as stack:
+            portal = stack.enter_context(
+                start_blocking_portal("asyncio", dict(loop_options()), name=f"shard {spec.number}")
+            )
+            self._shard = stack.enter_context(portal.wrap_async_context_manager(_to_the_end(spec)))
+            self._portal = portal
+            self._stack = stack.pop_all()
+        spare_the_loaded()
+
+    def status(self) -> ShardStatus:
+        """How it is now; fails if its event loop is no more."""
+        self._portal.call(_breathe)
+        shard = self._shard
+        return ShardStatus(
+            info=shard.info,
+            process=self._process,
+            models=tuple(shard.models),
+            warm=shard.warm,
+            epoch=shard.epoch,
+            known=shard.topology.epoch if shard.topology else 0,
+            held=shard.held,
+            log=self._logbook.taken(),
+        )
+
+    def topology(self) -> Topology | None:
+        """The newest one it was told."""
+        return self._shard.topology
+
+    def learn(self, topology: Topology, seize: Collection[int] = ()) -> None:
+        """Tells it of the others, and which groups to take from whoever has them; from the first time on it serves."""
+        self._portal.call(partial(self._shard.learn, topology, seize=seize))
+
+    def drain(self, grace_s: float) -> bool:
+        """Sends clients away and stops. Whether everything that was accepted is finished."""
+        return self._portal.call(partial(self._shard.drain, grace_s))
+
+
+@asynccontextmanager
+async def _to_the_end(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
+    """A shard; where it ends by an error so does the process, and Ray starts another one."""
+    from attractor_server.app import running_shard  # noqa: PLC0415 - loads torch
+
+    serves = False
+    try:
+        async with running_shard(spec, resize=_resize) as shard:
+            serves = True
+            yield shard
+    except Exception:
+        if not serves:
+            raise
+        logger.critical("the shard has ended, and its process ends", exc_info=True)
+        await asyncio.sleep(FAREWELL_S)
+        os._exit(1)
+
+
+async def _breathe() -> None:
+    """Runs on the shard's event loop, if that still turns."""
+
+
+async def _resize(shards: int) -> None:
+    """Tells the supervisor how many shards there shall be.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    try:
+        await asyncio.wait_for(_noted(shards), RESIZE_TIMEOUT_S)
+    except (RayError, ValueError, TimeoutError) as error:
+        raise Unavailable(f"the supervisor of the shards does not answer; try again in a moment: {error}") from error
+
+
+async def _noted(shards: int) -> None:
+    supervisor = await asyncio.to_thread(find_supervisor)  # which blocks for as long as Ray's head is away
+    await asyncio.wrap_future(supervisor.scale.remote(shards).future())

@@ -1,0 +1,135 @@
+"""The quadratic network's closed form, E = ½Σqx² + x·qb − fᵀWf − b·f with f = tanh(xA + a0).
+
+All that writing and erasing ever add to W is symmetric: W − Wᵀ stays what it is in W₀, and the same for all pages. So
+f(W + Wᵀ) = 2fW − f(W₀ − W₀ᵀ), one product with each page's weights where there were two.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import Tensors, Terms
+from attractor_server.energy.parameters import Parameters
+from attractor_server.engine.compute.closed_form import bend, bowl, squashed
+
+ROUNDING = 1e-6
+"""How far W₀ may be from symmetric, as a part of its largest entry, and count as symmetric: training leaves it so"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuadraticForm:
+    """A model's tensors in the forms that its loops use."""
+
+    a: Tensor
+    """A, (d, h)"""
+    a0: Tensor
+    q: Tensor
+    qb: Tensor
+    turn: Tensor | None
+    """W₀ − W₀ᵀ, (h, h); None where it vanishes"""
+    empty: Tensor
+    """W₀ + W₀ᵀ, (h, h)"""
+    b0: Tensor
+    gram: Tensor
+    """AᵀA, (h, h)"""
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> "QuadraticForm":
+        """Prepares what all pages share."""
+        slow, w0 = parameters.slow, parameters.initial["W"]
+        turn = w0 - w0.mT
+        return cls(
+            a=slow["A"].contiguous(),
+            a0=slow["a0"],
+            q=slow["log_q"].exp(),
+            qb=slow["qb"],
+            turn=turn if turn.abs().max() > ROUNDING * w0.abs().max() else None,
+            empty=w0 + w0.mT,
+            b0=parameters.initial["b"],
+            gram=slow["A"].mT @ slow["A"],
+        )
+
+    def features(self, x: Tensor) -> Tensor:
+        """f, (pages, patterns, h)."""
+        return squashed(torch.addmm(self.a0, x.flatten(0, 1), self.a, beta=2, alpha=2)).view(*x.shape[:2], -1)
+
+    def pull(self, fast: Tensors, f: Tensor) -> Tensor:
+        """f(W + Wᵀ) + b, like f."""
+        u = torch.baddbmm(fast["b"][:, None], f, fast["W"], alpha=2)
+        if self.turn is not None:
+            u.flatten(0, 1).addmm_(f.flatten(0, 1), self.turn, alpha=-1)
+        return u
+
+    def look(self, fast: Tensors, x: Tensor) -> "QuadraticEvaluation":
+        """See `Form`."""
+        f = self.features(x)
+        return QuadraticEvaluation(self, fast, x, f, self.pull(fast, f))
+
+    def ground(self, x: Tensor) -> "QuadraticWriteTerms":
+        """See `Form`."""
+        f = self.features(x)
+        along = torch.addcmul(self.qb, self.q, x.flatten(0, 1)) @ self.a
+        return QuadraticWriteTerms(self, f, along.view_as(f))
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticEvaluation:
+    """See `Look`."""
+
+    form: QuadraticForm
+    fast: Tensors
+    x: Tensor
+    f: Tensor
+    u: Tensor
+    """f(W + Wᵀ) + b"""
+
+    def slope(self) -> Tensor:
+        """qx + qb − (u ⊙ f′)Aᵀ."""
+        gradient = torch.addcmul(self.form.qb, self.form.q, self.x)
+        pulled = bend(self.f).mul_(self.u)
+        gradient.flatten(0, 1).addmm_(pulled.flatten(0, 1), self.form.a.mT, alpha=-1)
+        return gradient
+
+    def energy(self) -> Tensor:
+        """½x·(qx + 2qb) − ½f·(u + b), since fᵀWf = ½f·(u − b)."""
+        return bowl(self.form.q, self.form.qb, self.x) - self._wells(self.u, self.fast["b"][:, None])
+
+    def gap(self) -> Tensor:
+        """The bowl is the same in both, and is left out."""
+        empty = torch.addmm(self.form.b0, self.f.flatten(0, 1), self.form.empty).view_as(self.f)
+        return self._wells(empty, self.form.b0) - self._wells(self.u, self.fast["b"][:, None])
+
+    def _wells(self, u: Tensor, b: Tensor) -> Tensor:
+        return ((u + b).mul_(self.f)).sum(-1).mul_(0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticWriteTerms:
+    """See `Ground`: the slope is only needed along A, so it never leaves the features."""
+
+    form: QuadraticForm
+    f: Tensor
+    along: Tensor
+    """(qx + qb)A, (pages, patterns, h)"""
+
+    def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
+        """See `Quadratic.write_gradient` and `Ground`."""
+        c = self._pushed(fast, weight, terms)
+        own = None if terms.energy is None else (terms.energy[:, None] * weight)[..., None] * self.f
+        pulled = c if own is None else own.add_(c) if c is not None else own
+        if pulled is None:
+            return {name: (value - initial[name]).mul_(distance) for name, value in fast.items()}
+        left = self.f if c is None else torch.cat([self.f, c], 1)
+        right = pulled if c is None else torch.cat([pulled, self.f], 1)
+        w = (fast["W"] - initial["W"]).baddbmm_(left.mT, right, beta=distance, alpha=-1)
+        return {"W": w, "b": (fast["b"] - initial["b"]).mul_(distance).sub_(pulled.sum(1))}
+
+    def _pushed(self, fast: Tensors, weight: Tensor, terms: Terms) -> Tensor | None:
+        """2αw·gA ⊙ f′ with gA = (qx + qb)A − (u ⊙ f′)AᵀA, like f; None without the term."""
+        if terms.slope is None:
+            return None
+        bent = bend(self.f)
+        pulled = self.form.pull(fast, self.f).mul_(bent)
+        along = torch.addmm(self.along.flatten(0, 1), pulled.flatten(0, 1), self.form.gram, alpha=-1).view_as(bent)
+        return along.mul_(bent).mul_((2 * terms.slope[:, None] * weight)[..., None])

@@ -1,0 +1,116 @@
+"""Beside a memory: what changes many of its pages is made part by part, and takes their places all at once.
+
+Until then nobody sees any of it, in the bank or in the store, and what fails leaves the memory as it was.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from attractor_server.engine.batch import ModelState, Stops
+from attractor_server.errors import ServerError
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.page import Page, release
+from attractor_server.memories.records import Change, StoredMemory
+from attractor_server.memories.store import MemoryStore
+
+logger = logging.getLogger(__name__)
+
+PART_S = 0.02
+"""What a part of the work on the store should take"""
+
+DROPPED = 16
+"""Old pages that are deleted at a time, at the most"""
+
+RELEASED = 8
+"""Pages that leave the bank at a time"""
+
+
+class Draft:
+    """Pages on their way into the store. Lives on the engine's thread."""
+
+    def __init__(self, keeper: MemoryStore, memory: MemoryRecord) -> None:
+        self._keeper = keeper
+        self._memory = memory
+        self._id = 0
+        self.numbers: set[int] = set()
+        """Of the pages that are there"""
+
+    def add(self, change: Change) -> None:
+        """Keep the pages of the change, each with all that it has.
+
+        Raises:
+            ServerError: the store failed.
+        """
+        if not self._id:
+            self._id = self._keeper.begin_import(_like(self._memory))
+        self._keeper.add_imported(replace(change, memory=self._id))
+        self.numbers.update(change.pages)
+
+    def end(self, change: Change) -> None:
+        """Apply the change, and put the pages in the places of those that the memory has of these numbers.
+
+        Raises:
+            ServerError: the store failed; whether it did this is not known.
+        """
+        self._keeper.end_change(self._id, change)
+
+    def discard(self) -> None:
+        """Leave nothing of it, or, if it has ended after all, of what the memory had, by and by."""
+        if self._id:
+            with suppress(ServerError):
+                self._keeper.abandon(self._id)
+
+    def forget_old(self) -> Iterator[None]:
+        """Delete what the memory had in these places, with stops."""
+        return dropped(self._keeper, self._id)
+
+
+def draft_of(loaded: ModelState, memory: MemoryRecord) -> Draft | None:
+    """Return a new one, or None where no store keeps the memory."""
+    return None if loaded.keeper is None or not memory.id else Draft(loaded.keeper, memory)
+
+
+def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
+    """Free the places of pages, with stops; all of them also where it does not go on after one."""
+    left = list(pages)
+    try:
+        while left:
+            part = left[-RELEASED:]
+            del left[-RELEASED:]
+            for page in part:
+                if loaded.kept is not None:
+                    loaded.kept.changed(page)
+            release(part)
+            yield
+    finally:
+        release(left)
+
+
+def dropped(keeper: MemoryStore, draft: int) -> Iterator[None]:
+    """Deletes that memory, which nobody reaches, with a stop after each part. What fails is left for a later one."""
+    pages, started_s = 1, time.perf_counter()
+    try:
+        while keeper.shorten(draft, pages=pages):
+            took_s = time.perf_counter() - started_s
+            pages = max(1, pages // 2) if took_s > PART_S else min(2 * pages, DROPPED) if 2 * took_s < PART_S else pages
+            yield
+            started_s = time.perf_counter()
+        keeper.forget_unreached(draft)
+    except ServerError as error:
+        logger.warning("pages of a memory that was deleted or rebuilt are still in the store: %s", error)
+
+
+def _like(memory: MemoryRecord) -> StoredMemory:
+    return StoredMemory(
+        id=0,
+        name=memory.name,
+        model=memory.model,
+        model_digest=memory.model_digest,
+        settings=memory.settings,
+        created_s=memory.created_s,
+        version=memory.version,
+        patterns=memory.patterns,
+    )

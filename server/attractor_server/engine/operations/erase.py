@@ -1,0 +1,288 @@
+"""Erasing: exactly where the page keeps its patterns, by the trained eraser where it does not."""
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from functools import partial
+from itertools import compress
+
+import numpy as np
+import torch
+
+from attractor_server.energy.eraser import erase as erase_by_training
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine.batch import PART_READS, MemoryBatch, ModelState, Results, Stops, joined
+from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.draft import draft_of, release_by_and_by
+from attractor_server.engine.operations.persist import end_erase, erased_content, keep_erases
+from attractor_server.engine.operations.plans import ErasePlan, PageEdit, without
+from attractor_server.engine.operations.route import Cues, choose
+from attractor_server.engine.operations.store import adding, finite_rows, publish, rows_in
+from attractor_server.engine.pages.pattern_cache import PatternCache
+from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
+from attractor_server.memories.outcomes import Erased, Floats, Outcome
+from attractor_server.memories.page import Page, release
+from attractor_server.scheduling.failures import diverged, fault
+from attractor_server.scheduling.jobs import Job
+
+ERASING = 16
+"""Patterns that are written in the time that the eraser needs for one, about"""
+
+ERASED_TOGETHER = 4
+"""Patterns of a page before each stop"""
+
+
+def erase(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
+    """Erases the patterns of one job in each lane, all of them or none.
+
+    A pattern that is kept, by an open page or by the backend store, leaves its page as if it had been stored one time
+    less. Any other goes to the eraser, on the page that knows it best; that page keeps no patterns from then on, as it
+    does not follow from them any more.
+    """
+    erasures = [ErasePlan(lane.jobs[0], lane.values) for lane in lanes]
+    yield from by_halves(erasures, partial(_find, loaded), partial(_fail, "search for what to erase"))
+    if lanes[0].cut and len(erasures) == 1 and erasures[0].error is None and erasures[0].changes:
+        yield from _erase_beside(loaded, erasures[0])
+        return
+    for part in _parts(loaded, erasures):
+        yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
+    outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _counted(one) for one in erasures}
+    outcomes.update(keep_erases(loaded, erasures, outcomes))
+    yield from outcomes.items()
+
+
+def _find(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+    """Plan what to do to which pages."""
+    for one in erasures:
+        one.begin()
+    yield from _find_kept(loaded, erasures)
+    yield from _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
+
+
+def _fail(what: str, erasures: Sequence[ErasePlan], error: Exception) -> None:
+    for one in erasures:
+        one.error = fault(error, what, len(erasures))
+
+
+def _find_kept(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+    """Plans to rewrite pages without those of their patterns that are kept."""
+    if loaded.kept is None:
+        _find_at_hand(loaded, erasures)
+        return
+    for one in erasures:
+        try:
+            yield from _find_in_store(loaded.kept, one)
+        except ServerError as error:
+            one.error = error
+
+
+def _find_in_store(kept: PatternCache, erasure: ErasePlan) -> Stops[None]:
+    """Looks in all pages, the newest first, until all patterns are found; stops after each."""
+    memory = erasure.job.memory
+    for page in reversed(memory.pages):
+        if not len(erasure.rest):
+            return
+        if (patterns := kept.of(memory, page)) is None:
+            continue
+        stays, erasure.rest = without(patterns.values, erasure.rest)
+        if not stays.all():
+            items = tuple(compress(patterns.items, stays))
+            erasure.changes[page] = PageEdit(page, patterns.values[stays], items)
+        yield
+
+
+def _find_at_hand(loaded: ModelState, erasures: Sequence[ErasePlan]) -> None:
+    """Looks in open pages, the only ones that keep patterns where there is no store."""
+    keeping = [one for one in erasures if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
+    for start in range(0, len(keeping), loaded.bank.capacity):
+        part = keeping[start : start + loaded.bank.capacity]
+        failed = loaded.bank.bring([one.job.memory.pages[-1] for one in part])
+        for one in part:
+            page = one.job.memory.pages[-1]
+            one.error = failed.get(page)
+            if page.kept is not None and page not in failed:
+                stays, one.rest = without(page.kept, one.rest)
+                if not stays.all():
+                    one.changes[page] = PageEdit(page, page.kept[stays])
+
+
+def _find_others(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+    """Plans which pages the eraser is to change; where nothing is stored there is nothing to change."""
+    holding = [one for one in erasures if any(page.written for page in one.job.memory.pages)]
+    if not loaded.model.erases:
+        for one in holding:
+            one.error = CannotErase(
+                f"model {loaded.model.name} cannot erase, and {len(one.rest)} of the patterns are not kept "
+                f"by the page of memory {one.job.memory.name!r} that is being filled: make the memory anew without them"
+            )
+        return
+    cut = any(one.job.cut for one in holding)
+    found = yield from choose(loaded, [Cues(one.job.memory.pages, one.rest) for one in holding], cut=cut)
+    for one, chosen in zip(holding, found, strict=True):
+        if isinstance(chosen, ServerError):
+            one.error = chosen
+            continue
+        for number in np.unique(chosen.page).tolist():
+            page = one.job.memory.pages[number]
+            one.changes.setdefault(page, PageEdit(page)).erased.append(one.rest[chosen.page == number])
+
+
+def _parts(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
+    """Erasures whose pages are in the bank at the same time; no more of them than one program takes, if that can be."""
+    part, pages = list[ErasePlan](), 0
+    for one in (one for one in erasures if one.error is None and one.changes):
+        if (count := len(one.changes)) > loaded.bank.capacity:
+            one.error = BankFull(
+                f"the patterns to be erased lie in {count} pages of memory {one.job.memory.name!r}, and the bank holds "
+                f"{loaded.bank.capacity}: erase fewer at a time, or raise --bank-memory-mib"
+            )
+            continue
+        if part and pages + count > loaded.limit:
+            yield part
+            part, pages = [], 0
+        part, pages = [*part, one], pages + count
+    if part:
+        yield part
+
+
+def _apply(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+    failed = loaded.bank.bring([page for one in erasures for page in one.changes])
+    for one in erasures:
+        one.error = next((failed[page] for page in one.changes if page in failed), None)
+    yield from _publish(loaded, [one for one in erasures if one.error is None])
+
+
+def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+    """Computes the pages, and puts those of erasures that are finite throughout in the bank."""
+    changes = [change for one in erasures for change in one.changes.values()]
+    if not changes:
+        return
+    fast = yield from _changed(loaded, changes)
+    finite = dict(zip(changes, finite_rows(fast), strict=False))
+    for one in erasures:
+        if not all(finite[change] for change in one.changes.values()):
+            one.error = WriteDiverged(diverged(one.job, "erasing"))
+    finished = [one for one in erasures if one.error is None]
+    done = [change for one in finished for change in one.changes.values()]
+    rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
+    loaded.bank.bring([change.page for change in changes])
+    failed = publish(loaded, [changes[row].page for row in rows], rows_in(fast, rows))
+    for one in finished:
+        one.error = next((failed[page] for page in one.changes if page in failed), None)
+    for one in (one for one in finished if one.error is None):
+        for change in one.changes.values():
+            if change.empties:
+                loaded.bank.release(change.page)
+            change.page.patterns, change.page.kept = change.left, one.keeps(change)
+
+
+def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
+    """Erases with stops: changed pages are made beside those of the memory, and take their places all at once."""
+    job, memory = erasure.job, erasure.job.memory
+    new: dict[Page, Page] = {}
+    draft = draft_of(loaded, memory)
+    try:
+        for part in _few(loaded, list(erasure.changes.values())):
+            yield from _change_beside(loaded, erasure, part, new)
+            if draft is not None:
+                made = {new[change.page]: change for change in part}
+                draft.add(erased_content(loaded.bank, erasure, made, memory.version + 1))
+            yield None
+        outcome = Erased(memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages))
+        if draft is not None:
+            end_erase(loaded, draft, job, outcome)
+    except BaseException as error:
+        release(new.values())
+        if draft is not None:
+            draft.discard()
+        if not isinstance(error, Exception):  # it does not go on after a stop
+            raise
+        yield job, error if isinstance(error, ServerError) else fault(error, "erasing", 1)
+        return
+    memory.pages[:] = [new.get(page, page) for page in memory.pages]
+    memory.version, memory.patterns = outcome.version, outcome.patterns
+    memory.touch()
+    yield from release_by_and_by(loaded, new)
+    if draft is not None:
+        yield from draft.forget_old()
+    yield job, outcome
+
+
+def _change_beside(
+    loaded: ModelState, erasure: ErasePlan, changes: Sequence[PageEdit], new: MutableMapping[Page, Page]
+) -> Stops[None]:
+    """Makes the pages that changes lead to, each noted in `new` by the one that is in its place.
+
+    Raises:
+        ServerError: they cannot be made.
+    """
+    for error in loaded.bank.bring([change.page for change in changes]).values():
+        raise error
+    fast = yield from _changed(loaded, changes)
+    if not all(finite_rows(fast)[: len(changes)]):
+        raise WriteDiverged(diverged(erasure.job, "erasing"))
+    for change in changes:
+        new[change.page] = Page(number=change.page.number, patterns=change.left, kept=erasure.keeps(change))
+    rows = [row for row, change in enumerate(changes) if not change.empties]
+    for error in publish(loaded, [new[changes[row].page] for row in rows], rows_in(fast, rows)).values():
+        raise error
+
+
+def _few(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[PageEdit]]:
+    """The changes in parts of few pages, and of few patterns that are written or erased, or of a single one."""
+    part, patterns = list[PageEdit](), 0
+    for change in changes:
+        count = 1 + ERASING * change.count + (0 if change.kept is None else len(change.kept))
+        if part and (patterns + count > PART_READS or len(part) >= loaded.part_limit):
+            yield part
+            part, patterns = [], 0
+        part, patterns = [*part, change], patterns + count
+    yield part
+
+
+def _changed(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
+    """The pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
+    fast = yield from _rewritten(loaded, changes)
+    return (yield from _erased(loaded, changes, fast))
+
+
+def _rewritten(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
+    """The pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
+    rows = loaded.rows(len(changes))
+    starts = [change.page if change.kept is None else Page() for change in changes]
+    fast = loaded.fast(starts, rows)
+    kept = [_nothing(loaded) if change.kept is None else change.kept for change in changes]
+    if not any(map(len, kept)):
+        return fast
+    new = yield from adding(loaded, fast, kept, [0] * len(changes))
+    anew = loaded.column([len(one) for one in kept], rows) > 0
+    return {
+        name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
+    }
+
+
+def _erased(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> Stops[Tensors]:
+    """The fast weights after the eraser, each (pages, *shape), with a stop after each few patterns of a page."""
+    model = loaded.model
+    erased = [joined(change.erased) if change.erased and not change.empties else _nothing(loaded) for change in changes]
+    if not any(map(len, erased)):
+        return fast
+    grid = loaded.grid([len(one) for one in erased])
+    x = model.encode(loaded.given(grid.spread(joined(erased))))
+    present, stored = loaded.given(grid.present), loaded.column([change.before for change in changes], grid.shape[0])
+    for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
+        fast = erase_by_training(model.network, model.parameters, fast, some, present=here, stored=stored)
+        stored = stored - here.sum(1)
+        yield
+    return fast
+
+
+def _nothing(loaded: ModelState) -> Floats:
+    return np.zeros((0, loaded.model.layout.size), np.float32)
+
+
+def _counted(erasure: ErasePlan) -> Erased:
+    """Counts an erase whose pages have changed."""
+    memory = erasure.job.memory
+    memory.version += 1
+    memory.touch()
+    memory.patterns = sum(page.patterns for page in memory.pages)
+    return Erased(version=memory.version, patterns=memory.patterns)

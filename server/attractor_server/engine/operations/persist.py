@@ -1,0 +1,233 @@
+"""Keeping: what a batch has done to memories goes to the backend store before anybody is told of it."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import TypeVar
+
+from attractor_server.engine.batch import ModelState
+from attractor_server.engine.operations.draft import Draft
+from attractor_server.engine.operations.plans import ErasePlan, PagePart, StorePlan
+from attractor_server.engine.operations.plans import PageEdit as PageChange
+from attractor_server.engine.pages.bank import Bank
+from attractor_server.engine.pages.page_images import images_of
+from attractor_server.errors import CommitUnknown, ServerError
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Erased, Outcome, Stored
+from attractor_server.memories.page import Page
+from attractor_server.memories.records import Change, Entry, WriteAck
+from attractor_server.memories.store import MemoryStore
+from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.jobs import Job
+
+PATIENCE_S = 1.0
+"""Commits that fail may take so long in sum, until the members of a batch are tried in parts no more"""
+
+_Kept = TypeVar("_Kept", StorePlan, ErasePlan)
+
+
+def keep_stores(loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft]) -> None:
+    """Commit what was applied. Where that fails, the jobs fail, and their memories are as the store has them.
+
+    Of a filling with a draft the store has new pages by now, which come into their places.
+    """
+    kept = [one for one in fillings if one.memory.id]
+    if loaded.keeper is None or loaded.kept is None or not kept:
+        return
+    for page in {part.page for one in kept for part in one.parts}:
+        loaded.kept.changed(page)
+    changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one, drafts.get(one)))
+    failed |= _commit(loaded.keeper, {one: change for one, change in changes.items() if one not in drafts})
+    for one in (one for one in drafts if one in changes):
+        try:
+            drafts[one].end(changes[one])
+        except Exception as error:
+            failed[one] = _failure(error, 1)
+    for one in kept:
+        if one in failed:
+            one.outcomes |= dict.fromkeys(one.jobs, failed[one])
+            lose(loaded.bank, one.memory)
+            one.take_back()
+        else:
+            one.memory.forgot(len(changes[one].departed))
+
+
+def keep_erases(
+    loaded: ModelState, erasures: Sequence[ErasePlan], outcomes: Mapping[Job, Outcome | ServerError]
+) -> Mapping[Job, ServerError]:
+    """Commit what was erased; return the jobs that fail by that, whose memories are as the store has them."""
+    kept = [one for one in erasures if one.error is None and one.job.memory.id]
+    if loaded.keeper is None or loaded.kept is None or not kept:
+        return {}
+    for page in {page for one in kept for page in one.changes}:
+        loaded.kept.changed(page)
+    changes, failed = _changes(kept, lambda one: _by_erase(loaded.bank, one, outcomes[one.job]))
+    failed |= _commit(loaded.keeper, changes)
+    for one in failed:
+        one.take_back()
+    if len(failed) < len(kept):
+        try:
+            loaded.keeper.purge()
+        except Exception as error:
+            failed = dict.fromkeys(kept, _failure(error, len(kept))) | failed
+    for one in failed:
+        lose(loaded.bank, one.job.memory)
+    return {one.job: failure for one, failure in failed.items()}
+
+
+def end_erase(loaded: ModelState, draft: Draft, job: Job, outcome: Erased) -> None:
+    """Commit an erase whose pages a draft has.
+
+    Raises:
+        Exception: that failed, and its memory is as the store has it.
+    """
+    told = told_of([(job, outcome)])
+    try:
+        draft.end(Change(memory=job.memory.id, version=outcome.version, patterns=outcome.patterns, told=told))
+    except Exception:
+        lose(loaded.bank, job.memory)
+        raise
+
+
+def _changes(
+    kept: Sequence[_Kept], change: Callable[[_Kept], Change]
+) -> tuple[dict[_Kept, Change], dict[_Kept, ServerError]]:
+    """The changes of those that have one, and the errors of the others."""
+    changes: dict[_Kept, Change] = {}
+    failed: dict[_Kept, ServerError] = {}
+    for one in kept:
+        try:
+            changes[one] = change(one)
+        except Exception as error:
+            failed[one] = _failure(error, 1)
+    return changes, failed
+
+
+def _commit(keeper: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept, ServerError]:
+    """Commit all changes together; where that fails by halves, so that a change that cannot be kept fails alone.
+
+    A store that fails slowly, as one that is locked does, is not asked again for each. Return those that failed.
+    """
+    failed: dict[_Kept, ServerError] = {}
+    waiting: list[list[_Kept]] = [list(changes)] if changes else []
+    spent_s = 0.0
+    while waiting:
+        part = waiting.pop()
+        started_s = perf_counter()
+        try:
+            keeper.commit([changes[one] for one in part])
+        except Exception as error:
+            spent_s += perf_counter() - started_s
+            if spent_s > PATIENCE_S:
+                for others in waiting:
+                    part.extend(others)
+                waiting.clear()
+            elif len(part) > 1 and not isinstance(error, CommitUnknown):
+                half = len(part) // 2
+                waiting += [part[half:], part[:half]]
+                continue
+            failed |= dict.fromkeys(part, _failure(error, len(part)))
+    return failed
+
+
+def _failure(error: Exception, memories: int) -> ServerError:
+    return error if isinstance(error, ServerError) else fault(error, "commit", memories)
+
+
+def lose(bank: Bank, memory: MemoryRecord) -> None:
+    """Forgets what is at hand of a memory: it comes from the store when it is next needed."""
+    for page in memory.pages:
+        bank.release(page)
+    memory.at_hand = False
+
+
+def keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Collection[Page]) -> None:
+    """Have the draft keep new pages of the filling, which are in the bank.
+
+    Raises:
+        ServerError: the store failed.
+    """
+    draft.add(_content(loaded.bank, filling, [part for part in filling.parts if part.page in pages]))
+
+
+def _by_stores(bank: Bank, filling: StorePlan, draft: Draft | None) -> Change:
+    """What the stores of a lane did to their memory, but for the pages that a draft has."""
+    memory, there = filling.memory, draft.numbers if draft is not None else set()
+    gone = {*filling.dropped, *(part.page for part in filling.parts if part.page.number in there)}
+    content = _content(bank, filling, [part for part in filling.parts if part.page not in gone])
+    return replace(
+        content,
+        dropped=[page.number for page in filling.dropped],
+        told=told_of((job, filling.outcomes[job]) for job in filling.jobs),
+        departed=tuple(memory.departed or ()),
+    )
+
+
+def _content(bank: Bank, filling: StorePlan, parts: Sequence[PagePart]) -> Change:
+    """What came into pages: entries, and images of those that are sealed by now.
+
+    Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
+    """
+    memory, first = filling.memory, filling.parts[0].version
+    given = dict.fromkeys(part.page for part in parts)
+    sealed = [page for page in given if memory.settings.seals(page.patterns)]
+    bare = [] if memory.settings.retain == "all" else sealed
+    return Change(
+        memory=memory.id,
+        version=filling.version,
+        patterns=filling.patterns,
+        emptied=[page.number for page in bare],
+        pages={page.number: page.patterns for page in given},
+        entries=[
+            Entry(page=part.page.number, version=part.version, written=first, values=part.values, items=part.items)
+            for part in parts
+            if part.page not in bare
+        ],
+        images=images_of(bank, sealed, filling.version),
+    )
+
+
+def _by_erase(bank: Bank, erasure: ErasePlan, outcome: Outcome | ServerError) -> Change:
+    """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with."""
+    content = erased_content(bank, erasure, erasure.changes, erasure.job.memory.version)
+    return replace(content, emptied=list(content.pages), told=told_of([(erasure.job, outcome)]))
+
+
+def erased_content(bank: Bank, erasure: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
+    """What an erase leaves in pages, of which the bank has the new weights.
+
+    These are kept, too, unless it is the page to be filled, and follows from its patterns.
+    """
+    memory = erasure.job.memory
+    kept = {page: one for page, one in changes.items() if one.kept is not None and not one.erased}
+    filled = memory.pages[-1]
+    bare = [page for page, one in changes.items() if page not in kept or (one.page is not filled and page.patterns)]
+    return Change(
+        memory=memory.id,
+        version=version,
+        patterns=memory.patterns,
+        pages={page.number: page.patterns for page in changes},
+        entries=[
+            Entry(page=page.number, version=version, written=version, values=one.kept, items=one.items)
+            for page, one in kept.items()
+            if one.kept is not None and len(one.kept)
+        ],
+        images=images_of(bank, bare, version),
+        erases=True,
+    )
+
+
+def told_of(answered: Iterable[tuple[Job, object]]) -> Sequence[WriteAck]:
+    """The answers to what is counted."""
+    return [
+        WriteAck(
+            client=job.client_id,
+            sequence=job.sequence,
+            version=outcome.version,
+            patterns=outcome.patterns,
+            erases=isinstance(outcome, Erased),
+            digest=job.digest,
+        )
+        for job, outcome in answered
+        if job.sequence and isinstance(outcome, Stored | Erased)
+    ]

@@ -1,0 +1,297 @@
+"""Queries and recognition: each pattern is read, or looked at, in the one page of its memory that was chosen for it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attractor_server.energy.familiarity import evidence, misfit
+from attractor_server.energy.transform import Hold, Pull
+from attractor_server.engine import compute
+from attractor_server.engine.batch import (
+    PART_READS,
+    MemoryBatch,
+    ModelState,
+    PaddedBatch,
+    Results,
+    Stops,
+    at_once,
+    bucket,
+    chunks,
+    joined,
+)
+from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.matching import matches
+from attractor_server.engine.operations.route import ALL, PageQuery, Routes, Selection, asked_of
+from attractor_server.errors import NotKept, ReadDiverged, ServerError
+from attractor_server.memories.outcomes import Booleans, Floats, Integers, Outcome, Recalled, Recognized
+from attractor_server.memories.page import Page
+from attractor_server.scheduling.failures import diverged, fault
+from attractor_server.scheduling.jobs import Job
+
+Answer: TypeAlias = Recalled | Recognized | ServerError
+
+Answers: TypeAlias = Iterator[tuple[Job, Selection, Answer]]
+
+Order: TypeAlias = NDArray[np.int64]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
+    """What the cues lead to in the chosen pages, and where it was asked for, the kept patterns nearest to that.
+
+    Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
+    """
+    limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
+    for answered in _answered(loaded, lanes, _recalled, limit=limit, contests=True):
+        if answered is None:
+            yield None
+            continue
+        job, outcome = answered
+        if job.match and isinstance(outcome, Recalled):
+            outcome = yield from _matched(loaded, job, outcome)
+        yield job, outcome
+
+
+def recognize(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
+    """How familiar patterns are to the pages that know them best."""
+    limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
+    return _answered(loaded, lanes, _recognized, limit=limit, contests=False)
+
+
+def _matched(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
+    if loaded.kept is None:
+        return NotKept("match: this server keeps no patterns: start it without `--durable no`")
+    try:
+        searching = matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
+        found = yield from loaded.kept.aside.make(job, searching) if job.cut else searching
+        return replace(recalled, matches=found)
+    except ServerError as error:
+        return error
+    except Exception as error:
+        return fault(error, "match", 1)
+
+
+def _answered(
+    loaded: ModelState,
+    lanes: Sequence[MemoryBatch],
+    program: Callable[[ModelState, Sequence[PageQuery]], Answers],
+    *,
+    limit: int,
+    contests: bool,
+) -> Results:
+    """Answers of a program to at most `limit` pages at a time, with stops between."""
+    asked = yield from asked_of(loaded, lanes, contests=contests)
+    yield from asked.failed.items()
+    pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
+    for part in _parts_of(asked.rows, limit) if lanes[0].cut else chunks(asked.rows, _size, limit):
+        for job, some, answer in _guarded(loaded, part, program):
+            if some is ALL:
+                yield job, answer
+            else:
+                pieces.setdefault(job, []).append((some, answer))
+        yield None
+    for job, found in pieces.items():
+        yield job, _put_together(job, found, asked.contests.get(job))
+
+
+def _size(row: PageQuery) -> int:
+    return row.size
+
+
+def _parts_of(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQuery]]:
+    """The rows cut into such of few patterns, as many of these at a time as have few together."""
+    alike: dict[int, list[PageQuery]] = {}
+    for row in _cut(rows):
+        alike.setdefault(bucket(row.size), []).append(row)
+    for size, group in alike.items():
+        yield from chunks(group, _size, min(limit, max(1, PART_READS // size)))
+
+
+def _cut(rows: Iterable[PageQuery]) -> Iterator[PageQuery]:
+    """The rows, none of more than PART_READS patterns."""
+    for row in rows:
+        if row.size <= PART_READS:
+            yield row
+            continue
+        for job, some, count in row.parts:
+            if count <= PART_READS:
+                yield replace(row, parts=[(job, some, count)], size=count)
+                continue
+            places = np.arange(count) if isinstance(some, slice) else some
+            for start in range(0, count, PART_READS):
+                piece = places[start : start + PART_READS]
+                yield replace(row, parts=[(job, piece, len(piece))], size=len(piece))
+
+
+def _guarded(
+    loaded: ModelState, rows: Sequence[PageQuery], program: Callable[[ModelState, Sequence[PageQuery]], Answers]
+) -> Answers:
+    """Rows that fail do so alone."""
+    failed: dict[Page, ServerError] = {}
+    answers: list[tuple[Job, Selection, Answer]] = []
+
+    def work(part: Sequence[PageQuery]) -> None:
+        failed.update(loaded.bank.bring([row.page for row in part]))
+        if ready := [row for row in part if row.page not in failed]:
+            answers.extend(list(program(loaded, ready)))
+
+    def fail(part: Sequence[PageQuery], error: Exception) -> None:
+        failed.update(dict.fromkeys([row.page for row in part], fault(error, "reading", len(part))))
+
+    at_once(by_halves(rows, work, fail))
+    yield from answers
+    yield from ((job, some, failed[row.page]) for row in rows if row.page in failed for job, some, _ in row.parts)
+
+
+def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
+    model, first = loaded.model, rows[0].parts[0][0]
+    given, known = _values(rows), _known(rows)
+    lent = None if first.pull or first.trajectory else loaded.lent
+    grid = PaddedBatch([row.size for row in rows], rows=loaded.rows(len(rows)) if lent is None else len(rows))
+    padded = loaded.given(grid.spread(given))
+    mask = None if known is None else loaded.given(grid.spread(known))
+    hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
+    x, own = model.encode(padded), [row.page for row in rows]
+    if lent is not None:
+        reading = compute.reading_at(model, lent, loaded.bank.enter(own), x, hold=hold, steps=first.steps)
+    else:
+        pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
+        fast = loaded.fast(own, grid.shape[0])
+        reading = compute.reading(model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory)
+    held = None if first.pull else known
+    values = _held(given, held, grid.collect(model.decode(reading.pattern)))
+    before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))
+    iterates = energies = None
+    if reading.iterates is not None and reading.energies is not None:
+        iterates = _held(given, held, grid.collect(model.decode(reading.iterates), 1))
+        energies = grid.collect(reading.energies, 1)
+    finite = np.isfinite(values).all(1) & np.isfinite(after)
+    fine = bool(finite.all())
+    for job, some, part, pages in _parts(rows):
+        recalled = Recalled(
+            values=values[part],
+            energy_before=before[part],
+            energy_after=after[part],
+            delta_energy=delta[part],
+            steps=job.steps,
+            iterates=None if iterates is None else iterates[:, part],
+            energies=None if energies is None else energies[:, part],
+            pages=pages,
+        )
+        yield job, some, recalled if fine or finite[part].all() else ReadDiverged(diverged(job, "reading"))
+
+
+def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
+    """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
+    model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.lent
+    x, own = model.encode(loaded.given(grid.spread(_values(rows)))), [row.page for row in rows]
+    if lent is not None:
+        energies, gaps = compute.recognizing_at(model, lent, loaded.bank.enter(own), x)
+    else:
+        energies, gaps = compute.recognizing(model, loaded.fast(own, grid.shape[0]), x)
+    energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
+    if model.calibration is not None:
+        stored = loaded.column([row.page.patterns for row in rows], grid.shape[0])
+        among = np.repeat(np.log([row.among for row in rows]), grid.counts)
+        logit = grid.collect(model.calibration.logit(gaps, stored)) - among
+        with np.errstate(over="ignore"):  # exp may be infinite: then the probability is 0
+            probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    finite = np.isfinite(energy)
+    for job, some, part, pages in _parts(rows):
+        recognized = Recognized(
+            energy=energy[part],
+            delta_energy=delta[part],
+            probability=None if probability is None else probability[part],
+            pages=pages,
+        )
+        yield job, some, recognized if finite[part].all() else ReadDiverged(diverged(job, "reading"))
+
+
+def _values(rows: Sequence[PageQuery]) -> Floats:
+    """(patterns, d) of all parts, row after row."""
+    return joined([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
+
+
+def _known(rows: Sequence[PageQuery]) -> Booleans | None:
+    """(patterns, d), or None where nothing is known."""
+    parts = [part for row in rows for part in row.parts]
+    if all(job.known is None for job, _, _ in parts):
+        return None
+    nothing = np.zeros(_values(rows).shape, np.bool_)
+    return joined([nothing[:count] if job.known is None else job.known[some] for job, some, count in parts])
+
+
+def _held(given: Floats, known: Booleans | None, values: Floats) -> Floats:  # (…, n, d)
+    """The values, those held exactly as the cue has them: the way to network units and back may round."""
+    return values if known is None else np.where(known, given, values)
+
+
+def _parts(rows: Sequence[PageQuery]) -> Iterator[tuple[Job, Selection, slice, Integers | None]]:
+    """Each part, where it is among the patterns of all, and the number of its page; None where that is 0."""
+    parts = [(job, some, count, row.number) for row in rows for job, some, count in row.parts]
+    ends = accumulate(count for _, _, count, _ in parts)
+    for (job, some, count, number), end in zip(parts, ends, strict=True):
+        yield job, some, slice(end - count, end), np.full(count, number) if number else None
+
+
+def _put_together(job: Job, pieces: Sequence[tuple[Selection, Answer]], chosen: Routes | None) -> Answer:
+    """The answer to a job of which different pages answered some each; an error, if one of them could not."""
+    for _, answer in pieces:
+        if isinstance(answer, ServerError):
+            return answer
+    places = np.concatenate([some for some, _ in pieces])
+    recalled = [answer for _, answer in pieces if isinstance(answer, Recalled)]
+    recognized = [answer for _, answer in pieces if isinstance(answer, Recognized)]
+    order = np.argsort(places) if chosen is None else _decided(job, places, recalled, chosen)
+    return _one_recalled(recalled, order) if recalled else _one_recognized(recognized, order)
+
+
+def _decided(job: Job, places: Order, pieces: Sequence[Recalled], chosen: Routes) -> Order:
+    """Which of the answers, one after another, are the job's: of two to one pattern that with more evidence."""
+    assert job.values is not None
+    pages = np.concatenate([_pages(one) for one in pieces])
+    behind = np.where(pages == chosen.page[places], 0, chosen.lead[places])
+    misfits = misfit(
+        torch.from_numpy(job.values[places]), torch.from_numpy(np.concatenate([one.values for one in pieces]))
+    )
+    order = np.lexsort((-evidence(torch.from_numpy(behind), misfits).numpy(), places))
+    return order[np.diff(places[order], prepend=-1) > 0]
+
+
+def _one_recalled(pieces: Sequence[Recalled], order: Order) -> Recalled:
+    iterates = [one.iterates for one in pieces if one.iterates is not None]
+    energies = [one.energies for one in pieces if one.energies is not None]
+    return Recalled(
+        values=_in_order([one.values for one in pieces], order),
+        energy_before=_in_order([one.energy_before for one in pieces], order),
+        energy_after=_in_order([one.energy_after for one in pieces], order),
+        delta_energy=_in_order([one.delta_energy for one in pieces], order),
+        steps=pieces[0].steps,
+        iterates=_in_order(iterates, order, 1) if iterates else None,
+        energies=_in_order(energies, order, 1) if energies else None,
+        pages=_in_order([_pages(one) for one in pieces], order),
+    )
+
+
+def _one_recognized(pieces: Sequence[Recognized], order: Order) -> Recognized:
+    probability = [one.probability for one in pieces if one.probability is not None]
+    return Recognized(
+        energy=_in_order([one.energy for one in pieces], order),
+        delta_energy=_in_order([one.delta_energy for one in pieces], order),
+        probability=_in_order(probability, order) if probability else None,
+        pages=_in_order([_pages(one) for one in pieces], order),
+    )
+
+
+def _pages(one: Recalled | Recognized) -> Integers:
+    return np.zeros(len(one.delta_energy), np.int64) if one.pages is None else one.pages
+
+
+def _in_order(arrays: Sequence[NDArray[Scalar]], order: Order, axis: int = 0) -> NDArray[Scalar]:
+    return np.concatenate(arrays, axis).take(order, axis)

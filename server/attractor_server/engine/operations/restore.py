@@ -1,0 +1,223 @@
+"""Restoring: memories come back from the backend store when they are first needed, those of a batch together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine.batch import MemoryBatch, ModelState, at_once, chunks, joined, lanes_of
+from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.store import added, finite_rows, publish, rows_in, written
+from attractor_server.errors import SequenceForgotten, ServerError, StoreDamaged, StoreFailed
+from attractor_server.memories.ledger import REMEMBERED_ANSWERS, number_reused
+from attractor_server.memories.memory import MemoryRecord, become, found
+from attractor_server.memories.outcomes import Erased, Floats, Outcome, Stored
+from attractor_server.memories.page import Page
+from attractor_server.memories.records import Entry, StoredMemory, StoredPage, WriteAck
+from attractor_server.memories.store import MemoryStore
+from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.jobs import Job
+
+
+@dataclass(eq=False)
+class _Coming:
+    """A memory on its way back, which nobody sees before it has come."""
+
+    memory: MemoryRecord
+    stored: StoredMemory
+    pages: list[Page] = field(default_factory=list)
+    replays: "list[_Replay]" = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Replay:
+    """What a page is written with once more: groups of patterns (n, d), one after another."""
+
+    memory: MemoryRecord
+    page: Page
+    groups: Sequence[Floats]
+    keeps: bool
+    """The page keeps its patterns at hand: there may be more to come"""
+
+
+def restored(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+    """Brings the memories of these jobs back; the jobs whose memories did not come, each with the cause.
+
+    With them the repeats of what the store has, whose first answer was lost with a connection to it.
+    """
+    settled: dict[Job, Outcome | ServerError] = {}
+    coming: dict[MemoryBatch, _Coming] = {}
+    for lane in lanes_of(jobs):
+        try:
+            assert loaded.keeper is not None
+            coming[lane] = _read(loaded, loaded.keeper, lane.memory)
+        except ServerError as error:
+            settled |= dict.fromkeys(lane.jobs, error)
+        except Exception as error:
+            settled |= dict.fromkeys(lane.jobs, fault(error, "restoring", 1))
+    failed = _written_anew(loaded, [one for memory in coming.values() for one in memory.replays])
+    for lane, one in coming.items():
+        if (cause := next((failed[replay] for replay in one.replays if replay in failed), None)) is not None:
+            for page in one.pages:
+                loaded.bank.release(page)
+            settled |= dict.fromkeys(lane.jobs, cause)
+            continue
+        memory, stored = one.memory, one.stored
+        memory.pages[:], memory.at_hand = one.pages, True
+        memory.version, memory.patterns = stored.version, stored.patterns
+        settled |= _repeats(lane.jobs, stored.told)
+    return settled
+
+
+def replay(loaded: ModelState, memory: MemoryRecord, page: Page, stored: StoredPage) -> None:
+    """Sends a page's entries through the writing loop.
+
+    Raises:
+        ServerError: they cannot be written.
+    """
+    for error in _written_anew(loaded, [_replay_of(memory, page, stored)]).values():
+        raise error
+
+
+def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+    """Return what the store knows of jobs that may be repeats; those that it does not know are new."""
+    settled: dict[Job, Outcome | ServerError] = {}
+    for job in jobs:
+        assert loaded.keeper is not None
+        try:
+            told = loaded.keeper.told(job.memory.id, job.client_id)
+        except Exception as error:
+            settled[job] = error if isinstance(error, ServerError) else fault(error, "look for repeats", 1)
+            continue
+        oldest = min((one.sequence for one in told), default=0)
+        if len(told) >= REMEMBERED_ANSWERS and job.sequence < oldest:
+            settled[job] = SequenceForgotten(
+                f"sequence: {job.sequence} is older than the last {REMEMBERED_ANSWERS} stores of this client, whether "
+                f"it was applied is no longer known; expected more than {oldest - 1}"
+            )
+        else:
+            settled |= _repeats([job], told)
+    return settled
+
+
+def _repeats(jobs: Sequence[Job], told: Sequence[WriteAck]) -> Mapping[Job, Outcome | ServerError]:
+    first = {(one.client, one.sequence): one for one in told}
+    return {
+        job: _first(job, one)
+        for job in jobs
+        if job.sequence and (one := first.get((job.client_id, job.sequence))) is not None
+    }
+
+
+def _first(job: Job, told: WriteAck) -> Outcome | ServerError:
+    """The first answer to the job's number, unless another request had it."""
+    if told.digest and job.digest and told.digest != job.digest:
+        return number_reused(job.sequence)
+    return (Erased if told.erases else Stored)(told.version, told.patterns)
+
+
+def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Coming:
+    """What the store has of the memory.
+
+    Sealed pages are read when a batch needs them. A page with entries of its own is to be written anew.
+
+    Raises:
+        MemoryNotFound: the store has it no more.
+        StoreFailed: it is of another model there, by a call whose answer was lost; the record knows it from now on.
+        ServerError: the store cannot be read, or is damaged.
+    """
+    coming = _Coming(memory, stored_memory := found(keeper, memory))
+    if stored_memory.model_digest != loaded.model.digest:
+        become(memory, stored_memory)
+        raise StoreFailed(f"memory {memory.name!r} is of model {stored_memory.model} by now; try again in a moment")
+    try:
+        for row in coming.stored.pages:
+            coming.pages.append(page := Page(number=row.number, patterns=row.patterns, home=loaded.bank))
+            stored = keeper.page(memory.id, row.number) if row.entries else None
+            if row.image and (stored is None or stored.image is not None):
+                loaded.shelf.expect(page, memory.id, partial(_anew, loaded, memory))
+            if stored is not None:
+                coming.replays.append(_replay_of(memory, page, stored))
+    except BaseException:
+        for page in coming.pages:
+            loaded.bank.release(page)
+        raise
+    return coming
+
+
+def _replay_of(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Replay:
+    """A rewritten page is written with all its entries at once, others in the groups in which they were written."""
+    values = joined([entry.values for entry in stored.entries])
+    if memory.settings.write == "rewrite" and stored.image is None:
+        page.patterns = 0
+        return _Replay(memory, page, [values], keeps=not memory.settings.seals(len(values)))
+    page.patterns = max(0, page.patterns - len(values))
+    return _Replay(memory, page, list(_groups(stored.entries)), keeps=False)
+
+
+def _anew(loaded: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tensors:
+    """The weights of a page by its entries alone, each (1, *shape).
+
+    Raises:
+        StoreDamaged: they are not finite.
+    """
+    fast, before = loaded.fast([Page()], 1), 0
+    for values in _replay_of(memory, Page(), stored).groups:
+        fast = added(loaded, fast, [values], [before])
+        before += len(values)
+    if not all(finite_rows(fast)):
+        raise _not_finite(memory)
+    return fast
+
+
+def _not_finite(memory: MemoryRecord) -> StoreDamaged:
+    return StoreDamaged(f"memory {memory.name!r}: its patterns, written anew, left finite numbers")
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
+    for _, together in groupby(entries, key=attrgetter("written")):
+        yield joined([entry.values for entry in together])
+
+
+def _written_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
+    """Writes these pages side by side; those that could not be written, each with the cause."""
+    failed: dict[_Replay, ServerError] = {}
+
+    def fail(part: Sequence[_Replay], error: Exception) -> None:
+        failed.update(dict.fromkeys(part, fault(error, "restoring", len(part))))
+
+    for turn in range(max((len(one.groups) for one in replays), default=0)):
+        ready = [one for one in replays if turn < len(one.groups) and one not in failed]
+        for part in chunks(ready, partial(_size, turn=turn), loaded.limit):
+            at_once(by_halves(part, lambda some: failed.update(_write(loaded, some, turn)), fail))  # noqa: B023 - here
+    return failed
+
+
+def _size(one: _Replay, *, turn: int) -> int:
+    return len(one.groups[turn])
+
+
+def _write(loaded: ModelState, replays: Sequence[_Replay], turn: int) -> Mapping[_Replay, ServerError]:
+    pages, values = [one.page for one in replays], [one.groups[turn] for one in replays]
+    away = loaded.bank.bring(pages)
+    failed = {one: away[one.page] for one in replays if one.page in away}
+    rows = [row for row, page in enumerate(pages) if page not in away]
+    if not rows:
+        return failed
+    fast = written(
+        loaded, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
+    )
+    finite = [at for at, ok in enumerate(finite_rows(fast)[: len(rows)]) if ok]
+    refused = publish(loaded, [pages[rows[at]] for at in finite], rows_in(fast, finite))
+    for at, row in enumerate(rows):
+        one, page = replays[row], pages[row]
+        if at not in finite:
+            failed[one] = _not_finite(one.memory)
+        elif page in refused:
+            failed[one] = refused[page]
+        else:
+            page.patterns += len(values[row])
+            page.kept = values[row].copy() if one.keeps else None
+    return failed

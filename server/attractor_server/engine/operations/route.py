@@ -1,0 +1,211 @@
+"""Which page of a memory answers each cue: all pages' energies of all cues in few calls, before any reading.
+
+Where two pages are about as probable, both are read.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attractor_server.energy.familiarity import choice_of
+from attractor_server.engine import compute
+from attractor_server.engine.batch import PART_LOOKS, MemoryBatch, ModelState, Stops, chunks
+from attractor_server.engine.bisection import by_halves
+from attractor_server.errors import ServerError
+from attractor_server.memories.outcomes import Floats
+from attractor_server.memories.page import Page
+from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.jobs import Job
+
+CHOICES = 1 << 17
+"""Energies that are compared at a time where others have their turns in between"""
+
+ALL = slice(None)
+
+Selection: TypeAlias = slice | NDArray[np.int64]
+"""Which patterns of a job"""
+
+PageNumbers: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(eq=False, slots=True)  # not frozen: that would double what it costs to make one
+class PageQuery:
+    """The patterns that one page is asked about."""
+
+    page: Page
+    number: int
+    """Of the page in its memory"""
+    among: int
+    """Pages that could have been asked"""
+    parts: Sequence[tuple[Job, Selection, int]]
+    """Each with the number of patterns"""
+    size: int
+    """Patterns in all of them"""
+
+
+@dataclass(frozen=True, eq=False)
+class Cues:
+    """Patterns (n, d), in user units, and the pages of which one answers each."""
+
+    pages: Sequence[Page]
+    values: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """Pages of some cues by their numbers in the memory, (n,) each."""
+
+    page: PageNumbers
+    rival: PageNumbers
+    lead: Floats
+    """Log-odds by which the page is ahead of its rival"""
+    contested: NDArray[np.bool_]
+    """Where both are to be read"""
+
+    def part(self, some: slice) -> "Routes":
+        """Of some of the cues."""
+        return Routes(self.page[some], self.rival[some], self.lead[some], self.contested[some])
+
+    def settled(self) -> "Routes":
+        """The same without contests."""
+        return replace(self, contested=np.zeros_like(self.contested))
+
+
+@dataclass(frozen=True, eq=False)
+class RoutedBatch:
+    """What lanes' jobs ask of pages."""
+
+    rows: Sequence[PageQuery]
+    """One for each page"""
+    contests: Mapping[Job, Routes]
+    """Of jobs of which some patterns are in two rows"""
+    failed: Mapping[Job, ServerError]
+    """Those whose pages did not come"""
+
+
+def asked_of(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
+    """Rows of the pages that answer, and with `contests` of those that might.
+
+    A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
+    """
+    rows = [_whole(lane) for lane in lanes if len(lane.memory.pages) < 2]
+    several = [lane for lane in lanes if len(lane.memory.pages) > 1]
+    failed: dict[Job, ServerError] = {}
+    contested: dict[Job, Routes] = {}
+    cut = any(lane.cut for lane in lanes)
+    found = yield from choose(loaded, [Cues(lane.memory.pages, lane.values) for lane in several], cut=cut)
+    for lane, chosen in zip(several, found, strict=True):
+        if isinstance(chosen, ServerError):
+            failed |= dict.fromkeys(lane.jobs, chosen)
+            continue
+        by_job = {
+            job: part if contests and (job.known is None or job.pull) else part.settled()
+            for job, part in zip(lane.jobs, _split(lane, chosen), strict=True)
+        }
+        rows += _rows(lane, by_job)
+        contested |= {job: part for job, part in by_job.items() if part.contested.any()}
+    return RoutedBatch(rows, contested, failed)
+
+
+def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequence[Routes | ServerError]]:
+    """For each of the cues which pages may answer it, or why its pages could not be asked.
+
+    Where it is cut, a stop comes after few energies.
+    """
+    found: dict[Cues, Routes | ServerError] = {}
+
+    def work(part: Sequence[Cues]) -> Stops[None]:
+        found.update((yield from _chosen(loaded, part, cut=cut)))
+
+    def fail(part: Sequence[Cues], error: Exception) -> None:
+        found.update(dict.fromkeys(part, fault(error, "choice of pages", len(part))))
+
+    for alike in chunks(cues, lambda one: len(one.values), limit=len(cues)):
+        yield from by_halves(alike, work, fail)
+    return [found[one] for one in cues]
+
+
+def _whole(lane: MemoryBatch) -> PageQuery:
+    page = lane.memory.pages[0] if lane.memory.pages else Page()
+    parts = [(job, ALL, job.size) for job in lane.jobs]
+    return PageQuery(page, 0, 1, parts, sum([size for _, _, size in parts]))
+
+
+def _split(lane: MemoryBatch, chosen: Routes) -> Iterator[Routes]:
+    start = 0
+    for job in lane.jobs:
+        yield chosen.part(slice(start, start := start + job.size))
+
+
+def _rows(lane: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[PageQuery]:
+    pages = lane.memory.pages
+    among = max(1, sum(page.patterns > 0 for page in pages))
+    numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
+    for number in np.unique(np.concatenate(numbers)).tolist():
+        parts = list(_parts(chosen, number))
+        yield PageQuery(pages[number], number, among, parts, sum([count for _, _, count in parts]))
+
+
+def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Selection, int]]:
+    for job, one in chosen.items():
+        places = np.flatnonzero((one.page == number) | (one.contested & (one.rival == number)))
+        if len(places):
+            whole = len(places) == job.size and not one.contested.any()
+            yield job, ALL if whole else places, len(places)
+
+
+def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
+    """Of cues whose numbers have the same bucket."""
+    energies, found = yield from _energies(loaded, cues, cut=cut)
+    starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
+    alike: dict[int, list[tuple[Cues, int]]] = defaultdict(list)
+    for one, start in zip(cues, starts, strict=False):
+        if one not in found:
+            alike[len(one.pages)].append((one, start))
+    for count, group in alike.items():
+        stored = torch.tensor([[page.patterns for page in one.pages] for one, _ in group], device=energies.device)
+        columns = list[Sequence[NDArray[np.generic]]]()
+        width = max(1, CHOICES // count) if cut else energies.shape[1]
+        for left in range(0, energies.shape[1], width):
+            gaps = torch.stack([energies[start : start + count, left : left + width] for _, start in group])
+            choice = choice_of(gaps, stored, loaded.model.calibration)
+            columns.append([one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)])
+            yield
+        joint = [np.concatenate(parts, 1) for parts in zip(*columns, strict=True)]
+        for row, (one, _) in enumerate(group):
+            found[one] = Routes(*(column[row, : len(one.values)] for column in joint))
+    return found
+
+
+def _energies(
+    loaded: ModelState, cues: Sequence[Cues], *, cut: bool
+) -> Stops[tuple[Tensor, dict[Cues, Routes | ServerError]]]:
+    """E (pages of all, width) of the cues in their pages, one after another; and the cues whose pages did not come."""
+    grid = loaded.grid([len(one.values) for one in cues])
+    x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
+    asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
+    energies = torch.empty(len(asked), grid.shape[1], device=x.device)
+    failed: dict[Cues, Routes | ServerError] = {}
+    lent, limit = loaded.lent, loaded.reading_limit(())
+    if cut:
+        limit = min(limit, max(1, PART_LOOKS // grid.shape[1]))
+    for start in range(0, len(asked), limit):
+        part = asked[start : start + limit]
+        errors = loaded.bank.bring([page for _, page in part])
+        failed |= {cues[row]: errors[page] for row, page in part if page in errors}
+        pages = [Page() if page in errors else page for _, page in part]
+        rows = loaded.rows(len(part))
+        own = x.index_select(0, loaded.column([row for row, _ in part], rows))
+        if lent is not None:
+            found, _ = compute.recognizing_at(loaded.model, lent, loaded.bank.enter(pages), own)
+        else:
+            found = compute.energies(loaded.model, loaded.fast(pages, rows), own)
+        energies[start : start + len(part)] = found[: len(part)]
+        yield
+    return energies, failed

@@ -1,0 +1,212 @@
+"""Stores: a page is rewritten with all its patterns, or added to; the stores of one memory are one write."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine import compute
+from attractor_server.engine.batch import (
+    PART_READS,
+    MemoryBatch,
+    ModelState,
+    PaddedBatch,
+    Results,
+    Stops,
+    at_once,
+    chunks,
+    joined,
+)
+from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.draft import Draft, draft_of
+from attractor_server.engine.operations.persist import keep_new, keep_stores
+from attractor_server.engine.operations.plans import PageWrite, StorePlan
+from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
+from attractor_server.memories.outcomes import Floats
+from attractor_server.memories.page import Page
+from attractor_server.scheduling.failures import diverged, fault
+
+
+def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
+    """Applies the stores of each lane together or not at all; where they diverge together, one after another.
+
+    New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
+    """
+    fillings = list[StorePlan]()
+    for lane in lanes:
+        try:
+            fillings.append(StorePlan(lane))
+        except Exception as error:
+            yield from dict.fromkeys(lane.jobs, fault(error, "store", 1)).items()
+    drafts = _drafts(loaded, fillings) if lanes and lanes[0].cut else {}
+    try:
+        yield from _write_all(loaded, fillings, drafts, cut=lanes[0].cut if lanes else False)
+    except GeneratorExit:  # it does not go on after a stop
+        for page in (write.page for one in fillings for write in one.writes if write.new):
+            loaded.bank.release(page)
+        for draft in drafts.values():
+            draft.discard()
+        raise
+    singly = [one for one in fillings if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
+    for one in fillings:
+        _settle(loaded, one)
+    keep_stores(loaded, [one for one in fillings if one.error is None and one.jobs], drafts)
+    for one, draft in drafts.items():
+        if one.error is None:
+            yield from draft.forget_old()
+        else:
+            draft.discard()
+    for one in fillings:
+        yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
+    for turn in zip_longest(*(one.jobs for one in singly)):
+        jobs = [job for job in turn if job is not None]
+        lost = [job for job in jobs if not job.memory.at_hand]  # by a commit that failed in an earlier turn
+        yield from ((job, StoreFailed("the store failed with what came before this; try again")) for job in lost)
+        yield from store(loaded, [MemoryBatch(job.memory, [job]) for job in jobs if job not in lost])
+
+
+def _drafts(loaded: ModelState, fillings: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
+    """Drafts for the fillings that make several pages, and are kept."""
+    drafts = {one: draft_of(loaded, one.memory) for one in fillings if sum(write.new for write in one.writes) > 1}
+    return {one: draft for one, draft in drafts.items() if draft is not None}
+
+
+def _write_all(
+    loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft], *, cut: bool
+) -> Stops[None]:
+    """Writes all pages; where it is cut, of few patterns at a time, with a stop between."""
+    for new in (True, False):
+        writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
+        limit = loaded.limit
+        if cut and writes:
+            limit = min(loaded.part_limit, max(1, PART_READS // max(write.size for write in writes)))
+        for part in chunks(writes, lambda write: write.size, limit):
+            yield from _write(loaded, part)
+            if new:
+                yield
+                for one in drafts:
+                    _keep_new(loaded, one, drafts[one], [write.page for write in part if write.filling is one])
+                yield
+
+
+def _keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Sequence[Page]) -> None:
+    """Has the draft keep these pages, unless the filling fails."""
+    try:
+        if filling.error is None and pages:
+            keep_new(loaded, filling, draft, pages)
+    except Exception as error:
+        filling.error = error if isinstance(error, ServerError) else fault(error, "store", 1)
+
+
+def finite_rows(fast: Tensors) -> list[bool]:
+    """Of which pages all weights, each (pages, *shape), are finite."""
+    finite: list[bool] = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
+    return finite
+
+
+def rows_in(fast: Tensors, rows: Sequence[int]) -> Tensors:
+    """The weights of these pages alone."""
+    return {name: tensor[list(rows)] for name, tensor in fast.items()}
+
+
+def _settle(loaded: ModelState, filling: StorePlan) -> None:
+    """Applies a filling whose pages are all written; of another it releases what was."""
+    if filling.error is None:
+        gone = filling.dropped
+        filling.apply()
+    else:
+        gone = [write.page for write in filling.writes if write.new]
+        filling.outcomes |= dict.fromkeys(filling.jobs, filling.error)
+    for page in gone:
+        loaded.bank.release(page)
+
+
+def publish(loaded: ModelState, pages: Sequence[Page], fast: Tensors) -> Mapping[Page, ServerError]:
+    """Put the weights, each (pages, *shape), in the bank; return the pages for which that failed, and why."""
+    try:
+        return loaded.bank.publish(pages, fast) if pages else {}
+    except Exception as error:  # by which some may be there: nobody may compute them a second time
+        return dict.fromkeys(pages, fault(error, "publication", len(pages)))
+
+
+def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
+    def work(part: Sequence[PageWrite]) -> Stops[None]:
+        failed = loaded.bank.bring([write.page for write in part])
+        for write in part:
+            write.filling.error = failed.get(write.page, write.filling.error)
+        if ready := [write for write in part if write.page not in failed]:
+            yield from _publish(loaded, ready)
+
+    def fail(part: Sequence[PageWrite], error: Exception) -> None:
+        for write in part:
+            write.filling.error = fault(error, "store", 1)
+
+    yield from by_halves(writes, work, fail)
+
+
+def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
+    """Computes the pages, with stops, and puts those that are finite in the bank, with the patterns they keep."""
+    anew = [write.rewrites for write in writes]
+    before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
+    values = [_with_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
+    starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
+    fast = yield from adding(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
+    rows = [row for row, ok in enumerate(finite_rows(fast)[: len(writes)]) if ok]
+    failed = publish(loaded, [writes[row].page for row in rows], rows_in(fast, rows))
+    for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
+        if row not in rows:
+            write.filling.error = WriteDiverged(diverged(write.filling.jobs[0], "writing"))
+        elif write.page in failed:
+            write.filling.error = failed[write.page]
+        else:
+            write.page.patterns = before[row] + len(patterns)
+            keeps = anew[row] and write.keeps(len(patterns))
+            write.page.kept = patterns.copy() if keeps else None
+
+
+def _with_kept(write: PageWrite) -> Floats:
+    return write.values if write.page.kept is None else joined([write.page.kept, write.values])
+
+
+def written(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+    """The fast weights of the pages `starts`, which hold so many patterns, after writing the values (n, d) in each.
+
+    As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
+    """
+    return added(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
+
+
+def added(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+    """The same for pages whose fast weights these are, each (rows, *shape); rows beyond the pages are padding."""
+    return at_once(adding(loaded, fast, values, before))
+
+
+def adding(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
+    """The same, with a stop after each writing loop."""
+    size = loaded.model.together
+    for start in range(0, max(map(len, values)), size):
+        parts = [one[start : start + size] for one in values]
+        rows = [row for row, part in enumerate(parts) if len(part)]
+        stored = [before[row] + start for row in rows]
+        if len(rows) == len(parts):
+            fast = _chunk_written(loaded, fast, parts, stored)
+            yield
+            continue
+        at = loaded.column(rows, len(rows))
+        new = _chunk_written(
+            loaded, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored
+        )
+        fast = {name: tensor.index_copy(0, at, new[name]) for name, tensor in fast.items()}
+        yield
+    return fast
+
+
+def _chunk_written(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+    """The same for values that go through the loop together; rows of `fast` beyond them are padding."""
+    rows = len(next(iter(fast.values())))
+    grid = PaddedBatch([len(one) for one in values], rows=rows)
+    x = loaded.model.encode(loaded.given(grid.spread(joined(values))))
+    present: Tensor = loaded.given(grid.present)
+    return compute.writing(loaded.model, fast, x, present=present, stored=loaded.column(before, rows))

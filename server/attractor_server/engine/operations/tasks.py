@@ -1,0 +1,153 @@
+"""Tasks: forks, snapshots and their return, as the backend store does them, in the memory's order of requests."""
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeAlias, assert_never
+
+from attractor_server.engine.batch import ModelState
+from attractor_server.engine.operations.draft import dropped
+from attractor_server.engine.operations.rebuild import rebuilt
+from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
+from attractor_server.memories.memory import MemoryRecord, become, found
+from attractor_server.memories.outcomes import Outcome, TaskDone, Unfinished
+from attractor_server.memories.page import release
+from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory
+from attractor_server.memories.store import MemoryStore
+from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot
+
+Made: TypeAlias = StoredMemory | Snapshot | None
+
+Steps: TypeAlias = Generator[None, None, Made]
+
+
+class TaskRunner:
+    """Carries out tasks, each once. Lives on the engine's thread."""
+
+    def __init__(self, keeper: MemoryStore | None, loaded: Mapping[str, ModelState]) -> None:
+        """`loaded` is by digest; a memory's own model may not be among them."""
+        self._keeper = keeper
+        self._loaded = loaded
+        self._under_way: dict[Job, Steps] = {}
+
+    def run(self, job: Job) -> Outcome | ServerError:
+        """Carries out the job's task, or the next part of it."""
+        keeper, loaded = self._keeper, self._loaded
+        if keeper is None or not job.memory.id:
+            return NotKept(
+                "this server keeps no memories, so that there is nothing to copy: start it without `--durable no`"
+            )
+        try:
+            steps = self._under_way.pop(job, None) or _steps(keeper, loaded, job)
+            next(steps)
+        except StopIteration as end:
+            return TaskDone(end.value)
+        except ServerError as error:
+            if isinstance(error, StoreFailed):  # a commit whose answer was lost may have been made
+                lose(keeper, loaded, job.memory)
+            return error
+        except Exception as error:
+            return fault(error, "a task", 1)
+        self._under_way[job] = steps
+        return Unfinished()
+
+
+def lose(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord) -> None:
+    """Forgets what is at hand of the memory: it is what the store has, and comes from there when it is next needed."""
+    release(memory.pages)
+    memory.at_hand = False
+    with suppress(ServerError):
+        _become(loaded, memory, found(keeper, memory))
+
+
+def _steps(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
+    """Does the job's task, with stops if it takes long; what comes of it at the end."""
+    if job.call is not None and (first := keeper.done(job.call)) is not None:
+        return _repeated(keeper, loaded, job, first)
+    if isinstance(job.task, Rebuild):
+        return (yield from _rebuild(keeper, loaded, job, job.task))
+    return _done(keeper, loaded, job)
+
+
+def _rebuild(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, task: Rebuild) -> Steps:
+    done, old = yield from rebuilt(keeper, loaded[task.model_digest], job.memory, task, job.call)
+    made = _renewed(keeper, loaded, job.memory, done)
+    yield from dropped(keeper, old)
+    return made
+
+
+def _done(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Made:
+    memory, call = job.memory, job.call
+    assert job.task is not None
+    match job.task:
+        case Fork(name, tag):
+            return keeper.fork(memory.id, name, tag=tag, call=call)
+        case TakeSnapshot(tag):
+            return keeper.snapshot(memory.id, tag, call=call)
+        case ForgetSnapshot(tag):
+            keeper.forget_snapshot(memory.id, tag, call=call)
+            return None
+        case Restore(tag):
+            return _restore(keeper, loaded, memory, tag, call)
+        case Rebuild():
+            raise AssertionError("it is done in parts")
+        case _:
+            assert_never(job.task)
+
+
+def _repeated(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, first: Done) -> Made:
+    """The first answer, as far as it is known: what was made then may be another by now, or gone."""
+    memory = job.memory
+    match job.task:
+        case Fork(name):
+            made = keeper.find(name) or found(keeper, memory)
+            return replace(made, name=name, version=first.version, patterns=first.patterns)
+        case TakeSnapshot(tag):
+            there = keeper.tagged(memory.id, tag)
+            return there if there and there.version == first.version else _snapshot(memory, tag, first)
+        case ForgetSnapshot():
+            return None
+        case _:
+            return _renewed(keeper, loaded, memory, first)
+
+
+def _renewed(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
+    """The memory as the store has it, and its record with it, with what a call made of it then."""
+    stored = found(keeper, memory)
+    if stored.version != memory.version:
+        lose(keeper, loaded, memory)
+        _become(loaded, memory, stored)
+    return replace(stored, model=memory.model, version=done.version, patterns=done.patterns)
+
+
+def _become(loaded: Mapping[str, ModelState], memory: MemoryRecord, stored: StoredMemory) -> None:
+    become(memory, stored)
+    if (new := loaded.get(memory.model_digest)) is not None:
+        memory.model = new.model.name  # by which it is served now, whatever it was called before
+
+
+def _snapshot(memory: MemoryRecord, tag: str, first: Done) -> Snapshot:
+    return Snapshot(
+        id=0,
+        tag=tag,
+        model=memory.model,
+        model_digest=memory.model_digest,
+        version=first.version,
+        patterns=first.patterns,
+        created_s=time.time(),
+    )
+
+
+def _restore(
+    keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, tag: str, call: Call | None
+) -> Made:
+    """What is at hand of the memory goes; it comes back as the store has it when it is next needed."""
+    snapshot = keeper.tagged(memory.id, tag)
+    if snapshot is not None and snapshot.model_digest not in loaded:
+        raise ModelGone(
+            f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
+            "this server does not have: put its file in the folder of --models and start again"
+        )
+    return _renewed(keeper, loaded, memory, keeper.restore(memory.id, tag, call=call))

@@ -1,0 +1,17 @@
+"""Images: the weights of pages as the backend store keeps them."""
+
+from collections.abc import Sequence
+
+from attractor_server.engine.pages.bank import Bank
+from attractor_server.memories.page import Page
+from attractor_server.memories.records import Image
+
+
+def images_of(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+    """The weights of these pages after that version of their memory."""
+    images = []
+    for page in pages:
+        for error in bank.bring([page]).values():
+            raise error
+        images.append(Image(page=page.number, version=version, content=bank.image(page)))
+    return images

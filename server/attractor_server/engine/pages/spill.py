@@ -1,0 +1,133 @@
+"""Where pages wait that have no room in a bank."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.engine.pages.bank import Bank, PageStore
+from attractor_server.engine.pages.precision import Precision, WeightFormat, form_of, page_bytes
+from attractor_server.engine.pages.spill_file import PageFile
+from attractor_server.engine.pages.stacked_weights import PageBytes
+from attractor_server.errors import StoreDamaged
+from attractor_server.memories.page import Floats, Page
+from attractor_server.memories.records import StoredPage
+from attractor_server.memories.store import MemoryStore
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A page that is in the backend store."""
+
+    memory: int
+    number: int
+    anew: Callable[[StoredPage], Tensors]
+    """Its weights by its entries, each (1, *shape)"""
+
+
+class SpillTier:
+    """Reads expected pages from the backend store, by their images there; every other page is in the file below."""
+
+    def __init__(
+        self, below: PageStore, keeper: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
+    ) -> None:
+        """`initial` are the weights that every page starts from, each (*shape); `form` is the bank's."""
+        self._below = below
+        self._keeper = keeper
+        self._initial = dict(sorted(initial.items()))
+        self._form = form
+        self._expected: dict[int, _Expected] = {}
+        """By the id of the page"""
+
+    def close(self) -> None:
+        """Remove the file, with the pages in it; the backend store has its own."""
+        self._below.close()
+
+    def expect(self, page: Page, memory: int, anew: Callable[[StoredPage], Tensors]) -> None:
+        """From now on the page counts as stored, and is read from the backend store when it is needed.
+
+        If its image is damaged then, `anew` makes its weights from its entries, each (1, *shape).
+        """
+        self._expected[page.id] = _Expected(memory, page.number, anew)
+        page.stored = True
+
+    def save(self, page: int, image: PageBytes, kept: Floats | None) -> None:
+        """Keeps the page in the file."""
+        self._below.save(page, image, kept)
+        self._expected.pop(page, None)
+
+    def load(self, page: int, image: PageBytes) -> Floats | None:
+        """Fills `image` with the weights, and returns the patterns.
+
+        Raises:
+            ServerError: what was saved cannot be read, or is damaged.
+        """
+        if self._keeper is None or (place := self._expected.get(page)) is None:
+            return self._below.load(page, image)
+        stored = self._keeper.page(place.memory, place.number)
+        fast = place.anew(stored) if stored.image is None and stored.entries else self._weights(place, stored)
+        for part, packed in zip(image, self._packed(fast), strict=True):
+            part[:] = packed
+        return None
+
+    def drop(self, page: int) -> None:
+        """Forgets the page here; what the backend store has of it is the journal's matter."""
+        self._expected.pop(page, None)
+        self._below.drop(page)
+
+    def _weights(self, place: _Expected, stored: StoredPage) -> Tensors:
+        """The float32 weights of a page's image, each (1, *shape)."""
+        content = b"" if stored.image is None else stored.image.content
+        if len(content) != sum(tensor.nbytes for tensor in self._initial.values()):
+            found = "none" if stored.image is None else f"one of {len(content)} bytes"
+            raise StoreDamaged(
+                f"memory {place.memory}, page {place.number}: expected an image of its model's, found {found}"
+            )
+        flat = torch.frombuffer(bytearray(content), dtype=torch.float32)
+        parts = flat.split([tensor.numel() for tensor in self._initial.values()])
+        return {
+            name: part.reshape(1, *tensor.shape).to(tensor.device)
+            for (name, tensor), part in zip(self._initial.items(), parts, strict=True)
+        }
+
+    def _packed(self, fast: Tensors) -> Sequence[memoryview]:
+        """Weights as the bank keeps them: the memory of each tensor, in the order of names."""
+        packed = sorted(self._form.pack(fast).items())
+        return [tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for _, tensor in packed]
+
+
+_DIGEST_LETTERS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residency:
+    """How the banks of an engine hold pages, and where those go that they have no room for."""
+
+    precision: Precision = "float32"
+    folder: Path | None = None
+    """For a file of pages for each model, of this engine alone; None: files without a name, in the system's folder for
+    temporary ones"""
+
+
+def bank_for(
+    model: Model, *, limit_bytes: int, residency: Residency, keeper: MemoryStore | None = None
+) -> tuple[Bank, SpillTier]:
+    """An empty bank for pages of that model, and the shelf behind it: a file, and what the backend store has."""
+    initial, precision = model.parameters.initial, residency.precision
+    below = PageFile(
+        None if residency.folder is None else residency.folder / _file_name(model),
+        image_bytes=page_bytes(precision, initial),
+        kept_values=model.capacity * model.layout.size,
+    )
+    shelf = SpillTier(below, keeper, initial=initial, form=form_of(precision, initial))
+    return Bank(initial, limit_bytes=limit_bytes, store=shelf, precision=precision), shelf
+
+
+def _file_name(model: Model) -> str:
+    """Of no other model: names may be taken twice, digests are not."""
+    digest = model.digest.rpartition(":")[2]
+    return f"{model.name}-{digest[:_DIGEST_LETTERS]}.pages"

@@ -1,0 +1,29 @@
+"""What is known of a model where torch is not loaded."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from attractor_server.fields import Layout
+
+
+class ModelCard(Protocol):
+    """What servicers need to know of a model."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+    @property
+    def layout(self) -> Layout: ...  # noqa: D102
+    @property
+    def capacity(self) -> int: ...  # noqa: D102
+    @property
+    def record(self) -> Mapping[str, object]: ...  # noqa: D102
+    @property
+    def page_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+    @property
+    def erases(self) -> bool: ...  # noqa: D102
+    @property
+    def pulls(self) -> bool: ...  # noqa: D102

@@ -1,0 +1,76 @@
+"""What the engine asks of a backend store. No torch here."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from attractor_server.memories.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage, WriteAck
+
+
+class MemoryStore(Protocol):
+    """A backend store, as the engine's thread uses it. Each method returns when what it did is on the disk.
+
+    They raise ServerError where the store cannot be used, or is damaged; then nothing was changed.
+    """
+
+    def find(self, name: str) -> StoredMemory | None:
+        """The memory of that name, or None."""
+
+    def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
+        """What the weights of that page follow from; with `all_entries` also the patterns that are in its image.
+
+        Of a page whose image is damaged all its entries, and no image; without all of them it is damaged.
+        """
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """All these changes or none."""
+
+    def told(self, memory: int, client: str) -> Sequence[WriteAck]:
+        """The answers to that client's stores and erases that are remembered, in the order of versions."""
+
+    def done(self, call: Call) -> Done | None:
+        """What that call has done; None if it is new. Raises NumberReused where another call had its number."""
+
+    def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory, or where it is large has nobody reach it. Whether so: then it is to be shortened.
+
+        False where the call deleted one before, and does nothing now.
+        """
+
+    def purge(self) -> None:
+        """Leaves no byte of what changes took away."""
+
+    def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
+        """A memory of that name with all that the first one has, or had at a snapshot."""
+
+    def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
+        """Keeps the memory as it is now under a tag."""
+
+    def tagged(self, memory: int, tag: str) -> Snapshot | None:
+        """The snapshot with that tag, if there is one."""
+
+    def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
+        """Makes the memory what it was at a snapshot."""
+
+    def begin_import(self, memory: StoredMemory) -> int:
+        """The number of a memory like that one, which nobody reaches and which has no pages yet."""
+
+    def add_imported(self, change: Change) -> None:
+        """Gives pages to such a memory."""
+
+    def end_rebuild(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
+
+    def end_change(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
+
+    def abandon(self, draft: int) -> None:
+        """Leaves such a one to be forgotten by and by."""
+
+    def shorten(self, memory: int, *, pages: int) -> bool:
+        """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
+
+    def forget_unreached(self, memory: int) -> None:
+        """Forgets a memory that nobody reaches."""
+
+    def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
+        """Forgets a snapshot."""

@@ -1,0 +1,180 @@
+"""Servicers of the small calls: memories by name, models, topology."""
+
+import asyncio
+import heapq
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+from google.protobuf import struct_pb2
+from google.protobuf.json_format import ParseDict
+from grpc import aio
+
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.errors import CannotScale, Draining, InvalidRequest, MemoryNotFound
+from attractor_server.fields import Field
+from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.records import NewMemory
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
+from attractor_server.rpc.messages import given_settings, memory_message
+from attractor_server.rpc.peers import Peers, unreachable
+from attractor_server.rpc.validation import call_of, check_no_nul
+from attractor_server.scheduling.jobs import Operation
+from attractor_server.shard.shard import Shard
+from attractor_server.sharding.slots import GROUPS
+from attractor_server.storage.memory_store import SqlMemoryStore
+
+PAGE_SIZE = 100
+
+PAGE_SIZE_LIMIT = 1000
+
+
+class MemoriesServicer(rpc.MemoriesServicer):
+    """Memories by name; what another shard owns is passed on to it."""
+
+    def __init__(self, shard: Shard, peers: Peers) -> None:
+        self._shard = shard
+        self._peers = peers
+
+    async def Create(self, request: pb.CreateRequest, context: Context) -> pb.CreateResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
+        if self._shard.draining.is_set():
+            raise Draining("this shard is going away; try again in a moment")
+        model = self._shard.model(request.model)
+        given = given_settings(request.settings, capacity=model.capacity)
+        settings = replace(await self._settings_there(request.name, model), **given)
+        new = NewMemory(name=request.name, model=model.name, model_digest=model.digest, settings=settings)
+        record = await self._shard.memories.create(new)
+        return pb.CreateResponse(memory=memory_message(record))
+
+    async def _settings_there(self, name: str, model: ModelCard) -> MemorySettings:
+        """Those of the memory of that name; if there is none, those that a new one has by default."""
+        try:
+            return (await self._shard.memories.get(name)).settings
+        except MemoryNotFound:
+            return MemorySettings(page_patterns=model.capacity)
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
+        return pb.GetResponse(memory=memory_message(await self._shard.memories.get(request.name)))
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
+        memories, name, call = self._shard.memories, request.name, call_of(request, "Delete", request.name)
+        try:
+            record = await memories.remove(name)
+        except MemoryNotFound:
+            if (
+                call is None
+                or not self._shard.durable
+                or not await memories.ask(partial(SqlMemoryStore.done, call=call))
+            ):
+                raise
+            return pb.DeleteResponse()
+        job = self._shard.job(Operation.DELETE, record)
+        if call is not None:
+            job.client_id, job.sequence, job.digest = call.client, call.sequence, call.digest
+        job.future.add_done_callback(lambda _: memories.left(name))
+        self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
+        await asyncio.shield(job.future)
+        return pb.DeleteResponse()
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:  # noqa: D102, N802
+        if request.page_size > PAGE_SIZE_LIMIT:
+            raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {PAGE_SIZE_LIMIT}")
+        check_no_nul(request.prefix, "prefix")
+        check_no_nul(request.page_token, "page_token")
+        size = request.page_size or PAGE_SIZE
+        records = await self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
+        pages = [[memory_message(record) for record in records]]
+        more = False
+        if not (is_forwarded(context) or self._shard.durable):  # else the store has told of all
+            answers = await self._ask_others(request, context)
+            pages += [list(answer.memories) for answer in answers]
+            more = any(answer.next_page_token for answer in answers)
+        merged = list(heapq.merge(*pages, key=lambda memory: memory.name))
+        token = merged[size - 1].name if more or len(merged) > size else ""
+        return pb.ListResponse(memories=merged[:size], next_page_token=token)
+
+    async def _ask_others(self, request: pb.ListRequest, context: Context) -> Sequence[pb.ListResponse]:
+        peers = [peer for number, peer in enumerate(self._shard.topology.shards) if number != self._shard.number]
+        stubs = [rpc.MemoriesStub(self._peers.channel(peer)) for peer in peers]
+        calls = [stub.List(request, timeout=context.time_remaining(), metadata=FORWARDED) for stub in stubs]
+        answers = []
+        try:
+            for peer, call in zip(peers, calls, strict=True):
+                try:
+                    answers.append(await call)
+                except aio.AioRpcError as error:
+                    raise unreachable(peer) from error
+        finally:
+            for call in calls:
+                call.cancel()
+        return answers
+
+
+class ModelsServicer(rpc.ModelsServicer):
+    """The models that every shard has loaded."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def List(self, request: pb.ModelsListRequest, context: Context) -> pb.ModelsListResponse:  # noqa: D102, N802
+        return pb.ModelsListResponse(models=[_model(model) for _, model in sorted(self._shard.models.items())])
+
+    async def Get(self, request: pb.ModelsGetRequest, context: Context) -> pb.ModelsGetResponse:  # noqa: D102, N802
+        return pb.ModelsGetResponse(model=_model(self._shard.model(request.name)))
+
+
+class ClusterServicer(rpc.ClusterServicer):
+    """Who owns which slot, and how many shards there are."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def GetTopology(  # noqa: D102, N802
+        self, request: pb.GetTopologyRequest, context: Context
+    ) -> pb.GetTopologyResponse:
+        topology = self._shard.topology
+        shards = [pb.Shard(address=shard.address, device=shard.device) for shard in topology.shards]
+        return pb.GetTopologyResponse(
+            epoch=topology.epoch,
+            shards=shards,
+            slot_owners=topology.slot_owners.tolist(),
+            follows_nodes=topology.follows_nodes,
+        )
+
+    async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: D102, N802
+        if self._shard.resize is None:
+            raise CannotScale(
+                "memories of this server are not kept, and would be lost by a move: start it with a store"
+            )
+        if request.shards > GROUPS:
+            raise InvalidRequest.of("shards", f"saw {request.shards}; expected 0 to {GROUPS}")
+        await self._shard.resize(request.shards)
+        return pb.ScaleResponse()
+
+
+def _field(field: Field) -> pb.Field:
+    kind = pb.FieldKind.Value(f"FIELD_KIND_{field.kind.upper()}")
+    audio = None if field.audio is None else pb.AudioFormat(**asdict(field.audio))
+    return pb.Field(name=field.name, kind=kind, shape=field.shape, alphabet=field.alphabet, audio=audio)
+
+
+def _model(model: ModelCard) -> pb.Model:
+    return pb.Model(
+        name=model.name,
+        digest=model.digest,
+        fields=[_field(field) for field in model.layout.fields],
+        capacity=model.capacity,
+        page_bytes=model.page_bytes,
+        steps=model.steps,
+        erases=model.erases,
+        pulls=model.pulls,
+        training_record=ParseDict(dict(model.record), struct_pb2.Struct()),
+    )

@@ -1,0 +1,208 @@
+"""Memories, their settings, and items of patterns on the wire."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict, TypeVar
+
+from google.protobuf import timestamp_pb2
+
+from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.errors import InvalidRequest, Violation, quoted
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.records import NOTHING, Item
+from attractor_server.memories.settings import TTL_LIMIT_S, MemorySettings, Retain, WhenFull, WriteMode
+
+PAGE_CAPACITIES = 4
+"""A page takes at most so many times the patterns that its model holds at the rated error."""
+
+_END_S = 253402300799.0
+"""The end of the year 9999, the last that clients can be told of; what was made for longer is told without"""
+
+_WRITES: Mapping[pb.WriteMode.ValueType, WriteMode] = {
+    pb.WRITE_MODE_REWRITE: "rewrite",
+    pb.WRITE_MODE_STREAM: "stream",
+}
+
+_WHEN_FULL: Mapping[pb.WhenFull.ValueType, WhenFull] = {
+    pb.WHEN_FULL_GROW: "grow",
+    pb.WHEN_FULL_REFUSE: "refuse",
+    pb.WHEN_FULL_FORGET: "forget",
+}
+
+_RETAINS: Mapping[pb.Retain.ValueType, Retain] = {pb.RETAIN_ALL: "all", pb.RETAIN_OPEN_PAGE: "open_page"}
+
+_Number = TypeVar("_Number", bound=int)
+
+_Word = TypeVar("_Word", bound=str)
+
+
+class GivenSettings(TypedDict, total=False):
+    """The settings that a request names, as the fields of MemorySettings."""
+
+    write: WriteMode
+    when_full: WhenFull
+    page_patterns: int
+    retain: Retain
+    ttl_s: float
+
+
+def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSettings:
+    """What is not left unspecified.
+
+    Raises:
+        InvalidRequest: naming each field that cannot be meant, the value seen and the values expected.
+    """
+    problems = [
+        *_unknown("write", message.write, _WRITES),
+        *_unknown("when_full", message.when_full, _WHEN_FULL),
+        *_unknown("retain", message.retain, _RETAINS),
+    ]
+    if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
+        expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
+        problems.append(Violation("settings.page_patterns", f"saw {message.page_patterns}; {expected}"))
+    if not 0 <= message.ttl_s <= TTL_LIMIT_S:
+        expected = f"expected seconds, at most {TTL_LIMIT_S:g}, or 0 (unspecified)"
+        problems.append(Violation("settings.ttl_s", f"saw {message.ttl_s:g}; {expected}"))
+    if problems:
+        raise InvalidRequest(*problems)
+    given = GivenSettings()
+    if message.write:
+        given["write"] = _WRITES[message.write]
+    if message.when_full:
+        given["when_full"] = _WHEN_FULL[message.when_full]
+    if message.page_patterns:
+        given["page_patterns"] = message.page_patterns
+    if message.retain:
+        given["retain"] = _RETAINS[message.retain]
+    if message.ttl_s:
+        given["ttl_s"] = message.ttl_s
+    return given
+
+
+def settings_message(settings: MemorySettings) -> pb.MemorySettings:
+    """The settings that are in force."""
+    return pb.MemorySettings(
+        write=pb.WriteMode.Value(f"WRITE_MODE_{settings.write.upper()}"),
+        when_full=pb.WhenFull.Value(f"WHEN_FULL_{settings.when_full.upper()}"),
+        page_patterns=settings.page_patterns,
+        retain=pb.Retain.Value(f"RETAIN_{settings.retain.upper()}"),
+        ttl_s=settings.ttl_s or 0.0,
+    )
+
+
+def memory_message(record: MemoryRecord) -> pb.Memory:
+    """What clients are told of a memory."""
+    return pb.Memory(
+        name=record.name,
+        model=record.model,
+        model_digest=record.model_digest,
+        version=record.version,
+        patterns=record.patterns,
+        created=timestamp(record.created_s),
+        settings=settings_message(record.settings),
+        pages=len(record.pages),
+        expires=None if record.expires_s is None or record.expires_s >= _END_S else timestamp(record.expires_s),
+    )
+
+
+def timestamp(time_s: float) -> timestamp_pb2.Timestamp:
+    """Seconds since 1970 on the wire."""
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromMicroseconds(int(min(max(time_s, 0.0), _END_S) * 1e6))
+    return stamp
+
+
+def _unknown(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:
+    """A violation, if the number is neither 0, for unspecified, nor one of those."""
+    if not number or number in words:
+        return []
+    known = ", ".join(f"{one} ({word})" for one, word in words.items())
+    return [Violation(f"settings.{field}", f"saw {number}; expected {known}, or 0 (unspecified)")]
+
+
+NESTING = 900
+"""Levels of lists and objects in a payload of JSON, at most: Python's reader takes about 970"""
+
+
+def items_of(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Sequence[Item]:
+    """One for each pattern; empty where none carries anything.
+
+    Raises:
+        InvalidRequest: naming the item, the value seen and the value expected.
+    """
+    if not messages:
+        return ()
+    if len(messages) != patterns:
+        raise InvalidRequest.of(where, f"saw {len(messages)} items; expected none, or {patterns}, one for each pattern")
+    return [_item(message, f"{where}[{place}]") for place, message in enumerate(messages)]
+
+
+def messages_of(items: Iterable[Item]) -> Iterable[pb.Item]:
+    """The inverse of `items_of`."""
+    return map(_message, items)
+
+
+def _message(item: Item) -> pb.Item:
+    message = pb.Item(id=item.id, json=item.json)
+    if item.payload or item.empty:
+        message.payload = item.payload
+    return message
+
+
+def _item(message: pb.Item, where: str) -> Item:
+    if len(message.id) > ITEM_ID_LIMIT:
+        raise InvalidRequest.of(f"{where}.id", f"saw {len(message.id)} characters; expected at most {ITEM_ID_LIMIT}")
+    if len(message.payload) > PAYLOAD_LIMIT_BYTES:
+        seen = f"saw {len(message.payload)} bytes"
+        raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected at most {PAYLOAD_LIMIT_BYTES}")
+    if message.json:
+        _check_json(message.payload, where)
+    empty = message.HasField("payload") and not message.payload
+    if not (message.id or message.payload or message.json or empty):
+        return NOTHING
+    return Item(id=message.id, payload=message.payload, json=message.json, empty=empty)
+
+
+def _check_json(payload: bytes, where: str) -> None:
+    try:
+        text = payload.decode()
+        value = _JSON.decode(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # which half a surrogate pair cannot be
+    except RecursionError:
+        raise _too_deep(where) from None
+    except ValueError as error:
+        seen = f"saw bytes that are no JSON in UTF-8 ({quoted(str(error))})"
+        raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected JSON") from None
+    if payload.count(b"[") + payload.count(b"{") > NESTING and _depth(text) > NESTING:
+        raise _too_deep(where)
+
+
+def _too_deep(where: str) -> InvalidRequest:
+    return InvalidRequest.of(
+        f"{where}.payload", f"saw JSON that is nested too deeply; expected at most {NESTING} levels"
+    )
+
+
+def _depth(text: str) -> int:
+    """Return how deeply valid JSON is nested."""
+    depth = deepest = 0
+    for mark in _MARKS.findall(text):
+        if mark in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in "]}":
+            depth -= 1
+    return deepest
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse)
+
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+"""Brackets, and strings, in which brackets count for nothing"""

@@ -1,0 +1,217 @@
+"""From frames of requests to jobs."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from attractor_proto.v1 import memories_pb2
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_server.errors import InvalidRequest, ServerError
+from attractor_server.fields import Layout
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.records import Item
+from attractor_server.rpc import codec
+from attractor_server.rpc.errors import unforeseen
+from attractor_server.rpc.messages import items_of
+from attractor_server.rpc.validation import check_steps, check_values
+from attractor_server.scheduling.jobs import Job, Operation, Patterns
+from attractor_server.shard.shard import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestFrame:
+    """A frame of requests: their columns, and what is asked of all of them."""
+
+    operation: Operation
+    frame: pb.SessionRequest
+    columns: pb.RequestColumns
+    sequences: Sequence[int] = ()
+    steps: int = 0
+    trajectory: bool = False
+    pull: bool = False
+    match: bool = False
+    items: Sequence[memories_pb2.Item] = ()
+
+    @property
+    def where(self) -> str:
+        """Path of the columns in the frame."""
+        return f"{self.operation.value}.columns"
+
+    def rows(self, patterns_limit: int) -> list[slice]:
+        """The rows of each request.
+
+        Raises:
+            InvalidRequest: the arrays disagree, or ask for too much.
+        """
+        rows = codec.check_columns(self.columns, where=self.where, patterns_limit=patterns_limit)
+        if self.operation.writes and len(self.sequences) != len(rows):
+            where = f"{self.operation.value}.sequences"
+            raise InvalidRequest.of(where, f"saw {len(self.sequences)} entries; expected {len(rows)}")
+        check_steps(self.steps, "query.steps")
+        codec.check_form(self.columns.tensors, where=f"{self.where}.tensors", rows=rows[-1].stop)
+        return rows
+
+    def checked_items(self, patterns: int) -> Sequence[Item]:
+        """One for each of so many patterns; empty where none carries anything.
+
+        Raises:
+            InvalidRequest: naming the item, the value seen and the value expected.
+        """
+        return items_of(self.items, patterns=patterns, where=f"{self.operation.value}.items")
+
+    def part(self, rows: Sequence[slice], chosen: Sequence[int]) -> pb.SessionRequest:
+        """A frame of the chosen requests alone: of all of them the frame as it came, nothing in it decoded.
+
+        Items are cut as they are: `checked_items` comes first.
+        """
+        if len(chosen) == len(rows):
+            return self.frame
+        part = pb.SessionRequest()
+        match self.operation:
+            case Operation.STORE:
+                part.store.sequences.extend([self.sequences[i] for i in chosen])
+                if self.items:
+                    part.store.items.extend([item for i in chosen for item in self.items[rows[i]]])
+                codec.select(self.columns, rows, chosen, into=part.store.columns)
+            case Operation.ERASE:
+                part.erase.sequences.extend([self.sequences[i] for i in chosen])
+                codec.select(self.columns, rows, chosen, into=part.erase.columns)
+            case Operation.QUERY:
+                part.query.steps, part.query.trajectory, part.query.pull_known = self.steps, self.trajectory, self.pull
+                part.query.match = self.match
+                codec.select(self.columns, rows, chosen, into=part.query.columns)
+            case _:
+                codec.select(self.columns, rows, chosen, into=part.recognize.columns)
+        return part
+
+
+def ask_of(frame: pb.SessionRequest) -> RequestFrame:
+    """What a frame of requests asks for."""
+    match frame.WhichOneof("frame"):
+        case "store":
+            store = frame.store
+            return RequestFrame(
+                operation=Operation.STORE,
+                frame=frame,
+                columns=store.columns,
+                sequences=store.sequences,
+                items=store.items,
+            )
+        case "erase":
+            erase = frame.erase
+            return RequestFrame(
+                operation=Operation.ERASE, frame=frame, columns=erase.columns, sequences=erase.sequences
+            )
+        case "query":
+            query = frame.query
+            return RequestFrame(
+                operation=Operation.QUERY,
+                frame=frame,
+                columns=query.columns,
+                steps=query.steps,
+                trajectory=query.trajectory,
+                pull=query.pull_known,
+                match=query.match,
+            )
+        case _:
+            return RequestFrame(operation=Operation.RECOGNIZE, frame=frame, columns=frame.recognize.columns)
+
+
+@dataclass(eq=False, slots=True)
+class FrameRequest:
+    """One request of a frame: its place in the columns, its rows of the tensors, and the memory it is for."""
+
+    place: int
+    rows: slice
+    memory: MemoryRecord
+
+
+def jobs_of(
+    shard: Shard, ask: RequestFrame, asked: Sequence[FrameRequest], model: ModelCard, *, rows: int
+) -> Iterator[tuple[int, Job | ServerError]]:
+    """The place in the columns, and the job or why there is none, of requests for memories of one model.
+
+    `rows` is the number of patterns in the whole frame.
+    """
+    where, partial = f"{ask.where}.tensors", not ask.operation.writes
+    try:
+        shard.check(ask.operation, model, pull=ask.pull)
+        shard.check_kept("items" if ask.items else "match" if ask.match else "")
+        items = ask.checked_items(rows)
+        patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
+        wrong = _wrong(model.layout, patterns, asked, where=where, partial=partial)
+        job_of = JobFactory(shard, ask, model, patterns, items)
+    except Exception as error:
+        failure = error if isinstance(error, ServerError) else unforeseen(error, f"a frame of {ask.where}")
+        yield from ((one.place, failure) for one in asked)
+        return
+    for one in asked:
+        made: Job | ServerError
+        try:
+            made = wrong.get(one.place) or job_of(one)
+        except Exception as error:
+            made = unforeseen(error, f"a request of {ask.where}")
+        yield one.place, made
+
+
+def _wrong(
+    layout: Layout, patterns: Patterns, asked: Sequence[FrameRequest], *, where: str, partial: bool
+) -> dict[int, ServerError]:
+    """By place the requests with values that cannot be meant, which are looked for only where there are any."""
+    wrong: dict[int, ServerError] = {}
+    try:
+        check_values(layout, patterns, where=where, partial=partial)
+    except InvalidRequest:
+        for one in asked:
+            try:
+                check_values(layout, patterns.rows(one.rows), where=where, partial=partial)
+            except InvalidRequest as error:
+                wrong[one.place] = error
+    return wrong
+
+
+class JobFactory:
+    """Makes the jobs of one frame: what they have in common is found once."""
+
+    def __init__(
+        self, shard: Shard, ask: RequestFrame, model: ModelCard, patterns: Patterns, items: Sequence[Item]
+    ) -> None:
+        query = ask.operation is Operation.QUERY
+        self._ask = ask
+        self._limit = max(shard.limits.session_patterns, shard.limits.frame_patterns)
+        self._layout = model.layout
+        self._steps = (ask.steps or model.steps) if query else 0
+        self._own_steps = query and not ask.steps
+        self._values = patterns.values
+        self._known = patterns.known if query else None
+        self._items = items
+        self._deadlines_ms = list(ask.columns.deadline_ms)
+        self._loop = asyncio.get_running_loop()
+        self._now_s = self._loop.time()
+
+    def __call__(self, asked: FrameRequest) -> Job | ServerError:
+        """Return the job of one request of the frame, or why it can be none."""
+        values = self._values[asked.rows]
+        deadline_ms = self._deadlines_ms[asked.place] if self._deadlines_ms else 0
+        job = Job(
+            operation=self._ask.operation,
+            memory=asked.memory,
+            future=self._loop.create_future(),
+            # A page may keep what is written for long: not the whole frame with it.
+            values=values.copy() if self._ask.operation.writes else values,
+            known=None if self._known is None else self._known[asked.rows],
+            layout=self._layout,
+            steps=self._steps,
+            own_steps=self._own_steps,
+            trajectory=self._ask.trajectory,
+            pull=self._ask.pull,
+            match=self._ask.match,
+            items=self._items[asked.rows],
+            deadline_s=self._now_s + deadline_ms / 1000 if deadline_ms else None,
+        )
+        return self._too_heavy(job) if job.weight > self._limit else job
+
+    def _too_heavy(self, job: Job) -> ServerError:
+        seen = f"saw a trajectory of {job.steps + 1} iterates of {job.size} patterns"
+        return InvalidRequest.of("query.trajectory", f"{seen}; expected a product of at most {self._limit}")

@@ -1,0 +1,226 @@
+"""Servicer of forks, snapshots and files of memories, and of memories made anew."""
+
+import asyncio
+import logging
+import uuid
+from contextlib import aclosing
+from hmac import compare_digest
+
+import anyio
+
+from attractor_proto.names import TAG_LIMIT, is_valid_tag
+from attractor_proto.v1 import memory_copies_pb2 as pb
+from attractor_proto.v1 import memory_copies_pb2_grpc as rpc
+from attractor_proto.v1.memories_pb2 import Memory
+from attractor_server.errors import Draining, InvalidRequest, ServerError, quoted
+from attractor_server.memories.memory import MemoryRecord, record_of
+from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.names import HIDDEN, check_name
+from attractor_server.memories.outcomes import TaskDone
+from attractor_server.memories.records import Call, Snapshot, StoredMemory
+from attractor_server.rpc.context import Context, account_of, claims_fellow
+from attractor_server.rpc.messages import PAGE_CAPACITIES, memory_message, timestamp
+from attractor_server.rpc.peers import Peers
+from attractor_server.rpc.transfer import Importing, pieces_of
+from attractor_server.rpc.validation import call_of
+from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Operation, Rebuild, Restore, TakeSnapshot, Task
+from attractor_server.shard.shard import Shard
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOTS_LIMIT = 50_000
+"""In one answer: as many as a message has room for, with the longest tags"""
+
+
+class CopiesServicer(rpc.CopiesServicer):
+    """What another shard owns is passed on to it; files go by way of the store, which all shards share."""
+
+    def __init__(self, shard: Shard, peers: Peers) -> None:
+        self._shard = shard
+        self._peers = peers
+        self._ending: set[asyncio.Future[None]] = set()
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
+        check_name(request.target, field="target")
+        _check_tag(request.tag, or_none=True)
+        call = call_of(request, "Fork", request.name)
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
+        record = await self._shard.memories.get(request.name)
+        made = (await self._tended(record, Fork(request.target, request.tag), call)).made
+        assert isinstance(made, StoredMemory)
+        return pb.ForkResponse(memory=memory_message(record_of(made)))
+
+    async def TakeSnapshot(  # noqa: D102, N802
+        self, request: pb.TakeSnapshotRequest, context: Context
+    ) -> pb.TakeSnapshotResponse:
+        _check_tag(request.tag, hidden=await self._is_fellow(context))
+        call = call_of(request, "TakeSnapshot", request.name)
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(
+                rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer
+            )
+        record = await self._shard.memories.get(request.name, any_model=True)
+        made = (await self._tended(record, TakeSnapshot(request.tag), call)).made
+        assert isinstance(made, Snapshot)
+        return pb.TakeSnapshotResponse(snapshot=_message(made))
+
+    async def ListSnapshots(  # noqa: D102, N802
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsResponse:
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(
+                rpc.CopiesStub(self._peers.channel(peer)).ListSnapshots, request, context, peer
+            )
+        record = await self._shard.memories.get(request.name, any_model=True)
+        after, size = _page(request)
+        found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id, after=after, size=size + 1))
+        token = str(found[size - 1].id) if len(found) > size else ""
+        return pb.ListSnapshotsResponse(snapshots=map(_message, found[:size]), next_page_token=token)
+
+    async def ForgetSnapshot(  # noqa: D102, N802
+        self, request: pb.ForgetSnapshotRequest, context: Context
+    ) -> pb.ForgetSnapshotResponse:
+        _check_tag(request.tag)
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(
+                rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer
+            )
+        record = await self._shard.memories.get(request.name, any_model=True)
+        await self._tended(record, ForgetSnapshot(request.tag), call_of(request, "ForgetSnapshot", request.name))
+        return pb.ForgetSnapshotResponse()
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
+        _check_tag(request.tag)
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=True)
+        tended = await self._tended(record, Restore(request.tag), call_of(request, "Restore", request.name))
+        return pb.RestoreResponse(memory=_then(tended))
+
+    async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
+        if peer := self._shard.owner(request.name):
+            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Rebuild, request, context, peer)
+        record = await self._shard.memories.get(request.name, any_model=bool(request.model))
+        named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
+        model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
+        patterns = self._page_patterns(request, record, model)
+        tended = await self._tended(
+            record, Rebuild(model.name, model.digest, patterns), call_of(request, "Rebuild", request.name)
+        )
+        return pb.RebuildResponse(memory=_then(tended))
+
+    async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
+        name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
+        taking = asyncio.ensure_future(self._take_hidden(name, tag, context))
+        try:
+            await asyncio.shield(taking)
+            stored = await memories.ask(lambda journal: journal.kept(name, tag))
+            async with aclosing(pieces_of(memories, name, stored)) as pieces:
+                async for piece in pieces:
+                    await context.write(pb.ExportResponse(piece=piece))
+        finally:
+            ending = asyncio.ensure_future(self._forget_hidden(taking, name, tag))
+            self._ending.add(ending)  # it goes on where the client has gone away
+            ending.add_done_callback(self._ending.discard)
+            await asyncio.shield(ending)
+
+    async def _forget_hidden(self, taking: "asyncio.Future[None]", name: str, tag: str) -> None:
+        """Forgets such a snapshot as soon as it was taken; what fails here is left to who clears the store."""
+        try:
+            await asyncio.wait((taking,))
+            taking.cancelled() or taking.exception()  # which was raised, or concerns nobody any more
+            await self._shard.memories.ask(lambda journal: journal.forget_hidden(name, tag))
+        except ServerError as error:
+            logger.warning("a snapshot of memory %r that was taken to be read once stays for a while: %s", name, error)
+
+    async def _take_hidden(self, name: str, tag: str, context: Context) -> None:
+        """Takes a snapshot to be read once."""
+        if peer := self._shard.owner(name):
+            taken = pb.TakeSnapshotRequest(name=name, tag=tag)
+            secret = await self._shard.memories.ask(lambda journal: journal.secret())
+            take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
+            await self._peers.forward(take, taken, context, peer, secret=secret)
+        else:
+            await self._tended(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag))
+
+    async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
+        importing = Importing(self._shard, account_of(context))
+        try:
+            while isinstance(request := await context.read(), pb.ImportRequest):
+                await importing.take(request)
+            return pb.ImportResponse(memory=memory_message(record_of(await importing.ended())))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await importing.forgotten()
+
+    async def _is_fellow(self, context: Context) -> bool:
+        """Whether it is a shard of the same store that asks."""
+        if not (claimed := claims_fellow(context)):
+            return False
+        secret = await self._shard.memories.ask(lambda journal: journal.secret())
+        return compare_digest(claimed.encode(), secret.encode())
+
+    async def _tended(self, record: MemoryRecord, task: Task, call: Call | None = None) -> TaskDone:
+        """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""
+        if self._shard.draining.is_set():
+            raise Draining("this shard is going away; try again in a moment")
+        job = self._shard.job(Operation.TEND, record)
+        job.task = task
+        if call is not None:
+            job.client_id, job.sequence, job.digest = call.client, call.sequence, call.digest
+        self._shard.batcher.add(job)
+        outcome = await asyncio.shield(job.future)
+        assert isinstance(outcome, TaskDone)
+        return outcome
+
+    def _page_patterns(self, request: pb.RebuildRequest, record: MemoryRecord, model: ModelCard) -> int:
+        """As asked; else what a page took, or the model's capacity where that was the old one's."""
+        limit = PAGE_CAPACITIES * model.capacity
+        if request.page_patterns > limit:
+            expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (as it was)"
+            raise InvalidRequest.of("page_patterns", f"saw {request.page_patterns}; {expected}")
+        before = record.settings.page_patterns
+        old = self._shard.models.get(record.model)
+        if old is not None and before == old.capacity:
+            before = model.capacity
+        return request.page_patterns or min(before, limit)
+
+
+def _page(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
+    """The number of the snapshot that a page begins behind, and how many it has at most.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if request.page_size > SNAPSHOTS_LIMIT:
+        raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {SNAPSHOTS_LIMIT}")
+    token = request.page_token or "0"
+    if not (token.isascii() and token.isdigit() and int(token) < 1 << 63):
+        raise InvalidRequest.of("page_token", f"saw {quoted(token)}; expected the next_page_token of another answer")
+    return int(token), request.page_size or SNAPSHOTS_LIMIT
+
+
+def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None:
+    """Refuses what cannot be a snapshot's tag; those of `hidden` ones are for shards among themselves.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if (or_none and not tag) or (is_valid_tag(tag) and (hidden or not tag.startswith(HIDDEN))):
+        return
+    raise InvalidRequest.of(
+        "tag",
+        f"saw {quoted(tag)}; expected 1 to {TAG_LIMIT} letters, digits, '.', '_', '-', the first of them no '.'",
+    )
+
+
+def _then(tended: TaskDone) -> Memory:
+    """The memory as the task made it, whatever came after that."""
+    assert isinstance(tended.made, StoredMemory)
+    return memory_message(record_of(tended.made))
+
+
+def _message(snapshot: Snapshot) -> pb.Snapshot:
+    created = timestamp(snapshot.created_s)
+    return pb.Snapshot(tag=snapshot.tag, version=snapshot.version, patterns=snapshot.patterns, created=created)

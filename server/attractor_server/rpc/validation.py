@@ -1,0 +1,145 @@
+"""Checks of requests, before anything is looked up or computed."""
+
+import zlib
+from typing import Protocol
+
+import numpy as np
+
+from attractor_proto.names import CLIENT_ID_LIMIT, STEPS_LIMIT
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.errors import InvalidRequest, quoted
+from attractor_server.fields import Field, Layout
+from attractor_server.memories.outcomes import Floats
+from attractor_server.memories.records import Call
+from attractor_server.scheduling.jobs import Patterns
+
+SEQUENCE_LIMIT = (1 << 63) - 1
+
+
+def check_no_nul(text: str, where: str) -> None:
+    """Refuses what a database cannot be asked for, and no name has.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if "\0" in text:
+        raise InvalidRequest.of(where, f"saw {quoted(text)}; expected none of its characters to be U+0000")
+
+
+def check_steps(steps: int, where: str) -> None:
+    """Refuses more reading steps than a query may take.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if steps > STEPS_LIMIT:
+        raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
+
+
+class Numbered(Protocol):
+    """A request of a call that has a number."""
+
+    @property
+    def call(self) -> pb.Call:
+        """Its number; empty for none."""
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:  # noqa: N802 - protobuf's name
+        """The request as bytes."""
+
+
+def call_of(request: Numbered, kind: str, memory: str) -> Call | None:
+    """Return the number of a call and what it asks of the memory of that name, or None if it has no number.
+
+    Raises:
+        InvalidRequest: it is numbered by half, or for a client that cannot be.
+    """
+    call = request.call
+    if not (call.client_id or call.sequence):
+        return None
+    check_client_id(call.client_id, "call.client_id")
+    check_sequence(call.sequence, "call.sequence")
+    digest = zlib.crc32(request.SerializeToString(deterministic=True)) or 1
+    return Call(call.client_id, call.sequence, kind, memory, digest)
+
+
+def check_client_id(client_id: str, where: str) -> None:
+    """Refuses what no client can be called.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if not 0 < len(client_id) <= CLIENT_ID_LIMIT or "\0" in client_id:
+        seen = f"saw {quoted(client_id)}, {len(client_id)} characters"
+        raise InvalidRequest.of(where, f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")
+
+
+def check_sequence(sequence: int, where: str) -> None:
+    """Refuses what no store can note.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if not 0 < sequence <= SEQUENCE_LIMIT:
+        raise InvalidRequest.of(where, f"saw {sequence}; expected 1 to {SEQUENCE_LIMIT}")
+
+
+def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: bool = False) -> None:
+    """Refuses infinity, values outside a field's range, and NaN, which only in `partial` patterns means missing.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    for field, span in layout.spans:
+        part = patterns.values[:, span]
+        if problem := _problem(field, part, partial=partial):
+            raise InvalidRequest.of(f"{where}[{field.name}]", problem)
+        if patterns.known is not None and (unknown := patterns.known[:, span] & np.isnan(part)).any():
+            raise InvalidRequest.of(
+                f"{where}[{field.name}].known",
+                f"saw a missing value marked as known in {_place(unknown)}; expected known entries to have values",
+            )
+    if partial and (empty := _empty(patterns.values)).any():
+        raise InvalidRequest.of(where, f"saw no value in pattern {empty.argmax()}; expected at least one")
+
+
+def _empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    """Which patterns have no value at all; all their entries are looked at only where the first one is missing."""
+    empty = np.isnan(values[:, 0])
+    if empty.any():
+        empty[empty] = np.isnan(values[empty]).all(1)
+    return empty
+
+
+def _problem(field: Field, part: Floats, *, partial: bool) -> str:
+    """What is wrong with the values (patterns, entries) of a field; empty where nothing is."""
+    low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
+    if field.alphabet:
+        return _text_problem(field, part, partial=partial)
+    if partial and np.isnan(low):
+        given = part[~np.isnan(part)]
+        low, high = float(given.min(initial=np.inf)), float(given.max(initial=-np.inf))
+        if not given.size:
+            return ""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        wrong = np.isinf(part) if partial else ~np.isfinite(part)
+        value = part[wrong].flat[0]
+        return f"saw {value} in {_place(wrong)}; expected finite numbers"
+    if low < field.minimum or high > field.maximum:
+        hint = " (an image is sent as uint8, or as floats from 0 to 1)" if field.kind == "image" else ""
+        return f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}{hint}"
+    return ""
+
+
+def _text_problem(field: Field, part: Floats, *, partial: bool) -> str:
+    last = len(field.alphabet) - 1
+    beyond, missing = part > last, np.isnan(part)
+    if beyond.any():
+        return f"saw {part[beyond].flat[0]:g} in {_place(beyond)}; expected 0 to {last}, places in the alphabet"
+    if missing.any() and not partial:
+        return f"saw 255, a missing character, in {_place(missing)}; expected 0 to {last}, places in the alphabet"
+    return ""
+
+
+def _place(marked: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> str:
+    row, entry = np.argwhere(marked)[0]
+    return f"pattern {row}, entry {entry}"

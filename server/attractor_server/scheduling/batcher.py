@@ -1,0 +1,248 @@
+"""The batcher: whatever waits when the engine is free is the next batch, across memories, fair across namespaces."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from attractor_server.errors import BankBroken, OwnerChanged, QueueFull, ServerError
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Outcome, Unfinished
+from attractor_server.scheduling.admission import Admission
+from attractor_server.scheduling.batch_size import COMPANY_PART, BatchSizer, Contention, SliceCost
+from attractor_server.scheduling.fairness import namespace_of
+from attractor_server.scheduling.jobs import Job
+from attractor_server.scheduling.queue import Queue
+
+logger = logging.getLogger(__name__)
+
+SUBMITS_AT_A_TIME = 64
+
+
+class Executor(Protocol):
+    """What computes a batch of jobs of one program, in a worker thread."""
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        """An outcome or an error for each job, in their order.
+
+        Raises:
+            BankBroken: nothing that it computes can be trusted any more.
+        """
+
+
+class Batcher:
+    """A bounded queue before the engine. Within a memory first in, first out; across namespaces fair.
+
+    A batch holds jobs of one program, of a memory any number that store or any that read, or one that erases or
+    deletes. Use it from one event loop; `run` must be running there. Limits count patterns, and iterates that are
+    asked for.
+    """
+
+    def __init__(self, engine: Executor, *, waiting_limit: int, batch_limit: int, batch_s: float | None = None) -> None:
+        """`batch_s` bounds the time that a batch takes, a part of it where several namespaces wait for one another."""
+        self._engine = engine
+        self._waiting_limit = waiting_limit
+        self._alone = self._pace = BatchSizer(batch_s=batch_s, batch_limit=batch_limit)
+        self._together = BatchSizer(batch_s=batch_s and batch_s / COMPANY_PART, batch_limit=batch_limit)
+        self._company = Contention()
+        self._worth = SliceCost()
+        self._part_s = batch_s and batch_s / COMPANY_PART
+        self._queue = Queue()
+        self._entrance = Admission(self._queue)
+        self._computing: Sequence[Job] = ()
+        self._submitted = 0
+        self._changed = asyncio.Event()
+        self._awaited = False
+        """Somebody waits for that event"""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is being computed."""
+        return not self._queue and not self._computing
+
+    @property
+    def waiting(self) -> Sequence[Job]:
+        """The jobs that wait, those of one memory in their order."""
+        return self._queue.jobs()
+
+    @property
+    def waiting_weight(self) -> int:
+        """Patterns that wait."""
+        return self._queue.weight
+
+    def busy(self, memories: Iterable[MemoryRecord]) -> set[MemoryRecord]:
+        """Those of the memories of which something waits or is being computed."""
+        computing = {job.memory for job in self._computing}
+        return {memory for memory in memories if memory in computing or memory in self._queue}
+
+    async def changed(self) -> None:
+        """Waits until something came to wait, was taken or was answered."""
+        self._awaited = True
+        await self._changed.wait()
+
+    def offer(self, job: Job) -> None:
+        """Takes the job at once or not at all.
+
+        Raises:
+            QueueFull: so much is waiting that the job would have to wait for room; it has failed with that, too.
+        """
+        if not self._entrance.is_open(job, self._waiting_limit):
+            error = self._full(job)
+            job.fail(error)
+            raise error
+        self._put(job)
+
+    def add(self, job: Job) -> None:
+        """Takes the job whatever waits: for what must not be lost, and is never many."""
+        self._put(job)
+
+    async def submit(self, job: Job) -> None:
+        """Takes the job as soon as there is room for it; withdraws it where the caller is cancelled first.
+
+        Now and then others have the event loop in between, though there is room: a caller may bring very many.
+        """
+        try:
+            self._submitted += 1
+            if self._submitted % SUBMITS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if not self._entrance.is_open(job, self._waiting_limit):
+                self._note(job)
+                await self._entrance.wait(job)
+                return
+        except asyncio.CancelledError:
+            job.withdraw()
+            raise
+        self._put(job)
+
+    async def run(
+        self, before: Iterable[Callable[[], object]] = (), *, between: Iterable[Callable[[], object]] = ()
+    ) -> None:
+        """Computes batch after batch, until cancelled.
+
+        In the engine's thread it calls all of `before` first, and one of `between` whenever nothing waits.
+
+        Raises:
+            BankBroken: as the engine did; all jobs have failed with it.
+        """
+        loop, spare = asyncio.get_running_loop(), iter(between)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        try:
+            for step in before:
+                await loop.run_in_executor(thread, step)
+            while True:
+                if batch := self._taken(loop.time()):
+                    await self._compute(batch, thread)
+                elif not self._queue:
+                    if (one := next(spare, None)) is not None:
+                        await loop.run_in_executor(thread, one)
+                    else:
+                        await self.changed()
+        except BankBroken as error:
+            logger.critical("%s; this shard ends, so that no memory answers with another one's patterns", error)
+            for job in self._queue.jobs():
+                job.fail(error)
+            raise
+        finally:
+            thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
+
+    async def drained(self) -> None:
+        """Returns when everything accepted has been answered."""
+        while not self.idle:
+            await self.changed()
+
+    def _put(self, job: Job) -> None:
+        self._note(job)
+        self._queue.put(job)
+        self._announce()
+
+    def _note(self, job: Job) -> None:
+        self._company.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
+
+    def _full(self, job: Job) -> QueueFull:
+        namespace = namespace_of(job.memory.name)
+        whose = f"of namespace {namespace!r}" if namespace else "of names without a namespace"
+        return QueueFull(
+            f"{self._queue.weight} patterns are waiting on this shard, at most {self._waiting_limit} may, "
+            f"{self._queue.weight_of(namespace)} of them {whose}, which may have as many as are left free: "
+            "try again in a moment, or use a session, which waits by itself"
+        )
+
+    def _announce(self) -> None:
+        """Wakes all who wait now; who comes later waits for the next change."""
+        if self._awaited:
+            self._changed.set()
+            self._changed, self._awaited = asyncio.Event(), False
+
+    def _taken(self, now_s: float) -> list[Job]:
+        """The next batch, and in its place whatever has been waiting for room."""
+        before = self._queue.weight
+        self._pace = self._together if self._company.present(now_s) else self._alone
+        self._queue.part_cost = self._worth.patterns(self._part_s)
+        batch = self._queue.take(self._pace.limit, now_s)
+        if self._queue.weight != before:
+            self._entrance.admit(self._waiting_limit)
+            self._announce()
+        return batch
+
+    async def _compute(self, batch: list[Job], thread: ThreadPoolExecutor) -> None:
+        self._computing = batch
+        try:
+            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._timed, batch)
+        except BankBroken as error:
+            for job in batch:
+                job.fail(error)
+            raise
+        except Exception:
+            logger.exception("a batch of %d jobs failed", len(batch))
+            outcomes = [ServerError("the engine failed; the server's log says why") for _ in batch]
+        finally:
+            self._computing = ()
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, ServerError):
+                job.fail(outcome)
+            elif not isinstance(outcome, Unfinished):
+                job.succeed(outcome)
+        self._announce()
+
+    def _timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
+        """In the engine's thread, while the event loop leaves the pace alone."""
+        program, cost = batch[0].program, sum(job.cost for job in batch)
+        started_s = time.perf_counter()
+        outcomes = self._engine.run(batch)
+        if batch[0].parts <= 1 and not isinstance(outcomes[0], Unfinished):
+            took_s = time.perf_counter() - started_s
+            self._pace.learn(program, cost, took_s)
+            self._worth.learn(cost, took_s)
+        return outcomes
+
+
+class Lease(Protocol):
+    """For how long nobody else can have changed what this shard believes to be its own."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it holds."""
+
+
+class LeaseGuard:
+    """Computes as another computer does, and answers jobs that read only while a lease holds.
+
+    It is looked at before a batch, and again after it, since the process may have been stopped between. Jobs that write
+    need no lease: the store takes nothing from who is not the owner.
+    """
+
+    def __init__(self, computer: Executor, *, lease: Lease) -> None:
+        self._computer = computer
+        self._lease = lease
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        """An outcome or an error for each job, in their order."""
+        if jobs[0].operation.writes:
+            return self._computer.run(jobs)
+        outcomes = self._computer.run(jobs) if self._lease.fresh else []
+        if outcomes and self._lease.fresh:
+            return outcomes
+        error = OwnerChanged("this shard no longer knows whether the memory is its own; try again in a moment")
+        return [error] * len(jobs)

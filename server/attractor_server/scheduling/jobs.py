@@ -1,0 +1,224 @@
+"""Jobs: requests to memories, on their way from the queue to the engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from attractor_server.errors import Cancelled, ServerError
+from attractor_server.fields import Layout
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Booleans, Floats, Outcome, OutcomeFuture
+from attractor_server.memories.records import Call, Item
+
+Origin: TypeAlias = tuple[str, int]
+"""The address of a client, and the number of its session; 0 for unary calls"""
+
+PART_PATTERNS = 64
+"""On the account of whoever has a rebuild done in parts, for each"""
+
+LOOKS = 16
+"""Pages that can be asked for a pattern's energy in the time in which the pattern is read from one, about"""
+
+SEARCH = 2
+"""Patterns that are read in the time in which a page's kept patterns are fetched and looked through, about"""
+
+COMPARED = 1024
+"""Kept patterns that are compared with a pattern in the time in which it is read, about"""
+
+
+class Operation(Enum):
+    """What a job asks of its memory."""
+
+    STORE = "store"
+    ERASE = "erase"
+    QUERY = "query"
+    RECOGNIZE = "recognize"
+    DELETE = "delete"
+    TEND = "tend"
+    LEAVE = "leave"
+
+    @property
+    def writes(self) -> bool:
+        """Whether jobs behind it have to wait for its effect."""
+        return self not in (Operation.QUERY, Operation.RECOGNIZE)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Make a memory of that name with all that this one has, or had at a snapshot."""
+
+    name: str
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class TakeSnapshot:
+    """Keep the memory as it is under a tag."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class ForgetSnapshot:
+    """Keep it no longer."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Make the memory what it was at a snapshot."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Write the memory anew from its patterns."""
+
+    model: str
+    model_digest: str
+    page_patterns: int
+
+
+Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
+"""What is done to a memory as the backend store has it"""
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Job:
+    """One request to one memory; its future gets the outcome, or the error it failed with.
+
+    Nobody cancels the future: whoever no longer wants the outcome withdraws the job.
+    """
+
+    operation: Operation
+    memory: MemoryRecord
+    future: OutcomeFuture
+    values: Floats | None = None
+    """(n, d) in user units; None for a deletion or a task, and where the memory leaves"""
+    known: Booleans | None = None
+    layout: Layout | None = None
+    """How the values lie in a pattern, by the model that the memory was of when they were checked; None: unchecked"""
+    steps: int = 0
+    """Reading steps of a query"""
+    own_steps: bool = False
+    """As many as the model takes that the memory is of at the query's turn; `steps` is then an estimate"""
+    trajectory: bool = False
+    pull: bool = False
+    """Known entries of a query are pulled towards the cue, not held"""
+    match: bool = False
+    """A query also asks for the kept patterns that are nearest"""
+    items: Sequence[Item] = ()
+    """What the patterns of a store carry, one for each; empty where none carries anything"""
+    deadline_s: float | None = None
+    """On the event loop's clock"""
+    client_id: str = ""
+    sequence: int = 0
+    """Of what its client will repeat, with the same number, until it is answered; else 0"""
+    digest: int = 0
+    """Of what a numbered request asks, by which its repeats are told from others; 0: not noted"""
+    looks_back: bool = False
+    """Only the store knows whether a store or an erase with that number was applied"""
+    if_expired: bool = False
+    """A deletion is one only where the memory's time is over"""
+    task: Task | None = None
+    """Of a TEND"""
+    origin: Origin | None = None
+    """Where it came from; None where that is not known, or the server's own"""
+    started: bool = False
+    """The engine has it: it can be withdrawn no longer, unless it reads and is done in parts"""
+    cut: bool = False
+    """It takes longer than others should wait, and is done in parts"""
+    parts: int = 0
+    """That were begun"""
+    aside: bool = False
+    """Another thread is at it: the engine's has nothing to do for it now"""
+    _weight: int = field(default=0, init=False)
+    _program: tuple[object, ...] = field(default=(), init=False)
+    _program_of: str = field(default="", init=False)
+
+    @property
+    def counted(self) -> bool:
+        """Whether its client will repeat it until it is answered."""
+        return self.sequence > 0
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
+        return self.cut or self.operation is Operation.DELETE or isinstance(self.task, Rebuild)
+
+    @property
+    def call(self) -> Call | None:
+        """Its number, of a task or a deletion that has one."""
+        if not self.counted:
+            return None
+        kind = "Delete" if self.task is None else type(self.task).__name__
+        return Call(self.client_id, self.sequence, kind, self.memory.name, self.digest)
+
+    @property
+    def size(self) -> int:
+        """Patterns in it; one where it has none, and of what is done in parts those of a part, about."""
+        if isinstance(self.task, Rebuild):
+            return PART_PATTERNS
+        return 1 if self.values is None else len(self.values)
+
+    @property
+    def weight(self) -> int:
+        """Patterns in it and in its answer: with a trajectory, one for each iterate.
+
+        Looked at once, so that sums get back what they were given: of a query that takes its model's own steps it is an
+        estimate by the model that the memory was of when it was sent.
+        """
+        if not self._weight:
+            self._weight = self.size * (1 + self.steps) if self.trajectory else self.size
+        return self._weight
+
+    @property
+    def cost(self) -> int:
+        """How long it takes at its turn, in patterns that are read from one page, about: all pages are asked first."""
+        pages = len(self.memory.pages)
+        if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
+            return self.weight
+        searches = self.match or self.operation is Operation.ERASE
+        searched = pages * SEARCH + self.size * self.memory.patterns // COMPARED if searches else 0
+        return self.weight + searched + (self.size * pages // LOOKS if pages > 1 else 0)
+
+    @property
+    def program(self) -> tuple[object, ...]:
+        """Jobs of one program can be computed in one batch. It changes with the memory's model while the job waits."""
+        digest = self.memory.model_digest
+        if not self._program or self._program_of is not digest:
+            kind = self.operation.value  # whose hash is at hand, where that of a member is computed in Python
+            steps = 0 if self.own_steps else self.steps
+            self._program, self._program_of = (kind, digest, steps, self.trajectory, self.pull), digest
+        return self._program
+
+    def fail(self, error: ServerError) -> None:
+        """Answers with an error, unless there is an answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # seen: that nobody waits for it any more is no fault
+
+    def succeed(self, outcome: Outcome) -> None:
+        """Answers, unless there is an answer."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+    def withdraw(self) -> None:
+        """Nobody wants the outcome any more: if the job has not started it fails, and leaves its queue uncomputed."""
+        if not self.started or (self.cut and not self.operation.writes):
+            self.fail(Cancelled("cancelled before it was computed"))
+
+
+class Patterns:
+    """Decoded rows of one or many requests: values (rows, d) in user units, known (rows, d) or None."""
+
+    def __init__(self, values: Floats, known: Booleans | None) -> None:
+        self.values = values
+        self.known = known
+
+    def rows(self, rows: slice) -> "Patterns":
+        """A view of some rows."""
+        return Patterns(self.values[rows], None if self.known is None else self.known[rows])

@@ -1,0 +1,291 @@
+"""What waits for the engine: a lane for each memory, and for each program and namespace a line of lanes that are ready.
+
+Taking a batch costs what is taken from here, and not what waits.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from itertools import count
+from typing import TypeAlias
+
+from attractor_server.errors import Expired
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.scheduling.fairness import (
+    CREDIT_LIMIT,
+    LEAD_LIMIT,
+    NAMES_LIMIT,
+    Account,
+    Crowds,
+    Ranking,
+    namespace_of,
+)
+from attractor_server.scheduling.jobs import Job, Operation, Origin
+
+TURN_LIMIT = 64
+"""Patterns of one memory that are taken before another one's turn, so that many queries of one share its page."""
+
+FILLED_PART = 4
+"""Once a namespace got all that it asked for, second turns fill a batch to this part only: its answers wait for them"""
+
+ALONE = (Operation.ERASE, Operation.DELETE, Operation.TEND, Operation.LEAVE)
+"""Of which a batch holds one for each memory"""
+
+Program: TypeAlias = tuple[object, ...]
+
+
+class Tenant:
+    """One namespace of which something waits."""
+
+    def __init__(self, name: str, account: Account, origin: Origin | None) -> None:
+        self.name = name
+        self.origin = origin
+        """Of the job that came first"""
+        self.account = account
+        self.weight = 0
+        """Patterns that wait"""
+        self.lanes = 0
+        self.lines: dict[Program, deque[MemoryQueue]] = {}
+        """Its lanes by the program of their next job"""
+        self.ready: OrderedDict[MemoryQueue, Program] = OrderedDict()
+        """All these lanes, the one that has been ready for longest first"""
+
+
+class MemoryQueue:
+    """The waiting jobs of one memory, the oldest first. It is ready: nothing of its memory is being computed."""
+
+    def __init__(self, memory: MemoryRecord, tenant: Tenant) -> None:
+        self.memory = memory
+        self.tenant = tenant
+        self.jobs: deque[Job] = deque()
+        self.weight = 0
+        self.begun: list[Job] = []
+        """Those that are done in parts at present, before all others of the memory"""
+        self._part = 0
+        """Of them, on the account of the namespace"""
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is to be done."""
+        return bool(self.jobs or self.begun)
+
+    @property
+    def program(self) -> Program:
+        """Of what is to be done next; what is done in parts shares a batch with nothing."""
+        return ("in parts", self.memory) if self.begun else self.jobs[0].program
+
+    def put(self, job: Job) -> None:
+        """Takes a job, behind all others of the memory."""
+        self.jobs.append(job)
+        self.weight += job.weight
+
+    def take(self, program: Program, room: float, *, first: bool, now_s: float) -> tuple[list[Job], int]:
+        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its cost.
+
+        With them the sum of their costs. What costs more than there is room for is done in parts; those behind it that
+        read come along, up to a turn, since they share the search of the pages.
+        """
+        if self.begun:
+            return self._gone_on(now_s)
+        taken: list[Job] = []
+        weight = cost = 0
+        while (job := self._wanted(now_s)) is not None and job.program == program:
+            if taken:
+                shares = cost > room and not job.operation.writes and len(self.memory.pages) > 1
+                if weight + job.weight > TURN_LIMIT or (cost + job.cost > room and not shares):
+                    break
+            elif job.cost > room and not first:
+                break
+            weight += job.weight
+            cost += job.cost
+            job.started = True
+            taken.append(self._pop())
+            if job.operation in ALONE:
+                break
+        if cost > room or (taken and taken[0].in_parts):
+            self.begun, self._part = taken, min(cost, math.ceil(room))
+            for job in taken:
+                job.cut = cost > room
+                job.parts = 1
+            return list(taken), self._part
+        return taken, cost
+
+    def _gone_on(self, now_s: float) -> tuple[list[Job], int]:
+        """Those of the begun jobs that are not answered, and what the next part of them costs."""
+        for job in self.begun:
+            if job.deadline_s is not None and job.deadline_s <= now_s and not job.operation.writes:
+                job.fail(Expired("the deadline passed while the request was computed, part by part"))
+            job.parts += 1
+        self.begun = [job for job in self.begun if not job.future.done()]
+        return list(self.begun), self._part if self.begun else 0
+
+    def _wanted(self, now_s: float) -> Job | None:
+        """The oldest job that somebody waits for; those before it leave."""
+        while self.jobs:
+            job = self.jobs[0]
+            if job.deadline_s is not None and job.deadline_s <= now_s:
+                job.fail(Expired("the deadline passed while the request was waiting; it was not computed"))
+            if not job.future.done():
+                return job
+            self._pop()
+        return None
+
+    def _pop(self) -> Job:
+        job = self.jobs.popleft()
+        self.weight -= job.weight
+        return job
+
+
+class Queue:
+    """Jobs of all namespaces. Within a memory first in, first out; across namespaces the one served least first."""
+
+    def __init__(self) -> None:
+        self.weight = 0
+        """Patterns that wait"""
+        self._lanes: dict[MemoryRecord, MemoryQueue] = {}
+        self._tenants: dict[str, Tenant] = {}
+        self._lines: dict[Program, Ranking[Tenant]] = {}
+        """By program, those with lanes that are ready for it"""
+        self._ranking: Ranking[Tenant] = Ranking()
+        """All; one that is gone leaves when it comes first"""
+        self._least = 0
+        """The account of whoever was served least when the last batch was taken"""
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        """What those were served of which nothing waits now, while something of others has been waiting"""
+        self._numbers = count()
+        self._crowds = Crowds()
+        self.part_cost = TURN_LIMIT
+        """On the account of a namespace for a part of a long request"""
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def __contains__(self, memory: MemoryRecord) -> bool:
+        return memory in self._lanes
+
+    def jobs(self) -> list[Job]:
+        """All that wait, those of one memory in their order."""
+        return [job for lane in self._lanes.values() for job in lane.jobs]
+
+    def weight_of(self, namespace: str) -> int:
+        """Patterns of that namespace that wait."""
+        return tenant.weight if (tenant := self._tenants.get(namespace)) else 0
+
+    def put(self, job: Job) -> None:
+        """Takes a job, behind all others of its memory."""
+        if (lane := self._lanes.get(job.memory)) is None:
+            lane = self._lanes[job.memory] = MemoryQueue(
+                job.memory, self._tenant(namespace_of(job.memory.name), job.origin)
+            )
+            lane.tenant.lanes += 1
+            lane.put(job)
+            self._enter(lane)
+        else:
+            lane.put(job)
+        lane.tenant.weight += job.weight
+        self.weight += job.weight
+
+    def take(self, limit_of: Callable[[Program], int], now_s: float) -> list[Job]:
+        """The next batch: of the program that whoever was served least has waited with for longest.
+
+        Empty only where nothing waits that somebody wants.
+        """
+        batch: list[Job] = []
+        while not batch and self:
+            while not (tenant := self._ranking.first()).lanes:
+                self._ranking.drop_first()
+            self._least = tenant.account.served
+            program = next(iter(tenant.ready.values()))
+            batch = self._filled(program, limit_of(program), now_s)
+        return batch
+
+    def _filled(self, program: Program, limit: int, now_s: float) -> list[Job]:
+        batch: list[Job] = []
+        room = limit
+        closed: list[MemoryQueue] = []
+        served: set[Tenant] = set()
+        satisfied = False
+        while program in self._lines and (not batch or room > 0):
+            tenant = self._lines[program].first()
+            if satisfied and tenant in served and FILLED_PART * (limit - room) >= limit:
+                break
+            lane = tenant.lines[program][0]
+            taken, cost = self._served(lane, program, room, first=not batch, now_s=now_s)
+            if not taken and lane.waits and lane.program == program:
+                break  # it has no room in this batch, and keeps its place
+            batch += taken
+            room -= cost
+            self._leave(lane, program)
+            if taken and (lane.begun or (taken[-1].operation in ALONE and lane.jobs)):
+                closed.append(lane)
+            else:
+                self._enter(lane)
+            served.add(tenant)
+            satisfied = satisfied or program not in tenant.lines
+        for lane in closed:
+            self._enter(lane)
+        return batch
+
+    def _served(
+        self, lane: MemoryQueue, program: Program, room: int, *, first: bool, now_s: float
+    ) -> tuple[list[Job], int]:
+        """What the lane has for the batch, and its cost, on its namespace's account."""
+        before = lane.weight
+        taken, cost = lane.take(program, room, first=first, now_s=now_s)
+        left = before - lane.weight
+        self.weight -= left
+        lane.tenant.weight -= left
+        charged = self.part_cost if taken and taken[0].cut else cost
+        lane.tenant.account.charge(charged * self._crowds.sharing(lane.tenant.origin), least=self._least)
+        return taken, cost
+
+    def _tenant(self, name: str, origin: Origin | None) -> Tenant:
+        """The namespace; one that was idle keeps its account, and is hardly owed anything for that time.
+
+        One that is new begins behind the others of its session, as if each of them had been served before.
+        """
+        if (tenant := self._tenants.get(name)) is None:
+            others = self._crowds.enter(origin)
+            new = self._least + min(others * CREDIT_LIMIT, LEAD_LIMIT)
+            served = max(self._gone.pop(name, new), self._least - CREDIT_LIMIT)
+            tenant = self._tenants[name] = Tenant(name, Account(next(self._numbers), served), origin)
+            self._ranking.add(tenant)
+        return tenant
+
+    def _drop(self, tenant: Tenant) -> None:
+        """Forgets a namespace of which nothing waits, and all accounts once nobody waits."""
+        del self._tenants[tenant.name]
+        self._crowds.leave(tenant.origin)
+        if not self._tenants:
+            self._gone.clear()
+            return
+        self._gone[tenant.name] = tenant.account.served
+        if len(self._gone) > NAMES_LIMIT:
+            self._gone.popitem(last=False)
+
+    def _enter(self, lane: MemoryQueue) -> None:
+        """Lines the lane up for the program of its next job; one without a job is gone."""
+        tenant = lane.tenant
+        if not lane.waits:
+            del self._lanes[lane.memory]
+            tenant.lanes -= 1
+            if not tenant.lanes:
+                self._drop(tenant)
+            return
+        program = lane.program
+        if program not in tenant.lines:
+            tenant.lines[program] = deque()
+            self._lines.setdefault(program, Ranking()).add(tenant)
+        tenant.lines[program].append(lane)
+        tenant.ready[lane] = program
+
+    def _leave(self, lane: MemoryQueue, program: Program) -> None:
+        """Takes out the first lane of the first namespace in that program's line."""
+        tenant = lane.tenant
+        tenant.lines[program].popleft()
+        del tenant.ready[lane]
+        if not tenant.lines[program]:
+            del tenant.lines[program]
+            self._lines[program].drop_first()
+            if not self._lines[program]:
+                del self._lines[program]

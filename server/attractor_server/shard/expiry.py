@@ -1,0 +1,67 @@
+"""Memories whose time is over are forgotten, each by the shard that owns it."""
+
+import logging
+from functools import partial
+
+import anyio
+
+from attractor_server.errors import ServerError
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.outcomes import Deleted, OutcomeFuture, outcome_of
+from attractor_server.scheduling.jobs import Operation
+from attractor_server.shard.shard import Shard
+from attractor_server.storage.memory_store import SqlMemoryStore
+
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 1.0
+
+CLEAR_EVERY_S = 300.0
+
+CLEAR_PAUSE_S = 0.01
+"""Others have the store in between"""
+
+
+async def clear(shard: Shard) -> None:
+    """Forgets what shards that died have left half done, now and again and again, until cancelled."""
+    while shard.durable:
+        try:
+            await _clear_once(shard)
+        except ServerError as error:
+            logger.warning("what was left half done cannot be forgotten now: %s", error)
+        await anyio.sleep(CLEAR_EVERY_S)
+
+
+async def _clear_once(shard: Shard) -> None:
+    steps = await shard.memories.ask(SqlMemoryStore.forget_leftovers)
+    more = True
+    while more:
+        more = await shard.memories.ask(lambda _: next(steps, False) is None)
+        await anyio.sleep(CLEAR_PAUSE_S)
+
+
+async def sweep(shard: Shard) -> None:
+    """Looks for such memories again and again, until cancelled."""
+    while True:
+        await anyio.sleep(SWEEP_EVERY_S)
+        if shard.newest is None or shard.draining.is_set():
+            continue
+        try:
+            for name in await shard.memories.expired():
+                if shard.owner(name) is None:
+                    forget(shard, await shard.memories.get(name, any_model=True))
+        except ServerError as error:  # tried again at the next turn
+            logger.warning("memories whose time is over cannot be forgotten now: %s", error)
+
+
+def forget(shard: Shard, record: MemoryRecord) -> None:
+    """Has a memory deleted in its turn, unless it is written before that."""
+    job = shard.job(Operation.DELETE, record)
+    job.if_expired = True
+    job.future.add_done_callback(partial(_forgotten, shard, record))
+    shard.batcher.add(job)
+
+
+def _forgotten(shard: Shard, record: MemoryRecord, answer: OutcomeFuture) -> None:
+    if isinstance(outcome_of(answer), Deleted):
+        shard.memories.gone(record)

@@ -1,0 +1,145 @@
+"""What a shard holds: it claims groups of slots, parts with them, and forgets what it lost."""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from typing import NoReturn
+
+import anyio.to_thread
+
+from attractor_server.errors import StoreDamaged, StoreFailed
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.scheduling.batcher import Batcher
+from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.shard.directory import MemoryDirectory
+from attractor_server.sharding.slots import group_of
+from attractor_server.storage.claims import Claims
+
+logger = logging.getLogger(__name__)
+
+ASK_EVERY_S = 0.01
+
+HANDOVER_S = 0.5
+
+RENEWALS = 4
+"""In the time of a lease"""
+
+
+class SlotOwnership:
+    """Follows what the shard is told to own. Lives on one event loop; `run` must be running there."""
+
+    def __init__(self, ownership: Claims, memories: MemoryDirectory, batcher: Batcher) -> None:
+        self._ownership = ownership
+        self._memories = memories
+        self._batcher = batcher
+        self._following = anyio.Lock()
+        self._looking = anyio.Lock()
+        self.damage: StoreDamaged | None = None
+        """Why the lease can not be renewed"""
+        self._followed = anyio.Event()
+        self._going: Sequence[Job] = ()
+        """Of memories whose groups this shard parts with"""
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The groups that are this shard's."""
+        return self._ownership.held
+
+    def serves(self, name: str) -> bool:
+        """Whether this shard may answer for the memory of that name now."""
+        return self._ownership.serves(name)
+
+    async def follow(self, wanted: Collection[int], *, seize: Collection[int] = ()) -> None:
+        """Parts with all groups but the wanted ones, and claims of these what is free; of `seize` what is not, too.
+
+        What was accepted for a group is finished before the next owner can claim it.
+
+        Raises:
+            StoreFailed: it was not done, or not all of it.
+        """
+        async with self._following:
+            if leaving := self.held.difference(wanted):
+                logger.info("parting with %d groups of slots", len(leaving))
+                self._ownership.part(leaving)
+                gone = self._memories.part(leaving)
+                busy = self._batcher.busy(gone)
+                idle = set(gone) - busy
+                for memory in idle:
+                    memory.deleted = True  # what still waits to be taken is not computed
+                self._going = self._leave(busy)
+                await _answered(self._going)
+                try:
+                    await anyio.to_thread.run_sync(self._ownership.release, leaving)
+                finally:
+                    self._leave(idle)  # only now: nobody waits for it
+                self._going = ()
+            if missing := set(wanted) - self.held:
+                await self._claim(missing, seize)
+            await self.renew()
+        self._followed.set()
+        self._followed = anyio.Event()
+
+    async def followed(self) -> None:
+        """Returns when the shard has next done what it was told."""
+        await self._followed.wait()
+
+    async def run(self) -> NoReturn:
+        """Renews the lease again and again, until cancelled."""
+        while True:
+            await anyio.sleep(self._ownership.lease_s / RENEWALS)
+            try:
+                await self.renew()
+            except (StoreFailed, StoreDamaged) as error:
+                logger.warning("the lease is not renewed: %s", error)
+
+    async def renew(self) -> None:
+        """Looks whether all claims hold, and forgets what belongs to those that do not before anything else is told.
+
+        Raises:
+            StoreFailed: the store did not say.
+            StoreDamaged: it cannot.
+        """
+        async with self._looking:
+            try:
+                look = await anyio.to_thread.run_sync(self._ownership.look)
+            except StoreDamaged as error:
+                self.damage = error
+                raise
+            self.damage = None
+            if lost := self._ownership.lost(look):
+                logger.warning("%d groups of slots were taken by another shard", len(lost))
+                going = [job for job in self._going if group_of(job.memory.name) in lost]
+                for job in [*self._leave(self._memories.part(lost)), *going]:
+                    job.memory.deleted = True  # nothing that waits is computed
+            self._ownership.trust(look)
+
+    async def release(self) -> None:
+        """Lets others have everything at once; at the shard's end, when nothing is computed any more."""
+        await anyio.to_thread.run_sync(self._ownership.release, self.held)
+
+    async def _claim(self, groups: Collection[int], seize: Collection[int]) -> None:
+        """Takes what is free, and what becomes so in a moment: its owner was told to part with it when this one was."""
+        ownership, end_s = self._ownership, anyio.current_time() + HANDOVER_S
+        await anyio.to_thread.run_sync(lambda: ownership.claim(groups, seize=seize))
+        while (missing := set(groups) - self.held) and anyio.current_time() < end_s:
+            if free := await anyio.to_thread.run_sync(ownership.free, missing):
+                await anyio.to_thread.run_sync(ownership.claim, free)
+            else:
+                await anyio.sleep(ASK_EVERY_S)
+        logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
+
+    def _leave(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:
+        """Takes these memories' pages out of the bank, each when what waits for it now is done."""
+        jobs = [_leaving(memory) for memory in memories]
+        for job in jobs:
+            self._batcher.add(job)
+        return jobs
+
+
+def _leaving(record: MemoryRecord) -> Job:
+    return Job(operation=Operation.LEAVE, memory=record, future=asyncio.get_running_loop().create_future())
+
+
+async def _answered(jobs: Sequence[Job]) -> None:
+    if jobs:
+        await asyncio.wait([job.future for job in jobs])

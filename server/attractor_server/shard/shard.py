@@ -1,0 +1,224 @@
+"""One shard as its servicers see it: models, memories, the batcher, and the other shards."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import anyio
+
+from attractor_proto.names import MESSAGE_LIMIT_BYTES
+from attractor_server.errors import (
+    CannotErase,
+    CannotPull,
+    ModelNotFound,
+    MovedAway,
+    NotKept,
+    OwnerChanged,
+    OwnerUnreachable,
+    Unavailable,
+    quoted,
+)
+from attractor_server.memories.catalog import Catalog
+from attractor_server.memories.memory import MemoryRecord, record_of
+from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.names import check_name
+from attractor_server.scheduling.batcher import Batcher
+from attractor_server.scheduling.jobs import Job, Operation, Patterns
+from attractor_server.shard.budget import Budget
+from attractor_server.shard.directory import MemoryDirectory
+from attractor_server.shard.ownership import SlotOwnership
+from attractor_server.sharding.topology import ShardInfo, Topology
+from attractor_server.storage.memory_store import SqlMemoryStore
+
+ARRIVAL_S = 0.5
+
+Resize: TypeAlias = Callable[[int], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of what clients may ask of one shard at a time."""
+
+    frame_patterns: int
+    """In one frame or unary call"""
+    session_patterns: int = 4096
+    """Of one session in the server, answers and iterates included"""
+    session_handles: int = 65_536
+    message_bytes: int = MESSAGE_LIMIT_BYTES
+    request_bytes: int = 1 << 30
+    """Of memory that all calls together may hold"""
+
+
+class Shard:
+    """The state that all servicers of one shard share. Lives on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        models: Mapping[str, ModelCard],
+        batcher: Batcher,
+        limits: Limits,
+        journal: SqlMemoryStore | None = None,
+    ) -> None:
+        """Without a journal no memory outlives the shard."""
+        self.number = number
+        self.models = models
+        self.batcher = batcher
+        self.limits = limits
+        self.budget = Budget(limits.request_bytes)
+        names = {model.digest: name for name, model in models.items()}
+        self.memories: MemoryDirectory = MemoryDirectory(
+            Catalog(), journal, lambda stored: _renamed(record_of(stored), names), digests=names
+        )
+        self.durable = journal is not None
+        self.resize: Resize | None = None
+        """Takes the number of shards that there shall be; None where it cannot change"""
+        self.holding = None if journal is None else SlotOwnership(journal.ownership, self.memories, batcher)
+        self.draining = anyio.Event()
+        self._topology: Topology | None = None
+        self.followed = 0
+        """Epoch of the topology whose groups this shard has claimed, as far as they were free"""
+
+    @property
+    def topology(self) -> Topology:
+        """The newest topology this shard was told.
+
+        Raises:
+            Unavailable: it has not been told of any yet.
+        """
+        if self._topology is None:
+            raise Unavailable("this shard is starting and does not know the others yet; try again in a moment")
+        return self._topology
+
+    @property
+    def newest(self) -> Topology | None:
+        """The newest topology this shard was told, if any."""
+        return self._topology
+
+    def learn(self, topology: Topology) -> None:
+        """Takes over a topology, unless a newer one is known."""
+        if self._topology is None or topology.epoch > self._topology.epoch:
+            self._topology = topology
+
+    async def follow(self, *, seize: Collection[int] = ()) -> None:
+        """Holds in the store what the newest topology says.
+
+        Raises:
+            StoreFailed: not all was claimed or released.
+        """
+        newest = self.topology
+        if self.holding is not None:
+            await self.holding.follow(newest.groups(self.number), seize=seize)
+        self.followed = max(self.followed, newest.epoch)
+
+    def owner(self, name: str, *, field: str = "name") -> ShardInfo | None:
+        """The shard that owns that memory, or None if it is this one.
+
+        Raises:
+            InvalidRequest: no memory can have that name.
+            OwnerChanged: it is this one, which does not serve that memory yet, or no longer.
+            StoreDamaged: so it is, and cannot find out any more.
+        """
+        check_name(name, field=field)
+        number = self.topology.owner(name)
+        if number != self.number:
+            return self.topology.shards[number]
+        if self.holding is not None and not self.holding.serves(name):
+            raise self.holding.damage or OwnerChanged(
+                f"memory {name!r} is about to change its shard; try again in a moment"
+            )
+        return None
+
+    async def arrived(self, name: str) -> None:
+        """Waits for a memory that this shard is to own, and does not serve yet; not for long.
+
+        Raises:
+            OwnerChanged: it did not come.
+        """
+        with anyio.move_on_after(ARRIVAL_S):
+            while self.holding is not None and not self.holding.serves(name):
+                await self.holding.followed()
+        if self.owner(name) is not None:
+            raise OwnerChanged(f"memory {name!r} went to another shard; try again in a moment")
+
+    def model(self, name: str) -> ModelCard:
+        """The model of that name.
+
+        Raises:
+            ModelNotFound: the server has none.
+        """
+        if (model := self.models.get(name)) is None:
+            raise ModelNotFound(f"model: saw {quoted(name)}; expected one of {sorted(self.models)}")
+        return model
+
+    def check(self, operation: Operation, model: ModelCard, *, pull: bool) -> None:
+        """Refuses what memories of that model cannot do.
+
+        Raises:
+            CannotErase: an erase, and the model has not learned it.
+            CannotPull: a query that pulls, and the model has not learned it.
+        """
+        if operation is Operation.ERASE and not (model.erases or self.durable):  # kept patterns need no eraser
+            raise CannotErase(
+                f"model {model.name} cannot erase; use one that does (its `erases` is true), or make the memory anew"
+            )
+        if pull and not model.pulls:
+            raise CannotPull(
+                f"model {model.name} cannot pull known entries towards the cue; hold them, "
+                "or use a model that does (its `pulls` is true)"
+            )
+
+    def check_kept(self, field: str) -> None:
+        """Refuses what needs patterns that are kept, if a field asks for it.
+
+        Raises:
+            NotKept: this shard keeps none.
+        """
+        if field and not self.durable:
+            raise NotKept(f"{field}: this server keeps no patterns: start it without `--durable no`")
+
+    def moved_away(self, memory: MemoryRecord) -> OwnerUnreachable:
+        """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
+        told = f"memory {memory.name!r} moved to another shard; open it anew"
+        if (number := self.topology.owner(memory.name)) == self.number:
+            return OwnerUnreachable(told)  # and back
+        return MovedAway(told, route=self.topology.shards[number].address)
+
+    def job(self, operation: Operation, memory: MemoryRecord, patterns: Patterns | None = None) -> Job:
+        """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
+
+        Raises:
+            CannotErase: an erase, and the memory's model has not learned it.
+            MovedAway: the memory is another shard's now.
+        """
+        if memory.moved:
+            raise self.moved_away(memory)
+        if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
+            self.check(operation, self.model(memory.model), pull=False)
+        return Job(
+            operation=operation,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=None if patterns is None else patterns.values,
+            known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
+        )
+
+    def reading(self, job: Job, *, steps: int, pull: bool, match: bool) -> None:
+        """Sets how a query reads; no steps mean the model's own number.
+
+        Raises:
+            CannotPull: a pull, and the memory's model has not learned it.
+            NotKept: a match, and this shard keeps no patterns.
+        """
+        model = self.model(job.memory.model)
+        self.check(job.operation, model, pull=pull)
+        self.check_kept("match" if match else "")
+        job.steps, job.own_steps, job.pull, job.match = steps or model.steps, not steps, pull, match
+
+
+def _renamed(record: MemoryRecord, names: Mapping[str, str]) -> MemoryRecord:
+    """With the name that the memory's model is served by, which may be another model's by now."""
+    record.model = names.get(record.model_digest, record.model)
+    return record

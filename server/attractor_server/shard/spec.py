@@ -1,0 +1,82 @@
+"""The settings that a shard is started with."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from attractor_server.storage.claims import LEASE_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transport:
+    """How connections are kept, in seconds."""
+
+    concurrent_streams: int = 1024
+    """On one connection; further calls wait at the client"""
+    keepalive_s: float = 30.0
+    """Silence after which a client is asked whether it is there"""
+    keepalive_timeout_s: float = 10.0
+    """Silence after that question, until its connection is closed"""
+    ping_interval_s: float = 10.0
+    """A client that asks more often than this, some strikes granted, is sent away"""
+    idle_s: float = 900.0
+    """A connection without calls is closed after this"""
+    age_s: float = 3600.0
+    """A connection takes no new calls after this, so that clients spread anew; sessions resume by themselves"""
+    age_grace_s: float = 30.0
+    """Until the calls of such a connection are ended"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """All that a shard needs to be told. Travels to whichever process runs it."""
+
+    number: int = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    advertise: str = "127.0.0.1"
+    follows: int = 0
+    """The port of a stand-in for all shards, which the first of them listens at when it is told to serve; 0: none"""
+    device: str = "cpu"
+    threads: int = 1
+    models: Path | None = None
+    bank_bytes: int = 1 << 30
+    bank_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    artifacts: Path | str | None = None
+    """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
+    room in the bank, below which each shard has its own; else in files without a name"""
+    data: Path | None = None
+    """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
+    store_uri: str = field(default="", repr=False)
+    """Address of a PostgreSQL database, which goes before the folder; may hold a password"""
+    request_bytes: int = 1 << 30
+    """Of memory that calls may hold, from before their messages are decoded until their answers are sent"""
+    waiting_patterns: int = 16_384
+    batch_patterns: int = 2048
+    batch_s: float = 0.02
+    """What a batch should take at most: requests of others wait for as long"""
+    warm_up: bool = True
+    """Programs run once before the shard serves"""
+    check_banks: bool = False
+    """The places of banks are checked after each batch; where two pages share one the shard ends"""
+    lease_s: float = LEASE_S
+    """How long a shard that does not reach the store answers from what it has"""
+    transport: Transport = field(default_factory=Transport)
+
+    @property
+    def durable(self) -> bool:
+        """Whether memories outlive the shard."""
+        return bool(self.store_uri) or self.data is not None
+
+
+def threads_for(asked: int, shards: int) -> int:
+    """Threads of each shard: as asked, or its part of the cores."""
+    return asked or max(1, available_cores() // max(shards, 1))
+
+
+def available_cores() -> int:
+    """Count the cores that this process may run on; on macOS, where a process has no affinity, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

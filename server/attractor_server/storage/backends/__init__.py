@@ -1,0 +1,1 @@
+"""Databases that the backend store can be in."""

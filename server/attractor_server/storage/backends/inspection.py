@@ -1,0 +1,114 @@
+"""A backend store that is only looked at: beside the server that has it, or without one."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.storage.backends.postgres import PostgresDatabase
+from attractor_server.storage.backends.sqlite import BUSY_MS, FILE, lit
+from attractor_server.storage.backends.sqlite_files import damaged_pages, is_damage, opened_to_look
+from attractor_server.storage.database import Cursor, number
+from attractor_server.storage.schema import FORMAT
+
+INTEGRITY_LIMIT = 100
+"""Lines of what SQLite finds that are kept"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a store that is not as it was written."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class View:
+    """A store at one moment."""
+
+    cursor: Cursor
+    name: str
+    faults: Sequence[Fault]
+    """Those of the store as a whole"""
+
+
+@contextmanager
+def looking_at(place: Path | str) -> Iterator[View]:
+    """The store in a folder, or at the address of a PostgreSQL database; nothing can be changed in it.
+
+    Raises:
+        SettingsError: there is none.
+        StoreDamaged: too much is damaged to look at it, or it is of another format.
+        StoreFailed: it cannot be reached or read.
+    """
+    if isinstance(place, str):
+        with closing(PostgresDatabase(place, make=False)) as store, store.reading() as cursor:
+            yield View(cursor, str(store), [])
+        return
+    with read_only(place, damaged=True) as connection:
+        cursor, seen = connection.cursor(), _beacon(place / FILE)  # first: what is committed meanwhile is no fault
+        cursor.execute("BEGIN")
+        found = number(cursor.execute("PRAGMA user_version"))
+        if found != FORMAT:
+            raise StoreDamaged(f"{place / FILE} has format {found}; expected {FORMAT}: serve it once with this version")
+        pages = [page_fault(place, page) for page in damaged_pages(connection, place / FILE)]
+        yield View(cursor, str(place / FILE), [*pages, *_as_a_whole(cursor, place / FILE, seen)])
+
+
+@contextmanager
+def read_only(folder: Path, *, damaged: bool = False) -> Iterator[apsw.Connection]:
+    """The file of the store in that folder; its damaged pages, too, if they are asked for.
+
+    Raises:
+        SettingsError: there is none.
+        StoreDamaged: it is no store.
+        StoreFailed: it cannot be read.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise SettingsError(f"data_dir: saw {str(folder)!r}, where no memories are kept; expected a folder with {FILE}")
+    try:
+        with closing(opened_to_look(path, damaged=damaged)) as connection:
+            connection.set_busy_timeout(BUSY_MS)
+            yield connection
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreDamaged(f"{path} is damaged: {error}; restore it from a backup") from error
+    except (apsw.Error, OSError) as error:
+        if is_damage(error):
+            raise StoreDamaged(f"{path} is damaged, a page has another checksum; restore it from a backup") from error
+        raise StoreFailed(f"{path} cannot be read: {error}") from error
+
+
+def page_fault(folder: Path, page: int) -> Fault:
+    """What is said of a page of the store's file that has another checksum."""
+    return Fault(f"{folder / FILE}, page {page} of the file", "it is not as it was written")
+
+
+def _as_a_whole(cursor: Cursor, path: Path, seen: int | None) -> Iterator[Fault]:
+    for (line,) in cursor.execute(f"PRAGMA integrity_check({INTEGRITY_LIMIT})").fetchall():
+        if line != "ok":
+            yield Fault(str(path), line)
+    for table, row, parent, _ in cursor.execute("PRAGMA foreign_key_check").fetchall():
+        which = "a row" if row is None else f"row {row}"
+        yield Fault(str(path), f"{which} of {table} belongs to a row of {parent} that is not there")
+    commits = number(cursor.execute("SELECT value FROM counters WHERE name = 'commits'"))
+    if seen is not None and seen > commits:
+        yield Fault(str(path), f"it ends at commit {commits}, and commit {seen} was made: its log was damaged")
+
+
+def _beacon(path: Path) -> int | None:
+    """The commit that the beacon beside the store names, if there is one."""
+    try:
+        file = os.open(f"{path}-beacon", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(file, "rb") as opened:
+        return lit(opened.read())

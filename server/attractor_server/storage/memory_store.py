@@ -1,0 +1,372 @@
+"""Memories in the backend store: made, changed in groups, found again after a restart, copied, and forgotten."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from attractor_server.errors import StoreDamaged
+from attractor_server.memories.records import (
+    Call,
+    Change,
+    Done,
+    NewMemory,
+    Snapshot,
+    StoredMemory,
+    StoredPage,
+    WriteAck,
+)
+from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.claims import Claims, names_of, whole
+from attractor_server.storage.database import Cursor, Store
+from attractor_server.storage.offload import brought, put_outside, swept
+from attractor_server.storage.secret import secret_of
+from attractor_server.storage.tables import calls as call_rows
+from attractor_server.storage.tables import imports as import_rows
+from attractor_server.storage.tables import memories as memory_rows
+from attractor_server.storage.tables import pages as page_rows
+from attractor_server.storage.tables import snapshots as snapshot_rows
+
+logger = logging.getLogger(__name__)
+
+MEMORIES_LIMIT = 1024
+"""Of one statement"""
+
+PARTS_LIMIT = 64
+"""Pages and snapshots that are deleted together"""
+
+PAGES_LIMIT = 16
+"""Pages of one memory, among them"""
+
+LEFTOVER_PAGES = 4
+"""The same of what a server has left that died: others have the store in between"""
+
+
+class SqlMemoryStore:
+    """The memories of a backend store. Thread-safe; every method that changes something returns when it is on the disk.
+
+    Its methods raise StoreFailed where the store cannot be used now, StoreDamaged where a checksum is wrong, and those
+    that change something OwnerChanged where another shard has claimed one of the memories since.
+    """
+
+    def __init__(self, store: Store, ownership: Claims | None = None, *, artifacts: Artifacts | None = None) -> None:
+        """Changes what the `ownership` claims; without one everything, which no older journal can change any more.
+
+        Large images go to `artifacts`, if there are any.
+        """
+        self._store = store
+        self._artifacts = artifacts
+        self.ownership = ownership or whole(store, "shard-0")
+
+    def close(self) -> None:
+        """Leaves the store."""
+        self._store.close()
+
+    def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
+        """The memories of those names, made now where there is none."""
+        now_s = time.time()
+        with self._changing(names=[memory.name for memory in memories]) as cursor:
+            for memory in memories:
+                memory_rows.make(cursor, memory, now_s=now_s)
+            found = [memory_rows.found(cursor, memory.name) for memory in memories]
+        return [memory for memory in found if memory is not None]
+
+    def find(self, name: str) -> StoredMemory | None:
+        """The memory of that name, or None."""
+        return self.find_all([name])[0]
+
+    def find_all(self, names: Sequence[str]) -> Sequence[StoredMemory | None]:
+        """The memories of those names, None where there is none."""
+        with self._store.reading() as cursor:
+            return [memory_rows.found(cursor, name) for name in names]
+
+    def listed(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
+        """Up to `size` memories with that prefix and names beyond `after`, by name; without what clients were told."""
+        with self._store.reading() as cursor:
+            return memory_rows.listed(cursor, prefix=prefix, after=after, size=size)
+
+    def secret(self) -> str:
+        """What only those know who can read the store."""
+        return secret_of(self._store)
+
+    def models(self) -> Sequence[tuple[str, str]]:
+        """Names and digests of the models that memories are of."""
+        with self._store.reading() as cursor:
+            return list(memory_rows.models(cursor))
+
+    def expired(self, *, size: int) -> Sequence[str]:
+        """Names of up to `size` memories whose time is over."""
+        with self._store.reading() as cursor:
+            return memory_rows.expired(cursor, now_s=time.time(), size=size)
+
+    def delete(self, memory: int, *, call: Call | None = None) -> None:
+        """Forgets a memory and its snapshots: no byte that only they had stays in the files.
+
+        Nothing is done where the call is a repeat: it deleted one of that name before.
+        """
+        if self.begin_delete(memory, call=call):
+            while self.shorten(memory, pages=PARTS_LIMIT):
+                pass
+            self.forget_unreached(memory)
+
+    def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
+        """Forgets a memory; one with many pages or snapshots is nobody's from then on, and to be shortened. Whether so.
+
+        False, with nothing done, where the call is a repeat: it deleted one of that name before.
+        """
+        parts = 1 if self._store.is_short() else PARTS_LIMIT
+        with self._changing(memories=[memory], reserved=True) as cursor:
+            if call_rows.found(cursor, call) is not None:
+                return False
+            more = snapshot_rows.is_large(cursor, memory, parts=parts, pages=min(parts, PAGES_LIMIT))
+            if more:
+                import_rows.abandon(cursor, memory, now_s=time.time())
+            else:
+                snapshot_rows.delete(cursor, memory)
+            call_rows.note(cursor, call, Done(0, 0), now_s=time.time())
+        if not more:
+            self.purge()
+        return more
+
+    def done(self, call: Call) -> Done | None:
+        """What that call has done; None if it is new.
+
+        Raises:
+            NumberReused: another call had that number.
+            SequenceForgotten: the number is older than those that are remembered of its client.
+        """
+        with self._store.reading() as cursor:
+            return call_rows.found(cursor, call)
+
+    def told(self, memory: int, client: str) -> Sequence[WriteAck]:
+        """The answers to that client's stores and erases that are remembered, in the order of versions."""
+        with self._store.reading() as cursor:
+            return memory_rows.told(cursor, memory, client)
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """All these changes or none. Of a memory that is no more nothing is kept."""
+        now_s, changes = time.time(), put_outside(changes, self._artifacts)
+        reserved = all(change.erases for change in changes)
+        with self._changing(memories=[change.memory for change in changes], reserved=reserved) as cursor:
+            for apart in _of_different_memories(changes):
+                there = memory_rows.counted(cursor, apart, now_s=now_s)
+                page_rows.changed(cursor, there)
+                memory_rows.tell(cursor, there)
+                for change in there:
+                    call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
+        if any(change.dropped or change.emptied for change in changes):
+            swept(self._store, self._artifacts)
+
+    def purge(self) -> None:
+        """Leaves no byte of what changes took away in the files, once no other shard reads the log."""
+        self._store.purge()
+        swept(self._store, self._artifacts)
+
+    def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
+        """What that page's weights follow from; with `all_entries` also the patterns that are in its image already.
+
+        Where the image is damaged, and all patterns are kept, these alone.
+        """
+        try:
+            with self._store.reading() as cursor:
+                page = page_rows.page_of(cursor, memory, number, all_entries=all_entries)
+            return brought(page, self._artifacts)
+        except StoreDamaged as damage:
+            return self._without_image(memory, number, damage)
+
+    def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
+        """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
+
+        One that was made so before, and not written since, is returned as it is.
+
+        Raises:
+            NameTaken: by another memory.
+            SnapshotNotFound: there is no snapshot with that tag.
+        """
+        with self._changing(memories=[memory]) as cursor:
+            made = snapshot_rows.fork(cursor, memory, name, tag=tag, now_s=time.time())
+            call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
+        return made
+
+    def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
+        """Keeps the memory as it is now under a tag; one of that tag and version is returned as it is.
+
+        Raises:
+            TagTaken: by another version.
+        """
+        with self._changing(memories=[memory]) as cursor:
+            made = snapshot_rows.snapshot(cursor, memory, tag, now_s=time.time())
+            call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
+        return made
+
+    def snapshots(self, memory: int, *, after: int = 0, size: int = -1) -> Sequence[Snapshot]:
+        """Of a memory, the oldest first, from the one behind number `after`; no more than `size`, if that is given."""
+        size = size if size >= 0 else (1 << 63) - 1
+        with self._store.reading() as cursor:
+            return snapshot_rows.snapshots(cursor, memory, after=after, size=size)
+
+    def tagged(self, memory: int, tag: str) -> Snapshot | None:
+        """The snapshot of a memory with that tag, if there is one."""
+        with self._store.reading() as cursor:
+            return snapshot_rows.tagged(cursor, memory, tag)
+
+    def kept(self, name: str, tag: str) -> StoredMemory:
+        """The snapshot of a memory with its pages, which `page` reads and `delete` forgets by its own number.
+
+        Raises:
+            SnapshotNotFound: there is none.
+        """
+        with self._store.reading() as cursor:
+            return snapshot_rows.kept(cursor, name, tag)
+
+    def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
+        """Makes the memory what it was at a snapshot; the version has grown by one.
+
+        Raises:
+            SnapshotNotFound: there is no snapshot with that tag.
+        """
+        with self._changing(memories=[memory]) as cursor:
+            restored = snapshot_rows.restore(cursor, memory, tag, now_s=time.time())
+            call_rows.note(cursor, call, restored, now_s=time.time())
+        swept(self._store, self._artifacts)
+        return restored
+
+    def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
+        """Forgets a snapshot.
+
+        Raises:
+            SnapshotNotFound: there is no snapshot with that tag.
+        """
+        with self._changing(memories=[memory], reserved=True) as cursor:
+            snapshot_rows.delete(cursor, snapshot_rows.snapshot_id(cursor, memory, tag))
+            call_rows.note(cursor, call, Done(0, 0), now_s=time.time())
+        self.purge()
+
+    def forget_hidden(self, name: str, tag: str) -> None:
+        """Forgets a snapshot of that memory which was taken to be read once, if there is one."""
+        with self._store.reading() as cursor:
+            memory = snapshot_rows.reading_once(cursor, name, tag)
+        if memory is not None:
+            self.forget_unreached(memory)
+
+    def forget_leftovers(self) -> Iterator[None]:
+        """Forgets what exports, deletions and changes have left whose server died; stops after each part of it."""
+        while True:
+            now_s = time.time()
+            with self._store.reading() as cursor:
+                found = [
+                    *snapshot_rows.leftovers(cursor, before_s=now_s - snapshot_rows.HIDDEN_FOR_S),
+                    *import_rows.leftovers(cursor, now_s=now_s),
+                ]
+            if not found:
+                return
+            for memory in found:
+                while self.shorten(memory, pages=LEFTOVER_PAGES):
+                    yield
+                self.forget_unreached(memory)
+                yield
+
+    def forget_unreached(self, memory: int) -> None:
+        """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
+        with self._changing(reserved=True) as cursor:
+            snapshot_rows.delete(cursor, memory)
+        self._store.purge()
+
+    def begin_import(self, memory: StoredMemory) -> int:
+        """The number of a memory like that one, which nobody reaches and which has no pages yet."""
+        with self._changing() as cursor:
+            return import_rows.begin(cursor, memory, now_s=time.time())
+
+    def add_imported(self, change: Change) -> None:
+        """Gives pages to a memory that is being imported."""
+        changes = put_outside([change], self._artifacts)
+        with self._changing() as cursor:
+            page_rows.changed(cursor, changes)
+
+    def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:
+        """Makes a memory that was imported be reached by that name; in a repeat, the one that the call made before.
+
+        Raises:
+            NameTaken: by another memory.
+        """
+        with self._changing() as cursor:
+            if call_rows.found(cursor, call) is not None and (before := memory_rows.found(cursor, name)) is not None:
+                snapshot_rows.delete(cursor, memory)
+                return before
+            made = import_rows.end(cursor, memory, name)
+            call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
+        return made
+
+    def end_rebuild(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of the draft, which was made as an import is.
+
+        The old ones are the draft's then, which nobody reaches, to be forgotten.
+        """
+        now_s = time.time()
+        with self._changing(memories=[change.memory]) as cursor:
+            import_rows.exchange(cursor, change.memory, draft)
+            import_rows.abandon(cursor, draft, now_s=now_s)
+            memory_rows.counted(cursor, [change], now_s=now_s)
+            call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
+
+    def end_change(self, draft: int, change: Change) -> None:
+        """Applies the change, and gives its memory the pages of the draft in the place of those of these numbers.
+
+        What was in their place, and what the change drops, is the draft's then, which nobody reaches, to be forgotten.
+        """
+        now_s = time.time()
+        (kept,) = put_outside([replace(change, dropped=())], self._artifacts)
+        with self._changing(memories=[change.memory]) as cursor:
+            if there := memory_rows.counted(cursor, [kept], now_s=now_s):
+                page_rows.changed(cursor, there)
+                import_rows.give(cursor, change.memory, draft, dropped=change.dropped)
+                memory_rows.tell(cursor, there)
+            import_rows.abandon(cursor, draft, now_s=now_s)
+
+    def abandon(self, draft: int) -> None:
+        """Leaves a draft to be forgotten by and by."""
+        with self._changing() as cursor:
+            import_rows.abandon(cursor, draft, now_s=time.time())
+
+    def shorten(self, memory: int, *, pages: int) -> bool:
+        """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
+        with self._changing(reserved=True) as cursor:
+            more = snapshot_rows.shortened(cursor, memory, 1 if self._store.is_short() else pages)
+        swept(self._store, self._artifacts)
+        return more
+
+    def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
+        with self._store.reading() as cursor:
+            entries, names = page_rows.entries_of(cursor, memory, number), names_of(cursor, [memory])
+        if not entries:
+            raise damage
+        logger.warning(
+            "memory %r, page %d is written anew from its patterns whenever it is needed, until the memory is rebuilt: "
+            "%s",
+            *names,
+            number,
+            damage.message,
+        )
+        return StoredPage(image=None, entries=entries)
+
+    @contextmanager
+    def _changing(
+        self, *, names: Sequence[str] = (), memories: Sequence[int] = (), reserved: bool = False
+    ) -> Iterator[Cursor]:
+        """A transaction of the shard that owns the memories with these names, and those with these ids."""
+        with self._store.transaction(reserved=reserved) as cursor:
+            self.ownership.check(cursor, [*names, *names_of(cursor, memories)])
+            yield cursor
+
+
+def _of_different_memories(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes in their order, cut where a memory comes again, or a statement would have too many values."""
+    start, seen = 0, set[int]()
+    for at, change in enumerate(changes):
+        if change.memory in seen or len(seen) == MEMORIES_LIMIT:
+            yield changes[start:at]
+            start, seen = at, set()
+        seen.add(change.memory)
+    if seen:
+        yield changes[start:]

@@ -1,0 +1,1 @@
+"""The tables of the backend store: one module for each kind of row."""

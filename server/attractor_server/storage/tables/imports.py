@@ -1,0 +1,98 @@
+"""Drafts: memories that arrive, or are changed or deleted, page by page. Nobody reaches them meanwhile."""
+
+import uuid
+from collections.abc import Sequence
+
+from attractor_server.errors import MemoryNotFound, NameTaken
+from attractor_server.memories.records import NewMemory, StoredMemory
+from attractor_server.storage.database import Cursor
+from attractor_server.storage.tables import memories as memory_rows
+
+ABANDONED_AFTER_S = 86_400.0
+"""Whoever sends a memory for longer than that has died"""
+
+LEFTOVERS = 64
+
+_DRAFTS = "@", "A"
+"""What the names of drafts begin with, and what is beyond all of them"""
+
+_GONE = "@gone-", "@gone."
+"""The same of drafts that nobody will finish"""
+
+
+def begin(cursor: Cursor, memory: StoredMemory, *, now_s: float) -> int:
+    """Makes the row, its own parent, so that it counts as nobody's."""
+    name = f"@{uuid.uuid4().hex}"
+    new = NewMemory(name=name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings)
+    memory_rows.make(cursor, new, now_s=now_s)
+    row = cursor.execute(
+        "UPDATE memories SET parent = id, version = ?, patterns = ? WHERE name = ? RETURNING id",
+        (memory.version, memory.patterns, name),
+    ).fetchone()
+    return int(row[0])
+
+
+def end(cursor: Cursor, memory: int, name: str) -> StoredMemory:
+    """Gives the memory its name."""
+    if cursor.execute("SELECT 1 FROM memories WHERE name = ?", (name,)).fetchone() is not None:
+        raise NameTaken(f"memory {name!r} exists; import it under another name, or delete that one first")
+    cursor.execute("UPDATE memories SET parent = NULL, name = ? WHERE id = ?", (name, memory))
+    found = memory_rows.found(cursor, name)
+    assert found is not None
+    return found
+
+
+def abandon(cursor: Cursor, memory: int, *, now_s: float) -> None:
+    """Makes a memory, with its snapshots, one that nobody reaches."""
+    name = f"{_GONE[0]}{uuid.uuid4().hex}"
+    cursor.execute(
+        "UPDATE memories SET name = CAST(? AS TEXT) || id WHERE parent = ? AND id <> ?", (f"{name}@", memory, memory)
+    )
+    cursor.execute(
+        "UPDATE memories SET name = ?, parent = id, created_s = ?, expires_s = NULL WHERE id = ?", (name, now_s, memory)
+    )
+
+
+def exchange(cursor: Cursor, memory: int, draft: int) -> None:
+    """Each has the other's pages, the draft with the model they are of."""
+    row = cursor.execute(
+        "SELECT model, model_digest, page_patterns, version, patterns FROM memories WHERE id = ?", (memory,)
+    ).fetchone()
+    if row is None:
+        raise MemoryNotFound("the memory was deleted while it was rebuilt")
+    cursor.execute(
+        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ?, version = ?, patterns = ? WHERE id = ?",
+        (*row, draft),
+    )
+    cursor.execute(
+        "UPDATE pages SET memory = CASE WHEN memory = ? THEN ? ELSE ? END WHERE memory IN (?, ?)",
+        (memory, draft, memory, memory, draft),
+    )
+
+
+def give(cursor: Cursor, memory: int, draft: int, *, dropped: Sequence[int]) -> None:
+    """Gives the memory the draft's pages; the draft has those of these numbers, and those that are dropped."""
+    cursor.execute(
+        "UPDATE pages SET patterns = other.patterns, content = other.content, shared = other.shared "
+        "FROM pages AS other WHERE other.number = pages.number "
+        "AND ((pages.memory = ? AND other.memory = ?) OR (pages.memory = ? AND other.memory = ?))",
+        (memory, draft, draft, memory),
+    )
+    cursor.execute(
+        "UPDATE pages SET memory = ? "
+        "WHERE memory = ? AND number NOT IN (SELECT number FROM pages AS own WHERE own.memory = ?)",
+        (memory, draft, memory),
+    )
+    cursor.executemany(
+        "UPDATE pages SET memory = ? WHERE memory = ? AND number = ?", [(draft, memory, number) for number in dropped]
+    )
+
+
+def leftovers(cursor: Cursor, *, now_s: float) -> Sequence[int]:
+    """The numbers of drafts that nobody will finish, or that are too old to be finished; not too many at a time."""
+    memory_rows = cursor.execute(
+        "SELECT id FROM memories WHERE name >= ? AND name < ? AND parent = id "
+        "AND (created_s < ? OR (name >= ? AND name < ?)) LIMIT ?",
+        (*_DRAFTS, now_s - ABANDONED_AFTER_S, *_GONE, LEFTOVERS),
+    ).fetchall()
+    return [int(identity) for (identity,) in memory_rows]

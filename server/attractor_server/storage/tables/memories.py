@@ -1,0 +1,184 @@
+"""Rows of memories, and of what their clients were told."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from attractor_server.memories.ledger import REMEMBERED_ANSWERS
+from attractor_server.memories.memory import REMEMBERED_CLIENTS
+from attractor_server.memories.records import Change, NewMemory, StoredMemory, WriteAck
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage.database import Cursor, several
+from attractor_server.storage.tables import pages as page_rows
+
+_SELECT = (
+    "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s, "
+    "version, patterns FROM memories"
+)
+
+_COUNT = (
+    "UPDATE memories SET version = column2, patterns = column3, expires_s = column4 + ttl_s "
+    "FROM (VALUES {}) AS counts WHERE id = column1 RETURNING id"
+)
+
+
+def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
+    """Makes a memory, unless there is one of that name."""
+    settings = memory.settings
+    cursor.execute(
+        "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
+        "expires_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        (
+            memory.name,
+            memory.model,
+            memory.model_digest,
+            settings.write,
+            settings.when_full,
+            settings.page_patterns,
+            settings.retain,
+            settings.ttl_s,
+            now_s,
+            None if settings.ttl_s is None else now_s + settings.ttl_s,
+        ),
+    )
+
+
+def found(cursor: Cursor, name: str) -> StoredMemory | None:
+    """The memory of that name with all that is known of it, or None."""
+    row = cursor.execute(f"{_SELECT} WHERE name = ? AND parent IS NULL", (name,)).fetchone()
+    if row is None:
+        return None
+    memory = _memory(cursor, row)
+    clients = cursor.execute(_CLIENTS, (memory.id,)).fetchall()
+    former = [(client, last) for client, last, _ in reversed(clients[REMEMBERED_CLIENTS:])]
+    newest = [client for client, *_ in clients[:REMEMBERED_CLIENTS]]
+    return replace(memory, told=_told(cursor, memory.id, newest), former=former)
+
+
+def told(cursor: Cursor, memory: int, client: str) -> Sequence[WriteAck]:
+    """Return the answers to that client that are remembered, in the order of versions."""
+    return _told(cursor, memory, [client])
+
+
+def by_id(cursor: Cursor, identity: int) -> StoredMemory:
+    """The memory, or snapshot, of that number, which there is."""
+    return _memory(cursor, cursor.execute(f"{_SELECT} WHERE id = ?", (identity,)).fetchone())
+
+
+def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
+    """Memories in the order of names; without what clients were told."""
+    rows = cursor.execute(
+        f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, CAST(? AS INTEGER)) = ? AND parent IS NULL "
+        "ORDER BY name LIMIT ?",
+        (after, prefix, len(prefix), prefix, size),
+    ).fetchall()
+    return [_memory(cursor, row) for row in rows]
+
+
+def beyond(cursor: Cursor, identity: int, *, size: int) -> Sequence[StoredMemory]:
+    """Memories and snapshots in the order in which they were made; without what clients were told."""
+    rows = cursor.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", (identity, size)).fetchall()
+    return [_memory(cursor, row) for row in rows]
+
+
+def models(cursor: Cursor) -> Iterator[tuple[str, str]]:
+    """Names and digests of the models that memories and snapshots are of, each digest once."""
+    digest = ""
+    while (row := cursor.execute(_NEXT_MODEL, (digest,)).fetchone()) is not None:
+        name, digest = row
+        yield name, digest
+
+
+_NEXT_MODEL = "SELECT model, model_digest FROM memories WHERE model_digest > ? ORDER BY model_digest LIMIT 1"
+
+
+def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
+    """Names of memories whose time is over."""
+    rows = cursor.execute(
+        "SELECT name FROM memories WHERE expires_s < ? AND parent IS NULL ORDER BY expires_s LIMIT ?", (now_s, size)
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Sequence[Change]:
+    """Those of memories that are there, which have the change's version, and its model, from now on."""
+    marks, values = several([(one.memory, one.version, one.patterns, now_s) for one in changes])
+    there = {identity for (identity,) in cursor.execute(_COUNT.format(marks), values).fetchall()}
+    left = [change for change in changes if change.memory in there]
+    cursor.executemany(
+        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
+        [
+            (one.remade.model, one.remade.model_digest, one.remade.page_patterns, one.memory)
+            for one in left
+            if one.remade is not None
+        ],
+    )
+    return left
+
+
+def tell(cursor: Cursor, changes: Sequence[Change]) -> None:
+    """Notes what clients are told, and forgets what is older than is remembered."""
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ?",
+        [(change.memory, client) for change in changes for client in change.departed],
+    )
+    told = [(change.memory, told) for change in changes for told in change.told]
+    cursor.executemany(
+        "INSERT INTO answers (memory, client, sequence, version, patterns, erases, digest) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (memory, one.client, one.sequence, one.version, one.patterns, int(one.erases), one.digest)
+            for memory, one in told
+        ],
+    )
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
+        [
+            (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
+            for memory, one in told
+            if one.sequence > REMEMBERED_ANSWERS
+        ],
+    )
+
+
+def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
+    """Of a row of `_SELECT`."""
+    identity, name, model, digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s = row[:11]
+    return StoredMemory(
+        id=identity,
+        name=name,
+        model=model,
+        model_digest=digest,
+        settings=MemorySettings(
+            write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, ttl_s=ttl_s
+        ),
+        created_s=created_s,
+        expires_s=expires_s,
+        version=row[11],
+        patterns=row[12],
+        pages=page_rows.rows_of(cursor, identity),
+    )
+
+
+_CLIENTS = (
+    "SELECT client, max(sequence), max(version) AS newest FROM answers WHERE memory = ? GROUP BY client "
+    "ORDER BY newest DESC"
+)
+
+_TOLD = (
+    "SELECT client, sequence, version, patterns, erases, digest FROM answers WHERE memory = ? "
+    "AND client IN (VALUES {}) ORDER BY version"
+)
+
+
+def _told(cursor: Cursor, memory: int, clients: Sequence[str]) -> Sequence[WriteAck]:
+    if not clients:
+        return []
+    marks, values = several([(client,) for client in clients])
+    rows = cursor.execute(_TOLD.format(marks), (memory, *values)).fetchall()
+    return [
+        WriteAck(
+            client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases), digest=digest
+        )
+        for client, sequence, version, patterns, erases, digest in rows
+    ]

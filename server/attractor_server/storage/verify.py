@@ -1,0 +1,193 @@
+"""Verifying: every row of a store is read, and held to its checksum and to what other rows say."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import apsw
+import msgpack
+
+from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.memories.records import PageRow, StoredMemory, StoredPage, checksum
+from attractor_server.memories.settings import MemorySettings
+from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.backends.inspection import Fault, View
+from attractor_server.storage.database import Cursor
+from attractor_server.storage.offload import brought, orphans
+from attractor_server.storage.tables import memories as memory_rows
+from attractor_server.storage.tables import pages as page_rows
+
+PORTION = 256
+"""Rows that are asked for at a time"""
+
+_VALUE_BYTES = 4
+
+Found: TypeAlias = tuple[StoredMemory, PageRow, StoredPage]
+
+
+class _Place(NamedTuple):
+    """A page that some contents are in."""
+
+    memory: str
+    last: int
+    """Version of the memory"""
+    number: int
+    patterns: int
+    shared: int
+
+
+def faults_in(view: View, seen: Counter[str], artifacts: Artifacts | None = None) -> Iterator[Fault]:
+    """Everything that is wrong; counts in `seen` what was read. Large images are in `artifacts`.
+
+    What SQLite cannot read is named, and the rest goes on.
+    """
+    yield from view.faults
+    for row in _portions(view.cursor, _MEMORIES):
+        seen["memories"] += 1
+        yield from _of_memory(row)
+    for name, page in view.cursor.execute(_EMPTY).fetchall():
+        yield Fault(f"memory {name!r}, page {page}", "what was in it is not there")
+    for (content,) in _portions(view.cursor, _CONTENTS):
+        places = [_Place(*row) for row in view.cursor.execute(_PLACES, (content,)).fetchall()]
+        seen["pages"] += len(places)
+        try:
+            yield from _of_contents(view.cursor, content, places, seen, artifacts)
+        except (apsw.Error, UnicodeError) as error:
+            yield Fault(_named(content, places), f"cannot be read: {error}")
+    if artifacts is not None:
+        for location in orphans(view.cursor, artifacts):
+            yield Fault(f"{artifacts}/{location}", "no page has it; delete it")
+
+
+def pages_in(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
+    """Each page of each memory and snapshot, with all its entries; without those that are damaged."""
+    last = 0
+    while memories := memory_rows.beyond(cursor, last, size=PORTION):
+        for memory in memories:
+            for row in memory.pages:
+                try:
+                    stored = page_rows.page_of(cursor, memory.id, row.number, all_entries=True)
+                    stored = brought(stored, artifacts)
+                except (StoreDamaged, StoreFailed, apsw.Error):
+                    continue  # which `faults_in` names
+                yield memory, row, stored
+        last = memories[-1].id
+
+
+_MEMORIES = (
+    "SELECT id, name, version, patterns, write, when_full, page_patterns, retain, ttl_s, "
+    "(SELECT coalesce(sum(patterns), 0) FROM pages WHERE memory = memories.id), "
+    "(SELECT coalesce(max(version), 0) FROM answers WHERE memory = memories.id), "
+    "(SELECT name FROM memories m WHERE m.id = memories.parent) FROM memories WHERE id > ? ORDER BY id LIMIT ?"
+)
+
+_EMPTY = (
+    "SELECT name, number FROM pages JOIN memories ON memories.id = memory "
+    "WHERE NOT EXISTS (SELECT 1 FROM contents WHERE contents.id = content) ORDER BY name, number"
+)
+
+_CONTENTS = "SELECT id FROM contents WHERE id > ? ORDER BY id LIMIT ?"
+
+_PLACES = (
+    "SELECT name, version, number, pages.patterns, shared FROM pages JOIN memories ON memories.id = memory "
+    "WHERE content = ? ORDER BY name, number"
+)
+
+
+def _portions(cursor: Cursor, statement: str) -> Iterator[Sequence[Any]]:
+    """All rows, which begin with their id."""
+    last = -1
+    while found := cursor.execute(statement, (last, PORTION)).fetchall():
+        yield from found
+        last = found[-1][0]
+
+
+def _of_memory(row: Sequence[Any]) -> Iterator[Fault]:
+    _, name, version, patterns, write, when_full, page_patterns, retain, ttl_s, in_pages, told, parent = row
+    where = f"memory {name!r}"
+    if name.startswith("@"):
+        return  # which is being imported or deleted
+    if patterns != in_pages:
+        yield Fault(where, f"it counts {patterns} patterns, and its pages {in_pages}")
+    if told > version:
+        yield Fault(where, f"it is at version {version}, and a client was told of version {told}")
+    if parent is not None and not name.startswith(f"{parent}@"):
+        yield Fault(where, f"it is no snapshot of {parent!r} by its name")
+    try:
+        MemorySettings(write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, ttl_s=ttl_s)
+    except SettingsError as error:
+        yield Fault(where, error.message)
+
+
+def _of_contents(
+    cursor: Cursor, content: int, places: Sequence[_Place], seen: Counter[str], artifacts: Artifacts | None
+) -> Iterator[Fault]:
+    where = _named(content, places)
+    if not places:
+        yield Fault(where, "no memory has it: what was to be deleted was not")
+    if len(places) > 1 and not all(place.shared for place in places):
+        yield Fault(where, "pages share it, of which not all are marked so")
+    last = min((place.last for place in places), default=0)
+    image = 0
+    for version, weights, location, mark in cursor.execute(_IMAGE, (content,)).fetchall():
+        seen["images"] += 1
+        image = version
+        if checksum(content, version, weights or (location or "").encode()) != mark:
+            yield Fault(where, f"the image of version {version} has another checksum than it was stored with")
+        elif location and (fault := _of_object(location, artifacts)):
+            yield Fault(where, f"the image of version {version}: {fault}")
+        if places and version > last:
+            yield Fault(where, f"its image is of version {version}, and its memory at {last}")
+    held = behind = 0
+    for row in cursor.execute(_ENTRIES, (content,)).fetchall():
+        seen["entries"] += 1
+        version, patterns = row[0], row[2]
+        held += patterns
+        behind += patterns if version > image else 0
+        if fault := _of_entry(content, row):
+            yield Fault(where, f"version {version}: {fault}")
+        if places and version > last:
+            yield Fault(where, f"it has an entry of version {version}, and its memory is at {last}")
+    for place in places:
+        if (place.patterns < behind) if image else (place.patterns != held):
+            counted = f"{behind} after its image" if image else str(held)
+            yield Fault(_named(content, [place]), f"it counts {place.patterns} patterns, and its entries {counted}")
+
+
+_IMAGE = "SELECT version, weights, location, checksum FROM images WHERE content = ?"
+
+_ENTRIES = "SELECT version, written, patterns, vectors, items, checksum FROM entries WHERE content = ? ORDER BY version"
+
+
+def _of_object(location: str, artifacts: Artifacts | None) -> str:
+    """What is wrong with an object; empty if nothing is."""
+    if artifacts is None:
+        return f"it is {location} in an artifact store; name that by --artifact-store"
+    try:
+        artifacts.get(location)
+    except StoreDamaged as error:
+        return error.message
+    return ""
+
+
+def _of_entry(content: int, row: Sequence[Any]) -> str:
+    """What is wrong with an entry; empty if nothing is."""
+    version, written, patterns, vectors, items, mark = row
+    if checksum(content, version, vectors, items) != mark:
+        return "its patterns have another checksum than they were stored with"
+    if patterns < 1 or len(vectors) % (_VALUE_BYTES * patterns):
+        return f"{len(vectors)} bytes are no {patterns} patterns"
+    if not 0 < written <= version:
+        return f"it was written with version {written}"
+    try:
+        if len(page_rows.unpacked(items)) not in (0, patterns):
+            return f"it has {patterns} patterns and {len(page_rows.unpacked(items))} payloads"
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        return f"its payloads cannot be read: {error}"
+    return ""
+
+
+def _named(content: int, places: Sequence[_Place]) -> str:
+    if not places:
+        return f"contents {content}"
+    return ", ".join(f"memory {place.memory!r}, page {place.number}" for place in places)

@@ -1,0 +1,95 @@
+"""Meta-training of the eraser: after it, a memory should be as one that never saw what was erased."""
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from attractor_server.energy.eraser import erase, initial_eraser
+from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.writer import delta_energy
+from attractor_server.training.datasets import Source
+from attractor_server.training.distortions import Cues, distort
+from attractor_server.training.episodes import Episode, Plan, draw_shape
+from attractor_server.training.objective import Losses, Objective, reading_error, recalled
+from attractor_server.training.recipe import EraserTable, Recipe
+from attractor_server.training.validation import written
+
+UPS = (0.02, 0.05, 0.08, 0.12, 0.18, 0.27)
+"""How far up the energy an eraser may start to learn from"""
+
+REHEARSALS = 2
+"""Episodes that the start is chosen by"""
+
+SLACK = 0.05
+"""Error beside which damage to what is kept counts: a rise from nothing to next to nothing should not"""
+
+
+def with_start(model: Model, source: Source, recipe: Recipe) -> Model:
+    """The model with an eraser as yet unlearned, as far up the energy as does best in a few episodes.
+
+    What a unit of energy is differs from model to model, by more than a short phase of learning can make good.
+    """
+    table = recipe.eraser or EraserTable()
+
+    def started(up: float) -> Model:
+        eraser = initial_eraser(table.steps, model.parameters.initial, up=up)
+        eraser = {name: value.to(model.device) for name, value in eraser.items()}
+        return replace(model, parameters=replace(model.parameters, eraser=eraser))
+
+    def loss(candidate: Model) -> float:
+        generator = Generator(model.device).manual_seed(recipe.seed)
+        losses = [erasing_losses(candidate, source, recipe, generator) for _ in range(REHEARSALS)]
+        return sum(float(one.total(recipe.optimizer)) for one in losses)
+
+    with torch.no_grad():
+        return min(map(started, UPS), key=loss)
+
+
+def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator) -> Episode:
+    table = recipe.eraser or EraserTable()
+    count, _ = draw_shape(recipe.episodes, plans)
+    share = torch.rand((), generator=plans, device=plans.device).item()
+    gone = 1 + int(share * min(table.patterns, count))
+    patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
+    cues = distort(patterns, source.layout, recipe.cues, generator)
+    return Episode(patterns, patterns, cues, Plan(gone=gone, held=bool(cues.known.any())))
+
+
+def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
+    patterns, cues, gone = episode.patterns, episode.cues, episode.plan.gone
+    count, held = patterns.shape[1] - gone, episode.plan.held
+    kept, dropped = patterns[:, :count], patterns[:, count:]
+    full, never = written(model, patterns, count + gone), written(model, kept, count)
+    fast = erased(model, full, dropped, stored=count + gone)
+    x, whole = model.encode(cues.values), cues if held else None
+    found = recalled(model, model.network, fast, x, whole)
+    with torch.no_grad():
+        before = reading_error(model, recalled(model, model.network, full, x, whole)[:, :count], kept)
+        wanted = recalled(model, model.network, never, x[:, count:], _part(cues, count) if held else None)
+        energy = delta_energy(model.network, model.parameters, never, x[:, count:])
+    damage = reading_error(model, found[:, :count], kept) / (before + SLACK)
+    strayed = (found[:, count:] - wanted).square().mean() / wanted.var().clamp(min=1e-9)
+    delta = delta_energy(model.network, model.parameters, fast, x[:, count:])
+    apart = (delta - energy).square().mean() / energy.square().mean().clamp(min=1e-9)
+    return Losses(damage + strayed, apart)
+
+
+erasing_losses = Objective(_draw, _measure)
+"""The losses of one random episode by the eraser's parameters alone.
+
+`error` is that of what is kept, as a share of what it was before, with the distance between what cues of erased
+patterns lead to here and in the memory that never saw them; `familiarity` the same distance of their ΔE.
+"""
+
+
+def erased(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
+    """The fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
+    present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=patterns.device)
+    held = torch.full((len(patterns),), stored, device=patterns.device)
+    return erase(model.network, model.parameters, fast, model.encode(patterns), present=present, stored=held)
+
+
+def _part(cues: Cues, start: int) -> Cues:
+    return Cues(cues.values[:, start:], cues.known[:, start:])

@@ -1,0 +1,132 @@
+"""What the rows of one model are measured on: its data in three splits, and the cues that its recipe names."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.model import Model
+from attractor_server.training.baselines import Rival
+from attractor_server.training.datasets import Source, load_dataset
+from attractor_server.training.datasets.glyphs import Split
+from attractor_server.training.distortions import Cues
+from attractor_server.training.model_lookup import recipe_of
+from attractor_server.training.recipe import CueTable, Recipe
+from attractor_server.training.validation import Task, filled, trial_of
+
+TEST_SEED, TUNING_SEED = 9000, 5000
+"""Far from what training validates with"""
+
+TUNING_MEMORIES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Memories of patterns and a cue for each, (memories, patterns, values)."""
+
+    cue: str
+    patterns: Tensor
+    cues: Cues
+    unseen: Cues
+    """Cues of as many patterns that are not stored"""
+    filled: Tensor
+    """The cues with the mean of the training data where an entry is missing"""
+
+    @property
+    def count(self) -> int:
+        """N"""
+        return self.patterns.shape[1]
+
+    @property
+    def given(self) -> Tensor:
+        """Entries of the cues (memories, patterns, values), bool, that are right: by what is told, or by a gap.
+
+        A cue that has gaps is right elsewhere, and everybody can see the gaps.
+        """
+        missing = self.cues.values.isnan()
+        return self.cues.known | (missing.any(-1, keepdim=True) & ~missing)
+
+    def few(self, cues: int) -> "Probe":
+        """The same memories with the first cues alone: enough for what has no memory and takes its time."""
+        part = Cues(self.cues.values[:, :cues], self.cues.known[:, :cues])
+        return Probe(cue=self.cue, patterns=self.patterns, cues=part, unseen=self.unseen, filled=self.filled[:, :cues])
+
+    def answers(self, rival: Rival) -> Tensor:
+        """What a rival makes of the cues; where entries are given, it is told which."""
+        given = self.given
+        masked = given.any(-1, keepdim=True)
+        if not bool(masked.any()):
+            return rival.recall(self.patterns, self.filled)
+        told = rival.recall(self.patterns, self.filled, known=given)
+        if bool(masked.all()):
+            return told
+        return torch.where(masked, told, rival.recall(self.patterns, self.filled))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A model, the recipe it was made by, and its data."""
+
+    model: Model
+    recipe: Recipe
+    training: Source
+    held_out: Source
+    """Validation data"""
+    tested: Source
+    counts: Sequence[int]
+    memories: int
+
+    @classmethod
+    def of(cls, model: Model, *, counts: Sequence[int] = (), memories: int = 64, split: Split = "test") -> "Bench":
+        """With the recipe that the model's file carries.
+
+        Raises:
+            SettingsError: it carries none that this version knows.
+        """
+        recipe = recipe_of(model)
+        training, held_out, tested = (load_dataset(recipe.data.name, one) for one in ("train", "validation", split))
+        return cls(
+            model=model,
+            recipe=recipe,
+            training=training,
+            held_out=held_out,
+            tested=tested,
+            counts=counts or usual_counts(recipe),
+            memories=memories,
+        )
+
+    def probe(self, table: CueTable, count: int) -> Probe:
+        """Test memories of so many patterns, always the same ones."""
+        return self._probe(self.tested, table, count, self.memories, TEST_SEED)
+
+    def rehearsal(self, table: CueTable, count: int, *, memories: int = TUNING_MEMORIES) -> Probe:
+        """Training memories of so many patterns, to tune rivals on."""
+        return self._probe(self.training, table, count, memories, TUNING_SEED)
+
+    def settings(self) -> Iterator[tuple[CueTable, int]]:
+        """Each kind of cue with each number of patterns."""
+        return ((table, count) for table in self.recipe.cues for count in self.counts)
+
+    def _probe(self, source: Source, table: CueTable, count: int, memories: int, seed: int) -> Probe:
+        task = Task(data=self.recipe.data, cues=[table], count=count, memories=memories, seed=seed + count)
+        trial = trial_of(source, task)
+        return Probe(
+            cue=cue_name(table),
+            patterns=trial.patterns,
+            cues=trial.cues,
+            unseen=trial.unseen,
+            filled=filled(self.model, trial.cues),
+        )
+
+
+def usual_counts(recipe: Recipe) -> Sequence[int]:
+    """Half the rated capacity, the capacity, and twice; for signs what the literature of Hopfield networks asks."""
+    if recipe.data.metric == "bit_error":
+        return 32, 48, 64, 96
+    return max(1, recipe.capacity // 2), recipe.capacity, 2 * recipe.capacity
+
+
+def cue_name(table: CueTable) -> str:
+    """As it stands in the tables."""
+    return f"field {table.field}" if table.kind == "field" else f"{table.kind} {table.amount:g}"

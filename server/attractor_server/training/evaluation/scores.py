@@ -1,0 +1,155 @@
+"""Rows of the quality tables: figures of answers, with 95 % intervals."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.training.baselines import nearest
+from attractor_server.training.evaluation.bench import Bench, Probe
+from attractor_server.training.metrics import SCORES, auroc
+from attractor_server.training.validation import familiarity, judged
+
+Table: TypeAlias = Literal[
+    "quality", "patterns", "steps", "age", "precision", "erase", "repeats", "transfer", "pages", "seeds"
+]
+
+Family: TypeAlias = Literal["memory", "control", "rival"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a method reached on the test data, with 95 % intervals."""
+
+    table: Table
+    """`quality`, or the curve that this is a point of"""
+    model: str
+    cue: str
+    count: int
+    """Patterns in a memory (N)"""
+    method: str
+    family: Family
+    """The model's memory; what needs no writing; other ways"""
+    metric: str
+    value: float
+    interval: float
+    """Half its width: of the mean over memories, or over seeds where there are several"""
+    identified: float
+    """Share of answers whose nearest stored pattern is the right one"""
+    identified_interval: float
+    auroc: float | None = None
+    """Of ΔE, stored against unseen"""
+    right_page: float | None = None
+    """Share of cues that the right one of several pages answered"""
+    bytes: int
+    """Of one memory, without what all memories share"""
+    at: float | None = None
+    """Where on the curve: patterns, reading steps, age (0 newest, 1 oldest), bits"""
+    memories: int
+    seeds: int = 1
+
+    def as_json(self) -> str:
+        """One line; what is not finite is null."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+        return json.dumps(finite, allow_nan=False)
+
+
+NORMAL = 1.96
+
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t at 97.5 %, of 1 to 10 degrees of freedom"""
+
+
+def over_memories(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the interval's width by the normal law; of one value alone that is not known (NaN)."""
+    return statistics.fmean(values), NORMAL * _standard_error(values)
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """The same by Student's t: seeds are few."""
+    return statistics.fmean(values), student(len(values) - 1) * _standard_error(values)
+
+
+def student(freedom: int) -> float:
+    """The quantile of 97.5 %; beyond 10 degrees of freedom by Cornish and Fisher's series, right to three digits."""
+    if freedom < 1:
+        return math.nan
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Whose answers a row is about, and what they take."""
+
+    name: str
+    family: Family
+    bytes: int
+
+
+def row_of(  # noqa: PLR0913
+    bench: Bench,
+    probe: Probe,
+    method: Method,
+    answers: Tensor,
+    *,
+    auroc: float | None = None,
+    table: Table = "quality",
+    at: float | None = None,
+    chosen: slice = slice(None),
+) -> Row:
+    """The row of answers to the probe's cues (memories, cues, values), of the `chosen` ones of them."""
+    value, interval = over_memories(scores(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
+    right, right_interval = over_memories(hits(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
+    return Row(
+        table=table,
+        model=bench.recipe.name,
+        cue=probe.cue,
+        count=probe.count,
+        method=method.name,
+        family=method.family,
+        metric=bench.recipe.data.metric,
+        value=value,
+        interval=interval,
+        identified=right,
+        identified_interval=right_interval,
+        auroc=auroc,
+        bytes=method.bytes,
+        at=at,
+        memories=len(answers),
+    )
+
+
+def scores(bench: Bench, patterns: Tensor, answers: Tensor) -> Tensor:
+    """The metric of each answer (memories, m): the right ones are the first m of the patterns (memories, n, values)."""
+    data = bench.recipe.data
+    truth = patterns[:, : answers.shape[1]]
+    return SCORES[data.metric](*(judged(bench.model, data, x) for x in (answers, truth)))
+
+
+def hits(bench: Bench, patterns: Tensor, answers: Tensor) -> Tensor:
+    """Whether the stored pattern nearest to each answer is the right one, 0 or 1 (memories, m)."""
+    found = nearest(*(judged(bench.model, bench.recipe.data, x) for x in (answers, patterns)))
+    return (found == torch.arange(answers.shape[1])).float()
+
+
+def told_apart(bench: Bench, fast: Tensors, probe: Probe) -> float:
+    """The AUROC of ΔE: cues of what is stored against cues of what is not."""
+    own, other = (familiarity(bench.model, fast, cues) for cues in (probe.cues, probe.unseen))
+    return auroc(-own, -other)
