@@ -54,16 +54,20 @@ SDK: Mapping[str, str] = {
     "": WIRE,
 }
 SHARD: Mapping[str, str] = {
-    **dict.fromkeys(("rpc/answers.py:Answers.run", "rpc/session.py:Session._serve"), WIRE),
+    **dict.fromkeys(("rpc/responses.py:ResponseQueue.run", "rpc/session.py:Session._serve"), WIRE),
     **dict.fromkeys(
-        ("rpc/answers.py", "rpc/codec.py:encode", "rpc/codec.py:scores", "rpc/codec.py:_column", "rpc/codec.py:pages"),
+        (
+            "rpc/responses.py",
+            "rpc/codec.py:encode",
+            "rpc/codec.py:scores",
+            "rpc/codec.py:_column",
+            "rpc/codec.py:pages",
+        ),
         "answers into frames",
     ),
-    "rpc/": "bytes to arrays, checks, a job for each request",
-    **dict.fromkeys(
-        (f"engine/{name}.py" for name in ("lanes", "batcher", "fairness", "entrance", "pace", "work")), WAITING
-    ),
-    **dict.fromkeys(("engine/kernels/", "engine/programs/"), "the reading loop"),
+    **dict.fromkeys(("rpc/", "shard/"), "bytes to arrays, checks, a job for each request"),
+    **dict.fromkeys(("scheduling/", "memories/"), WAITING),
+    **dict.fromkeys(("engine/kernels/", "engine/compute/"), "the reading loop"),
     "energy/": "into the network's units, and back",
     "engine/": "finding the pages, patterns side by side",
     "": WIRE,
