@@ -44,12 +44,6 @@ def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess)
     assert all(int(right) > 15 for _, right in told)
 
 
-def test_pages_name_files_that_exist() -> None:
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
-
-
 def test_the_demo_reaches_its_figures_and_draws_them(tmp_path: Path) -> None:
     drawing = tmp_path / "demo.png"
     command = [*COMMAND, "demo", "--output", str(drawing)]
