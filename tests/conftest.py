@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
@@ -31,6 +32,12 @@ async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
     aio.init_grpc_aio()
     yield
     aio.shutdown_grpc_aio()
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Return a generator of the test's own, so that what it draws does not depend on the tests before it."""
+    return np.random.default_rng(7)
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,8 @@ from attractor_server.app import RunningShard
 from attractor_server.cli.main import main
 from attractor_server.shard.spec import ShardSpec
 
-RANDOM = np.random.default_rng(8)
-IMAGES = RANDOM.random((3, 4, 4), dtype=np.float32)
-KEYS = RANDOM.random((2, 8), dtype=np.float32)
+IMAGES = np.random.default_rng(8).random((3, 4, 4), dtype=np.float32)
+KEYS = np.random.default_rng(9).random((2, 8), dtype=np.float32)
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ Floats = NDArray[np.float32]
 INITIAL = {"W": torch.arange(24.0).view(6, 4) / 7, "b": torch.full((6,), 0.3)}
 PAGE_BYTES, KEPT_VALUES = page_bytes("float32", INITIAL), 8
 RECORD_BYTES = 28 + PAGE_BYTES + 4 * KEPT_VALUES
-RANDOM = np.random.default_rng(11)
 
 
 class Counting(PageFile):
@@ -118,11 +117,11 @@ def test_a_page_is_saved_again_only_after_it_was_written_again(store: Counting) 
     assert same(seen(bank, first), weights(3))
 
 
-def test_kept_patterns_leave_with_their_page_and_come_back(store: Counting) -> None:
+def test_kept_patterns_leave_with_their_page_and_come_back(store: Counting, random: np.random.Generator) -> None:
     bank = bank_of(1, store)
     keeping, second = Page(), Page()
     for rows in (1, 3):
-        keeping.kept = kept = RANDOM.random((rows, 4), dtype=np.float32)
+        keeping.kept = kept = random.random((rows, 4), dtype=np.float32)
         bank.publish([keeping], weights(rows))
         bank.publish([second], weights(2))
         left = [keeping.kept]

@@ -13,38 +13,39 @@ from attractor_server.memories.settings import MemorySettings
 
 TINY = tiny_model("tiny", IMAGE)
 ABLE = able_model("able", IMAGE)
-RANDOM = np.random.default_rng(7)
 REWRITE = MemorySettings(page_patterns=8)
 Loop = asyncio.AbstractEventLoop
 
 
-def patterns(count: int) -> Values:
-    return RANDOM.random((count, IMAGE.size), dtype=np.float32)
+def patterns(random: np.random.Generator, count: int) -> Values:
+    return random.random((count, IMAGE.size), dtype=np.float32)
 
 
-def signs(count: int) -> Values:
-    return np.where(RANDOM.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
+def signs(random: np.random.Generator, count: int) -> Values:
+    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
 
 
-def flipped(values: Values) -> Values:
-    return np.where(RANDOM.random(values.shape) < 0.15, -values, values).astype(np.float32)
+def flipped(random: np.random.Generator, values: Values) -> Values:
+    return np.where(random.random(values.shape) < 0.15, -values, values).astype(np.float32)
 
 
-def test_what_an_open_page_keeps_is_erased_as_if_it_had_never_been_stored(loop: Loop) -> None:
-    bench, stored, cues = Bench(TINY, loop, settings=REWRITE), patterns(7), patterns(3)
+def test_what_an_open_page_keeps_is_erased_as_if_it_had_never_been_stored(
+    loop: Loop, random: np.random.Generator
+) -> None:
+    bench, stored, cues = Bench(TINY, loop, settings=REWRITE), patterns(random, 7), patterns(random, 3)
     bench.store("a", stored)
     gone = stored[[1, 4]] * np.float32(1 + 1e-6)
     assert bench.erase("a", gone) == Erased(version=2, patterns=5)
     bench.store("never", stored[[0, 2, 3, 5, 6]])
     np.testing.assert_allclose(bench.recall("a", cues), bench.recall("never", cues), rtol=1e-6, atol=1e-6)
-    more = patterns(2)
+    more = patterns(random, 2)
     for name in ("a", "never"):
         bench.store(name, more)
     np.testing.assert_allclose(bench.recall("a", cues), bench.recall("never", cues), rtol=1e-6, atol=1e-6)
 
 
-def test_a_page_of_which_all_is_erased_is_as_new(loop: Loop) -> None:
-    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(3)
+def test_a_page_of_which_all_is_erased_is_as_new(loop: Loop, random: np.random.Generator) -> None:
+    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(random, 3)
     bench.store("a", stored)
     assert bench.erase("a", stored) == Erased(version=2, patterns=0)
     assert not bench.memories["a"].pages[0].written
@@ -52,16 +53,18 @@ def test_a_page_of_which_all_is_erased_is_as_new(loop: Loop) -> None:
     assert bench.store("a", stored) == Stored(version=3, patterns=3)
 
 
-def test_a_pattern_stored_twice_is_there_once_after_one_erase(loop: Loop) -> None:
-    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(2)
+def test_a_pattern_stored_twice_is_there_once_after_one_erase(loop: Loop, random: np.random.Generator) -> None:
+    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(random, 2)
     bench.store("a", stored[[0, 1, 0]])
     assert bench.erase("a", stored[:1]) == Erased(version=2, patterns=2)
     bench.store("once", stored[[1, 0]])
     np.testing.assert_allclose(bench.recall("a", stored), bench.recall("once", stored), rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_that_cannot_erase_says_so_where_the_pattern_is_not_kept_and_changes_nothing(loop: Loop) -> None:
-    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(10)
+def test_a_model_that_cannot_erase_says_so_where_the_pattern_is_not_kept_and_changes_nothing(
+    loop: Loop, random: np.random.Generator
+) -> None:
+    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(random, 10)
     bench.store("a", stored)
     before = bench.query("a", stored)
     refused = bench.erase("a", stored[[0, 9]])
@@ -72,29 +75,31 @@ def test_a_model_that_cannot_erase_says_so_where_the_pattern_is_not_kept_and_cha
     assert bench.erase("a", stored[9:]) == Erased(version=2, patterns=9)
 
 
-def test_patterns_of_one_erase_are_forgotten_by_the_pages_that_knew_them(loop: Loop, binary: Model) -> None:
+def test_patterns_of_one_erase_are_forgotten_by_the_pages_that_knew_them(
+    loop: Loop, binary: Model, random: np.random.Generator
+) -> None:
     bench = Bench(binary, loop, bank_bytes=1 << 26, settings=MemorySettings(page_patterns=16))
-    stored = signs(40)
+    stored = signs(random, 40)
     bench.store("a", stored)
     gone = [3, 20, 35]
     left = np.setdiff1d(np.arange(40), gone)
     assert bench.erase("a", stored[gone]) == Erased(version=2, patterns=37)
     assert bench.pages("a") == [15, 15, 7]
     assert [page.kept is None for page in bench.memories["a"].pages] == [True, True, False]
-    wrong = (np.sign(bench.recall("a", flipped(stored))) != stored).mean(1)
+    wrong = (np.sign(bench.recall("a", flipped(random, stored))) != stored).mean(1)
     assert wrong[gone].min() > 0.25
     assert wrong[left].max() < 0.05
 
 
-def test_a_page_that_the_eraser_changed_is_added_to_from_then_on(loop: Loop) -> None:
-    bench, stored = Bench(ABLE, loop, settings=REWRITE), patterns(4)
+def test_a_page_that_the_eraser_changed_is_added_to_from_then_on(loop: Loop, random: np.random.Generator) -> None:
+    bench, stored = Bench(ABLE, loop, settings=REWRITE), patterns(random, 4)
     bench.store("a", stored)
     before = bench.query("a", stored).delta_energy
     near = stored[:1] + 0.05
     assert bench.erase("a", near) == Erased(version=2, patterns=3)
     forgotten = bench.query("a", stored).delta_energy
     assert forgotten[0] > before[0]
-    assert bench.store("a", patterns(1)) == Stored(version=3, patterns=4)
+    assert bench.store("a", patterns(random, 1)) == Stored(version=3, patterns=4)
     assert bench.query("a", stored).delta_energy[0] > before[0] + 0.5 * (forgotten[0] - before[0])
 
 

@@ -22,7 +22,6 @@ from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
 from attractor_server.storage.memory_store import SqlMemoryStore
 
 MODEL = tiny_model("tiny", IMAGE)
-RANDOM = np.random.default_rng(3)
 
 
 class Kept:
@@ -73,29 +72,31 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     loop.close()
 
 
-def some(count: int = 1) -> Values:
-    return RANDOM.random((count, IMAGE.size), dtype=np.float32)
+def some(random: np.random.Generator, count: int = 1) -> Values:
+    return random.random((count, IMAGE.size), dtype=np.float32)
 
 
-def test_what_is_committed_is_what_was_answered(kept: Kept) -> None:
-    assert kept.store(some(), some(2)) == [Stored(1, 1), Stored(2, 3)]
+def test_what_is_committed_is_what_was_answered(kept: Kept, random: np.random.Generator) -> None:
+    assert kept.store(some(random), some(random, 2)) == [Stored(1, 1), Stored(2, 3)]
     found = kept.journal.find("a")
     assert found is not None
     assert (found.version, found.patterns) == (2, 3)
 
 
-def test_after_a_commit_that_failed_the_memory_goes_on_from_what_the_store_has(kept: Kept) -> None:
-    kept.store(some())
+def test_after_a_commit_that_failed_the_memory_goes_on_from_what_the_store_has(
+    kept: Kept, random: np.random.Generator
+) -> None:
+    kept.store(some(random))
     with kept.refusing("TRUE"):
-        (failed,) = kept.store(some())
+        (failed,) = kept.store(some(random))
     assert isinstance(failed, StoreFailed)
-    assert kept.store(some()) == [Stored(2, 2)]
+    assert kept.store(some(random)) == [Stored(2, 2)]
 
 
 def test_a_repeat_of_a_commit_whose_outcome_was_lost_gets_the_first_answer(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
 ) -> None:
-    commit, values = kept.journal.commit, some()
+    commit, values = kept.journal.commit, some(random)
 
     def lost(changes: Sequence[Change]) -> None:
         commit(changes)
@@ -108,18 +109,20 @@ def test_a_repeat_of_a_commit_whose_outcome_was_lost_gets_the_first_answer(
     assert kept.numbered(2, values) == Stored(2, 2)
 
 
-def test_stores_behind_one_that_was_not_committed_fail_with_it(kept: Kept) -> None:
+def test_stores_behind_one_that_was_not_committed_fail_with_it(kept: Kept, random: np.random.Generator) -> None:
     bad = np.full((1, IMAGE.size), 1e30, np.float32)
     with kept.refusing("NEW.version = 1"):
-        first, second, third = kept.store(some(), bad, some())  # which diverge together, and so are tried one by one
+        first, second, third = kept.store(
+            some(random), bad, some(random)
+        )  # which diverge together, and so are tried one by one
     assert isinstance(first, StoreFailed)
     assert isinstance(second, StoreFailed | WriteDiverged)
     assert isinstance(third, StoreFailed)
-    assert kept.store(some()) == [Stored(1, 1)]
+    assert kept.store(some(random)) == [Stored(1, 1)]
 
 
-def test_a_memory_of_a_model_that_is_not_loaded_can_be_forgotten(kept: Kept) -> None:
-    kept.store(some())
+def test_a_memory_of_a_model_that_is_not_loaded_can_be_forgotten(kept: Kept, random: np.random.Generator) -> None:
+    kept.store(some(random))
     engine = Engine([], bank_bytes=1, keeper=kept.journal)
     engine.run([Job(operation=Operation.DELETE, memory=kept.memory, future=kept.loop.create_future())])
     assert kept.journal.find("a") is None

@@ -13,17 +13,16 @@ from attractor_server.memories.outcomes import Recalled, Recognized
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.scheduling.jobs import Operation
 
-RANDOM = np.random.default_rng(11)
 REWRITE = MemorySettings(page_patterns=8)
 Loop = asyncio.AbstractEventLoop
 
 
-def signs(count: int) -> Values:
-    return np.where(RANDOM.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
+def signs(random: np.random.Generator, count: int) -> Values:
+    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
 
 
-def flipped(values: Values, share: float) -> Values:
-    return np.where(RANDOM.random(values.shape) < share, -values, values).astype(np.float32)
+def flipped(random: np.random.Generator, values: Values, share: float) -> Values:
+    return np.where(random.random(values.shape) < share, -values, values).astype(np.float32)
 
 
 def test_the_calibration_makes_pages_of_different_sizes_comparable_and_an_empty_page_is_never_chosen() -> None:
@@ -41,10 +40,10 @@ def misled(model: Model, by: float) -> Model:
 
 
 def test_of_two_pages_about_as_probable_the_one_whose_answer_is_nearer_to_the_cue_answers(
-    loop: Loop, binary: Model
+    loop: Loop, binary: Model, random: np.random.Generator
 ) -> None:
-    stored = signs(16)
-    cues, right = flipped(stored, 0.1), np.repeat([0, 1], 8)
+    stored = signs(random, 16)
+    cues, right = flipped(random, stored, 0.1), np.repeat([0, 1], 8)
     for by, expected in ((1e-3, right), (1e3, 1 - right)):
         bench = Bench(misled(binary, by), loop, settings=REWRITE)
         bench.store("a", stored)
@@ -58,9 +57,9 @@ def test_of_two_pages_about_as_probable_the_one_whose_answer_is_nearer_to_the_cu
 
 
 def test_a_cue_that_is_held_where_it_is_known_says_nothing_of_two_pages_about_as_probable(
-    loop: Loop, binary: Model
+    loop: Loop, binary: Model, random: np.random.Generator
 ) -> None:
-    bench, stored = Bench(misled(binary, 1e-3), loop, settings=REWRITE), signs(16)
+    bench, stored = Bench(misled(binary, 1e-3), loop, settings=REWRITE), signs(random, 16)
     bench.store("a", stored)
     known = np.zeros(stored.shape, np.bool_)
     known[:, :100] = True
@@ -70,8 +69,10 @@ def test_a_cue_that_is_held_where_it_is_known_says_nothing_of_two_pages_about_as
     assert recalled.pages.tolist() == [1] * 8 + [0] * 8
 
 
-def test_recognition_asks_one_page_also_where_two_are_about_as_probable(loop: Loop, binary: Model) -> None:
-    bench, stored = Bench(misled(binary, 1e-3), loop, settings=REWRITE), signs(16)
+def test_recognition_asks_one_page_also_where_two_are_about_as_probable(
+    loop: Loop, binary: Model, random: np.random.Generator
+) -> None:
+    bench, stored = Bench(misled(binary, 1e-3), loop, settings=REWRITE), signs(random, 16)
     bench.store("a", stored)
     (recognized,) = bench.run(bench.job(Operation.RECOGNIZE, "a", stored))
     assert isinstance(recognized, Recognized)

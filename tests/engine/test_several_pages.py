@@ -20,26 +20,25 @@ from attractor_server.scheduling.jobs import Operation
 
 TINY = tiny_model("tiny", IMAGE)
 ABLE = able_model("able", IMAGE)
-RANDOM = np.random.default_rng(7)
 REWRITE = MemorySettings(page_patterns=8)
 STREAM = MemorySettings(write="stream", page_patterns=8)
 Loop = asyncio.AbstractEventLoop
 
 
-def patterns(count: int, size: int = IMAGE.size) -> Values:
-    return RANDOM.random((count, size), dtype=np.float32)
+def patterns(random: np.random.Generator, count: int, size: int = IMAGE.size) -> Values:
+    return random.random((count, size), dtype=np.float32)
 
 
-def signs(count: int) -> Values:
-    return np.where(RANDOM.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
+def signs(random: np.random.Generator, count: int) -> Values:
+    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
 
 
-def flipped(values: Values, share: float = 0.15) -> Values:
-    return np.where(RANDOM.random(values.shape) < share, -values, values).astype(np.float32)
+def flipped(random: np.random.Generator, values: Values, share: float = 0.15) -> Values:
+    return np.where(random.random(values.shape) < share, -values, values).astype(np.float32)
 
 
-def test_patterns_stored_one_by_one_are_held_as_those_stored_together(loop: Loop) -> None:
-    bench, stored, cues = Bench(TINY, loop, settings=REWRITE), patterns(7), patterns(3)
+def test_patterns_stored_one_by_one_are_held_as_those_stored_together(loop: Loop, random: np.random.Generator) -> None:
+    bench, stored, cues = Bench(TINY, loop, settings=REWRITE), patterns(random, 7), patterns(random, 3)
     for number in range(7):
         assert bench.store("singly", stored[number][None]) == Stored(version=number + 1, patterns=number + 1)
     bench.store("together", stored)
@@ -48,8 +47,8 @@ def test_patterns_stored_one_by_one_are_held_as_those_stored_together(loop: Loop
     np.testing.assert_allclose(one.energy_after, other.energy_after, rtol=1e-6, atol=1e-6)
 
 
-def test_a_stream_adds_to_what_is_written_and_keeps_no_pattern(loop: Loop) -> None:
-    stored, cues = patterns(6), patterns(3)
+def test_a_stream_adds_to_what_is_written_and_keeps_no_pattern(loop: Loop, random: np.random.Generator) -> None:
+    stored, cues = patterns(random, 6), patterns(random, 3)
     bench = Bench(TINY, loop, settings=STREAM)
     for number in range(6):
         bench.store("singly", stored[number][None])
@@ -58,8 +57,8 @@ def test_a_stream_adds_to_what_is_written_and_keeps_no_pattern(loop: Loop) -> No
     assert not np.allclose(bench.recall("singly", cues), bench.recall("together", cues), rtol=1e-3, atol=1e-3)
 
 
-def test_a_full_page_is_sealed_and_the_next_one_is_as_of_a_new_memory(loop: Loop) -> None:
-    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(11)
+def test_a_full_page_is_sealed_and_the_next_one_is_as_of_a_new_memory(loop: Loop, random: np.random.Generator) -> None:
+    bench, stored = Bench(TINY, loop, settings=REWRITE), patterns(random, 11)
     for number in range(11):
         bench.store("a", stored[number][None])
         bench.store("first" if number < 8 else "second", stored[number][None])
@@ -74,8 +73,8 @@ def test_a_full_page_is_sealed_and_the_next_one_is_as_of_a_new_memory(loop: Loop
 
 
 @pytest.mark.parametrize("settings", [REWRITE, STREAM], ids=lambda settings: settings.write)
-def test_one_store_may_fill_several_pages(loop: Loop, settings: MemorySettings) -> None:
-    bench, stored = Bench(TINY, loop, settings=settings), patterns(21)
+def test_one_store_may_fill_several_pages(loop: Loop, settings: MemorySettings, random: np.random.Generator) -> None:
+    bench, stored = Bench(TINY, loop, settings=settings), patterns(random, 21)
     bench.store("a", stored[:3])
     assert bench.store("a", stored[3:]) == Stored(version=2, patterns=21)
     assert bench.pages("a") == [8, 8, 5]
@@ -87,36 +86,42 @@ def test_one_store_may_fill_several_pages(loop: Loop, settings: MemorySettings) 
     np.testing.assert_allclose(recalled.values[here], bench.recall("second", stored[here]), rtol=1e-5, atol=1e-5)
 
 
-def test_a_memory_that_refuses_takes_what_its_page_has_room_for_and_nothing_of_the_rest(loop: Loop) -> None:
+def test_a_memory_that_refuses_takes_what_its_page_has_room_for_and_nothing_of_the_rest(
+    loop: Loop, random: np.random.Generator
+) -> None:
     bench = Bench(ABLE, loop, settings=replace(REWRITE, when_full="refuse"))
-    stored = patterns(8)
+    stored = patterns(random, 8)
     bench.store("a", stored[:6])
     before = bench.recall("a", stored)
-    refused = bench.store("a", patterns(3))
+    refused = bench.store("a", patterns(random, 3))
     assert isinstance(refused, MemoryFull)
     assert "holds 6 of the 8 patterns of its page" in str(refused)
     assert "saw 3 more" in str(refused)
     assert (bench.recall("a", stored) == before).all()
     assert bench.store("a", stored[6:]) == Stored(version=2, patterns=8)
-    full, fits = bench.run(bench.job(Operation.STORE, "a", patterns(1)), bench.job(Operation.STORE, "b", patterns(1)))
+    full, fits = bench.run(
+        bench.job(Operation.STORE, "a", patterns(random, 1)), bench.job(Operation.STORE, "b", patterns(random, 1))
+    )
     assert isinstance(full, MemoryFull)
     assert fits == Stored(version=1, patterns=1)
     assert bench.erase("a", stored[:1]) == Erased(version=3, patterns=7)
     assert bench.store("a", stored[:1]) == Stored(version=4, patterns=8)
 
 
-def test_of_merged_stores_a_memory_that_refuses_takes_those_that_fit(loop: Loop) -> None:
+def test_of_merged_stores_a_memory_that_refuses_takes_those_that_fit(loop: Loop, random: np.random.Generator) -> None:
     bench = Bench(TINY, loop, settings=replace(STREAM, when_full="refuse"))
-    first, large, last = bench.run(*(bench.job(Operation.STORE, "a", patterns(size)) for size in (6, 3, 2)))
+    first, large, last = bench.run(*(bench.job(Operation.STORE, "a", patterns(random, size)) for size in (6, 3, 2)))
     assert (first, last) == (Stored(version=1, patterns=6), Stored(version=2, patterns=8))
     assert isinstance(large, MemoryFull)
 
 
 @pytest.mark.parametrize("write", ["rewrite", "stream"])
-def test_a_memory_that_forgets_has_two_pages_and_the_older_one_goes(loop: Loop, write: str) -> None:
+def test_a_memory_that_forgets_has_two_pages_and_the_older_one_goes(
+    loop: Loop, write: str, random: np.random.Generator
+) -> None:
     settings = MemorySettings(write=write, when_full="forget", page_patterns=4)  # type: ignore[arg-type]
     bench = Bench(TINY, loop, bank_bytes=3 * TINY.page_bytes, settings=settings)
-    stored = patterns(30)
+    stored = patterns(random, 30)
     totals = [bench.store("a", stored[number][None]) for number in range(10)]
     assert [one.patterns for one in totals if isinstance(one, Stored)] == [1, 2, 3, 4, 5, 6, 7, 8, 5, 6]
     assert bench.pages("a") == [4, 2]
@@ -133,9 +138,9 @@ def test_a_memory_that_forgets_has_two_pages_and_the_older_one_goes(loop: Loop, 
 
 @pytest.mark.parametrize("settings", [REWRITE, STREAM], ids=lambda settings: settings.write)
 def test_stores_of_a_memory_in_one_batch_are_one_write_with_an_answer_each(
-    loop: Loop, settings: MemorySettings
+    loop: Loop, settings: MemorySettings, random: np.random.Generator
 ) -> None:
-    bench, stored = Bench(TINY, loop, settings=settings), patterns(13)
+    bench, stored = Bench(TINY, loop, settings=settings), patterns(random, 13)
     parts = [stored[:2], stored[2:3], stored[3:9], stored[9:]]
     outcomes = bench.run(
         *(bench.job(Operation.STORE, "a", part) for part in parts[:2]),
@@ -153,10 +158,12 @@ def test_stores_of_a_memory_in_one_batch_are_one_write_with_an_answer_each(
 
 
 @pytest.mark.parametrize("settings", [REWRITE, STREAM], ids=lambda settings: settings.write)
-def test_a_bad_store_among_merged_ones_fails_alone(loop: Loop, settings: MemorySettings) -> None:
+def test_a_bad_store_among_merged_ones_fails_alone(
+    loop: Loop, settings: MemorySettings, random: np.random.Generator
+) -> None:
     model = tiny_model("pair", KEY, VALUE)
     bench = Bench(model, loop, settings=settings)
-    good, huge = patterns(12, 14), np.full((1, 14), 3e38, np.float32)
+    good, huge = patterns(random, 12, 14), np.full((1, 14), 3e38, np.float32)
     bench.store("a", good[:1])
     parts = [good[1:3], huge, good[3:12]]
     outcomes = bench.run(
@@ -171,12 +178,12 @@ def test_a_bad_store_among_merged_ones_fails_alone(loop: Loop, settings: MemoryS
     np.testing.assert_allclose(bench.recall("a", good), bench.recall("without it", good), rtol=1e-5, atol=1e-5)
 
 
-def test_a_bad_store_over_several_pages_leaves_none_of_them(loop: Loop) -> None:
+def test_a_bad_store_over_several_pages_leaves_none_of_them(loop: Loop, random: np.random.Generator) -> None:
     bench = Bench(tiny_model("pair", KEY, VALUE), loop, settings=STREAM)
-    good = patterns(3, 14)
+    good = patterns(random, 3, 14)
     bench.store("a", good)
     before = bench.query("a", good)
-    bad = patterns(20, 14)
+    bad = patterns(random, 20, 14)
     bad[0] = 3e38
     assert isinstance(bench.store("a", bad), WriteDiverged)
     assert bench.pages("a") == [3]
@@ -185,11 +192,13 @@ def test_a_bad_store_over_several_pages_leaves_none_of_them(loop: Loop) -> None:
     assert after.pages is None
 
 
-def test_a_cue_is_read_in_the_page_that_holds_its_pattern(loop: Loop, binary: Model) -> None:
+def test_a_cue_is_read_in_the_page_that_holds_its_pattern(
+    loop: Loop, binary: Model, random: np.random.Generator
+) -> None:
     settings = MemorySettings(page_patterns=binary.capacity)
-    bench, stored = Bench(binary, loop, bank_bytes=1 << 26, settings=settings), signs(16 * binary.capacity)
+    bench, stored = Bench(binary, loop, bank_bytes=1 << 26, settings=settings), signs(random, 16 * binary.capacity)
     bench.store("a", stored)
-    cues = flipped(stored)
+    cues = flipped(random, stored)
     recalled = bench.query("a", cues)
     assert recalled.pages is not None
     right = recalled.pages == np.arange(len(stored)) // binary.capacity
@@ -202,20 +211,20 @@ def test_a_cue_is_read_in_the_page_that_holds_its_pattern(loop: Loop, binary: Mo
 
 
 def test_several_jobs_on_several_pages_get_each_their_own_as_from_memories_of_one_page(
-    loop: Loop, binary: Model
+    loop: Loop, binary: Model, random: np.random.Generator
 ) -> None:
     bench = Bench(binary, loop, bank_bytes=1 << 26, settings=MemorySettings(page_patterns=8))
-    stored = signs(32)
+    stored = signs(random, 32)
     bench.store("several", stored)
     for number in range(4):
         bench.store(f"page {number}", stored[8 * number : 8 * number + 8])
-    order = RANDOM.permutation(32)
-    cues = flipped(stored[order], 0.05)
+    order = random.permutation(32)
+    cues = flipped(random, stored[order], 0.05)
     shares = [slice(0, 5), slice(5, 6), slice(6, 32)]
     jobs = [bench.job(Operation.QUERY, "several", cues[share], np.abs(cues[share]) > 2) for share in shares]
     for job in jobs:
         job.trajectory = True
-    known = RANDOM.random((5, 128)) < 0.3
+    known = random.random((5, 128)) < 0.3
     jobs[0].known = known
     for share, recalled in zip(shares, bench.run(*jobs), strict=True):
         assert isinstance(recalled, Recalled)
@@ -237,11 +246,13 @@ def test_several_jobs_on_several_pages_get_each_their_own_as_from_memories_of_on
             np.testing.assert_allclose(recalled.delta_energy[row], alone.delta_energy[0], rtol=1e-3, atol=1e-3)
 
 
-def test_the_more_pages_the_less_probable_is_what_one_of_them_knows(loop: Loop, binary: Model) -> None:
-    bench, stored = Bench(binary, loop, bank_bytes=1 << 26, settings=MemorySettings(page_patterns=8)), signs(64)
+def test_the_more_pages_the_less_probable_is_what_one_of_them_knows(
+    loop: Loop, binary: Model, random: np.random.Generator
+) -> None:
+    bench, stored = Bench(binary, loop, bank_bytes=1 << 26, settings=MemorySettings(page_patterns=8)), signs(random, 64)
     bench.store("several", stored)
     bench.store("one", stored[:8])
-    cues = flipped(stored[:8], 0.4)
+    cues = flipped(random, stored[:8], 0.4)
     of_several, of_one = (bench.run(bench.job(Operation.RECOGNIZE, name, cues))[0] for name in ("several", "one"))
     assert isinstance(of_several, Recognized)
     assert isinstance(of_one, Recognized)
@@ -268,10 +279,10 @@ def test_patterns_that_are_much_alike_are_recalled_as_well_in_one_store_as_one_b
     assert errors["together"] < 1.3 * errors["singly"]
 
 
-def test_thousands_of_pages_live_on_a_bank_of_few_places(loop: Loop) -> None:
+def test_thousands_of_pages_live_on_a_bank_of_few_places(loop: Loop, random: np.random.Generator) -> None:
     settings = MemorySettings(page_patterns=1)
     bench = Bench(TINY, loop, bank_bytes=32 * TINY.page_bytes, settings=settings)
-    stored = patterns(2000)
+    stored = patterns(random, 2000)
     assert bench.store("a", stored) == Stored(version=1, patterns=2000)
     assert len(bench.memories["a"].pages) == 2000
     recalled = bench.query("a", stored[::100])
@@ -290,9 +301,9 @@ def test_thousands_of_pages_live_on_a_bank_of_few_places(loop: Loop) -> None:
     assert bench.store("b", stored[:4]) == Stored(version=1, patterns=4)
 
 
-def test_open_pages_come_back_from_the_store_with_their_patterns(loop: Loop) -> None:
+def test_open_pages_come_back_from_the_store_with_their_patterns(loop: Loop, random: np.random.Generator) -> None:
     bench = Bench(TINY, loop, bank_bytes=2 * TINY.page_bytes, settings=REWRITE)
-    stored = {f"m{number}": patterns(6) for number in range(10)}
+    stored = {f"m{number}": patterns(random, 6) for number in range(10)}
     for part in range(3):
         for name, values in stored.items():
             bench.store(name, values[2 * part : 2 * part + 2])
@@ -303,10 +314,10 @@ def test_open_pages_come_back_from_the_store_with_their_patterns(loop: Loop) -> 
         assert bench.erase(name, values[:1]) == Erased(version=4, patterns=5)
 
 
-def test_what_others_store_and_ask_never_changes_a_bit(loop: Loop) -> None:
-    mine, cue, more = patterns(20), patterns(4), patterns(2)
+def test_what_others_store_and_ask_never_changes_a_bit(loop: Loop, random: np.random.Generator) -> None:
+    mine, cue, more = patterns(random, 20), patterns(random, 4), patterns(random, 2)
     seen = []
-    for theirs in (patterns(20), 1e3 * patterns(20)):
+    for theirs in (patterns(random, 20), 1e3 * patterns(random, 20)):
         one = Bench(TINY, loop, settings=REWRITE)
         one.run(one.job(Operation.STORE, "mine", mine), one.job(Operation.STORE, "theirs", theirs))
         one.run(one.job(Operation.STORE, "theirs", theirs[:2]), one.job(Operation.STORE, "mine", more))

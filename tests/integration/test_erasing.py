@@ -22,8 +22,7 @@ from attractor_server.app import RunningShard
 from attractor_server.energy.model_file import save_model
 from attractor_server.shard.spec import ShardSpec
 
-RANDOM = np.random.default_rng(7)
-KEPT, GONE = (RANDOM.random((2, 4, 4), dtype=np.float32) for _ in range(2))
+KEPT, GONE = np.random.default_rng(7).random((2, 2, 4, 4), dtype=np.float32)
 ONE, OTHER = GONE[:1], GONE[1:]
 
 
@@ -176,9 +175,9 @@ async def test_more_patterns_than_one_write_holds_are_refused(client: attractor.
 @pytest.mark.parametrize("write", ["rewrite", "stream"])
 @pytest.mark.parametrize("model", ["tiny", "able"])
 async def test_what_a_store_keeps_is_erased_exactly_from_any_page(
-    spec: ShardSpec, tmp_path: Path, write: attractor.WriteMode, model: str
+    spec: ShardSpec, tmp_path: Path, write: attractor.WriteMode, model: str, random: np.random.Generator
 ) -> None:
-    given = RANDOM.random((9, 4, 4), dtype=np.float32)
+    given = random.random((9, 4, 4), dtype=np.float32)
     gone = [1, 5, 8]
     async with connected(replace(spec, data=tmp_path)) as client:
         memory = await client.create_memory("a", model=model, write=write, page_patterns=4)
@@ -196,8 +195,10 @@ async def test_what_a_store_keeps_is_erased_exactly_from_any_page(
     assert not any(given[number].tobytes() in content for number in gone)
 
 
-async def test_exactly_erased_pages_come_back_as_they_were(spec: ShardSpec, tmp_path: Path) -> None:
-    given = RANDOM.random((9, 4, 4), dtype=np.float32)
+async def test_exactly_erased_pages_come_back_as_they_were(
+    spec: ShardSpec, tmp_path: Path, random: np.random.Generator
+) -> None:
+    given = random.random((9, 4, 4), dtype=np.float32)
     async with connected(replace(spec, data=tmp_path)) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=4)
         await memory.store(given)

@@ -22,20 +22,19 @@ from attractor_server.memories.outcomes import Recognized
 from attractor_server.rpc.responses import PendingResponse, frames_of
 from attractor_server.shard.spec import ShardSpec
 
-RANDOM = np.random.default_rng(11)
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
-def images(count: int) -> Floats:
-    return RANDOM.random((count, 4, 4), dtype=np.float32)
+def images(random: np.random.Generator, count: int) -> Floats:
+    return random.random((count, 4, 4), dtype=np.float32)
 
 
-def signs(count: int) -> Floats:
-    return RANDOM.choice(np.array([-1, 1], np.float32), (count, 128))
+def signs(random: np.random.Generator, count: int) -> Floats:
+    return random.choice(np.array([-1, 1], np.float32), (count, 128))
 
 
-def flipped(patterns: Floats, part: float = 0.1) -> Floats:
-    return np.where(RANDOM.random(patterns.shape) < part, -patterns, patterns)
+def flipped(random: np.random.Generator, patterns: Floats, part: float = 0.1) -> Floats:
+    return np.where(random.random(patterns.shape) < part, -patterns, patterns)
 
 
 async def create(channel: aio.Channel, name: str, settings: memories.MemorySettings | None = None) -> memories.Memory:
@@ -102,9 +101,11 @@ async def test_settings_that_cannot_be_meant_are_refused_by_name_and_nothing_is_
     assert not (await memories_pb2_grpc.MemoriesStub(channel).List(memories.ListRequest())).memories
 
 
-async def test_a_memory_is_made_again_with_the_settings_it_has_or_none(client: attractor.AsyncClient) -> None:
+async def test_a_memory_is_made_again_with_the_settings_it_has_or_none(
+    client: attractor.AsyncClient, random: np.random.Generator
+) -> None:
     memory = await client.create_memory("a", model="tiny", write="stream", page_patterns=5)
-    await memory.store(images(1))
+    await memory.store(images(random, 1))
     first = await memory.info()
     for write, page_patterns in (("stream", 5), (None, 5), ("stream", None), (None, None)):
         again = await client.create_memory("a", model="tiny", write=write, page_patterns=page_patterns)  # type: ignore[arg-type]
@@ -150,45 +151,52 @@ def test_answers_of_memories_with_one_page_and_with_several_share_a_frame() -> N
 
 async def test_what_was_stored_one_at_a_time_in_many_pages_is_recalled_and_the_answer_names_its_page(
     shipped: attractor.AsyncClient,
+    random: np.random.Generator,
 ) -> None:
-    patterns = signs(100)
+    patterns = signs(random, 100)
     memory = await shipped.create_memory("a", model="binary-128", page_patterns=16)
     totals = [(await memory.store(pattern)).total for pattern in patterns]
     assert totals == list(range(1, 101))
     assert (await memory.info()).pages == 7
-    recall = await memory.query(flipped(patterns))
+    recall = await memory.query(flipped(random, patterns))
     assert (recall.page == np.arange(100) // 16).all()
     assert (np.sign(recall.pattern) == patterns).mean() > 0.999
-    known = await memory.recognize(np.concatenate([patterns, signs(100)]))
+    known = await memory.recognize(np.concatenate([patterns, signs(random, 100)]))
     assert (known.page[:100] == np.arange(100) // 16).all()
     assert known.delta_energy[:100].max() < known.delta_energy[100:].min()
 
 
-async def test_a_store_of_more_than_a_page_fills_several(client: attractor.AsyncClient) -> None:
+async def test_a_store_of_more_than_a_page_fills_several(
+    client: attractor.AsyncClient, random: np.random.Generator
+) -> None:
     memory = await client.create_memory("a", model="tiny", page_patterns=4)
-    result = await memory.store(images(10))
+    result = await memory.store(images(random, 10))
     assert (result.version, result.total) == (1, 10)
     assert (await memory.info()).pages == 3
 
 
-async def test_a_memory_that_refuses_takes_no_more_than_its_page(client: attractor.AsyncClient) -> None:
-    patterns = images(4)
+async def test_a_memory_that_refuses_takes_no_more_than_its_page(
+    client: attractor.AsyncClient, random: np.random.Generator
+) -> None:
+    patterns = images(random, 4)
     memory = await client.create_memory("a", model="tiny", when_full="refuse", page_patterns=4)
     await memory.store(patterns[:3])
     before = await memory.recognize(patterns)
     with pytest.raises(attractor.MemoryFull, match="memory 'a'"):
-        await memory.store(images(2))  # one of them would have room
+        await memory.store(images(random, 2))  # one of them would have room
     info = await memory.info()
     assert (info.version, info.patterns, info.pages) == (1, 3, 1)
     assert (await memory.recognize(patterns)).energy.tolist() == before.energy.tolist()
     assert (await memory.store(patterns[3])).total == 4
     with pytest.raises(attractor.MemoryFull):
-        await memory.store(images(1))
+        await memory.store(images(random, 1))
     assert (await memory.info()).version == 2
 
 
-async def test_a_memory_that_forgets_keeps_the_newest_pages(shipped: attractor.AsyncClient) -> None:
-    patterns = signs(20)
+async def test_a_memory_that_forgets_keeps_the_newest_pages(
+    shipped: attractor.AsyncClient, random: np.random.Generator
+) -> None:
+    patterns = signs(random, 20)
     memory = await shipped.create_memory("a", model="binary-128", when_full="forget", page_patterns=8)
     totals = [(await memory.store(pattern)).total for pattern in patterns]
     assert totals == [*range(1, 17), 9, 10, 11, 12]
@@ -199,10 +207,12 @@ async def test_a_memory_that_forgets_keeps_the_newest_pages(shipped: attractor.A
     assert found.page[8:].tolist() == [0] * 8 + [1] * 4
 
 
-async def test_a_session_and_a_unary_call_name_the_same_pages(channel: aio.Channel) -> None:
+async def test_a_session_and_a_unary_call_name_the_same_pages(
+    channel: aio.Channel, random: np.random.Generator
+) -> None:
     await create(channel, "a", memories.MemorySettings(page_patterns=2))
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
-    patterns = images(6)
+    patterns = images(random, 6)
     for first in range(0, 6, 2):
         await stub.Store(pb.StoreRequest(memory="a", tensors=[tensor(patterns[first : first + 2])]))
     sent = tensor(patterns)
@@ -221,23 +231,26 @@ async def test_a_session_and_a_unary_call_name_the_same_pages(channel: aio.Chann
 
 async def test_a_full_memory_is_a_failed_precondition_and_the_store_is_tried_afresh_when_repeated(
     channel: aio.Channel,
+    random: np.random.Generator,
 ) -> None:
     refusing = memories.MemorySettings(when_full=memories.WHEN_FULL_REFUSE, page_patterns=2)
     await create(channel, "a", refusing)
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
-    three = pb.StoreRequest(memory="a", tensors=[tensor(images(3))], client_id="tests", sequence=1)
+    three = pb.StoreRequest(memory="a", tensors=[tensor(images(random, 3))], client_id="tests", sequence=1)
     for _ in range(2):
         with pytest.raises(aio.AioRpcError) as caught:
             await stub.Store(three)
         assert caught.value.code() is StatusCode.FAILED_PRECONDITION
         assert raw.reason(raw.status_of(caught.value)) == "MEMORY_FULL"
-    two = pb.StoreRequest(memory="a", tensors=[tensor(images(2))], client_id="tests", sequence=1)
+    two = pb.StoreRequest(memory="a", tensors=[tensor(images(random, 2))], client_id="tests", sequence=1)
     assert (await stub.Store(two)).total == 2
     assert await raw.state(channel, "a") == (1, 2)
 
 
-async def test_the_page_is_named_also_through_a_shard_that_forwards(pair_of_shards: list[RunningShard]) -> None:
-    patterns = images(6)
+async def test_the_page_is_named_also_through_a_shard_that_forwards(
+    pair_of_shards: list[RunningShard], random: np.random.Generator
+) -> None:
+    patterns = images(random, 6)
     there = next(name for name in map(str, range(99)) if slot_of(name) % 2)
     async with attractor.connect(pair_of_shards[1].info.address, timeout_s=20) as client:
         memory = await client.create_memory(there, model="tiny", page_patterns=2)
@@ -250,17 +263,21 @@ async def test_the_page_is_named_also_through_a_shard_that_forwards(pair_of_shar
         assert (await client.memory(there).info()).pages == 3
 
 
-async def test_where_page_0_answers_everything_no_page_is_sent(channel: aio.Channel) -> None:
+async def test_where_page_0_answers_everything_no_page_is_sent(
+    channel: aio.Channel, random: np.random.Generator
+) -> None:
     await create(channel, "a")
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
-    sent = tensor(images(3))
+    sent = tensor(images(random, 3))
     await stub.Store(pb.StoreRequest(memory="a", tensors=[sent]))
     assert not (await stub.Query(pb.QueryRequest(memory="a", tensors=[sent]))).scores.pages
     assert not (await stub.Recognize(pb.RecognizeRequest(memory="a", tensors=[sent]))).pages
 
 
-async def test_a_memory_that_rewrites_is_the_same_however_its_patterns_came(client: attractor.AsyncClient) -> None:
-    patterns, others = images(8), images(8)
+async def test_a_memory_that_rewrites_is_the_same_however_its_patterns_came(
+    client: attractor.AsyncClient, random: np.random.Generator
+) -> None:
+    patterns, others = images(random, 8), images(random, 8)
     energies: dict[tuple[str, bool], Floats] = {}
     for write in ("rewrite", "stream"):
         for at_once in (True, False):

@@ -12,25 +12,26 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import RunningShard
 
-RANDOM = np.random.default_rng(5)
 MEAN = 0.5
 """Of the data of the models here: their transform makes it 0"""
 Floats = NDArray[np.float32]
 
 
-def floats(*shape: int) -> Floats:
-    return RANDOM.random(shape, dtype=np.float32)
+def floats(random: np.random.Generator, *shape: int) -> Floats:
+    return random.random(shape, dtype=np.float32)
 
 
 @pytest.fixture
-async def pairs(client: attractor.AsyncClient) -> attractor.Memory:
+async def pairs(client: attractor.AsyncClient, random: np.random.Generator) -> attractor.Memory:
     memory = await client.create_memory("pairs", model="pair")
-    await memory.store({"key": floats(3, 8), "value": floats(3, 6)})
+    await memory.store({"key": floats(random, 3, 8), "value": floats(random, 3, 6)})
     return memory
 
 
-async def test_a_field_that_is_left_out_begins_at_the_mean_and_is_answered(pairs: attractor.Memory) -> None:
-    key, mean = floats(2, 8), np.full((2, 6), MEAN, np.float32)
+async def test_a_field_that_is_left_out_begins_at_the_mean_and_is_answered(
+    pairs: attractor.Memory, random: np.random.Generator
+) -> None:
+    key, mean = floats(random, 2, 8), np.full((2, 6), MEAN, np.float32)
     short, long = await pairs.query({"key": key}), await pairs.query({"key": key, "value": mean})
     other = await pairs.query({"key": key, "value": mean + 1})
     assert set(short.fields) == {"key", "value"}
@@ -38,15 +39,15 @@ async def test_a_field_that_is_left_out_begins_at_the_mean_and_is_answered(pairs
     assert (short.fields["value"] != mean).any()
     assert (short.energy_before == long.energy_before).all()
     assert (short.energy_before != other.energy_before).all()
-    by_value = await pairs.recognize({"value": floats(2, 6)})
+    by_value = await pairs.recognize({"value": floats(random, 2, 6)})
     assert np.isfinite(by_value.delta_energy).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 async def test_nan_in_a_cue_begins_at_the_mean_and_never_comes_back(
-    pairs: attractor.Memory, dtype: "type[np.floating]"
+    pairs: attractor.Memory, dtype: "type[np.floating]", random: np.random.Generator
 ) -> None:
-    key, value = floats(2, 8).astype(dtype), floats(2, 6).astype(dtype)
+    key, value = floats(random, 2, 8).astype(dtype), floats(random, 2, 6).astype(dtype)
     gaps, mean = key.copy(), key.copy()
     gaps[0, 2:5], mean[0, 2:5] = np.nan, MEAN
     with_gaps = await pairs.query({"key": gaps, "value": value}, trajectory=True)
@@ -60,8 +61,8 @@ async def test_nan_in_a_cue_begins_at_the_mean_and_never_comes_back(
     assert familiar[0][0] != familiar[2][0]
 
 
-async def test_what_is_known_beside_a_gap_is_held(pairs: attractor.Memory) -> None:
-    key = floats(2, 8)
+async def test_what_is_known_beside_a_gap_is_held(pairs: attractor.Memory, random: np.random.Generator) -> None:
+    key = floats(random, 2, 8)
     key[:, 0] = np.nan
     recall = await pairs.query({"key": key}, known={"key": ~np.isnan(key)})
     assert (recall.fields["key"][:, 1:] == key[:, 1:]).all()
@@ -93,13 +94,13 @@ async def test_cues_that_cannot_be_meant_are_refused_by_name(
     assert seen in said
 
 
-async def test_stores_take_no_gap(pairs: attractor.Memory) -> None:
-    gap = floats(8)
+async def test_stores_take_no_gap(pairs: attractor.Memory, random: np.random.Generator) -> None:
+    gap = floats(random, 8)
     gap[3] = np.nan
     with pytest.raises(attractor.InvalidRequest, match="saw nan in pattern 0, entry 3"):
-        await pairs.store({"key": gap, "value": floats(6)})
+        await pairs.store({"key": gap, "value": floats(random, 6)})
     with pytest.raises(attractor.InvalidRequest, match=r"saw the fields \['key'\]"):
-        await pairs.store({"key": floats(8)})
+        await pairs.store({"key": floats(random, 8)})
     assert (await pairs.info()).version == 1
 
 
@@ -116,10 +117,10 @@ async def test_a_cue_without_any_tensor_is_refused_in_both_ways(channel: aio.Cha
         assert raw.violation(status)[0] == "recognize.columns.tensors"
 
 
-async def test_a_unary_call_may_leave_fields_out_too(channel: aio.Channel) -> None:
+async def test_a_unary_call_may_leave_fields_out_too(channel: aio.Channel, random: np.random.Generator) -> None:
     await raw.create(channel, "a", "pair")
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
-    key, mean = tensor(floats(2, 8), field="key"), tensor(np.full((2, 6), MEAN, np.float32), field="value")
+    key, mean = tensor(floats(random, 2, 8), field="key"), tensor(np.full((2, 6), MEAN, np.float32), field="value")
     short = await stub.Query(pb.QueryRequest(memory="a", tensors=[key]))
     assert short == await stub.Query(pb.QueryRequest(memory="a", tensors=[key, mean]))
     assert [one.field for one in short.tensors] == ["key", "value"]

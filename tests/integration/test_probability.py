@@ -17,8 +17,7 @@ from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.memories.outcomes import Recognized
 from attractor_server.rpc.responses import PendingResponse, frames_of
 
-RANDOM = np.random.default_rng(9)
-KNOWN, STRANGE = (RANDOM.random((3, 4, 4), dtype=np.float32) for _ in range(2))
+KNOWN, STRANGE = np.random.default_rng(9).random((2, 3, 4, 4), dtype=np.float32)
 
 
 def expected(delta_energy: NDArray[np.float32], stored: int) -> NDArray[np.float32]:

@@ -12,9 +12,8 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import RunningShard
 
-RANDOM = np.random.default_rng(10)
-STORED, CUES = (RANDOM.random((3, 4, 4), dtype=np.float32) for _ in range(2))
-KNOWN = RANDOM.random((4, 4)) < 0.5
+STORED, CUES = np.random.default_rng(10).random((2, 3, 4, 4), dtype=np.float32)
+KNOWN = np.random.default_rng(11).random((4, 4)) < 0.5
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from attractor_server.app import RunningShard, running_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 
-RANDOM = np.random.default_rng(2)
-ONE = RANDOM.random((1, 4, 4), dtype=np.float32)
+ONE = np.random.default_rng(2).random((1, 4, 4), dtype=np.float32)
 
 
 @pytest.fixture
@@ -65,12 +64,12 @@ async def test_a_unary_call_is_forwarded_and_names_the_owner(
 
 
 async def test_one_frame_may_hold_memories_of_both_shards(
-    first: aio.Channel, pair_of_shards: list[RunningShard]
+    first: aio.Channel, pair_of_shards: list[RunningShard], random: np.random.Generator
 ) -> None:
     async with raw_session(first) as session:
         assert (await session.open(HERE, 1)).opened.route == ""
         assert (await session.open(THERE, 2)).opened.route == pair_of_shards[1].info.address
-        patterns = RANDOM.random((4, 4, 4), dtype=np.float32)
+        patterns = random.random((4, 4, 4), dtype=np.float32)
         frame = pb.StoreFrame(columns=columns([1, 2, 3, 4], [1, 2, 1, 2], tensor(patterns)), sequences=[1, 1, 2, 2])
         answers = [await session.ask(pb.SessionRequest(store=frame))]
         while sum(len(answer.stored.request_ids) for answer in answers) < 4:
@@ -80,10 +79,10 @@ async def test_one_frame_may_hold_memories_of_both_shards(
     assert [await raw.state(first, name) for name in (HERE, THERE)] == [(2, 2), (2, 2)]
 
 
-async def test_masks_fields_and_trajectories_survive_the_way(first: aio.Channel) -> None:
+async def test_masks_fields_and_trajectories_survive_the_way(first: aio.Channel, random: np.random.Generator) -> None:
     here, there = (next(f"p{n}" for n in range(99) if slot_of(f"p{n}") % 2 == shard) for shard in (0, 1))
-    key, value = RANDOM.random((6, 8), dtype=np.float32), RANDOM.random((6, 6), dtype=np.float32)
-    known = RANDOM.random((6, 6)) < 0.5
+    key, value = random.random((6, 8), dtype=np.float32), random.random((6, 6), dtype=np.float32)
+    known = random.random((6, 6)) < 0.5
     cues = (tensor(value, field="value", known=known), tensor(key, field="key"))
     answers: dict[int, pb.SessionResponse] = {}
     async with raw_session(first) as session:

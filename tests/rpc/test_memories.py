@@ -16,8 +16,7 @@ from attractor_server.app import running_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 
-RANDOM = np.random.default_rng(3)
-ONE = RANDOM.random((1, 4, 4), dtype=np.float32)
+ONE = np.random.default_rng(3).random((1, 4, 4), dtype=np.float32)
 
 
 async def health(channel: aio.Channel, service: str = "") -> str:
@@ -103,10 +102,10 @@ async def test_values_go_in_every_dtype_that_the_contract_has(channel: aio.Chann
         assert answer.energy[0] == pytest.approx(expected, abs=tolerance)
 
 
-async def test_a_session_and_a_unary_call_answer_alike(channel: aio.Channel) -> None:
+async def test_a_session_and_a_unary_call_answer_alike(channel: aio.Channel, random: np.random.Generator) -> None:
     await raw.create(channel, "a")
-    known = RANDOM.random((3, 4, 4)) < 0.5
-    cues = tensor(RANDOM.random((3, 4, 4), dtype=np.float32), known=known)
+    known = random.random((3, 4, 4)) < 0.5
+    cues = tensor(random.random((3, 4, 4), dtype=np.float32), known=known)
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
     await stub.Store(pb.StoreRequest(memory="a", tensors=[tensor(ONE)]))
     unary = await stub.Query(pb.QueryRequest(memory="a", tensors=[cues], steps=3))

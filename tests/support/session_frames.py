@@ -12,8 +12,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
 from attractor_server.engine.engine import Engine
 
-RANDOM = np.random.default_rng(1)
-ONE = RANDOM.random((1, 4, 4), dtype=np.float32)
+ONE = np.random.default_rng(1).random((1, 4, 4), dtype=np.float32)
 
 
 def store(request_id: int, sequence: int, values: "raw.Array" = ONE, handle: int = 1) -> pb.SessionRequest:
