@@ -1,7 +1,7 @@
 """Writes the Python stubs of the contract beside the .proto files (`make protos`).
 
 `--check` only compares; `--descriptors FILE` writes one descriptor set instead, for buf, which could not resolve
-the google imports by itself without a network.
+the google imports by itself without a network. The set of a release is committed as `attractor-VERSION.binpb`.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from grpc_tools import protoc
 ROOT = Path(__file__).parent
 
 
-def compile_protos(source: Path, *options: str) -> None:
+def compile_protos(*options: str) -> None:
     """Runs protoc over every .proto file; the includes come with grpcio-tools and googleapis-common-protos."""
-    sources = sorted(str(path.relative_to(source)) for path in source.rglob("*.proto"))
-    includes = (source, files("grpc_tools") / "_proto", files("google.rpc") / ".." / "..")
+    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
+    includes = (ROOT, files("grpc_tools") / "_proto", files("google.rpc") / ".." / "..")
     if protoc.main(["protoc", *(f"-I{path}" for path in includes), *options, *sources]) != 0:
         sys.exit("protoc failed; its message stands above")
 
@@ -31,7 +31,7 @@ def generate(output: Path) -> list[Path]:
     plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     kinds = ("python_out=", "grpc_python_out=", "mypy_out=quiet:", "mypy_grpc_out=quiet:")
     outputs = [f"--{kind}{output}" for kind in kinds]
-    compile_protos(ROOT, *plugins, *outputs)
+    compile_protos(*plugins, *outputs)
     return stubs_in(output)
 
 
@@ -51,15 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if the stubs are not what would be written")
     parser.add_argument("--descriptors", type=Path, help="write a descriptor set to this file")
-    parser.add_argument("--source", type=Path, default=ROOT, help="with --descriptors: another folder of .proto files")
     arguments = parser.parse_args()
     if arguments.descriptors:
-        compile_protos(
-            arguments.source,
-            "--include_imports",
-            "--include_source_info",
-            f"--descriptor_set_out={arguments.descriptors}",
-        )
+        compile_protos("--include_imports", "--include_source_info", f"--descriptor_set_out={arguments.descriptors}")
         return
     if not arguments.check:
         generate(ROOT)
