@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TESTERS ?= 2
 REQUESTS ?= 100000
 # Folders that hold no Python yet are left out: mypy would refuse them.
-TYPED := $(wildcard protos client server tests benchmarks/*.py examples/*.py)
+TYPED := $(wildcard protos client server tests benchmarks/*.py docs/*.py examples/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 RELEASED := protos/attractor-0.1.0.binpb
 OURS := --config buf.yaml --path attractor_proto
@@ -69,6 +69,10 @@ format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(STAMP) ## render the site in build/docs; every warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning -c docs . build/docs
+
 .PHONY: bench
 bench: $(STAMP) ## run every benchmark
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
@@ -98,7 +102,7 @@ $(STAMP): pyproject.toml server/pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing what constraints.txt pins (PyTorch and Ray are large: this takes minutes)"
 	@{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-			-e '.[dev]' -e './server[train]' -c constraints.txt || echo FAILED; } | while read -r verb name rest; do \
+			-e '.[docs,dev]' -e './server[train]' -c constraints.txt || echo FAILED; } | while read -r verb name rest; do \
 		case "$$verb" in \
 			Collecting|Processing) echo "  $${name##*/}" ;; \
 			Downloading) case "$$rest" in *[0-9][0-9][0-9]*MB*|*GB*) echo "    downloading $$rest" ;; esac ;; \
