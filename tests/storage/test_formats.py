@@ -71,6 +71,11 @@ def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -
         assert len(SqlMemoryStore(database).listed(prefix="", after="", size=9)) == 3
 
 
+def _opened(golden: Path) -> apsw.Connection:
+    """Open a golden file as one that never changes: its log would lie beside it in the repository."""
+    return apsw.Connection(f"{golden.as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+
+
 @pytest.fixture
 def of_format_2(place: Path | str) -> Path | str:
     """A store with calls of each kind, and stores of 1,101 clients, as version 0.1.0 left it."""
@@ -79,7 +84,7 @@ def of_format_2(place: Path | str) -> Path | str:
         place.mkdir()
         shutil.copy(golden, place / FILE)
         return place
-    with psycopg.connect(place, autocommit=True) as connection, closing(apsw.Connection(str(golden))) as rows:
+    with psycopg.connect(place, autocommit=True) as connection, closing(_opened(golden)) as rows:
         connection.execute((GOLDEN / "format-2-postgresql.sql").read_bytes())
         connection.execute("TRUNCATE counters; CREATE TABLE schema_version (version BIGINT NOT NULL)")
         connection.execute("INSERT INTO schema_version VALUES (2)")
