@@ -211,7 +211,7 @@ import sys, time
 from pathlib import Path
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.claims import whole
-database = Database(Path(sys.argv[1]))
+database = SqliteDatabase(Path(sys.argv[1]))
 whole(database, "shard-0")
 with database.transaction():
     print("within", flush=True)
@@ -234,7 +234,7 @@ from pathlib import Path
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.claims import whole
 much = b"x" * (512 << 20)  # which takes its system a while to take back
-whole(Database(Path(sys.argv[1])), "shard-0")
+whole(SqliteDatabase(Path(sys.argv[1])), "shard-0")
 print("owner", flush=True)
 time.sleep(60)
 """

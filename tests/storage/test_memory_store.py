@@ -295,7 +295,7 @@ from attractor_server.storage.backends.opening import store_at
 from attractor_server.memories.records import Change, Entry, NewMemory
 from attractor_server.memories.settings import MemorySettings
 place = sys.argv[1]
-journal = Journal(store_at(place if "://" in place else Path(place)))
+journal = SqlMemoryStore(store_at(place if "://" in place else Path(place)))
 new = NewMemory(name="a/b", model="m", model_digest="d", settings=MemorySettings(page_patterns=4))
 memory = journal.create([new])[0]
 version = memory.version
