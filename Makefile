@@ -29,8 +29,8 @@ serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serv
 	$(BIN)/attractor serve
 
 .PHONY: test
-test: $(STAMP) ## run all tests (TESTERS=2 processes, which share them by the file)
-	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## run all tests, or TESTS=tests/…, in TESTERS=2 processes, which share them by the file
+	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: check
 check: check-format check-lint check-types check-protos check-arrows ## run every check that is no test
@@ -71,7 +71,7 @@ format: $(STAMP) ## format, and mend what ruff can mend
 
 .PHONY: docs
 docs: $(STAMP) ## render the site in build/docs; every warning is an error
-	$(BIN)/sphinx-build --quiet --fail-on-warning -c docs . build/docs
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning -c docs . build/docs
 
 .PHONY: bench
 bench: $(STAMP) ## run every benchmark
