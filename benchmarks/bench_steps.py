@@ -38,13 +38,18 @@ WAITING = "waiting for the batch before"
 SDK: Mapping[str, str] = {
     **dict.fromkeys(("_session/stream.py", "_session/link.py:Link._send", "_session/link.py:Link._receive"), WIRE),
     **dict.fromkeys(
-        ("_session/frames.py", "_session/outbox.py:Outbox.next", "_session/outbox.py:Outbox._frame"),
+        (
+            "_session/frames.py",
+            "_session/operations.py:_encode",
+            "_session/outbox.py:Outbox.next",
+            "_session/outbox.py:Outbox._next",
+        ),
         "a frame for all that waits",
     ),
     **dict.fromkeys(
         (
-            *("_results.py", "_session/link.py", "_session/request.py:Request.resolve"),
-            *("_session/calls.py:recalled", "_session/calls.py:Ticket"),
+            *("_results.py", "_session/operations.py", "_session/link.py", "_session/request.py:Request.resolve"),
+            "_session/calls.py:PendingCall",
         ),
         "a frame into answers, the caller wakes",
     ),

@@ -1,4 +1,7 @@
-"""Attractor: a memory server whose memories are neural networks. This is its client."""
+"""Client of Attractor, a memory server whose memories are neural networks.
+
+`connect` returns an `AsyncClient`, whose memories are `Memory`. `Client` and its `SyncMemory` do without async.
+"""
 
 from attractor import _grpc_import, audio  # noqa: F401 - `_grpc_import` before any other module imports gRPC
 from attractor._client import AsyncClient, connect

@@ -1,4 +1,4 @@
-"""The event loop and the process that a client was opened in: what it holds works nowhere else."""
+"""Affinity of an open client to its event loop and process: it works nowhere else."""
 
 import asyncio
 import os
@@ -6,14 +6,14 @@ import os
 from attractor._errors import WrongLoop, WrongProcess
 
 _processes: set[int] = set()
-"""Those that made channels, this one and, in a forked child, the ones before it."""
+"""Processes that made channels: this one and, in a forked child, the ones before it."""
 
 
-class Home:
-    """Where its maker runs."""
+class Affinity:
+    """Event loop and process of the code that makes it."""
 
     def __init__(self) -> None:
-        """Made on the event loop."""
+        """Call it on the event loop."""
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
 
@@ -23,12 +23,12 @@ class Home:
         return os.getpid() != self._process
 
     @property
-    def gone(self) -> bool:
+    def defunct(self) -> bool:
         """Whether nothing that was begun there can end any more."""
         return self.forked or self._loop.is_closed()
 
     def check(self) -> None:
-        """Refuses a caller elsewhere, who would wait without end.
+        """Refuse a caller elsewhere, who would wait without end.
 
         Raises:
             WrongLoop: another event loop runs here, or none.
@@ -38,12 +38,12 @@ class Home:
             raise WrongProcess(
                 f"opened in process {self._process}, used in its forked child {os.getpid()}: open a client here"
             )
-        if _running_loop() is not self._loop:
+        if _get_running_loop() is not self._loop:
             raise WrongLoop("opened on another event loop than the one that runs here: open a client on this one")
 
 
 def require_whole_process() -> None:
-    """Refuses the forked child of a process that made channels, which would wait for threads that it does not have.
+    """Refuse the forked child of a process that made channels, which would wait for threads that it does not have.
 
     Raises:
         WrongProcess: gRPC does not work here.
@@ -56,7 +56,7 @@ def require_whole_process() -> None:
     _processes.add(os.getpid())
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def _get_running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -7,35 +7,34 @@ from numbers import Real
 
 from attractor._errors import InvalidRequest
 
-PORT = 7171
-"""Of a server that was told no other"""
+DEFAULT_PORT = 7171
 _EXPECTED = "expected HOST or HOST:PORT, as localhost:7171 or [::1]:7171"
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
-"""Those of gRPC's own names, which it is left to understand"""
+"""Schemes of gRPC's own names, which it is left to understand"""
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^\[\]:/\s]+)(?::([0-9]{1,5}))?")
 
 
-def address_of(given: object) -> str:
-    """The address with a port.
+def parse_address(given: object) -> str:
+    """Return the address of a server, with a port.
 
     Raises:
-        InvalidRequest: it can be none.
+        InvalidRequest: it is no address.
     """
     if not isinstance(given, str):
         raise InvalidRequest.of("address", f"saw {type(given).__name__}; {_EXPECTED}")
     if given.startswith(_SCHEMES):
         return given
     if _is_ipv6(given):
-        return f"[{given}]:{PORT}"
+        return f"[{given}]:{DEFAULT_PORT}"
     if (found := _HOST_AND_PORT.fullmatch(given)) is None:
         scheme = ", without a scheme" if "://" in given else ""
         raise InvalidRequest.of("address", f"saw {given!r}; {_EXPECTED}{scheme}")
     host, port = found.groups()
-    return given if port else f"{host}:{PORT}"
+    return given if port else f"{host}:{DEFAULT_PORT}"
 
 
-def text(where: str, given: object) -> str:
-    """The word as it was given.
+def check_text(where: str, given: object) -> str:
+    """Return the text as it was given.
 
     Raises:
         InvalidRequest: it is no str, or one that UTF-8 cannot say.
@@ -50,7 +49,7 @@ def text(where: str, given: object) -> str:
 
 
 def check_seconds(where: str, given: object) -> None:
-    """Refuse what is no time.
+    """Refuse a value that is no time in seconds.
 
     Raises:
         InvalidRequest: naming the argument, the value seen and the value expected.

@@ -1,4 +1,4 @@
-"""Arrays of the user to rows of the wire, with every check that needs no server."""
+"""Arrays to columns of a frame, with every check that needs no server."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,40 +9,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor._errors import InvalidRequest
-from attractor._text import places, places_of_numbers, texts_in
-from attractor._types import Array, FieldInfo, ModelInfo, Patterns
+from attractor._text import check_indices, encode_texts, find_texts
+from attractor._types import KINDS, Array, FieldInfo, Kind, ModelInfo, Patterns
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Item
 
 Booleans = NDArray[np.bool_]
 Masked = np.ma.MaskedArray
 
-_ACCEPTED = "float32, float64, float16, bfloat16 or uint8"
+_WIRE: dict[np.dtype[np.generic], pb.DType.ValueType] = {
+    np.dtype("<f4"): pb.DTYPE_FLOAT32,
+    np.dtype("<f2"): pb.DTYPE_FLOAT16,
+    np.dtype("u1"): pb.DTYPE_UINT8,
+}
 
 
-@dataclass(eq=False, slots=True)  # not frozen, nor is Packed: that would double what it costs to make one
+@dataclass(eq=False, slots=True)  # not frozen, nor is PackedPatterns: that would double what it costs to make one
 class Column:
-    """One field of some patterns, as it goes on the wire."""
+    """Values of one field, as they are sent."""
 
     field: str
     dtype: pb.DType.ValueType
     values: NDArray[np.generic]  # (rows, *shape), C order, little-endian, a copy of the user's
     known: Booleans | None  # as values
 
-    def rows(self, rows: slice) -> "Column":
-        """Some of the rows."""
+    def take(self, rows: slice) -> "Column":
+        """Return some of the rows."""
         return Column(self.field, self.dtype, self.values[rows], None if self.known is None else self.known[rows])
 
 
 @dataclass(eq=False, slots=True)
-class Packed:
-    """The patterns of one request: a column for each field given; `single` where the user gave no batch axis."""
+class PackedPatterns:
+    """Patterns of one request: a column for each field given; `single` where there was no batch axis."""
 
     columns: tuple[Column, ...]
     single: bool
     model: ModelInfo
     items: tuple[Item, ...] = ()
-    """What the patterns carry, one for each; empty where none carries anything"""
+    """Ids and payloads, one for each pattern; empty where there are none"""
 
     @property
     def rows(self) -> int:
@@ -51,7 +55,7 @@ class Packed:
 
     @property
     def sent_bytes(self) -> int:
-        """Length on the wire, about."""
+        """Approximate length in a message."""
         length = 0
         for column in self.columns:
             length += column.values.nbytes
@@ -60,57 +64,59 @@ class Packed:
         return length + sum(len(item.payload) + 4 * len(item.id) + 16 for item in self.items)
 
     @property
-    def answer_bytes(self) -> int:
-        """Length of the completed patterns on the wire, about."""
+    def result_bytes(self) -> int:
+        """Approximate length of the completed patterns in a message."""
         return self.rows * self.model._pattern_bytes  # noqa: SLF001 - private to the SDK, not to the class
 
-    def piece(self, rows: slice) -> "Packed":
-        """Some of the patterns."""
-        return Packed(tuple(column.rows(rows) for column in self.columns), self.single, self.model)
+    def take(self, rows: slice) -> "PackedPatterns":
+        """Return some of the patterns, without ids and payloads."""
+        return PackedPatterns(tuple(column.take(rows) for column in self.columns), self.single, self.model)
 
 
-def pack(model: ModelInfo, patterns: Patterns) -> Packed:
-    """Whole patterns, to be stored, as the wire takes them.
-
-    Raises:
-        InvalidRequest: naming the field, the value seen and the value expected.
-    """
-    return _packed(model, _by_field(model, patterns, "patterns"), {}, "patterns", partial=False)
-
-
-def pack_cues(model: ModelInfo, cues: Patterns, known: Patterns | None = None, *, where: str = "cues") -> Packed:
-    """Cues, of which fields may be left out, as the wire takes them.
+def pack(model: ModelInfo, patterns: Patterns) -> PackedPatterns:
+    """Check and pack whole patterns, to be stored.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
-    given = _by_field(model, cues, where, partial=True)
-    masks = {} if known is None else _by_field(model, known, "known", partial=True)
+    return _pack_fields(model, _split_fields(model, patterns, "patterns"), {}, "patterns", partial=False)
+
+
+def pack_cues(
+    model: ModelInfo, cues: Patterns, known: Patterns | None = None, *, where: str = "cues"
+) -> PackedPatterns:
+    """Check and pack cues, of which fields may be left out.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    given = _split_fields(model, cues, where, partial=True)
+    masks = {} if known is None else _split_fields(model, known, "known", partial=True)
     for name in masks.keys() - given.keys():
-        if np.any(_array(masks.pop(name), f"known[{name}]")):
+        if np.any(_to_array(masks.pop(name), f"known[{name}]")):
             raise InvalidRequest.of(
                 f"known[{name}]", f"saw entries marked as known; expected {where}[{name}] with them"
             )
-    return _packed(model, given, masks, where, partial=True)
+    return _pack_fields(model, given, masks, where, partial=True)
 
 
-def _packed(
+def _pack_fields(
     model: ModelInfo, given: Mapping[str, Array], masks: Mapping[str, Array], where: str, *, partial: bool
-) -> Packed:
+) -> PackedPatterns:
     columns, batched = [], {}
     for field in model.fields:
         if field.name not in given:
             continue
-        values, dtype = _values(field, given[field.name], f"{where}[{field.name}]", partial=partial)
+        values, dtype = _encode_values(field, given[field.name], f"{where}[{field.name}]", partial=partial)
         batched[field.name] = _has_batch_axis(values, field, f"{where}[{field.name}]")
         rows = values if batched[field.name] else values[None]
-        mask = _mask(masks[field.name], rows, f"known[{field.name}]") if field.name in masks else None
+        mask = _to_mask(masks[field.name], rows, f"known[{field.name}]") if field.name in masks else None
         columns.append(Column(field.name, dtype, rows, mask))
-    _check_alike(columns, batched, where)
-    return Packed(tuple(columns), single=not any(batched.values()), model=model)
+    _check_lengths(columns, batched, where)
+    return PackedPatterns(tuple(columns), single=not any(batched.values()), model=model)
 
 
-def _by_field(model: ModelInfo, given: Patterns, where: str, *, partial: bool = False) -> dict[str, Array]:
+def _split_fields(model: ModelInfo, given: Patterns, where: str, *, partial: bool = False) -> dict[str, Array]:
     names = [field.name for field in model.fields]
     if not isinstance(given, Mapping):
         if len(names) != 1:
@@ -122,71 +128,71 @@ def _by_field(model: ModelInfo, given: Patterns, where: str, *, partial: bool = 
     return dict(given)
 
 
-def _values(
+def _encode_values(
     field: FieldInfo, given: Array, where: str, *, partial: bool
 ) -> tuple[NDArray[np.generic], pb.DType.ValueType]:
-    if field.alphabet:
-        return _characters(field, given, where, partial=partial), pb.DTYPE_UINT8
-    array = _array(given, where)
+    kind = KINDS[field.kind]
+    if kind.has_alphabet:
+        return _encode_text(field, given, where, partial=partial), pb.DTYPE_UINT8
+    array = _to_array(given, where)
     if isinstance(array, Masked):
-        array = _with_missing(array, field, where, partial=partial)
-    if array.dtype.name == "float64":  # of either byte order
+        array = _fill_masked(array, kind, where, partial=partial)
+    if (name := array.dtype.name) not in kind.dtypes:
+        raise _make_dtype_error(name, kind, where)
+    if name == "float64":  # of either byte order
         with np.errstate(over="ignore"):  # becomes an infinity, which the server refuses
             array = array.astype(np.float32)
     if (dtype := _WIRE.get(array.dtype)) is not None:
         return array.copy("C"), dtype
-    name = array.dtype.name
     if name == "bfloat16" and array.dtype.itemsize == 2:
         return np.array(array, order="C").view(np.uint16), pb.DTYPE_BFLOAT16
     for wire, dtype in _WIRE.items():
         if wire.name == name:  # of the other byte order
             return np.array(array, dtype=wire, order="C"), dtype
-    raise InvalidRequest.of(where, f"saw dtype {name}; expected {_ACCEPTED}")
+    raise _make_dtype_error(name, kind, where)
 
 
-_WIRE: dict[np.dtype[np.generic], pb.DType.ValueType] = {
-    np.dtype("<f4"): pb.DTYPE_FLOAT32,
-    np.dtype("<f2"): pb.DTYPE_FLOAT16,
-    np.dtype("u1"): pb.DTYPE_UINT8,
-}
+def _make_dtype_error(name: str, kind: Kind, where: str) -> InvalidRequest:
+    *others, last = kind.dtypes
+    return InvalidRequest.of(where, f"saw dtype {name}; expected {', '.join(others)} or {last}")
 
 
-def _characters(field: FieldInfo, given: Array, where: str, *, partial: bool) -> NDArray[np.uint8]:
-    if (texts := texts_in(given)) is not None:
-        return places(texts, field.alphabet, math.prod(field.shape), where, partial=partial)
-    array = _array(given, where)
+def _encode_text(field: FieldInfo, given: Array, where: str, *, partial: bool) -> NDArray[np.uint8]:
+    if (texts := find_texts(given)) is not None:
+        return encode_texts(texts, field.alphabet, math.prod(field.shape), where, partial=partial)
+    array = _to_array(given, where)
     if isinstance(array, Masked) and array.dtype.kind in "iuf":
-        array = _nan_where_masked(array.data.astype(np.float64), array)
-    return places_of_numbers(array, field.alphabet, where, partial=partial)
+        array = _set_nan(array.data.astype(np.float64), array)
+    return check_indices(array, field.alphabet, where, partial=partial)
 
 
-def _with_missing(array: "Masked[Any, Any]", field: FieldInfo, where: str, *, partial: bool) -> NDArray[np.generic]:
-    """The values, NaN where they are masked."""
+def _fill_masked(array: "Masked[Any, Any]", kind: Kind, where: str, *, partial: bool) -> NDArray[np.generic]:
+    """Return the values, NaN where they are masked."""
     values: NDArray[np.generic] = np.asarray(array.data)
     hidden = int(np.ma.getmaskarray(array).sum())
     if not hidden:
         return values
     if not partial:
         raise InvalidRequest.of(where, f"saw {hidden} masked entries; expected whole patterns where they are stored")
-    if values.dtype == np.uint8:  # which has no NaN; of an image 255 means 1
-        return _nan_where_masked(values.astype(np.float32) / np.float32(255 if field.kind == "image" else 1), array)
+    if values.dtype == np.uint8:  # which has no NaN
+        return _set_nan(values.astype(np.float32) / np.float32(kind.uint8_unit), array)
     if values.dtype.kind != "f":
-        raise InvalidRequest.of(where, f"saw dtype {values.dtype.name}; expected {_ACCEPTED}")
-    return _nan_where_masked(values.copy(), array)
+        raise _make_dtype_error(values.dtype.name, kind, where)
+    return _set_nan(values.copy(), array)
 
 
-def _nan_where_masked(values: NDArray[Any], array: "Masked[Any, Any]") -> NDArray[Any]:
+def _set_nan(values: NDArray[Any], array: "Masked[Any, Any]") -> NDArray[Any]:
     values[np.ma.getmaskarray(array)] = np.nan
     return values
 
 
-def _array(given: Array, where: str) -> NDArray[np.generic]:
-    """As numpy has it; masked where it, or a row of it, is."""
+def _to_array(given: Array, where: str) -> NDArray[np.generic]:
+    """Return a numpy array, masked where the value, or a row of it, is."""
     try:
         if isinstance(given, Masked):
             return given
         if _has_masked_rows(given):
-            stacked: NDArray[np.generic] = np.ma.stack([_array(row, where) for row in given])
+            stacked: NDArray[np.generic] = np.ma.stack([_to_array(row, where) for row in given])
             return stacked
         return np.asarray(given)
     except InvalidRequest:
@@ -212,8 +218,8 @@ def _has_batch_axis(values: NDArray[np.generic], field: FieldInfo, where: str) -
     return True
 
 
-def _mask(given: Array, rows: NDArray[np.generic], where: str) -> Booleans:
-    mask = _array(given, where)
+def _to_mask(given: Array, rows: NDArray[np.generic], where: str) -> Booleans:
+    mask = _to_array(given, where)
     if isinstance(mask, Masked):
         mask = mask.data & ~np.ma.getmaskarray(mask) if mask.dtype == np.bool_ else mask.data
     if mask.dtype != np.bool_:
@@ -223,7 +229,7 @@ def _mask(given: Array, rows: NDArray[np.generic], where: str) -> Booleans:
     return np.array(np.broadcast_to(mask, rows.shape), dtype=np.bool_)
 
 
-def _check_alike(columns: list[Column], batched: dict[str, bool], where: str) -> None:
+def _check_lengths(columns: list[Column], batched: dict[str, bool], where: str) -> None:
     if len(columns) == 1:
         return
     lengths = {column.field: len(column.values) for column in columns}

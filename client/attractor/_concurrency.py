@@ -1,4 +1,4 @@
-"""Signals, task groups and tasks of a context manager's own; cancellation by the caller told from gRPC's."""
+"""Signals, background tasks, and contexts in tasks of their own; the caller's cancellation told from gRPC's."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
@@ -13,28 +13,30 @@ Value = TypeVar("Value")
 
 
 class Signal:
-    """Wakes all who wait, as often as it is given.
+    """Wakes all who wait, each time it is given; costs next to nothing while nobody waits.
 
-    The event is replaced when it is set, never by one who waits, so that nobody is left waiting for an old one. Between
-    the look at a condition and `wait` there must be no other await.
+    A waiter that finds its condition false waits for the next signal: between the look at the condition and `wait`
+    there must be no other await. Use it from one event loop.
     """
 
     def __init__(self) -> None:
-        """Made on the event loop."""
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None
 
-    def give(self) -> None:
-        """Wakes all who wait now."""
-        event, self._event = self._event, anyio.Event()
-        event.set()
+    def notify(self) -> None:
+        """Wake all who wait now."""
+        if self._event is not None:
+            event, self._event = self._event, None
+            event.set()
 
     async def wait(self) -> None:
-        """Until the next time it is given."""
+        """Wait for the next time it is given."""
+        if self._event is None:
+            self._event = anyio.Event()
         await self._event.wait()
 
 
 async def raise_if_cancelled() -> None:
-    """To be awaited where a call raised CancelledError: raises the caller's own cancellation, if that it was.
+    """Raise the caller's own cancellation, if there is one. Await it where a call raised CancelledError.
 
     grpc.aio raises it also for a call that was closed, and swallows a cancellation that it then raises anew, unknown to
     the scope it came from (grpc/grpc#43502).
@@ -45,7 +47,7 @@ async def raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-class Background(AbstractAsyncContextManager[TaskGroup]):
+class BackgroundTasks(AbstractAsyncContextManager[TaskGroup]):
     """Yields a task group; its tasks are cancelled at the end.
 
     A bare task group would wrap what the caller's block raises in an ExceptionGroup, so that no `except` fits it.
@@ -65,7 +67,7 @@ class Background(AbstractAsyncContextManager[TaskGroup]):
         return None
 
 
-class InOwnTask(AbstractAsyncContextManager[Value], Generic[Value]):
+class ContextTask(AbstractAsyncContextManager[Value], Generic[Value]):
     """Enters and leaves another context manager in one task, whichever tasks enter and leave this one.
 
     Task groups and cancel scopes have to end in the task that began them. Where that is the user's, a block that is
@@ -73,7 +75,7 @@ class InOwnTask(AbstractAsyncContextManager[Value], Generic[Value]):
     """
 
     def __init__(self, inner: AbstractAsyncContextManager[Value]) -> None:
-        """To be entered once."""
+        """Enter it once."""
         self._inner = inner
 
     async def __aenter__(self) -> Value:
@@ -84,7 +86,7 @@ class InOwnTask(AbstractAsyncContextManager[Value], Generic[Value]):
             await asyncio.wait((self._task, entered), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._task.cancel()
-            await self._ended()
+            await self._wait_task()
             raise
         if not entered.done():
             self._task.result()
@@ -94,7 +96,7 @@ class InOwnTask(AbstractAsyncContextManager[Value], Generic[Value]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._left.set()
-        await self._ended()
+        await self._wait_task()
         if not self._task.cancelled():  # as all tasks are where the loop ends
             self._task.result()
         return None
@@ -104,7 +106,7 @@ class InOwnTask(AbstractAsyncContextManager[Value], Generic[Value]):
             entered.set_result(value)
             await self._left.wait()
 
-    async def _ended(self) -> None:
-        """Waits for the task, even in a scope that is cancelled; it ends all the same where the wait is cut short."""
+    async def _wait_task(self) -> None:
+        """Wait for the task, even in a scope that is cancelled; it ends all the same where the wait is cut short."""
         with anyio.CancelScope(shield=True):
             await asyncio.wait((self._task,))

@@ -1,4 +1,4 @@
-"""What a client and its memories share while it is open."""
+"""Connection of an open client: its sessions, its unary calls, and the models it knows."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,43 +6,43 @@ from contextlib import contextmanager
 from functools import partial
 from weakref import WeakValueDictionary
 
-from attractor._affinity import Home
+from attractor._affinity import Affinity
 from attractor._arguments import check_seconds
-from attractor._arrays import Packed
+from attractor._arrays import PackedPatterns
 from attractor._errors import Closed, MemoryNotFound
-from attractor._session.calls import Ticket, start
-from attractor._session.request import Ask, shelf_of
+from attractor._session.calls import PendingCall, split_patterns
+from attractor._session.request import RequestSpec, Result_co, make_batch_key
 from attractor._session.router import Router
 from attractor._settings import Settings
-from attractor._snapshots import Copies
+from attractor._snapshots import SnapshotCalls
 from attractor._types import MemoryInfo, ModelInfo
-from attractor._unary import Control
+from attractor._unary import UnaryCalls
 
 
-class Known:
-    """What a client knows of the memory of one name, shared by all that speak of it."""
+class CachedModel:
+    """The model of a memory, shared by all objects of that name."""
 
     def __init__(self) -> None:
         self.model: ModelInfo | None = None
-        """None: to be asked for."""
+        """None: not known."""
 
 
-class Core:
-    """The two ways to the server, the sessions and the unary calls, and the models that are known."""
+class Connection:
+    """Sessions and unary calls of a client, shared with its memories while it is open."""
 
-    def __init__(self, control: Control, router: Router, settings: Settings, home: Home) -> None:
-        """Of a client that was opened at `home`."""
-        self.control = control
-        self.copies = Copies(control)
+    def __init__(self, unary: UnaryCalls, router: Router, settings: Settings, affinity: Affinity) -> None:
+        """`affinity` is that of the opened client."""
+        self.unary = unary
+        self.snapshots = SnapshotCalls(unary)
         self._router = router
         self._settings = settings
-        self._home = home
+        self._affinity = affinity
         self._closed = False
         self._models: dict[str, ModelInfo] = {}
-        self._known: WeakValueDictionary[str, Known] = WeakValueDictionary()
+        self._cached: WeakValueDictionary[str, CachedModel] = WeakValueDictionary()
 
-    def deadline_s(self, timeout_s: float | None) -> float:
-        """When a call that begins now has taken too long, on the event loop's clock. Every call begins by asking.
+    def start_deadline(self, timeout_s: float | None) -> float:
+        """Return the deadline of a call that begins now, on the event loop's clock. Every call begins with this.
 
         Raises:
             Closed: the client was closed.
@@ -52,54 +52,64 @@ class Core:
         """
         if self._closed:
             raise Closed("the client was closed: a memory is of use while the client it came from is open")
-        self._home.check()
+        self._affinity.check()
         given = self._settings.timeout_s if timeout_s is None else timeout_s
         check_seconds("timeout_s", given)
         return asyncio.get_running_loop().time() + given
 
     def close(self) -> None:
-        """Every call from now on is refused."""
+        """Refuse every later call."""
         self._closed = True
 
-    def known(self, memory: str) -> Known:
-        """What is known of the memory of that name, for as long as somebody holds it."""
-        return self._known.setdefault(memory, Known())
+    def get_cached_model(self, memory: str) -> CachedModel:
+        """Return the cached model of a memory, kept for as long as somebody holds it."""
+        return self._cached.setdefault(memory, CachedModel())
 
-    async def info(self, memory: str, deadline_s: float) -> MemoryInfo:
-        """The memory as it is now; that another one has its name is noticed."""
-        with self._noticing(memory):
-            info = await self.control.get(memory, deadline_s)
-        known = self.known(memory)
-        if known.model is not None and known.model.digest != info.model_digest:
-            known.model = None
+    async def get_info(self, memory: str, deadline_s: float) -> MemoryInfo:
+        """Return the memory as it is now; forget its cached model if it has another one."""
+        with self._forgetting_model(memory):
+            info = await self.unary.get(memory, deadline_s)
+        cached = self.get_cached_model(memory)
+        if cached.model is not None and cached.model.digest != info.model_digest:
+            cached.model = None
         return info
 
-    async def model_of(self, memory: MemoryInfo, deadline_s: float) -> ModelInfo:
-        """The model a memory was made from."""
+    async def get_model(self, memory: MemoryInfo, deadline_s: float) -> ModelInfo:
+        """Return the model of a memory."""
         if (model := self._models.get(memory.model_digest)) is None:
-            model = self._models[memory.model_digest] = await self.control.model(memory.model, deadline_s)
+            model = self._models[memory.model_digest] = await self.unary.get_model(memory.model, deadline_s)
         return model
 
     async def delete(self, name: str, deadline_s: float) -> None:
-        """Forgets a memory, here and on the server."""
+        """Delete a memory, here and on the server."""
         try:
-            await self.control.delete(name, deadline_s)
+            await self.unary.delete(name, deadline_s)
         finally:
             self.forget_model(name)
         self._router.forget(name)
 
     def forget_model(self, memory: str) -> None:
-        """The memory of that name may have another model from now on."""
-        if (known := self._known.get(memory)) is not None:
-            known.model = None
+        """Forget the cached model of a memory, which may have another one from now on."""
+        if (cached := self._cached.get(memory)) is not None:
+            cached.model = None
 
-    def start(self, memory: str, model: ModelInfo, ask: Ask, packed: Packed, deadline_s: float) -> Ticket:
-        """Puts a call on its way."""
-        gone = partial(self.forget_model, memory)
-        return start(self._router, memory, shelf_of(ask, model.digest, packed), packed, deadline_s, gone)
+    def start(
+        self, memory: str, spec: RequestSpec[Result_co], packed: PackedPatterns, deadline_s: float
+    ) -> PendingCall[Result_co]:
+        """Send the requests of a call, without waiting for anything.
+
+        Raises:
+            InvalidRequest: a write of more patterns than a frame takes.
+            Closed: the client was closed.
+        """
+        key = make_batch_key(spec, packed)
+        pieces = split_patterns(spec.operation, packed, self._router.limits)
+        requests = [self._router.submit(memory, key, piece, deadline_s) for piece in pieces]
+        forget = partial(self.forget_model, memory)
+        return PendingCall(self._router, requests, spec.operation, packed.model, packed.single, forget)
 
     @contextmanager
-    def _noticing(self, memory: str) -> Iterator[None]:
+    def _forgetting_model(self, memory: str) -> Iterator[None]:
         try:
             yield
         except MemoryNotFound:

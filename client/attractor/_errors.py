@@ -1,16 +1,16 @@
-"""Everything the SDK raises on purpose. No exception of grpc ever reaches the caller.
+"""Errors of the SDK. No exception of grpc ever reaches the caller.
 
 AttractorError
-├── InvalidRequest       what was asked cannot be meant (carries field violations); found here or by the server
+├── InvalidRequest       an argument is invalid (carries field violations); found here or by the server
 ├── NotFound
 │   ├── MemoryNotFound   never created, deleted, expired, or lost at the restart of a server that keeps nothing
 │   ├── ModelNotFound
 │   └── SnapshotNotFound the memory has no snapshot with that tag
-├── Conflict             the name is taken by a memory of another model, or with other settings
-├── Refused              the state of the server does not allow it
+├── Conflict             the name or tag is taken, by a memory of another model, say, or with other settings
+├── Refused              the state of the server, or a missing permission, does not allow it
 │   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
-│   ├── MemoryFull       the memory was made to refuse what is more than one page takes; nothing was applied
-│   ├── Forgotten        a repeated store too old for its first answer to be known
+│   ├── MemoryFull       the memory has one page, by its settings, and that is full; nothing was applied
+│   ├── Forgotten        a repeated write too old for its first result to be known
 │   ├── NotKept          the server keeps no patterns and no memories (`attractor serve --durable no`)
 │   ├── NotRetained      the memory keeps no patterns of its full pages
 │   ├── CannotErase      the memory's model has not learned to erase
@@ -22,7 +22,7 @@ AttractorError
 │   └── Unreachable      no server answers at the address
 ├── TimeoutExceeded      no answer within the timeout; the request may or may not have been applied (TimeoutError)
 ├── ProtocolMismatch     the server speaks another version of the contract, or is no Attractor server
-├── ServerFault          the server failed in a way nobody foresaw, or sent what cannot be understood
+├── ServerFault          the server failed in a way nobody foresaw, or sent an invalid frame
 ├── Closed               the client was closed, or was never entered
 ├── ClientOpen           a client that is open was entered once more
 ├── WrongLoop            an open client was used on another event loop than its own (RuntimeError)
@@ -42,9 +42,9 @@ _STATUS_KEY = "grpc-status-details-bin"
 
 
 class AttractorError(Exception):
-    """Root of the tree; `reason` is a stable word in capitals, `violations` pairs of field and description.
+    """Root of all errors; `reason` is a stable word in capitals, `violations` pairs of field and description.
 
-    `route` is the address that a memory which moved is at now, where the server knows it.
+    `route` is the new address of a memory that moved, where the server knows it.
     """
 
     default_reason: ClassVar[str] = "UNKNOWN"
@@ -57,8 +57,8 @@ class AttractorError(Exception):
         self.violations = tuple(violations)
         self.route = route
 
-    def again(self) -> Self:
-        """The same error for another caller, with a traceback of its own."""
+    def copy(self) -> Self:
+        """Return a copy for another caller, with a traceback of its own."""
         return type(self)(str(self), reason=self.reason, violations=self.violations, route=self.route)
 
 
@@ -67,7 +67,7 @@ class InvalidRequest(AttractorError):
 
     @classmethod
     def of(cls, field: str, description: str) -> "InvalidRequest":
-        """One violation: what was seen and what was expected of that field."""
+        """Return an error with one violation: the value seen and the value expected of that field."""
         return cls(f"{field}: {description}", violations=[(field, description)])
 
 
@@ -213,8 +213,8 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 
 def from_status(status: status_pb2.Status) -> AttractorError:
-    """The error that a google.rpc.Status means."""
-    reason, violations, route = _details(status)
+    """Return the error for a google.rpc.Status."""
+    reason, violations, route = _decode_details(status)
     code = _CODES.get(status.code, _Code.UNKNOWN)
     kind = _BY_STATUS.get((code, reason)) or _BY_STATUS.get((code, ""), ServerFault)
     message = status.message or code.name
@@ -224,15 +224,15 @@ def from_status(status: status_pb2.Status) -> AttractorError:
 
 
 def from_rpc(error: grpc.RpcError) -> AttractorError:
-    """The error that a failed call means."""
+    """Return the error for a failed call."""
     if not isinstance(error, aio.AioRpcError):
         return ServerFault(str(error))
     if (error.code(), error.details()) in _LOST:
         return Unavailable("the connection was lost")
-    return from_status(_status(error))
+    return from_status(_get_status(error))
 
 
-def _status(error: aio.AioRpcError) -> status_pb2.Status:
+def _get_status(error: aio.AioRpcError) -> status_pb2.Status:
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY and isinstance(value, bytes):
             try:
@@ -242,7 +242,7 @@ def _status(error: aio.AioRpcError) -> status_pb2.Status:
     return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
 
 
-def _details(status: status_pb2.Status) -> tuple[str, list[tuple[str, str]], str]:
+def _decode_details(status: status_pb2.Status) -> tuple[str, list[tuple[str, str]], str]:
     reason, violations, route = "", [], ""
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()

@@ -1,4 +1,4 @@
-"""Imports gRPC without its fork handlers, unless they are asked for.
+"""First import of gRPC, without its fork handlers unless the environment asks for them.
 
 They run by default, do not know of gRPC's event loops, and crash the children of a process with an open stream now and
 then. gRPC reads the setting once, when it is first imported; whoever imports it before has to set it.

@@ -1,4 +1,4 @@
-"""The event loop of a synchronous client, in a thread of its own."""
+"""Event loop of a synchronous client, in a thread of its own."""
 
 import asyncio
 import atexit
@@ -23,13 +23,13 @@ Ts = TypeVarTuple("Ts")
 
 
 class End(Enum):
-    """What comes after the last item."""
+    """Sentinel after the last item."""
 
     END = auto()
 
 
 class _EventLoop(asyncio.SelectorEventLoop):
-    """Drops what comes when it is closed.
+    """An event loop that drops callbacks when it is closed.
 
     All loops of a process share gRPC's queue of events; a late one for a closed loop would raise in another.
     """
@@ -45,66 +45,66 @@ class _EventLoop(asyncio.SelectorEventLoop):
             return asyncio.Handle(callback, args, self, context)
 
 
-class Loop:
-    """The event loop's thread, while the client is open.
+class LoopThread:
+    """Thread with an event loop, while the client is open.
 
-    A client that nobody has any more is closed; so is one that is open where the interpreter ends, which would wait for
-    gRPC without end.
+    A client that nobody holds any more is closed; so is one that is open where the interpreter ends, which would wait
+    for gRPC without end.
     """
 
     def __init__(self) -> None:
-        self._opening: _Opening | None = None
-        self._unused: weakref.finalize[[], Loop] | None = None
+        self._opened: _OpenClient | None = None
+        self._unused: weakref.finalize[[], LoopThread] | None = None
 
     def open(self, client: AbstractAsyncContextManager[object]) -> None:
-        """Starts the thread and enters the client there."""
-        opening = _Opening(client)
-        self._opening = opening
-        self._unused = weakref.finalize(self, opening.end_soon)
+        """Start the thread and enter the client there."""
+        opened = _OpenClient(client)
+        self._opened = opened
+        self._unused = weakref.finalize(self, opened.end_in_background)
         self._unused.atexit = False  # `end` is what runs then
 
     def close(self) -> None:
-        """Leaves the client and ends the thread. In a forked child, only says that it is closed."""
-        opening, self._opening = self._opening, None
+        """Leave the client and end the thread. In a forked child, only mark it as closed."""
+        opened, self._opened = self._opened, None
         if self._unused is not None:
             self._unused.detach()
-        if opening is not None:
-            opening.end()
+        if opened is not None:
+            opened.end()
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Runs an asynchronous function to its end.
+        """Run an asynchronous function to its end.
 
         Raises:
             Closed: the client is not open.
             WrongProcess: this is a forked child, in which the thread is not.
         """
-        if (opening := self._opening) is None:
+        if (opened := self._opened) is None:
             raise Closed("the client is not open: use it inside `with attractor.Client(…) as client`")
-        opening.check()
+        opened.check()
         try:
-            return opening.portal.call(function)
+            return opened.portal.call(function)
         except (RuntimeError, CancelledError) as error:
-            if self._opening is opening or isinstance(error, AttractorError):
+            if self._opened is opened or isinstance(error, AttractorError):
                 raise
             raise Closed("the client was closed during the call") from error  # by another thread
 
     def iterate(self, start: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        """Takes one item after another; `start` is called at once."""
-        return self._items(self.call(partial(_call, start)))
+        """Yield the items of an async iterator; `start`, which makes it, is called at once."""
+        return self._iter_items(self.call(partial(_call_on_loop, start)))
 
-    def _items(self, items: AsyncIterator[T]) -> Iterator[T]:
-        while (item := self.call(partial(_next, items))) is not End.END:
+    def _iter_items(self, items: AsyncIterator[T]) -> Iterator[T]:
+        while (item := self.call(partial(_get_next, items))) is not End.END:
             yield item
 
 
-class _Opening:
-    """From one opening of a client to its end, which comes once, and in the process that it began in.
+class _OpenClient:
+    """An open client, closed once, in the process that it was opened in.
 
     Made of plain objects: a generator would try to end what it holds wherever it is freed.
     """
 
     def __init__(self, client: AbstractAsyncContextManager[object]) -> None:
-        """Enters the client."""
+        """Enter the client."""
         self._client = client
         self._process = os.getpid()
         self._started: Future[BlockingPortal] = Future()
@@ -119,14 +119,18 @@ class _Opening:
         atexit.register(self.end)
 
     def check(self) -> None:
-        """Refuses a forked child."""
+        """Refuse a forked child.
+
+        Raises:
+            WrongProcess: this is one.
+        """
         if self._forked:
             raise WrongProcess(
                 f"opened in process {self._process}, used in its forked child {os.getpid()}: open a client here"
             )
 
     def end(self) -> None:
-        """Leaves the client, and waits until all is closed."""
+        """Leave the client, and wait until all is closed."""
         if self._forked:
             return  # and stays registered: nothing of it is to be freed here
         atexit.unregister(self.end)
@@ -137,8 +141,8 @@ class _Opening:
         finally:
             self._stop()
 
-    def end_soon(self) -> None:
-        """As `end`, without waiting: from wherever the garbage collector runs."""
+    def end_in_background(self) -> None:
+        """Leave the client without waiting: from wherever the garbage collector runs."""
         if not self._forked:
             Thread(target=self.end, name="attractor client's end", daemon=True).start()
 
@@ -160,9 +164,9 @@ class _Opening:
         self._thread.join()
 
 
-async def _call(start: Callable[[], T]) -> T:  # on the loop, to which what it makes belongs
+async def _call_on_loop(start: Callable[[], T]) -> T:  # an iterator belongs to the loop that made it
     return start()
 
 
-async def _next(items: AsyncIterator[T]) -> T | End:
+async def _get_next(items: AsyncIterator[T]) -> T | End:
     return await anext(items, End.END)

@@ -1,4 +1,4 @@
-"""Ids and payloads of patterns: what the user gives, as it goes on the wire, and back."""
+"""Ids and payloads of patterns, to messages and back."""
 
 import json
 from collections.abc import Sequence
@@ -6,33 +6,33 @@ from typing import Any
 
 import numpy as np
 
-from attractor._arguments import text
+from attractor._arguments import check_text
 from attractor._errors import InvalidRequest, ServerFault
 from attractor._types import Ids, Payload
 from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
 
 
-def items(
+def encode_items(
     ids: Ids | None, payloads: Payload | Sequence[Payload] | None, *, rows: int, single: bool
 ) -> tuple[pb.Item, ...]:
-    """One for each of the patterns; empty where none carries anything.
+    """Return an item for each pattern; none if there are neither ids nor payloads.
 
     Raises:
         InvalidRequest: naming the argument, the value seen and the value expected.
     """
     if ids is None and payloads is None:
         return ()
-    names = _column("ids", ids, "", rows=rows, single=single)
-    given = _column("payloads", payloads, None, rows=rows, single=single)
-    return tuple(_item(row, name, payload) for row, (name, payload) in enumerate(zip(names, given, strict=True)))
+    names = _list_values("ids", ids, "", rows=rows, single=single)
+    given = _list_values("payloads", payloads, None, rows=rows, single=single)
+    return tuple(_encode_item(row, name, payload) for row, (name, payload) in enumerate(zip(names, given, strict=True)))
 
 
-def payload_of(item: pb.Item) -> Payload:
-    """What the user gave.
+def decode_payload(item: pb.Item) -> Payload:
+    """Return the payload as it was given.
 
     Raises:
-        ServerFault: it says that it is JSON, and is none.
+        ServerFault: it should be JSON and is not.
     """
     if not item.json:
         return item.payload if item.HasField("payload") else None
@@ -42,7 +42,7 @@ def payload_of(item: pb.Item) -> Payload:
         raise ServerFault(f"items.payload: saw bytes that are no JSON ({error})") from error
 
 
-def _column(where: str, given: Any, missing: Any, *, rows: int, single: bool) -> Sequence[Any]:  # noqa: ANN401
+def _list_values(where: str, given: Any, missing: Any, *, rows: int, single: bool) -> Sequence[Any]:  # noqa: ANN401
     if given is None:
         return [missing] * rows
     if single:
@@ -55,24 +55,24 @@ def _column(where: str, given: Any, missing: Any, *, rows: int, single: bool) ->
     return given
 
 
-def _item(row: int, name: Any, payload: Payload) -> pb.Item:  # noqa: ANN401 - whatever the user gave
+def _encode_item(row: int, name: Any, payload: Payload) -> pb.Item:  # noqa: ANN401 - whatever the user gave
     if not isinstance(name, str) or len(name) > ITEM_ID_LIMIT:
         seen = f"{len(name)} characters" if isinstance(name, str) else type(name).__name__
         raise InvalidRequest.of(f"ids[{row}]", f"saw {seen}; expected a str of at most {ITEM_ID_LIMIT} characters")
-    text(f"ids[{row}]", name)
+    check_text(f"ids[{row}]", name)
     if payload is None:
         return pb.Item(id=name)
     if isinstance(payload, bytes | bytearray | memoryview):
         content, is_json = bytes(payload), False
     else:
-        content, is_json = _as_json(row, payload), True
+        content, is_json = _encode_json(row, payload), True
     if len(content) > PAYLOAD_LIMIT_BYTES:
         raise InvalidRequest.of(f"payloads[{row}]", f"saw {len(content)} bytes; expected at most {PAYLOAD_LIMIT_BYTES}")
     return pb.Item(id=name, payload=content, json=is_json)
 
 
-def _odd_key(payload: Payload) -> tuple[Any] | None:
-    """A key that is no str, of a mapping anywhere in it."""
+def _find_odd_key(payload: Payload) -> tuple[Any] | None:
+    """Return a key that is no str, of a mapping anywhere in the payload."""
     open_ = [payload]
     seen = set[int]()
     while open_:
@@ -90,8 +90,8 @@ def _odd_key(payload: Payload) -> tuple[Any] | None:
     return None
 
 
-def _as_json(row: int, payload: Payload) -> bytes:
-    if (key := _odd_key(payload)) is not None:
+def _encode_json(row: int, payload: Payload) -> bytes:
+    if (key := _find_odd_key(payload)) is not None:
         seen = f"saw the key {key[0]!r}, which JSON would make a str"
         raise InvalidRequest.of(f"payloads[{row}]", f"{seen}; expected keys of mappings that are str")
     try:

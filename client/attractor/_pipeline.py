@@ -1,4 +1,4 @@
-"""Pipelines: many stores or queries under way, answers in the order of the items."""
+"""Pipelines: many stores or queries under way, results in the order of the items."""
 
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -8,29 +8,33 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from anyio.abc import TaskGroup
 
-from attractor._affinity import Home
-from attractor._concurrency import Background, InOwnTask, Signal
+from attractor._affinity import Affinity
+from attractor._concurrency import BackgroundTasks, ContextTask, Signal
 from attractor._errors import ClientOpen, Closed
-from attractor._session.calls import Ticket, recalled, stored
-from attractor._session.request import Ask, reading
+from attractor._session.calls import PendingCall
+from attractor._session.operations import specify_query
+from attractor._session.request import RequestSpec, Result_co
 from attractor._types import Cue, ModelInfo, Patterns, Recall, StoreResult
 
-Item = TypeVar("Item")
-Answer_co = TypeVar("Answer_co", covariant=True)
-Source: TypeAlias = AsyncIterable[Item] | Iterable[Item]
+Given = TypeVar("Given")
+Source: TypeAlias = AsyncIterable[Given] | Iterable[Given]
 
 
-class Streamed(Protocol):
-    """What a stream asks of its memory."""
+class StreamedMemory(Protocol):
+    """The memory of a stream."""
 
     async def model(self, *, timeout_s: float | None = None) -> ModelInfo: ...
 
-    def start_store(self, model: ModelInfo, patterns: Patterns, timeout_s: float | None) -> Ticket: ...
+    def start_store(
+        self, model: ModelInfo, patterns: Patterns, timeout_s: float | None
+    ) -> PendingCall[StoreResult]: ...
 
-    def start_query(self, model: ModelInfo, cue: Cue, ask: Ask, timeout_s: float | None) -> Ticket: ...
+    def start_query(
+        self, model: ModelInfo, cue: Cue, spec: RequestSpec[Recall], timeout_s: float | None
+    ) -> PendingCall[Recall]: ...
 
 
-class _Closing(Protocol):
+class _Closable(Protocol):
     @property
     def finished(self) -> bool: ...
 
@@ -38,27 +42,27 @@ class _Closing(Protocol):
 
 
 class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
-    """Stores and queries from iterators, sent ahead of their answers as far as the bound allows.
+    """Stores and queries from iterators, sent ahead of their results as far as the bound allows.
 
-    Leaving the block gives up what has not been answered; such a store may or may not have been applied.
+    Leaving the block gives up items that have not been answered; such a store may or may not have been applied.
     """
 
-    def __init__(self, memory: Streamed, *, in_flight_patterns: int, timeout_s: float | None) -> None:
-        """Made by `Memory.stream`."""
+    def __init__(self, memory: StreamedMemory, *, in_flight_patterns: int, timeout_s: float | None) -> None:
+        """Use `Memory.stream`."""
         self._memory = memory
         self._in_flight_patterns = in_flight_patterns
         self._timeout_s = timeout_s
-        self._home: Home | None = None
-        self._background: InOwnTask[TaskGroup] | None = None
+        self._affinity: Affinity | None = None
+        self._background: ContextTask[TaskGroup] | None = None
         self._tasks: TaskGroup | None = None
-        self._pipelines: list[_Closing] = []
+        self._pipelines: list[_Closable] = []
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise ClientOpen("this stream is open already: leave it first, or make another one")
         await self._memory.model(timeout_s=self._timeout_s)
-        self._home = Home()
-        self._background = InOwnTask(Background())
+        self._affinity = Affinity()
+        self._background = ContextTask(BackgroundTasks())
         self._tasks = await self._background.__aenter__()
         return self
 
@@ -66,10 +70,10 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         background = self._background
-        if self._home is None or background is None or self._home.gone:
+        if self._affinity is None or background is None or self._affinity.defunct:
             self._tasks = None
             return None
-        self._home.check()
+        self._affinity.check()
         self._tasks = None
         try:
             return await background.__aexit__(kind, error, traceback)
@@ -78,11 +82,11 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
                 pipeline.close()
 
     def store(self, batches: Source[Patterns]) -> AsyncIterator[StoreResult]:
-        """Stores each item of an iterable or async iterable; yields the results in the same order.
+        """Store each item of an iterable or async iterable; yield the results in the same order.
 
         An item that fails raises when its turn comes; those after it that were sent are carried out all the same.
         """
-        return self._pipeline(batches, self._start_store, stored)
+        return self._start_pipeline(batches, self._start_store)
 
     def query(
         self,
@@ -93,35 +97,32 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         steps: int = 0,
         trajectory: bool = False,
     ) -> AsyncIterator[Recall]:
-        """Completes each item of an iterable or async iterable; yields the recalls in the same order.
+        """Complete each item of an iterable or async iterable; yield the recalls in the same order.
 
         `known` holds for every item that is no `Cue` with a mask of its own; `hold` as in `Memory.query`.
         """
-        ask = reading(steps, trajectory=trajectory, hold=hold)
+        spec = specify_query(steps, trajectory=trajectory, hold=hold)
 
-        def start(model: ModelInfo, item: Patterns | Cue) -> Ticket:
+        def start(model: ModelInfo, item: Patterns | Cue) -> PendingCall[Recall]:
             cue = item if isinstance(item, Cue) else Cue(item)
             cue = cue if cue.known is not None else Cue(cue.cues, known)
-            return self._memory.start_query(model, cue, ask, self._timeout_s)
+            return self._memory.start_query(model, cue, spec, self._timeout_s)
 
-        return self._pipeline(cues, start, recalled)
+        return self._start_pipeline(cues, start)
 
-    def _start_store(self, model: ModelInfo, patterns: Patterns) -> Ticket:
+    def _start_store(self, model: ModelInfo, patterns: Patterns) -> PendingCall[StoreResult]:
         return self._memory.start_store(model, patterns, self._timeout_s)
 
-    def _pipeline(
-        self,
-        source: Source[Item],
-        start: Callable[[ModelInfo, Item], Ticket],
-        finish: Callable[[Ticket], Awaitable[Answer_co]],
-    ) -> AsyncIterator[Answer_co]:
-        if self._tasks is None or self._home is None:
+    def _start_pipeline(
+        self, source: Source[Given], start: Callable[[ModelInfo, Given], PendingCall[Result_co]]
+    ) -> AsyncIterator[Result_co]:
+        if self._tasks is None or self._affinity is None:
             raise Closed("the stream is not open: use it inside its `async with`")
-        self._home.check()
-        pipeline = _Pipeline(finish, self._in_flight_patterns, self._home)
+        self._affinity.check()
+        pipeline = _Pipeline[Result_co](self._in_flight_patterns, self._affinity)
         self._pipelines = [*(other for other in self._pipelines if not other.finished), pipeline]
 
-        async def start_one(item: Item) -> Ticket:
+        async def start_one(item: Given) -> PendingCall[Result_co]:
             return start(await self._memory.model(timeout_s=self._timeout_s), item)  # which may change on the way
 
         async def feed() -> None:
@@ -131,27 +132,29 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
         return pipeline
 
 
-class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
-    """One task feeds, the caller iterates. No generator: nothing is suspended inside a scope (PEP 789)."""
+class _Pipeline(AsyncIterator[Result_co], Generic[Result_co]):
+    """Queue of calls under way: one task feeds it, the caller iterates.
 
-    def __init__(self, finish: Callable[[Ticket], Awaitable[Answer_co]], limit_patterns: int, home: Home) -> None:
-        self._home = home
-        self._finish = finish
+    It is no generator, since nothing may be suspended inside a scope (PEP 789).
+    """
+
+    def __init__(self, limit_patterns: int, affinity: Affinity) -> None:
+        self._affinity = affinity
         self._limit = limit_patterns
-        self._under_way = 0
-        self._line: deque[Ticket | Exception] = deque()
-        """Bounded by the patterns under way: each ticket has at least one."""
+        self._in_flight = 0
+        self._queue: deque[PendingCall[Result_co] | Exception] = deque()
+        """Bounded by the patterns under way: each call has at least one."""
         self._ended = False
-        self._arrived = Signal()
-        self._freed = Signal()
+        self._queue_changed = Signal()
+        self._room_changed = Signal()
 
     @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
-        return self._ended and not self._line
+        return self._ended and not self._queue
 
-    async def feed(self, source: Source[Item], start: Callable[[Item], Awaitable[Ticket]]) -> None:
-        """Sends the items, waiting where too much is under way; a failure is passed on in its place."""
+    async def feed(self, source: Source[Given], start: Callable[[Given], Awaitable[PendingCall[Result_co]]]) -> None:
+        """Send the items, waiting where too much is under way; pass a failure on in its place."""
         try:
             if isinstance(source, AsyncIterable):
                 async for item in source:
@@ -160,41 +163,41 @@ class _Pipeline(AsyncIterator[Answer_co], Generic[Answer_co]):
                 for item in source:
                     await self._feed_one(await start(item))
         except Exception as error:  # of the source, or of an item that cannot be meant
-            self._line.append(error)
+            self._queue.append(error)
         self._ended = True
-        self._arrived.give()
+        self._queue_changed.notify()
 
     def close(self) -> None:
-        """Gives up what has not been taken, and tells whoever still asks for it. Its feeding has ended."""
+        """Abandon the calls that wait, and raise Closed for whoever still asks for them. The feeding has ended."""
         if self.finished:
             return
-        while self._line:
-            if isinstance(ticket := self._line.popleft(), Ticket):
-                ticket.abandon()
-        self._line.append(Closed("the stream was left before all its items were answered"))
+        while self._queue:
+            if isinstance(call := self._queue.popleft(), PendingCall):
+                call.abandon()
+        self._queue.append(Closed("the stream was left before all its items were answered"))
         self._ended = True
-        self._arrived.give()
+        self._queue_changed.notify()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Answer_co:
-        self._home.check()
-        while not self._line and not self._ended:
-            await self._arrived.wait()
-        if not self._line:
+    async def __anext__(self) -> Result_co:
+        self._affinity.check()
+        while not self._queue and not self._ended:
+            await self._queue_changed.wait()
+        if not self._queue:
             raise StopAsyncIteration
-        if isinstance(ticket := self._line.popleft(), Exception):
-            raise ticket
+        if isinstance(call := self._queue.popleft(), Exception):
+            raise call
         try:
-            return await self._finish(ticket)
+            return await call.wait()
         finally:
-            self._under_way -= ticket.rows
-            self._freed.give()
+            self._in_flight -= call.rows
+            self._room_changed.notify()
 
-    async def _feed_one(self, ticket: Ticket) -> None:
-        self._under_way += ticket.rows
-        self._line.append(ticket)
-        self._arrived.give()
-        while self._under_way >= self._limit:
-            await self._freed.wait()
+    async def _feed_one(self, call: PendingCall[Result_co]) -> None:
+        self._in_flight += call.rows
+        self._queue.append(call)
+        self._queue_changed.notify()
+        while self._in_flight >= self._limit:
+            await self._room_changed.wait()

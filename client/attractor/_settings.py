@@ -1,4 +1,4 @@
-"""What a client can be told, and the words every call shares."""
+"""Settings of a client, and the limits of a shard."""
 
 import math
 import random
@@ -15,40 +15,40 @@ class Retry:
     limit_delay_s: float = 2.0
 
     def delay_s(self, attempt: int) -> float:
-        """How long to wait after that many failed attempts, from 1 on."""
+        """Return the delay after that many failed attempts, from 1 on."""
         full_s = self.first_delay_s * math.exp2(min(attempt - 1, 32))
         return min(full_s, self.limit_delay_s) * random.uniform(0.5, 1)  # noqa: S311
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything `connect` was told; times in seconds."""
+    """Arguments of `connect`; times in seconds."""
 
     client_id: str = ""
-    """Of one opening; empty in a client that is not open."""
+    """Identity of one opening; empty in a client that is not open."""
     timeout_s: float = 60.0
-    """Of a call that names none."""
+    """Timeout of a call that names none."""
     connect_timeout_s: float = 5.0
-    """Until the first session stands, and for each attempt at a later one."""
+    """Time until the first session is open, and for each attempt at a later one."""
     route_timeout_s: float = 2.0
-    """Until a shard that was named by another one answers; then the other one forwards."""
+    """Time until a shard that was named by another one answers; then the other one forwards."""
     route_retry_s: float = 5.0
-    """Until such a shard is tried again."""
+    """Time until such a shard is tried again."""
     in_flight_patterns: int = 4096
-    """Sent and not answered, on each stream."""
+    """Patterns sent and not answered, on each stream."""
     direct: bool = True
-    """Whether owners that shards name are connected to."""
+    """Whether to connect to owners that shards name."""
     retry: Retry = field(default_factory=Retry)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a shard takes in one frame."""
+    """Limits of one frame to a shard."""
 
     patterns: int = 1 << 31
     message_bytes: int = MESSAGE_LIMIT_BYTES
 
     @property
     def payload_bytes(self) -> int:
-        """What remains of a message for tensors, after columns, names and tags."""
+        """Part of a message for tensors, after columns, names and tags."""
         return self.message_bytes - self.message_bytes // 16

@@ -1,4 +1,4 @@
-"""Copies of memories: forks, snapshots, files, and memories made anew."""
+"""Calls about copies of memories: forks, snapshots, exported files, and memories built anew."""
 
 import asyncio
 import errno
@@ -25,7 +25,7 @@ from grpc import aio
 from attractor._errors import InvalidRequest, ServerFault, from_rpc
 from attractor._session.channel import Channel
 from attractor._types import MemoryInfo, SnapshotInfo
-from attractor._unary import Control, memory_info
+from attractor._unary import UnaryCalls, decode_memory
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memory_copies_pb2 as pb
 
@@ -35,64 +35,66 @@ _SNAPSHOTS_PAGE = 1000
 _FIRST_LINE = b"attractor memory 1\n"
 _LENGTH = struct.Struct("<I")
 _ENDED = (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError)
-"""What gRPC raises for whoever writes to a call that has ended"""
+"""Errors that gRPC raises for a write to a call that has ended"""
 
 
-class Copies:
-    """Calls about copies, by way of the client's unary calls."""
+class SnapshotCalls:
+    """Calls about copies, through the client's unary calls."""
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, unary: UnaryCalls) -> None:
+        self._unary = unary
 
     async def fork(self, name: str, target: str, tag: str, deadline_s: float) -> MemoryInfo:
-        """A memory with what another one has, or had at a snapshot."""
-        request = pb.ForkRequest(name=name, target=target, tag=tag, call=self._control.numbered())
-        return memory_info((await self._control.call(lambda to: to.copies.Fork, request, deadline_s)).memory)
+        """Make a memory with all that another one has, or had at a snapshot."""
+        request = pb.ForkRequest(name=name, target=target, tag=tag, call=self._unary.number_call())
+        return decode_memory((await self._unary.call(lambda to: to.copies.Fork, request, deadline_s)).memory)
 
-    async def snapshot(self, name: str, tag: str, deadline_s: float) -> SnapshotInfo:
-        """Keeps a memory as it is."""
-        request = pb.TakeSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
-        return _snapshot((await self._control.call(lambda to: to.copies.TakeSnapshot, request, deadline_s)).snapshot)
+    async def take(self, name: str, tag: str, deadline_s: float) -> SnapshotInfo:
+        """Take a snapshot."""
+        request = pb.TakeSnapshotRequest(name=name, tag=tag, call=self._unary.number_call())
+        return _decode_snapshot(
+            (await self._unary.call(lambda to: to.copies.TakeSnapshot, request, deadline_s)).snapshot
+        )
 
-    async def snapshots(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
-        """Of a memory, the oldest first."""
+    async def list_all(self, name: str, deadline_s: float) -> list[SnapshotInfo]:
+        """Return all snapshots of a memory, the oldest first."""
         found: list[SnapshotInfo] = []
         request = pb.ListSnapshotsRequest(name=name, page_size=_SNAPSHOTS_PAGE)
         while True:
-            answer = await self._control.call(lambda to: to.copies.ListSnapshots, request, deadline_s)
-            found += map(_snapshot, answer.snapshots)
-            if not answer.next_page_token:
+            response = await self._unary.call(lambda to: to.copies.ListSnapshots, request, deadline_s)
+            found += map(_decode_snapshot, response.snapshots)
+            if not response.next_page_token:
                 return found
-            request.page_token = answer.next_page_token
+            request.page_token = response.next_page_token
 
-    async def forget_snapshot(self, name: str, tag: str, deadline_s: float) -> None:
-        """Forgets a snapshot."""
-        request = pb.ForgetSnapshotRequest(name=name, tag=tag, call=self._control.numbered())
-        await self._control.call(lambda to: to.copies.ForgetSnapshot, request, deadline_s)
+    async def forget(self, name: str, tag: str, deadline_s: float) -> None:
+        """Forget a snapshot."""
+        request = pb.ForgetSnapshotRequest(name=name, tag=tag, call=self._unary.number_call())
+        await self._unary.call(lambda to: to.copies.ForgetSnapshot, request, deadline_s)
 
     async def restore(self, name: str, tag: str, deadline_s: float) -> MemoryInfo:
-        """Makes a memory what it was."""
-        request = pb.RestoreRequest(name=name, tag=tag, call=self._control.numbered())
-        return memory_info((await self._control.call(lambda to: to.copies.Restore, request, deadline_s)).memory)
+        """Restore a memory as it was at a snapshot."""
+        request = pb.RestoreRequest(name=name, tag=tag, call=self._unary.number_call())
+        return decode_memory((await self._unary.call(lambda to: to.copies.Restore, request, deadline_s)).memory)
 
     async def rebuild(self, name: str, model: str, page_patterns: int, deadline_s: float) -> MemoryInfo:
-        """Writes a memory anew."""
-        call = self._control.numbered()
+        """Write a memory anew."""
+        call = self._unary.number_call()
         request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns, call=call)
-        return memory_info((await self._control.call(lambda to: to.copies.Rebuild, request, deadline_s)).memory)
+        return decode_memory((await self._unary.call(lambda to: to.copies.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:
-        """Writes a memory to a file, which is there whole or not at all; begins anew after UNAVAILABLE."""
+        """Write a memory to a file, which is there whole or not at all; begin anew after UNAVAILABLE."""
         request = pb.ExportRequest(name=name)
-        await self._control.call(lambda to: partial(self._written, to, anyio.Path(path)), request, deadline_s)
+        await self._unary.call(lambda to: partial(self._download, to, anyio.Path(path)), request, deadline_s)
 
     async def import_(self, path: FilePath, name: str, deadline_s: float) -> MemoryInfo:
-        """Makes a memory of a file, which is read anew for each repeat."""
-        request = pb.ImportRequest(name=name, call=self._control.numbered())
-        answer = await self._control.call(lambda to: partial(self._sent, to, path), request, deadline_s)
-        return memory_info(answer.memory)
+        """Make a memory from a file, which is read anew for each repeat."""
+        request = pb.ImportRequest(name=name, call=self._unary.number_call())
+        response = await self._unary.call(lambda to: partial(self._upload, to, path), request, deadline_s)
+        return decode_memory(response.memory)
 
-    async def _sent(
+    async def _upload(
         self,
         to: Channel,
         path: FilePath,
@@ -103,12 +105,12 @@ class Copies:
         call = to.copies.Import(timeout=timeout)
         try:
             async with await anyio.open_file(path, "rb") as file:
-                await _send(call, file, str(path), request)
+                await _send_pieces(call, file, str(path), request)
             return await call
         finally:
             call.cancel()
 
-    async def _written(
+    async def _download(
         self,
         to: Channel,
         target: anyio.Path,
@@ -116,12 +118,12 @@ class Copies:
         *,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> None:
-        replaces, folder = await to_thread.run_sync(_place, str(target))
+        replaces, folder = await to_thread.run_sync(_find_target, str(target))
         draft = anyio.Path(folder) / f".{uuid.uuid4().hex}.attractor"
         try:
             async with (
                 await anyio.open_file(draft, "xb") as file,
-                aclosing(self._pieces(to, request, timeout)) as pieces,
+                aclosing(self._read_pieces(to, request, timeout)) as pieces,
             ):
                 await file.write(_FIRST_LINE)
                 async for piece in pieces:
@@ -130,12 +132,12 @@ class Copies:
             if replaces:
                 await draft.replace(replaces)
             else:
-                await to_thread.run_sync(_poured, str(draft), str(target))
+                await to_thread.run_sync(_copy_content, str(draft), str(target))
         finally:
             with anyio.CancelScope(shield=True):
                 await draft.unlink(missing_ok=True)
 
-    async def _pieces(
+    async def _read_pieces(
         self, to: Channel, request: pb.ExportRequest, timeout_s: float | None
     ) -> AsyncGenerator[pb.Piece, None]:
         call = to.copies.Export(request, timeout=timeout_s)
@@ -152,10 +154,10 @@ class Copies:
             raise ServerFault(f"the export ended with {last}; expected a tail")
 
 
-def _place(target: str) -> tuple[str, str]:
-    """What an export replaces, behind symbolic links, and the folder for its draft, on the same disk.
+def _find_target(target: str) -> tuple[str, str]:
+    """Return the file that an export replaces, behind symbolic links, and the folder for its draft, on the same disk.
 
-    Of what is no file, as a pipe or a device, nothing is replaced: all of the draft is written to it.
+    A pipe or a device is not replaced, and "" is returned for it: the draft's content is written to it.
     """
     special = target.startswith(("/dev/", "/proc/"))
     with suppress(FileNotFoundError):
@@ -169,19 +171,20 @@ def _place(target: str) -> tuple[str, str]:
     return str(real), str(real.parent)
 
 
-def _poured(draft: str, target: str) -> None:
+def _copy_content(draft: str, target: str) -> None:
     with Path(draft).open("rb") as source, Path(target).open("wb") as sink:
         shutil.copyfileobj(source, sink)
 
 
-async def _send(
+async def _send_pieces(
     call: "aio.StreamUnaryCall[pb.ImportRequest, pb.ImportResponse]",
     file: "anyio.AsyncFile[bytes]",
     path: str,
     request: pb.ImportRequest,
 ) -> None:
-    """Sends the pieces of a file, the first with what the request says; returns early where the server has said why it
-    wants no more.
+    """Send the pieces of a file, the first with the request's name and number.
+
+    Return early where the server has ended the call: the call itself says why.
 
     Raises:
         InvalidRequest: it is no such file, or has been cut.
@@ -201,13 +204,13 @@ async def _send(
         try:
             await call.write(pb.ImportRequest(name=request.name, call=request.call, piece=piece))
         except _ENDED:
-            return  # the call itself tells why
+            return
         request = pb.ImportRequest()
     with suppress(*_ENDED):
         await call.done_writing()
 
 
-def _snapshot(snapshot: pb.Snapshot) -> SnapshotInfo:
+def _decode_snapshot(snapshot: pb.Snapshot) -> SnapshotInfo:
     return SnapshotInfo(
         tag=snapshot.tag,
         version=snapshot.version,

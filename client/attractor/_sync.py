@@ -1,4 +1,4 @@
-"""The client for code without an event loop: the asynchronous one, on a loop in a thread of its own."""
+"""The synchronous client and memory: the asynchronous ones, on an event loop in a thread of their own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -10,9 +10,9 @@ from anyio import CapacityLimiter, to_thread
 
 from attractor._client import AsyncClient, connect
 from attractor._errors import Closed, WrongProcess
-from attractor._loop_thread import End, Loop
+from attractor._loop_thread import End, LoopThread
 from attractor._memory import Memory
-from attractor._memory_settings import Asked
+from attractor._memory_settings import RequestedSettings
 from attractor._pipeline import MemoryStream
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
@@ -23,11 +23,11 @@ Inner = TypeVar("Inner")
 P = ParamSpec("P")
 
 
-class Face(Generic[Inner]):
-    """An asynchronous object, and the loop it lives on."""
+class SyncWrapper(Generic[Inner]):
+    """An asynchronous object, and the thread with its event loop."""
 
-    def __init__(self, loop: Loop, inner: Inner) -> None:
-        """Made by `Client`."""
+    def __init__(self, loop: LoopThread, inner: Inner) -> None:
+        """Use `Client`."""
         self._loop = loop
         self._inner = inner
 
@@ -35,18 +35,20 @@ class Face(Generic[Inner]):
         return f"<synchronous {self._inner!r}>"
 
 
-def _blocking(method: Callable[Concatenate[Inner, P], Awaitable[T]]) -> Callable[Concatenate[Face[Inner], P], T]:
-    """The same method, waited for."""
+def _make_blocking(
+    method: Callable[Concatenate[Inner, P], Awaitable[T]],
+) -> Callable[Concatenate[SyncWrapper[Inner], P], T]:
+    """Return a method that calls the asynchronous one and waits for its result."""
 
     @wraps(method)
-    def call(face: Face[Inner], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return face._loop.call(partial(method, face._inner, *args, **kwargs))  # noqa: SLF001
+    def call(wrapper: SyncWrapper[Inner], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return wrapper._loop.call(partial(method, wrapper._inner, *args, **kwargs))  # noqa: SLF001
 
     return call
 
 
-class SyncMemoryStream(Face[MemoryStream], AbstractContextManager["SyncMemoryStream"]):
-    """`MemoryStream`, without async. The iterables are read in a worker thread, ahead of the answers."""
+class SyncMemoryStream(SyncWrapper[MemoryStream], AbstractContextManager["SyncMemoryStream"]):
+    """`MemoryStream` without async. The iterables are read in a worker thread, ahead of the results."""
 
     def __enter__(self) -> Self:
         self._loop.call(self._inner.__aenter__)
@@ -59,8 +61,8 @@ class SyncMemoryStream(Face[MemoryStream], AbstractContextManager["SyncMemoryStr
             self._loop.call(partial(self._inner.__aexit__, None, None, None))
 
     def store(self, batches: Iterable[Patterns]) -> Iterator[StoreResult]:
-        """Stores each item; yields the results in the same order."""
-        return self._loop.iterate(partial(self._inner.store, _in_thread(batches)))
+        """Store each item; yield the results in the same order."""
+        return self._loop.iterate(partial(self._inner.store, _iter_in_thread(batches)))
 
     def query(
         self,
@@ -71,47 +73,48 @@ class SyncMemoryStream(Face[MemoryStream], AbstractContextManager["SyncMemoryStr
         steps: int = 0,
         trajectory: bool = False,
     ) -> Iterator[Recall]:
-        """Completes each item; yields the recalls in the same order."""
-        query = partial(self._inner.query, _in_thread(cues), known=known, hold=hold, steps=steps, trajectory=trajectory)
+        """Complete each item; yield the recalls in the same order. The arguments are those of `MemoryStream`."""
+        items = _iter_in_thread(cues)
+        query = partial(self._inner.query, items, known=known, hold=hold, steps=steps, trajectory=trajectory)
         return self._loop.iterate(query)
 
 
-class SyncMemory(Face[Memory]):
-    """`Memory`, without async."""
+class SyncMemory(SyncWrapper[Memory]):
+    """`Memory` without async."""
 
-    info = _blocking(Memory.info)
-    model = _blocking(Memory.model)
-    store = _blocking(Memory.store)
-    erase = _blocking(Memory.erase)
-    query = _blocking(Memory.query)
-    recognize = _blocking(Memory.recognize)
-    snapshot = _blocking(Memory.snapshot)
-    snapshots = _blocking(Memory.snapshots)
-    forget_snapshot = _blocking(Memory.forget_snapshot)
-    restore = _blocking(Memory.restore)
-    rebuild = _blocking(Memory.rebuild)
-    consolidate = _blocking(Memory.consolidate)
-    export = _blocking(Memory.export)
+    info = _make_blocking(Memory.info)
+    model = _make_blocking(Memory.model)
+    store = _make_blocking(Memory.store)
+    erase = _make_blocking(Memory.erase)
+    query = _make_blocking(Memory.query)
+    recognize = _make_blocking(Memory.recognize)
+    snapshot = _make_blocking(Memory.snapshot)
+    snapshots = _make_blocking(Memory.snapshots)
+    forget_snapshot = _make_blocking(Memory.forget_snapshot)
+    restore = _make_blocking(Memory.restore)
+    rebuild = _make_blocking(Memory.rebuild)
+    consolidate = _make_blocking(Memory.consolidate)
+    export = _make_blocking(Memory.export)
 
     def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "SyncMemory":
-        """As `Memory.fork`."""
+        """Make a new memory with all that this one has, as `Memory.fork` does."""
         return SyncMemory(self._loop, self._loop.call(partial(self._inner.fork, name, tag=tag, timeout_s=timeout_s)))
 
     @property
     def name(self) -> str:
-        """What the memory is called."""
+        """Name of the memory."""
         return self._inner.name
 
     def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> SyncMemoryStream:
-        """A context manager for storing and querying many patterns without waiting for each answer."""
+        """Return a context manager for storing and querying many patterns without waiting for each result."""
         stream = self._inner.stream(in_flight_patterns=in_flight_patterns, timeout_s=timeout_s)
         return SyncMemoryStream(self._loop, stream)
 
 
-class Client(Face[AsyncClient], AbstractContextManager["Client"]):
-    """`connect` without async: `with attractor.Client("localhost:7171") as client`. Threads may share it.
+class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
+    """`AsyncClient` without async: `with attractor.Client("localhost:7171") as client`. Threads may share it.
 
-    What `AsyncClient` says of opening again, copies and forks holds for it, too.
+    Opening again, copies and forks work as with `AsyncClient`.
     """
 
     def __init__(  # noqa: PLR0913
@@ -124,7 +127,7 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
         in_flight_patterns: int = 4096,
         direct: bool = True,
     ) -> None:
-        """As `connect`."""
+        """Take the arguments of `connect`."""
         inner = connect(
             address,
             timeout_s=timeout_s,
@@ -133,11 +136,11 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
             in_flight_patterns=in_flight_patterns,
             direct=direct,
         )
-        super().__init__(Loop(), inner)
+        super().__init__(LoopThread(), inner)
 
     def __reduce__(self) -> "tuple[Callable[..., Client], tuple[object, ...]]":
-        _, told = self._inner.__reduce__()
-        return _unopened, (type(self), *told)
+        _, arguments = self._inner.__reduce__()
+        return _make_unopened, (type(self), *arguments)
 
     def __enter__(self) -> Self:
         """Open the client, as `AsyncClient` is, and a thread for it."""
@@ -149,43 +152,43 @@ class Client(Face[AsyncClient], AbstractContextManager["Client"]):
     ) -> None:
         self._loop.close()
 
-    delete_memory = _blocking(AsyncClient.delete_memory)
-    models = _blocking(AsyncClient.models)
-    model = _blocking(AsyncClient.model)
+    delete_memory = _make_blocking(AsyncClient.delete_memory)
+    models = _make_blocking(AsyncClient.models)
+    model = _make_blocking(AsyncClient.model)
 
     def create_memory(
-        self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[Asked]
+        self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[RequestedSettings]
     ) -> SyncMemory:
-        """As `AsyncClient.create_memory`."""
+        """Create a memory, or return the one that is there, as `AsyncClient.create_memory` does."""
         create = partial(self._inner.create_memory, name, model=model, timeout_s=timeout_s, **settings)
         return SyncMemory(self._loop, self._loop.call(create))
 
     def get_memory(self, name: str, *, timeout_s: float | None = None) -> SyncMemory:
-        """As `AsyncClient.get_memory`."""
+        """Return the memory of that name, as `AsyncClient.get_memory` does."""
         return SyncMemory(self._loop, self._loop.call(partial(self._inner.get_memory, name, timeout_s=timeout_s)))
 
     def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> SyncMemory:
-        """As `AsyncClient.import_memory`."""
-        made = self._loop.call(partial(self._inner.import_memory, path, name=name, timeout_s=timeout_s))
-        return SyncMemory(self._loop, made)
+        """Make a new memory from a file, as `AsyncClient.import_memory` does."""
+        memory = self._loop.call(partial(self._inner.import_memory, path, name=name, timeout_s=timeout_s))
+        return SyncMemory(self._loop, memory)
 
     def memory(self, name: str) -> SyncMemory:
-        """As `AsyncClient.memory`."""
+        """Return the memory of that name without asking the server, as `AsyncClient.memory` does."""
         return SyncMemory(self._loop, self._inner.memory(name))
 
     def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> Iterator[MemoryInfo]:
-        """As `AsyncClient.memories`."""
+        """Yield the memories whose names start with `prefix`, as `AsyncClient.memories` does."""
         return self._loop.iterate(partial(self._inner.memories, prefix, timeout_s=timeout_s))
 
 
-def _unopened(kind: type[Client], address: str, settings: Settings) -> Client:
+def _make_unopened(kind: type[Client], address: str, settings: Settings) -> Client:
     client = kind.__new__(kind)
-    Face.__init__(client, Loop(), AsyncClient(address, settings))
+    SyncWrapper.__init__(client, LoopThread(), AsyncClient(address, settings))
     return client
 
 
-async def _in_thread(items: Iterable[T]) -> AsyncIterator[T]:
-    """The items, from a worker thread: to make one may block, or use this very client."""
+async def _iter_in_thread(items: Iterable[T]) -> AsyncIterator[T]:
+    """Yield the items from a worker thread: to make one may block, or use this very client."""
     in_thread = partial(to_thread.run_sync, abandon_on_cancel=True, limiter=CapacityLimiter(1))
     iterator = await in_thread(partial(iter, items))
     while (item := await in_thread(partial(next, iterator, End.END))) is not End.END:

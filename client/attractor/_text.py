@@ -1,4 +1,4 @@
-"""Texts of the user to places in a field's alphabet, and back."""
+"""Texts as indices into a field's alphabet, and back."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from attractor._errors import InvalidRequest
 
 MISSING = "\N{REPLACEMENT CHARACTER}"
-"""Stands in a cue for a character that nobody knows."""
-MISSING_PLACE = 255
+"""Stands in a cue for a missing character."""
+MISSING_INDEX = 255
 
 
-def texts_in(given: object) -> str | list[str] | None:
-    """The text, or texts, that were given; None if they are something else."""
+def find_texts(given: object) -> str | list[str] | None:
+    """Return the text or texts, or None if it is something else."""
     if isinstance(given, np.ndarray) and given.dtype.kind == "U":
         given = given.tolist()
     if isinstance(given, str):
@@ -23,54 +23,54 @@ def texts_in(given: object) -> str | list[str] | None:
     return None
 
 
-def places(texts: str | list[str], alphabet: str, length: int, where: str, *, partial: bool) -> NDArray[np.uint8]:
-    """For each character its place in the alphabet, (length,) of one text and (texts, length) of several.
+def encode_texts(texts: str | list[str], alphabet: str, length: int, where: str, *, partial: bool) -> NDArray[np.uint8]:
+    """Return the index of each character in the alphabet: (length,) for one text, (texts, length) for several.
 
-    What is shorter is filled up with spaces; `partial` texts may have `MISSING` characters.
+    Shorter texts are filled up with spaces; `partial` texts may have `MISSING` characters.
 
     Raises:
         InvalidRequest: a text is too long, or has characters beyond the alphabet.
     """
     if isinstance(texts, str):
-        return _places([texts], alphabet, length, where, partial=partial).reshape(length)
-    return _places(texts, alphabet, length, where, partial=partial)
+        return _encode_rows([texts], alphabet, length, where, partial=partial).reshape(length)
+    return _encode_rows(texts, alphabet, length, where, partial=partial)
 
 
-def places_of_numbers(numbers: NDArray[np.generic], alphabet: str, where: str, *, partial: bool) -> NDArray[np.uint8]:
-    """Places that came as numbers of any kind, NaN where a character is missing.
+def check_indices(numbers: NDArray[np.generic], alphabet: str, where: str, *, partial: bool) -> NDArray[np.uint8]:
+    """Return indices that came as numbers of any dtype, NaN where a character is missing.
 
     Raises:
-        InvalidRequest: there are others than places in the alphabet.
+        InvalidRequest: there are others than indices into the alphabet.
     """
     if numbers.dtype.kind not in "iuf":
         expected = "a str, a list of them, or places in the alphabet as numbers"
         raise InvalidRequest.of(where, f"saw dtype {numbers.dtype.name}; expected {expected}")
     values = numbers.astype(np.float64)
-    missing = np.isnan(values) | (values == MISSING_PLACE if numbers.dtype == np.uint8 else False)
+    missing = np.isnan(values) | (values == MISSING_INDEX if numbers.dtype == np.uint8 else False)
     if missing.any() and not partial:
         raise InvalidRequest.of(where, "saw a missing character; expected whole texts where they are stored")
     given = values[~missing]
     if ((given < 0) | (given >= len(alphabet)) | (given != np.floor(given))).any():
         seen = f"saw numbers from {given.min():g} to {given.max():g}"
         raise InvalidRequest.of(where, f"{seen}; expected whole ones from 0 to {len(alphabet) - 1}")
-    return np.where(missing, MISSING_PLACE, values).astype(np.uint8)
+    return np.where(missing, MISSING_INDEX, values).astype(np.uint8)
 
 
-def strings(numbers: "NDArray[np.float32]", alphabet: str) -> str | list[str]:
-    """The text of places (length,), or the texts of (texts, length), without the spaces at their ends."""
-    if numbers.ndim > 1:
-        return [_string(row, alphabet) for row in numbers]
-    return _string(numbers, alphabet)
+def decode_texts(indices: "NDArray[np.float32]", alphabet: str) -> str | list[str]:
+    """Return the text of indices (length,), or the texts of (texts, length), without the spaces at their ends."""
+    if indices.ndim > 1:
+        return [_decode_row(row, alphabet) for row in indices]
+    return _decode_row(indices, alphabet)
 
 
-def _string(numbers: "NDArray[np.float32]", alphabet: str) -> str:
-    return "".join(alphabet[int(number)] for number in numbers.ravel()).rstrip(" ")
+def _decode_row(indices: "NDArray[np.float32]", alphabet: str) -> str:
+    return "".join(alphabet[int(index)] for index in indices.ravel()).rstrip(" ")
 
 
-def _places(texts: Sequence[str], alphabet: str, length: int, where: str, *, partial: bool) -> NDArray[np.uint8]:
-    by_character = {character: place for place, character in enumerate(alphabet)}
+def _encode_rows(texts: Sequence[str], alphabet: str, length: int, where: str, *, partial: bool) -> NDArray[np.uint8]:
+    by_character = {character: index for index, character in enumerate(alphabet)}
     if partial:
-        by_character.setdefault(MISSING, MISSING_PLACE)
+        by_character.setdefault(MISSING, MISSING_INDEX)
     rows = []
     for text in texts:
         if len(text) > length or (len(text) < length and " " not in by_character):

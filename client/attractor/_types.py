@@ -1,17 +1,19 @@
-"""What users of the SDK get back, and what they may give."""
+"""Types of arguments and results of the SDK, and the table of field kinds."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor._errors import InvalidRequest
-from attractor._text import strings
+from attractor._text import decode_texts
+from attractor_proto.v1 import memories_pb2 as pb
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.uint32]
@@ -32,17 +34,46 @@ Of a text field a `str` or a list of them.
 
 Ids: TypeAlias = str | Sequence[str] | NDArray[np.str_]
 Payload: TypeAlias = Any
-"""bytes, or anything that JSON can say, where tuples come back as lists; None for none"""
+"""bytes, or anything that JSON can say (tuples come back as lists); None for none"""
 
 WriteMode = Literal["rewrite", "stream"]
 WhenFull = Literal["grow", "refuse", "forget"]
 Retain = Literal["all", "open_page"]
 FieldKind = Literal["vector", "image", "text", "audio"]
+_FLOATS_OR_BYTES = ("float32", "float64", "float16", "bfloat16", "uint8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of field: its number in the contract, and how its values are given."""
+
+    number: pb.FieldKind.ValueType
+    dtypes: tuple[str, ...] = _FLOATS_OR_BYTES
+    """Names of the numpy dtypes that are taken"""
+    uint8_unit: int = 1
+    """Number in a uint8 array that means 1"""
+    has_alphabet: bool = False
+    """Whether values are texts, sent as indices into the field's alphabet"""
+
+
+KINDS: Mapping[FieldKind, Kind] = MappingProxyType(
+    {
+        "vector": Kind(number=pb.FIELD_KIND_VECTOR),
+        "image": Kind(number=pb.FIELD_KIND_IMAGE, uint8_unit=255),
+        "text": Kind(number=pb.FIELD_KIND_TEXT, has_alphabet=True),
+        "audio": Kind(number=pb.FIELD_KIND_AUDIO),
+    }
+)
+
+
+def find_kind(number: int) -> FieldKind:
+    """Return the kind with that number in the contract; a vector if this client does not know it."""
+    return next((name for name, kind in KINDS.items() if kind.number == number), "vector")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioFormat:
-    """How log-mel frames, (frames, mels) in decibels, come from sound: `attractor.audio` goes both ways."""
+    """Parameters of log-mel frames, (frames, mels) in decibels; `attractor.audio` makes them of sound, and back."""
 
     sample_rate_hz: int
     window: int
@@ -59,20 +90,20 @@ class AudioFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldInfo:
-    """A named part of every pattern of a model; `shape` is that of one pattern."""
+    """A named part of every pattern of a model, with its shape in one pattern."""
 
     name: str
     kind: FieldKind
     shape: tuple[int, ...]
     alphabet: str = ""
-    """Of a text field: the characters there are."""
+    """Characters of a text field."""
     audio: AudioFormat | None = None
-    """Of an audio field that holds log-mel frames."""
+    """Format of an audio field that holds log-mel frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What meta-training made and a server can instantiate."""
+    """A meta-trained model, of which a server makes memories."""
 
     name: str
     digest: str
@@ -92,67 +123,67 @@ class ModelInfo:
 
     @cached_property
     def _alphabets(self) -> Mapping[str, str]:
-        """Of the text fields, by name."""
+        """Alphabets of the text fields, by name."""
         return {field.name: field.alphabet for field in self.fields if field.alphabet}
 
     @cached_property
     def _pattern_bytes(self) -> int:
-        """Length of a completed pattern on the wire, about: four bytes an entry and the scores."""
+        """Approximate length of a completed pattern in a message: four bytes an entry and the scores."""
         return 16 + 4 * sum(math.prod(field.shape) for field in self.fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySettings:
-    """How a memory is written, and what it does when it is full; for its whole life."""
+    """Settings of a memory for its whole life: how it is written, and what happens when it is full."""
 
     write: WriteMode
     """"rewrite": each store writes the open page anew, all its patterns at once, so that those that come one at a time
     are held as well as those that come together. "stream": each store adds to what is written."""
     when_full: WhenFull
-    """What becomes of a store that the open page has no room for. "grow": it goes to another page. "refuse": it fails
-    with MemoryFull. "forget": it goes to another page, and the one that was full before this one is forgotten."""
+    """Policy for a store that the open page has no room for. "grow": it goes to another page. "refuse": it fails with
+    MemoryFull. "forget": it goes to another page, and the one that was full before this one is forgotten."""
     page_patterns: int
     """Patterns that one page takes before the next is opened."""
     retain: Retain = "all"
-    """Which patterns the server keeps of what was stored: "all", or those of the "open_page", of full ones the weights
-    alone. Payloads, exact erasing and `Memory.rebuild` need them."""
+    """Patterns that the server keeps: "all", or those of the "open_page", and of full pages the weights alone.
+    Payloads, exact erasing and `rebuild` need them."""
     ttl_s: float | None = None
-    """Seconds after the last write, or else the making, when the memory is forgotten; None for never."""
+    """Seconds after the last write, or else its creation, when the memory is forgotten; None for never."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryInfo:
-    """A memory as the server lists it."""
+    """Description of a memory."""
 
     name: str
     model: str
     model_digest: str
     version: int
-    """Counts applied stores and erases."""
+    """Number of applied stores and erases."""
     patterns: int
     """Patterns stored so far, less those erased and those of forgotten pages."""
     pages: int
-    """Sets of fast weights that they lie in."""
+    """Number of pages, each a set of fast weights."""
     settings: MemorySettings
     created: datetime
     expires: datetime | None = None
-    """When it is forgotten unless it is written before; None for never."""
+    """Time when it is forgotten unless it is written before; None for never."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotInfo:
-    """A memory as it was kept under a tag."""
+    """Description of a snapshot."""
 
     tag: str
     version: int
-    """Of the memory when the snapshot was taken."""
+    """Version of the memory when the snapshot was taken."""
     patterns: int
     created: datetime
 
 
 @dataclass(frozen=True)
 class StoreResult:
-    """The memory after a store: its version, and the patterns in it."""
+    """The memory after a store: its version, and the number of patterns in it."""
 
     version: int
     total: int
@@ -160,7 +191,7 @@ class StoreResult:
 
 @dataclass(frozen=True)
 class EraseResult:
-    """The memory after an erase: its version, and the patterns left in it."""
+    """The memory after an erase: its version, and the number of patterns left in it."""
 
     version: int
     total: int
@@ -177,46 +208,46 @@ class Trajectory:
 
     @property
     def pattern(self) -> Floats:
-        """The iterates of a model's single field.
+        """Iterates of a model's single field.
 
         Raises:
             InvalidRequest: the model has several fields.
         """
-        return _single(self.fields)
+        return _get_single(self.fields)
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Of the patterns that the server keeps for a memory, the one nearest to each completed pattern."""
+    """The kept pattern nearest to each completed one, with its id and payload."""
 
     fields: Mapping[str, Floats]
-    """As those of the recall; zeros where nothing is kept"""
+    """Field name to values, as in the recall; zeros where nothing is kept"""
     distance: Floats
-    """Euclidean, () or (patterns): a character that differs counts 2 in the sum of squares; infinite where nothing is
-    kept."""
+    """Euclidean distance, () or (patterns): a character that differs counts 2 in the sum of squares; infinite where
+    nothing is kept."""
     id: str | list[str]
-    """What it was stored under; a list where the cues came as a batch, as is `payload`."""
+    """Id of the pattern; a list where the cues came as a batch, as is `payload`."""
     payload: Payload | list[Payload]
-    """What it was stored with: bytes, or what JSON said; None for nothing."""
+    """Payload of the pattern: bytes, or a JSON value; None for none."""
     alphabets: Mapping[str, str] = field(default_factory=dict)
-    """Of the model's text fields, by name"""
+    """Alphabets of the model's text fields, by name"""
 
     @property
     def pattern(self) -> Floats:
-        """The values of a model's single field.
+        """Values of a model's single field.
 
         Raises:
             InvalidRequest: the model has several fields.
         """
-        return _single(self.fields)
+        return _get_single(self.fields)
 
     def text(self, name: str = "") -> str | list[str]:
-        """A kept text, as `Recall.text` has the completed one.
+        """Return a kept text, or a list of them where the cues came as a batch.
 
         Raises:
             InvalidRequest: the model has no such text field.
         """
-        return _text(self.fields, self.alphabets, name)
+        return _decode_text(self.fields, self.alphabets, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,80 +255,80 @@ class Recall:
     """Completed patterns. Arrays have a first axis (patterns) where the cues came as a batch."""
 
     fields: Mapping[str, Floats]
-    """Field name to completed values: (*shape) or (patterns, *shape); of a text the places in its alphabet."""
+    """Field name to completed values: (*shape) or (patterns, *shape); of a text the indices into its alphabet."""
     energy_before: Floats
-    """Of the cue: () or (patterns)."""
+    """Energy of the cue: () or (patterns)."""
     energy_after: Floats
-    """Of the completed pattern: () or (patterns)."""
+    """Energy of the completed pattern: () or (patterns)."""
     delta_energy: Floats
     """Energy of the cue less its energy in an empty memory, () or (patterns): the lower, the more familiar."""
     steps: Integers
     """Reading steps taken: () or (patterns)."""
     page: Integers
-    """Which page of the memory answered, from 0, the oldest: () or (patterns)."""
+    """Page of the memory that answered, from 0, the oldest: () or (patterns)."""
     trajectory: Trajectory | None = None
     """Set where the query asked for it."""
     alphabets: Mapping[str, str] = field(default_factory=dict)
-    """Of the model's text fields, by name"""
+    """Alphabets of the model's text fields, by name"""
     match: Matches | None = None
     """Set where the query asked for it."""
 
     @property
     def pattern(self) -> Floats:
-        """The completed values of a model's single field: (*shape) or (patterns, *shape).
+        """Completed values of a model's single field: (*shape) or (patterns, *shape).
 
         Raises:
             InvalidRequest: the model has several fields.
         """
-        return _single(self.fields)
+        return _get_single(self.fields)
 
     @property
     def texts(self) -> Mapping[str, str | list[str]]:
-        """For each text field what `text` says."""
+        """Completed texts of all text fields, by name."""
         return {name: self.text(name) for name in self.alphabets}
 
     def text(self, name: str = "") -> str | list[str]:
-        """A completed text without the spaces at its end, or a list of them where the cues came as a batch.
+        """Return a completed text without the spaces at its end, or a list of them where the cues came as a batch.
 
         `name` may be left out where the model has a single text field.
 
         Raises:
             InvalidRequest: the model has no such text field.
         """
-        return _text(self.fields, self.alphabets, name)
+        return _decode_text(self.fields, self.alphabets, name)
 
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """How well a memory knows patterns; () for a single pattern, (patterns) for a batch."""
+    """Familiarity of patterns to a memory; () for a single pattern, (patterns) for a batch."""
 
     energy: Floats
     delta_energy: Floats
     """Energy in this memory less energy in an empty one: the lower, the more familiar."""
     page: Integers
-    """Which page of the memory knows the pattern best, from 0, the oldest."""
+    """Page of the memory that knows the pattern best, from 0, the oldest."""
     probability: Floats | None = None
-    """From 0 to 1: that the pattern is stored, where as many are asked for that are as that are not. As the model was
-    calibrated on validation data; None where it was not."""
+    """Probability that the pattern is stored, if half of those asked for are. From the model's calibration on
+    validation data; None where it has none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cue:
-    """Cues with their own mask, for `MemoryStream.query`."""
+    """Cues with their own mask, for a stream's `query`."""
 
     cues: Patterns
     known: Patterns | None = None
 
 
-def _single(fields: Mapping[str, Floats]) -> Floats:
+def _get_single(fields: Mapping[str, Floats]) -> Floats:
     if len(fields) != 1:
         raise InvalidRequest.of("pattern", f"the model has the fields {sorted(fields)}; take one of `fields`")
     return next(iter(fields.values()))
 
 
-def _text(fields: Mapping[str, Floats], alphabets: Mapping[str, str], name: str) -> str | list[str]:
+def _decode_text(fields: Mapping[str, Floats], alphabets: Mapping[str, str], name: str) -> str | list[str]:
     if not name and len(alphabets) == 1:
         (name,) = alphabets
     if name not in alphabets:
         raise InvalidRequest.of("text", f"saw {name!r}; expected one of the text fields {sorted(alphabets)}")
-    return strings(fields[name], alphabets[name])
+    return decode_texts(fields[name], alphabets[name])

@@ -137,7 +137,7 @@ def test_cues_may_leave_fields_out_and_are_answered_with_all_of_them() -> None:
     packed = pack_cues(PAIR, {"value": np.zeros((4, 2), np.float32)})
     assert [column.field for column in packed.columns] == ["value"]
     assert packed.rows == 4
-    assert packed.answer_bytes == 4 * (16 + 4 * 5)
+    assert packed.result_bytes == 4 * (16 + 4 * 5)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_values_are_copied_so_that_a_buffer_may_be_used_again() -> None:
 def test_pieces_side_by_side_are_the_whole(rows: int, size: int) -> None:
     values = np.arange(rows * 6, dtype=np.float32).reshape(rows, 2, 3)
     packed = pack_cues(MODEL, values, values > 7)
-    pieces = [packed.piece(slice(start, start + size)).columns[0] for start in range(0, rows, size)]
+    pieces = [packed.take(slice(start, start + size)).columns[0] for start in range(0, rows, size)]
     assert (np.concatenate([piece.values for piece in pieces]) == values).all()
     masks = [piece.known for piece in pieces if piece.known is not None]
     assert (np.concatenate(masks) == (values > 7)).all()

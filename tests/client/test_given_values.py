@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import attractor
-from attractor._arguments import address_of
-from attractor._payloads import items, payload_of
+from attractor._arguments import parse_address
+from attractor._payloads import decode_payload, encode_items
 
 HALF = "\ud800"
 
@@ -28,7 +28,7 @@ HALF = "\ud800"
     ],
 )
 def test_an_address_without_a_port_means_the_usual_one(given: str, meant: str) -> None:
-    assert address_of(given) == meant
+    assert parse_address(given) == meant
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ async def test_what_no_message_can_hold_is_an_error_of_attractors(
 @pytest.mark.parametrize("payload", [{1: "a"}, {"a": [{None: 1}]}, {True: 1}, ({1.5: 1},), {1: "a", "1": "b"}])
 def test_keys_that_json_would_change_are_refused(payload: object) -> None:
     with pytest.raises(attractor.InvalidRequest, match=r"payloads\[0\]: saw the key .*; expected keys .* that are str"):
-        items(None, payload, rows=1, single=True)
+        encode_items(None, payload, rows=1, single=True)
 
 
 @pytest.mark.parametrize("payload", [{"a": {"b": [1, 2.5, None, True, "x"]}}, [], {}, "", 0, False])
 def test_what_json_can_say_comes_back_as_it_was(payload: object) -> None:
-    (item,) = items(None, payload, rows=1, single=True)
-    back = payload_of(item)
+    (item,) = encode_items(None, payload, rows=1, single=True)
+    back = decode_payload(item)
     assert (json.dumps(back), type(back)) == (json.dumps(payload), type(payload))
 
 
@@ -99,11 +99,11 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
     payload: dict[str, object] = {}
     payload["self"] = payload
     with pytest.raises(attractor.InvalidRequest, match="which JSON cannot say"):
-        items(None, payload, rows=1, single=True)
+        encode_items(None, payload, rows=1, single=True)
 
 
 def test_ids_may_be_an_array() -> None:
-    assert [item.id for item in items(np.array(["a", "bc"]), None, rows=2, single=False)] == ["a", "bc"]
-    assert [item.id for item in items(np.array("a"), None, rows=1, single=True)] == ["a"]
+    assert [item.id for item in encode_items(np.array(["a", "bc"]), None, rows=2, single=False)] == ["a", "bc"]
+    assert [item.id for item in encode_items(np.array("a"), None, rows=1, single=True)] == ["a"]
     with pytest.raises(attractor.InvalidRequest, match="ids: saw 3 of them; expected a list of 2"):
-        items(np.array(["a", "b", "c"]), None, rows=2, single=False)
+        encode_items(np.array(["a", "b", "c"]), None, rows=2, single=False)

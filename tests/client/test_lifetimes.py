@@ -249,8 +249,8 @@ async def test_an_unforeseen_error_beside_the_block_ends_its_calls_and_comes_out
     with caplog.at_level(logging.ERROR), pytest.raises(ExceptionGroup) as caught:
         async with attractor.connect(fake.address, timeout_s=3600) as client:
             memory = await client.create_memory("faces", model="tiny")
-            assert client._opened is not None
-            tasks = client._opened._router._tasks
+            assert client._connection is not None
+            tasks = client._connection._router._tasks
             async with anyio.create_task_group() as asking:
                 asking.start_soon(_query_until_closed, memory)
                 await fake.until(lambda: bool(fake.of_kind("query")))

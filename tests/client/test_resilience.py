@@ -31,8 +31,8 @@ def _soon() -> Iterator[None]:
 
 
 def _router(client: attractor.AsyncClient) -> Router:
-    assert client._opened is not None
-    return client._opened._router
+    assert client._connection is not None
+    return client._connection._router
 
 
 async def test_a_server_that_takes_a_session_and_never_welcomes_it_is_tried_again(fake: FakeServer) -> None:
@@ -138,26 +138,26 @@ async def test_a_memory_lost_with_its_owner_is_not_found(memory: attractor.Memor
 async def test_memories_out_of_use_are_closed_and_their_numbers_go_on(
     client: attractor.AsyncClient, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_queues, "_LANES_LIMIT", 4)
+    monkeypatch.setattr(memory_queues, "_OPEN_LIMIT", 4)
     memories = [await client.create_memory(f"m{number}", model="tiny") for number in range(30)]
     for memory in memories:
         await memory.store(ONE)
     assert (await memories[0].store(ONE)).total == 2
     await memories[0].query(ONE)  # whatever was to be closed before it has been
     assert len(fake.sessions[0].handles) <= 5
-    assert len(_router(client)._sequences._counts) <= 5
+    assert len(_router(client)._sequences._counters) <= 5
     assert list(fake.of_kind("store")[-1].store.sequences) == [2]
 
 
 def test_numbers_that_the_server_may_not_know_are_kept() -> None:
     sequences = Sequences()
     assert [sequences.next("a"), sequences.next("a"), sequences.next("b")] == [1, 2, 1]
-    sequences.seen("a", 1)
+    sequences.acknowledge("a", 1)
     sequences.release("a")
     assert sequences.next("a") == 3
-    sequences.seen("b", 1)
+    sequences.acknowledge("b", 1)
     sequences.release("b")
-    sequences.seen("b", 1)  # opened again
+    sequences.acknowledge("b", 1)  # opened again
     assert sequences.next("b") == 2
 
 
@@ -177,9 +177,9 @@ async def test_what_is_given_up_while_the_server_is_away_is_not_kept(fake: FakeS
                 tasks.start_soon(memory.query, ONE)
             await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
-        lane = _router(client).seed.outbox._lanes.get("faces")
-        assert lane is not None
-        assert len(lane.pending) <= 2
+        queue = _router(client).seed.outbox._queues.get("faces")
+        assert queue is not None
+        assert len(queue.pending) <= 2
         waiting.cancel_scope.cancel()
 
 

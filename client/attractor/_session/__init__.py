@@ -1,1 +1,1 @@
-"""Session streams to shards: requests are queued by memory, batched into frames, and repeated where that is safe."""
+"""Sessions with shards: requests wait by memory, travel in frames, and are repeated where that is safe."""

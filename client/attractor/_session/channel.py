@@ -4,7 +4,7 @@ import anyio
 import grpc
 from grpc import aio
 
-from attractor._affinity import Home
+from attractor._affinity import Affinity
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
 
@@ -27,7 +27,7 @@ class Channel:
     """One connection to one address; owned by the client."""
 
     def __init__(self, address: str) -> None:
-        """Connects at the first call."""
+        """Connect at the first call."""
         self.address = address
         self._channel = aio.insecure_channel(address, options=_OPTIONS)
         self.data = memory_data_pb2_grpc.MemoryDataStub(self._channel)
@@ -36,27 +36,27 @@ class Channel:
         self.models = memories_pb2_grpc.ModelsStub(self._channel)
 
     async def close(self) -> None:
-        """Ends every call that is under way."""
+        """End every call that is under way."""
         await self._channel.close()
 
 
 class Channels:
     """The channels of a client."""
 
-    def __init__(self, home: Home) -> None:
-        """Of a client that was opened at `home`."""
-        self._home = home
+    def __init__(self, affinity: Affinity) -> None:
+        """`affinity` is that of the opened client."""
+        self._affinity = affinity
         self._open: dict[str, Channel] = {}
 
-    def to(self, address: str) -> Channel:
-        """The channel to that address, made when first asked for."""
+    def get(self, address: str) -> Channel:
+        """Return the channel to that address, made at the first call."""
         if (channel := self._open.get(address)) is None:
             channel = self._open[address] = Channel(address)
         return channel
 
     async def close(self, channel: Channel) -> None:
-        """Closes one, even where the caller is being cancelled."""
-        if self._home.forked:  # gRPC would wait for threads that are not here
+        """Close one channel, even where the caller is being cancelled."""
+        if self._affinity.forked:  # gRPC would wait for threads that are not here
             return
         if self._open.get(channel.address) is channel:
             del self._open[channel.address]
@@ -64,18 +64,18 @@ class Channels:
             await channel.close()
 
     async def close_all(self) -> None:
-        """Closes those that are left."""
+        """Close all channels that are open."""
         for channel in list(self._open.values()):
             await self.close(channel)
 
 
-async def flush(home: Home, address: str) -> None:
-    """Waits for what gRPC has to say of calls and channels that were ended: it must not find a closed event loop.
+async def flush(affinity: Affinity, address: str) -> None:
+    """Wait for gRPC's last events of calls and channels that were ended: they must not find a closed event loop.
 
     A cancelled call is done at once, its last events come later. Those that are there come in order: so one more is
     asked for, by way of a channel that never connects to the address. On a busy machine some come a moment after it.
     """
-    if home.forked:
+    if affinity.forked:
         return
     with anyio.move_on_after(_FLUSH_LIMIT_S, shield=True):
         async with aio.insecure_channel(address, options=_OPTIONS) as channel:

@@ -1,64 +1,52 @@
-"""One request on its way: what is asked, until when, and who waits for the answer."""
+"""Requests on their way to a shard, and the operations that they ask for."""
 
 import math
 from asyncio import Future
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, TypeVar
 
-from attractor._arrays import Packed
-from attractor._errors import AttractorError, InvalidRequest
-from attractor._results import Recalled, Recognized
-from attractor._types import EraseResult, StoreResult
-from attractor_proto.names import STEPS_LIMIT
+from attractor._arrays import PackedPatterns
+from attractor._errors import AttractorError
+from attractor._results import Piece
+from attractor._types import ModelInfo
 from attractor_proto.v1 import memory_data_pb2 as pb
 
-Answer: TypeAlias = StoreResult | EraseResult | Recalled | Recognized
+Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Operation(Enum):
-    """What a frame asks for."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Operation(Generic[Result_co]):
+    """An operation on patterns: its frames in the contract, and the functions that encode, decode and join them."""
 
-    STORE = (1, True)
-    ERASE = (2, True)
-    QUERY = (3, False)
-    RECOGNIZE = (4, False)
-
+    name: str
     writes: bool
-    """Whether it changes the memory: then it is whole patterns, in one frame, with a number."""
-
-    def __init__(self, _number: int, writes: bool) -> None:
-        self.writes = writes
+    """Whether it changes the memory. Then it takes whole patterns, in one frame, with a sequence number."""
+    response: str
+    """Field of `SessionResponse` with its results."""
+    encode: "Callable[[pb.SessionRequest, Sequence[Request]], pb.RequestColumns]"
+    """Write what is the operation's own into a message; return the columns, still empty."""
+    decode: Callable[[pb.SessionResponse], Iterator[tuple[int, Piece]]]
+    """Yield request ids with their results."""
+    join: Callable[[Sequence[Piece], ModelInfo, bool], Result_co]
+    """Return the result of a call from those of its requests; the last argument is whether it was a single pattern."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """What is asked for, apart from the patterns."""
+class RequestSpec(Generic[Result_co]):
+    """Operation of a request and its options: all but the memory and the patterns."""
 
-    operation: Operation
+    operation: Operation[Result_co]
     steps: int = 0
     trajectory: bool = False
     pull: bool = False
     match: bool = False
 
 
-@lru_cache
-def reading(steps: int, *, trajectory: bool, hold: bool, match: bool = False) -> Ask:
-    """A query with so many steps, which holds what is known or pulls it.
+class BatchKey(NamedTuple):
+    """Key of a request; those with equal keys can share a frame."""
 
-    Raises:
-        InvalidRequest: more steps than a query may take.
-    """
-    if not 0 <= steps <= STEPS_LIMIT:
-        raise InvalidRequest.of("steps", f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
-    return Ask(operation=Operation.QUERY, steps=steps, trajectory=trajectory, pull=not hold, match=match)
-
-
-class Shelf(NamedTuple):
-    """Requests of the same shelf can share a frame."""
-
-    ask: Ask
+    spec: RequestSpec[object]
     model: str
     columns: tuple[tuple[str, int], ...]
     """Field and dtype."""
@@ -66,53 +54,53 @@ class Shelf(NamedTuple):
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Request:
-    """One request; `id` also counts the order in which a client's requests were made."""
+    """Patterns of one memory on their way; `id` also counts the order in which a client's requests were made."""
 
     id: int
     memory: str
-    shelf: Shelf
-    packed: Packed
-    future: "Future[Answer]"
+    batch_key: BatchKey
+    packed: PackedPatterns
+    future: "Future[Piece]"
     deadline_s: float = math.inf
     """On the event loop's clock."""
     rows: int
-    weight_bytes: int
+    message_bytes: int
     sequence: int = 0
-    """Of a store or an erase, given when it is first sent and kept in every repeat."""
+    """Sequence number of a write, given when it is first sent and kept in every repeat."""
     handle: int = 0
-    """Of its memory, on the stream it was last sent on."""
+    """Handle of the memory, on the stream it was last sent on."""
     abandoned: bool = False
     """Nobody waits any more, and that has been dealt with."""
-    anew: bool = False
-    """Its memory was gone when it was first sent: that it is gone again is the answer."""
+    resent_to_new_memory: bool = False
+    """The memory was gone when it was first sent: if it is gone again, that is the result."""
     model_now: str = ""
-    """Of the memory, where it is found to be another than that of the patterns."""
+    """Model of the memory, where it is found to be another than that of the patterns."""
     failure: AttractorError | None = None
-    """Why it had to be repeated, the last time."""
+    """Reason of the last repeat."""
     iterates: list[pb.TrajectoryFrame] = field(default_factory=list)
 
     @property
     def alive(self) -> bool:
-        """Whether somebody still waits for the answer."""
+        """Whether a caller still waits for the result."""
         return not self.future.done()
 
-    def resolve(self, answer: Answer) -> None:
-        """Hands over the answer, unless nobody waits for it any more."""
+    def resolve(self, result: Piece) -> None:
+        """Hand over the result, unless nobody waits for it any more."""
         if not self.future.done():
-            self.future.set_result(answer)
+            self.future.set_result(result)
 
     def fail(self, error: AttractorError) -> None:
-        """Hands over a failure, unless nobody waits any more."""
+        """Hand over a failure, unless nobody waits any more."""
         if not self.future.done():
             self.future.set_exception(error)
             self.future.exception()  # retrieved: whether somebody still awaits it is no matter for asyncio's log
 
 
-def shelf_of(ask: Ask, model: str, packed: Packed) -> Shelf:
-    """Where a request waits for others like it."""
-    return Shelf(ask, model, tuple([(column.field, column.dtype) for column in packed.columns]))
+def make_batch_key(spec: RequestSpec[object], packed: PackedPatterns) -> BatchKey:
+    """Return the key of a request with these patterns."""
+    return BatchKey(spec, packed.model.digest, tuple([(column.field, column.dtype) for column in packed.columns]))
 
 
-def weight_bytes(operation: Operation, packed: Packed) -> int:
-    """What a request takes of a message's length: its own or its answer's, whichever is longer."""
-    return packed.sent_bytes if operation.writes else max(packed.sent_bytes, packed.answer_bytes)
+def count_message_bytes(operation: Operation[object], packed: PackedPatterns) -> int:
+    """Return the share of a message that a request takes: its own length or its result's, whichever is longer."""
+    return packed.sent_bytes if operation.writes else max(packed.sent_bytes, packed.result_bytes)

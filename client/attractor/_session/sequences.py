@@ -1,42 +1,42 @@
-"""The numbers that tell a repeated store or erase from a new one."""
+"""Sequence numbers, by which a server tells a repeated store or erase from a new one."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class _Count:
-    given: int = 0
-    known: int = 0
+class _Counter:
+    issued: int = 0
+    acknowledged: int = 0
 
 
 class Sequences:
-    """Counts a client's stores and erases, from 1 for each memory."""
+    """Counters of a client's stores and erases, from 1 for each memory."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, _Count] = {}
+        self._counters: dict[str, _Counter] = {}
 
     def next(self, memory: str) -> int:
-        """A number that none of them has had."""
-        count = self._counts.setdefault(memory, _Count())
-        count.given += 1
-        return count.given
+        """Issue a number that no write of this memory has had."""
+        counter = self._counters.setdefault(memory, _Counter())
+        counter.issued += 1
+        return counter.issued
 
-    def seen(self, memory: str, number: int) -> None:
-        """The memory has seen that number: later ones are higher."""
+    def acknowledge(self, memory: str, number: int) -> None:
+        """Note that the server knows that number: later ones are higher."""
         if number:
-            count = self._counts.setdefault(memory, _Count())
-            count.known = max(count.known, number)
-            count.given = max(count.given, number)
+            counter = self._counters.setdefault(memory, _Counter())
+            counter.acknowledged = max(counter.acknowledged, number)
+            counter.issued = max(counter.issued, number)
 
     def release(self, memory: str) -> None:
-        """Forgets the count where the server knows it: opening the memory again tells it.
+        """Forget the counter if the server knows all of it: opening the memory again brings it back.
 
-        A number given and not known yet may reach the memory later; given twice, one of the writes would be lost.
+        A number issued and not acknowledged may reach the memory later; issued twice, one of the writes would be lost.
         """
-        count = self._counts.get(memory)
-        if count is not None and count.known == count.given:
-            del self._counts[memory]
+        counter = self._counters.get(memory)
+        if counter is not None and counter.acknowledged == counter.issued:
+            del self._counters[memory]
 
     def forget(self, memory: str) -> None:
-        """There is no such memory any more."""
-        self._counts.pop(memory, None)
+        """Forget the counter of a memory that was deleted."""
+        self._counters.pop(memory, None)

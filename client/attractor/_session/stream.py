@@ -1,4 +1,4 @@
-"""One life of a session stream, from `hello` to its end."""
+"""One session stream, from `hello` to its end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,14 +18,14 @@ from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 
-def _agent() -> str:
+def _read_agent() -> str:
     try:
         return f"attractor-python/{version('attractor')}"
     except PackageNotFoundError:
         return "attractor-python"
 
 
-_AGENT = _agent()  # here, because it reads a file
+_AGENT = _read_agent()  # here, because it reads a file
 Call: TypeAlias = "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]"
 
 
@@ -39,7 +39,7 @@ class Session:
         """Addresses of shards of the same server"""
 
     async def write(self, message: pb.SessionRequest) -> bool:
-        """Sends, as fast as the server takes it. False if the stream has ended: `read` says why."""
+        """Send a message, as fast as the server takes it. Return False if the stream has ended: `read` says why."""
         try:
             await self._call.write(message)
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
@@ -47,7 +47,7 @@ class Session:
         return True
 
     async def read(self) -> pb.SessionResponse | None:
-        """The next frame, or None where the server ended the stream without an error.
+        """Return the next frame, or None where the server ended the stream without an error.
 
         Raises:
             AttractorError: why the stream ended.
@@ -57,42 +57,42 @@ class Session:
 
 @asynccontextmanager
 async def open_session(channel: Channel, client_id: str, timeout_s: float) -> AsyncIterator[Session]:
-    """A stream that the server has welcomed; cancelled at the end.
+    """Open a stream and wait for the server's welcome; cancel the stream at the end.
 
     Raises:
-        Unreachable: nobody answers within the timeout.
+        Unreachable: no answer within the timeout.
         ProtocolMismatch: the server speaks another version.
-        AttractorError: what else the server answers.
+        AttractorError: another answer of the server.
     """
     call = channel.data.Session()
     try:
-        welcome = await _welcome(call, channel.address, client_id, timeout_s)
-        yield Session(call, _limits(welcome), list(welcome.shards))
+        welcome = await _shake_hands(call, channel.address, client_id, timeout_s)
+        yield Session(call, _decode_limits(welcome), list(welcome.shards))
     finally:
         call.cancel()
 
 
-async def _welcome(call: Call, address: str, client_id: str, timeout_s: float) -> pb.Welcome:
+async def _shake_hands(call: Call, address: str, client_id: str, timeout_s: float) -> pb.Welcome:
     hello = pb.Hello(protocol_version=PROTOCOL_VERSION, client_id=client_id, agent=_AGENT)
     try:
         with anyio.fail_after(timeout_s):
             if not await Session(call, Limits()).write(pb.SessionRequest(hello=hello)):
                 await call.code()
-            answer = await _read(call)
+            response = await _read(call)
     except TimeoutError as error:
         raise Unreachable(f"no answer from {address} within {timeout_s:g} s") from error
     except Unavailable as error:
         raise Unreachable(f"cannot reach {address}: {error}", reason=error.reason) from error
-    if answer is None:
+    if response is None:
         raise Unreachable(f"{address} ended the session without a welcome")
-    welcome = answer.welcome
-    if not answer.HasField("welcome") or welcome.protocol_version != PROTOCOL_VERSION:
-        seen = f"version {welcome.protocol_version}" if answer.HasField("welcome") else "no welcome"
+    welcome = response.welcome
+    if not response.HasField("welcome") or welcome.protocol_version != PROTOCOL_VERSION:
+        seen = f"version {welcome.protocol_version}" if response.HasField("welcome") else "no welcome"
         raise ProtocolMismatch(f"{address} speaks another protocol: saw {seen}; expected version {PROTOCOL_VERSION}")
     return welcome
 
 
-def _limits(welcome: pb.Welcome) -> Limits:
+def _decode_limits(welcome: pb.Welcome) -> Limits:
     unset = Limits()
     return Limits(
         welcome.frame_patterns_limit or unset.patterns,
@@ -102,7 +102,7 @@ def _limits(welcome: pb.Welcome) -> Limits:
 
 async def _read(call: Call) -> pb.SessionResponse | None:
     try:
-        answer = await call.read()
+        response = await call.read()
     except grpc.RpcError as error:
         raise from_rpc(error) from None
     except aio.UsageError as error:
@@ -110,4 +110,4 @@ async def _read(call: Call) -> pb.SessionResponse | None:
     except asyncio.CancelledError as error:
         await raise_if_cancelled()
         raise Closed("the connection was closed") from error
-    return answer if isinstance(answer, pb.SessionResponse) else None
+    return response if isinstance(response, pb.SessionResponse) else None

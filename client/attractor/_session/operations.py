@@ -1,0 +1,95 @@
+"""Table of the operations on patterns: their frames, and how each is encoded, decoded and joined."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+
+from attractor._errors import InvalidRequest
+from attractor._results import (
+    decode_recalls,
+    decode_recognitions,
+    decode_writes,
+    join_recalls,
+    join_recognitions,
+    join_writes,
+)
+from attractor._session.request import Operation, Request, RequestSpec
+from attractor._types import EraseResult, Familiarity, Recall, StoreResult
+from attractor_proto.names import STEPS_LIMIT
+from attractor_proto.v1 import memory_data_pb2 as pb
+from attractor_proto.v1.memories_pb2 import Item
+
+
+def _encode_store(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
+    message.store.sequences.extend([request.sequence for request in requests])
+    if any(request.packed.items for request in requests):
+        nothing = Item()
+        for request in requests:
+            message.store.items.extend(request.packed.items or [nothing] * request.rows)
+    return message.store.columns
+
+
+def _encode_erase(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
+    message.erase.sequences.extend([request.sequence for request in requests])
+    return message.erase.columns
+
+
+def _encode_query(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
+    spec, query = requests[0].batch_key.spec, message.query
+    query.steps, query.trajectory, query.pull_known, query.match = spec.steps, spec.trajectory, spec.pull, spec.match
+    return query.columns
+
+
+STORE: RequestSpec[StoreResult] = RequestSpec(
+    operation=Operation(
+        name="store",
+        writes=True,
+        response="stored",
+        encode=_encode_store,
+        decode=lambda message: decode_writes(message.stored, StoreResult),
+        join=partial(join_writes, StoreResult),
+    )
+)
+ERASE: RequestSpec[EraseResult] = RequestSpec(
+    operation=Operation(
+        name="erase",
+        writes=True,
+        response="erased",
+        encode=_encode_erase,
+        decode=lambda message: decode_writes(message.erased, EraseResult),
+        join=partial(join_writes, EraseResult),
+    )
+)
+QUERY: RequestSpec[Recall] = RequestSpec(
+    operation=Operation(
+        name="query",
+        writes=False,
+        response="recalled",
+        encode=_encode_query,
+        decode=lambda message: decode_recalls(message.recalled),
+        join=join_recalls,
+    )
+)
+RECOGNIZE: RequestSpec[Familiarity] = RequestSpec(
+    operation=Operation(
+        name="recognize",
+        writes=False,
+        response="recognized",
+        encode=lambda message, _: message.recognize.columns,
+        decode=lambda message: decode_recognitions(message.recognized),
+        join=join_recognitions,
+    )
+)
+DECODERS = {spec.operation.response: spec.operation.decode for spec in (STORE, ERASE, QUERY, RECOGNIZE)}
+"""By the field of `SessionResponse`"""
+
+
+@lru_cache
+def specify_query(steps: int, *, trajectory: bool, hold: bool, match: bool = False) -> RequestSpec[Recall]:
+    """Return a query of that many steps, which clamps known entries (`hold`) or pulls them towards the cue.
+
+    Raises:
+        InvalidRequest: more steps than a query may take.
+    """
+    if not 0 <= steps <= STEPS_LIMIT:
+        raise InvalidRequest.of("steps", f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
+    return RequestSpec(operation=QUERY.operation, steps=steps, trajectory=trajectory, pull=not hold, match=match)
