@@ -1,7 +1,10 @@
 """Client of Attractor, a memory server whose memories are neural networks.
 
-`connect` returns an `AsyncClient`, whose memories are `Memory`. `Client` and its `SyncMemory` do without async.
+`connect` returns an `AsyncClient`, whose memories are `AsyncMemory`. `Client` and its `Memory` do without async.
 """
+
+import typing as _typing
+import warnings as _warnings
 
 from attractor import _grpc_import, audio  # noqa: F401 - `_grpc_import` before any other module imports gRPC
 from attractor._client import AsyncClient, connect
@@ -35,10 +38,10 @@ from attractor._errors import (
     WrongLoop,
     WrongProcess,
 )
-from attractor._memory import Memory
-from attractor._pipeline import MemoryStream
+from attractor._memory import AsyncMemory
+from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry
-from attractor._sync import Client, SyncMemory, SyncMemoryStream
+from attractor._sync import Client, Memory, MemoryStream
 from attractor._text import MISSING
 from attractor._types import (
     AudioFormat,
@@ -63,6 +66,8 @@ from attractor._types import (
 __all__ = [
     "MISSING",
     "AsyncClient",
+    "AsyncMemory",
+    "AsyncMemoryStream",
     "AttractorError",
     "AudioFormat",
     "Busy",
@@ -103,8 +108,6 @@ __all__ = [
     "SnapshotInfo",
     "SnapshotNotFound",
     "StoreResult",
-    "SyncMemory",
-    "SyncMemoryStream",
     "TimeoutExceeded",
     "Trajectory",
     "Unavailable",
@@ -117,3 +120,21 @@ __all__ = [
     "audio",
     "connect",
 ]
+
+for _name in __all__:
+    if isinstance(_value := globals()[_name], type):
+        _value.__module__ = __name__  # where users find it: in tracebacks, documentation and pickles
+
+if _typing.TYPE_CHECKING:
+    SyncMemory = Memory
+    SyncMemoryStream = MemoryStream
+else:
+    _RENAMED = {"SyncMemory": Memory, "SyncMemoryStream": MemoryStream}
+
+    def __getattr__(name: str) -> type:
+        """Return a class by its name in 0.1."""
+        if (renamed := _RENAMED.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        message = f"attractor.{name} is attractor.{renamed.__name__} now; the old name goes with the next version"
+        _warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return renamed

@@ -16,7 +16,7 @@ from attractor._arguments import check_text, parse_address
 from attractor._concurrency import BackgroundTasks, ContextTask
 from attractor._connection import Connection
 from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
-from attractor._memory import Memory
+from attractor._memory import AsyncMemory
 from attractor._memory_settings import RequestedSettings, encode_settings
 from attractor._session.channel import Channels, flush
 from attractor._session.link import Link
@@ -162,7 +162,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def create_memory(
         self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[RequestedSettings]
-    ) -> Memory:
+    ) -> AsyncMemory:
         """Create a memory, or return the one that has this name and model.
 
         `write`, `when_full`, `page_patterns`, `retain` and `ttl_s` are its settings for life, as `MemorySettings` says:
@@ -180,9 +180,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         )
         deadline_s = connection.start_deadline(timeout_s)
         info = await connection.unary.create(request, deadline_s)
-        return Memory(connection, name, await connection.get_model(info, deadline_s))
+        return AsyncMemory(connection, name, await connection.get_model(info, deadline_s))
 
-    async def get_memory(self, name: str, *, timeout_s: float | None = None) -> Memory:
+    async def get_memory(self, name: str, *, timeout_s: float | None = None) -> AsyncMemory:
         """Return the memory of that name.
 
         Raises:
@@ -191,11 +191,11 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         connection = self._require_connection()
         deadline_s = connection.start_deadline(timeout_s)
         info = await connection.unary.get(check_text("name", name), deadline_s)
-        return Memory(connection, name, await connection.get_model(info, deadline_s))
+        return AsyncMemory(connection, name, await connection.get_model(info, deadline_s))
 
-    def memory(self, name: str) -> Memory:
+    def memory(self, name: str) -> AsyncMemory:
         """Return the memory of that name without asking the server; its first call fails if there is none."""
-        return Memory(self._require_connection(), check_text("name", name))
+        return AsyncMemory(self._require_connection(), check_text("name", name))
 
     async def delete_memory(self, name: str, *, timeout_s: float | None = None) -> None:
         """Delete a memory and all that was stored in it.
@@ -206,8 +206,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         connection = self._require_connection()
         await connection.delete(check_text("name", name), connection.start_deadline(timeout_s))
 
-    async def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> Memory:
-        """Make a new memory from a file that `Memory.export` wrote, here or elsewhere.
+    async def import_memory(
+        self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None
+    ) -> AsyncMemory:
+        """Make a new memory from a file that `AsyncMemory.export` wrote, here or elsewhere.
 
         By default it has the name that it had.
 
@@ -220,7 +222,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         connection = self._require_connection()
         deadline_s = connection.start_deadline(timeout_s)
         info = await connection.snapshots.import_(path, check_text("name", name or ""), deadline_s)
-        return Memory(connection, info.name, await connection.get_model(info, deadline_s))
+        return AsyncMemory(connection, info.name, await connection.get_model(info, deadline_s))
 
     async def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> AsyncIterator[MemoryInfo]:
         """Yield the memories whose names start with `prefix`, in the order of names.

@@ -7,7 +7,7 @@ from attractor._arrays import pack, pack_cues
 from attractor._connection import Connection
 from attractor._memory_settings import encode_page_patterns
 from attractor._payloads import encode_items
-from attractor._pipeline import MemoryStream
+from attractor._pipeline import AsyncMemoryStream
 from attractor._session.calls import PendingCall
 from attractor._session.operations import ERASE, RECOGNIZE, STORE, specify_query
 from attractor._session.request import RequestSpec
@@ -27,7 +27,7 @@ from attractor._types import (
 )
 
 
-class Memory:
+class AsyncMemory:
     """A memory on the server. Made by a client; valid while that is open.
 
     Patterns are an array for a model of one field, else a mapping of field name to array; (*shape) for a single
@@ -54,7 +54,7 @@ class Memory:
             self._cached.model = model
 
     def __repr__(self) -> str:
-        return f"<attractor.Memory {self._name!r}>"
+        return f"<attractor.AsyncMemory {self._name!r}>"
 
     @property
     def name(self) -> str:
@@ -145,7 +145,7 @@ class Memory:
         packed = pack_cues(await self._get_model(deadline_s), patterns, where="patterns")
         return await self._connection.start(self._name, RECOGNIZE, packed, deadline_s).wait()
 
-    async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "Memory":
+    async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "AsyncMemory":
         """Make a new memory with all that this one has, or had at the snapshot with that tag.
 
         Costs no more for a large memory than for a small one: pages are shared until one of the two is written.
@@ -158,7 +158,7 @@ class Memory:
         deadline_s = self._connection.start_deadline(timeout_s)
         target, tag = check_text("name", name), check_text("tag", tag or "")
         info = await self._connection.snapshots.fork(self._name, target, tag, deadline_s)
-        return Memory(self._connection, info.name, await self._connection.get_model(info, deadline_s))
+        return AsyncMemory(self._connection, info.name, await self._connection.get_model(info, deadline_s))
 
     async def snapshot(self, tag: str, *, timeout_s: float | None = None) -> SnapshotInfo:
         """Keep the memory as it is now under a tag, until that is forgotten, or the memory deleted.
@@ -221,12 +221,12 @@ class Memory:
         """
         await self._connection.snapshots.export(self._name, path, self._connection.start_deadline(timeout_s))
 
-    def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
+    def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> AsyncMemoryStream:
         """Return a context manager for storing and querying many patterns without waiting for each result.
 
         At most `in_flight_patterns` are under way in each of its pipelines; `timeout_s` counts for each item.
         """
-        return MemoryStream(self, in_flight_patterns=in_flight_patterns, timeout_s=timeout_s)
+        return AsyncMemoryStream(self, in_flight_patterns=in_flight_patterns, timeout_s=timeout_s)
 
     def start_store(self, model: ModelInfo, patterns: Patterns, timeout_s: float | None) -> PendingCall[StoreResult]:
         """Send a store without waiting for the result. For the SDK itself."""

@@ -41,14 +41,14 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
+class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
     """Stores and queries from iterators, sent ahead of their results as far as the bound allows.
 
     Leaving the block gives up items that have not been answered; such a store may or may not have been applied.
     """
 
     def __init__(self, memory: StreamedMemory, *, in_flight_patterns: int, timeout_s: float | None) -> None:
-        """Use `Memory.stream`."""
+        """Use `AsyncMemory.stream`."""
         self._memory = memory
         self._in_flight_patterns = in_flight_patterns
         self._timeout_s = timeout_s
@@ -99,7 +99,7 @@ class MemoryStream(AbstractAsyncContextManager["MemoryStream"]):
     ) -> AsyncIterator[Recall]:
         """Complete each item of an iterable or async iterable; yield the recalls in the same order.
 
-        `known` holds for every item that is no `Cue` with a mask of its own; `hold` as in `Memory.query`.
+        `known` holds for every item that is no `Cue` with a mask of its own; `hold` as in `AsyncMemory.query`.
         """
         spec = specify_query(steps, trajectory=trajectory, hold=hold)
 

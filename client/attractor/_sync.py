@@ -11,9 +11,9 @@ from anyio import CapacityLimiter, to_thread
 from attractor._client import AsyncClient, connect
 from attractor._errors import Closed, WrongProcess
 from attractor._loop_thread import End, LoopThread
-from attractor._memory import Memory
+from attractor._memory import AsyncMemory
 from attractor._memory_settings import RequestedSettings
-from attractor._pipeline import MemoryStream
+from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
@@ -47,8 +47,8 @@ def _make_blocking(
     return call
 
 
-class SyncMemoryStream(SyncWrapper[MemoryStream], AbstractContextManager["SyncMemoryStream"]):
-    """`MemoryStream` without async. The iterables are read in a worker thread, ahead of the results."""
+class MemoryStream(SyncWrapper[AsyncMemoryStream], AbstractContextManager["MemoryStream"]):
+    """`AsyncMemoryStream` without async. The iterables are read in a worker thread, ahead of the results."""
 
     def __enter__(self) -> Self:
         self._loop.call(self._inner.__aenter__)
@@ -73,42 +73,42 @@ class SyncMemoryStream(SyncWrapper[MemoryStream], AbstractContextManager["SyncMe
         steps: int = 0,
         trajectory: bool = False,
     ) -> Iterator[Recall]:
-        """Complete each item; yield the recalls in the same order. The arguments are those of `MemoryStream`."""
+        """Complete each item; yield the recalls in the same order. The arguments are those of `AsyncMemoryStream`."""
         items = _iter_in_thread(cues)
         query = partial(self._inner.query, items, known=known, hold=hold, steps=steps, trajectory=trajectory)
         return self._loop.iterate(query)
 
 
-class SyncMemory(SyncWrapper[Memory]):
-    """`Memory` without async."""
+class Memory(SyncWrapper[AsyncMemory]):
+    """`AsyncMemory` without async."""
 
-    info = _make_blocking(Memory.info)
-    model = _make_blocking(Memory.model)
-    store = _make_blocking(Memory.store)
-    erase = _make_blocking(Memory.erase)
-    query = _make_blocking(Memory.query)
-    recognize = _make_blocking(Memory.recognize)
-    snapshot = _make_blocking(Memory.snapshot)
-    snapshots = _make_blocking(Memory.snapshots)
-    forget_snapshot = _make_blocking(Memory.forget_snapshot)
-    restore = _make_blocking(Memory.restore)
-    rebuild = _make_blocking(Memory.rebuild)
-    consolidate = _make_blocking(Memory.consolidate)
-    export = _make_blocking(Memory.export)
+    info = _make_blocking(AsyncMemory.info)
+    model = _make_blocking(AsyncMemory.model)
+    store = _make_blocking(AsyncMemory.store)
+    erase = _make_blocking(AsyncMemory.erase)
+    query = _make_blocking(AsyncMemory.query)
+    recognize = _make_blocking(AsyncMemory.recognize)
+    snapshot = _make_blocking(AsyncMemory.snapshot)
+    snapshots = _make_blocking(AsyncMemory.snapshots)
+    forget_snapshot = _make_blocking(AsyncMemory.forget_snapshot)
+    restore = _make_blocking(AsyncMemory.restore)
+    rebuild = _make_blocking(AsyncMemory.rebuild)
+    consolidate = _make_blocking(AsyncMemory.consolidate)
+    export = _make_blocking(AsyncMemory.export)
 
-    def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "SyncMemory":
-        """Make a new memory with all that this one has, as `Memory.fork` does."""
-        return SyncMemory(self._loop, self._loop.call(partial(self._inner.fork, name, tag=tag, timeout_s=timeout_s)))
+    def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "Memory":
+        """Make a new memory with all that this one has, as `AsyncMemory.fork` does."""
+        return Memory(self._loop, self._loop.call(partial(self._inner.fork, name, tag=tag, timeout_s=timeout_s)))
 
     @property
     def name(self) -> str:
         """Name of the memory."""
         return self._inner.name
 
-    def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> SyncMemoryStream:
+    def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
         """Return a context manager for storing and querying many patterns without waiting for each result."""
         stream = self._inner.stream(in_flight_patterns=in_flight_patterns, timeout_s=timeout_s)
-        return SyncMemoryStream(self._loop, stream)
+        return MemoryStream(self._loop, stream)
 
 
 class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
@@ -158,23 +158,23 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
 
     def create_memory(
         self, name: str, *, model: str, timeout_s: float | None = None, **settings: Unpack[RequestedSettings]
-    ) -> SyncMemory:
+    ) -> Memory:
         """Create a memory, or return the one that is there, as `AsyncClient.create_memory` does."""
         create = partial(self._inner.create_memory, name, model=model, timeout_s=timeout_s, **settings)
-        return SyncMemory(self._loop, self._loop.call(create))
+        return Memory(self._loop, self._loop.call(create))
 
-    def get_memory(self, name: str, *, timeout_s: float | None = None) -> SyncMemory:
+    def get_memory(self, name: str, *, timeout_s: float | None = None) -> Memory:
         """Return the memory of that name, as `AsyncClient.get_memory` does."""
-        return SyncMemory(self._loop, self._loop.call(partial(self._inner.get_memory, name, timeout_s=timeout_s)))
+        return Memory(self._loop, self._loop.call(partial(self._inner.get_memory, name, timeout_s=timeout_s)))
 
-    def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> SyncMemory:
+    def import_memory(self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None) -> Memory:
         """Make a new memory from a file, as `AsyncClient.import_memory` does."""
         memory = self._loop.call(partial(self._inner.import_memory, path, name=name, timeout_s=timeout_s))
-        return SyncMemory(self._loop, memory)
+        return Memory(self._loop, memory)
 
-    def memory(self, name: str) -> SyncMemory:
+    def memory(self, name: str) -> Memory:
         """Return the memory of that name without asking the server, as `AsyncClient.memory` does."""
-        return SyncMemory(self._loop, self._inner.memory(name))
+        return Memory(self._loop, self._inner.memory(name))
 
     def memories(self, prefix: str = "", *, timeout_s: float | None = None) -> Iterator[MemoryInfo]:
         """Yield the memories whose names start with `prefix`, as `AsyncClient.memories` does."""

@@ -22,7 +22,7 @@ async def client(fake: FakeServer) -> AsyncIterator[attractor.AsyncClient]:
 
 
 @pytest.fixture
-async def memory(client: attractor.AsyncClient) -> attractor.Memory:
+async def memory(client: attractor.AsyncClient) -> attractor.AsyncMemory:
     return await client.create_memory("faces", model="tiny")
 
 

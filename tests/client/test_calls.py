@@ -16,12 +16,12 @@ Floats = NDArray[np.float32]
 ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
 
 
-async def test_a_store_tells_the_version_and_the_number_of_patterns(memory: attractor.Memory) -> None:
+async def test_a_store_tells_the_version_and_the_number_of_patterns(memory: attractor.AsyncMemory) -> None:
     assert await memory.store(np.stack([ONE, ONE])) == attractor.StoreResult(version=1, total=2)
     assert await memory.store(ONE) == attractor.StoreResult(version=2, total=3)
 
 
-async def test_a_single_cue_is_answered_without_a_batch_axis(memory: attractor.Memory) -> None:
+async def test_a_single_cue_is_answered_without_a_batch_axis(memory: attractor.AsyncMemory) -> None:
     recall = await memory.query(ONE)
     assert_array_equal(recall.pattern, ONE)
     assert recall.energy_before.shape == recall.delta_energy.shape == recall.steps.shape == ()
@@ -29,7 +29,7 @@ async def test_a_single_cue_is_answered_without_a_batch_axis(memory: attractor.M
     assert (await memory.recognize(ONE)).energy.shape == ()
 
 
-async def test_a_batch_of_one_is_answered_as_a_batch(memory: attractor.Memory) -> None:
+async def test_a_batch_of_one_is_answered_as_a_batch(memory: attractor.AsyncMemory) -> None:
     recall = await memory.query(ONE[None])
     assert recall.pattern.shape == (1, 2, 3)
     assert recall.energy_after.shape == recall.steps.shape == (1,)
@@ -37,7 +37,7 @@ async def test_a_batch_of_one_is_answered_as_a_batch(memory: attractor.Memory) -
 
 
 async def test_familiarity_has_a_probability_where_the_server_gives_one(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     await memory.store(np.stack([ONE, ONE]))
     assert (await memory.recognize(ONE)).probability is None
@@ -50,7 +50,7 @@ async def test_familiarity_has_a_probability_where_the_server_gives_one(
     assert_array_equal(batch.probability, np.full(300, 0.875))
 
 
-async def test_a_trajectory_comes_with_its_energies_when_asked_for(memory: attractor.Memory) -> None:
+async def test_a_trajectory_comes_with_its_energies_when_asked_for(memory: attractor.AsyncMemory) -> None:
     recall = await memory.query(np.stack([ONE, 1 - ONE]), steps=3, trajectory=True)
     assert recall.trajectory is not None
     assert recall.trajectory.pattern.shape == (3, 2, 2, 3)
@@ -67,7 +67,7 @@ async def test_several_fields_go_and_come_by_name(client: attractor.AsyncClient)
         _ = recall.pattern
 
 
-async def test_concurrent_calls_share_few_frames(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_concurrent_calls_share_few_frames(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     await memory.query(ONE)
     before = len(fake.of_kind("query"))
     async with anyio.create_task_group() as tasks:
@@ -90,14 +90,14 @@ async def test_calls_of_many_memories_share_a_frame(client: attractor.AsyncClien
     assert len(set(fake.of_kind("query")[-1].query.columns.handles)) == 5
 
 
-async def test_frames_stay_within_the_patterns_limit(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_frames_stay_within_the_patterns_limit(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(300):
             tasks.start_soon(memory.query, np.stack([ONE, ONE]))
     assert all(sum(frame.query.columns.patterns) <= 256 for frame in fake.of_kind("query"))
 
 
-async def test_stores_and_queries_of_a_memory_keep_their_order(memory: attractor.Memory) -> None:
+async def test_stores_and_queries_of_a_memory_keep_their_order(memory: attractor.AsyncMemory) -> None:
     seen: dict[int, float] = {}
 
     async def query(place: int) -> None:
@@ -118,13 +118,13 @@ async def test_stores_are_numbered_from_one_in_each_memory(client: attractor.Asy
     assert [list(frame.store.sequences) for frame in fake.of_kind("store")] == [[1], [2], [1], [2]]
 
 
-async def test_numbers_go_on_after_those_the_server_has_seen(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_numbers_go_on_after_those_the_server_has_seen(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     fake.last_sequence = 7
     await memory.store(ONE)
     assert list(fake.of_kind("store")[0].store.sequences) == [8]
 
 
-async def test_masks_of_a_frame_are_one_stream_of_bits(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_masks_of_a_frame_are_one_stream_of_bits(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     await memory.query(ONE)
     known = np.array([[True, False, False], [False, False, True]])
     async with anyio.create_task_group() as tasks:
@@ -137,7 +137,7 @@ async def test_masks_of_a_frame_are_one_stream_of_bits(memory: attractor.Memory,
     assert len(tensor.known) == 4
 
 
-async def test_deadlines_are_sent_along(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_deadlines_are_sent_along(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     await memory.query(ONE, timeout_s=3)
     await memory.query(ONE, timeout_s=float("inf"))
     first, second = (list(frame.query.columns.deadline_ms) for frame in fake.of_kind("query"))
@@ -145,7 +145,9 @@ async def test_deadlines_are_sent_along(memory: attractor.Memory, fake: FakeServ
     assert second == []
 
 
-async def test_a_query_of_more_patterns_than_a_frame_holds_is_split(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_a_query_of_more_patterns_than_a_frame_holds_is_split(
+    memory: attractor.AsyncMemory, fake: FakeServer
+) -> None:
     cues = np.linspace(0, 1, 3600, dtype=np.float32).reshape(600, 2, 3)
     recall = await memory.query(cues, trajectory=True)
     assert_array_equal(recall.pattern, cues)
@@ -157,7 +159,7 @@ async def test_a_query_of_more_patterns_than_a_frame_holds_is_split(memory: attr
 
 
 async def test_a_store_of_more_patterns_than_a_frame_holds_is_refused(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     with pytest.raises(attractor.InvalidRequest, match=r"too many items: saw 257 .* at most 256"):
         await memory.store(np.zeros((257, 2, 3), np.float32))
@@ -186,7 +188,7 @@ async def test_more_patterns_than_the_window_wait_for_answers(fake: FakeServer) 
     assert max(sizes) <= 4
 
 
-async def test_a_stream_answers_in_order_from_any_kind_of_iterable(memory: attractor.Memory) -> None:
+async def test_a_stream_answers_in_order_from_any_kind_of_iterable(memory: attractor.AsyncMemory) -> None:
     async def numbered() -> AsyncIterator[Floats]:
         for number in range(50):
             yield np.full((2, 3), number / 50, np.float32)
@@ -198,7 +200,7 @@ async def test_a_stream_answers_in_order_from_any_kind_of_iterable(memory: attra
     assert_allclose(recalled, np.arange(50) / 50, rtol=1e-6)
 
 
-async def test_a_stream_takes_no_more_than_its_bound_ahead(memory: attractor.Memory) -> None:
+async def test_a_stream_takes_no_more_than_its_bound_ahead(memory: attractor.AsyncMemory) -> None:
     taken = 0
 
     def source() -> Iterator[Floats]:
@@ -215,7 +217,7 @@ async def test_a_stream_takes_no_more_than_its_bound_ahead(memory: attractor.Mem
                 assert taken <= answered + 8
 
 
-async def test_a_cue_in_a_stream_may_bring_its_own_mask(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_a_cue_in_a_stream_may_bring_its_own_mask(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     known = np.ones((2, 3), np.bool_)
     async with memory.stream() as stream:
         assert len([recall async for recall in stream.query([attractor.Cue(ONE, known), ONE])]) == 2
@@ -223,7 +225,7 @@ async def test_a_cue_in_a_stream_may_bring_its_own_mask(memory: attractor.Memory
     assert np.unpackbits(np.frombuffer(masks, np.uint8)).sum() == 6
 
 
-async def test_a_bad_item_in_a_stream_raises_in_its_turn(memory: attractor.Memory) -> None:
+async def test_a_bad_item_in_a_stream_raises_in_its_turn(memory: attractor.AsyncMemory) -> None:
     async with memory.stream() as stream:
         results = stream.store([ONE, ONE, np.zeros((2, 2), np.float32), ONE])
         assert [(await anext(results)).total for _ in range(2)] == [1, 2]
@@ -231,7 +233,9 @@ async def test_a_bad_item_in_a_stream_raises_in_its_turn(memory: attractor.Memor
             await anext(results)
 
 
-async def test_leaving_a_stream_early_cancels_what_is_under_way(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_leaving_a_stream_early_cancels_what_is_under_way(
+    memory: attractor.AsyncMemory, fake: FakeServer
+) -> None:
     async def silent(_: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         yield frame.HasField("query")
 
@@ -244,7 +248,7 @@ async def test_leaving_a_stream_early_cancels_what_is_under_way(memory: attracto
     assert list(fake.of_kind("cancel")[0].cancel.request_ids) == list(sent)
 
 
-async def test_several_tasks_may_share_the_answers_of_a_stream(memory: attractor.Memory) -> None:
+async def test_several_tasks_may_share_the_answers_of_a_stream(memory: attractor.AsyncMemory) -> None:
     more, totals = anyio.Event(), list[int]()
 
     async def late() -> AsyncIterator[Floats]:
@@ -266,7 +270,7 @@ async def test_several_tasks_may_share_the_answers_of_a_stream(memory: attractor
     assert sorted(totals) == [1, 2, 3, 4]
 
 
-async def test_answers_asked_for_after_a_stream_was_left_are_refused(memory: attractor.Memory) -> None:
+async def test_answers_asked_for_after_a_stream_was_left_are_refused(memory: attractor.AsyncMemory) -> None:
     with anyio.fail_after(20):
         async with memory.stream() as stream:
             finished, fed, unfed = stream.query([]), stream.query([ONE]), stream.query([ONE])
@@ -281,7 +285,7 @@ async def test_answers_asked_for_after_a_stream_was_left_are_refused(memory: att
         assert [recall async for recall in finished] == []
 
 
-async def test_a_stream_forgets_what_was_answered(memory: attractor.Memory) -> None:
+async def test_a_stream_forgets_what_was_answered(memory: attractor.AsyncMemory) -> None:
     async with memory.stream() as stream:
         for _ in range(5):
             assert len([recall async for recall in stream.query([ONE, ONE])]) == 2

@@ -116,12 +116,12 @@ async def test_calls_under_way_when_the_client_closes_are_told_so(fake: FakeServ
     fake.hook = silent
     raised: list[BaseException] = []
 
-    async def query(memory: attractor.Memory) -> None:
+    async def query(memory: attractor.AsyncMemory) -> None:
         with pytest.raises(attractor.Closed) as caught:
             await memory.query(ONE)
         raised.append(caught.value)
 
-    async def describe(memory: attractor.Memory) -> None:
+    async def describe(memory: attractor.AsyncMemory) -> None:
         with pytest.raises(attractor.Closed) as caught:
             await memory.info()
         raised.append(caught.value)
@@ -167,7 +167,7 @@ async def test_a_callers_scope_ends_inside_the_block(fake: FakeServer) -> None:
     assert scope.cancelled_caught
 
 
-async def test_errors_carry_reason_and_violations(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_errors_carry_reason_and_violations(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     async def refuse(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store"):
             bad = status("INVALID_ARGUMENT", "INVALID_REQUEST", [("store.tensors[image]", "saw nan")])
@@ -181,7 +181,7 @@ async def test_errors_carry_reason_and_violations(memory: attractor.Memory, fake
     assert caught.value.violations == (("store.tensors[image]", "saw nan"),)
 
 
-async def test_malformed_answers_are_a_fault_of_the_server(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_malformed_answers_are_a_fault_of_the_server(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     async def malformed(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("query"):
             await session.send(recalled=pb.RecalledFrame(request_ids=frame.query.columns.request_ids, patterns=[1]))

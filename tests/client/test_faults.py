@@ -15,7 +15,7 @@ ONE = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
 
 
 async def test_a_store_unanswered_when_the_stream_is_lost_is_repeated_with_its_number(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def drop_after_applying(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store") and len(fake.of_kind("store")) == 1:
@@ -31,7 +31,7 @@ async def test_a_store_unanswered_when_the_stream_is_lost_is_repeated_with_its_n
 
 
 async def test_a_lost_stream_does_not_disturb_the_order_within_a_memory(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def drop_third(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if len(fake.sessions) == 1 and len(fake.of_kind("store") + fake.of_kind("query")) == 3:
@@ -53,7 +53,7 @@ async def test_a_lost_stream_does_not_disturb_the_order_within_a_memory(
 
 
 async def test_a_request_that_fails_as_unavailable_is_repeated_with_its_number(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def refuse_twice(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store") and len(fake.of_kind("store")) <= 2:
@@ -67,7 +67,7 @@ async def test_a_request_that_fails_as_unavailable_is_repeated_with_its_number(
 
 
 async def test_a_memory_that_cannot_be_opened_just_now_is_opened_later(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def refuse_once(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("open") and len(fake.of_kind("open")) == 1:
@@ -79,7 +79,7 @@ async def test_a_memory_that_cannot_be_opened_just_now_is_opened_later(
 
 
 async def test_other_failures_are_not_repeated_and_the_stream_goes_on(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def diverge(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store"):
@@ -200,7 +200,7 @@ async def test_a_client_that_wants_no_direct_links_stays_where_it_is(fake: FakeS
 
 
 async def test_an_owner_out_of_reach_is_reached_through_the_first_shard(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     fake.routes["faces"] = "127.0.0.1:1"
     assert (await memory.store(ONE)).total == 1
@@ -255,7 +255,7 @@ async def test_answers_of_different_memories_may_come_in_any_order(
 
 
 async def test_a_call_not_answered_in_time_raises_and_is_cancelled_at_the_server(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def silent(_: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         yield frame.HasField("query")
@@ -268,7 +268,7 @@ async def test_a_call_not_answered_in_time_raises_and_is_cancelled_at_the_server
 
 
 async def test_a_cancelled_caller_sees_its_cancellation_and_late_answers_are_dropped(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     held: list[tuple[FakeSession, pb.SessionRequest]] = []
 
@@ -317,7 +317,7 @@ async def test_a_delete_whose_answer_was_lost_is_done_all_the_same(
 
 
 async def test_a_call_that_stays_unavailable_ends_at_its_timeout_and_says_why(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def refuse(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store"):

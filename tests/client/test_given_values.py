@@ -41,7 +41,7 @@ def test_what_can_be_no_address_is_refused_at_once(given: str) -> None:
         assert ("without a scheme" in str(caught.value)) == ("://" in str(given))
 
 
-CALLS: dict[str, tuple[str, Callable[[attractor.AsyncClient, attractor.Memory], Awaitable[object]]]] = {
+CALLS: dict[str, tuple[str, Callable[[attractor.AsyncClient, attractor.AsyncMemory], Awaitable[object]]]] = {
     "create": ("name", lambda client, _: client.create_memory(HALF, model="tiny")),
     "create by number": ("name", lambda client, _: client.create_memory(5, model="tiny")),  # type: ignore[arg-type]
     "create of a model": ("model", lambda client, _: client.create_memory("a", model=None)),  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ CALLS: dict[str, tuple[str, Callable[[attractor.AsyncClient, attractor.Memory], 
 
 @pytest.mark.parametrize("case", CALLS)
 async def test_what_no_message_can_hold_is_an_error_of_attractors(
-    client: attractor.AsyncClient, memory: attractor.Memory, case: str
+    client: attractor.AsyncClient, memory: attractor.AsyncMemory, case: str
 ) -> None:
     argument, call = CALLS[case]
     with pytest.raises(attractor.InvalidRequest) as caught:

@@ -29,7 +29,7 @@ async def on_another_loop(what: Callable[[], Coroutine[object, object, T]]) -> T
     return await to_thread.run_sync(lambda: asyncio.run(what()))
 
 
-async def left(client: attractor.AsyncClient | attractor.MemoryStream) -> None:
+async def left(client: attractor.AsyncClient | attractor.AsyncMemoryStream) -> None:
     await client.__aexit__(None, None, None)
 
 
@@ -175,13 +175,13 @@ async def test_a_call_on_another_loop_is_refused_at_once_and_disturbs_nobody(fak
 def test_what_a_finished_loop_left_open_is_refused_on_the_next_and_can_be_opened_there(server: FakeServer) -> None:
     client = attractor.connect(server.address, timeout_s=3600)
 
-    async def first() -> attractor.Memory:
+    async def first() -> attractor.AsyncMemory:
         await client.__aenter__()
         memory = await client.create_memory("faces", model="tiny")
         await memory.store(ONE)
         return memory
 
-    async def second(memory: attractor.Memory) -> int:
+    async def second(memory: attractor.AsyncMemory) -> int:
         with pytest.raises((attractor.Closed, attractor.WrongLoop)):
             await memory.query(ONE)
         with pytest.raises(attractor.Closed):
@@ -260,6 +260,6 @@ async def test_an_unforeseen_error_beside_the_block_ends_its_calls_and_comes_out
     assert caught.group_contains(LookupError)
 
 
-async def _query_until_closed(memory: attractor.Memory) -> None:
+async def _query_until_closed(memory: attractor.AsyncMemory) -> None:
     with anyio.fail_after(20), pytest.raises(attractor.Closed):
         await memory.query(ONE)

@@ -75,7 +75,7 @@ async def test_an_answer_names_its_page(client: attractor.AsyncClient) -> None:
     assert (await memory.info()).pages == 2
 
 
-async def test_each_request_of_a_frame_gets_its_own_pages(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_each_request_of_a_frame_gets_its_own_pages(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     async def counting(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("query"):
             columns = frame.query.columns
@@ -104,7 +104,7 @@ async def test_each_request_of_a_frame_gets_its_own_pages(memory: attractor.Memo
 
 
 async def test_pages_that_do_not_fit_the_answer_are_a_fault_of_the_server(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def short(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("recognize"):
@@ -121,7 +121,7 @@ async def test_pages_that_do_not_fit_the_answer_are_a_fault_of_the_server(
         await memory.recognize(SEVERAL)
 
 
-async def test_a_full_memory_has_an_error_of_its_own(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_a_full_memory_has_an_error_of_its_own(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     async def refuse(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store"):
             await session.fail(list(frame.store.columns.request_ids), "FAILED_PRECONDITION", "MEMORY_FULL")

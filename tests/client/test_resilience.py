@@ -89,7 +89,7 @@ async def test_a_request_given_up_does_not_hold_back_those_after_it(fake: FakeSe
 
 
 async def test_requests_given_up_together_are_cancelled_together_and_once(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def silent(_: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         yield frame.HasField("query")
@@ -109,7 +109,7 @@ async def test_requests_given_up_together_are_cancelled_together_and_once(
 
 
 async def test_a_handle_that_the_server_does_not_know_is_opened_anew(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     async def forget_first(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store") and len(fake.of_kind("store")) == 1:
@@ -122,7 +122,7 @@ async def test_a_handle_that_the_server_does_not_know_is_opened_anew(
     assert len(fake.of_kind("open")) == 2
 
 
-async def test_a_memory_lost_with_its_owner_is_not_found(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_a_memory_lost_with_its_owner_is_not_found(memory: attractor.AsyncMemory, fake: FakeServer) -> None:
     async def lose(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("store"):
             first = len(fake.of_kind("store")) == 1
@@ -184,7 +184,7 @@ async def test_what_is_given_up_while_the_server_is_away_is_not_kept(fake: FakeS
 
 
 async def test_one_memory_has_fewer_stores_under_way_than_the_server_remembers(
-    memory: attractor.Memory, fake: FakeServer
+    memory: attractor.AsyncMemory, fake: FakeServer
 ) -> None:
     held: list[tuple[FakeSession, pb.SessionRequest]] = []
 
@@ -320,7 +320,9 @@ async def test_closing_does_not_wait_for_calls_that_wait_to_be_repeated(fake: Fa
             await waiting.wait()
 
 
-async def test_a_failure_that_nobody_awaits_is_not_complained_of(memory: attractor.Memory, fake: FakeServer) -> None:
+async def test_a_failure_that_nobody_awaits_is_not_complained_of(
+    memory: attractor.AsyncMemory, fake: FakeServer
+) -> None:
     async def refuse(session: FakeSession, frame: pb.SessionRequest) -> AsyncIterator[bool]:
         if frame.HasField("query"):
             await session.fail(list(frame.query.columns.request_ids), "RESOURCE_EXHAUSTED", "QUEUE_FULL")
