@@ -35,7 +35,7 @@ def signs(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 async def filled(
     client: attractor.AsyncClient, pages: int, page_patterns: int, name: str = "beside/m"
-) -> attractor.Memory:
+) -> attractor.AsyncMemory:
     """A memory of so many full pages."""
     memory = await client.create_memory(name, model=MODEL, write="stream", page_patterns=page_patterns)
     patterns = signs(pages * page_patterns)

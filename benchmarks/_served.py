@@ -29,7 +29,7 @@ async def connected(
             await memory.store(cues[:PATTERNS])
         memories.append(memory)
 
-    memories: list[attractor.Memory] = []
+    memories: list[attractor.AsyncMemory] = []
     async with anyio.create_task_group() as tasks:
         for name in names:
             tasks.start_soon(make, name)

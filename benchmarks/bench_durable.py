@@ -64,7 +64,7 @@ def stores(spec: ShardSpec, vectors: Vectors) -> tuple[float, int]:
 async def _storing(address: str, vectors: Vectors) -> int:
     count = 0
 
-    async def work(memory: attractor.Memory) -> None:
+    async def work(memory: attractor.AsyncMemory) -> None:
         nonlocal count
         while time.perf_counter() < end_s:
             await memory.store(vectors[count % len(vectors)])

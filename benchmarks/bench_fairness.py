@@ -155,7 +155,7 @@ async def measured(
 class Tenant:
     """Memories of one namespace with something in them, asked in turn."""
 
-    def __init__(self, memories: Sequence[attractor.Memory]) -> None:
+    def __init__(self, memories: Sequence[attractor.AsyncMemory]) -> None:
         self._memories = memories
 
     async def ask(self, n: int) -> None:

@@ -73,7 +73,7 @@ def main() -> None:
 class Watched:
     """One memory that is asked again as soon as it answers; when it did, on `perf_counter`."""
 
-    memory: attractor.Memory
+    memory: attractor.AsyncMemory
     answers_s: list[float] = field(default_factory=list)
 
     async def ask(self, vector: NDArray[np.float32]) -> None:
@@ -113,7 +113,7 @@ async def measured(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
 async def started(client: attractor.AsyncClient, tasks: TaskGroup) -> Sequence[Watched]:
     """All memories with something in them, and somebody who asks each; those that are asked all the time."""
     vector = np.random.default_rng(0).integers(0, 2, ENTRIES).astype(np.float32)
-    memories: list[attractor.Memory] = []
+    memories: list[attractor.AsyncMemory] = []
 
     async def make(number: int) -> None:
         memory = await client.create_memory(f"bench/{number}", model=MODEL)
@@ -131,7 +131,7 @@ async def started(client: attractor.AsyncClient, tasks: TaskGroup) -> Sequence[W
     return watched
 
 
-async def ask_round(memories: Iterator[attractor.Memory], vector: NDArray[np.float32]) -> None:
+async def ask_round(memories: Iterator[attractor.AsyncMemory], vector: NDArray[np.float32]) -> None:
     for memory in memories:
         await memory.query(vector)
 

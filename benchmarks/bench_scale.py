@@ -70,7 +70,7 @@ async def compared(one: Shards, two: Shards) -> tuple[Round, Round]:
     return single, double
 
 
-async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.Memory]:
+async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.AsyncMemory]:
     """Memories with something in them, of two shards every other one is on the second."""
     client = await stack.enter_async_context(attractor.connect(shards.addresses[0]))
     names = [[name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == shard] for shard in (0, 1)]
@@ -82,7 +82,7 @@ async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequ
     return memories
 
 
-async def queried(shards: Shards, memories: Sequence[attractor.Memory], images: Images) -> Round:
+async def queried(shards: Shards, memories: Sequence[attractor.AsyncMemory], images: Images) -> Round:
     """One round of queries, from callers that stay with one shard and wait for each answer before the next query."""
     answered = 0
     started_s, client_s, shards_s = time.perf_counter(), time.process_time(), shards.cpu_s()

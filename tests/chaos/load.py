@@ -80,7 +80,7 @@ class Load:
                 return
             await anyio.sleep(random.uniform(0, REST_S))
 
-    async def _store(self, worker: int, memory: attractor.Memory, name: str, number: int) -> bool:
+    async def _store(self, worker: int, memory: attractor.AsyncMemory, name: str, number: int) -> bool:
         self._begun[worker] += 1
         begun = self._begun[worker]
         started_s = time.monotonic()
@@ -104,7 +104,7 @@ class Load:
 
 async def made(
     client: attractor.AsyncClient, name: str, number: int, *, timeout_s: float | None = None
-) -> attractor.Memory:
+) -> attractor.AsyncMemory:
     """A memory that is rewritten or added to, by its number."""
     write: attractor.WriteMode = "stream" if number % 2 else "rewrite"
     return await client.create_memory(name, model="tiny", write=write, page_patterns=PAGE, timeout_s=timeout_s)

@@ -34,14 +34,14 @@ async def client(durable: ShardSpec) -> AsyncIterator[attractor.AsyncClient]:
         yield client
 
 
-async def stored(client: attractor.AsyncClient, name: str, given: Images, **settings: int) -> attractor.Memory:
+async def stored(client: attractor.AsyncClient, name: str, given: Images, **settings: int) -> attractor.AsyncMemory:
     memory = await client.create_memory(name, model="tiny", page_patterns=PAGE)
     for image in given:
         await memory.store(image)
     return memory
 
 
-async def same(one: attractor.Memory, other: attractor.Memory, cues: Images) -> bool:
+async def same(one: attractor.AsyncMemory, other: attractor.AsyncMemory, cues: Images) -> bool:
     first, second = await one.query(cues), await other.query(cues)
     return np.allclose(first.pattern, second.pattern, atol=1e-5)
 

@@ -42,7 +42,7 @@ def images(count: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((count, *IMAGE.shape), dtype=np.float32)
 
 
-async def fill_up(memory: attractor.Memory) -> int:
+async def fill_up(memory: attractor.AsyncMemory) -> int:
     """Store until the disk is full; return how many patterns were acknowledged."""
     for stored in range(0, 100 * DISK_MIB, EACH):
         try:

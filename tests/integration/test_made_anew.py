@@ -19,7 +19,7 @@ async def other(shard: RunningShard) -> AsyncIterator[attractor.AsyncClient]:
         yield connected
 
 
-async def made_anew(by: attractor.AsyncClient, model: str) -> attractor.Memory:
+async def made_anew(by: attractor.AsyncClient, model: str) -> attractor.AsyncMemory:
     await by.delete_memory("m")
     return await by.create_memory("m", model=model)
 

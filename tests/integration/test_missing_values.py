@@ -22,14 +22,14 @@ def floats(random: np.random.Generator, *shape: int) -> Floats:
 
 
 @pytest.fixture
-async def pairs(client: attractor.AsyncClient, random: np.random.Generator) -> attractor.Memory:
+async def pairs(client: attractor.AsyncClient, random: np.random.Generator) -> attractor.AsyncMemory:
     memory = await client.create_memory("pairs", model="pair")
     await memory.store({"key": floats(random, 3, 8), "value": floats(random, 3, 6)})
     return memory
 
 
 async def test_a_field_that_is_left_out_begins_at_the_mean_and_is_answered(
-    pairs: attractor.Memory, random: np.random.Generator
+    pairs: attractor.AsyncMemory, random: np.random.Generator
 ) -> None:
     key, mean = floats(random, 2, 8), np.full((2, 6), MEAN, np.float32)
     short, long = await pairs.query({"key": key}), await pairs.query({"key": key, "value": mean})
@@ -45,7 +45,7 @@ async def test_a_field_that_is_left_out_begins_at_the_mean_and_is_answered(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 async def test_nan_in_a_cue_begins_at_the_mean_and_never_comes_back(
-    pairs: attractor.Memory, dtype: "type[np.floating]", random: np.random.Generator
+    pairs: attractor.AsyncMemory, dtype: "type[np.floating]", random: np.random.Generator
 ) -> None:
     key, value = floats(random, 2, 8).astype(dtype), floats(random, 2, 6).astype(dtype)
     gaps, mean = key.copy(), key.copy()
@@ -61,7 +61,7 @@ async def test_nan_in_a_cue_begins_at_the_mean_and_never_comes_back(
     assert familiar[0][0] != familiar[2][0]
 
 
-async def test_what_is_known_beside_a_gap_is_held(pairs: attractor.Memory, random: np.random.Generator) -> None:
+async def test_what_is_known_beside_a_gap_is_held(pairs: attractor.AsyncMemory, random: np.random.Generator) -> None:
     key = floats(random, 2, 8)
     key[:, 0] = np.nan
     recall = await pairs.query({"key": key}, known={"key": ~np.isnan(key)})
@@ -85,7 +85,7 @@ async def test_what_is_known_beside_a_gap_is_held(pairs: attractor.Memory, rando
     ],
 )
 async def test_cues_that_cannot_be_meant_are_refused_by_name(
-    pairs: attractor.Memory, cues: attractor.Patterns, known: attractor.Patterns | None, field: str, seen: str
+    pairs: attractor.AsyncMemory, cues: attractor.Patterns, known: attractor.Patterns | None, field: str, seen: str
 ) -> None:
     with pytest.raises(attractor.InvalidRequest) as caught:
         await pairs.query(cues, known=known)
@@ -94,7 +94,7 @@ async def test_cues_that_cannot_be_meant_are_refused_by_name(
     assert seen in said
 
 
-async def test_stores_take_no_gap(pairs: attractor.Memory, random: np.random.Generator) -> None:
+async def test_stores_take_no_gap(pairs: attractor.AsyncMemory, random: np.random.Generator) -> None:
     gap = floats(random, 8)
     gap[3] = np.nan
     with pytest.raises(attractor.InvalidRequest, match="saw nan in pattern 0, entry 3"):

@@ -17,13 +17,13 @@ KNOWN = np.random.default_rng(11).random((4, 4)) < 0.5
 
 
 @pytest.fixture
-async def able(client: attractor.AsyncClient) -> attractor.Memory:
+async def able(client: attractor.AsyncClient) -> attractor.AsyncMemory:
     memory = await client.create_memory("able", model="able")
     await memory.store(STORED)
     return memory
 
 
-async def test_what_is_pulled_moves_but_stays_nearer_to_the_cue_than_what_is_free(able: attractor.Memory) -> None:
+async def test_what_is_pulled_moves_but_stays_nearer_to_the_cue_than_what_is_free(able: attractor.AsyncMemory) -> None:
     held, pulled = [await able.query(CUES, known=KNOWN, hold=hold) for hold in (True, False)]
     free = await able.query(CUES)
 
@@ -35,7 +35,7 @@ async def test_what_is_pulled_moves_but_stays_nearer_to_the_cue_than_what_is_fre
     assert (ignored.pattern == free.pattern).all()
 
 
-async def test_calls_under_way_together_are_each_read_as_they_asked(able: attractor.Memory) -> None:
+async def test_calls_under_way_together_are_each_read_as_they_asked(able: attractor.AsyncMemory) -> None:
     alone = {hold: (await able.query(CUES, known=KNOWN, hold=hold)).pattern for hold in (True, False)}
     together: list[tuple[bool, attractor.Recall]] = []
 
@@ -49,7 +49,7 @@ async def test_calls_under_way_together_are_each_read_as_they_asked(able: attrac
         assert np.abs(recall.pattern - alone[hold]).max() < 1e-4
 
 
-async def test_streams_pull_too(able: attractor.Memory) -> None:
+async def test_streams_pull_too(able: attractor.AsyncMemory) -> None:
     alone = await able.query(CUES[0], known=KNOWN, hold=False)
     async with able.stream() as stream:
         (recall,) = [one async for one in stream.query([CUES[0]], known=KNOWN, hold=False)]

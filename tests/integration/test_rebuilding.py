@@ -51,7 +51,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     return Batches(monkeypatch)
 
 
-async def large(client: attractor.AsyncClient, name: str = "large") -> attractor.Memory:
+async def large(client: attractor.AsyncClient, name: str = "large") -> attractor.AsyncMemory:
     memory = await client.create_memory(name, model="tiny", page_patterns=1)
     await memory.store(images(PAGES))
     return memory

@@ -121,7 +121,7 @@ async def test_erasing_takes_back_three_quarters_of_what_storing_gave_and_leaves
     await ignorant.store(patterns[4:])
     known = np.random.default_rng(0).random(patterns.shape) < 0.5
 
-    async def reached(one: attractor.Memory) -> Floats:
+    async def reached(one: attractor.AsyncMemory) -> Floats:
         recall = await one.query(np.where(known, patterns, np.nan), known=known)
         return cosines(recall.pattern, patterns)
 

@@ -21,7 +21,7 @@ def places(*texts: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
 
 
 @pytest.fixture
-async def notes(client: attractor.AsyncClient) -> attractor.Memory:
+async def notes(client: attractor.AsyncClient) -> attractor.AsyncMemory:
     memory = await client.create_memory("notes", model="note")
     await memory.store({"word": TEXT, "key": KEYS[0]})
     return memory
@@ -34,7 +34,7 @@ async def test_the_model_tells_the_alphabet(client: attractor.AsyncClient, chann
     assert answer.model.fields[0].alphabet == " abcde"
 
 
-async def test_a_stored_text_is_completed_from_some_of_its_characters(notes: attractor.Memory) -> None:
+async def test_a_stored_text_is_completed_from_some_of_its_characters(notes: attractor.AsyncMemory) -> None:
     recall = await notes.query({"word": f"da{MISSING}b{MISSING}d"})
     assert recall.text("word") == recall.text() == TEXT
     assert recall.texts == {"word": TEXT}
@@ -46,7 +46,7 @@ async def test_a_stored_text_is_completed_from_some_of_its_characters(notes: att
     assert (by_key.energy_before != batch.energy_before).all()
 
 
-async def test_a_missing_character_is_what_one_left_out_is(notes: attractor.Memory) -> None:
+async def test_a_missing_character_is_what_one_left_out_is(notes: attractor.AsyncMemory) -> None:
     nothing = await notes.query({"word": 6 * MISSING, "key": KEYS[1]})
     left_out = await notes.query({"key": KEYS[1]})
     given = await notes.query({"word": "abba", "key": KEYS[1]})
@@ -54,7 +54,7 @@ async def test_a_missing_character_is_what_one_left_out_is(notes: attractor.Memo
     assert nothing.texts == left_out.texts
 
 
-async def test_known_characters_are_held_and_a_short_text_ends_in_spaces(notes: attractor.Memory) -> None:
+async def test_known_characters_are_held_and_a_short_text_ends_in_spaces(notes: attractor.AsyncMemory) -> None:
     known = np.array([True, True, True, True, False, False])
     recall = await notes.query({"word": "abba", "key": KEYS[0]}, known={"word": known})
     free = await notes.query({"word": "abba", "key": KEYS[0]})
@@ -65,7 +65,7 @@ async def test_known_characters_are_held_and_a_short_text_ends_in_spaces(notes: 
     assert (whole.fields["word"] == places("abba", "a b")).all()
 
 
-async def test_places_may_be_given_as_numbers_and_answers_given_back(notes: attractor.Memory) -> None:
+async def test_places_may_be_given_as_numbers_and_answers_given_back(notes: attractor.AsyncMemory) -> None:
     as_text = await notes.recognize({"word": ["abba", "d" + 5 * MISSING]})
     floats = places("abba", "d").astype(np.float32)
     floats[1, 1:] = np.nan
@@ -94,7 +94,7 @@ async def test_places_may_be_given_as_numbers_and_answers_given_back(notes: attr
     ],
 )
 async def test_what_is_no_text_of_the_field_is_refused(
-    notes: attractor.Memory, word: attractor.Patterns, seen: str
+    notes: attractor.AsyncMemory, word: attractor.Patterns, seen: str
 ) -> None:
     key = KEYS if isinstance(word, list) else KEYS[0]
     with pytest.raises(attractor.InvalidRequest, match=seen):

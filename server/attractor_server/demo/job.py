@@ -64,19 +64,19 @@ async def run_job(address: str, plans: Sequence[Plan]) -> Report:
         return Report(answers, traced.trajectory.energy, stored_s - started_s, queried_s - stored_s)
 
 
-async def _store(memory: attractor.Memory, plan: Plan) -> None:
+async def _store(memory: attractor.AsyncMemory, plan: Plan) -> None:
     async with memory.stream() as stream:
         async for _ in stream.store(iter(_images(plan.stored))):
             pass
 
 
-async def _query(memory: attractor.Memory, plan: Plan, recalls: list[attractor.Recall]) -> None:
+async def _query(memory: attractor.AsyncMemory, plan: Plan, recalls: list[attractor.Recall]) -> None:
     async with memory.stream() as stream:
         recalls.extend([recall async for recall in stream.query(iter(_images(plan.cues)))])
 
 
 async def _answers(
-    memory: attractor.Memory, empty: attractor.Memory, plan: Plan, recalls: Sequence[attractor.Recall]
+    memory: attractor.AsyncMemory, empty: attractor.AsyncMemory, plan: Plan, recalls: Sequence[attractor.Recall]
 ) -> Answers:
     unwritten = await empty.query(_images(plan.cues))
     unseen = await memory.recognize(_images(plan.unseen_cues))
