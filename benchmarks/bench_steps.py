@@ -55,7 +55,7 @@ SDK: Mapping[str, str] = {
     ),
     "_loads.py": "the callers themselves",
     "_served.py": "the callers themselves",
-    "_": "values to bytes, a request in its lane",
+    "_": "values to bytes, a request in its queue",
     "": WIRE,
 }
 SHARD: Mapping[str, str] = {

@@ -134,7 +134,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     async def _open(self, affinity: Affinity) -> AsyncIterator[Connection]:
         """Open a connection; close everything down to the last event of gRPC at the end."""
         settings = replace(self._settings, client_id=uuid.uuid4().hex)
-        async with AsyncExitStack() as resources:
+        async with AsyncExitStack() as resources:  # which are closed in the reverse order
             resources.callback(self._forget_opening, affinity)
             channels, others = Channels(affinity), Channels(affinity)
             resources.push_async_callback(flush, affinity, self._address)
