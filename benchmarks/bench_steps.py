@@ -72,7 +72,7 @@ SHARD: Mapping[str, str] = {
     ),
     **dict.fromkeys(("rpc/", "shard/"), "bytes to arrays, checks, a job for each request"),
     **dict.fromkeys(("scheduling/", "memories/"), WAITING),
-    **dict.fromkeys(("engine/kernels/", "engine/compute/"), "the reading loop"),
+    **dict.fromkeys(("engine/native/", "engine/compute/"), "the reading loop"),
     "energy/": "into the network's units, and back",
     "engine/": "finding the pages, patterns side by side",
     "": WIRE,

@@ -23,8 +23,8 @@ from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
 from attractor_server.engine.compute.cuda_graphs import COPIED_BYTES, GraphedReads
 from attractor_server.engine.compute.dispatch import compute_path, reading
-from attractor_server.engine.kernels.host import HostKernel
-from attractor_server.engine.kernels.native import COMPILERS, built, library
+from attractor_server.engine.native.build import COMPILERS, built, library
+from attractor_server.engine.native.kernels import HostKernel
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 compiled = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")

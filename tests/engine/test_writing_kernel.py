@@ -13,8 +13,8 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.compute.dispatch import compute_path, writing
-from attractor_server.engine.kernels.host_writing import HostWritingKernel
-from attractor_server.engine.kernels.native import library
+from attractor_server.engine.native.build import library
+from attractor_server.engine.native.writing_kernels import HostWritingKernel
 
 NETWORKS = {
     "matrix": Bilinear(inputs=48, keys=32, values=37),

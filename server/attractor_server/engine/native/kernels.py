@@ -16,7 +16,7 @@ from attractor_server.energy.transform import Held, Hold, Transform
 from attractor_server.engine.compute.bilinear import BilinearForm
 from attractor_server.engine.compute.closed_form import Schedule
 from attractor_server.engine.compute.quadratic import QuadraticForm
-from attractor_server.engine.kernels.native import library
+from attractor_server.engine.native.build import library
 
 PANEL, ROWS = 16, 24
 Made: TypeAlias = tuple[ctypes.CDLL, Mapping[str, int], Mapping[str, Tensor | None], int]

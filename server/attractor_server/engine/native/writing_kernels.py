@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.compute.bilinear import BilinearForm, BilinearWriteTerms
 from attractor_server.engine.compute.closed_form import WriteTerms, WritingSchedule
-from attractor_server.engine.kernels.host import PANEL, panels
-from attractor_server.engine.kernels.native import library
+from attractor_server.engine.native.build import library
+from attractor_server.engine.native.kernels import PANEL, panels
 
 
 @dataclass(frozen=True, eq=False)
