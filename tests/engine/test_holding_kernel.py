@@ -15,9 +15,9 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform, Whitening
 from attractor_server.engine.compute.dispatch import compute_path, reading
-from attractor_server.engine.native.build import library
+from attractor_server.engine.native.library import library
 
-pytestmark = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
 every = pytest.mark.parametrize("name", CASES.keys())
 ENTRIES = 48
 

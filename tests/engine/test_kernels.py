@@ -1,6 +1,5 @@
 """Kernels against the plain loops, which the reference holds: those in C, and one in Triton by its interpreter."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -23,11 +22,11 @@ from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
 from attractor_server.engine.compute.cuda_graphs import COPIED_BYTES, GraphedReads
 from attractor_server.engine.compute.dispatch import compute_path, reading
-from attractor_server.engine.native.build import COMPILERS, built, library
 from attractor_server.engine.native.kernels import HostKernel
+from attractor_server.engine.native.library import library
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-compiled = pytest.mark.skipif(library("quadratic") is None, reason="no C compiler on this machine")
+compiled = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
 
 
 def kernel_of(parameters: Parameters, case: Case = CASE) -> HostKernel:
@@ -142,24 +141,6 @@ def test_models_that_do_not_fit_have_no_kernel() -> None:
     assert double.kernel is None
     assert uneven is not None
     assert uneven.kernel is None
-
-
-def test_without_a_compiler_there_is_no_library(tmp_path: Path) -> None:
-    source = tmp_path / "one.c"
-    source.write_text("int one(void) { return 1; }")
-    assert built(source, ["no-such-compiler"]) is None
-
-
-@compiled
-def test_a_source_that_does_not_compile_is_told_of_and_done_without(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = tmp_path / "broken.c"
-    source.write_text("int one(void) { return }")
-    with caplog.at_level(logging.WARNING):
-        assert built(source, COMPILERS) is None
-    assert "broken runs without its kernel, which cannot be compiled" in caplog.text
-    assert "error:" in caplog.text
 
 
 def test_graphs_are_for_small_batches_in_powers_of_two_on_cuda() -> None:

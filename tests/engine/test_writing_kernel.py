@@ -13,8 +13,8 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.compute.dispatch import compute_path, writing
-from attractor_server.engine.native.build import library
-from attractor_server.engine.native.writing_kernels import HostWritingKernel
+from attractor_server.engine.native.kernels import HostWritingKernel
+from attractor_server.engine.native.library import library
 
 NETWORKS = {
     "matrix": Bilinear(inputs=48, keys=32, values=37),
@@ -25,7 +25,7 @@ NETWORKS = {
     "few values": Bilinear(inputs=20, keys=16, values=3),
 }
 every = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
-pytestmark = pytest.mark.skipif(library("bilinear") is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
 
 
 def episode(network: Bilinear, pages: int, n: int, *, off: tuple[str, ...] = ()) -> Episode:

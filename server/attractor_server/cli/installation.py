@@ -57,7 +57,7 @@ def findings(settings: Settings, server: str) -> Iterator[Finding]:
     for name in PACKAGES:
         yield _package(name)
     yield _sqlite()
-    yield _compiler()
+    yield from _guarded("native library", _native_library)
     yield _files()
     yield _clock()
     yield from _guarded("models", lambda: _models(settings))
@@ -103,11 +103,11 @@ def _sqlite() -> Finding:
     return Finding("ok" if safe else "wrong", "SQLite", f"{seen}; expected {wanted} or newer")
 
 
-def _compiler() -> Finding:
-    found = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
-    if found is None:
-        return Finding("warning", "C compiler", "none: reads on the CPU run without their kernels, at half the speed")
-    return Finding("ok", "C compiler", found)
+def _native_library() -> Finding:
+    from attractor_server.engine.native.library import describe_library  # noqa: PLC0415 - needs the engine
+
+    found, which = describe_library()
+    return Finding("ok" if found else "warning", "native library", which)
 
 
 def _files() -> Finding:

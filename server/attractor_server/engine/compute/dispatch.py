@@ -68,9 +68,9 @@ def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, model: Mod
     """
     device = form.q.device.type
     if device == "cpu":
-        from attractor_server.engine.native.kernels import host_kernel  # noqa: PLC0415
+        from attractor_server.engine.native.kernels import make_host_kernel  # noqa: PLC0415
 
-        return host_kernel(form, schedule, model.transform)
+        return make_host_kernel(form, schedule, model.transform)
     return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes) if device == "cuda" else None
 
 
@@ -78,9 +78,9 @@ def _writing_kernel_of(form: QuadraticForm | BilinearForm) -> WritingKernel | No
     """In C on a CPU, for the bilinear network; the quadratic one's small products are quick on tensors."""
     if form.q.device.type != "cpu" or not isinstance(form, BilinearForm):
         return None
-    from attractor_server.engine.native.writing_kernels import host_writing_kernel  # noqa: PLC0415
+    from attractor_server.engine.native.kernels import make_host_writing_kernel  # noqa: PLC0415
 
-    return host_writing_kernel(form)
+    return make_host_writing_kernel(form)
 
 
 READ_BYTES = 4 << 20

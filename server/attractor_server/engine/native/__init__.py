@@ -1,1 +1,1 @@
-"""Kernels: C for a CPU, which keeps a page's weights near the core through all steps, and Triton for a GPU."""
+"""Native kernels in C for a CPU, which keep a page's weights near the core through all steps."""

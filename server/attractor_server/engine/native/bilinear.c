@@ -8,16 +8,7 @@
 
 #include "common.h"
 
-typedef struct {
-    loop loop;
-    int64_t keys, values;
-    int64_t wide;  /* values, filled up to whole panels */
-    int64_t waves; /* of the keys, the last so many are sines; a multiple of PANEL */
-    const float *a, *a_t;       /* panels of A (d, keys) and of its transpose */
-    const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d); entrywise the scales (wide), and none */
-    const float *a0, *b0, *w0_t; /* b₀ (wide), panels of W₀ᵀ (keys, wide) */
-    const float *bound;          /* c, or NULL where values are not bounded */
-} model;
+typedef bilinear_model model;
 
 typedef struct {
     float *k, *p; /* (ROWS, keys) */
@@ -211,8 +202,6 @@ INLINE void read_rows(const model *m, int plain, int64_t pages, int64_t n, const
     }
 }
 
-/* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `held` is
-   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 3·keys + 3·wide + those + 1) floats. */
 void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
                    const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     if (m->waves || m->bound)
@@ -224,17 +213,7 @@ void read_bilinear(const model *m, int64_t pages, int64_t n, const int64_t *plac
 /* The writing loop, all steps of a page before the next page. While it lasts, W lies in panels of 16 keys and in panels
    of 16 values. */
 
-typedef struct {
-    int64_t steps, keys, values;
-    int64_t wide; /* values, filled up to whole panels, as rows of v are */
-    const float *square;            /* entrywise the squares of V (wide), else panels of VᵀV (wide, wide) */
-    int64_t entrywise;
-    const float *mixed, *mixed_t;   /* panels of VᵀA (wide, keys) and of its transpose */
-    const float *gram;              /* panels of AᵀA (keys, keys) */
-    const float *w0, *b0;           /* panels of W₀ (values, keys); b₀ (wide) */
-    const float *distances, *limit; /* 2β of each step; what clips gradients */
-    const float *bound;             /* c, or NULL where values are not bounded */
-} pen;
+typedef bilinear_pen pen;
 
 typedef struct {
     const float *v, *k, *along_v, *along_k; /* of a page's patterns (n, wide) and (n, keys); ∇ₓ of the bowl along V and A */
@@ -385,9 +364,6 @@ static void step(const pen *m, const sheet *s, const ink *o, float distance) {
     for (int64_t at = 0; at < m->wide; at += LANES) save(s->b + at, load(s->b + at) - scale * load(s->g + at));
 }
 
-/* The fast weights after writing n patterns to each page. `steps` holds ε, α and the sizes for W and b, (4, steps,
-   pages); v and along_v are (pages, n, wide), k, k′ and along_k (pages, n, keys), weight (pages, n). keys are a multiple
-   of PANEL; `room` holds 2·(wide + keys)·n + (2·values + wide)·keys + wide floats. */
 void write_bilinear(const pen *m, int64_t pages, int64_t n, const float *steps, const float *w, const float *b,
                     const float *v, const float *k, const float *bent, const float *length, const float *along_v,
                     const float *along_k, const float *weight, float *out_w, float *out_b, float *room) {

@@ -3,8 +3,9 @@
    Matrices that pages share come as panels of 16 columns: [column / 16][row][16]. A row's bits depend on nothing but its
    own page and cue. */
 
-#include <stdint.h>
 #include <string.h>
+
+#include "kernels.h"
 
 #define LANES 8
 #define PANEL 16
@@ -21,15 +22,6 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 #else
 #define PICK(one, other, ...) __builtin_shuffle(one, other, (ivec){__VA_ARGS__})
 #endif
-
-typedef struct {
-    int64_t d, steps;
-    const float *q, *qb;
-    const float *sizes, *momenta; /* of each step */
-    int64_t values;               /* of a pattern, as users have it, filled up to whole panels; d where x is that */
-    const float *back, *centre;   /* panels of the way from x to values (d, values), and what is added; or NULL */
-    const float *forth;           /* panels of the way from values to x (values, d) */
-} loop;
 
 typedef struct {
     const float *w, *b;

@@ -1,8 +1,8 @@
-"""Kernels in C that run on the host: `quadratic.c` and `bilinear.c`, for float32 and lengths in sixteens."""
+"""Bind the native library's loops of reading and writing to the engine, for float32 and lengths in sixteens."""
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,27 +13,29 @@ from torch.nn.functional import pad
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Held, Hold, Transform
-from attractor_server.engine.compute.bilinear import BilinearForm
-from attractor_server.engine.compute.closed_form import Schedule
+from attractor_server.engine.compute.bilinear import BilinearForm, BilinearWriteTerms
+from attractor_server.engine.compute.closed_form import Schedule, WriteTerms, WritingSchedule
 from attractor_server.engine.compute.quadratic import QuadraticForm
-from attractor_server.engine.native.build import library
+from attractor_server.engine.native.interface import fill
+from attractor_server.engine.native.library import library
 
 PANEL, ROWS = 16, 24
-Made: TypeAlias = tuple[ctypes.CDLL, Mapping[str, int], Mapping[str, Tensor | None], int]
-"""A library, the sizes and pointers of its source's `model`, and the floats that a row needs"""
+Function: TypeAlias = Callable[..., None]
+Parts: TypeAlias = tuple[Mapping[str, int], Mapping[str, Tensor | None], int]
+"""Sizes and pointers of a header's model, and the floats that a row needs"""
 
 
 @dataclass(frozen=True, eq=False)
 class HostKernel:
     """See `InPlaceKernel`."""
 
-    library: ctypes.CDLL
+    run: Function
     kind: str
-    """Of the network: its source's name"""
+    """Name of the network in the header"""
     sizes: Mapping[str, int]
-    """Those of the source's `model`, in their order"""
+    """Integers of the header's model, by field"""
     shared: Mapping[str, Tensor | None]
-    """Its pointers, in their order"""
+    """Tensors that its other fields point to"""
     q: Tensor
     qb: Tensor
     schedule: Schedule
@@ -49,7 +51,7 @@ class HostKernel:
         return self.kind == "bilinear"
 
     def takes(self, x: Tensor) -> bool:
-        """Whatever is float32."""
+        """Accept float32 that is not empty."""
         return x.dtype == torch.float32 and x.numel() > 0
 
     def holds(self, hold: Hold) -> bool:
@@ -81,29 +83,30 @@ class HostKernel:
         room = cue.new_empty(ROWS * (self.room + width))
         given = (places, w, b, cue, held, pattern, before, after, gap, room)
         numbers = [self.schedule.at(step) for step in range(steps)]
-        learned = [
-            (ctypes.c_float * steps)(*column) for column in ([one[0] for one in numbers], [one[1] for one in numbers])
-        ]
-        pointers = [self.q.data_ptr(), self.qb.data_ptr(), *map(ctypes.addressof, learned)]
-        ways = map(_address, self.ways or (None, None, None))
-        fields = [d, steps, *pointers, width, *ways, *self.sizes.values(), *map(_address, self.shared.values())]
-        model = (ctypes.c_int64 * len(fields))(*fields)  # the source's `model`: every field of it takes 8 bytes
-        run = self.library[f"read_{self.kind}"]
-        run(model, ctypes.c_int64(pages), ctypes.c_int64(n), *(ctypes.c_void_p(_address(one)) for one in given))
+        sizes = (ctypes.c_float * steps)(*(one[0] for one in numbers))
+        momenta = (ctypes.c_float * steps)(*(one[1] for one in numbers))
+        loop = self._loop(steps, width, sizes=ctypes.addressof(sizes), momenta=ctypes.addressof(momenta))
+        model = fill(f"{self.kind}_model", loop=loop, **self.sizes, **_addresses(self.shared))
+        self.run(ctypes.byref(model), pages, n, *map(_address, given))
         return Reading(pattern=pattern, energy_before=before, energy_after=after, delta_energy=gap)
 
+    def _loop(self, steps: int, values: int, **learned: int) -> ctypes.Structure:
+        back, centre, forth = map(_address, self.ways or (None, None, None))
+        given = {"d": len(self.q), "steps": steps, **_addresses({"q": self.q, "qb": self.qb}), **learned}
+        return fill("loop", **given, values=values, back=back, centre=centre, forth=forth)
 
-def host_kernel(form: QuadraticForm | BilinearForm, schedule: Schedule, transform: Transform) -> HostKernel | None:
-    """The kernel for this model; None where its shape or dtype does not fit, or the source cannot be compiled."""
+
+def make_host_kernel(form: QuadraticForm | BilinearForm, schedule: Schedule, transform: Transform) -> HostKernel | None:
+    """Make the kernel of this model; None where its shape or dtype does not fit, or there is no native library."""
     if form.q.dtype != torch.float32:
         return None
-    made = _quadratic(form) if isinstance(form, QuadraticForm) else _bilinear(form)
-    if made is None:
+    kind, parts = ("quadratic", _quadratic(form)) if isinstance(form, QuadraticForm) else ("bilinear", _bilinear(form))
+    if parts is None or (native := library()) is None:
         return None
-    library, sizes, shared, room = made
+    sizes, shared, room = parts
     return HostKernel(
-        library=library,
-        kind="quadratic" if isinstance(form, QuadraticForm) else "bilinear",
+        run=getattr(native, f"read_{kind}"),
+        kind=kind,
         sizes=sizes,
         shared=shared,
         q=form.q.contiguous(),
@@ -123,9 +126,9 @@ def _ways(transform: Transform) -> tuple[Tensor, Tensor, Tensor] | None:
     return panels(pad(back, room)), pad(centre, room), panels(pad(forth.mT, room).mT)
 
 
-def _quadratic(form: QuadraticForm) -> Made | None:
+def _quadratic(form: QuadraticForm) -> Parts | None:
     d, h = form.a.shape
-    if d % PANEL or h % PANEL or (made := library("quadratic")) is None:
+    if d % PANEL or h % PANEL:
         return None
     shared = {
         "a": panels(form.a),
@@ -135,12 +138,12 @@ def _quadratic(form: QuadraticForm) -> Made | None:
         "turn": None if form.turn is None else panels(form.turn),
         "empty": panels(form.empty),
     }
-    return made, {"h": h}, shared, 4 * d + 3 * h
+    return {"h": h}, shared, 4 * d + 3 * h
 
 
-def _bilinear(form: BilinearForm) -> Made | None:
+def _bilinear(form: BilinearForm) -> Parts | None:
     (d, keys), wide = form.a.shape, -(-form.values // PANEL) * PANEL
-    if d % PANEL or keys % PANEL or form.waves % PANEL or (made := library("bilinear")) is None:
+    if d % PANEL or keys % PANEL or form.waves % PANEL:
         return None
     room = (0, wide - form.values)
     v, entrywise = pad(form.v, room), form.v.dim() == 1
@@ -155,11 +158,102 @@ def _bilinear(form: BilinearForm) -> Made | None:
         "bound": form.bound,
     }
     sizes = {"keys": keys, "values": form.values, "wide": wide, "waves": form.waves}
-    return made, sizes, shared, 4 * d + 3 * keys + 3 * wide + 1
+    return sizes, shared, 4 * d + 3 * keys + 3 * wide + 1
+
+
+@dataclass(frozen=True, eq=False)
+class HostWritingKernel:
+    """See `WritingKernel`."""
+
+    run: Function
+    keys: int
+    values: int
+    square: Tensor
+    """VᵀV in panels, or its diagonal where it has no more"""
+    mixed: tuple[Tensor, Tensor]
+    """VᵀA and its transpose, in panels"""
+    gram: Tensor
+    """AᵀA in panels"""
+    w0: Tensor
+    b0: Tensor
+    bound: Tensor | None
+    """c, (1,); None where values are not bounded"""
+
+    @property
+    def wide(self) -> int:
+        """Values, filled up to whole panels."""
+        return len(self.b0)
+
+    def takes(self, x: Tensor) -> bool:
+        """Accept float32 that is not empty."""
+        return x.dtype == torch.float32 and x.numel() > 0
+
+    def write(self, ground: WriteTerms, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
+        """See `WritingKernel`; `ground` is that of the form that this was made of."""
+        assert isinstance(ground, BilinearWriteTerms)
+        seen = ground.seen
+        pages, n, _ = seen.v.shape
+        steps = self._numbers(schedule, pages)
+        w, b = fast["W"].contiguous(), fast["b"].contiguous()
+        weight = schedule.weight.contiguous()
+        v, along_v = self._filled(seen.v), self._filled(ground.along[0].reshape(pages, n, -1))
+        length = weight if seen.values.length is None else seen.values.length.contiguous()
+        k, bent, along_k = seen.k.contiguous(), seen.bent.contiguous(), ground.along[1].contiguous()
+        size = self.values * self.keys
+        room = v.new_empty(2 * (self.wide + self.keys) * n + 2 * size + self.wide * (self.keys + 1))
+        given = (steps, w, b, v, k, bent, length, along_v, along_k, weight, out["W"], out["b"], room)
+        distances, limit = (torch.tensor(one) for one in (schedule.distances, schedule.limit.tolist()))
+        pen = fill("bilinear_pen", **self._sizes(len(distances)), **self._addresses(distances, limit))
+        self.run(ctypes.byref(pen), pages, n, *map(_address, given))
+
+    def _sizes(self, steps: int) -> dict[str, int]:
+        sizes = {"steps": steps, "keys": self.keys, "values": self.values, "wide": self.wide}
+        return {**sizes, "entrywise": int(self.square.dim() == 1)}
+
+    def _addresses(self, distances: Tensor, limit: Tensor) -> dict[str, int]:
+        mixed, mixed_t = self.mixed
+        products = {"square": self.square, "mixed": mixed, "mixed_t": mixed_t, "gram": self.gram}
+        given = {"distances": distances, "limit": limit, "bound": self.bound}
+        return _addresses({**products, "w0": self.w0, "b0": self.b0, **given})
+
+    def _numbers(self, schedule: WritingSchedule, pages: int) -> Tensor:
+        """ε, α and the step sizes of W and b, (4, T, pages)."""
+        off = schedule.weight.new_zeros(len(schedule.distances), pages)
+        terms = (off if one is None else one for one in (schedule.energy, schedule.slope))
+        return torch.stack([*terms, schedule.rates["W"], schedule.rates["b"]])
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        return pad(rows, (0, self.wide - self.values)).contiguous()
+
+
+def make_host_writing_kernel(form: BilinearForm) -> HostWritingKernel | None:
+    """Make the kernel of this model; None where its shape or dtype does not fit, or there is no native library."""
+    keys, wide = form.a.shape[1], -(-form.values // PANEL) * PANEL
+    if form.q.dtype != torch.float32 or keys % PANEL or (native := library()) is None:
+        return None
+    room = (0, wide - form.values)
+    v, w0 = form.v, form.w0
+    mixed = pad((v[:, None] * form.a[: len(v)] if v.dim() == 1 else v.mT @ form.a).mT, room).mT
+    square = pad(v.square(), room) if v.dim() == 1 else panels(pad(v.mT @ v, (*room, *room)))
+    return HostWritingKernel(
+        run=native.write_bilinear,
+        keys=keys,
+        values=form.values,
+        square=square,
+        mixed=(panels(mixed), panels(mixed.mT)),
+        gram=panels(form.a.mT @ form.a),
+        w0=panels(w0),
+        b0=pad(form.b0, room),
+        bound=form.bound,
+    )
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _addresses(tensors: Mapping[str, Tensor | None]) -> dict[str, int]:
+    return {name: _address(one) for name, one in tensors.items()}
 
 
 def panels(matrix: Tensor) -> Tensor:

@@ -7,14 +7,7 @@
 
 #include "common.h"
 
-typedef struct {
-    loop loop;
-    int64_t h;
-    const float *a, *a_t; /* panels of A (d, h) and of its transpose */
-    const float *a0, *b0;
-    const float *turn;  /* panels of W₀ − W₀ᵀ, or NULL where it vanishes */
-    const float *empty; /* panels of W₀ + W₀ᵀ */
-} model;
+typedef quadratic_model model;
 
 typedef struct {
     float *f, *u, *p; /* (ROWS, h) */
@@ -122,8 +115,6 @@ static void begin(const model *m, const tile *t, const part *o, const float *con
     }
 }
 
-/* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `held` is
-   what is known of them (pages, n, values), or NULL; `room` holds ROWS · (4d + 3h + values) floats. */
 void read_quadratic(const model *m, int64_t pages, int64_t n, const int64_t *places, const float *w, const float *b,
                     const float *cue, const float *held, float *pattern, float *before, float *after, float *gap, float *room) {
     int64_t rows = pages * n, narrow = ROWS * m->h;

@@ -1,0 +1,69 @@
+/* The interface of the native library. interface.py reads it: fields are int64_t, pointers to numbers, or a structure above;
+   functions return void. */
+
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <stdint.h>
+
+typedef struct {
+    int64_t d, steps;
+    const float *q, *qb;
+    const float *sizes, *momenta; /* of each step */
+    int64_t values;               /* of a pattern, as users have it, filled up to whole panels; d where x is that */
+    const float *back, *centre;   /* panels of the way from x to values (d, values), and what is added; or NULL */
+    const float *forth;           /* panels of the way from values to x (values, d) */
+} loop;
+
+typedef struct {
+    loop loop;
+    int64_t h;
+    const float *a, *a_t; /* panels of A (d, h) and of its transpose */
+    const float *a0, *b0;
+    const float *turn;  /* panels of W₀ − W₀ᵀ, or NULL where it vanishes */
+    const float *empty; /* panels of W₀ + W₀ᵀ */
+} quadratic_model;
+
+typedef struct {
+    loop loop;
+    int64_t keys, values;
+    int64_t wide;  /* values, filled up to whole panels */
+    int64_t waves; /* of the keys, the last so many are sines; a multiple of PANEL */
+    const float *a, *a_t;       /* panels of A (d, keys) and of its transpose */
+    const float *v, *v_t;       /* panels of V (d, wide) and of Vᵀ (wide, d); entrywise the scales (wide), and none */
+    const float *a0, *b0, *w0_t; /* b₀ (wide), panels of W₀ᵀ (keys, wide) */
+    const float *bound;          /* c, or NULL where values are not bounded */
+} bilinear_model;
+
+typedef struct {
+    int64_t steps, keys, values;
+    int64_t wide; /* values, filled up to whole panels, as rows of v are */
+    const float *square;            /* entrywise the squares of V (wide), else panels of VᵀV (wide, wide) */
+    int64_t entrywise;
+    const float *mixed, *mixed_t;   /* panels of VᵀA (wide, keys) and of its transpose */
+    const float *gram;              /* panels of AᵀA (keys, keys) */
+    const float *w0, *b0;           /* panels of W₀ (values, keys); b₀ (wide) */
+    const float *distances, *limit; /* 2β of each step; what clips gradients */
+    const float *bound;             /* c, or NULL where values are not bounded */
+} bilinear_pen;
+
+/* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `held` is
+   what is known of them (pages, n, values), or NULL; `room` holds ROWS · (4d + 3h + values) floats. */
+void read_quadratic(const quadratic_model *m, int64_t pages, int64_t n, const int64_t *places, const float *w,
+                    const float *b, const float *cue, const float *held, float *pattern, float *before, float *after,
+                    float *gap, float *room);
+
+/* What the cues (pages, n, d) lead to, and energies (pages, n). d and keys are multiples of PANEL; `held` is
+   what is known of them (pages, n, values of users), or NULL; `room` holds ROWS · (4d + 3·keys + 3·wide + those + 1) floats. */
+void read_bilinear(const bilinear_model *m, int64_t pages, int64_t n, const int64_t *places, const float *w,
+                   const float *b, const float *cue, const float *held, float *pattern, float *before, float *after,
+                   float *gap, float *room);
+
+/* The fast weights after writing n patterns to each page. `steps` holds ε, α and the sizes for W and b, (4, steps,
+   pages); v and along_v are (pages, n, wide), k, k′ and along_k (pages, n, keys), weight (pages, n). keys are a multiple
+   of PANEL; `room` holds 2·(wide + keys)·n + (2·values + wide)·keys + wide floats. */
+void write_bilinear(const bilinear_pen *m, int64_t pages, int64_t n, const float *steps, const float *w, const float *b,
+                    const float *v, const float *k, const float *bent, const float *length, const float *along_v,
+                    const float *along_k, const float *weight, float *out_w, float *out_b, float *room);
+
+#endif
