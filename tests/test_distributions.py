@@ -1,6 +1,7 @@
 """Both wheels: what is in them, and each in an environment that has its dependencies and nothing else."""
 
 import os
+import platform
 import subprocess
 import sys
 import venv
@@ -14,8 +15,12 @@ from zipfile import ZipFile
 import pytest
 from packaging.requirements import Requirement
 
+from attractor_server.engine.native.build import LEVELS, cpu_flags, find_compiler
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"attractor": ROOT, "attractor-server": ROOT / "server"}
+LEVEL = LEVELS.get(platform.machine())
+NATIVE = LEVEL is not None and LEVEL.needs <= cpu_flags() and find_compiler() is not None
 DATA = ROOT / "server/attractor_server/training/datasets/data"
 
 
@@ -146,15 +151,35 @@ def test_where_the_client_is_alone_its_command_says_how_to_get_the_server(
     assert said == "attractor: the server is not installed here; pip install attractor-server\n"
 
 
-def test_an_installed_server_has_the_command_and_names_data_that_it_did_not_bring(
-    wheels: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with both packages."""
     requirements = requirements_of(wheels["attractor-server"])
     others = [one for one in requirements if one.name != "attractor"] + requirements_of(wheels["attractor"])
-    binaries = environment_with(tmp_path, others)
+    binaries = environment_with(tmp_path_factory.mktemp("server"), others)
     pip("--python", binaries / "python", "install", "--no-compile", "--no-index", *wheels.values())
+    return binaries
+
+
+def test_an_installed_server_has_the_command_and_names_data_that_it_did_not_bring(
+    installed: Path, tmp_path: Path
+) -> None:
     said = run(
-        binaries / "attractor", "train", "speech.toml", "--output", tmp_path, "--run-dir", tmp_path / "run", code=2
+        installed / "attractor", "train", "speech.toml", "--output", tmp_path, "--run-dir", tmp_path / "run", code=2
     )
     assert said.startswith("attractor: speech.npz is not part of the package")
     assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(not NATIVE, reason="wheels built here have no native library, or this processor cannot run it")
+def test_an_installed_server_needs_no_compiler_for_its_native_library(
+    wheels: dict[str, Path], installed: Path, tmp_path: Path
+) -> None:
+    assert LEVEL is not None
+    assert "-py3-none-any" not in wheels["attractor-server"].name
+    script = (
+        "from attractor_server.engine.native.library import library; print(library()._name, library().read_bilinear)"
+    )
+    said = run(installed / "python", "-c", script, PATH=str(installed), XDG_CACHE_HOME=str(tmp_path))
+    assert f"site-packages/attractor_server/engine/native/{LEVEL.file_name} " in said
+    assert not list(tmp_path.iterdir()), "nothing was compiled"
