@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 from tests.support.server_process import ServerProcess, server_process
-from tests.support.tiny_models import write_models
+from tests.support.shards import models
 
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
+__all__ = ["models", "server"]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A bank with fewer places than pages: nothing is lost, whatever leaves and comes back."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -260,13 +260,6 @@ class Bench:
 
     def run(self, *jobs: Job) -> list[Outcome | ServerError]:
         return self.engine.run(jobs)
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
 
 
 @pytest.mark.parametrize("write", ["rewrite", "stream"])

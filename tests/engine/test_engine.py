@@ -1,12 +1,12 @@
 """The engine over a real bank: batches equal single jobs, and memories do not touch one another."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
-from tests.support.engine_bench import Bench, Values
+from tests.support.engine_bench import Bench, patterns
 from tests.support.tiny_models import IMAGE, KEY, VALUE, WORD, able_model, tiny_model, whitened_model
 
 from attractor_server.energy import reference
@@ -22,19 +22,8 @@ MODEL = tiny_model("tiny", IMAGE)
 
 
 @pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
 def bench(loop: asyncio.AbstractEventLoop) -> Bench:
     return Bench(MODEL, loop)
-
-
-def patterns(random: np.random.Generator, count: int, size: int = IMAGE.size) -> Values:
-    return random.random((count, size), dtype=np.float32)
 
 
 def test_a_store_and_a_query_are_what_the_reference_says(bench: Bench, random: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 import numpy as np
-from tests.support.engine_bench import Bench, Values
+from tests.support.engine_bench import Bench, flipped, patterns, signs
 from tests.support.tiny_models import IMAGE, able_model, tiny_model
 
 from attractor_server.energy.model import Model
@@ -15,18 +15,6 @@ TINY = tiny_model("tiny", IMAGE)
 ABLE = able_model("able", IMAGE)
 REWRITE = MemorySettings(page_patterns=8)
 Loop = asyncio.AbstractEventLoop
-
-
-def patterns(random: np.random.Generator, count: int) -> Values:
-    return random.random((count, IMAGE.size), dtype=np.float32)
-
-
-def signs(random: np.random.Generator, count: int) -> Values:
-    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
-
-
-def flipped(random: np.random.Generator, values: Values) -> Values:
-    return np.where(random.random(values.shape) < 0.15, -values, values).astype(np.float32)
 
 
 def test_what_an_open_page_keeps_is_erased_as_if_it_had_never_been_stored(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from tests.support.engine_bench import Bench, Values
+from tests.support.engine_bench import Bench, flipped, signs
 
 from attractor_server.energy.familiarity import Calibration, choice_of, misfit
 from attractor_server.energy.model import Model
@@ -15,14 +15,6 @@ from attractor_server.scheduling.jobs import Operation
 
 REWRITE = MemorySettings(page_patterns=8)
 Loop = asyncio.AbstractEventLoop
-
-
-def signs(random: np.random.Generator, count: int) -> Values:
-    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
-
-
-def flipped(random: np.random.Generator, values: Values, share: float) -> Values:
-    return np.where(random.random(values.shape) < share, -values, values).astype(np.float32)
 
 
 def test_the_calibration_makes_pages_of_different_sizes_comparable_and_an_empty_page_is_never_chosen() -> None:

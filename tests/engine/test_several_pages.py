@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from examples.pipeline import pictures
-from tests.support.engine_bench import Bench, Values
+from tests.support.engine_bench import Bench, flipped, patterns, signs
 from tests.support.tiny_models import IMAGE, KEY, VALUE, able_model, tiny_model
 
 from attractor_server.energy.model import Model
@@ -23,18 +23,6 @@ ABLE = able_model("able", IMAGE)
 REWRITE = MemorySettings(page_patterns=8)
 STREAM = MemorySettings(write="stream", page_patterns=8)
 Loop = asyncio.AbstractEventLoop
-
-
-def patterns(random: np.random.Generator, count: int, size: int = IMAGE.size) -> Values:
-    return random.random((count, size), dtype=np.float32)
-
-
-def signs(random: np.random.Generator, count: int) -> Values:
-    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
-
-
-def flipped(random: np.random.Generator, values: Values, share: float = 0.15) -> Values:
-    return np.where(random.random(values.shape) < share, -values, values).astype(np.float32)
 
 
 def test_patterns_stored_one_by_one_are_held_as_those_stored_together(loop: Loop, random: np.random.Generator) -> None:

@@ -1,8 +1,7 @@
 """A page whose image is damaged is written anew from its patterns where these are kept, and named in any case."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
-from tests.support.shards import serving
+from tests.support.shards import connected
 from tests.support.tiny_models import IMAGE
 
 import attractor
@@ -32,12 +31,6 @@ def kept(spec: ShardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
     """All images are files."""
     monkeypatch.setattr(offload, "LARGE_BYTES", 0)
     return replace(spec, data=tmp_path / "data", artifacts=tmp_path / "artifacts")
-
-
-@asynccontextmanager
-async def connected(spec: ShardSpec) -> AsyncIterator[attractor.AsyncClient]:
-    async with serving(spec) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
-        yield client
 
 
 def cut(path: Path) -> None:

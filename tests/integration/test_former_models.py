@@ -1,7 +1,5 @@
 """Memories of a model that was retrained, or taken away, still find it: its file is in the artifact store."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import anyio.to_thread
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from tests.support.shards import serving
+from tests.support.shards import connected
 from tests.support.tiny_models import IMAGE, KEY, tiny_model
 
 import attractor
@@ -22,12 +20,6 @@ IMAGES = np.random.default_rng(0).random((5, *IMAGE.shape), dtype=np.float32)
 @pytest.fixture
 def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
     return replace(spec, data=tmp_path / "data", artifacts=tmp_path / "artifacts")
-
-
-@asynccontextmanager
-async def connected(spec: ShardSpec) -> AsyncIterator[attractor.AsyncClient]:
-    async with serving(spec) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
-        yield client
 
 
 async def recalled(spec: ShardSpec) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

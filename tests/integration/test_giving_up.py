@@ -19,11 +19,6 @@ from attractor_server.scheduling.jobs import Operation
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
-
-
 async def until_waiting(batcher: Batcher, *operations: Operation) -> None:
     """Returns when these jobs, and no others, wait for the engine."""
     with anyio.fail_after(raw.WAIT_S):

@@ -72,11 +72,6 @@ BAD_FRAMES = {
 """Frames of two stores: tensors, items, and the fault in them"""
 
 
-@pytest.fixture
-def durable(spec: ShardSpec, place: Path | str) -> ShardSpec:
-    return replace(spec, store_uri=place) if isinstance(place, str) else replace(spec, data=place)
-
-
 @pytest.mark.parametrize("case", BAD_STORES)
 async def test_a_store_is_refused_in_a_few_words_however_long_its_faults_are(channel: aio.Channel, case: str) -> None:
     await raw.create(channel, "a")

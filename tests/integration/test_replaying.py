@@ -1,7 +1,5 @@
 """`attractor verify --replay`: sealed pages follow from their patterns, or it is said that they do not."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import anyio.to_thread
@@ -24,26 +22,21 @@ async def verified(spec: ShardSpec) -> Result:
     return await anyio.to_thread.run_sync(CliRunner().invoke, main, command)
 
 
-@pytest.fixture
-def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
-    return replace(spec, data=tmp_path / "data")
-
-
 @pytest.mark.parametrize(("model", "shape"), [("tiny", IMAGE.shape), ("glyphs-28-small", (28, 28))])
 @pytest.mark.parametrize("write", ["rewrite", "stream"])
 async def test_weights_that_follow_from_their_patterns_are_well_and_others_are_named(
-    durable: ShardSpec, write: Literal["rewrite", "stream"], model: str, shape: tuple[int, ...]
+    on_disk: ShardSpec, write: Literal["rewrite", "stream"], model: str, shape: tuple[int, ...]
 ) -> None:
     images = np.random.default_rng(0).random((11, *shape), dtype=np.float32)
-    async with serving(durable) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
+    async with serving(on_disk) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
         memory = await client.create_memory("a", model=model, write=write, page_patterns=4)
         for start in range(0, len(images), 3):
             await memory.store(images[start : start + 3])
-    result = await verified(durable)
+    result = await verified(on_disk)
     assert result.exit_code == 0, result.output
     assert "2 pages written anew; nothing wrong" in result.output
-    await anyio.to_thread.run_sync(_bend, durable)
-    result = await verified(durable)
+    await anyio.to_thread.run_sync(_bend, on_disk)
+    result = await verified(on_disk)
     assert result.exit_code == 1
     assert "memory 'a', page 0: its weights differ by" in result.output
     assert "1 wrong" in result.output

@@ -17,11 +17,6 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
 
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
-
-
 async def test_answers_of_a_memory_come_in_order_and_a_query_sees_the_stores_before_it(channel: aio.Channel) -> None:
     stream = memories_pb2.MemorySettings(write=memories_pb2.WRITE_MODE_STREAM, page_patterns=16)
     await raw.create(channel, "a", settings=stream)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import anyio
 import numpy as np
@@ -29,14 +28,9 @@ QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.1)
 
 
 @pytest.fixture
-def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
-    return replace(spec, data=tmp_path / "data")
-
-
-@pytest.fixture
-async def pair(durable: ShardSpec) -> AsyncIterator[list[RunningShard]]:
+async def pair(on_disk: ShardSpec) -> AsyncIterator[list[RunningShard]]:
     """Two shards of one store, of which the first owns everything."""
-    async with serving(durable, 2) as running:
+    async with serving(on_disk, 2) as running:
         await told(running, epoch=2, owner=0)
         yield running
 
@@ -107,8 +101,8 @@ async def test_a_repeat_of_a_store_gets_its_first_answer_from_the_next_owner(pai
         assert await unary.Store(request) == first
 
 
-async def test_a_shard_without_a_lease_neither_answers_nor_forwards(durable: ShardSpec) -> None:
-    async with serving(replace(durable, lease_s=1e-9)) as (shard,):
+async def test_a_shard_without_a_lease_neither_answers_nor_forwards(on_disk: ShardSpec) -> None:
+    async with serving(replace(on_disk, lease_s=1e-9)) as (shard,):
         async with aio.insecure_channel(shard.info.address) as channel:
             unary = memory_data_pb2_grpc.MemoryDataStub(channel)
             with pytest.raises(aio.AioRpcError) as caught:
@@ -138,9 +132,9 @@ async def test_a_shard_whose_group_was_seized_forgets_it_and_answers_nothing_of_
         assert (await memory.store(ONE)).version == 2
 
 
-async def test_a_client_goes_on_by_another_shard_while_the_one_it_was_given_is_gone(durable: ShardSpec) -> None:
-    first = Stoppable(durable)
-    async with anyio.create_task_group() as tasks, running_shard(replace(durable, number=1)) as second:
+async def test_a_client_goes_on_by_another_shard_while_the_one_it_was_given_is_gone(on_disk: ShardSpec) -> None:
+    first = Stoppable(on_disk)
+    async with anyio.create_task_group() as tasks, running_shard(replace(on_disk, number=1)) as second:
         running = [await tasks.start(first.run), second]
         infos = tuple(shard.info for shard in running)
         halves = Topology(1, infos, (np.arange(SLOTS) % 2).astype(np.int32))
@@ -198,12 +192,12 @@ async def test_an_open_waits_for_a_memory_that_is_on_its_way(pair: list[RunningS
         assert list((await session.receive()).recalled.request_ids) == [2]
 
 
-async def test_many_memories_are_opened_and_written_without_waiting_for_each(durable: ShardSpec) -> None:
+async def test_many_memories_are_opened_and_written_without_waiting_for_each(on_disk: ShardSpec) -> None:
     names = [f"n/{n}" for n in range(200)]
-    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+    async with serving(on_disk) as (shard,), aio.insecure_channel(shard.info.address) as channel:
         for name in names:
             await raw.create(channel, name)
-    async with serving(durable) as (shard,), aio.insecure_channel(shard.info.address) as channel:
+    async with serving(on_disk) as (shard,), aio.insecure_channel(shard.info.address) as channel:
         async with raw.raw_session(channel) as session:
             for n, name in enumerate(names, 1):
                 await session.send(pb.SessionRequest(open=pb.Open(request_id=n, handle=n, memory=name)))

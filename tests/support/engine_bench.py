@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.support.tiny_models import IMAGE
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.engine import Engine
@@ -72,3 +73,17 @@ class Bench:
     def pages(self, name: str) -> list[int]:
         """The patterns in each page."""
         return [page.patterns for page in self.memories[name].pages]
+
+
+def patterns(random: np.random.Generator, count: int, size: int = IMAGE.size) -> Values:
+    return random.random((count, size), dtype=np.float32)
+
+
+def signs(random: np.random.Generator, count: int) -> Values:
+    """Patterns for the models of 128 signs."""
+    return np.where(random.random((count, 128)) < 0.5, -1, 1).astype(np.float32)
+
+
+def flipped(random: np.random.Generator, values: Values, share: float = 0.15) -> Values:
+    """Patterns with the sign of a share of their entries changed."""
+    return np.where(random.random(values.shape) < share, -values, values).astype(np.float32)

@@ -53,3 +53,8 @@ async def waiting(shard: RunningShard, memory: str, count: int) -> None:
     with anyio.fail_after(20):
         while wanted() != count:  # noqa: ASYNC110 - what a socket carries is no event here
             await anyio.sleep(0.005)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)

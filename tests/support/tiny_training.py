@@ -1,17 +1,21 @@
 """A recipe and a data set so small that a test can train with them."""
 
+import math
 import tomllib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Generator
 
+from attractor_server.energy.model import Model
 from attractor_server.fields import Layout
 from attractor_server.training.datasets import IMAGE, Dataset, Source
 from attractor_server.training.eraser import erasing_losses
 from attractor_server.training.initialization import untrained
 from attractor_server.training.objective import episode_losses
+from attractor_server.training.quality.rows import Row
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.trainer import Phase, Trainer
 from attractor_server.training.workers import ALONE, Team
@@ -124,3 +128,19 @@ def trainer(
 def spoilt(data: Dataset, factor: float) -> Dataset:
     """The same patterns times a factor."""
     return replace(data, patterns=data.patterns * factor)
+
+
+def trained_model() -> Model:
+    """The model of a short training, with its recipe in its record."""
+    trained = trainer(steps=150)
+    trained.run(budget_s=math.inf, each_step=lambda progress: None)
+    return replace(trained.model, record={"recipe": RECIPE.as_record()})
+
+
+def of(rows: Sequence[Row], **wanted: object) -> list[Row]:
+    """The rows of a table of quality that have these values."""
+    return [row for row in rows if wanted.items() <= asdict(row).items()]
+
+
+def seeded() -> Generator:
+    return Generator().manual_seed(0)

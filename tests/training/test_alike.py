@@ -2,16 +2,13 @@
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from tests.support.tiny_training import seeded
+from torch import Tensor
 
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Alike, load_dataset
 
 MEMORIES, COUNT = 40, 5
-
-
-def seeded() -> Generator:
-    return Generator().manual_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from tests.support.tiny_training import seeded
+from torch import Tensor
 
 from attractor_server.errors import SettingsError
 from attractor_server.fields import Field, Layout
@@ -16,16 +17,12 @@ IMAGES = Layout((IMAGE,))
 PAIR = Layout((Field(name="key", kind="vector", shape=(6,)), Field(name="value", kind="vector", shape=(4,))))
 
 
-def generator() -> Generator:
-    return Generator().manual_seed(0)
-
-
 def cues(x: Tensor, layout: Layout, *tables: CueTable) -> Cues:
-    return distort(x, layout, tables, generator())
+    return distort(x, layout, tables, seeded())
 
 
 def test_a_block_covers_one_square_of_each_image() -> None:
-    covered = blocks(torch.Size([50, 784]), SIDE, generator(), BLOCK).reshape(50, *SIDE)
+    covered = blocks(torch.Size([50, 784]), SIDE, seeded(), BLOCK).reshape(50, *SIDE)
     assert covered.sum((1, 2)).eq(BLOCK**2).all()
     assert covered.any(2).sum(1).eq(BLOCK).all()
     assert covered.any(1).sum(1).eq(BLOCK).all()
@@ -34,19 +31,19 @@ def test_a_block_covers_one_square_of_each_image() -> None:
 
 
 def test_blocks_lie_in_every_place_there_is() -> None:
-    covered = blocks(torch.Size([3000, 784]), SIDE, generator(), BLOCK).reshape(3000, *SIDE)
+    covered = blocks(torch.Size([3000, 784]), SIDE, seeded(), BLOCK).reshape(3000, *SIDE)
     assert set(covered.any(2).int().argmax(1).tolist()) == set(range(SIDE[0] - BLOCK + 1))
     assert set(covered.any(1).int().argmax(1).tolist()) == set(range(SIDE[1] - BLOCK + 1))
 
 
 def test_a_block_covers_all_channels_and_need_not_be_square_to_the_image() -> None:
-    covered = blocks(torch.Size([4, 2, 6 * 9 * 3]), (6, 9, 3), generator(), 3).reshape(4, 2, 6, 9, 3)
+    covered = blocks(torch.Size([4, 2, 6 * 9 * 3]), (6, 9, 3), seeded(), 3).reshape(4, 2, 6, 9, 3)
     assert covered.sum((-3, -2, -1)).eq(27).all()
     assert torch.equal(covered[..., 0], covered[..., 2])
 
 
 def test_occlusion_puts_background_into_the_block_and_leaves_the_rest() -> None:
-    x = 0.1 + 0.9 * torch.rand(5, 3, 784, generator=generator())
+    x = 0.1 + 0.9 * torch.rand(5, 3, 784, generator=seeded())
     made = cues(x, IMAGES, CueTable(kind="block", amount=BLOCK))
     assert (made.values == BACKGROUND).sum(-1).eq(BLOCK**2).all()
     assert torch.equal(made.values[made.values != BACKGROUND], x[made.values != BACKGROUND])
@@ -68,7 +65,7 @@ def test_flips_turn_the_asked_share_of_signs() -> None:
 
 @pytest.mark.parametrize("told", [0.0, 1.0])
 def test_missing_entries_are_exactly_so_many_and_the_others_are_told_or_not(told: float) -> None:
-    x = torch.rand(5, 3, 6 + 4, generator=generator())
+    x = torch.rand(5, 3, 6 + 4, generator=seeded())
     made = cues(x, PAIR, CueTable(kind="missing", amount=0.5, told=told))
     missing = made.values.isnan()
     assert missing[..., :6].sum(-1).eq(3).all()
@@ -101,8 +98,8 @@ def test_each_cue_is_made_in_one_of_the_ways_by_their_shares() -> None:
     assert share == pytest.approx(0.75, abs=0.03)
 
 
-def test_cues_are_the_same_for_the_same_generator() -> None:
-    x = torch.rand(3, 2, 784, generator=generator())
+def test_cues_are_the_same_for_the_same_seeded() -> None:
+    x = torch.rand(3, 2, 784, generator=seeded())
     table = CueTable(kind="block", amount=BLOCK, told=0.5)
     assert torch.equal(cues(x, IMAGES, table).values, cues(x, IMAGES, table).values)
 

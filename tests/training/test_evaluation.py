@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy.stats import t
-from tests.support.tiny_training import RECIPE, many_stripes, trainer
+from tests.support.tiny_training import RECIPE, many_stripes, of, trained_model
 from torch import Generator, Tensor
 
 from attractor_server.cli.main import main
@@ -59,9 +59,7 @@ def small_data() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    trained = trainer(steps=150)
-    trained.run(budget_s=math.inf, each_step=lambda progress: None)
-    return replace(trained.model, record={"recipe": RECIPE.as_record()})
+    return trained_model()
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +72,6 @@ def file(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(file: Path) -> Sequence[Row]:
     return evaluate([str(file)], EXTENT, control=str(file))
-
-
-def of(rows: Sequence[Row], **wanted: object) -> list[Row]:
-    return [row for row in rows if wanted.items() <= asdict(row).items()]
 
 
 def one(rows: Sequence[Row], **wanted: object) -> Row:

@@ -1,14 +1,13 @@
 """The page of quality: memories of many pages, several seeds, controls wherever they are, and curves as pictures."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from tests.support.tiny_training import RECIPE, many_stripes, trainer
+from tests.support.tiny_training import RECIPE, many_stripes, of, trained_model
 from torch import Tensor
 
 from attractor_server.energy.model import Model
@@ -39,9 +38,7 @@ def small_data() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    trained = trainer(steps=150)
-    trained.run(budget_s=math.inf, each_step=lambda progress: None)
-    return replace(trained.model, record={"recipe": RECIPE.as_record()})
+    return trained_model()
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +60,6 @@ def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(folder: Path) -> Sequence[Row]:
     return evaluate([str(folder / "tiny.safetensors")], EXTENT)
-
-
-def of(rows: Sequence[Row], **wanted: object) -> list[Row]:
-    return [row for row in rows if wanted.items() <= asdict(row).items()]
 
 
 def test_a_memory_of_pages_is_measured_beside_the_right_pages_and_the_nearest_item(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.support.tiny_training import seeded
 from torch import Generator, Tensor
 
 from attractor_server.errors import SettingsError
@@ -30,10 +31,6 @@ class Same:
 
     def to(self, device: torch.device) -> "Same":
         return Same(self.layout, self.image.to(device))
-
-
-def seeded() -> Generator:
-    return Generator().manual_seed(0)
 
 
 def a_spot(row: int, column: int) -> Same:
