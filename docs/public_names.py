@@ -131,10 +131,21 @@ def write_signature(
     return None if signature is None else (PATHS.sub(r"\1", signature), returned and PATHS.sub(r"\1", returned))
 
 
+def restore_modules(package: ModuleType) -> None:
+    """Set `__module__` of public classes, which is the package, to where they are defined: autodoc looks there."""
+    for module in [module for module in sys.modules if module.startswith(f"{PACKAGE}._")]:
+        analyzer = ModuleAnalyzer.for_module(module)
+        analyzer.analyze()
+        for name in analyzer.tags.keys() & package.__all__:
+            if inspect.isclass(value := getattr(package, name)):
+                value.__module__ = module
+
+
 def setup(app: "Sphinx") -> None:
     """Register with Sphinx."""
     sys.meta_path.insert(0, Finder())
     package = importlib.import_module(PACKAGE)
+    restore_modules(package)
     values = [name for name in package.__all__ if sort(getattr(package, name))[1] == "autodata"]
     app.config["autodoc_type_aliases"] = {name: name for name in (*values, *ALIASES)}
     app.add_directive("public-names", PublicNames)
