@@ -8,12 +8,9 @@ from attractor._connection import Connection
 from attractor._memory_settings import encode_page_patterns
 from attractor._payloads import encode_items
 from attractor._pipeline import AsyncMemoryStream
-from attractor._session.calls import PendingCall
 from attractor._session.operations import ERASE, RECOGNIZE, STORE, specify_query
-from attractor._session.request import RequestSpec
 from attractor._snapshots import FilePath
 from attractor._types import (
-    Cue,
     EraseResult,
     Familiarity,
     Ids,
@@ -226,19 +223,9 @@ class AsyncMemory:
 
         At most `in_flight_patterns` are under way in each of its pipelines; `timeout_s` counts for each item.
         """
-        return AsyncMemoryStream(self, in_flight_patterns=in_flight_patterns, timeout_s=timeout_s)
-
-    def start_store(self, model: ModelInfo, patterns: Patterns, timeout_s: float | None) -> PendingCall[StoreResult]:
-        """Send a store without waiting for the result. For the SDK itself."""
-        packed = pack(model, patterns)
-        return self._connection.start(self._name, STORE, packed, self._connection.start_deadline(timeout_s))
-
-    def start_query(
-        self, model: ModelInfo, cue: Cue, spec: RequestSpec[Recall], timeout_s: float | None
-    ) -> PendingCall[Recall]:
-        """Send a query without waiting for the result. For the SDK itself."""
-        packed = pack_cues(model, cue.cues, cue.known)
-        return self._connection.start(self._name, spec, packed, self._connection.start_deadline(timeout_s))
+        return AsyncMemoryStream(
+            self._connection, self._name, self._get_model, in_flight_patterns=in_flight_patterns, timeout_s=timeout_s
+        )
 
     async def _get_model(self, deadline_s: float) -> ModelInfo:
         if (model := self._cached.model) is None:

@@ -9,29 +9,17 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 from anyio.abc import TaskGroup
 
 from attractor._affinity import Affinity
+from attractor._arrays import PackedPatterns, pack, pack_cues
 from attractor._concurrency import BackgroundTasks, ContextTask, Signal
+from attractor._connection import Connection
 from attractor._errors import ClientOpen, Closed
 from attractor._session.calls import PendingCall
-from attractor._session.operations import specify_query
+from attractor._session.operations import STORE, specify_query
 from attractor._session.request import RequestSpec, Result_co
 from attractor._types import Cue, ModelInfo, Patterns, Recall, StoreResult
 
 Given = TypeVar("Given")
 Source: TypeAlias = AsyncIterable[Given] | Iterable[Given]
-
-
-class StreamedMemory(Protocol):
-    """The memory of a stream."""
-
-    async def model(self, *, timeout_s: float | None = None) -> ModelInfo: ...
-
-    def start_store(
-        self, model: ModelInfo, patterns: Patterns, timeout_s: float | None
-    ) -> PendingCall[StoreResult]: ...
-
-    def start_query(
-        self, model: ModelInfo, cue: Cue, spec: RequestSpec[Recall], timeout_s: float | None
-    ) -> PendingCall[Recall]: ...
 
 
 class _Closable(Protocol):
@@ -47,9 +35,19 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
     Leaving the block gives up items that have not been answered; such a store may or may not have been applied.
     """
 
-    def __init__(self, memory: StreamedMemory, *, in_flight_patterns: int, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        memory: str,
+        get_model: Callable[[float], Awaitable[ModelInfo]],
+        *,
+        in_flight_patterns: int,
+        timeout_s: float | None,
+    ) -> None:
         """Use `AsyncMemory.stream`."""
+        self._connection = connection
         self._memory = memory
+        self._get_model = get_model
         self._in_flight_patterns = in_flight_patterns
         self._timeout_s = timeout_s
         self._affinity: Affinity | None = None
@@ -60,7 +58,7 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise ClientOpen("this stream is open already: leave it first, or make another one")
-        await self._memory.model(timeout_s=self._timeout_s)
+        await self._get_model(self._connection.start_deadline(self._timeout_s))
         self._affinity = Affinity()
         self._background = ContextTask(BackgroundTasks())
         self._tasks = await self._background.__aenter__()
@@ -86,7 +84,7 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
 
         An item that fails raises when its turn comes; those after it that were sent are carried out all the same.
         """
-        return self._start_pipeline(batches, self._start_store)
+        return self._start_pipeline(batches, STORE, pack)
 
     def query(
         self,
@@ -103,27 +101,28 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
         """
         spec = specify_query(steps, trajectory=trajectory, hold=hold)
 
-        def start(model: ModelInfo, item: Patterns | Cue) -> PendingCall[Recall]:
+        def pack_item(model: ModelInfo, item: Patterns | Cue) -> PackedPatterns:
             cue = item if isinstance(item, Cue) else Cue(item)
-            cue = cue if cue.known is not None else Cue(cue.cues, known)
-            return self._memory.start_query(model, cue, spec, self._timeout_s)
+            return pack_cues(model, cue.cues, known if cue.known is None else cue.known)
 
-        return self._start_pipeline(cues, start)
-
-    def _start_store(self, model: ModelInfo, patterns: Patterns) -> PendingCall[StoreResult]:
-        return self._memory.start_store(model, patterns, self._timeout_s)
+        return self._start_pipeline(cues, spec, pack_item)
 
     def _start_pipeline(
-        self, source: Source[Given], start: Callable[[ModelInfo, Given], PendingCall[Result_co]]
+        self,
+        source: Source[Given],
+        spec: RequestSpec[Result_co],
+        pack_item: Callable[[ModelInfo, Given], PackedPatterns],
     ) -> AsyncIterator[Result_co]:
         if self._tasks is None or self._affinity is None:
             raise Closed("the stream is not open: use it inside its `async with`")
         self._affinity.check()
-        pipeline = _Pipeline[Result_co](self._in_flight_patterns, self._affinity)
+        pipeline: _Pipeline[Result_co] = _Pipeline(self._in_flight_patterns, self._affinity)
         self._pipelines = [*(other for other in self._pipelines if not other.finished), pipeline]
 
         async def start_one(item: Given) -> PendingCall[Result_co]:
-            return start(await self._memory.model(timeout_s=self._timeout_s), item)  # which may change on the way
+            model = await self._get_model(self._connection.start_deadline(self._timeout_s))  # it may change on the way
+            packed = pack_item(model, item)
+            return self._connection.start(self._memory, spec, packed, self._connection.start_deadline(self._timeout_s))
 
         async def feed() -> None:
             await pipeline.feed(source, start_one)
