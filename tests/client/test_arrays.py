@@ -1,5 +1,7 @@
 """What users may give as patterns, and what they are told where they may not."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 
 from attractor import Cue, FieldInfo, InvalidRequest, ModelInfo, Patterns
 from attractor._arrays import pack, pack_cues
+from attractor._types import KINDS, FieldKind, find_kind
+from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 MODEL = ModelInfo(
@@ -212,3 +216,11 @@ def test_masked_characters_are_missing() -> None:
     assert pack_cues(NOTE, masked).columns[0].values.tolist() == [[1, 255, 3]]
     with pytest.raises(InvalidRequest, match="saw a missing character"):
         pack(NOTE, masked)
+
+
+def test_each_kind_of_field_has_a_row_and_an_unknown_one_is_a_vector() -> None:
+    numbers = {*memories_pb2.FieldKind.values()} - {memories_pb2.FIELD_KIND_UNSPECIFIED}
+    assert {kind.number for kind in KINDS.values()} == numbers
+    assert tuple(KINDS) == get_args(FieldKind)
+    assert {find_kind(number) for number in numbers} == {*KINDS}
+    assert find_kind(max(numbers) + 1) == "vector"
