@@ -92,7 +92,7 @@ def kept_path(compiler: str) -> Path:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether it belongs to this user, is no link, and nobody else can write to it."""
+    """Return whether it belongs to this user, is no link, and nobody else can write to it."""
     with suppress(OSError):
         found = path.lstat()
         return found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022
