@@ -7,15 +7,18 @@ import pytest
 import torch
 from tests.support.episodes import PRESENT, Episode, draw, error, expected
 from tests.support.model_files import tiny
-from tests.support.network_cases import SMALL, WIDE, Case, Generic
+from tests.support.network_cases import SMALL, WIDE, Case, Generic, waves_energy
 from torch import Tensor
 
 from attractor_server.energy.model import Model
+from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform
 from attractor_server.energy.writer import delta_energy, write
+from attractor_server.engine.compute.bilinear import BilinearForm
 from attractor_server.engine.compute.dispatch import energies, reading, recognizing, writing
+from attractor_server.engine.compute.registry import make_closed_form
 
 CLOSED = ("quadratic in closed form", "bilinear in closed form")
 closed = pytest.mark.parametrize("case", [SMALL[name] for name in CLOSED], ids=CLOSED)
@@ -255,3 +258,13 @@ def test_a_network_without_a_closed_form_goes_through_the_plain_loops() -> None:
     fast = written(model, episode)
     plain = read(Generic(case.network), model.parameters, fast, episode.cue)
     assert worst(reading(model, fast, episode.cue), plain) == 0
+
+
+def test_a_setting_that_a_closed_form_does_not_know_leaves_the_network_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Bilinear(inputs=16, keys=16, values=16, waves=4)
+    model = tiny(network=network, parameters=draw(Case(network, waves_energy(4), 16)).parameters)
+    assert isinstance(make_closed_form(model), BilinearForm)
+    monkeypatch.setattr(BilinearForm, "SETTINGS", BilinearForm.SETTINGS - {"waves"})
+    assert make_closed_form(model) is None

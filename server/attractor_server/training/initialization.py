@@ -9,16 +9,13 @@ from torch import Generator, Tensor
 from attractor_server.energy.encoding import Encoding
 from attractor_server.energy.eraser import initial_eraser
 from attractor_server.energy.model import Model
-from attractor_server.energy.networks import NETWORKS, TrainableNetwork, network_of
+from attractor_server.energy.networks import NETWORKS, TrainableNetwork, network_of, switches_of
 from attractor_server.energy.networks.protocol import Start, Tensors
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform, Whitening
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Source
 from attractor_server.training.recipe import Recipe
-
-SWITCHES = frozenset({"bounded", "entrywise"})
-"""Settings of networks that are true or false; other numbers are sizes"""
 
 POOL = 8192
 """Patterns that the principal components are taken from"""
@@ -108,8 +105,9 @@ def transform_for(encoded: Tensor, components: int, power: float) -> Transform:
 
 
 def _network(recipe: Recipe, inputs: int) -> TrainableNetwork:
+    switches = switches_of(recipe.network.get("kind"))
     for name, value in recipe.network.items():
-        if name in SWITCHES:
+        if name in switches:
             if not isinstance(value, bool):
                 raise SettingsError(f"network.{name}: saw {value!r}; expected true or false")
         elif isinstance(value, bool | float) or (isinstance(value, int) and value < 1):

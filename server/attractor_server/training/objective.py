@@ -10,15 +10,13 @@ from torch.nn.functional import cross_entropy, softplus
 from attractor_server.energy.encoding import logits
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks import EnergyNetwork
-from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.reader import descend
 from attractor_server.energy.transform import Hold
 from attractor_server.energy.writer import delta_energy
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
-from attractor_server.training.dual import bilinear, has_dual, quadratic
+from attractor_server.training.dual import find_dual
 from attractor_server.training.dual.quadratic import Symmetric, delta_energy_dual
 from attractor_server.training.episodes import Episode, Plan, draw_shape, pick, repeat, write_chunks
 from attractor_server.training.recipe import OptimizerTable, Recipe
@@ -184,11 +182,8 @@ def identity_error(model: Model, x: Tensor, truth: Tensor, patterns: Tensor) -> 
 def _write(model: Model, patterns: Tensor, chunks: Sequence[int]) -> tuple[EnergyNetwork, Tensors]:
     """Fast weights after writing, with the network that reads them."""
     network, parameters = model.network, model.parameters
-    if isinstance(network, Quadratic) and has_dual(parameters):
-        symmetric = Symmetric(inputs=network.inputs, features=network.features)
-        return symmetric, quadratic.write_dual(parameters, patterns, chunks)
-    if isinstance(network, Bilinear) and has_dual(parameters):
-        return network, bilinear.write_dual(network, parameters, patterns, chunks)
+    if (dual := find_dual(network, parameters)) is not None:
+        return dual.write(network, parameters, patterns, chunks)
     return network, write_chunks(network, parameters, patterns, chunks)
 
 

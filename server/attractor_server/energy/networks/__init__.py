@@ -1,6 +1,7 @@
 """Energy networks by kind. A network is one file here and one line in `NETWORKS`."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from attractor_server.energy.networks.bilinear import Bilinear
@@ -10,7 +11,7 @@ from attractor_server.energy.networks.protocol import EnergyNetwork, Gradients, 
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.networks.recurrent import Recurrent
 
-__all__ = ["NETWORKS", "EnergyNetwork", "Gradients", "TrainableNetwork", "WritableNetwork", "network_of"]
+__all__ = ["NETWORKS", "EnergyNetwork", "Gradients", "TrainableNetwork", "WritableNetwork", "network_of", "switches_of"]
 
 NETWORKS: Mapping[str, Callable[..., TrainableNetwork]] = {
     "quadratic": Quadratic,
@@ -19,6 +20,14 @@ NETWORKS: Mapping[str, Callable[..., TrainableNetwork]] = {
     "convolutional": Convolutional,
     "recurrent": Recurrent,
 }
+
+
+def switches_of(kind: object) -> frozenset[str]:
+    """Return the names of the settings of such a network that are true or false; other numbers are sizes."""
+    if not isinstance(kind, str) or kind not in NETWORKS:
+        return frozenset()
+    settings = signature(NETWORKS[kind]).parameters.values()
+    return frozenset(setting.name for setting in settings if setting.annotation is bool)
 
 
 def network_of(config: Mapping[str, Any]) -> TrainableNetwork:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from attractor_server.energy.networks.bilinear import Values, bounded, values_of
+from attractor_server.energy.networks.bilinear import Bilinear, Values, bounded, values_of
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import Parameters
-from attractor_server.engine.compute.closed_form import bend, bowl, squashed
+from attractor_server.engine.compute.closed_form import WritingKernel, bend, bowl, squashed
+from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
 
 Pulls: TypeAlias = tuple[Tensor, Tensor]
 
@@ -100,6 +102,8 @@ class Features(NamedTuple):
 class BilinearForm:
     """A model's tensors in the forms that its loops use."""
 
+    SETTINGS: ClassVar = frozenset({"inputs", "keys", "values", "entrywise", "waves", "bounded"})
+
     v: Tensor
     """V, (d, values), or (values,) where it is entrywise"""
     a: Tensor
@@ -115,8 +119,8 @@ class BilinearForm:
     """c, (1,); None where values are not bounded"""
 
     @classmethod
-    def of(cls, parameters: Parameters, *, waves: int = 0) -> "BilinearForm":
-        """Prepares what all pages share."""
+    def of(cls, network: Bilinear, parameters: Parameters) -> "BilinearForm":
+        """Prepare what all pages share."""
         slow, initial = parameters.slow, parameters.initial
         v, a = slow["V"], slow["A"]
         return cls(
@@ -128,7 +132,7 @@ class BilinearForm:
             w0=initial["W"],
             b0=initial["b"],
             basis=EntrywiseBasis(v, a) if v.dim() == 1 else MixedBasis(v, a),
-            waves=waves,
+            waves=network.waves,
             bound=slow["log_c"].exp() if "log_c" in slow else None,
         )
 
@@ -159,6 +163,39 @@ class BilinearForm:
         """See `Form`."""
         along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
         return BilinearWriteTerms(self, self.features(x), along)
+
+    def native_model(self) -> NativeModel | None:
+        """See `ClosedForm`."""
+        (d, keys), wide = self.a.shape, -(-self.values // PANEL) * PANEL
+        if d % PANEL or keys % PANEL or self.waves % PANEL:
+            return None
+        room = (0, wide - self.values)
+        v, entrywise = pad(self.v, room), self.v.dim() == 1
+        tensors = {
+            "a": panels(self.a),
+            "a_t": panels(self.a.mT),
+            "v": v if entrywise else panels(v),
+            "v_t": None if entrywise else panels(v.mT),
+            "a0": self.a0.contiguous(),
+            "b0": pad(self.b0, room),
+            "w0_t": panels(pad(self.w0.mT, room)),
+            "bound": self.bound,
+        }
+        return NativeModel(
+            name="bilinear",
+            sizes={"keys": keys, "values": self.values, "wide": wide, "waves": self.waves},
+            tensors=tensors,
+            q=self.q.contiguous(),
+            qb=self.qb.contiguous(),
+            room=4 * d + 3 * keys + 3 * wide + 1,
+            in_order=True,
+        )
+
+    def writing_kernel(self) -> WritingKernel | None:
+        """See `ClosedForm`; the kernel knows this form, so it is imported here."""
+        from attractor_server.engine.native.kernels import make_host_writing_kernel  # noqa: PLC0415
+
+        return make_host_writing_kernel(self)
 
 
 @cache

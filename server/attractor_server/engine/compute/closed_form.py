@@ -1,7 +1,7 @@
 """Closed forms of networks: energy, slope and writing share with shared intermediate results."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Hold
+from attractor_server.engine.compute.native_model import NativeModel
 
 
 def squashed(doubled: Tensor) -> Tensor:
@@ -123,11 +124,24 @@ class WriteTerms(Protocol):
 class ClosedForm(Protocol):
     """A model's energy, with all that does not depend on pages prepared."""
 
+    SETTINGS: ClassVar[frozenset[str]]
+    """Settings of the network that it knows"""
+
+    @classmethod
+    def of(cls, network: Any, parameters: Parameters) -> Self:  # noqa: ANN401 - of the type that it stands beside
+        """Prepare what all pages share."""
+
     def look(self, fast: Tensors, x: Tensor) -> Evaluation:
         """The energy of each page at its patterns."""
 
     def ground(self, x: Tensor) -> WriteTerms:
         """What to write x (pages, patterns, d) with."""
+
+    def native_model(self) -> NativeModel | None:
+        """Describe it for the native library's reading loop; None where its lengths do not fit, or there is no loop."""
+
+    def writing_kernel(self) -> "WritingKernel | None":
+        """Make the kernel of its writing loop on a CPU; None where there is none."""
 
 
 class Kernel(Protocol):

@@ -8,18 +8,15 @@ import torch
 from torch import Tensor
 
 from attractor_server.energy.model import Model
-from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.energy.writer import empty_energy, write
 from attractor_server.engine.compute.aot import network_for
-from attractor_server.engine.compute.bilinear import BilinearForm
 from attractor_server.engine.compute.closed_form import ClosedForm, InPlaceKernel, Kernel, Schedule, WritingKernel
 from attractor_server.engine.compute.cuda_graphs import GraphedReads
 from attractor_server.engine.compute.loops import read_form, write_form
-from attractor_server.engine.compute.quadratic import QuadraticForm
+from attractor_server.engine.compute.registry import make_closed_form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,38 +46,26 @@ def compute_path(model: Model) -> ComputePath | None:
 
 
 def _made(model: Model) -> ComputePath | None:
-    schedule = Schedule.of(model.parameters.reader)
-    if isinstance(model.network, Quadratic):
-        form: QuadraticForm | BilinearForm = QuadraticForm.of(model.parameters)
-    elif isinstance(model.network, Bilinear):
-        form = BilinearForm.of(model.parameters, waves=model.network.waves)
-    else:
+    form, schedule = make_closed_form(model), Schedule.of(model.parameters.reader)
+    if form is None:
         return None
-    kernel = kernel_of(form, schedule, model)
+    kernel = _reading_kernel(form, schedule, model)
     in_place = kernel if isinstance(kernel, InPlaceKernel) else None
-    return ComputePath(form=form, schedule=schedule, kernel=kernel, in_place=in_place, writing=_writing_kernel_of(form))
+    writing = form.writing_kernel() if model.device.type == "cpu" else None
+    return ComputePath(form=form, schedule=schedule, kernel=kernel, in_place=in_place, writing=writing)
 
 
-def kernel_of(form: QuadraticForm | BilinearForm, schedule: Schedule, model: Model) -> Kernel | None:
+def _reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> Kernel | None:
     """In C on a CPU; on CUDA the form's launches as one graph.
 
     The former knows the forms, so it is imported here, once it is needed.
     """
-    device = form.q.device.type
-    if device == "cpu":
+    if model.device.type == "cpu":
         from attractor_server.engine.native.kernels import make_host_kernel  # noqa: PLC0415
 
         return make_host_kernel(form, schedule, model.transform)
-    return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes) if device == "cuda" else None
-
-
-def _writing_kernel_of(form: QuadraticForm | BilinearForm) -> WritingKernel | None:
-    """In C on a CPU, for the bilinear network; the quadratic one's small products are quick on tensors."""
-    if form.q.device.type != "cpu" or not isinstance(form, BilinearForm):
-        return None
-    from attractor_server.engine.native.kernels import make_host_writing_kernel  # noqa: PLC0415
-
-    return make_host_writing_kernel(form)
+    cuda = model.device.type == "cuda"
+    return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes) if cuda else None
 
 
 READ_BYTES = 4 << 20

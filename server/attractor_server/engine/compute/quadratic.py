@@ -5,13 +5,16 @@ f(W + Wᵀ) = 2fW − f(W₀ − W₀ᵀ), one product with each page's weights 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors, Terms
+from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters
-from attractor_server.engine.compute.closed_form import bend, bowl, squashed
+from attractor_server.engine.compute.closed_form import WritingKernel, bend, bowl, squashed
+from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
 
 ROUNDING = 1e-6
 """How far W₀ may be from symmetric, as a part of its largest entry, and count as symmetric: training leaves it so"""
@@ -20,6 +23,8 @@ ROUNDING = 1e-6
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuadraticForm:
     """A model's tensors in the forms that its loops use."""
+
+    SETTINGS: ClassVar = frozenset({"inputs", "features"})
 
     a: Tensor
     """A, (d, h)"""
@@ -35,8 +40,8 @@ class QuadraticForm:
     """AᵀA, (h, h)"""
 
     @classmethod
-    def of(cls, parameters: Parameters) -> "QuadraticForm":
-        """Prepares what all pages share."""
+    def of(cls, network: Quadratic, parameters: Parameters) -> "QuadraticForm":
+        """Prepare what all pages share."""
         slow, w0 = parameters.slow, parameters.initial["W"]
         turn = w0 - w0.mT
         return cls(
@@ -71,6 +76,33 @@ class QuadraticForm:
         f = self.features(x)
         along = torch.addcmul(self.qb, self.q, x.flatten(0, 1)) @ self.a
         return QuadraticWriteTerms(self, f, along.view_as(f))
+
+    def native_model(self) -> NativeModel | None:
+        """See `ClosedForm`."""
+        d, h = self.a.shape
+        if d % PANEL or h % PANEL:
+            return None
+        tensors = {
+            "a": panels(self.a),
+            "a_t": panels(self.a.mT),
+            "a0": self.a0.contiguous(),
+            "b0": self.b0.contiguous(),
+            "turn": None if self.turn is None else panels(self.turn),
+            "empty": panels(self.empty),
+        }
+        return NativeModel(
+            name="quadratic",
+            sizes={"h": h},
+            tensors=tensors,
+            q=self.q.contiguous(),
+            qb=self.qb.contiguous(),
+            room=4 * d + 3 * h,
+            in_order=False,
+        )
+
+    def writing_kernel(self) -> WritingKernel | None:
+        """None: its small products are quick on tensors."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)

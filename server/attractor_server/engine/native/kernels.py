@@ -14,15 +14,13 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Held, Hold, Transform
 from attractor_server.engine.compute.bilinear import BilinearForm, BilinearWriteTerms
-from attractor_server.engine.compute.closed_form import Schedule, WriteTerms, WritingSchedule
-from attractor_server.engine.compute.quadratic import QuadraticForm
+from attractor_server.engine.compute.closed_form import ClosedForm, Schedule, WriteTerms, WritingSchedule
+from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
 from attractor_server.engine.native.interface import fill
 from attractor_server.engine.native.library import library
 
-PANEL, ROWS = 16, 24
+ROWS = 24
 Function: TypeAlias = Callable[..., None]
-Parts: TypeAlias = tuple[Mapping[str, int], Mapping[str, Tensor | None], int]
-"""Sizes and pointers of a header's model, and the floats that a row needs"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +28,8 @@ class HostKernel:
     """See `InPlaceKernel`."""
 
     run: Function
-    kind: str
-    """Name of the network in the header"""
-    sizes: Mapping[str, int]
-    """Integers of the header's model, by field"""
-    shared: Mapping[str, Tensor | None]
-    """Tensors that its other fields point to"""
-    q: Tensor
-    qb: Tensor
+    model: NativeModel
     schedule: Schedule
-    room: int
-    """Floats that a row needs"""
     transform: Transform
     ways: tuple[Tensor, Tensor, Tensor] | None
     """From entries to values, what is added then, and from values to entries, in panels; None without a whitening"""
@@ -48,7 +37,7 @@ class HostKernel:
     @property
     def in_order(self) -> bool:
         """See `InPlaceKernel`."""
-        return self.kind == "bilinear"
+        return self.model.in_order
 
     def takes(self, x: Tensor) -> bool:
         """Accept float32 that is not empty."""
@@ -80,42 +69,30 @@ class HostKernel:
         if hold is not None:
             assert isinstance(hold, Held)
             held = pad(hold.targets, (0, width - hold.targets.shape[-1]), value=math.nan).contiguous()
-        room = cue.new_empty(ROWS * (self.room + width))
+        room = cue.new_empty(ROWS * (self.model.room + width))
         given = (places, w, b, cue, held, pattern, before, after, gap, room)
         numbers = [self.schedule.at(step) for step in range(steps)]
         sizes = (ctypes.c_float * steps)(*(one[0] for one in numbers))
         momenta = (ctypes.c_float * steps)(*(one[1] for one in numbers))
         loop = self._loop(steps, width, sizes=ctypes.addressof(sizes), momenta=ctypes.addressof(momenta))
-        model = fill(f"{self.kind}_model", loop=loop, **self.sizes, **_addresses(self.shared))
+        model = fill(f"{self.model.name}_model", loop=loop, **self.model.sizes, **_addresses(self.model.tensors))
         self.run(ctypes.byref(model), pages, n, *map(_address, given))
         return Reading(pattern=pattern, energy_before=before, energy_after=after, delta_energy=gap)
 
     def _loop(self, steps: int, values: int, **learned: int) -> ctypes.Structure:
         back, centre, forth = map(_address, self.ways or (None, None, None))
-        given = {"d": len(self.q), "steps": steps, **_addresses({"q": self.q, "qb": self.qb}), **learned}
+        q, qb = self.model.q, self.model.qb
+        given = {"d": len(q), "steps": steps, **_addresses({"q": q, "qb": qb}), **learned}
         return fill("loop", **given, values=values, back=back, centre=centre, forth=forth)
 
 
-def make_host_kernel(form: QuadraticForm | BilinearForm, schedule: Schedule, transform: Transform) -> HostKernel | None:
+def make_host_kernel(form: ClosedForm, schedule: Schedule, transform: Transform) -> HostKernel | None:
     """Make the kernel of this model; None where its shape or dtype does not fit, or there is no native library."""
-    if form.q.dtype != torch.float32:
+    model = form.native_model()
+    if model is None or model.q.dtype != torch.float32 or (native := library()) is None:
         return None
-    kind, parts = ("quadratic", _quadratic(form)) if isinstance(form, QuadraticForm) else ("bilinear", _bilinear(form))
-    if parts is None or (native := library()) is None:
-        return None
-    sizes, shared, room = parts
-    return HostKernel(
-        run=getattr(native, f"read_{kind}"),
-        kind=kind,
-        sizes=sizes,
-        shared=shared,
-        q=form.q.contiguous(),
-        qb=form.qb.contiguous(),
-        schedule=schedule,
-        room=room,
-        transform=transform,
-        ways=_ways(transform),
-    )
+    run = getattr(native, f"read_{model.name}")
+    return HostKernel(run=run, model=model, schedule=schedule, transform=transform, ways=_ways(transform))
 
 
 def _ways(transform: Transform) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -124,41 +101,6 @@ def _ways(transform: Transform) -> tuple[Tensor, Tensor, Tensor] | None:
     (back, centre), forth = transform.decoder, transform.scale[:, None] * transform.whitening.forth
     room = (0, -len(centre) % PANEL)
     return panels(pad(back, room)), pad(centre, room), panels(pad(forth.mT, room).mT)
-
-
-def _quadratic(form: QuadraticForm) -> Parts | None:
-    d, h = form.a.shape
-    if d % PANEL or h % PANEL:
-        return None
-    shared = {
-        "a": panels(form.a),
-        "a_t": panels(form.a.mT),
-        "a0": form.a0.contiguous(),
-        "b0": form.b0.contiguous(),
-        "turn": None if form.turn is None else panels(form.turn),
-        "empty": panels(form.empty),
-    }
-    return {"h": h}, shared, 4 * d + 3 * h
-
-
-def _bilinear(form: BilinearForm) -> Parts | None:
-    (d, keys), wide = form.a.shape, -(-form.values // PANEL) * PANEL
-    if d % PANEL or keys % PANEL or form.waves % PANEL:
-        return None
-    room = (0, wide - form.values)
-    v, entrywise = pad(form.v, room), form.v.dim() == 1
-    shared = {
-        "a": panels(form.a),
-        "a_t": panels(form.a.mT),
-        "v": v if entrywise else panels(v),
-        "v_t": None if entrywise else panels(v.mT),
-        "a0": form.a0.contiguous(),
-        "b0": pad(form.b0, room),
-        "w0_t": panels(pad(form.w0.mT, room)),
-        "bound": form.bound,
-    }
-    sizes = {"keys": keys, "values": form.values, "wide": wide, "waves": form.waves}
-    return sizes, shared, 4 * d + 3 * keys + 3 * wide + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,8 +196,3 @@ def _address(tensor: Tensor | None) -> int:
 
 def _addresses(tensors: Mapping[str, Tensor | None]) -> dict[str, int]:
     return {name: _address(one) for name, one in tensors.items()}
-
-
-def panels(matrix: Tensor) -> Tensor:
-    """A matrix (rows, columns) as [column / 16][row][16]."""
-    return matrix.reshape(len(matrix), -1, PANEL).transpose(0, 1).contiguous()

@@ -16,6 +16,8 @@ from attractor_server.energy.networks.bilinear import Bilinear, Values, values_a
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 
+SETTINGS = frozenset({"inputs", "keys", "values", "entrywise", "waves", "bounded"})
+
 
 @dataclass(frozen=True)
 class _Patterns:
@@ -81,6 +83,13 @@ class _Grams:
 
 def _rows(tensor: Tensor | None, start: int, stop: int) -> Tensor | None:
     return None if tensor is None else tensor[:, start:stop]
+
+
+def write(
+    network: Bilinear, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]
+) -> tuple[Bilinear, Tensors]:
+    """Write as `write_dual` does; return the network too."""
+    return network, write_dual(network, parameters, patterns, chunks)
 
 
 def write_dual(network: Bilinear, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:

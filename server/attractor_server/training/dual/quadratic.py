@@ -15,6 +15,8 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
 
+SETTINGS = frozenset({"inputs", "features"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetric(Quadratic):
@@ -62,6 +64,14 @@ class _State:
     """‖W − W₀‖², (memories,)"""
     shift: Tensor
     """b − b₀, (memories, h)"""
+
+
+def write(
+    network: Quadratic, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]
+) -> tuple[Symmetric, Tensors]:
+    """Write as `write_dual` does; return the network for what is symmetric too."""
+    symmetric = Symmetric(inputs=network.inputs, features=network.features)
+    return symmetric, write_dual(parameters, patterns, chunks)
 
 
 def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
