@@ -12,7 +12,7 @@ import click
 from attractor_server.energy.model_file import SUFFIX
 from attractor_server.training.evaluation.measures import CONTROL
 from attractor_server.training.evaluation.plots import draw_curves
-from attractor_server.training.evaluation.report import filled_page, picture_of
+from attractor_server.training.evaluation.report import fill_page, picture_of
 from attractor_server.training.evaluation.run import Extent, evaluate
 from attractor_server.training.evaluation.scores import Row
 from attractor_server.training.evaluation.seeds import seed_rows
@@ -65,7 +65,7 @@ def main(
         RESULTS.write_text("".join(f"{row.as_json()}\n" for row in rows))
     models = dict.fromkeys(row.model for row in rows)
     drawn = [one for one in models if draw_curves(of(rows, one), PICTURES / picture_of(one))]
-    PAGE.write_text(filled_page(PAGE.read_text(), rows, drawn=drawn))
+    PAGE.write_text(fill_page(PAGE.read_text(), rows, drawn=drawn))
 
 
 def kept() -> Iterator[Row]:

@@ -18,7 +18,7 @@ from attractor_server.engine.pages.spill import Residency
 from attractor_server.engine.warmup import Warmup
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
-from attractor_server.model_registry import device_of, former, keep, load_models, model_paths
+from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
 from attractor_server.rpc.server import RpcServer, listening
 from attractor_server.scheduling.batch_size import COMPANY_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
@@ -172,8 +172,8 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStor
     artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts)
     journal = _journal(spec, artifacts) if spec.durable else None
     if journal is not None and artifacts is not None:
-        keep(model_paths(spec.models), artifacts)
-        models = {**models, **former(journal, artifacts, models.values(), device_of(spec.device))}
+        archive_models(model_paths(spec.models), artifacts)
+        models = {**models, **load_former_models(journal, artifacts, models.values(), device_of(spec.device))}
     engine = Engine(
         models.values(),
         bank_bytes=spec.bank_bytes,

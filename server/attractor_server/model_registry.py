@@ -75,7 +75,7 @@ def device_of(name: str) -> torch.device:
 _DIGEST_LETTERS = 12
 
 
-def keep(paths: Iterable[Path], artifacts: Artifacts) -> None:
+def archive_models(paths: Iterable[Path], artifacts: Artifacts) -> None:
     """Puts the model files into the artifact store, those that are not there yet.
 
     Raises:
@@ -88,7 +88,7 @@ def keep(paths: Iterable[Path], artifacts: Artifacts) -> None:
             artifacts.put_at(location, path.read_bytes())
 
 
-def former(
+def load_former_models(
     journal: SqlMemoryStore, artifacts: Artifacts, served: Iterable[Model], device: torch.device | str
 ) -> Mapping[str, Model]:
     """The models that memories are of beside those that are served, named by name and digest, as far as they are found.
@@ -102,14 +102,14 @@ def former(
         if digest in here or (content := artifacts.find(_location(digest))) is None:
             continue
         try:
-            model = _loaded(content, digest, device)
+            model = _load(content, digest, device)
             found[model.name] = model
         except ModelFileError as error:
             logger.warning("memories of model %s (%s) cannot be used: %s", name, digest, error)
     return found
 
 
-def _loaded(content: bytes, digest: str, device: torch.device | str) -> Model:
+def _load(content: bytes, digest: str, device: torch.device | str) -> Model:
     with tempfile.NamedTemporaryFile(suffix=SUFFIX) as file:
         file.write(content)
         file.flush()
@@ -137,10 +137,10 @@ def table_of(models: Iterable[Model]) -> str:
 def _row(model: Model) -> tuple[str, ...]:
     fields = ", ".join(f"{field.name} {'×'.join(map(str, field.shape))}" for field in model.layout.fields)
     kilobytes = f"{model.page_bytes / 1000:,.1f}"
-    return model.name, fields, model.network.kind, str(model.capacity), kilobytes, _rated(model.record)
+    return model.name, fields, model.network.kind, str(model.capacity), kilobytes, _describe_rating(model.record)
 
 
-def _rated(record: Mapping[str, object]) -> str:
+def _describe_rating(record: Mapping[str, object]) -> str:
     rated = record.get("rated")
     if not isinstance(rated, Mapping):
         return "not stated"

@@ -14,7 +14,7 @@ import attractor
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.recipe import load_recipe
 
 RECIPE = """
@@ -69,7 +69,7 @@ def made(folder: Path) -> Models:
     """What the command makes of the recipe, `made`; the same trained without writes; and `start`, not trained."""
     path = folder / "made.toml"
     path.write_text(RECIPE)
-    start = replace(untrained(load_recipe(path), load_dataset("random-signs", "train")), name="start")
+    start = replace(initialize_model(load_recipe(path), load_dataset("random-signs", "train")), name="start")
     save_model(start, folder / "start.safetensors")
     commands = [
         [*COMMAND, "train", str(path), "--output", str(folder), "--run-dir", str(folder / run), "--quiet", *flags]

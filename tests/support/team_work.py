@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from attractor_server.energy.parameters import Parameters
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Dataset
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.objective import episode_losses
 from attractor_server.training.trainer import Progress, Trainer
 from attractor_server.training.workers import Team, average_gradients
@@ -65,7 +65,7 @@ def report(folder: Path, team: Team) -> None:
 
 def gradients(team: Team) -> Report:
     """Of one episode, which is another one on each worker: alone, and averaged."""
-    start = untrained(RECIPE, stripes())
+    start = initialize_model(RECIPE, stripes())
     leaves = {name: value.clone().requires_grad_() for name, value in start.parameters.flat().items()}
     model = replace(start, parameters=Parameters.of(leaves))
     losses = episode_losses(model, stripes(), RECIPE, Generator().manual_seed(team.rank))

@@ -13,7 +13,7 @@ from attractor_server.energy.model import Model
 from attractor_server.fields import Layout
 from attractor_server.training.datasets import IMAGE, Dataset, Source
 from attractor_server.training.eraser import erasing_losses
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.objective import episode_losses
 from attractor_server.training.quality.rows import Row
 from attractor_server.training.recipe import Recipe
@@ -122,7 +122,7 @@ def trainer(
         "bounded": {**bilinear, "waves": 16, "bounded": True},
     }
     recipe = RECIPE.model_copy(update={"name": name, "optimizer": optimizer, "network": networks[network]})
-    return Trainer(recipe, untrained(recipe, stripes()), data or stripes(), MAIN, team)
+    return Trainer(recipe, initialize_model(recipe, stripes()), data or stripes(), MAIN, team)
 
 
 def spoilt(data: Dataset, factor: float) -> Dataset:

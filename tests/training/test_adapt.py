@@ -15,9 +15,9 @@ from attractor_server.cli.main import main
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.fields import Field, Layout
-from attractor_server.training.adapt import adapted
+from attractor_server.training.adapt import adapt_model
 from attractor_server.training.datasets import Dataset
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.recipe import CueTable, DataTable, Recipe
 from attractor_server.training.trainer import Trainer
 from attractor_server.training.validation import Task, validate
@@ -56,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def trained(patterns: Tensor, folder: Path) -> Model:
     data = source(patterns)
     recipe = RECIPE.model_copy(update={"input": RECIPE.input.model_copy(update={"components": WIDTH})})
-    trainer = Trainer(recipe, untrained(recipe, data), data, MAIN)
+    trainer = Trainer(recipe, initialize_model(recipe, data), data, MAIN)
     trainer.run(budget_s=float("inf"), each_step=lambda progress: None)
     made = replace(trainer.model, record={"recipe": recipe.as_record()})
     return save_model(made, folder / "vectors.safetensors")
@@ -69,21 +69,21 @@ def cosine(model: Model, patterns: Tensor) -> float:
 
 def test_a_model_is_as_good_on_another_source_once_it_is_adapted(model: Model) -> None:
     own, other = vectors(0), vectors(1, factor=20.0)
-    fitted = adapted(model, other[:1000])
+    fitted = adapt_model(model, other[:1000])
     assert cosine(model, other[1000:]) < cosine(model, own) - 0.1
     assert cosine(fitted, other[1000:]) > cosine(model, own) - 0.03
 
 
 def test_each_entry_has_the_deviation_that_the_network_was_trained_for(model: Model) -> None:
     other = vectors(1, factor=20.0, offset=30.0)
-    wanted, found = model.encode(vectors(0)).std(0), adapted(model, other).encode(other).std(0)
+    wanted, found = model.encode(vectors(0)).std(0), adapt_model(model, other).encode(other).std(0)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_directions_that_the_training_data_lacked_do_no_harm(tmp_path: Path) -> None:
     axes = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=Generator().manual_seed(5))).Q
     flat = (vectors(0) @ axes) * torch.tensor([1.0] * (WIDTH - 3) + [1e-5] * 3)
-    fitted = adapted(trained(flat, tmp_path), vectors(1)[:1000])
+    fitted = adapt_model(trained(flat, tmp_path), vectors(1)[:1000])
     assert cosine(fitted, vectors(1)[1000:]) > 0.9
 
 

@@ -70,14 +70,14 @@ def test_graded_reads_of_the_pseudo_inverse_beat_signs_at_half_the_dimension() -
     items, cues = signs(8, 64)
     by_sign, graded = (
         percent_wrong(Hopfield("pseudo-inverse", pseudo_inverse, reader).recall(items, cues), items)
-        for reader in (NO_SELF_COUPLING, Graded.constant(beta=4.0))
+        for reader in (NO_SELF_COUPLING, Graded.with_constant_beta(beta=4.0))
     )
     assert by_sign == pytest.approx(18, abs=3)
     assert graded == pytest.approx(2.5, abs=1.2)
 
 
 def test_a_tuned_schedule_beats_its_start_on_other_episodes() -> None:
-    start = Graded.constant(steps=5)
+    start = Graded.with_constant_beta(steps=5)
     tuned = tune(pseudo_inverse, *signs(12, 64, seed=1), Fit(starts=[start], updates=40))
     items, cues = signs(12, 64, seed=2)
     before, after = (
@@ -87,7 +87,7 @@ def test_a_tuned_schedule_beats_its_start_on_other_episodes() -> None:
     assert after < 0.9 * before
 
 
-@pytest.mark.parametrize("reader", [Signs(), NO_SELF_COUPLING, Graded.constant()])
+@pytest.mark.parametrize("reader", [Signs(), NO_SELF_COUPLING, Graded.with_constant_beta()])
 def test_known_bits_are_kept_and_help(reader: Signs | Graded) -> None:
     items, cues = signs(4, 96)
     known = torch.rand(items.shape, generator=Generator().manual_seed(3)) < 0.5
@@ -112,7 +112,7 @@ def test_a_tuned_softmax_beats_the_nearest_item_under_strong_noise() -> None:
     cues = items + 2.0 * torch.randn(items.shape, generator=Generator().manual_seed(2))
     errors = [
         float((rival.recall(items, cues) - items).square().mean())
-        for rival in (ModernHopfield.tuned(items, cues), Slots(Float32()))
+        for rival in (ModernHopfield.tune(items, cues), Slots(Float32()))
     ]
     assert errors[0] < 0.9 * errors[1]
 
@@ -136,7 +136,7 @@ def test_principal_components_hold_more_the_larger_the_budget_and_the_budget_is_
     training, items = correlated(600), correlated(100, seed=1)
     errors = []
     for budget in (2, 4, 8, 16):
-        codec = Pca.tuned(training, budget_bytes=budget)
+        codec = Pca.tune(training, budget_bytes=budget)
         assert codec.bytes_per_item(16) <= budget
         errors.append(float((codec.round_trip(items) - items).square().mean()))
     assert errors == sorted(errors, reverse=True)
@@ -198,10 +198,10 @@ def test_tuning_takes_what_is_best_on_held_out_data() -> None:
     training, held_out = correlated(30), correlated(200, seed=1)
     noise = Generator().manual_seed(2)
     cues, held_cues = (x + 0.5 * torch.randn(x.shape, generator=noise) for x in (training, held_out))
-    tuned = Ridge.tuned((cues, training), (held_cues, held_out), penalties=[1e-6, 3.0, 1e6])
+    tuned = Ridge.tune((cues, training), (held_cues, held_out), penalties=[1e-6, 3.0, 1e6])
     torch.testing.assert_close(tuned.weights, Ridge.fit(cues, training, penalty=3.0).weights)
     known = torch.rand(held_out.shape, generator=noise) < 0.5
-    gaussian = ConditionalGaussian.tuned(training, (held_out, known), shrinkages=[0.02, 1.0])
+    gaussian = ConditionalGaussian.tune(training, (held_out, known), shrinkages=[0.02, 1.0])
     torch.testing.assert_close(gaussian.covariance, ConditionalGaussian.fit(training, shrinkage=0.02).covariance)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from attractor_server.errors import SettingsError
 from attractor_server.fields import Field, Layout
 from attractor_server.training.datasets import IMAGE
-from attractor_server.training.distortions import BACKGROUND, Cues, blocks, distort
+from attractor_server.training.distortions import BACKGROUND, Cues, distort, draw_blocks
 from attractor_server.training.recipe import CueTable
 
 SIDE = (28, 28)
@@ -22,7 +22,7 @@ def cues(x: Tensor, layout: Layout, *tables: CueTable) -> Cues:
 
 
 def test_a_block_covers_one_square_of_each_image() -> None:
-    covered = blocks(torch.Size([50, 784]), SIDE, seeded(), BLOCK).reshape(50, *SIDE)
+    covered = draw_blocks(torch.Size([50, 784]), SIDE, seeded(), BLOCK).reshape(50, *SIDE)
     assert covered.sum((1, 2)).eq(BLOCK**2).all()
     assert covered.any(2).sum(1).eq(BLOCK).all()
     assert covered.any(1).sum(1).eq(BLOCK).all()
@@ -31,13 +31,13 @@ def test_a_block_covers_one_square_of_each_image() -> None:
 
 
 def test_blocks_lie_in_every_place_there_is() -> None:
-    covered = blocks(torch.Size([3000, 784]), SIDE, seeded(), BLOCK).reshape(3000, *SIDE)
+    covered = draw_blocks(torch.Size([3000, 784]), SIDE, seeded(), BLOCK).reshape(3000, *SIDE)
     assert set(covered.any(2).int().argmax(1).tolist()) == set(range(SIDE[0] - BLOCK + 1))
     assert set(covered.any(1).int().argmax(1).tolist()) == set(range(SIDE[1] - BLOCK + 1))
 
 
 def test_a_block_covers_all_channels_and_need_not_be_square_to_the_image() -> None:
-    covered = blocks(torch.Size([4, 2, 6 * 9 * 3]), (6, 9, 3), seeded(), 3).reshape(4, 2, 6, 9, 3)
+    covered = draw_blocks(torch.Size([4, 2, 6 * 9 * 3]), (6, 9, 3), seeded(), 3).reshape(4, 2, 6, 9, 3)
     assert covered.sum((-3, -2, -1)).eq(27).all()
     assert torch.equal(covered[..., 0], covered[..., 2])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.tiny_training import RECIPE, stripes
 from torch import Generator
 
-from attractor_server.training.episodes import chunked, draw_shape, pick, repeat
+from attractor_server.training.episodes import draw_shape, pick, repeat, split_into_chunks
 
 LIMIT = 64
 TABLE = RECIPE.episodes.model_copy(update={"patterns_limit": LIMIT, "singly_share": 0.4})
@@ -27,7 +27,7 @@ def test_chunks_add_up_to_the_patterns_of_a_memory(seed: int, limit: int, share:
 
 @given(count=st.integers(1, 100), size=st.integers(1, 100))
 def test_only_the_last_chunk_may_be_smaller(count: int, size: int) -> None:
-    chunks = chunked(count, size)
+    chunks = split_into_chunks(count, size)
     assert sum(chunks) == count
     assert all(chunk == size for chunk in chunks[:-1])
     assert 1 <= chunks[-1] <= size

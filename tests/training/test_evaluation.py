@@ -29,11 +29,11 @@ from attractor_server.training.evaluation.codecs import Components
 from attractor_server.training.evaluation.measures import int8
 from attractor_server.training.evaluation.rivals import rival_rows
 from attractor_server.training.evaluation.run import Extent, evaluate
-from attractor_server.training.evaluation.scores import Row, over_memories, over_seeds, student
-from attractor_server.training.evaluation.seeds import over_all
-from attractor_server.training.initialization import untrained
+from attractor_server.training.evaluation.scores import Row, average_over_memories, average_over_seeds, student_quantile
+from attractor_server.training.evaluation.seeds import combine_seeds
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.recipe import CueTable, DataTable, InputTable, Recipe
-from attractor_server.training.validation import answered, score, written
+from attractor_server.training.validation import recall, score, write_memories
 
 EXTENT = Extent(memories=6, curves=True)
 OURS = ["memory, one batch", "memory, chunks of 8", "memory, one at a time"]
@@ -89,7 +89,7 @@ def other(metric: str, data: str, kind: str) -> Bench:
             "cues": [CueTable(kind=kind, amount=0.25)],  # type: ignore[arg-type]
         }
     )
-    model = untrained(recipe, DATASETS[data]("train"))
+    model = initialize_model(recipe, DATASETS[data]("train"))
     return Bench.of(replace(model, record={"recipe": recipe.as_record()}), counts=(4, 8), memories=4)
 
 
@@ -128,7 +128,7 @@ def test_a_memory_that_works_beats_the_same_unwritten(rows: Sequence[Row], metho
 def test_figures_are_those_of_the_answers(model: Model, rows: Sequence[Row]) -> None:
     bench = Bench.of(model, memories=6)
     probe = bench.probe(RECIPE.cues[0], 4)
-    answers = answered(model, written(model, probe.patterns, 1), probe.cues)
+    answers = recall(model, write_memories(model, probe.patterns, 1), probe.cues)
     row = one(rows, table="quality", cue="block 14", count=4, method=OURS[2])
     assert row.value == pytest.approx(score(model, RECIPE.data, answers, probe.patterns), rel=1e-5)
     assert (row.bytes, row.memories, row.metric, row.model) == (model.page_bytes, 6, "mse", "tiny")
@@ -190,8 +190,8 @@ def test_patterns_that_are_stored_again_and_again_are_shown_beside_those_stored_
     once, four = (one(repeats, method=f"{times} × each, {OURS[2]}") for times in (1, 4))
     assert once.value == one(rows, table="quality", cue="block 14", count=4, method=OURS[2]).value
     probe = Bench.of(model, memories=EXTENT.memories).probe(RECIPE.cues[0], 1)
-    fast = written(model, torch.cat([probe.patterns] * 4, 1), 1)
-    assert four.value == pytest.approx(score(model, RECIPE.data, answered(model, fast, probe.cues), probe.patterns))
+    fast = write_memories(model, torch.cat([probe.patterns] * 4, 1), 1)
+    assert four.value == pytest.approx(score(model, RECIPE.data, recall(model, fast, probe.cues), probe.patterns))
 
 
 def test_signs_have_hopfield_networks_at_their_best() -> None:
@@ -234,9 +234,9 @@ def test_rivals_are_told_of_each_cue_what_is_right_in_it() -> None:
     values = torch.tensor([[[1.0, torch.nan], [1.0, 2.0], [1.0, 2.0]]])
     known = torch.tensor([[[False, False], [False, True], [False, False]]])
     cues = Cues(values, known)
-    probe = Probe(cue="", patterns=values, cues=cues, unseen=cues, filled=values.nan_to_num(0))
-    assert probe.answers(Told()).tolist() == [[[1, 0], [0, 1], [-1, -1]]]
-    assert probe.few(1).answers(Told()).tolist() == [[[1, 0]]]
+    probe = Probe(cue="", patterns=values, cues=cues, unseen=cues, filled_cues=values.nan_to_num(0))
+    assert probe.ask(Told()).tolist() == [[[1, 0], [0, 1], [-1, -1]]]
+    assert probe.take(1).ask(Told()).tolist() == [[[1, 0]]]
 
 
 def test_principal_components_found_once_serve_as_well_as_those_tuned_by_themselves() -> None:
@@ -246,35 +246,35 @@ def test_principal_components_found_once_serve_as_well_as_those_tuned_by_themsel
     for budget in (2, 5, 9):
         errors = [
             float((codec.round_trip(patterns) - patterns).square().mean())
-            for codec in (shared.code(budget), Pca.tuned(patterns, budget_bytes=budget))
+            for codec in (shared.code(budget), Pca.tune(patterns, budget_bytes=budget))
         ]
         assert errors[0] == pytest.approx(errors[1], rel=1e-3)
         assert shared.code(budget).bytes_per_item(16) <= budget
 
 
 def test_intervals_over_memories_are_of_the_normal_law() -> None:
-    mean, interval = over_memories([1.0, 2.0, 3.0, 6.0])
+    mean, interval = average_over_memories([1.0, 2.0, 3.0, 6.0])
     assert mean == 3
     assert interval == pytest.approx(1.96 * math.sqrt((4 + 1 + 0 + 9) / 3) / 2)
-    assert math.isnan(over_memories([1.0])[1])
+    assert math.isnan(average_over_memories([1.0])[1])
 
 
 def test_intervals_over_seeds_are_of_students_law() -> None:
-    mean, interval = over_seeds([1.0, 2.0, 6.0])
+    mean, interval = average_over_seeds([1.0, 2.0, 6.0])
     assert (mean, interval) == pytest.approx((3, 4.3027 * math.sqrt(7 / 3)), rel=1e-4)
     for freedom in range(1, 60):
-        assert student(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=1e-3)
+        assert student_quantile(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=1e-3)
 
 
 def test_several_seeds_become_one_table(rows: Sequence[Row]) -> None:
     ours = [row for row in rows if row.family == "memory"]
     others = [replace(row, value=row.value + 0.5, auroc=row.auroc and row.auroc / 2) for row in ours]
     rival = of(rows, method="ridge")[0]
-    combined = list(over_all([[*ours, rival], others]))
+    combined = list(combine_seeds([[*ours, rival], others]))
     assert combined[-1] == rival
     for row, before in zip(combined, ours, strict=False):
         assert row.value == pytest.approx(before.value + 0.25)
-        assert row.interval == pytest.approx(student(1) * math.sqrt(0.125) / math.sqrt(2), rel=1e-5)
+        assert row.interval == pytest.approx(student_quantile(1) * math.sqrt(0.125) / math.sqrt(2), rel=1e-5)
         assert row.seeds == 2
     assert combined[0].auroc == pytest.approx(0.75 * (ours[0].auroc or 0))
 

@@ -11,7 +11,7 @@ import pytest
 
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.datasets.glyphs import SIDE, Split, _base, _families, _rendered, _split_of, glyphs
+from attractor_server.training.datasets.glyphs import SIDE, Split, _base, _families, _render_all, _split_of, glyphs
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -38,7 +38,7 @@ def test_two_splits_share_no_image(one: Split, other: Split) -> None:
 def test_two_splits_share_no_character_nor_an_accented_form_of_one() -> None:
     home = {image.tobytes(): _split_of(root) for root, family in _families().items() for image in family}
     splits: dict[str, set[Split]] = {}
-    for character, image in _rendered():
+    for character, image in _render_all():
         splits.setdefault(_base(character), set()).add(home[image.tobytes()])
     assert len(splits) > 1000
     assert all(len(found) == 1 for found in splits.values())

@@ -14,7 +14,7 @@ from attractor_server.energy.model_file import load_model
 from attractor_server.errors import SettingsError
 from attractor_server.training import metagradient, run
 from attractor_server.training.episodes import Episode
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.metagradient import MetaGradient
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.trainer import Phase, Trainer
@@ -38,7 +38,7 @@ def recipe_of(network: str, steps: int = 24) -> Recipe:
 
 
 def on(device: torch.device, recipe: Recipe, phase: Phase, team: Team = ALONE) -> Trainer:
-    return Trainer(recipe, untrained(recipe, stripes()).to(device), stripes().to(device), phase, team)
+    return Trainer(recipe, initialize_model(recipe, stripes()).to(device), stripes().to(device), phase, team)
 
 
 def trained(recipe: Recipe, phase: Phase) -> Model:
@@ -72,7 +72,7 @@ def test_what_is_replayed_trains_as_what_is_measured(
     replayed = trained(recipe, phase)
     assert kinds, "no kind of episode came twice"
     monkeypatch.setattr(metagradient, "RECORDINGS_LIMIT", 0)
-    measured, start = trained(recipe, phase), untrained(recipe, stripes())
+    measured, start = trained(recipe, phase), initialize_model(recipe, stripes())
     for name, value in measured.parameters.flat().items():
         moved = (value - start.parameters.flat()[name]).abs().max()
         assert (replayed.parameters.flat()[name] - value).abs().max() <= 0.02 * moved, name

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from tests.support.tiny_training import RECIPE, stripes
 from torch import Generator
 
-from attractor_server.training.baselines import Ridge, look_up, nearest
-from attractor_server.training.initialization import untrained
-from attractor_server.training.metrics import SCORES, auroc, identified
-from attractor_server.training.validation import Task, filled, fit_ridge, validate
+from attractor_server.training.baselines import Ridge, find_nearest, look_up
+from attractor_server.training.initialization import initialize_model
+from attractor_server.training.metrics import SCORES, auroc, identification_rate
+from attractor_server.training.validation import Task, fill_missing, fit_ridge, validate
 
 DRAWN = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
 
@@ -35,15 +35,15 @@ def test_auroc_of_scores_that_do_not_overlap_is_one() -> None:
 def test_identified_counts_those_nearest_to_their_own_item() -> None:
     items = torch.tensor([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]]])
     moved = items + 1.0
-    assert identified(moved, items) == 1.0
+    assert identification_rate(moved, items) == 1.0
     moved[0, 0] = torch.tensor([9.0, 1.0])
-    assert identified(moved, items) == 0.75
+    assert identification_rate(moved, items) == 0.75
 
 
 def test_the_nearest_item_is_looked_up_in_the_memory_of_its_cue() -> None:
     items = torch.tensor([[[0.0], [4.0]], [[10.0], [20.0]]])
     cues = torch.tensor([[[3.0], [1.0]], [[0.0], [16.0]]])
-    assert nearest(cues, items).tolist() == [[1, 0], [0, 1]]
+    assert find_nearest(cues, items).tolist() == [[1, 0], [0, 1]]
     assert look_up(cues, items).tolist() == [[[4.0], [0.0]], [[10.0], [20.0]]]
 
 
@@ -71,11 +71,11 @@ def test_the_fitted_ridge_restores_better_than_the_cue_and_a_network_that_cannot
     number: int,
 ) -> None:
     data, table = stripes(), RECIPE.cues[number]
-    start = untrained(RECIPE, data)
+    start = initialize_model(RECIPE, data)
     mute = {name: torch.full_like(value, -40.0) for name, value in start.parameters.writer.items()}
     model = replace(start, parameters=replace(start.parameters, writer=mute))
     task = Task(data=RECIPE.data, cues=[table], count=8, memories=4)
-    figures = validate(model, data, task, ridge=fit_ridge(data, [table], partial(filled, model), rounds=1))
+    figures = validate(model, data, task, ridge=fit_ridge(data, [table], partial(fill_missing, model), rounds=1))
     assert figures["mse_ridge"] < figures["mse_cue"]
     assert figures["mse_recalled"] == pytest.approx(figures["mse_no_write"])
     assert figures["auroc"] == 0.5

@@ -13,7 +13,7 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import DATASETS, load_dataset
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 from attractor_server.training.recipe import find_recipe, load_recipe
 from attractor_server.training.trainer import Trainer
 
@@ -95,13 +95,13 @@ def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
 )
 def test_a_network_that_cannot_be_made_is_refused(network: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
-        untrained(RECIPE.model_copy(update={"network": network}), stripes())
+        initialize_model(RECIPE.model_copy(update={"network": network}), stripes())
 
 
 def test_more_components_than_there_are_values_are_refused() -> None:
     recipe = RECIPE.model_copy(update={"input": RECIPE.input.model_copy(update={"components": 785})})
     with pytest.raises(SettingsError, match=r"input\.components: saw 785; expected at most 128"):
-        untrained(recipe, stripes())
+        initialize_model(recipe, stripes())
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
@@ -126,7 +126,7 @@ def test_a_recipe_for_a_gpu_takes_a_step_on_a_processor_too(name: str) -> None:
         "optimizer": recipe.optimizer.model_copy(update={"steps": 1}),
     }
     recipe, data = recipe.model_copy(update=changes), load_dataset(recipe.data.name, "validation")
-    start = untrained(recipe, data)
+    start = initialize_model(recipe, data)
     assert_lifted(start, data.pool(3))
     trainer = Trainer(recipe, start, data, MAIN)
     trainer.run(budget_s=math.inf, each_step=lambda progress: None)

@@ -18,12 +18,12 @@ from attractor_server.training.distortions import Cues
 from attractor_server.training.evaluation import pages
 from attractor_server.training.evaluation.bench import Bench
 from attractor_server.training.evaluation.plots import draw_curves
-from attractor_server.training.evaluation.report import BEGIN, END, filled_page, markdown, picture_of
+from attractor_server.training.evaluation.report import BEGIN, END, fill_page, markdown, picture_of
 from attractor_server.training.evaluation.run import Extent, evaluate
 from attractor_server.training.evaluation.scores import Row
 from attractor_server.training.evaluation.seeds import seed_rows
 from attractor_server.training.model_lookup import control_file, seed_files
-from attractor_server.training.validation import answered, written
+from attractor_server.training.validation import recall, write_memories
 
 EXTENT = Extent(memories=4, counts=(2, 4), rivals=False, curves=True, pages=True)
 
@@ -85,7 +85,7 @@ def test_where_the_right_page_is_told_each_page_answers_as_a_memory_of_its_own(m
 
 def answered_alone(bench: Bench, patterns: Tensor, cues: Tensor) -> Tensor:
     none = torch.zeros_like(cues, dtype=torch.bool)
-    return answered(bench.model, written(bench.model, patterns, 4), Cues(cues, none))
+    return recall(bench.model, write_memories(bench.model, patterns, 4), Cues(cues, none))
 
 
 def test_the_table_of_pages_has_the_share_of_right_pages(rows: Sequence[Row]) -> None:
@@ -120,7 +120,7 @@ def test_curves_become_a_small_picture_that_stands_in_the_page(rows: Sequence[Ro
     assert 5_000 < path.stat().st_size < 60_000
     with Image.open(path) as image:
         assert image.size[0] > 1000
-    page = filled_page(f"Before\n{BEGIN}\nstale\n{END}\nAfter", rows, drawn=["tiny"])
+    page = fill_page(f"Before\n{BEGIN}\nstale\n{END}\nAfter", rows, drawn=["tiny"])
     assert page.startswith("Before\n")
     assert page.endswith("After")
     assert "stale" not in page

@@ -18,13 +18,13 @@ from attractor_server.errors import SettingsError
 from attractor_server.training import run
 from attractor_server.training.datasets import Dataset
 from attractor_server.training.distortions import distort
-from attractor_server.training.eraser import REHEARSALS, UPS, erasing_losses, with_start
-from attractor_server.training.initialization import untrained
-from attractor_server.training.objective import episode_losses, identity_error, recalled
+from attractor_server.training.eraser import REHEARSALS, UPS, erasing_losses, start_eraser
+from attractor_server.training.initialization import initialize_model
+from attractor_server.training.objective import episode_losses, identity_error, read_cues
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.run_log import LOG, describe, progress_bar
 from attractor_server.training.trainer import Progress, Trainer
-from attractor_server.training.validation import written
+from attractor_server.training.validation import write_memories
 
 
 class Faulty(Dataset):
@@ -130,7 +130,7 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path) -> 
 def test_a_run_is_resumed_by_its_own_components_where_a_machine_finds_others(tmp_path: Path) -> None:
     """Principal components have no sign of their own: which one comes out depends on the machine."""
     recipe = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update={"steps": 20})})
-    start = untrained(recipe, stripes())
+    start = initialize_model(recipe, stripes())
     assert start.transform.whitening is not None
     turned = replace(start.transform.whitening, components=-start.transform.whitening.components)
     elsewhere = replace(start, transform=replace(start.transform, whitening=turned))
@@ -258,7 +258,7 @@ def test_another_seed_makes_another_model_of_the_same_recipe(tmp_path: Path, mod
 def test_the_eraser_starts_as_far_up_the_energy_as_does_best() -> None:
     start = finish(trainer(steps=120)).model
     data, heights = stripes(), list[float]()
-    for name, value in with_start(start, data, RECIPE).parameters.eraser.items():
+    for name, value in start_eraser(start, data, RECIPE).parameters.eraser.items():
         if name.startswith("energy."):
             heights += (-value).tolist()
     best = loss_of_erasing(start, data, heights[0])
@@ -284,7 +284,7 @@ def erasing(model: Model, data: Dataset, *, episodes: int) -> float:
 def test_choosing_among_pages_is_learned_where_the_recipe_asks_for_it() -> None:
     weights = {"choice_weight": 0.5, "familiarity_weight": 0.0, "steps": 150}
     asked = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update=weights)})
-    start, generator = untrained(RECIPE, stripes()), Generator().manual_seed(0)
+    start, generator = initialize_model(RECIPE, stripes()), Generator().manual_seed(0)
     assert episode_losses(start, stripes(), RECIPE, generator).choice is None
     trained = finish(Trainer(asked, start, stripes(), MAIN)).model
     assert choice(trained, asked) < 0.8 * choice(start, asked)
@@ -293,7 +293,7 @@ def test_choosing_among_pages_is_learned_where_the_recipe_asks_for_it() -> None:
 def test_steps_before_the_last_come_nearer_where_the_recipe_asks_for_it() -> None:
     weights = {"early_weight": 20.0, "steps": 150}
     asked = RECIPE.model_copy(update={"optimizer": RECIPE.optimizer.model_copy(update=weights)})
-    start, generator = untrained(RECIPE, stripes()), Generator().manual_seed(0)
+    start, generator = initialize_model(RECIPE, stripes()), Generator().manual_seed(0)
     assert episode_losses(start, stripes(), RECIPE, generator).early is None
     trained = {
         name: finish(Trainer(recipe, start, stripes(), MAIN)).model
@@ -307,7 +307,7 @@ def test_steps_before_the_last_come_nearer_where_the_recipe_asks_for_it() -> Non
 
 def test_telling_patterns_apart_counts_where_the_recipe_asks_for_it() -> None:
     optimizer = RECIPE.optimizer.model_copy(update={"identity_weight": 2.0})
-    start = untrained(RECIPE, stripes())
+    start = initialize_model(RECIPE, stripes())
     without, asked = (
         episode_losses(start, stripes(), recipe, Generator().manual_seed(5))
         for recipe in (RECIPE, RECIPE.model_copy(update={"optimizer": optimizer}))
@@ -318,7 +318,7 @@ def test_telling_patterns_apart_counts_where_the_recipe_asks_for_it() -> None:
 
 
 def test_patterns_as_near_as_the_right_one_leave_a_choice_by_chance() -> None:
-    model = untrained(RECIPE, stripes())
+    model = initialize_model(RECIPE, stripes())
     patterns = stripes().sample(1, 2, Generator().manual_seed(1))
     x = model.encode(patterns)
     halfway, right = x.mean(1, keepdim=True), x[:, :1]
@@ -330,16 +330,16 @@ def test_patterns_as_near_as_the_right_one_leave_a_choice_by_chance() -> None:
 @pytest.mark.parametrize("told", [0.0, 0.3, 1.0])
 def test_what_is_known_of_a_cue_is_held_whether_or_not_others_have_such(told: float) -> None:
     """Against the reading loop that serves, to which all cues are alike."""
-    model, data, generator = untrained(RECIPE, stripes()), stripes(), Generator().manual_seed(4)
+    model, data, generator = initialize_model(RECIPE, stripes()), stripes(), Generator().manual_seed(4)
     patterns = data.sample(3, 6, generator)
     cues = distort(patterns, data.layout, [RECIPE.cues[0].model_copy(update={"told": told})], generator)
     assert float(cues.known.any(-1).float().mean()) == pytest.approx(told, abs=0.2)
-    fast, x = written(model, patterns, 6), model.encode(cues.values)
-    found = recalled(model, model.network, fast, x, cues)
+    fast, x = write_memories(model, patterns, 6), model.encode(cues.values)
+    found = read_cues(model, model.network, fast, x, cues)
     hold = model.hold(cues.values, cues.known)
     wanted = read(model.network, model.parameters, fast, x, hold=hold).pattern
     assert torch.allclose(found, wanted, atol=1e-4)
-    free = recalled(model, model.network, fast, x, None)
+    free = read_cues(model, model.network, fast, x, None)
     assert torch.allclose(found, free, atol=1e-2) == (not told)
 
 

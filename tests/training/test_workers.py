@@ -17,7 +17,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.initialization import untrained
+from attractor_server.training.initialization import initialize_model
 
 # Ray itself sets entries of its own settings that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:ray.data.context")
@@ -59,7 +59,7 @@ def reports(folder: Path, refusal: SettingsError) -> tuple[Report, Report]:
 @pytest.fixture(scope="module")
 def parent(folder: Path) -> Model:
     """In a file of the folder."""
-    return save_model(untrained(RECIPE, load_dataset("glyphs", "train")), folder / "parent.safetensors")
+    return save_model(initialize_model(RECIPE, load_dataset("glyphs", "train")), folder / "parent.safetensors")
 
 
 @pytest.fixture(scope="module")

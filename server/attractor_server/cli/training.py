@@ -128,11 +128,11 @@ def adapt(model: str, samples: Path, output: Path, name: str | None) -> None:
     """
     try:
         from attractor_server.energy.model_file import SUFFIX, save_model  # noqa: PLC0415 - loads torch
-        from attractor_server.training.adapt import adapted  # noqa: PLC0415
+        from attractor_server.training.adapt import adapt_model  # noqa: PLC0415
         from attractor_server.training.model_lookup import open_model  # noqa: PLC0415
 
         opened = open_model(model)
-        made = adapted(opened, _read(samples), name=name or f"{opened.name}-adapted")
+        made = adapt_model(opened, _read(samples), name=name or f"{opened.name}-adapted")
         made = save_model(made, output / f"{made.name}{SUFFIX}")
         click.echo(f"{made.name} {made.digest} is in {output}")
     except ServerError as error:

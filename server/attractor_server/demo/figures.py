@@ -9,7 +9,7 @@ from attractor_server.demo.job import Report
 from attractor_server.demo.pictures import BLOCK, Plan
 from attractor_server.training.baselines import look_up
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.metrics import auroc, identified
+from attractor_server.training.metrics import auroc, identification_rate
 from attractor_server.training.validation import fit_ridge
 
 
@@ -31,9 +31,9 @@ def figures_of(plans: Sequence[Plan], report: Report) -> dict[str, float]:
         "mse_ridge": mean_squared_error(ridge.restore(cues), stored),
         "mse_no_write": mean_squared_error(torch.cat([one.unwritten for one in answers]), stored),
         "mse_nearest": mean_squared_error(nearest, stored),
-        "id_recalled": sum(identified(one.recalled, plan.stored) * len(plan.stored) for plan, one in pairs)
+        "id_recalled": sum(identification_rate(one.recalled, plan.stored) * len(plan.stored) for plan, one in pairs)
         / len(stored),
-        "id_cue": sum(identified(plan.cues, plan.stored) * len(plan.stored) for plan in plans) / len(stored),
+        "id_cue": sum(identification_rate(plan.cues, plan.stored) * len(plan.stored) for plan in plans) / len(stored),
         "auroc": auroc(
             -torch.cat([one.stored_delta for one in answers]), -torch.cat([one.unseen_delta for one in answers])
         ),

@@ -56,43 +56,43 @@ async def run_job(address: str, plans: Sequence[Plan]) -> Report:
                 tasks.start_soon(_query, memory, plan, recall)
         queried_s = time.perf_counter()
         answers = [
-            await _answers(memory, empty, plan, recall)
+            await _collect_answers(memory, empty, plan, recall)
             for memory, plan, recall in zip(memories, plans, recalls, strict=True)
         ]
-        traced = await memories[0].query(_images(plans[0].cues[:TRACED]), trajectory=True)
+        traced = await memories[0].query(_to_images(plans[0].cues[:TRACED]), trajectory=True)
         assert traced.trajectory is not None
         return Report(answers, traced.trajectory.energy, stored_s - started_s, queried_s - stored_s)
 
 
 async def _store(memory: attractor.AsyncMemory, plan: Plan) -> None:
     async with memory.stream() as stream:
-        async for _ in stream.store(iter(_images(plan.stored))):
+        async for _ in stream.store(iter(_to_images(plan.stored))):
             pass
 
 
 async def _query(memory: attractor.AsyncMemory, plan: Plan, recalls: list[attractor.Recall]) -> None:
     async with memory.stream() as stream:
-        recalls.extend([recall async for recall in stream.query(iter(_images(plan.cues)))])
+        recalls.extend([recall async for recall in stream.query(iter(_to_images(plan.cues)))])
 
 
-async def _answers(
+async def _collect_answers(
     memory: attractor.AsyncMemory, empty: attractor.AsyncMemory, plan: Plan, recalls: Sequence[attractor.Recall]
 ) -> Answers:
-    unwritten = await empty.query(_images(plan.cues))
-    unseen = await memory.recognize(_images(plan.unseen_cues))
+    unwritten = await empty.query(_to_images(plan.cues))
+    unseen = await memory.recognize(_to_images(plan.unseen_cues))
     return Answers(
-        recalled=_patterns(np.stack([recall.pattern for recall in recalls])),
-        unwritten=_patterns(unwritten.pattern),
+        recalled=_to_patterns(np.stack([recall.pattern for recall in recalls])),
+        unwritten=_to_patterns(unwritten.pattern),
         stored_delta=torch.tensor([float(recall.delta_energy) for recall in recalls]),
         unseen_delta=torch.from_numpy(unseen.delta_energy),
     )
 
 
-def _images(patterns: Tensor) -> NDArray[np.float32]:
+def _to_images(patterns: Tensor) -> NDArray[np.float32]:
     """As the SDK takes them: (n, 28, 28) from 0 to 1."""
     images: NDArray[np.float32] = patterns.reshape(-1, SIDE, SIDE).numpy()
     return images
 
 
-def _patterns(images: NDArray[np.float32]) -> Tensor:
+def _to_patterns(images: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(images).flatten(1)

@@ -34,7 +34,7 @@ def glyph_plans(seed: int = 0) -> Sequence[Plan]:
     """16 memories of 32 glyphs, of characters that no training glyph shows; in one memory no character twice."""
     generator = Generator().manual_seed(seed)
     patterns = load_dataset("glyphs", "test").sample(MEMORIES, 2 * ITEMS, generator)
-    return [_plan(stored, unseen, generator) for stored, unseen in (chosen.chunk(2) for chosen in patterns)]
+    return [_make_plan(stored, unseen, generator) for stored, unseen in (chosen.chunk(2) for chosen in patterns)]
 
 
 def picture_plans(paths: Sequence[Path], seed: int = 0) -> Sequence[Plan]:
@@ -44,17 +44,17 @@ def picture_plans(paths: Sequence[Path], seed: int = 0) -> Sequence[Plan]:
         SettingsError: a file is no picture that can be read.
     """
     generator = Generator().manual_seed(seed)
-    stored = torch.stack([_picture(path) for path in paths])
+    stored = torch.stack([_read_picture(path) for path in paths])
     glyphs = load_dataset("glyphs", "test")
-    return [_plan(part, glyphs.sample(1, len(part), generator)[0], generator) for part in stored.split(ITEMS)]
+    return [_make_plan(part, glyphs.sample(1, len(part), generator)[0], generator) for part in stored.split(ITEMS)]
 
 
-def _plan(stored: Tensor, unseen: Tensor, generator: Generator) -> Plan:
+def _make_plan(stored: Tensor, unseen: Tensor, generator: Generator) -> Plan:
     layout = Layout((IMAGE,))
     return Plan(stored, *(distort(x[None], layout, [BLOCK], generator).values[0] for x in (stored, unseen)))
 
 
-def _picture(path: Path) -> Tensor:
+def _read_picture(path: Path) -> Tensor:
     """In grey, its middle square, as large as the model's images."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -15,7 +15,7 @@ from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Dataset
 from attractor_server.training.model_lookup import recipe_of
 from attractor_server.training.recipe import Recipe
-from attractor_server.training.validation import Task, calibrated, validate
+from attractor_server.training.validation import Task, calibrate, validate
 
 SAMPLES = "samples of another source"
 """What stands in the recipe of an adapted model in place of a data set's name"""
@@ -26,28 +26,26 @@ FLOOR = 0.5
 _LEAST = 1e-6
 
 
-def adapted(model: Model, samples: Tensor, *, name: str = "") -> Model:
+def adapt_model(model: Model, samples: Tensor, *, name: str = "") -> Model:
     """The model for patterns like the samples (n, values): transform and calibration fitted to them, all else as it is.
 
     Raises:
         SettingsError: the model is not one of vectors behind a whitening, or the samples do not fit it.
     """
-    recipe, whitening = recipe_of(model), _whitening(model)
-    samples = _checked(model, samples.float())
+    recipe, whitening = recipe_of(model), _require_whitening(model)
+    samples = _check_samples(model, samples.float())
     power = recipe.input.whitening
     trained = whitening.spread ** (1 / power)  # deviations of the components of the training data
     profile = trained ** (1 - power)
-    transform, found = _fitted(samples, profile.clamp(min=FLOOR * float(profile.median())))
+    transform, found = _fit_transform(samples, profile.clamp(min=FLOOR * float(profile.median())))
     scale = float((found.square().sum() / trained.square().sum()).sqrt())
-    recipe = _for_samples(recipe, name or model.name, scale)
+    recipe = _adapt_recipe(recipe, name or model.name, scale)
     source = Dataset(model.layout, samples, torch.arange(len(samples)))
     fitted = replace(model, name=recipe.name, transform=transform, calibration=None, digest="")
-    return replace(
-        fitted, calibration=calibrated(fitted, source, recipe), record=_record(model, fitted, source, recipe)
-    )
+    return replace(fitted, calibration=calibrate(fitted, source, recipe), record=_record(model, fitted, source, recipe))
 
 
-def _whitening(model: Model) -> Whitening:
+def _require_whitening(model: Model) -> Whitening:
     kinds = [field.kind for field in model.layout.fields]
     if model.transform.whitening is None or set(kinds) != {"vector"} or not recipe_of(model).input.whitening:
         raise SettingsError(
@@ -57,7 +55,7 @@ def _whitening(model: Model) -> Whitening:
     return model.transform.whitening
 
 
-def _checked(model: Model, samples: Tensor) -> Tensor:
+def _check_samples(model: Model, samples: Tensor) -> Tensor:
     width, entries = model.layout.size, model.transform.encode(torch.zeros(1, model.layout.size)).shape[1]
     least = max(entries + 1, 2 * model.capacity)
     if samples.dim() != 2 or samples.shape[1] != width:
@@ -73,7 +71,7 @@ def _checked(model: Model, samples: Tensor) -> Tensor:
     return samples
 
 
-def _fitted(samples: Tensor, profile: Tensor) -> tuple[Transform, Tensor]:
+def _fit_transform(samples: Tensor, profile: Tensor) -> tuple[Transform, Tensor]:
     """The transform that gives the leading components of the samples these deviations, and those that they have."""
     mean = samples.mean(0)
     _, singular, vectors = torch.linalg.svd(samples - mean, full_matrices=False)
@@ -83,7 +81,7 @@ def _fitted(samples: Tensor, profile: Tensor) -> tuple[Transform, Tensor]:
     return Transform(scale=torch.ones_like(mean), shift=-mean, whitening=whitening), deviations
 
 
-def _for_samples(recipe: Recipe, name: str, scale: float) -> Recipe:
+def _adapt_recipe(recipe: Recipe, name: str, scale: float) -> Recipe:
     """The recipe with noise as loud beside the samples as it was beside what the model was trained on."""
     cues = [
         cue.model_copy(update={"amount": cue.amount * scale}) if cue.kind == "noise" else cue for cue in recipe.cues

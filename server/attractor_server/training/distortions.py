@@ -36,13 +36,13 @@ def distort(patterns: Tensor, layout: Layout, tables: Sequence[CueTable], genera
     chosen = chosen.reshape(*patterns.shape[:-1], 1)
     values, known = patterns, torch.zeros_like(patterns, dtype=torch.bool)
     for number, table in enumerate(tables):
-        made = _made(patterns, layout, table, generator)
+        made = _apply(patterns, layout, table, generator)
         values = torch.where(chosen == number, made.values, values)
         known = torch.where(chosen == number, made.known, known)
     return Cues(values, known)
 
 
-def _made(patterns: Tensor, layout: Layout, table: CueTable, generator: Generator) -> Cues:
+def _apply(patterns: Tensor, layout: Layout, table: CueTable, generator: Generator) -> Cues:
     values, touched = patterns.clone(), torch.zeros_like(patterns, dtype=torch.bool)
     for field, span in layout.spans:
         if table.field in ("", field.name):
@@ -51,7 +51,7 @@ def _made(patterns: Tensor, layout: Layout, table: CueTable, generator: Generato
     return Cues(values, told & ~touched)
 
 
-def blocks(shape: torch.Size, image: tuple[int, ...], generator: Generator, block: int) -> Tensor:
+def draw_blocks(shape: torch.Size, image: tuple[int, ...], generator: Generator, block: int) -> Tensor:
     """Which entries of images (…, height·width·channels) a square block at a random place covers, bool."""
     places = []
     for length in image[:2]:
@@ -66,31 +66,31 @@ def _uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
-def _block(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+def _cover_block(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     if field.kind != "image":
         raise SettingsError(f"cues.kind: saw 'block' for the field {field.name!r}; expected an image field")
-    covered = blocks(x.shape, field.shape, generator, round(table.amount))
+    covered = draw_blocks(x.shape, field.shape, generator, round(table.amount))
     return x.masked_fill(covered, BACKGROUND), covered
 
 
-def _noise(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+def _add_noise(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     noise = torch.randn(x.shape, generator=generator, device=generator.device)
     return x + table.amount * noise, torch.ones_like(x, dtype=torch.bool)
 
 
-def _flips(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+def _flip_signs(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     flipped = _uniform(x.shape, generator) < table.amount
     return torch.where(flipped, -x, x), torch.ones_like(x, dtype=torch.bool)
 
 
-def _missing(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+def _drop_entries(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     """Exactly that share of the entries of each pattern."""
     order = _uniform(x.shape, generator).argsort(-1)
     gone = order < round(table.amount * x.shape[-1])
     return x.masked_fill(gone, torch.nan), gone
 
 
-def _frames(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+def _drop_frames(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     """Exactly that share of the rows of each pattern."""
     frames = field.shape[0]
     order = _uniform((*x.shape[:-1], frames), generator).argsort(-1)
@@ -98,15 +98,15 @@ def _frames(x: Tensor, field: Field, table: CueTable, generator: Generator) -> t
     return x.masked_fill(gone, torch.nan), gone
 
 
-def _field(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
+def _drop_field(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
     return torch.full_like(x, torch.nan), torch.ones_like(x, dtype=torch.bool)
 
 
 _WAYS: Mapping[CueKind, Callable[[Tensor, Field, CueTable, Generator], tuple[Tensor, Tensor]]] = {
-    "block": _block,
-    "noise": _noise,
-    "flips": _flips,
-    "missing": _missing,
-    "frames": _frames,
-    "field": _field,
+    "block": _cover_block,
+    "noise": _add_noise,
+    "flips": _flip_signs,
+    "missing": _drop_entries,
+    "frames": _drop_frames,
+    "field": _drop_field,
 }

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
 
     chunks: tuple[int, ...] = ()
     """Sizes of what is written, one after another"""
-    gone: int = 0
+    erasures: int = 0
     """Of the patterns, the last so many are erased"""
     held: bool = True
     """Whether entries of cues are held"""
@@ -32,20 +32,20 @@ class Episode:
     """Patterns to write and cues to read, all (memories, …, values), in the units users send."""
 
     patterns: Tensor
-    asked: Tensor
+    targets: Tensor
     """The patterns that the cues are of"""
     cues: Cues
     plan: Plan
 
-    def copied(self) -> "Episode":
+    def clone(self) -> "Episode":
         """The same in places of its own."""
         cues = Cues(self.cues.values.clone(), self.cues.known.clone())
-        return replace(self, patterns=self.patterns.clone(), asked=self.asked.clone(), cues=cues)
+        return replace(self, patterns=self.patterns.clone(), targets=self.targets.clone(), cues=cues)
 
-    def take(self, other: "Episode") -> None:
+    def copy_from(self, other: "Episode") -> None:
         """Puts the values of another one of the same plan and shapes in these places."""
         self.patterns.copy_(other.patterns)
-        self.asked.copy_(other.asked)
+        self.targets.copy_(other.targets)
         self.cues.values.copy_(other.cues.values)
         self.cues.known.copy_(other.cues.known)
 
@@ -65,10 +65,10 @@ def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequenc
         chunk = count
     else:
         chunk = 2 ** int(uniform() * (math.log2(count) + 1))
-    return count, chunked(count, min(chunk, count))
+    return count, split_into_chunks(count, min(chunk, count))
 
 
-def chunked(count: int, size: int) -> Sequence[int]:
+def split_into_chunks(count: int, size: int) -> Sequence[int]:
     """Sizes of chunks of `size` that add up to `count`; the last may be smaller."""
     return [size] * (count // size) + ([count % size] if count % size else [])
 

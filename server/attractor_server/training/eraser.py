@@ -12,9 +12,9 @@ from attractor_server.energy.writer import delta_energy
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.episodes import Episode, Plan, draw_shape
-from attractor_server.training.objective import Losses, Objective, reading_error, recalled
+from attractor_server.training.objective import Losses, Objective, read_cues, recall_error
 from attractor_server.training.recipe import EraserTable, Recipe
-from attractor_server.training.validation import written
+from attractor_server.training.validation import write_memories
 
 UPS = (0.02, 0.05, 0.08, 0.12, 0.18, 0.27)
 """How far up the energy an eraser may start to learn from"""
@@ -26,7 +26,7 @@ SLACK = 0.05
 """Error beside which damage to what is kept counts: a rise from nothing to next to nothing should not"""
 
 
-def with_start(model: Model, source: Source, recipe: Recipe) -> Model:
+def start_eraser(model: Model, source: Source, recipe: Recipe) -> Model:
     """The model with an eraser as yet unlearned, as far up the energy as does best in a few episodes.
 
     What a unit of energy is differs from model to model, by more than a short phase of learning can make good.
@@ -54,22 +54,22 @@ def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator
     gone = 1 + int(share * min(table.patterns, count))
     patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
     cues = distort(patterns, source.layout, recipe.cues, generator)
-    return Episode(patterns, patterns, cues, Plan(gone=gone, held=bool(cues.known.any())))
+    return Episode(patterns, patterns, cues, Plan(erasures=gone, held=bool(cues.known.any())))
 
 
 def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
-    patterns, cues, gone = episode.patterns, episode.cues, episode.plan.gone
+    patterns, cues, gone = episode.patterns, episode.cues, episode.plan.erasures
     count, held = patterns.shape[1] - gone, episode.plan.held
     kept, dropped = patterns[:, :count], patterns[:, count:]
-    full, never = written(model, patterns, count + gone), written(model, kept, count)
-    fast = erased(model, full, dropped, stored=count + gone)
+    full, never = write_memories(model, patterns, count + gone), write_memories(model, kept, count)
+    fast = erase_patterns(model, full, dropped, stored=count + gone)
     x, whole = model.encode(cues.values), cues if held else None
-    found = recalled(model, model.network, fast, x, whole)
+    found = read_cues(model, model.network, fast, x, whole)
     with torch.no_grad():
-        before = reading_error(model, recalled(model, model.network, full, x, whole)[:, :count], kept)
-        wanted = recalled(model, model.network, never, x[:, count:], _part(cues, count) if held else None)
+        before = recall_error(model, read_cues(model, model.network, full, x, whole)[:, :count], kept)
+        wanted = read_cues(model, model.network, never, x[:, count:], _slice_cues(cues, count) if held else None)
         energy = delta_energy(model.network, model.parameters, never, x[:, count:])
-    damage = reading_error(model, found[:, :count], kept) / (before + SLACK)
+    damage = recall_error(model, found[:, :count], kept) / (before + SLACK)
     strayed = (found[:, count:] - wanted).square().mean() / wanted.var().clamp(min=1e-9)
     delta = delta_energy(model.network, model.parameters, fast, x[:, count:])
     apart = (delta - energy).square().mean() / energy.square().mean().clamp(min=1e-9)
@@ -84,12 +84,12 @@ patterns lead to here and in the memory that never saw them; `familiarity` the s
 """
 
 
-def erased(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
+def erase_patterns(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
     """The fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
     present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=patterns.device)
     held = torch.full((len(patterns),), stored, device=patterns.device)
     return erase(model.network, model.parameters, fast, model.encode(patterns), present=present, stored=held)
 
 
-def _part(cues: Cues, start: int) -> Cues:
+def _slice_cues(cues: Cues, start: int) -> Cues:
     return Cues(cues.values[:, start:], cues.known[:, start:])

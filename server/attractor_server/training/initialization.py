@@ -23,7 +23,7 @@ POOL = 8192
 _NONE = "missing"
 
 
-def untrained(recipe: Recipe, source: Source) -> Model:
+def initialize_model(recipe: Recipe, source: Source) -> Model:
     """The recipe's model before its first step.
 
     Raises:
@@ -60,7 +60,7 @@ def untrained(recipe: Recipe, source: Source) -> Model:
     )
 
 
-def descended(parent: Model, recipe: Recipe, anew: Model) -> Model:
+def inherit_parameters(parent: Model, recipe: Recipe, anew: Model) -> Model:
     """The recipe's model as it would start `anew`, with what its parent learned, its eraser apart.
 
     It has the digest of its parent until it is saved.

@@ -23,7 +23,7 @@ _Kind: TypeAlias = tuple[Plan, torch.Size, torch.Size]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Two of an episode's losses, and the gradient of all of them together."""
 
     error: Tensor
@@ -36,10 +36,10 @@ class Measured:
 class _Recording:
     graph: torch.cuda.CUDAGraph
     episode: Episode
-    measured: Measured
+    measured: Measurement
 
-    def replay(self, episode: Episode) -> Measured:
-        self.episode.take(episode)
+    def replay(self, episode: Episode) -> Measurement:
+        self.episode.copy_from(episode)
         self.graph.replay()
         return self.measured
 
@@ -52,29 +52,29 @@ class MetaGradient:
         self._recipe = recipe
         self._model = model
         self._learned = list(learned.values())
-        self._met: set[_Kind] = set()
+        self._kinds: set[_Kind] = set()
         self._recordings: dict[_Kind, _Recording] = {}
         self._pool: Any = None
 
-    def of(self, episode: Episode) -> Measured:
+    def compute(self, episode: Episode) -> Measurement:
         """Through both loops; an episode on a GPU is recorded when one of its kind is met for the second time."""
-        kind = (episode.plan, episode.patterns.shape, episode.asked.shape)
+        kind = (episode.plan, episode.patterns.shape, episode.targets.shape)
         if kind in self._recordings:
             return self._recordings[kind].replay(episode)
-        if not episode.patterns.is_cuda or kind not in self._met or len(self._recordings) >= RECORDINGS_LIMIT:
-            self._met.add(kind)
+        if not episode.patterns.is_cuda or kind not in self._kinds or len(self._recordings) >= RECORDINGS_LIMIT:
+            self._kinds.add(kind)
             return self._measure(episode)
         self._recordings[kind] = self._record(episode)
         return self._recordings[kind].replay(episode)
 
-    def _measure(self, episode: Episode) -> Measured:
+    def _measure(self, episode: Episode) -> Measurement:
         losses = self._objective.measure(self._model, self._recipe, episode)
         gradients = torch.autograd.grad(losses.total(self._recipe.optimizer), self._learned, allow_unused=True)
-        return Measured(losses.error.detach(), losses.familiarity.detach(), gradients)
+        return Measurement(losses.error.detach(), losses.familiarity.detach(), gradients)
 
     def _record(self, episode: Episode) -> _Recording:
         """All recordings take their memory from one pool: what one leaves there, none needs when it is replayed."""
-        own, graph = episode.copied(), torch.cuda.CUDAGraph()
+        own, graph = episode.clone(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             measured = self._measure(own)
         self._pool = graph.pool()

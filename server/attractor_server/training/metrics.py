@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from attractor_server.training.baselines import nearest
+from attractor_server.training.baselines import find_nearest
 from attractor_server.training.recipe import Metric
 
 
-def identified(x: Tensor, items: Tensor) -> float:
+def identification_rate(x: Tensor, items: Tensor) -> float:
     """Share of x (…, n, d) whose nearest item (…, n, d) is the one of the same number."""
-    return float((nearest(x, items) == torch.arange(items.shape[-2])).float().mean())
+    return float((find_nearest(x, items) == torch.arange(items.shape[-2])).float().mean())
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:

@@ -82,13 +82,13 @@ def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator
 def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
     weights = recipe.optimizer
     network, fast = _write(model, model.encode(episode.patterns), episode.plan.chunks)
-    x, truth = model.encode(episode.cues.values), episode.asked
-    *before, last = _iterates(model, network, fast, x, _held(episode))
-    error = reading_error(model, last, truth)
+    x, truth = model.encode(episode.cues.values), episode.targets
+    *before, last = _read_steps(model, network, fast, x, _cues_to_hold(episode))
+    error = recall_error(model, last, truth)
     weighed = before if weights.early_weight else []
-    early = torch.stack([reading_error(model, one, truth) for one in weighed]).mean() if weighed else None
+    early = torch.stack([recall_error(model, one, truth) for one in weighed]).mean() if weighed else None
     pages = min(PAGES if weights.choice_weight else 2, len(x))
-    deltas = torch.stack([_delta_energy(model, network, _rolled(fast, page), x) for page in range(pages)], -1)
+    deltas = torch.stack([_delta_energy(model, network, _roll(fast, page), x) for page in range(pages)], -1)
     own, strange = deltas[..., 0], deltas[..., -1]
     margins = own.flatten()[:, None] - strange.flatten()  # every pair: ΔE must be comparable between memories
     choice = -(-deltas).log_softmax(-1)[..., 0].mean() if weights.choice_weight else None
@@ -100,7 +100,7 @@ episode_losses = Objective(_draw, _measure)
 """Memories are written and read."""
 
 
-def _rolled(fast: Tensors, places: int) -> Tensors:
+def _roll(fast: Tensors, places: int) -> Tensors:
     """The fast weights of each memory in the place of another, `places` on."""
     return {name: value.roll(places, 0) for name, value in fast.items()}
 
@@ -112,31 +112,31 @@ def _draw_alone(source: Source, recipe: Recipe, generator: Generator, _: Generat
 
 
 def _measure_alone(model: Model, recipe: Recipe, episode: Episode) -> Losses:
-    fast = model.parameters.memories(len(episode.asked))
-    found = recalled(model, model.network, fast, model.encode(episode.cues.values), _held(episode))
-    return Losses(reading_error(model, found, episode.asked), torch.zeros((), device=model.device))
+    fast = model.parameters.memories(len(episode.targets))
+    found = read_cues(model, model.network, fast, model.encode(episode.cues.values), _cues_to_hold(episode))
+    return Losses(recall_error(model, found, episode.targets), torch.zeros((), device=model.device))
 
 
 memoryless_losses = Objective(_draw_alone, _measure_alone)
 """The same for the control: a network that is never written to, and so learns to do without."""
 
 
-def recalled(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Tensor:
+def read_cues(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Tensor:
     """What cues lead to, with their known entries held, in network units like x (memories, cues, d)."""
-    return _iterates(model, network, fast, x, held)[-1]
+    return _read_steps(model, network, fast, x, held)[-1]
 
 
-def _held(episode: Episode) -> Cues | None:
+def _cues_to_hold(episode: Episode) -> Cues | None:
     return episode.cues if episode.plan.held else None
 
 
-def _iterates(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Sequence[Tensor]:
+def _read_steps(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Sequence[Tensor]:
     """What each reading step leads to."""
-    hold = None if held is None else _hold(model, held)
+    hold = None if held is None else _make_hold(model, held)
     return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[1:]
 
 
-def _hold(model: Model, held: Cues) -> Hold:
+def _make_hold(model: Model, held: Cues) -> Hold:
     """Cues of which nothing is known are left alone: most are, and the way to values and back is most of a step.
 
     A GPU would have to be waited for to say which they are.
@@ -148,7 +148,7 @@ def _hold(model: Model, held: Cues) -> Hold:
     return lambda x: x.index_put((told,), hold(x[told]))
 
 
-def reading_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
+def recall_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
     """Of x in network units against patterns in users' units, the mean over fields."""
     encoding = model.encoding
     found, wanted = model.transform.decode(x), encoding.encode(truth)

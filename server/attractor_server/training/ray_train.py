@@ -61,7 +61,7 @@ def train_on_workers(recipe_path: Path, options: Options, *, workers: int) -> Mo
     gpus = device_of(options.device).type == "cuda"
     if gpus and workers > (count := torch.cuda.device_count()):
         raise SettingsError(f"workers: saw {workers} on {options.device}; expected at most {count}, one for each GPU")
-    with local_ray(workers), _shown(visible=options.show_progress) as slate:
+    with local_ray(workers), _open_slate(visible=options.show_progress) as slate:
         work = partial(_train, recipe_path.resolve(), options, slate)
         on_workers(work, workers=workers, folder=options.run_dir, gpus=gpus)
     return load_model(options.output / f"{recipe.name}{SUFFIX}")
@@ -77,7 +77,7 @@ def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path, gpus
         RuntimeError: a worker failed in another way.
     """
     trainer = TorchTrainer(
-        _member,
+        _run_member,
         train_loop_config={"work": work},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
@@ -88,16 +88,16 @@ def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path, gpus
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        raise _cause(error) from error
+        raise _find_cause(error) from error
 
 
-def _member(config: Mapping[str, Callable[[Team], None]]) -> None:
+def _run_member(config: Mapping[str, Callable[[Team], None]]) -> None:
     device = get_device()  # the worker's own GPU, where it was given one
     assert isinstance(device, torch.device)
     config["work"](Group(device))
 
 
-def _cause(error: WorkerGroupError) -> Exception:
+def _find_cause(error: WorkerGroupError) -> Exception:
     """The error of ours that a worker raised, else all that is known."""
     for failure in error.worker_failures.values():
         raised = getattr(failure, "_base_exc", failure)
@@ -110,10 +110,10 @@ def _train(recipe_path: Path, options: Options, slate: Handle, team: Team) -> No
     """What each worker does."""
     if isinstance(team, Group):
         options = replace(options, device=str(team.device))
-    train(recipe_path, options, team=team, bar=partial(_written_down, slate, team))
+    train(recipe_path, options, team=team, bar=partial(_slate_bar, slate, team))
 
 
-def _written_down(slate: Handle, team: Team) -> AbstractContextManager[Show]:
+def _slate_bar(slate: Handle, team: Team) -> AbstractContextManager[Show]:
     last_s = 0.0
 
     def show(progress: Progress, figures: Mapping[str, float]) -> None:
@@ -141,7 +141,7 @@ class _Slate:
 
 
 @contextmanager
-def _shown(*, visible: bool) -> Iterator[Handle]:
+def _open_slate(*, visible: bool) -> Iterator[Handle]:
     """A slate whose text goes to the progress bar until the end of the block."""
     slate, stop = ray.remote(_Slate).options(num_cpus=0).remote(), threading.Event()
     reader = threading.Thread(target=_show, args=(slate, stop), name="progress")

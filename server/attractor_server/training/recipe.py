@@ -188,10 +188,10 @@ def load_recipe(path: Path, *, seed: int | None = None) -> Recipe:
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
-        raise SettingsError(f"{path}: {_told(error.errors()[0])}") from error
+        raise SettingsError(f"{path}: {_describe_fault(error.errors()[0])}") from error
 
 
-def _told(fault: ErrorDetails) -> str:
+def _describe_fault(fault: ErrorDetails) -> str:
     place = ".".join(map(str, fault["loc"]))
     match fault["type"]:
         case "missing":

@@ -13,14 +13,14 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import SUFFIX, save_model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Alike, Source, Warped, load_dataset
-from attractor_server.training.eraser import erasing_losses, with_start
-from attractor_server.training.initialization import descended, untrained
+from attractor_server.training.eraser import erasing_losses, start_eraser
+from attractor_server.training.initialization import inherit_parameters, initialize_model
 from attractor_server.training.model_lookup import open_model
 from attractor_server.training.objective import episode_losses, memoryless_losses
 from attractor_server.training.recipe import Recipe, load_recipe
 from attractor_server.training.run_log import RunLog, Show, progress_bar
 from attractor_server.training.trainer import Phase, Progress, Trainer
-from attractor_server.training.validation import Task, calibrated, filled, fit_ridge, validate
+from attractor_server.training.validation import Task, calibrate, fill_missing, fit_ridge, validate
 from attractor_server.training.workers import ALONE, Team
 
 CONTROL = "-control"
@@ -66,18 +66,22 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     bar = bar or partial(progress_bar, visible=options.show_progress)
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
     device = device_of(options.device)
-    model = untrained(recipe, data) if parent is None else descended(parent, recipe, untrained(recipe, data))
-    model, shown, reports = model.to(device), _shown(recipe, data).to(device), []
+    model = (
+        initialize_model(recipe, data)
+        if parent is None
+        else inherit_parameters(parent, recipe, initialize_model(recipe, data))
+    )
+    model, shown, reports = model.to(device), _augment(recipe, data).to(device), []
     for phase, share in _phases(recipe, control=options.control):
         if phase.objective is erasing_losses:
-            model = with_start(model, data.to(device), recipe)
-        model, progress = _carried_out(recipe, model, (shown, held_out), phase, options, share, team, bar)
+            model = start_eraser(model, data.to(device), recipe)
+        model, progress = _run_phase(recipe, model, (shown, held_out), phase, options, share, team, bar)
         reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
         reports[-1]["skipped"] = progress.skipped
     here = model.to(torch.device("cpu"))
     if team.rank:
         return here
-    calibration = None if options.control else calibrated(model, held_out, recipe)
+    calibration = None if options.control else calibrate(model, held_out, recipe)
     origin = {} if parent is None else {"parent": _origin(parent)}
     record = (
         {"workers": team.size, "device": device.type}
@@ -88,7 +92,7 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     return save_model(here, options.output / f"{recipe.name}{SUFFIX}")
 
 
-def _shown(recipe: Recipe, data: Source) -> Source:
+def _augment(recipe: Recipe, data: Source) -> Source:
     table = recipe.data
     data = Warped(data, table.warped) if table.warped else data
     return Alike(data, table.alike) if table.alike else data
@@ -132,7 +136,7 @@ def _phases(recipe: Recipe, *, control: bool) -> Sequence[tuple[Phase, float]]:
     return [(main, 1 - recipe.eraser.share), (eraser, recipe.eraser.share)]
 
 
-def _carried_out(  # noqa: PLR0913
+def _run_phase(  # noqa: PLR0913
     recipe: Recipe,
     start: Model,
     sources: tuple[Source, Source],
@@ -147,19 +151,19 @@ def _carried_out(  # noqa: PLR0913
     if not (options.resume and trainer.resume(options.run_dir)):
         trainer.save(options.run_dir)
     task = Task(data=recipe.data, cues=recipe.cues, count=recipe.capacity)
-    measure = partial(_measured, trainer, held_out, task)
-    journal = RunLog(trainer, measure, options.run_dir, phase=phase.name, writes=team.rank == 0)
+    measure = partial(_measure, trainer, held_out, task)
+    log = RunLog(trainer, measure, options.run_dir, phase=phase.name, writes=team.rank == 0)
     with bar() as show:
         trainer.run(
             budget_s=options.budget_s * share,
-            each_step=lambda progress: show(progress, journal.keep(progress)),
+            each_step=lambda progress: show(progress, log.update(progress)),
         )
     trainer.save(options.run_dir)
-    journal.measure(trainer.progress)
+    log.measure(trainer.progress)
     return trainer.model, trainer.progress
 
 
-def _measured(trainer: Trainer, held_out: Source, task: Task) -> Mapping[str, float]:
+def _measure(trainer: Trainer, held_out: Source, task: Task) -> Mapping[str, float]:
     return validate(trainer.model, held_out, task)
 
 
@@ -167,7 +171,7 @@ def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> di
     """Figures on validation data, by kind of cue and size of chunk."""
     figures = {}
     for table in recipe.cues:
-        ridge = fit_ridge(data, [table], partial(filled, model))
+        ridge = fit_ridge(data, [table], partial(fill_missing, model))
         for chunk in sorted({1, min(8, recipe.capacity), recipe.capacity}):
             task = Task(data=recipe.data, cues=[table], count=recipe.capacity, chunk=chunk)
             figures[f"{table.kind}, chunks of {chunk}"] = validate(model, held_out, task, ridge=ridge)

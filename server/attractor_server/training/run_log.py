@@ -42,7 +42,7 @@ class RunLog:
         self._measured_s = time.monotonic()
         self._figures: Figures = {}
 
-    def keep(self, progress: Progress) -> Figures:
+    def update(self, progress: Progress) -> Figures:
         """The newest figures; measures and saves where it is time to."""
         if time.monotonic() - self._measured_s > MEASURE_EVERY_S:
             self.measure(progress)

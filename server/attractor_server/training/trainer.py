@@ -83,7 +83,7 @@ class Trainer:
             name: value.clone().requires_grad_() for name, value in flat.items() if phase.learns(name)
         }
         self._optimizer = _optimizer(self._learned, recipe.optimizer)
-        self._gradient = self._made_gradient()
+        self._gradient = self._make_gradient()
         self._generator = Generator(start.device).manual_seed(recipe.seed + team.rank * _STRIDE)
         self._progress = _NOWHERE
 
@@ -91,7 +91,7 @@ class Trainer:
     def model(self) -> Model:
         """With what has been learned so far."""
         learned = {name: value.detach() for name, value in self._learned.items()}
-        return self._with({**self._fixed, **learned})
+        return self._with_parameters({**self._fixed, **learned})
 
     @property
     def progress(self) -> Progress:
@@ -176,7 +176,7 @@ class Trainer:
         # Another machine finds the same principal components, but with other signs.
         there = {name: value.to(self._start.device) for name, value in state["transform"].items()}
         self._start = replace(self._start, transform=Transform.of(there))
-        self._gradient = self._made_gradient()
+        self._gradient = self._make_gradient()
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(generators[self._team.rank].clone())  # of a view, torch crashes
         self._progress = Progress(*state["progress"])
@@ -186,11 +186,11 @@ class Trainer:
     def _file(self) -> str:
         return f"{self._phase.name}.pt"
 
-    def _made_gradient(self) -> MetaGradient:
-        model = self._with({**self._fixed, **self._learned})
+    def _make_gradient(self) -> MetaGradient:
+        model = self._with_parameters({**self._fixed, **self._learned})
         return MetaGradient(self._phase.objective, self._recipe, model, self._learned)
 
-    def _with(self, flat: Tensors) -> Model:
+    def _with_parameters(self, flat: Tensors) -> Model:
         return replace(self._start, parameters=Parameters.of(flat))
 
     def _share(self, budget_s: float) -> float:
@@ -205,7 +205,7 @@ class Trainer:
         # Of one plan on all workers: each waits for the slowest, and the plan is what an episode's time depends on.
         plans = Generator().manual_seed(self._recipe.seed + now.step * _STRIDE)
         episode = self._phase.objective.draw(self._source, self._recipe, self._generator, plans)
-        measured = self._gradient.of(episode)
+        measured = self._gradient.compute(episode)
         for value, gradient in zip(self._learned.values(), measured.gradients, strict=True):
             value.grad = gradient
         average_gradients(self._learned.values(), self._team)

@@ -14,8 +14,8 @@ from attractor_server.energy.writer import delta_energy
 from attractor_server.training.baselines import Ridge, look_up
 from attractor_server.training.datasets import Source
 from attractor_server.training.distortions import Cues, distort
-from attractor_server.training.episodes import chunked, write_chunks
-from attractor_server.training.metrics import SCORES, auroc, identified
+from attractor_server.training.episodes import split_into_chunks, write_chunks
+from attractor_server.training.metrics import SCORES, auroc, identification_rate
 from attractor_server.training.recipe import CueTable, DataTable, Recipe
 
 MEMORIES = 16
@@ -42,7 +42,7 @@ class Trial:
     unseen: Cues
 
 
-def trial_of(source: Source, task: Task) -> Trial:
+def draw_trial(source: Source, task: Task) -> Trial:
     """Always the same one for a task; what is unseen is of other classes than what is stored."""
     generator = Generator().manual_seed(task.seed)
     patterns, unseen = source.sample(task.memories, 2 * task.count, generator).chunk(2, 1)
@@ -52,32 +52,34 @@ def trial_of(source: Source, task: Task) -> Trial:
 
 def validate(model: Model, source: Source, task: Task, *, ridge: Ridge | None = None) -> dict[str, float]:
     """The task's figure for what is recalled and for its rivals, shares identified, and the AUROC of ΔE."""
-    trial = trial_of(source, task)
-    fast = written(model, trial.patterns, task.chunk)
+    trial = draw_trial(source, task)
+    fast = write_memories(model, trial.patterns, task.chunk)
     empty = model.parameters.memories(task.memories)
     answers = {
-        "cue": filled(model, trial.cues),
-        "recalled": answered(model, fast, trial.cues),
-        "no_write": answered(model, empty, trial.cues),
+        "cue": fill_missing(model, trial.cues),
+        "recalled": recall(model, fast, trial.cues),
+        "no_write": recall(model, empty, trial.cues),
     }
     answers["nearest"] = look_up(answers["cue"], trial.patterns)
     if ridge is not None:
         answers["ridge"] = ridge.restore(answers["cue"])
     figures = {f"{task.data.metric}_{name}": score(model, task.data, x, trial.patterns) for name, x in answers.items()}
     for name in ("cue", "recalled"):
-        figures[f"id_{name}"] = identified(*(judged(model, task.data, x) for x in (answers[name], trial.patterns)))
+        figures[f"id_{name}"] = identification_rate(
+            *(select_judged_values(model, task.data, x) for x in (answers[name], trial.patterns))
+        )
     own, other = (familiarity(model, fast, cues) for cues in (trial.cues, trial.unseen))
     return {**figures, "auroc": auroc(-own, -other)}
 
 
-def written(model: Model, patterns: Tensor, chunk: int) -> Tensors:
+def write_memories(model: Model, patterns: Tensor, chunk: int) -> Tensors:
     """Fast weights of memories that patterns (memories, n, values) were written to in chunks."""
     with torch.no_grad():
-        chunks = chunked(patterns.shape[1], chunk)
+        chunks = split_into_chunks(patterns.shape[1], chunk)
         return write_chunks(model.network, model.parameters, model.encode(patterns.to(model.device)), chunks)
 
 
-def answered(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
+def recall(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
     """What users get back for the cues, (memories, cues, values)."""
     with torch.no_grad():
         there = cues.to(model.device)
@@ -94,14 +96,14 @@ def familiarity(model: Model, fast: Tensors, cues: Cues) -> Tensor:
         return delta_energy(model.network, model.parameters, fast, x).to(cues.values.device)
 
 
-def filled(model: Model, cues: Cues) -> Tensor:
+def fill_missing(model: Model, cues: Cues) -> Tensor:
     """The cues with the mean of the training data where an entry is missing."""
     values = cues.values
     means = model.decode(model.encode(values.to(model.device))).to(values.device)
     return torch.where(values.isnan(), means, values)
 
 
-def judged(model: Model, data: DataTable, values: Tensor) -> Tensor:
+def select_judged_values(model: Model, data: DataTable, values: Tensor) -> Tensor:
     """The part of values (…, values) that is judged, in the units of the table: images from −1 to 1."""
     parts = []
     for field, span in model.layout.spans:
@@ -112,13 +114,14 @@ def judged(model: Model, data: DataTable, values: Tensor) -> Tensor:
 
 def score(model: Model, data: DataTable, values: Tensor, truth: Tensor) -> float:
     """The mean of the figure over all patterns."""
-    return float(SCORES[data.metric](judged(model, data, values), judged(model, data, truth)).mean())
+    found, wanted = (select_judged_values(model, data, x) for x in (values, truth))
+    return float(SCORES[data.metric](found, wanted).mean())
 
 
 def fit_ridge(
     source: Source, cues: Sequence[CueTable], fill: Callable[[Cues], Tensor], *, rounds: int = 3, seed: int = 0
 ) -> Ridge:
-    """The memoryless denoiser, fitted to training patterns, each distorted `rounds` times; `fill` as `filled` does."""
+    """The memoryless denoiser, fitted to training patterns, each distorted `rounds` times."""
     generator = Generator().manual_seed(seed)
     patterns = source.pool(8192).repeat(rounds, 1)[None]
     made = distort(patterns, source.layout, cues, generator)
@@ -128,15 +131,15 @@ def fit_ridge(
 CALIBRATION_MEMORIES = 32
 
 
-def calibrated(model: Model, source: Source, recipe: Recipe) -> Calibration:
+def calibrate(model: Model, source: Source, recipe: Recipe) -> Calibration:
     """A logistic regression on ΔE of cues of stored and of unseen patterns, in memories of several fillings."""
     from sklearn.linear_model import LogisticRegression
 
     features, truth = [], []
     for seed, count in enumerate(sorted({max(1, recipe.capacity // part) for part in (8, 4, 2, 1)})):
         task = Task(data=recipe.data, cues=recipe.cues, count=count, memories=CALIBRATION_MEMORIES, seed=100 + seed)
-        trial = trial_of(source, task)
-        fast = written(model, trial.patterns, 1)
+        trial = draw_trial(source, task)
+        fast = write_memories(model, trial.patterns, 1)
         for cues, stored in ((trial.cues, 1.0), (trial.unseen, 0.0)):
             delta = familiarity(model, fast, cues).flatten()
             features.append(torch.stack([delta, torch.full_like(delta, count).log1p()], 1))

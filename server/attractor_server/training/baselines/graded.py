@@ -23,16 +23,18 @@ class Graded:
     """δ in (0, 1]: 1 replaces x."""
 
     @classmethod
-    def constant(cls, *, beta: float = 3.0, steps: int = 30, damping: float = 0.6) -> "Graded":
+    def with_constant_beta(cls, *, beta: float = 3.0, steps: int = 30, damping: float = 0.6) -> "Graded":
         """The textbook's: one β, no self-couplings, the cue as the start only."""
         full = torch.full((4, steps), 1.0)
         return cls(beta=beta * full[0], self_coupling=-full[1], cue_field=0 * full[2], damping=damping * full[3])
 
     @classmethod
-    def annealed(cls, *, first: float = 1.0, last: float = 3.0, steps: int = 20, damping: float = 0.7) -> "Graded":
+    def with_annealed_beta(
+        cls, *, first: float = 1.0, last: float = 3.0, steps: int = 20, damping: float = 0.7
+    ) -> "Graded":
         """β from the first to the last along a geometric series."""
         beta = torch.linspace(0.0, 1.0, steps).mul(torch.tensor(last / first).log()).exp() * first
-        return replace(cls.constant(steps=steps, damping=damping), beta=beta)
+        return replace(cls.with_constant_beta(steps=steps, damping=damping), beta=beta)
 
     def read(self, weights: Tensor, cues: Tensor, known: Tensor | None) -> Tensor:
         """The signs of the last step's fields (memories, m, d)."""
@@ -52,7 +54,9 @@ class Graded:
 class Fit:
     """How a schedule is fitted: gradient steps through all the steps of the read, on the patterns' log likelihood."""
 
-    starts: Sequence[Graded] = field(default_factory=lambda: (Graded.constant(steps=20), Graded.annealed()))
+    starts: Sequence[Graded] = field(
+        default_factory=lambda: (Graded.with_constant_beta(steps=20), Graded.with_annealed_beta())
+    )
     updates: int = 120
     rate: float = 0.05
     memories: int = 8
@@ -68,11 +72,11 @@ def tune(rule: Rule, items: Tensor, cues: Tensor, fit: Fit | None = None) -> Gra
     """
     fit = fit or Fit()
     weights = rule(items)
-    candidates = [*fit.starts, *(_fitted(start, weights, items, cues, fit) for start in fit.starts)]
+    candidates = [*fit.starts, *(_fit(start, weights, items, cues, fit) for start in fit.starts)]
     return min(candidates, key=lambda one: float((one.read(weights, cues, None) != items).float().mean()))
 
 
-def _fitted(start: Graded, weights: Tensor, items: Tensor, cues: Tensor, fit: Fit) -> Graded:
+def _fit(start: Graded, weights: Tensor, items: Tensor, cues: Tensor, fit: Fit) -> Graded:
     generator = torch.Generator().manual_seed(fit.seed)
     raw = torch.stack(
         [start.beta.log(), start.self_coupling, start.cue_field, start.damping.clamp(0.02, 0.98).logit()]

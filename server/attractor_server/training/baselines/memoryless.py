@@ -27,7 +27,7 @@ class Ridge:
         return cls(torch.linalg.solve(gram, inputs.T @ patterns))
 
     @classmethod
-    def tuned(
+    def tune(
         cls,
         training: tuple[Tensor, Tensor],
         held_out: tuple[Tensor, Tensor],
@@ -76,7 +76,7 @@ class ConditionalGaussian:
         return cls(mean, (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(len(mean)))
 
     @classmethod
-    def tuned(
+    def tune(
         cls,
         training: Tensor,
         held_out: tuple[Tensor, Tensor],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attractor_server.training.baselines.rival import keep_known
-from attractor_server.training.baselines.slots import squared_distances
+from attractor_server.training.baselines.slots import compute_squared_distances
 
 BETAS = tuple(2.0**k for k in range(-6, 9))
 STEPS = (1, 2, 3)
@@ -26,7 +26,7 @@ class ModernHopfield:
     steps: int = 1
 
     @classmethod
-    def tuned(
+    def tune(
         cls, items: Tensor, cues: Tensor, *, known: Tensor | None = None, betas: Sequence[float] = BETAS
     ) -> "ModernHopfield":
         """The β and the number of steps with the least squared error on training episodes.
@@ -55,7 +55,7 @@ class ModernHopfield:
         mask = known
         x = cues
         for _ in range(self.steps):
-            weights = torch.softmax(-self.beta / 2 * squared_distances(x, items, mask), -1)
+            weights = torch.softmax(-self.beta / 2 * compute_squared_distances(x, items, mask), -1)
             x = keep_known(weights @ items, cues, known)
             mask = None
         return x

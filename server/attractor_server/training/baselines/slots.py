@@ -43,7 +43,7 @@ class Slots:
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
         """The kept item nearest to each cue (memories, m, d), compared on the known entries only if these are told."""
         kept = self.codec.round_trip(items)
-        chosen = squared_distances(cues, kept, known).argmin(-1, keepdim=True)
+        chosen = compute_squared_distances(cues, kept, known).argmin(-1, keepdim=True)
         return kept.gather(-2, chosen.expand(*cues.shape))
 
 
@@ -112,7 +112,7 @@ class Pca:
         return min(fitted, key=lambda one: _error(one, patterns))
 
     @classmethod
-    def tuned(cls, patterns: Tensor, *, budget_bytes: int, bits: Sequence[int] = (8, 6, 4, 3, 2)) -> "Pca":
+    def tune(cls, patterns: Tensor, *, budget_bytes: int, bits: Sequence[int] = (8, 6, 4, 3, 2)) -> "Pca":
         """The number of bits, and with it of components, that keeps most of training patterns (n, d)."""
         fitted = [cls.fit(patterns, budget_bytes=budget_bytes, bits=one) for one in bits]
         return min(fitted, key=lambda one: _error(one, patterns))
@@ -134,18 +134,18 @@ class Pca:
         return self.mean + kept @ self.components
 
 
-def nearest(cues: Tensor, items: Tensor) -> Tensor:
+def find_nearest(cues: Tensor, items: Tensor) -> Tensor:
     """For each cue (…, n, d), the number of the nearest of its memory's items (…, m, d)."""
     return torch.cdist(cues, items).argmin(-1)
 
 
 def look_up(cues: Tensor, items: Tensor) -> Tensor:
     """A store that keeps every item: the one nearest to each cue, (…, n, d)."""
-    chosen = nearest(cues, items)[..., None].expand(*cues.shape)
+    chosen = find_nearest(cues, items)[..., None].expand(*cues.shape)
     return items.gather(-2, chosen)
 
 
-def squared_distances(cues: Tensor, items: Tensor, known: Tensor | None = None) -> Tensor:
+def compute_squared_distances(cues: Tensor, items: Tensor, known: Tensor | None = None) -> Tensor:
     """Of each cue (memories, m, d) to each item (memories, n, d), over known entries if told: (memories, m, n)."""
     keep = torch.ones_like(cues) if known is None else known.to(cues.dtype)
     masked = keep * cues

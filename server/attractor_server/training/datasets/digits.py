@@ -17,7 +17,7 @@ SIDE, LARGE_SIDE = 8, 28
 @cache
 def digits(split: Split) -> Samples:
     """Images (n, 64) of 8 × 8 pixels, from 0 (paper) to 1 (ink)."""
-    images = _images()[_chosen(split)] / np.float32(16)
+    images = _load_images()[_choose(split)] / np.float32(16)
     return Samples(images.reshape(len(images), -1), np.arange(len(images)))
 
 
@@ -32,7 +32,7 @@ def large_digits(split: Split) -> Samples:
 
 
 @cache
-def _images() -> NDArray[np.float32]:
+def _load_images() -> NDArray[np.float32]:
     """All images (n, 8, 8) from 0 to 16, none twice."""
     from sklearn.datasets import load_digits
 
@@ -41,5 +41,5 @@ def _images() -> NDArray[np.float32]:
 
 
 @cache
-def _chosen(split: Split) -> NDArray[np.int64]:
-    return np.array([n for n in range(len(_images())) if split_of(f"digit {n}") == split])
+def _choose(split: Split) -> NDArray[np.int64]:
+    return np.array([n for n in range(len(_load_images())) if split_of(f"digit {n}") == split])

@@ -70,7 +70,7 @@ def _families() -> Mapping[str, Sequence[Image]]:
     roots = _Roots()
     owner: dict[bytes, str] = {}
     images: dict[bytes, Image] = {}
-    for character, image in _rendered():
+    for character, image in _render_all():
         key = image.tobytes()
         roots.join(character, _base(character))
         roots.join(character, owner.setdefault(key, character))
@@ -101,7 +101,7 @@ def _base(character: str) -> str:
     return unicodedata.normalize("NFKD", character)[0]
 
 
-def _rendered() -> Iterator[tuple[str, Image]]:
+def _render_all() -> Iterator[tuple[str, Image]]:
     import matplotlib as mpl
     from fontTools.ttLib import TTFont
     from PIL import ImageFont

@@ -31,11 +31,11 @@ _TESTED = ("skimage/coffee.png", "skimage/chelsea.png", "skimage/rocket.jpg")
 @cache
 def patches(split: Split) -> Samples:
     """Patches (n, 3072), from 0 (dark) to 1 (bright), in the order (row, column, red or green or blue)."""
-    found = list(_found(split))
+    found = list(_find_patches(split))
     return Samples(np.stack([patch.ravel() for _, patch in found]), classes_of([cell for cell, _ in found]))
 
 
-def _found(split: Split) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _find_patches(split: Split) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Each patch with the name of its class, class by class."""
     for name in _TESTED if split == "test" else _TRAINED:
         photograph = _read(name)
@@ -55,11 +55,11 @@ def _cut(square: str, pixels: NDArray[np.float32]) -> Iterator[tuple[str, NDArra
         for down, right in np.ndindex(3, 3):
             row, column = down * _SIDE // 2, right * _SIDE // 2
             yield f"{square} {top} {left}", quarter[row : row + _SIDE, column : column + _SIDE]
-        yield f"{square} {top} {left}", _shrunk(quarter, 2)
-    yield square, _shrunk(pixels, 4)
+        yield f"{square} {top} {left}", _shrink(quarter, 2)
+    yield square, _shrink(pixels, 4)
 
 
-def _shrunk(pixels: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+def _shrink(pixels: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     """Means over squares of factor × factor pixels."""
     rows, columns, colours = pixels.shape
     means: NDArray[np.float32] = pixels.reshape(rows // factor, factor, columns // factor, factor, colours).mean((1, 3))

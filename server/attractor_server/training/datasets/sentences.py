@@ -20,20 +20,20 @@ ENTRIES = 384
 @cache
 def texts(split: Split) -> Sequence[str]:
     """The sentences of a split, of 40 to 200 characters, in the order of their vectors."""
-    chosen = _chosen(split).tolist()
+    chosen = _choose(split).tolist()
     return tuple(all_texts()[number] for number in chosen)
 
 
 @cache
 def sentences(split: Split) -> Samples:
     """By all-MiniLM-L6-v2, (n, 384) of norm 1; the class is the text that a sentence is taken from."""
-    return _embedded("sentence_embeddings.npz", split)
+    return _load_embeddings("sentence_embeddings.npz", split)
 
 
 @cache
 def sentences_by_mpnet(split: Split) -> Samples:
     """The same sentences by all-mpnet-base-v2: the first 384 of its 768 entries, (n, 384) of norm 1."""
-    return _embedded("sentence_embeddings_mpnet.npz", split)
+    return _load_embeddings("sentence_embeddings_mpnet.npz", split)
 
 
 @cache
@@ -42,29 +42,29 @@ def sentences_by_analysis(split: Split) -> Samples:
 
     Which are counted, and the projection, come from the sentences to train with.
     """
-    return _embedded("sentence_embeddings_lsa.npz", split)
+    return _load_embeddings("sentence_embeddings_lsa.npz", split)
 
 
 @cache
 def classes(split: Split) -> NDArray[np.int64]:
     """For each sentence of a split the number of the text it is taken from, ascending."""
-    return classes_of(_sources()[_chosen(split)].tolist())
+    return classes_of(_load_sources()[_choose(split)].tolist())
 
 
-def _embedded(name: str, split: Split) -> Samples:
-    levels = load_arrays(name)["levels"][_chosen(split)]
-    return Samples(_normalised(levels.astype(np.float32)), classes(split))
+def _load_embeddings(name: str, split: Split) -> Samples:
+    levels = load_arrays(name)["levels"][_choose(split)]
+    return Samples(_normalise(levels.astype(np.float32)), classes(split))
 
 
-def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / norms
 
 
 @cache
-def _chosen(split: Split) -> NDArray[np.int64]:
+def _choose(split: Split) -> NDArray[np.int64]:
     """The numbers of a split's sentences among all."""
-    return np.array([n for n, source in enumerate(_sources().tolist()) if split_of(f"sentence {source}") == split])
+    return np.array([n for n, source in enumerate(_load_sources().tolist()) if split_of(f"sentence {source}") == split])
 
 
 @cache
@@ -74,5 +74,5 @@ def all_texts() -> Sequence[str]:
 
 
 @cache
-def _sources() -> NDArray[np.integer]:
+def _load_sources() -> NDArray[np.integer]:
     return load_arrays("sentence_texts.npz")["sources"]

@@ -44,7 +44,7 @@ class Warped:
         warped = torch.rand(memories, generator=generator, device=generator.device) < self.share
         height, width = self.layout.fields[0].shape[:2]
         images = patterns.view(memories, count, height, width, -1).movedim(-1, 2).flatten(1, 2)
-        grid = affine_grid(maps(memories, generator), [memories, 1, height, width], align_corners=False)
+        grid = affine_grid(draw_maps(memories, generator), [memories, 1, height, width], align_corners=False)
         moved = grid_sample(images, grid, padding_mode="border", align_corners=False)
         moved = moved.unflatten(1, (count, -1)).movedim(2, -1)  # (memories, count, height, width, colours)
         exchanged = torch.rand(memories, moved.shape[-1], generator=generator, device=generator.device).argsort(1)
@@ -60,7 +60,7 @@ class Warped:
         return Warped(self.data.to(device), self.share)
 
 
-def maps(count: int, generator: Generator) -> Tensor:
+def draw_maps(count: int, generator: Generator) -> Tensor:
     """Random affine maps from where a value goes to where it comes from, (count, 2, 3)."""
     device = generator.device
 

@@ -13,7 +13,7 @@ from attractor_server.training.datasets.glyphs import Split
 from attractor_server.training.distortions import Cues
 from attractor_server.training.model_lookup import recipe_of
 from attractor_server.training.recipe import CueTable, Recipe
-from attractor_server.training.validation import Task, filled, trial_of
+from attractor_server.training.validation import Task, draw_trial, fill_missing
 
 TEST_SEED, TUNING_SEED = 9000, 5000
 """Far from what training validates with"""
@@ -30,7 +30,7 @@ class Probe:
     cues: Cues
     unseen: Cues
     """Cues of as many patterns that are not stored"""
-    filled: Tensor
+    filled_cues: Tensor
     """The cues with the mean of the training data where an entry is missing"""
 
     @property
@@ -47,21 +47,23 @@ class Probe:
         missing = self.cues.values.isnan()
         return self.cues.known | (missing.any(-1, keepdim=True) & ~missing)
 
-    def few(self, cues: int) -> "Probe":
+    def take(self, cues: int) -> "Probe":
         """The same memories with the first cues alone: enough for what has no memory and takes its time."""
         part = Cues(self.cues.values[:, :cues], self.cues.known[:, :cues])
-        return Probe(cue=self.cue, patterns=self.patterns, cues=part, unseen=self.unseen, filled=self.filled[:, :cues])
+        return Probe(
+            cue=self.cue, patterns=self.patterns, cues=part, unseen=self.unseen, filled_cues=self.filled_cues[:, :cues]
+        )
 
-    def answers(self, rival: Rival) -> Tensor:
+    def ask(self, rival: Rival) -> Tensor:
         """What a rival makes of the cues; where entries are given, it is told which."""
         given = self.given
         masked = given.any(-1, keepdim=True)
         if not bool(masked.any()):
-            return rival.recall(self.patterns, self.filled)
-        told = rival.recall(self.patterns, self.filled, known=given)
+            return rival.recall(self.patterns, self.filled_cues)
+        told = rival.recall(self.patterns, self.filled_cues, known=given)
         if bool(masked.all()):
             return told
-        return torch.where(masked, told, rival.recall(self.patterns, self.filled))
+        return torch.where(masked, told, rival.recall(self.patterns, self.filled_cues))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +112,13 @@ class Bench:
 
     def _probe(self, source: Source, table: CueTable, count: int, memories: int, seed: int) -> Probe:
         task = Task(data=self.recipe.data, cues=[table], count=count, memories=memories, seed=seed + count)
-        trial = trial_of(source, task)
+        trial = draw_trial(source, task)
         return Probe(
             cue=cue_name(table),
             patterns=trial.patterns,
             cues=trial.cues,
             unseen=trial.unseen,
-            filled=filled(self.model, trial.cues),
+            filled_cues=fill_missing(self.model, trial.cues),
         )
 
 

@@ -9,7 +9,7 @@ from attractor_server.training.baselines import ConditionalGaussian, Ridge
 from attractor_server.training.distortions import distort
 from attractor_server.training.evaluation.bench import Bench
 from attractor_server.training.recipe import CueTable
-from attractor_server.training.validation import filled
+from attractor_server.training.validation import fill_missing
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -25,7 +25,7 @@ MASKS = 48
 """Held-out patterns that the Gaussian is tuned on: each is a system of equations of its own"""
 
 
-def tuned_ridge(bench: Bench, table: CueTable) -> Ridge:
+def tune_ridge(bench: Bench, table: CueTable) -> Ridge:
     """Least squares from many distorted training patterns, with the penalty that is best on validation patterns."""
     size = bench.training.layout.size + 1
     gram, cross = torch.zeros(size, size), torch.zeros(size, size - 1)
@@ -34,18 +34,18 @@ def tuned_ridge(bench: Bench, table: CueTable) -> Ridge:
         gram += inputs.T @ inputs
         cross += inputs.T @ patterns
     held_out = bench.held_out.pool(HELD_OUT)
-    cues = _distorted(bench, table, held_out, seed=1)
+    cues = _distort(bench, table, held_out, seed=1)
     fitted = [Ridge(torch.linalg.solve(gram + penalty * torch.eye(size), cross)) for penalty in PENALTIES]
     return min(fitted, key=lambda one: float((one.restore(cues) - held_out).square().mean()))
 
 
-def tuned_gaussian(bench: Bench, table: CueTable) -> ConditionalGaussian:
+def tune_gaussian(bench: Bench, table: CueTable) -> ConditionalGaussian:
     """Training patterns as draws of one Gaussian, shrunk as is best for filling validation patterns."""
     generator = torch.Generator().manual_seed(2)
     patterns = bench.held_out.pool(MASKS)
     missing = distort(patterns[None], bench.training.layout, [table], generator).values[0].isnan()
     training = bench.training.pool(SAMPLES)
-    return ConditionalGaussian.tuned(training, (patterns, ~missing), shrinkages=SHRINKAGES)
+    return ConditionalGaussian.tune(training, (patterns, ~missing), shrinkages=SHRINKAGES)
 
 
 def _pairs(bench: Bench, table: CueTable) -> Iterator[tuple[Tensor, Tensor]]:
@@ -54,13 +54,13 @@ def _pairs(bench: Bench, table: CueTable) -> Iterator[tuple[Tensor, Tensor]]:
     made = 0
     while made < SAMPLES:
         for patterns in chunks:
-            yield _distorted(bench, table, patterns, seed=1000 + made), patterns
+            yield _distort(bench, table, patterns, seed=1000 + made), patterns
             made += len(patterns)
 
 
-def _distorted(bench: Bench, table: CueTable, patterns: Tensor, *, seed: int) -> Tensor:
+def _distort(bench: Bench, table: CueTable, patterns: Tensor, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return filled(bench.model, distort(patterns[None], bench.training.layout, [table], generator))[0]
+    return fill_missing(bench.model, distort(patterns[None], bench.training.layout, [table], generator))[0]
 
 
 def _with_constant(x: Tensor) -> Tensor:

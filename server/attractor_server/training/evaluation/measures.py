@@ -9,14 +9,14 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.training.adapt import adapted
+from attractor_server.training.adapt import adapt_model
 from attractor_server.training.datasets import load_dataset
-from attractor_server.training.eraser import erased
+from attractor_server.training.eraser import erase_patterns
 from attractor_server.training.evaluation.bench import Bench, Probe
-from attractor_server.training.evaluation.linear import tuned_gaussian, tuned_ridge
+from attractor_server.training.evaluation.linear import tune_gaussian, tune_ridge
 from attractor_server.training.evaluation.rivals import rival_row
-from attractor_server.training.evaluation.scores import Method, Row, row_of, told_apart
-from attractor_server.training.validation import answered, written
+from attractor_server.training.evaluation.scores import Method, Row, measure_auroc, row_of
+from attractor_server.training.validation import recall, write_memories
 
 BATCH, CHUNKS, SINGLY = "memory, one batch", "memory, chunks of 8", "memory, one at a time"
 
@@ -37,18 +37,18 @@ def ways(count: int) -> Sequence[tuple[str, int]]:
 def _rows(bench: Bench, probe: Probe, control: Model | None) -> Iterator[Row]:
     model, row = bench.model, partial(row_of, bench, probe)
     for name, chunk in ways(probe.count):
-        fast = written(model, probe.patterns, chunk)
+        fast = write_memories(model, probe.patterns, chunk)
         method = Method(name=name, family="memory", bytes=model.page_bytes)
-        yield row(method, answered(model, fast, probe.cues), auroc=told_apart(bench, fast, probe))
+        yield row(method, recall(model, fast, probe.cues), auroc=measure_auroc(bench, fast, probe))
     empty = model.parameters.memories(len(probe.patterns))
-    yield row(Method(name="no write", family="control", bytes=0), answered(model, empty, probe.cues))
+    yield row(Method(name="no write", family="control", bytes=0), recall(model, empty, probe.cues))
     if control is not None:
         untouched = control.parameters.memories(len(probe.patterns))
         yield row(
             Method(name=CONTROL, family="control", bytes=0),
-            answered(control, untouched, probe.cues),
+            recall(control, untouched, probe.cues),
         )
-    yield row(Method(name="cue", family="control", bytes=0), probe.filled)
+    yield row(Method(name="cue", family="control", bytes=0), probe.filled_cues)
 
 
 STORED, ERASED = 32, 8
@@ -66,20 +66,20 @@ def erase_rows(bench: Bench) -> Iterator[Row]:
         return
     probe = bench.probe(bench.recipe.cues[0], count + gone)
     dropped, kept, unseen = slice(gone), slice(gone, count), slice(count, None)
-    before = written(model, probe.patterns[:, :count], count)
+    before = write_memories(model, probe.patterns[:, :count], count)
     with torch.no_grad():
-        after = erased(model, before, probe.patterns[:, dropped], stored=count)
+        after = erase_patterns(model, before, probe.patterns[:, dropped], stored=count)
     parts = {
         "kept, before": (before, kept),
         "kept, after": (after, kept),
         "erased, before": (before, dropped),
         "erased, after": (after, dropped),
         "never stored, after": (after, unseen),
-        "erased, in a memory of the kept alone": (written(model, probe.patterns[:, kept], count), dropped),
+        "erased, in a memory of the kept alone": (write_memories(model, probe.patterns[:, kept], count), dropped),
     }
     for name, (fast, chosen) in parts.items():
         method = Method(name=name, family="memory", bytes=model.page_bytes)
-        row = row_of(bench, probe, method, answered(model, fast, probe.cues), table="erase", chosen=chosen)
+        row = row_of(bench, probe, method, recall(model, fast, probe.cues), table="erase", chosen=chosen)
         yield replace(row, count=count)
 
 
@@ -94,7 +94,7 @@ def repeat_rows(bench: Bench, times: Sequence[int] = TIMES) -> Iterator[Row]:
         patterns = probe.patterns.repeat(1, often, 1)
         for name, chunk in ways(capacity):
             method = Method(name=f"{often} × each, {name}", family="memory", bytes=model.page_bytes)
-            answers = answered(model, written(model, patterns, chunk), probe.cues)
+            answers = recall(model, write_memories(model, patterns, chunk), probe.cues)
             yield replace(row_of(bench, probe, method, answers, table="repeats"), count=capacity)
 
 
@@ -120,11 +120,11 @@ def transfer_rows(bench: Bench) -> Iterator[Row]:
 def _transfer_rows(other: Bench) -> Iterator[Row]:
     yield from memory_rows(other)
     (cue,) = other.recipe.cues
-    ridge, gaussian = tuned_ridge(other, cue), tuned_gaussian(other, cue)
+    ridge, gaussian = tune_ridge(other, cue), tune_gaussian(other, cue)
     for count in other.counts:
         probe = other.probe(cue, count)
         yield rival_row(other, probe, ridge)
-        yield rival_row(other, probe.few(FEW), gaussian)
+        yield rival_row(other, probe.take(FEW), gaussian)
 
 
 def _other(bench: Bench, name: str) -> Bench:
@@ -132,7 +132,7 @@ def _other(bench: Bench, name: str) -> Bench:
     training, held_out, tested = (load_dataset(name, split) for split in ("train", "validation", "test"))
     data = bench.recipe.data.model_copy(update={"name": name})
     recipe = bench.recipe.model_copy(update={"data": data, "cues": bench.recipe.cues[:1]})
-    model = adapted(bench.model, training.pool(SAMPLES))
+    model = adapt_model(bench.model, training.pool(SAMPLES))
     return replace(
         bench, model=model, recipe=recipe, training=training, held_out=held_out, tested=tested, counts=COUNTS
     )
@@ -148,34 +148,34 @@ AGES = 8
 
 def curve_rows(bench: Bench) -> Iterator[Row]:
     """The points of all four."""
-    yield from by_patterns(bench)
-    yield from by_steps(bench)
-    yield from by_age(bench)
-    yield from by_precision(bench)
+    yield from pattern_rows(bench)
+    yield from step_rows(bench)
+    yield from age_rows(bench)
+    yield from precision_rows(bench)
 
 
-def by_patterns(bench: Bench) -> Iterator[Row]:
+def pattern_rows(bench: Bench) -> Iterator[Row]:
     """Memories that hold from a quarter of the rated capacity to three times that, as far as the data go."""
     capacity = bench.recipe.capacity
     for count in sorted({max(1, round(load * capacity)) for load in LOADS}):
         if bench.tested.sample(1, 2 * count, torch.Generator().manual_seed(0)).shape[1] < 2 * count:
             return
         probe = bench.probe(bench.recipe.cues[0], count)
-        yield replace(_row(bench, probe, _singly(bench, probe)), table="patterns", at=float(count))
+        yield replace(_row(bench, probe, _write_singly(bench, probe)), table="patterns", at=float(count))
 
 
-def by_steps(bench: Bench) -> Iterator[Row]:
+def step_rows(bench: Bench) -> Iterator[Row]:
     """Memories at rated capacity, read in 1 to 12 steps whatever the number that was trained."""
     probe = bench.probe(bench.recipe.cues[0], bench.recipe.capacity)
-    fast = _singly(bench, probe)
+    fast = _write_singly(bench, probe)
     for steps in STEPS:
         yield replace(_row(bench, probe, fast, steps=steps), table="steps", at=float(steps))
 
 
-def by_age(bench: Bench) -> Iterator[Row]:
+def age_rows(bench: Bench) -> Iterator[Row]:
     """Twice the rated capacity stored one at a time: the newest eighth of the patterns at 0, the oldest at 1."""
     probe = bench.probe(bench.recipe.cues[0], 2 * bench.recipe.capacity)
-    answers = answered(bench.model, _singly(bench, probe), probe.cues)
+    answers = recall(bench.model, _write_singly(bench, probe), probe.cues)
     ages = min(AGES, probe.count)
     for number in range(ages):
         chosen = slice(number * probe.count // ages, (number + 1) * probe.count // ages)
@@ -183,10 +183,10 @@ def by_age(bench: Bench) -> Iterator[Row]:
         yield row_of(bench, probe, _method(bench), answers, table="age", at=age, chosen=chosen)
 
 
-def by_precision(bench: Bench) -> Iterator[Row]:
+def precision_rows(bench: Bench) -> Iterator[Row]:
     """Memories at rated capacity whose fast weights are kept in 32, 16 or 8 bits each."""
     probe = bench.probe(bench.recipe.cues[0], bench.recipe.capacity)
-    fast = _singly(bench, probe)
+    fast = _write_singly(bench, probe)
     for bits, rounded in ROUNDINGS.items():
         row = _row(bench, probe, {name: rounded(tensor) for name, tensor in fast.items()})
         scales = 4 * len(fast) if bits == 8 else 0
@@ -203,12 +203,12 @@ ROUNDINGS: Mapping[int, Callable[[Tensor], Tensor]] = {32: lambda x: x, 16: lamb
 """By bits of a weight: float32, bfloat16, int8"""
 
 
-def _singly(bench: Bench, probe: Probe) -> Tensors:
-    return written(bench.model, probe.patterns, 1)
+def _write_singly(bench: Bench, probe: Probe) -> Tensors:
+    return write_memories(bench.model, probe.patterns, 1)
 
 
 def _row(bench: Bench, probe: Probe, fast: Tensors, *, steps: int = 0) -> Row:
-    return row_of(bench, probe, _method(bench), answered(bench.model, fast, probe.cues, steps=steps))
+    return row_of(bench, probe, _method(bench), recall(bench.model, fast, probe.cues, steps=steps))
 
 
 def _method(bench: Bench) -> Method:

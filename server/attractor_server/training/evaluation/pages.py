@@ -13,7 +13,7 @@ from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.evaluation.bench import TEST_SEED, Bench, Probe, cue_name
 from attractor_server.training.evaluation.scores import Method, Row, row_of
 from attractor_server.training.recipe import CueTable
-from attractor_server.training.validation import answered, filled, written
+from attractor_server.training.validation import fill_missing, recall, write_memories
 
 PATTERNS, MEMORIES = 1024, 8
 """Of one memory, where the data have as many; and the most memories"""
@@ -53,7 +53,7 @@ def _rows(bench: Bench, table: CueTable) -> Iterator[Row]:
         row = row_of(bench, probe, Method(name=name, family="memory", bytes=size), answers, table="pages")
         yield replace(row, right_page=share)
     nearest = Method(name="nearest stored", family="rival", bytes=4 * probe.patterns[0].numel())
-    yield row_of(bench, probe, nearest, look_up(probe.filled, probe.patterns), table="pages")
+    yield row_of(bench, probe, nearest, look_up(probe.filled_cues, probe.patterns), table="pages")
 
 
 def _probe(bench: Bench, table: CueTable) -> Probe:
@@ -63,19 +63,21 @@ def _probe(bench: Bench, table: CueTable) -> Probe:
     count = min(PATTERNS, len(pool)) // bench.recipe.capacity * bench.recipe.capacity
     patterns = pool[torch.rand(bench.memories, len(pool), generator=generator).argsort(1)[:, :count]]
     cues = distort(patterns, bench.tested.layout, [table], generator)
-    return Probe(cue=cue_name(table), patterns=patterns, cues=cues, unseen=cues, filled=filled(bench.model, cues))
+    return Probe(
+        cue=cue_name(table), patterns=patterns, cues=cues, unseen=cues, filled_cues=fill_missing(bench.model, cues)
+    )
 
 
 def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Tensor]:
     patterns = probe.patterns[number].unflatten(0, (-1, bench.recipe.capacity))  # (pages, patterns, values)
     cues = Cues(probe.cues.values[number], probe.cues.known[number])
-    pages = written(bench.model, patterns, bench.model.together)
+    pages = write_memories(bench.model, patterns, bench.model.together)
     right = torch.arange(len(cues.values)) // bench.recipe.capacity
-    answers, chosen = _chosen(bench, pages, cues)
+    answers, chosen = _choose_pages(bench, pages, cues)
     return answers, _read(bench, pages, right, cues), chosen
 
 
-def _chosen(bench: Bench, pages: Tensors, cues: Cues) -> tuple[Tensor, Tensor]:
+def _choose_pages(bench: Bench, pages: Tensors, cues: Cues) -> tuple[Tensor, Tensor]:
     """The answers (cues, values) and the pages (cues,) that give them, as a server chooses them."""
     model, count = bench.model, len(next(iter(pages.values())))
     x = model.encode(cues.values).expand(count, -1, -1)
@@ -94,5 +96,5 @@ def _read(bench: Bench, pages: Tensors, choice: Tensor, cues: Cues) -> Tensor:
     for page in choice.unique().tolist():
         mine = choice == page
         part = Cues(cues.values[None, mine], cues.known[None, mine])
-        answers[mine] = answered(bench.model, {name: value[page, None] for name, value in pages.items()}, part)[0]
+        answers[mine] = recall(bench.model, {name: value[page, None] for name, value in pages.items()}, part)[0]
     return answers

@@ -109,7 +109,9 @@ def _draw_bytes(axes: "Axes", own: Sequence[Row], others: Sequence[Row]) -> None
     kept = [row for row in others if row.family == "rival" and row.bytes]
     for number, row in enumerate(kept):
         marker, colour = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
-        axes.plot(row.bytes / 1000, row.value, marker, color=colour, markersize=5, label=_short(row.method), alpha=0.7)
+        axes.plot(
+            row.bytes / 1000, row.value, marker, color=colour, markersize=5, label=_shorten(row.method), alpha=0.7
+        )
     if kept:
         axes.legend(fontsize=5.5, framealpha=0.6)
     axes.set_xscale("log")
@@ -121,7 +123,7 @@ def _name(axes: "Axes", row: Row, text: str, colour: str) -> None:
     axes.annotate(text, place, (3, 3), textcoords="offset points", fontsize=6, color=colour, rotation=30)
 
 
-def _short(method: str) -> str:
+def _shorten(method: str) -> str:
     """A store's name without its details, and where it has a budget, whose."""
     page = method.rpartition("(a page of ")[2].rstrip(")")
     if "principal components" in method:

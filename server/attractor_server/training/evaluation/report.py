@@ -34,7 +34,7 @@ def rich_tables(rows: Iterable[Row]) -> Iterator["Table"]:
     """One for each cue, number of patterns and curve."""
     from rich.table import Table
 
-    for title, group in grouped(rows):
+    for title, group in group_rows(rows):
         first, *others = head_of(group)
         table = Table(first, title=title, title_justify="left")
         for head in others:
@@ -46,10 +46,10 @@ def rich_tables(rows: Iterable[Row]) -> Iterator["Table"]:
 
 def markdown(rows: Iterable[Row]) -> str:
     """The same as Markdown, titles as paragraphs."""
-    return "\n\n".join(f"**{title}**\n\n{_lines(group)}" for title, group in grouped(rows))
+    return "\n\n".join(f"**{title}**\n\n{_lines(group)}" for title, group in group_rows(rows))
 
 
-def grouped(rows: Iterable[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
+def group_rows(rows: Iterable[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
     """Rows that belong into one table, with its title; the order in each stays."""
     for _, group in groupby(sorted(rows, key=_place), _place):
         listed = list(group)
@@ -95,7 +95,7 @@ def _lines(rows: Sequence[Row]) -> str:
 BEGIN, END = "<!-- tables: made by `make quality` -->", "<!-- end of the tables -->"
 
 
-def filled_page(page: str, rows: Sequence[Row], *, drawn: Collection[str] = ()) -> str:
+def fill_page(page: str, rows: Sequence[Row], *, drawn: Collection[str] = ()) -> str:
     """The page with the tables of all models between its marks; of models that were drawn, curves are a picture.
 
     Raises:

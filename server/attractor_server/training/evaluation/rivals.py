@@ -15,10 +15,10 @@ from attractor_server.training.baselines.graded import Fit, Graded, tune
 from attractor_server.training.baselines.hopfield import Hopfield, Rule, Signs, hebb, pseudo_inverse, storkey
 from attractor_server.training.baselines.modern import BETAS, STEPS, ModernHopfield
 from attractor_server.training.baselines.ngram import MISSING, NGram
-from attractor_server.training.baselines.slots import Codec, Float32, Int8, Slots, squared_distances
+from attractor_server.training.baselines.slots import Codec, Float32, Int8, Slots, compute_squared_distances
 from attractor_server.training.evaluation.bench import Bench, Probe
 from attractor_server.training.evaluation.codecs import PATTERNS, Components, codecs_within
-from attractor_server.training.evaluation.linear import tuned_gaussian, tuned_ridge
+from attractor_server.training.evaluation.linear import tune_gaussian, tune_ridge
 from attractor_server.training.evaluation.scores import Method, Row, row_of, scores
 from attractor_server.training.metrics import HIGHER_IS_BETTER
 from attractor_server.training.recipe import CueTable
@@ -31,7 +31,7 @@ def best(bench: Bench, rehearsal: Probe, rivals: Iterable[R]) -> R:
     sign = -1 if bench.recipe.data.metric in HIGHER_IS_BETTER else 1
 
     def error(rival: R) -> float:
-        return sign * float(scores(bench, rehearsal.patterns, rehearsal.answers(rival)).mean())
+        return sign * float(scores(bench, rehearsal.patterns, rehearsal.ask(rival)).mean())
 
     return min(rivals, key=error)
 
@@ -40,7 +40,7 @@ def rival_row(bench: Bench, probe: Probe, rival: Rival, *, name: str = "") -> Ro
     """The row of a rival's answers to the probe's cues."""
     n, d = probe.patterns.shape[1:]
     method = Method(name=name or rival.name, family="rival", bytes=rival.bytes_per_memory(n, d))
-    return row_of(bench, probe, method, probe.answers(rival))
+    return row_of(bench, probe, method, probe.ask(rival))
 
 
 FEW = 4
@@ -54,7 +54,7 @@ def real_rows(bench: Bench) -> Iterator[Row]:
     """Stores of each size, the softmax over what is stored, and what a linear map makes of the cue alone."""
     codecs = _codecs(bench)
     for table in bench.recipe.cues:
-        ridge = tuned_ridge(bench, table)
+        ridge = tune_ridge(bench, table)
         for count in bench.counts:
             probe = bench.probe(table, count)
             for name, rival in _stores(bench, codecs, count):
@@ -96,9 +96,9 @@ def _softmax(bench: Bench, table: CueTable, count: int) -> ModernHopfield:
 
 def _gaussian(bench: Bench, table: CueTable) -> Iterator[Row]:
     """For each number of patterns, where every cue tells which entries are right."""
-    probes = [bench.probe(table, count).few(FEW) for count in bench.counts]
+    probes = [bench.probe(table, count).take(FEW) for count in bench.counts]
     if all(bool(probe.given.any(-1).all()) for probe in probes):
-        gaussian = tuned_gaussian(bench, table)
+        gaussian = tune_gaussian(bench, table)
         for probe in probes:
             yield rival_row(bench, probe, gaussian)
 
@@ -127,7 +127,7 @@ class BitSlots:
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
         """The stored pattern (memories, m, d) that agrees with each cue in most signs."""
-        chosen = squared_distances(cues, items, known).argmin(-1, keepdim=True)
+        chosen = compute_squared_distances(cues, items, known).argmin(-1, keepdim=True)
         return items.gather(-2, chosen.expand(*cues.shape))
 
 
@@ -151,7 +151,7 @@ def sign_rows(bench: Bench) -> Iterator[Row]:
 
 def _schedules(rule: Rule, rehearsals: Sequence[Probe]) -> Sequence[Graded]:
     """One fitted at each number of patterns: they all compete at each."""
-    return [tune(rule, one.patterns, one.filled, FIT) for one in rehearsals]
+    return [tune(rule, one.patterns, one.filled_cues, FIT) for one in rehearsals]
 
 
 FEW_LINES = 8
@@ -172,7 +172,7 @@ class LineSlots:
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
         """The stored line (memories, m, d) that agrees with each cue in most characters, of those that are known."""
         keep = None if known is None else known.repeat_interleave(self.characters, -1)
-        chosen = squared_distances(self._spread(cues), self._spread(items), keep).argmin(-1, keepdim=True)
+        chosen = compute_squared_distances(self._spread(cues), self._spread(items), keep).argmin(-1, keepdim=True)
         return items.gather(-2, chosen.expand(*cues.shape))
 
     def _spread(self, lines: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ def text_rows(bench: Bench) -> Iterator[Row]:
     for table, count in bench.settings():
         probe: Probe = bench.probe(table, count)
         yield rival_row(bench, probe, LineSlots(len(field.alphabet)))
-        yield rival_row(bench, probe.few(FEW_LINES), filler)
+        yield rival_row(bench, probe.take(FEW_LINES), filler)
 
 
 def rival_rows(bench: Bench) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from attractor_server.training.evaluation.measures import (
 from attractor_server.training.evaluation.pages import page_rows
 from attractor_server.training.evaluation.rivals import rival_rows
 from attractor_server.training.evaluation.scores import Row
-from attractor_server.training.evaluation.seeds import over_all, same_but_for_the_seed
+from attractor_server.training.evaluation.seeds import check_seeds, combine_seeds
 from attractor_server.training.model_lookup import open_model, recipe_of
 
 
@@ -46,12 +46,12 @@ def evaluate(names: Sequence[str], extent: Extent, *, control: str | None = None
         SettingsError: a name is unknown, or the files do not belong together.
     """
     models = {name: open_model(name) for name in names}
-    same_but_for_the_seed({name: recipe_of(model) for name, model in models.items()})
+    check_seeds({name: recipe_of(model) for name, model in models.items()})
     memoryless = None if control is None else open_model(control)
     first, *others = (_bench(model, extent) for model in models.values())
     tables = [list(_own(bench, extent, memoryless)) for bench in (first, *others)]
     rivals = list(rival_rows(first)) if extent.rivals else []
-    return [*over_all(tables), *rivals]
+    return [*combine_seeds(tables), *rivals]
 
 
 def _bench(model: Model, extent: Extent) -> Bench:

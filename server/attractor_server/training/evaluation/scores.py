@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.training.baselines import nearest
+from attractor_server.training.baselines import find_nearest
 from attractor_server.training.evaluation.bench import Bench, Probe
 from attractor_server.training.metrics import SCORES, auroc
-from attractor_server.training.validation import familiarity, judged
+from attractor_server.training.validation import familiarity, select_judged_values
 
 Table: TypeAlias = Literal[
     "quality", "patterns", "steps", "age", "precision", "erase", "repeats", "transfer", "pages", "seeds"
@@ -69,17 +69,17 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 97.5 %, of 1 to 10 degrees of freedom"""
 
 
-def over_memories(values: Sequence[float]) -> tuple[float, float]:
+def average_over_memories(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half the interval's width by the normal law; of one value alone that is not known (NaN)."""
     return statistics.fmean(values), NORMAL * _standard_error(values)
 
 
-def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+def average_over_seeds(values: Sequence[float]) -> tuple[float, float]:
     """The same by Student's t: seeds are few."""
-    return statistics.fmean(values), student(len(values) - 1) * _standard_error(values)
+    return statistics.fmean(values), student_quantile(len(values) - 1) * _standard_error(values)
 
 
-def student(freedom: int) -> float:
+def student_quantile(freedom: int) -> float:
     """The quantile of 97.5 %; beyond 10 degrees of freedom by Cornish and Fisher's series, right to three digits."""
     if freedom < 1:
         return math.nan
@@ -115,8 +115,8 @@ def row_of(  # noqa: PLR0913
     chosen: slice = slice(None),
 ) -> Row:
     """The row of answers to the probe's cues (memories, cues, values), of the `chosen` ones of them."""
-    value, interval = over_memories(scores(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
-    right, right_interval = over_memories(hits(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
+    value, interval = average_over_memories(scores(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
+    right, right_interval = average_over_memories(hits(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
     return Row(
         table=table,
         model=bench.recipe.name,
@@ -140,16 +140,16 @@ def scores(bench: Bench, patterns: Tensor, answers: Tensor) -> Tensor:
     """The metric of each answer (memories, m): the right ones are the first m of the patterns (memories, n, values)."""
     data = bench.recipe.data
     truth = patterns[:, : answers.shape[1]]
-    return SCORES[data.metric](*(judged(bench.model, data, x) for x in (answers, truth)))
+    return SCORES[data.metric](*(select_judged_values(bench.model, data, x) for x in (answers, truth)))
 
 
 def hits(bench: Bench, patterns: Tensor, answers: Tensor) -> Tensor:
     """Whether the stored pattern nearest to each answer is the right one, 0 or 1 (memories, m)."""
-    found = nearest(*(judged(bench.model, bench.recipe.data, x) for x in (answers, patterns)))
+    found = find_nearest(*(select_judged_values(bench.model, bench.recipe.data, x) for x in (answers, patterns)))
     return (found == torch.arange(answers.shape[1])).float()
 
 
-def told_apart(bench: Bench, fast: Tensors, probe: Probe) -> float:
+def measure_auroc(bench: Bench, fast: Tensors, probe: Probe) -> float:
     """The AUROC of ΔE: cues of what is stored against cues of what is not."""
     own, other = (familiarity(bench.model, fast, cues) for cues in (probe.cues, probe.unseen))
     return auroc(-own, -other)

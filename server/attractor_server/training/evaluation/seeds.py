@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from attractor_server.errors import SettingsError
-from attractor_server.training.evaluation.scores import Row, over_seeds
+from attractor_server.training.evaluation.scores import Row, average_over_seeds
 from attractor_server.training.recipe import Recipe
 
 
-def over_all(tables: Sequence[Sequence[Row]]) -> Iterator[Row]:
+def combine_seeds(tables: Sequence[Sequence[Row]]) -> Iterator[Row]:
     """One row for each that the first table has; what only the first has, as rivals, is left as it is."""
     others = [{_key(row): row for row in table} for table in tables[1:]]
     for row in tables[0]:
         rows = [row, *(table[_key(row)] for table in others if _key(row) in table)]
-        yield _combined(rows) if len(rows) > 1 else row
+        yield _combine(rows) if len(rows) > 1 else row
 
 
 def seed_rows(rows: Sequence[Row], name: str) -> Iterator[Row]:
@@ -23,7 +23,7 @@ def seed_rows(rows: Sequence[Row], name: str) -> Iterator[Row]:
             yield replace(row, table="seeds", model=name)
 
 
-def same_but_for_the_seed(recipes: Mapping[str, Recipe]) -> None:
+def check_seeds(recipes: Mapping[str, Recipe]) -> None:
     """Checks that these, by the files they come from, are different seeds of one recipe.
 
     Raises:
@@ -44,9 +44,9 @@ def _key(row: Row) -> tuple[object, ...]:
     return row.table, row.cue, row.count, row.method, row.at
 
 
-def _combined(rows: Sequence[Row]) -> Row:
-    value, interval = over_seeds([row.value for row in rows])
-    identified, identified_interval = over_seeds([row.identified for row in rows])
+def _combine(rows: Sequence[Row]) -> Row:
+    value, interval = average_over_seeds([row.value for row in rows])
+    identified, identified_interval = average_over_seeds([row.identified for row in rows])
     aurocs = [row.auroc for row in rows if row.auroc is not None]
     return replace(
         rows[0],
@@ -54,6 +54,6 @@ def _combined(rows: Sequence[Row]) -> Row:
         interval=interval,
         identified=identified,
         identified_interval=identified_interval,
-        auroc=over_seeds(aurocs)[0] if aurocs else None,
+        auroc=average_over_seeds(aurocs)[0] if aurocs else None,
         seeds=len(rows),
     )

@@ -17,7 +17,7 @@ _WORDS, _TRIPLES = 12_000, 8_000
 
 def main() -> None:
     """Write the file anew."""
-    write(_analysed())
+    write(_analyse())
 
 
 def write(vectors: NDArray[np.float32]) -> None:
@@ -30,7 +30,7 @@ def write(vectors: NDArray[np.float32]) -> None:
     print(f"{len(levels)} sentences; cosine to the exact vector {cosines.mean():.5f}, at least {cosines.min():.5f}")
 
 
-def _analysed() -> NDArray[np.float32]:
+def _analyse() -> NDArray[np.float32]:
     """The vectors of all sentences; what is counted, and the projection, come from those to train with."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

