@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 CONTENTS = """
 ```{toctree}
 :hidden:
+:glob:
 docs/api
 docs/architecture
 docs/durability
@@ -25,6 +26,7 @@ docs/performance
 docs/training
 docs/quality
 docs/claims
+docs/*
 ```
 
 ```{toctree}
