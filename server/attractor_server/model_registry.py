@@ -1,4 +1,4 @@
-"""Models that a shard serves: those that ship, those of a folder, and those that only memories know by digest."""
+"""Models of a shard: those that ship, those of a folder, and former ones that only memories refer to, by digest."""
 
 import logging
 import re
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 MODEL_NAME_LIMIT = 128
 
 MODEL_NAME = re.compile(rf"[^/\\@\x00-\x1f\x7f]{{1,{MODEL_NAME_LIMIT}}}")
-"""What a model may be called: files and memories are named by it"""
+"""Allowed names of models: files and memories use them"""
 
 
 def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[str, Model]:
-    """The models that ship and those in the folder, by name; of two with the same name the folder's, which is logged.
+    """Load the models that ship and those in the folder, by name; the folder's replaces one that ships, with a warning.
 
     Raises:
         SettingsError: there is no such folder, or no model at all.
@@ -46,7 +46,7 @@ def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[s
 
 
 def model_paths(folder: Path | None) -> Sequence[Path]:
-    """Files of the models that ship, then those in the folder.
+    """Return the files of the models that ship, then those in the folder.
 
     Raises:
         SettingsError: there is no such folder, or no model at all.
@@ -62,7 +62,7 @@ def model_paths(folder: Path | None) -> Sequence[Path]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
     Raises:
         SettingsError: this machine has none.
@@ -76,7 +76,7 @@ _DIGEST_LETTERS = 12
 
 
 def archive_models(paths: Iterable[Path], artifacts: Artifacts) -> None:
-    """Puts the model files into the artifact store, those that are not there yet.
+    """Archive the model files in the artifact store, unless they are there.
 
     Raises:
         ModelFileError: one cannot be read.
@@ -91,7 +91,7 @@ def archive_models(paths: Iterable[Path], artifacts: Artifacts) -> None:
 def load_former_models(
     journal: SqlMemoryStore, artifacts: Artifacts, served: Iterable[Model], device: torch.device | str
 ) -> Mapping[str, Model]:
-    """The models that memories are of beside those that are served, named by name and digest, as far as they are found.
+    """Load models that memories need and no folder has, from the artifact store, named by name and digest.
 
     Raises:
         StoreFailed: the backend or the artifact store cannot be read.
@@ -127,7 +127,7 @@ _HEAD = ("model", "fields", "network", "capacity", "kB a memory", "at capacity")
 
 
 def table_of(models: Iterable[Model]) -> str:
-    """A line for each model under a line of heads, in columns."""
+    """Return a table of models as text: a line of heads, and a line for each model."""
     rows = [_HEAD, *(_row(model) for model in models)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -137,10 +137,10 @@ def table_of(models: Iterable[Model]) -> str:
 def _row(model: Model) -> tuple[str, ...]:
     fields = ", ".join(f"{field.name} {'×'.join(map(str, field.shape))}" for field in model.layout.fields)
     kilobytes = f"{model.page_bytes / 1000:,.1f}"
-    return model.name, fields, model.network.kind, str(model.capacity), kilobytes, _describe_rating(model.record)
+    return model.name, fields, model.network.kind, str(model.capacity), kilobytes, _format_figure(model.record)
 
 
-def _describe_rating(record: Mapping[str, object]) -> str:
+def _format_figure(record: Mapping[str, object]) -> str:
     rated = record.get("rated")
     if not isinstance(rated, Mapping):
         return "not stated"

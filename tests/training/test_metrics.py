@@ -15,7 +15,7 @@ from torch import Generator
 from attractor_server.training.baselines import Ridge, find_nearest, look_up
 from attractor_server.training.initialization import initialize_model
 from attractor_server.training.metrics import SCORES, auroc, identification_rate
-from attractor_server.training.validation import Task, fill_missing, fit_ridge, validate
+from attractor_server.training.validation import Task, fill_gaps, fit_ridge, validate
 
 DRAWN = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
 
@@ -75,7 +75,7 @@ def test_the_fitted_ridge_restores_better_than_the_cue_and_a_network_that_cannot
     mute = {name: torch.full_like(value, -40.0) for name, value in start.parameters.writer.items()}
     model = replace(start, parameters=replace(start.parameters, writer=mute))
     task = Task(data=RECIPE.data, cues=[table], count=8, memories=4)
-    figures = validate(model, data, task, ridge=fit_ridge(data, [table], partial(fill_missing, model), rounds=1))
+    figures = validate(model, data, task, ridge=fit_ridge(data, [table], partial(fill_gaps, model), rounds=1))
     assert figures["mse_ridge"] < figures["mse_cue"]
     assert figures["mse_recalled"] == pytest.approx(figures["mse_no_write"])
     assert figures["auroc"] == 0.5

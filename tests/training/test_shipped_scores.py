@@ -14,7 +14,7 @@ from attractor_server.training.evaluation.bench import Bench
 from attractor_server.training.evaluation.measures import CHUNKS, SINGLY, repeat_rows
 from attractor_server.training.metrics import HIGHER_IS_BETTER
 from attractor_server.training.recipe import Recipe, find_recipe, load_recipe
-from attractor_server.training.validation import Task, fill_missing, fit_ridge, validate
+from attractor_server.training.validation import Task, fill_gaps, fit_ridge, validate
 
 SHIPPED = Path(str(files("attractor_server"))) / "models"
 FILES = sorted(SHIPPED.glob("*.safetensors"))
@@ -33,7 +33,7 @@ def shipped(path: Path) -> tuple[Model, Recipe]:
 def ridge_of(path: Path, number: int) -> Ridge:
     model, recipe = shipped(path)
     train = load_dataset(recipe.data.name, "train")
-    return fit_ridge(train, [recipe.cues[number]], partial(fill_missing, model), rounds=1)
+    return fit_ridge(train, [recipe.cues[number]], partial(fill_gaps, model), rounds=1)
 
 
 @cache

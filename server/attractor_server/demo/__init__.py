@@ -1,4 +1,4 @@
-"""The main job, shown: `attractor demo`."""
+"""Demonstration of storing and recalling (`attractor demo`)."""
 
 from attractor_server.demo.run import run_demo
 

@@ -1,4 +1,4 @@
-"""The picture the demo leaves: stored, cue and recalled, and the energy over the reading steps."""
+"""Picture of the demo: stored, cue and recalled, and the energy over the reading steps."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ INK, PAPER = "#1a1a2e", "#ffffff"
 
 
 def draw(plan: Plan, report: Report, path: Path) -> None:
-    """Some items of the first memory, and how their cues came to rest."""
+    """Draw some items of the first memory, and the energies of their cues by reading step."""
     from matplotlib.figure import Figure
 
     rows = {"stored": plan.stored, "cue": plan.cues, "recalled": report.answers[0].recalled}

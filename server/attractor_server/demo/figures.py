@@ -1,4 +1,4 @@
-"""How good the recalled pictures are, beside what simpler ways make of the same cues."""
+"""Quality of the recalled pictures, beside simpler methods with the same cues."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from attractor_server.training.validation import fit_ridge
 
 
 def mean_squared_error(x: Tensor, truth: Tensor) -> float:
-    """Over all pixels, with values from -1 to 1."""
+    """Return the mean squared error over all pixels, with values from -1 to 1."""
     return 4 * float((x - truth).square().mean())
 
 
 def figures_of(plans: Sequence[Plan], report: Report) -> dict[str, float]:
-    """Mean squared errors (values from -1 to 1), shares rightly identified, and the AUROC of ΔE."""
+    """Return mean squared errors (values from -1 to 1), identification rates, and the AUROC of ΔE."""
     stored, cues = torch.cat([plan.stored for plan in plans]), torch.cat([plan.cues for plan in plans])
     ridge = fit_ridge(load_dataset("glyphs", "train"), [BLOCK], lambda made: made.values)
     nearest = torch.cat([look_up(plan.cues, plan.stored) for plan in plans])

@@ -1,4 +1,4 @@
-"""The job itself, as any application would do it: through the SDK, in pipelines, over all memories at once."""
+"""Job of the demo as any application would do it: through the SDK, in pipelines, over all memories at once."""
 
 import time
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from attractor_server.training.datasets.glyphs import SIDE
 
 MODEL = "glyphs-28"
 TRACED = 8
-"""Cues whose iterates are asked for, for the drawing"""
+"""Cues whose iterates are drawn"""
 
 
 @dataclass
 class Answers:
-    """What came back for one memory: recalled patterns (n, 784), dark 0 to bright 1, and scores (n,)."""
+    """Answers for one memory: recalled patterns (n, 784), dark 0 to bright 1, and scores (n,)."""
 
     recalled: Tensor
     unwritten: Tensor
-    """What the same cues lead to in a memory that nothing was written to"""
+    """Patterns recalled from the same cues in an empty memory"""
     stored_delta: Tensor
     unseen_delta: Tensor
 
@@ -41,7 +41,7 @@ class Report:
 
 
 async def run_job(address: str, plans: Sequence[Plan]) -> Report:
-    """Stores every pattern one at a time, then queries with every cue."""
+    """Store every pattern one at a time, then query with every cue."""
     async with attractor.connect(address) as client:
         memories = [await client.create_memory(f"demo/{n:02}", model=MODEL) for n in range(len(plans))]
         empty = await client.create_memory("demo/empty", model=MODEL)
@@ -89,7 +89,7 @@ async def _collect_answers(
 
 
 def _to_images(patterns: Tensor) -> NDArray[np.float32]:
-    """As the SDK takes them: (n, 28, 28) from 0 to 1."""
+    """Return images as the SDK takes them: (n, 28, 28) from 0 to 1."""
     images: NDArray[np.float32] = patterns.reshape(-1, SIDE, SIDE).numpy()
     return images
 

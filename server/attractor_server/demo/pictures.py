@@ -1,4 +1,4 @@
-"""What the demo stores: unseen test glyphs, or the user's own pictures."""
+"""Pictures of the demo: unseen test glyphs, or the user's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from attractor_server.training.recipe import CueTable
 MEMORIES = 16
 ITEMS = 32
 BLOCK = CueTable(kind="block", amount=14)
-"""A quarter of each cue, dark; where it lies is not told"""
+"""Distortion of a cue: a dark block over a quarter of it, at an unknown place"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """For one memory: what is stored, the cues for it, and cues of what is not; (n, 784) each, dark 0 to bright 1."""
+    """Data of one memory: stored patterns, their cues, and cues of unseen ones; (n, 784) each, dark 0 to bright 1."""
 
     stored: Tensor
     cues: Tensor
@@ -31,14 +31,14 @@ class Plan:
 
 
 def glyph_plans(seed: int = 0) -> Sequence[Plan]:
-    """16 memories of 32 glyphs, of characters that no training glyph shows; in one memory no character twice."""
+    """Plan 16 memories of 32 glyphs, of characters that no training glyph shows; in one memory no character twice."""
     generator = Generator().manual_seed(seed)
     patterns = load_dataset("glyphs", "test").sample(MEMORIES, 2 * ITEMS, generator)
     return [_make_plan(stored, unseen, generator) for stored, unseen in (chosen.chunk(2) for chosen in patterns)]
 
 
 def picture_plans(paths: Sequence[Path], seed: int = 0) -> Sequence[Plan]:
-    """The pictures, up to 32 in a memory, beside as many test glyphs that are not stored.
+    """Plan memories of up to 32 of the pictures, with as many test glyphs that are not stored.
 
     Raises:
         SettingsError: a file is no picture that can be read.
@@ -55,7 +55,7 @@ def _make_plan(stored: Tensor, unseen: Tensor, generator: Generator) -> Plan:
 
 
 def _read_picture(path: Path) -> Tensor:
-    """In grey, its middle square, as large as the model's images."""
+    """Read the middle square of a picture in grey, as large as the model's images."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

@@ -1,4 +1,4 @@
-"""The demo from end to end: a server, the job, the figures, the table and the drawing."""
+"""Demo from end to end: a server, the job, the figures, the table and the drawing."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ ROWS = {
 
 
 def run_demo(images: Sequence[Path], output: Path) -> None:
-    """Prints a table, writes the drawing, and ends with one line of JSON on stdout.
+    """Print a table, write the drawing, and end with one line of JSON on stdout.
 
     Raises:
         SettingsError: a picture cannot be read.
@@ -48,7 +48,7 @@ def run_demo(images: Sequence[Path], output: Path) -> None:
 
 
 def _print_table(figures: Mapping[str, float], report: Report, stored: int) -> None:
-    """Errors are mean squares of values from -1 to 1."""
+    """Print the table; errors are mean squares of values from -1 to 1."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Fits a vector model to the embeddings of another source, without meta-training (`attractor adapt`).
+"""Fit a vector model to the embeddings of another source, without meta-training (`attractor adapt`).
 
 What the network knows is how to keep and complete entries of a given profile of deviations. So another source serves
 as well as its principal components, each scaled to the deviation that its place had in training, can.
@@ -18,21 +18,21 @@ from attractor_server.training.recipe import Recipe
 from attractor_server.training.validation import Task, calibrate, validate
 
 SAMPLES = "samples of another source"
-"""What stands in the recipe of an adapted model in place of a data set's name"""
+"""Name of the data set in the recipe of an adapted model"""
 
 FLOOR = 0.5
-"""Of the median: entries for which the training data had next to no deviation would make very much of little errors"""
+"""Share of the median: entries with next to no deviation in the training data would magnify little errors"""
 
 _LEAST = 1e-6
 
 
 def adapt_model(model: Model, samples: Tensor, *, name: str = "") -> Model:
-    """The model for patterns like the samples (n, values): transform and calibration fitted to them, all else as it is.
+    """Return the model with transform and calibration fitted to the samples (n, values), and all else as it is.
 
     Raises:
         SettingsError: the model is not one of vectors behind a whitening, or the samples do not fit it.
     """
-    recipe, whitening = recipe_of(model), _require_whitening(model)
+    recipe, whitening = recipe_of(model), _whitening_of(model)
     samples = _check_samples(model, samples.float())
     power = recipe.input.whitening
     trained = whitening.spread ** (1 / power)  # deviations of the components of the training data
@@ -45,7 +45,7 @@ def adapt_model(model: Model, samples: Tensor, *, name: str = "") -> Model:
     return replace(fitted, calibration=calibrate(fitted, source, recipe), record=_record(model, fitted, source, recipe))
 
 
-def _require_whitening(model: Model) -> Whitening:
+def _whitening_of(model: Model) -> Whitening:
     kinds = [field.kind for field in model.layout.fields]
     if model.transform.whitening is None or set(kinds) != {"vector"} or not recipe_of(model).input.whitening:
         raise SettingsError(
@@ -72,7 +72,7 @@ def _check_samples(model: Model, samples: Tensor) -> Tensor:
 
 
 def _fit_transform(samples: Tensor, profile: Tensor) -> tuple[Transform, Tensor]:
-    """The transform that gives the leading components of the samples these deviations, and those that they have."""
+    """Return a transform that scales the leading components of the samples to this profile, and their deviations."""
     mean = samples.mean(0)
     _, singular, vectors = torch.linalg.svd(samples - mean, full_matrices=False)
     entries = len(profile)
@@ -82,7 +82,7 @@ def _fit_transform(samples: Tensor, profile: Tensor) -> tuple[Transform, Tensor]
 
 
 def _adapt_recipe(recipe: Recipe, name: str, scale: float) -> Recipe:
-    """The recipe with noise as loud beside the samples as it was beside what the model was trained on."""
+    """Return the recipe with noise as loud beside the samples as it was beside what the model was trained on."""
     cues = [
         cue.model_copy(update={"amount": cue.amount * scale}) if cue.kind == "noise" else cue for cue in recipe.cues
     ]
@@ -91,7 +91,7 @@ def _adapt_recipe(recipe: Recipe, name: str, scale: float) -> Recipe:
 
 
 def _record(model: Model, fitted: Model, source: Dataset, recipe: Recipe) -> dict[str, object]:
-    """That of the model, with what it was adapted from and to; the rated error is that on the samples."""
+    """Return the model's record with the source and target of the adaptation, and the rated error on the samples."""
     task = Task(data=recipe.data, cues=[recipe.cues[0]], count=recipe.capacity)
     figures = validate(fitted, source, task)
     value = figures[f"{recipe.data.metric}_recalled"]

@@ -1,4 +1,4 @@
-"""How cues are made from patterns: what a memory is trained and measured on."""
+"""Cues made from patterns by distortion, for training and evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from attractor_server.fields import Field, Layout
 from attractor_server.training.recipe import CueKind, CueTable
 
 BACKGROUND = 0.0
-"""What a block over an image shows: dark"""
+"""Value of a block over an image: dark"""
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Cues:
     known: Tensor
 
     def to(self, device: torch.device) -> "Cues":
-        """The same there."""
+        """Move to a device."""
         return Cues(self.values.to(device), self.known.to(device))
 
 
 def distort(patterns: Tensor, layout: Layout, tables: Sequence[CueTable], generator: Generator) -> Cues:
-    """A cue for each pattern (memories, patterns, values), each by one of the ways, chosen by their shares.
+    """Return a cue for each pattern (memories, patterns, values), distorted in a way drawn by the tables' shares.
 
-    The generator is of the device that the patterns are on.
+    The generator has to be on the device of the patterns.
     """
     shares = torch.tensor([table.share for table in tables], device=generator.device)
     chosen = torch.multinomial(shares, patterns[..., 0].numel(), replacement=True, generator=generator)
@@ -52,7 +52,7 @@ def _apply(patterns: Tensor, layout: Layout, table: CueTable, generator: Generat
 
 
 def draw_blocks(shape: torch.Size, image: tuple[int, ...], generator: Generator, block: int) -> Tensor:
-    """Which entries of images (…, height·width·channels) a square block at a random place covers, bool."""
+    """Return a mask of the entries of images (…, height·width·channels) under a square block at a random place."""
     places = []
     for length in image[:2]:
         start = torch.randint(length - block + 1, shape[:-1], generator=generator, device=generator.device)[..., None]
@@ -84,14 +84,14 @@ def _flip_signs(x: Tensor, field: Field, table: CueTable, generator: Generator) 
 
 
 def _drop_entries(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Exactly that share of the entries of each pattern."""
+    """Drop exactly that share of the entries of each pattern."""
     order = _uniform(x.shape, generator).argsort(-1)
     gone = order < round(table.amount * x.shape[-1])
     return x.masked_fill(gone, torch.nan), gone
 
 
 def _drop_frames(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Exactly that share of the rows of each pattern."""
+    """Drop exactly that share of the rows of each pattern."""
     frames = field.shape[0]
     order = _uniform((*x.shape[:-1], frames), generator).argsort(-1)
     gone = (order < round(table.amount * frames)).repeat_interleave(x.shape[-1] // frames, -1)

@@ -17,33 +17,33 @@ from attractor_server.training.recipe import EpisodesTable
 
 
 class Plan(NamedTuple):
-    """What an episode does, apart from the values in it: of two with one plan, the operations are the same."""
+    """Shape of an episode, apart from its values: two of one plan take the same operations."""
 
     chunks: tuple[int, ...] = ()
-    """Sizes of what is written, one after another"""
+    """Sizes of the chunks, in the order of writing"""
     erasures: int = 0
-    """Of the patterns, the last so many are erased"""
+    """Number of patterns that are erased: the last ones"""
     held: bool = True
     """Whether entries of cues are held"""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Patterns to write and cues to read, all (memories, …, values), in the units users send."""
+    """Patterns to write and cues to read, all (memories, …, values), in users' units."""
 
     patterns: Tensor
     targets: Tensor
-    """The patterns that the cues are of"""
+    """Patterns that the cues are made of"""
     cues: Cues
     plan: Plan
 
     def clone(self) -> "Episode":
-        """The same in places of its own."""
+        """Copy all values into new tensors."""
         cues = Cues(self.cues.values.clone(), self.cues.known.clone())
         return replace(self, patterns=self.patterns.clone(), targets=self.targets.clone(), cues=cues)
 
     def copy_from(self, other: "Episode") -> None:
-        """Puts the values of another one of the same plan and shapes in these places."""
+        """Overwrite the values with those of an episode of the same plan and shapes."""
         self.patterns.copy_(other.patterns)
         self.targets.copy_(other.targets)
         self.cues.values.copy_(other.cues.values)
@@ -51,7 +51,7 @@ class Episode:
 
 
 def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequence[int]]:
-    """Patterns in each memory, and the sizes of the chunks they are written in, which add up to it."""
+    """Draw the number of patterns in each memory, and the sizes of the chunks, which add up to it."""
 
     def uniform() -> float:
         return torch.rand((), generator=generator, device=generator.device).item()
@@ -69,12 +69,12 @@ def draw_shape(table: EpisodesTable, generator: Generator) -> tuple[int, Sequenc
 
 
 def split_into_chunks(count: int, size: int) -> Sequence[int]:
-    """Sizes of chunks of `size` that add up to `count`; the last may be smaller."""
+    """Return sizes of chunks of `size` that add up to `count`; the last may be smaller."""
     return [size] * (count // size) + ([count % size] if count % size else [])
 
 
 def repeat(patterns: Tensor, share: float, generator: Generator) -> Tensor:
-    """Patterns (memories, n, d), of which a share of the memories has but the first few, from 1 to n, again and again.
+    """Return patterns (memories, n, d) that repeat the first few, from 1 to n, in a share of the memories.
 
     Each comes as often as chance will have it; how many different ones there are is log-uniform.
     """
@@ -92,7 +92,7 @@ def repeat(patterns: Tensor, share: float, generator: Generator) -> Tensor:
 
 
 def pick(patterns: Tensor, limit: int, generator: Generator) -> Tensor:
-    """At most `limit` patterns of each memory (memories, n, d), at random."""
+    """Return at most `limit` patterns of each memory (memories, n, d), at random."""
     memories, count, d = patterns.shape
     if count <= limit:
         return patterns
@@ -101,7 +101,7 @@ def pick(patterns: Tensor, limit: int, generator: Generator) -> Tensor:
 
 
 def write_chunks(network: EnergyNetwork, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
-    """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
+    """Return the fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
     fast, done = parameters.memories(len(patterns)), 0
     for size in chunks:
         chunk = patterns[:, done : done + size]

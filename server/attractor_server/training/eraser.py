@@ -17,23 +17,23 @@ from attractor_server.training.recipe import EraserTable, Recipe
 from attractor_server.training.validation import write_memories
 
 UPS = (0.02, 0.05, 0.08, 0.12, 0.18, 0.27)
-"""How far up the energy an eraser may start to learn from"""
+"""Candidates for an eraser's start: distances up the energy"""
 
 REHEARSALS = 2
-"""Episodes that the start is chosen by"""
+"""Episodes that decide on the start"""
 
 SLACK = 0.05
-"""Error beside which damage to what is kept counts: a rise from nothing to next to nothing should not"""
+"""Error that is added before damage to kept patterns is a ratio: a rise from nothing to next to nothing is harmless"""
 
 
 def start_eraser(model: Model, source: Source, recipe: Recipe) -> Model:
-    """The model with an eraser as yet unlearned, as far up the energy as does best in a few episodes.
+    """Return the model with an untrained eraser, which starts as far up the energy as does best in a few episodes.
 
-    What a unit of energy is differs from model to model, by more than a short phase of learning can make good.
+    The scale of the energy differs from model to model, by more than a short phase of training can make up for.
     """
     table = recipe.eraser or EraserTable()
 
-    def started(up: float) -> Model:
+    def start_at(up: float) -> Model:
         eraser = initial_eraser(table.steps, model.parameters.initial, up=up)
         eraser = {name: value.to(model.device) for name, value in eraser.items()}
         return replace(model, parameters=replace(model.parameters, eraser=eraser))
@@ -44,7 +44,7 @@ def start_eraser(model: Model, source: Source, recipe: Recipe) -> Model:
         return sum(float(one.total(recipe.optimizer)) for one in losses)
 
     with torch.no_grad():
-        return min(map(started, UPS), key=loss)
+        return min(map(start_at, UPS), key=loss)
 
 
 def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator) -> Episode:
@@ -85,7 +85,7 @@ patterns lead to here and in the memory that never saw them; `familiarity` the s
 
 
 def erase_patterns(model: Model, fast: Tensors, patterns: Tensor, *, stored: int) -> Tensors:
-    """The fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
+    """Return the fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
     present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=patterns.device)
     held = torch.full((len(patterns),), stored, device=patterns.device)
     return erase(model.network, model.parameters, fast, model.encode(patterns), present=present, stored=held)

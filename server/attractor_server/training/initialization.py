@@ -1,4 +1,4 @@
-"""Where meta-training starts from: the data's principal components, whitened, and loops that work."""
+"""Start of meta-training: the data's principal components, whitened, and loops that work."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +18,13 @@ from attractor_server.training.datasets import Source
 from attractor_server.training.recipe import Recipe
 
 POOL = 8192
-"""Patterns that the principal components are taken from"""
+"""Patterns for the principal components"""
 
 _NONE = "missing"
 
 
 def initialize_model(recipe: Recipe, source: Source) -> Model:
-    """The recipe's model before its first step.
+    """Return the recipe's model before its first step.
 
     Raises:
         SettingsError: the network cannot be made of what the recipe says.
@@ -61,9 +61,9 @@ def initialize_model(recipe: Recipe, source: Source) -> Model:
 
 
 def inherit_parameters(parent: Model, recipe: Recipe, anew: Model) -> Model:
-    """The recipe's model as it would start `anew`, with what its parent learned, its eraser apart.
+    """Return the recipe's model with its parent's learned parameters and transform, but with the eraser of `anew`.
 
-    It has the digest of its parent until it is saved.
+    It has its parent's digest until it is saved.
 
     Raises:
         SettingsError: the parent has other fields, another network or loops of other lengths.
@@ -87,7 +87,7 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def transform_for(encoded: Tensor, components: int, power: float) -> Transform:
-    """For patterns like these (n, values): as they are, or centred and whitened along so many leading components.
+    """Fit a transform to patterns (n, values): the identity, or centred and whitened along the leading components.
 
     Raises:
         SettingsError: there are not so many components.
@@ -142,9 +142,9 @@ def _reader(recipe: Recipe) -> Tensors:
 
 
 def _writer(recipe: Recipe, tensors: list[str]) -> Tensors:
-    """With the values that short runs came to: features would have to wait for them.
+    """Return a writer with values from short runs, so that features need not wait for them.
 
-    A step that grows with the patterns in a chunk stands for the sum over them, which is what the energy has to gain.
+    A step that grows with the patterns in a chunk stands for the sum over them, by which the energy has to change.
     """
     writer = initial_writer(recipe.writer.steps, tensors, recipe.writer.terms)
     for name, value in (("log_rate.W", 0.45), ("log_rate.b", 0.1), ("log_alpha", 0.5), ("log_clip", 6.0)):

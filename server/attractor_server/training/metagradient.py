@@ -1,4 +1,4 @@
-"""The meta-gradient of an episode; on a GPU its thousands of small operations are recorded once and replayed as one.
+"""Meta-gradient of an episode; on a GPU its thousands of small operations are recorded once and replayed as one.
 
 A step of training is a long chain of operations of some microseconds each, and launching one takes longer than that.
 """
@@ -17,7 +17,7 @@ from attractor_server.training.objective import Objective
 from attractor_server.training.recipe import Recipe
 
 RECORDINGS_LIMIT = 128
-"""Kinds of episodes; those beyond are measured anew each time"""
+"""Limit on kinds of recorded episodes; others are computed anew each time"""
 
 _Kind: TypeAlias = tuple[Plan, torch.Size, torch.Size]
 
@@ -29,7 +29,7 @@ class Measurement:
     error: Tensor
     familiarity: Tensor
     gradients: Sequence[Tensor | None]
-    """By each learned parameter; None where it plays no part. Good until the next episode is measured"""
+    """Gradients by learned parameter; None where it plays no part. Valid until the next episode"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class _Recording:
 
 
 class MetaGradient:
-    """Measures episodes with a model whose learned parameters are changed in place between them."""
+    """Meta-gradients with a model whose learned parameters change in place between episodes."""
 
     def __init__(self, objective: Objective, recipe: Recipe, model: Model, learned: Tensors) -> None:
         self._objective = objective
@@ -57,7 +57,7 @@ class MetaGradient:
         self._pool: Any = None
 
     def compute(self, episode: Episode) -> Measurement:
-        """Through both loops; an episode on a GPU is recorded when one of its kind is met for the second time."""
+        """Differentiate through both loops; on a GPU, record the second episode of a kind, and replay the later."""
         kind = (episode.plan, episode.patterns.shape, episode.targets.shape)
         if kind in self._recordings:
             return self._recordings[kind].replay(episode)
@@ -73,7 +73,7 @@ class MetaGradient:
         return Measurement(losses.error.detach(), losses.familiarity.detach(), gradients)
 
     def _record(self, episode: Episode) -> _Recording:
-        """All recordings take their memory from one pool: what one leaves there, none needs when it is replayed."""
+        """Record an episode; all recordings share one pool, since a replay needs nothing that another left there."""
         own, graph = episode.clone(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             measured = self._measure(own)

@@ -11,12 +11,12 @@ from attractor_server.training.recipe import Metric
 
 
 def identification_rate(x: Tensor, items: Tensor) -> float:
-    """Share of x (…, n, d) whose nearest item (…, n, d) is the one of the same number."""
+    """Return the share of x (…, n, d) whose nearest item (…, n, d) has the same index."""
     return float((find_nearest(x, items) == torch.arange(items.shape[-2])).float().mean())
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
-    """The chance that a positive's score lies above a negative's; ties count half."""
+    """Return the probability that a positive's score lies above a negative's; ties count half."""
     scores = torch.cat([positive.flatten(), negative.flatten()])
     _, place, count = scores.unique(return_inverse=True, return_counts=True)
     ranks = (count.cumsum(0) - (count - 1) / 2)[place]  # from 1; equal scores share the mean of their ranks
@@ -30,6 +30,6 @@ SCORES: Mapping[Metric, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda x, truth: cosine_similarity(x, truth, dim=-1),
     "characters": lambda x, truth: (x.round() == truth).float().mean(-1),
 }
-"""Of each pattern, (…, d) to (…): error, share of wrong signs, cosine, share of right characters"""
+"""Scores of each pattern, (…, d) to (…): error, share of wrong signs, cosine, share of right characters"""
 
 HIGHER_IS_BETTER = frozenset({"cosine", "characters"})

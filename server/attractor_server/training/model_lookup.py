@@ -1,4 +1,4 @@
-"""Model files to be judged, by path or by the name of one that ships."""
+"""Model files by path, or by the name of one that ships."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SHIPPED = Path(str(files("attractor_server"))) / "models"
 
 
 def open_model(name: str) -> Model:
-    """The model of that file, or the one of that name that ships.
+    """Load the model of that file, or the one of that name that ships.
 
     Raises:
         ModelFileError: the file is no model.
@@ -31,14 +31,14 @@ def open_model(name: str) -> Model:
 
 
 def control_file(folder: Path, name: str) -> Path | None:
-    """The file of the model trained without writes, wherever in the folder."""
+    """Find the file of the model trained without writes, anywhere in the folder."""
     return next(iter(sorted(folder.rglob(f"{name}-control{SUFFIX}"))), None)
 
 
 def seed_files(folder: Path, name: str) -> Sequence[Path]:
-    """Files of several seeds of a model, wherever in the folder: the seed stands in their name, or in their folder's.
+    """Find files of several seeds of a model, anywhere in the folder; the seed is part of their or their folder's name.
 
-    NAME-SEED.safetensors or NAME-SEED/NAME.safetensors, `seed-` before the seed or not.
+    They are NAME-SEED.safetensors or NAME-SEED/NAME.safetensors, with or without `seed-` before the seed.
     """
     numbered = re.compile(re.escape(name) + r"-(seed-)?\d+")
     return [
@@ -49,7 +49,7 @@ def seed_files(folder: Path, name: str) -> Sequence[Path]:
 
 
 def recipe_of(model: Model) -> Recipe:
-    """The recipe that a model's file carries.
+    """Return the recipe that a model's file carries.
 
     Raises:
         SettingsError: it carries none, or one that this version does not know.

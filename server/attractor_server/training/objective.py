@@ -1,4 +1,4 @@
-"""What meta-training minimises: the error of what is read, and what makes ΔE tell stored from unseen."""
+"""Objective of meta-training: the error of recalled patterns, and losses that make ΔE tell stored from unseen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from attractor_server.training.episodes import Episode, Plan, draw_shape, pick, 
 from attractor_server.training.recipe import OptimizerTable, Recipe
 
 SHARPNESS = 8.0
-"""What the nearness of character codes, and of patterns, is multiplied by before it is a logit"""
+"""Factor that makes logits of the nearness of character codes, and of patterns"""
 PAGES = 8
-"""Memories of an episode, at the most, that a cue's page is chosen among"""
+"""Most memories of an episode among which a cue's page is chosen"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Losses:
     """The parts of the objective, scalars."""
 
     error: Tensor
-    """Of what is read, as a share of the data's variance; of text the cross-entropy in nats"""
+    """Error of recalled patterns, as a share of the data's variance; for text the cross-entropy in nats"""
     familiarity: Tensor
     """Logistic loss: ΔE of a cue should be lower in the memory that holds its pattern than in one that does not"""
     early: Tensor | None = None
@@ -43,7 +43,7 @@ class Losses:
     """Cross-entropy in nats: of the memory's patterns, the one that was asked for is the nearest to what is read"""
 
     def total(self, table: OptimizerTable) -> Tensor:
-        """Weighted by what the recipe says."""
+        """Return the sum of the losses, weighted as the recipe says."""
         total = self.error + table.familiarity_weight * self.familiarity
         weighed = (
             (table.early_weight, self.early),
@@ -57,20 +57,20 @@ class Losses:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a phase of training minimises: how its episodes are drawn, and what is measured in them."""
+    """Objective of a phase of training: it draws episodes, and measures losses in them."""
 
     draw: Callable[[Source, Recipe, Generator, Generator], Episode]
-    """By two generators: of the values, and of the plan"""
+    """Draw an episode by two generators: of the values, and of the plan"""
     measure: Callable[[Model, Recipe, Episode], Losses]
-    """To be differentiated through both loops; for two episodes of one plan it does the same operations"""
+    """Compute differentiable losses through both loops; two episodes of one plan take the same operations"""
 
     def __call__(self, model: Model, source: Source, recipe: Recipe, generator: Generator) -> Losses:
-        """The losses of one random episode."""
+        """Return the losses of one random episode."""
         return self.measure(model, recipe, self.draw(source, recipe, generator, generator))
 
 
 def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator) -> Episode:
-    """N is log-uniform, so that the end of a short episode is also the middle of a long one."""
+    """Draw an episode; N is log-uniform, so that the end of a short episode is also the middle of a long one."""
     count, chunks = draw_shape(recipe.episodes, plans)
     patterns = source.sample(recipe.episodes.memories, count, generator)
     patterns = repeat(patterns, recipe.episodes.repeated, generator)
@@ -101,7 +101,7 @@ episode_losses = Objective(_draw, _measure)
 
 
 def _roll(fast: Tensors, places: int) -> Tensors:
-    """The fast weights of each memory in the place of another, `places` on."""
+    """Return the fast weights of each memory in the place of another, `places` on."""
     return {name: value.roll(places, 0) for name, value in fast.items()}
 
 
@@ -118,11 +118,11 @@ def _measure_alone(model: Model, recipe: Recipe, episode: Episode) -> Losses:
 
 
 memoryless_losses = Objective(_draw_alone, _measure_alone)
-"""The same for the control: a network that is never written to, and so learns to do without."""
+"""Losses of the control: a network that is never written to, and so learns to do without."""
 
 
 def read_cues(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Tensor:
-    """What cues lead to, with their known entries held, in network units like x (memories, cues, d)."""
+    """Return what is recalled from x (memories, cues, d), in network units, with the known entries held."""
     return _read_steps(model, network, fast, x, held)[-1]
 
 
@@ -131,15 +131,15 @@ def _cues_to_hold(episode: Episode) -> Cues | None:
 
 
 def _read_steps(model: Model, network: EnergyNetwork, fast: Tensors, x: Tensor, held: Cues | None) -> Sequence[Tensor]:
-    """What each reading step leads to."""
+    """Return the iterates of all reading steps."""
     hold = None if held is None else _make_hold(model, held)
     return descend(network, model.parameters, fast, x, hold=hold, steps=model.steps)[1:]
 
 
 def _make_hold(model: Model, held: Cues) -> Hold:
-    """Cues of which nothing is known are left alone: most are, and the way to values and back is most of a step.
+    """Return the projection that holds known entries; cues without any skip it, since it is most of a step.
 
-    A GPU would have to be waited for to say which they are.
+    On a GPU none skips it: finding out which they are would wait for the GPU.
     """
     told = held.known.any(-1)
     if told.is_cuda or bool(told.all()):
@@ -149,7 +149,7 @@ def _make_hold(model: Model, held: Cues) -> Hold:
 
 
 def recall_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
-    """Of x in network units against patterns in users' units, the mean over fields."""
+    """Return the error of x, in network units, against patterns in users' units, the mean over fields."""
     encoding = model.encoding
     found, wanted = model.transform.decode(x), encoding.encode(truth)
     widths = [model.parameters.codes[f.name].shape[1] if f.alphabet else 1 for f in model.layout.fields]
@@ -167,9 +167,9 @@ def recall_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
 
 
 def identity_error(model: Model, x: Tensor, truth: Tensor, patterns: Tensor) -> Tensor:
-    """Cross-entropy of which of the patterns (memories, n, values) is nearest to x, in network units, and truth's.
+    """Return the cross-entropy of finding truth among patterns (memories, n, values) by distance from x.
 
-    Squared distances count in parts of the mean one from the right pattern.
+    x is in network units; squared distances are relative to the mean one from the right pattern.
     """
     found = model.transform.decode(x)
     right, others = (model.encoding.encode(values) for values in (truth, patterns))
@@ -180,7 +180,7 @@ def identity_error(model: Model, x: Tensor, truth: Tensor, patterns: Tensor) -> 
 
 
 def _write(model: Model, patterns: Tensor, chunks: Sequence[int]) -> tuple[EnergyNetwork, Tensors]:
-    """Fast weights after writing, with the network that reads them."""
+    """Return the network that reads, and the fast weights after writing."""
     network, parameters = model.network, model.parameters
     if (dual := find_dual(network, parameters)) is not None:
         return dual.write(network, parameters, patterns, chunks)

@@ -36,7 +36,7 @@ from attractor_server.training.workers import Group, Team
 
 SHOW_EVERY_S = 0.5
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""The least that Ray takes: nothing large goes through its object store."""
+"""Least size that Ray takes: nothing large goes through its object store."""
 Handle: TypeAlias = Any  # Ray's actor handles are made at run time
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,7 +46,7 @@ _QUIET = {
 
 
 def train_on_workers(recipe_path: Path, options: Options, *, workers: int) -> Model:
-    """As `run.train`, by so many processes, each of which takes one processor, and one GPU where those train.
+    """Train like `run.train` in so many processes, each with one processor, and with one GPU where those train.
 
     Every step of the optimiser then sees as many episodes as there are workers.
 
@@ -68,7 +68,7 @@ def train_on_workers(recipe_path: Path, options: Options, *, workers: int) -> Mo
 
 
 def on_workers(work: Callable[[Team], None], *, workers: int, folder: Path, gpus: bool = False) -> None:
-    """Has every worker of a new team do the same work, in the `local_ray` that is open.
+    """Run the same work on every worker of a new team, in the `local_ray` that is open.
 
     Ray keeps its own notes in `folder`/ray.
 
@@ -98,7 +98,7 @@ def _run_member(config: Mapping[str, Callable[[Team], None]]) -> None:
 
 
 def _find_cause(error: WorkerGroupError) -> Exception:
-    """The error of ours that a worker raised, else all that is known."""
+    """Return the error of ours that a worker raised, else one with all that is known."""
     for failure in error.worker_failures.values():
         raised = getattr(failure, "_base_exc", failure)
         if isinstance(raised, ServerError):
@@ -107,7 +107,7 @@ def _find_cause(error: WorkerGroupError) -> Exception:
 
 
 def _train(recipe_path: Path, options: Options, slate: Handle, team: Team) -> None:
-    """What each worker does."""
+    """Train on one worker."""
     if isinstance(team, Group):
         options = replace(options, device=str(team.device))
     train(recipe_path, options, team=team, bar=partial(_slate_bar, slate, team))
@@ -126,23 +126,23 @@ def _slate_bar(slate: Handle, team: Team) -> AbstractContextManager[Show]:
 
 
 class _Slate:
-    """An actor on which worker 0 writes how far it is, for the terminal."""
+    """Actor that holds worker 0's progress for the terminal."""
 
     def __init__(self) -> None:
         self._newest: tuple[Progress, Mapping[str, float]] | None = None
 
     def write(self, progress: Progress, figures: Mapping[str, float]) -> None:
-        """Replaces what stood there."""
+        """Replace the progress."""
         self._newest = progress, figures
 
     def read(self) -> tuple[Progress, Mapping[str, float]] | None:
-        """What stands there."""
+        """Return the newest progress."""
         return self._newest
 
 
 @contextmanager
 def _open_slate(*, visible: bool) -> Iterator[Handle]:
-    """A slate whose text goes to the progress bar until the end of the block."""
+    """Open a slate whose progress goes to the progress bar until the end of the block."""
     slate, stop = ray.remote(_Slate).options(num_cpus=0).remote(), threading.Event()
     reader = threading.Thread(target=_show, args=(slate, stop), name="progress")
     if visible:
@@ -168,7 +168,7 @@ def _show(slate: Handle, stop: threading.Event) -> None:
 
 @contextmanager
 def local_ray(processors: int) -> Iterator[None]:
-    """A Ray of our own, quiet, with a place for each worker, that ends with the block; or the one that is open here."""
+    """Start a quiet Ray with a place for each worker until the end of the block, or use the one that is open."""
     if ray.is_initialized():
         yield
         return

@@ -1,4 +1,4 @@
-"""Recipes: TOML files that say all there is to say about how a model is made."""
+"""Recipes: TOML files that describe completely how a model is made."""
 
 import tomllib
 from importlib.resources import files
@@ -19,13 +19,13 @@ Term: TypeAlias = Literal["energy", "slope", "parameter_slope", "distance"]
 
 
 class Table(BaseModel):
-    """A table of a recipe: nothing in it that is not known, nothing changed later."""
+    """Table of a recipe, without unknown entries, immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DataTable(Table):
-    """`[data]`: what is trained on, and by what it is judged."""
+    """`[data]`: the training data, and the metric."""
 
     name: str
     metric: Metric
@@ -38,7 +38,7 @@ class DataTable(Table):
 
 
 class InputTable(Table):
-    """`[input]`: what the network sees of the values."""
+    """`[input]`: the network's view of the values."""
 
     components: Annotated[int, Field(ge=0)] = 0
     """Leading principal components; 0: all values as they are"""
@@ -76,13 +76,13 @@ class EraserTable(Table):
 
     steps: Count = 3
     share: Share = 0.1
-    """Of the time"""
+    """Share of the time"""
     patterns: Count = 8
     """Most patterns erased, one after another"""
 
 
 class EpisodesTable(Table):
-    """`[episodes]`: how many patterns go into a memory, and how."""
+    """`[episodes]`: number and order of the patterns of a memory."""
 
     patterns_least: Count
     patterns_limit: Count
@@ -106,11 +106,11 @@ class CueTable(Table):
 
     kind: CueKind
     share: Positive = 1.0
-    """Of the cues; shares need not add up to 1"""
+    """Share of the cues; shares need not add up to 1"""
     amount: Positive = 1.0
     """Block: pixels of its side; noise: σ; flips: share of the signs; missing: share of entries; frames: of frames"""
     told: Share = 0.0
-    """Of these cues, those whose other entries are held fixed"""
+    """Share of these cues whose other entries are held fixed"""
     field: str = ""
     """The field that is distorted; all of them without it"""
 
@@ -128,13 +128,13 @@ class OptimizerTable(Table):
     """Share of the run after which the rates fall to nothing"""
     gradient_limit: Positive = 1.0
     familiarity_weight: Annotated[float, Field(ge=0)] = 0.1
-    """Of the logistic loss that makes ΔE tell stored from unseen, beside the error's weight of 1"""
+    """Weight of the logistic loss that makes ΔE tell stored from unseen, beside the error's weight of 1"""
     early_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of the error after each reading step but the last: it keeps those from leading far away first; 0: not computed"""
+    """Weight of the error after each reading step but the last, so that none leads far away first; 0: not computed"""
     choice_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of the cross-entropy of choosing the right one of several pages by ΔE; 0: not computed"""
+    """Weight of the cross-entropy of choosing the right one of several pages by ΔE; 0: not computed"""
     identity_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of the cross-entropy of telling which of a memory's patterns was read, by the nearest one; 0: not computed"""
+    """Weight of the cross-entropy of telling which of a memory's patterns was read, by the nearest; 0: not computed"""
 
 
 class Recipe(Table):
@@ -155,12 +155,12 @@ class Recipe(Table):
     optimizer: OptimizerTable = OptimizerTable()
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values for a training record."""
+        """Return plain values for a training record."""
         return self.model_dump(mode="json")
 
 
 def find_recipe(path: Path) -> Path:
-    """The file itself, or the recipe of that file name that ships with the package.
+    """Find the file itself, or the recipe of that file name that ships with the package.
 
     Raises:
         SettingsError: there is neither.
@@ -174,7 +174,7 @@ def find_recipe(path: Path) -> Path:
 
 
 def load_recipe(path: Path, *, seed: int | None = None) -> Recipe:
-    """Reads a recipe; `seed` goes before the one it has.
+    """Read a recipe; `seed` goes before the one in the file.
 
     Raises:
         SettingsError: naming the file, the entry, the value seen and the value expected.

@@ -1,4 +1,4 @@
-"""One recipe to one model file: train, calibrate, measure on validation data, save (`attractor train`)."""
+"""Train, calibrate, validate and save the model of a recipe (`attractor train`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,39 +20,39 @@ from attractor_server.training.objective import episode_losses, memoryless_losse
 from attractor_server.training.recipe import Recipe, load_recipe
 from attractor_server.training.run_log import RunLog, Show, progress_bar
 from attractor_server.training.trainer import Phase, Progress, Trainer
-from attractor_server.training.validation import Task, calibrate, fill_missing, fit_ridge, validate
+from attractor_server.training.validation import Task, calibrate, fill_gaps, fit_ridge, validate
 from attractor_server.training.workers import ALONE, Team
 
 CONTROL = "-control"
 """Ends the name of a network that was trained without writes"""
 _SITTING = ("recipe", "workers", "device", "phases")
-"""What a record says of a run, whoever goes on from it"""
+"""Keys of a record that a run which starts from this model also carries"""
 Bar: TypeAlias = Callable[[], AbstractContextManager[Show]]
-"""Opened once for each phase"""
+"""Opens a display of progress, once for each phase"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a recipe is carried out."""
+    """Options of a run."""
 
     output: Path
     run_dir: Path
     budget_s: float
-    """For the run as a whole: a resumed run spends what is left of it"""
+    """Seconds for the run as a whole: a resumed run spends the rest of them"""
     seed: int | None = None
-    """Goes before the recipe's"""
+    """Seed that goes before the recipe's"""
     control: bool = False
-    """Train the same network without writes: what it learns to do without its memory"""
+    """Train the same network without writes, to see what it can do without a memory"""
     parent: str | None = None
     """A model to start from rather than anew: a file, or the name of one that ships"""
     resume: bool = True
     device: str = "cpu"
-    """Where the network is trained; validation data stay on the processor"""
+    """Device of the network in training; validation data stay on the processor"""
     show_progress: bool = True
 
 
 def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar | None = None) -> Model:
-    """Trains the recipe's model, saving as it goes, and writes `output/NAME.safetensors`.
+    """Train the recipe's model, saving as it goes, and write `output/NAME.safetensors`.
 
     Every worker of a team calls it. Worker 0 writes the files; the others return the model as it was trained.
 
@@ -99,7 +99,7 @@ def _augment(recipe: Recipe, data: Source) -> Source:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
     Raises:
         SettingsError: there is none of that name here.
@@ -114,7 +114,7 @@ def device_of(name: str) -> torch.device:
 
 
 def recipe_of(path: Path, options: Options) -> Recipe:
-    """The recipe as these options ask for it, the model's name included.
+    """Return the recipe as these options ask for it, the model's name included.
 
     Raises:
         SettingsError: the recipe cannot be meant.
@@ -126,7 +126,7 @@ def recipe_of(path: Path, options: Options) -> Recipe:
 
 
 def _phases(recipe: Recipe, *, control: bool) -> Sequence[tuple[Phase, float]]:
-    """What is trained one after another, each with its share of the time."""
+    """Return the phases in their order, each with its share of the time."""
     fixed = ("eraser.",) if recipe.reader.learned else ("eraser.", "reader.log_step", "reader.momentum_logit")
     objective = memoryless_losses if control else episode_losses
     main = Phase("main", objective, lambda name: not name.startswith(fixed))
@@ -168,10 +168,10 @@ def _measure(trainer: Trainer, held_out: Source, task: Task) -> Mapping[str, flo
 
 
 def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> dict[str, dict[str, float]]:
-    """Figures on validation data, by kind of cue and size of chunk."""
+    """Return figures on validation data, by kind of cue and size of chunk."""
     figures = {}
     for table in recipe.cues:
-        ridge = fit_ridge(data, [table], partial(fill_missing, model))
+        ridge = fit_ridge(data, [table], partial(fill_gaps, model))
         for chunk in sorted({1, min(8, recipe.capacity), recipe.capacity}):
             task = Task(data=recipe.data, cues=[table], count=recipe.capacity, chunk=chunk)
             figures[f"{table.kind}, chunks of {chunk}"] = validate(model, held_out, task, ridge=ridge)
@@ -179,7 +179,7 @@ def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> di
 
 
 def _origin(parent: Model) -> dict[str, object]:
-    """What a record says of the model that a run started from, and of those before it."""
+    """Return a record's entry on the model that a run started from, and on those before it."""
     told = {key: parent.record[key] for key in (*_SITTING, "parent") if key in parent.record}
     return {"name": parent.name, "digest": parent.digest, **told}
 

@@ -1,4 +1,4 @@
-"""The log of a run: what lets it be resumed, how it went, and what it shows meanwhile."""
+"""Log of a run: its checkpoints, its losses and figures, and its progress bar."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ Figures = Mapping[str, float]
 
 
 class RunLog:
-    """Saves a run now and then; losses and figures on validation data go to `log.jsonl` and to TensorBoard.
+    """Log that saves a run now and then, and writes losses and validation figures to `log.jsonl` and TensorBoard.
 
     Each worker of a team keeps one, because all of them are needed to save; worker 0 alone measures and writes.
     """
@@ -43,7 +43,7 @@ class RunLog:
         self._figures: Figures = {}
 
     def update(self, progress: Progress) -> Figures:
-        """The newest figures; measures and saves where it is time to."""
+        """Measure and save where it is time to, and return the newest figures."""
         if time.monotonic() - self._measured_s > MEASURE_EVERY_S:
             self.measure(progress)
         if progress.elapsed_s - self._saved_s > SAVE_EVERY_S:  # the run's time, on which all workers agree
@@ -52,7 +52,7 @@ class RunLog:
         return self._figures
 
     def measure(self, progress: Progress) -> None:
-        """Takes the figures now, and logs them; nothing where another worker does it."""
+        """Compute the figures now, and log them; do nothing where another worker does it."""
         if not self._writes:
             return
         self._figures = self._measure()
@@ -80,7 +80,7 @@ FIGURES = ("recalled", "no_write", "auroc")
 
 @contextlib.contextmanager
 def progress_bar(*, visible: bool) -> Iterator[Show]:
-    """A bar with the time left, the loss, and the newest figures on validation data."""
+    """Show a bar with the time left, the loss, and the newest figures on validation data."""
     if not visible:
         yield lambda progress, figures: None
         return
@@ -96,7 +96,7 @@ def progress_bar(*, visible: bool) -> Iterator[Show]:
 
 
 def describe(progress: Progress, figures: Mapping[str, float]) -> str:
-    """One line: step, losses, steps skipped, and the figures there are."""
+    """Return a line with step, losses, figures, and steps skipped."""
     parts = [f"step {progress.step}", f"loss {progress.loss:.4f}", f"familiarity {progress.familiarity:.4f}"]
     parts += [f"{name} {value:.4f}" for name, value in figures.items() if name.endswith(FIGURES)]
     return "  ".join([*parts, f"skipped {progress.skipped}"])

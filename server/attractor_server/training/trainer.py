@@ -36,25 +36,25 @@ which all of either differ"""
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of training: what is minimised, and by which parameters."""
+    """Part of training: an objective, and the parameters that it trains."""
 
     name: str
     objective: Objective
     learns: Callable[[str], bool]
-    """Of a parameter's name, as in `Parameters.flat`"""
+    """Return whether the parameter of that name, as in `Parameters.flat`, is trained"""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """Progress of a run."""
 
     step: int
     share: float
-    """Of the whole run, 0 to 1"""
+    """Share of the whole run, 0 to 1"""
     elapsed_s: float
     """Time spent in all sittings of the run"""
     loss: float
-    """Smoothed error of what was read, as a share of the data's variance"""
+    """Smoothed error of recalled patterns, as a share of the data's variance"""
     familiarity: float
     """Smoothed logistic loss of ΔE"""
     skipped: int
@@ -89,17 +89,17 @@ class Trainer:
 
     @property
     def model(self) -> Model:
-        """With what has been learned so far."""
+        """Model with the parameters learned so far."""
         learned = {name: value.detach() for name, value in self._learned.items()}
         return self._with_parameters({**self._fixed, **learned})
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands."""
+        """Progress of the run."""
         return self._progress
 
     def run(self, *, budget_s: float, each_step: Callable[[Progress], None]) -> None:
-        """Trains until the recipe's steps are done or the time of all sittings, `each_step` included, is up.
+        """Train until the recipe's steps are done or the time of all sittings, `each_step` included, is up.
 
         A team's time is that of its worker 0, so that all end after the same step. The rates decay towards whichever
         comes first. With an infinite budget a resumed run equals an unbroken one.
@@ -118,7 +118,7 @@ class Trainer:
             each_step(self._progress)
 
     def save(self, run_dir: Path) -> None:
-        """Writes all that `resume` needs, in one move; of a team, worker 0 does it for all."""
+        """Write all that `resume` needs, atomically; worker 0 does it for its team."""
         now = self._progress
         state = {
             "recipe": self._recipe.as_record(),
@@ -138,7 +138,7 @@ class Trainer:
             draft.replace(run_dir / self._file)
 
     def resume(self, run_dir: Path) -> bool:
-        """Goes on where `save` left off; False if nothing was saved there.
+        """Continue from the last `save`; return False if nothing was saved there.
 
         Raises:
             SettingsError: what was saved there is a run of another recipe, from another parent, or of another number of
@@ -197,7 +197,7 @@ class Trainer:
         return max(self._progress.step / self._recipe.optimizer.steps, self._progress.elapsed_s / budget_s)
 
     def _advance(self, share: float) -> tuple[float, float, bool]:
-        """One step of the optimiser; the smoothed losses after it, and whether it was left out."""
+        """Take a step of the optimiser; return the smoothed losses, and whether the step was skipped."""
         table, now = self._recipe.optimizer, self._progress
         scale = _schedule(now.step, share, table)
         for group in self._optimizer.param_groups:
@@ -242,5 +242,5 @@ def _group(name: str, value: Tensor) -> str:
 
 
 def _schedule(step: int, share: float, table: OptimizerTable) -> float:
-    """Warm-up, plateau, and a straight line down to nothing at the end."""
+    """Return the factor of the rates: warm-up, plateau, and a straight line down to 0 at the end."""
     return min(1.0, (step + 1) / WARM_UP, (1 - share) / (1 - table.decay_from))

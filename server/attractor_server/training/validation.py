@@ -1,4 +1,4 @@
-"""Figures on held-out patterns, the same episodes each time, and the calibration fitted to them."""
+"""Figures on held-out patterns, with the same episodes each time, and the calibration fitted to them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MEMORIES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is measured: memories of so many patterns, written in chunks, read by cues of some kinds."""
+    """Setting of a validation: memories of `count` patterns, written in chunks, read by cues of some kinds."""
 
     data: DataTable
     cues: Sequence[CueTable]
@@ -43,7 +43,7 @@ class Trial:
 
 
 def draw_trial(source: Source, task: Task) -> Trial:
-    """Always the same one for a task; what is unseen is of other classes than what is stored."""
+    """Draw the trial of a task, always the same one; unseen patterns are of other classes than stored ones."""
     generator = Generator().manual_seed(task.seed)
     patterns, unseen = source.sample(task.memories, 2 * task.count, generator).chunk(2, 1)
     cues, unseen_cues = (distort(x, source.layout, task.cues, generator) for x in (patterns, unseen))
@@ -51,12 +51,12 @@ def draw_trial(source: Source, task: Task) -> Trial:
 
 
 def validate(model: Model, source: Source, task: Task, *, ridge: Ridge | None = None) -> dict[str, float]:
-    """The task's figure for what is recalled and for its rivals, shares identified, and the AUROC of ΔE."""
+    """Return the task's metric for the memory and its rivals, identification rates, and the AUROC of ΔE."""
     trial = draw_trial(source, task)
     fast = write_memories(model, trial.patterns, task.chunk)
     empty = model.parameters.memories(task.memories)
     answers = {
-        "cue": fill_missing(model, trial.cues),
+        "cue": fill_gaps(model, trial.cues),
         "recalled": recall(model, fast, trial.cues),
         "no_write": recall(model, empty, trial.cues),
     }
@@ -73,14 +73,14 @@ def validate(model: Model, source: Source, task: Task, *, ridge: Ridge | None = 
 
 
 def write_memories(model: Model, patterns: Tensor, chunk: int) -> Tensors:
-    """Fast weights of memories that patterns (memories, n, values) were written to in chunks."""
+    """Return the fast weights of memories after writing patterns (memories, n, values) in chunks."""
     with torch.no_grad():
         chunks = split_into_chunks(patterns.shape[1], chunk)
         return write_chunks(model.network, model.parameters, model.encode(patterns.to(model.device)), chunks)
 
 
 def recall(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
-    """What users get back for the cues, (memories, cues, values)."""
+    """Return the recalled patterns as users see them, (memories, cues, values)."""
     with torch.no_grad():
         there = cues.to(model.device)
         hold = model.hold(there.values, there.known) if bool(cues.known.any()) else None
@@ -90,21 +90,21 @@ def recall(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor
 
 
 def familiarity(model: Model, fast: Tensors, cues: Cues) -> Tensor:
-    """ΔE of the cues, (memories, cues)."""
+    """Return ΔE of the cues, (memories, cues)."""
     with torch.no_grad():
         x = model.encode(cues.values.to(model.device))
         return delta_energy(model.network, model.parameters, fast, x).to(cues.values.device)
 
 
-def fill_missing(model: Model, cues: Cues) -> Tensor:
-    """The cues with the mean of the training data where an entry is missing."""
+def fill_gaps(model: Model, cues: Cues) -> Tensor:
+    """Return the cues with the mean of the training data where an entry is missing."""
     values = cues.values
     means = model.decode(model.encode(values.to(model.device))).to(values.device)
     return torch.where(values.isnan(), means, values)
 
 
 def select_judged_values(model: Model, data: DataTable, values: Tensor) -> Tensor:
-    """The part of values (…, values) that is judged, in the units of the table: images from −1 to 1."""
+    """Return the part of values (…, values) that the metric judges, in its units: images from −1 to 1."""
     parts = []
     for field, span in model.layout.spans:
         if data.field in ("", field.name):
@@ -113,7 +113,7 @@ def select_judged_values(model: Model, data: DataTable, values: Tensor) -> Tenso
 
 
 def score(model: Model, data: DataTable, values: Tensor, truth: Tensor) -> float:
-    """The mean of the figure over all patterns."""
+    """Return the mean of the metric over all patterns."""
     found, wanted = (select_judged_values(model, data, x) for x in (values, truth))
     return float(SCORES[data.metric](found, wanted).mean())
 
@@ -121,7 +121,7 @@ def score(model: Model, data: DataTable, values: Tensor, truth: Tensor) -> float
 def fit_ridge(
     source: Source, cues: Sequence[CueTable], fill: Callable[[Cues], Tensor], *, rounds: int = 3, seed: int = 0
 ) -> Ridge:
-    """The memoryless denoiser, fitted to training patterns, each distorted `rounds` times."""
+    """Fit the memoryless denoiser to training patterns, each distorted `rounds` times and filled by `fill`."""
     generator = Generator().manual_seed(seed)
     patterns = source.pool(8192).repeat(rounds, 1)[None]
     made = distort(patterns, source.layout, cues, generator)
@@ -132,7 +132,7 @@ CALIBRATION_MEMORIES = 32
 
 
 def calibrate(model: Model, source: Source, recipe: Recipe) -> Calibration:
-    """A logistic regression on ΔE of cues of stored and of unseen patterns, in memories of several fillings."""
+    """Fit a logistic regression to ΔE of cues of stored and of unseen patterns, in memories of several sizes."""
     from sklearn.linear_model import LogisticRegression
 
     features, truth = [], []

@@ -1,4 +1,4 @@
-"""Who trains a model together: one process alone, or several that average their meta-gradients after every step."""
+"""Teams of workers that train a model: one process alone, or several that average meta-gradients after every step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ class Team(Protocol):
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of workers."""
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Over all workers, entry by entry; not finite where it is not finite on any of them."""
+        """Average over all workers, entry by entry; not finite where it is not finite on any of them."""
 
     def agree(self, number: float) -> float:
-        """The number that worker 0 has."""
+        """Return the number that worker 0 has."""
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors (…) of all workers, by rank, (size, …)."""
+        """Return the tensors (…) of all workers, by rank, (size, …)."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Alone:
     size: int = 1
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return tensor
 
     def agree(self, number: float) -> float:
-        """The number itself."""
+        """Return the number itself."""
         return number
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensor, (1, …)."""
+        """Return the tensor, (1, …)."""
         return tensor[None]
 
 
@@ -61,19 +61,19 @@ class Group:
         self.size: int = distributed.get_world_size()
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The same bits on every worker."""
+        """Average over all workers, with the same bits on each."""
         total = tensor.to(self.device, copy=True)
         distributed.all_reduce(total)
         return (total / self.size).to(tensor.device)
 
     def agree(self, number: float) -> float:
-        """The number that worker 0 has, to the last bit."""
+        """Return the number that worker 0 has, to the last bit."""
         told = torch.tensor(number, dtype=torch.float64, device=self.device)
         distributed.broadcast(told, src=0)
         return float(told)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all workers, by rank."""
+        """Return the tensors of all workers, by rank."""
         own = tensor.to(self.device)
         parts = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(parts, own)
@@ -81,7 +81,7 @@ class Group:
 
 
 def average_gradients(tensors: Iterable[Tensor], team: Team) -> None:
-    """Replaces the gradient of each tensor by its mean over the team.
+    """Replace the gradient of each tensor by its mean over the team.
 
     Which tensors a loss depends on changes from episode to episode: where only some workers have a gradient, that of
     the others counts as zero; where none has one, there is none afterwards, and the optimiser passes the tensor over.

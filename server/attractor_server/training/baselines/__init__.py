@@ -1,4 +1,4 @@
-"""Rivals without attractors of ours: what a memory has to be measured against."""
+"""Baselines without our attractors, to measure a memory against."""
 
 from attractor_server.training.baselines.memoryless import ConditionalGaussian, Ridge
 from attractor_server.training.baselines.rival import Rival

@@ -17,14 +17,14 @@ class Graded:
 
     beta: Tensor
     self_coupling: Tensor
-    """What is added to the diagonal: 0 keeps it, −1 removes it, beyond that a unit works against itself."""
+    """Summand on the diagonal: 0 keeps it, −1 removes it, below that a unit works against itself."""
     cue_field: Tensor
     damping: Tensor
     """δ in (0, 1]: 1 replaces x."""
 
     @classmethod
     def with_constant_beta(cls, *, beta: float = 3.0, steps: int = 30, damping: float = 0.6) -> "Graded":
-        """The textbook's: one β, no self-couplings, the cue as the start only."""
+        """Return the textbook's schedule: one β, no self-couplings, the cue as the start only."""
         full = torch.full((4, steps), 1.0)
         return cls(beta=beta * full[0], self_coupling=-full[1], cue_field=0 * full[2], damping=damping * full[3])
 
@@ -32,16 +32,16 @@ class Graded:
     def with_annealed_beta(
         cls, *, first: float = 1.0, last: float = 3.0, steps: int = 20, damping: float = 0.7
     ) -> "Graded":
-        """β from the first to the last along a geometric series."""
+        """Return a schedule whose β goes from the first to the last along a geometric series."""
         beta = torch.linspace(0.0, 1.0, steps).mul(torch.tensor(last / first).log()).exp() * first
         return replace(cls.with_constant_beta(steps=steps, damping=damping), beta=beta)
 
     def read(self, weights: Tensor, cues: Tensor, known: Tensor | None) -> Tensor:
-        """The signs of the last step's fields (memories, m, d)."""
+        """Return the signs of the last step's fields (memories, m, d)."""
         return keep_known(binary(self.fields(weights, cues, known)), cues, known)
 
     def fields(self, weights: Tensor, cues: Tensor, known: Tensor | None = None) -> Tensor:
-        """What the last step's tanh was applied to (memories, m, d): half the log odds of +1, as the network has it."""
+        """Return the arguments of the last step's tanh (memories, m, d): the network's half log odds of +1."""
         own = weights.diagonal(dim1=-2, dim2=-1)[:, None]
         x = logits = cues
         for beta, s, c, damping in zip(self.beta, self.self_coupling, self.cue_field, self.damping, strict=True):
@@ -52,7 +52,7 @@ class Graded:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a schedule is fitted: gradient steps through all the steps of the read, on the patterns' log likelihood."""
+    """Settings of a schedule's fit: gradient steps through all reading steps, on the patterns' log likelihood."""
 
     starts: Sequence[Graded] = field(
         default_factory=lambda: (Graded.with_constant_beta(steps=20), Graded.with_annealed_beta())
@@ -65,7 +65,7 @@ class Fit:
 
 
 def tune(rule: Rule, items: Tensor, cues: Tensor, fit: Fit | None = None) -> Graded:
-    """The best schedule found on training episodes, items (memories, n, d) and a cue (memories, n, d) for each.
+    """Return the best schedule on training episodes, items (memories, n, d) and a cue (memories, n, d) for each.
 
     The starts compete with what was fitted from them, on the same episodes: a schedule has too few numbers to be tied
     to them.

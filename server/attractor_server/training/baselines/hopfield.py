@@ -14,18 +14,18 @@ Rule: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def hebb(items: Tensor) -> Tensor:
-    """The mean outer product of the patterns, in the field's scale (n / d on the diagonal)."""
+    """Return the mean outer product of the patterns, in the field's scale (n / d on the diagonal)."""
     return items.mT @ items / items.shape[-1]
 
 
 def pseudo_inverse(items: Tensor) -> Tensor:
-    """The projection on the span of the patterns (Personnaz et al. 1986): each of them is an eigenvector of 1."""
+    """Return the projection on the span of the patterns (Personnaz et al. 1986): each is an eigenvector of 1."""
     inverse: Tensor = torch.linalg.pinv(items)
     return inverse @ items
 
 
 def storkey(items: Tensor) -> Tensor:
-    """Storkey's (1997) rule, one pattern ξ after the other; a pattern's own share is taken out of its local fields.
+    """Return weights by Storkey's (1997) rule, one pattern ξ after another, each without its share in its local fields.
 
     With h_ij = Σ_{k ≠ i, j} W_ik ξ_k, each pattern adds (ξ_i ξ_j − ξ_i h_ji − h_ij ξ_j) / d.
     """
@@ -40,7 +40,7 @@ def storkey(items: Tensor) -> Tensor:
 
 
 def damp_diagonal(weights: Tensor, kept: float) -> Tensor:
-    """The weights (memories, d, d) with the self-couplings times `kept`: 1 leaves them, 0 removes them."""
+    """Return the weights (memories, d, d) with the self-couplings times `kept`: 1 leaves them, 0 removes them."""
     return weights - (1 - kept) * torch.diag_embed(_diagonal(weights))
 
 
@@ -48,12 +48,12 @@ class Reader(Protocol):
     """A way from cues (memories, m, d) to recalled patterns (memories, m, d), by weights (memories, d, d)."""
 
     def read(self, weights: Tensor, cues: Tensor, known: Tensor | None) -> Tensor:
-        """The pattern where each cue leads, ±1 in every entry; known entries are clamped on the way."""
+        """Return the pattern where each cue leads, ±1 in every entry; known entries are clamped on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signs:
-    """Each unit takes the sign of its field, and stays as it is where that is 0.
+    """Reads in which a unit takes the sign of its field, and stays as it is where that is 0.
 
     Synchronous reads with partly kept self-couplings end nearest to the patterns up to half the dimension; far above
     that asynchronous ones at least do not oscillate.
@@ -67,7 +67,7 @@ class Signs:
     seed: int = 0
 
     def read(self, weights: Tensor, cues: Tensor, known: Tensor | None) -> Tensor:
-        """The fixed point, or where the last sweep ended."""
+        """Return the fixed point, or where the last sweep ended."""
         weights = damp_diagonal(weights, self.self_coupling)
         generator = torch.Generator().manual_seed(self.seed)
         x = binary(cues)
@@ -97,16 +97,16 @@ class Hopfield:
     reader: Reader
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """Symmetric float32 weights with their diagonal, whatever the number of items."""
+        """Return the bytes of symmetric float32 weights with their diagonal, whatever the number of items."""
         return 4 * (d * (d + 1) // 2)
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """The patterns (memories, m, d), ±1, where the cues lead; known entries are clamped."""
+        """Return the patterns (memories, m, d), ±1, where the cues lead; known entries are clamped."""
         return self.reader.read(self.rule(items), cues, known)
 
 
 def binary(x: Tensor) -> Tensor:
-    """±1 by the sign; 0 counts as +1."""
+    """Return ±1 by the sign; 0 counts as +1."""
     return _signs(x, torch.ones_like(x))
 
 

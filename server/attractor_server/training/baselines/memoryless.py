@@ -1,4 +1,4 @@
-"""Rivals that keep nothing of a memory: what can be told from the cue and the training data alone."""
+"""Baselines without a memory, which guess from the cue and the training data alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Ridge:
 
     @classmethod
     def fit(cls, cues: Tensor, patterns: Tensor, *, penalty: float = 10.0) -> "Ridge":  # both (n, d)
-        """Least squares with a penalty on the squared weights."""
+        """Fit by least squares with a penalty on the squared weights."""
         inputs = _with_constant(cues)
         gram = inputs.T @ inputs + penalty * torch.eye(inputs.shape[1])
         return cls(torch.linalg.solve(gram, inputs.T @ patterns))
@@ -34,26 +34,26 @@ class Ridge:
         *,
         penalties: Sequence[float] = PENALTIES,
     ) -> "Ridge":
-        """Fitted to the training cues and patterns (n, d) with the penalty that is best on held-out ones (m, d)."""
+        """Fit to training cues and patterns (n, d), with the penalty that is best on held-out ones (m, d)."""
         cues, patterns = held_out
         fitted = [cls.fit(*training, penalty=penalty) for penalty in penalties]
         return min(fitted, key=lambda one: float((one.restore(cues) - patterns).square().mean()))
 
     def restore(self, cues: Tensor) -> Tensor:
-        """Its guess (…, d) at the patterns behind the cues (…, d)."""
+        """Return a guess (…, d) at the patterns behind the cues (…, d)."""
         return _with_constant(cues) @ self.weights
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return "ridge"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """None: it has no memories."""
+        """Return 0: it has no memories."""
         return 0
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """Its guess at the patterns behind the cues, whatever the items."""
+        """Return a guess at the patterns behind the cues, whatever the items."""
         return self.restore(cues)
 
 
@@ -68,7 +68,7 @@ class ConditionalGaussian:
 
     @classmethod
     def fit(cls, patterns: Tensor, *, shrinkage: float = 0.01) -> "ConditionalGaussian":  # (n, d)
-        """Mean and covariance of training patterns, this one drawn by `shrinkage` towards a multiple of identity."""
+        """Fit mean and covariance to training patterns, this one shrunk towards a multiple of the identity."""
         mean = patterns.mean(0)
         centred = patterns - mean
         covariance = centred.T @ centred / len(patterns)
@@ -83,20 +83,20 @@ class ConditionalGaussian:
         *,
         shrinkages: Sequence[float] = SHRINKAGES,
     ) -> "ConditionalGaussian":
-        """Fitted to training patterns (n, d) with the shrinkage that best fills held-out ones (m, d), known (m, d)."""
+        """Fit to training patterns (n, d), with the shrinkage that best fills held-out ones (m, d), known (m, d)."""
         patterns, known = held_out
         fitted = [cls.fit(training, shrinkage=shrinkage) for shrinkage in shrinkages]
         return min(fitted, key=lambda one: float((one.restore(patterns, known) - patterns).square().mean()))
 
     def restore(self, cues: Tensor, known: Tensor) -> Tensor:
-        """The cues (…, d) with the conditional mean of the entries not known, given those known (…, d), bool."""
+        """Return the cues (…, d) with the conditional mean of the entries not known, given those known (…, d), bool."""
         rows, masks = cues.reshape(-1, cues.shape[-1]), known.reshape(-1, cues.shape[-1])
         size = max(1, _CHUNK_FLOATS // rows.shape[1] ** 2)
         parts = [self._fill(x, mask) for x, mask in zip(rows.split(size), masks.split(size), strict=True)]
         return torch.cat(parts).reshape(cues.shape)
 
     def _fill(self, x: Tensor, known: Tensor) -> Tensor:
-        """x (n, d), each with a mask of its own: one system of equations for each row.
+        """Fill x (n, d), each row with a mask of its own: one system of equations for each row.
 
         Unknown rows and columns become those of the identity, so that systems of any number of known entries share a
         batch.
@@ -110,15 +110,15 @@ class ConditionalGaussian:
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return "conditional Gaussian"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """None: it has no memories."""
+        """Return 0: it has no memories."""
         return 0
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """The cues (memories, m, d) with their unknown entries filled; without a mask it has nothing to fill."""
+        """Return the cues (memories, m, d) with their unknown entries filled; without a mask it has nothing to fill."""
         return cues if known is None else self.restore(cues, known)
 
 

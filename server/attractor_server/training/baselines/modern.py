@@ -29,7 +29,7 @@ class ModernHopfield:
     def tune(
         cls, items: Tensor, cues: Tensor, *, known: Tensor | None = None, betas: Sequence[float] = BETAS
     ) -> "ModernHopfield":
-        """The β and the number of steps with the least squared error on training episodes.
+        """Return the β and the number of steps with the least squared error on training episodes.
 
         The episodes are items (memories, n, d) and a cue for each (memories, n, d); `betas` are taken relative to the
         inverse of the items' mean squared entry.
@@ -40,15 +40,15 @@ class ModernHopfield:
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return "modern Hopfield"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """All items, float32."""
+        """Return the bytes of all items, float32."""
         return 4 * n * d
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """Means of the items, weighted (memories, m, d).
+        """Return weighted means of the items, (memories, m, d).
 
         The first step compares on known entries only, and all steps clamp them.
         """

@@ -1,4 +1,4 @@
-"""A memoryless rival for text: missing characters filled in by an n-gram model of the training lines."""
+"""N-gram model of the training lines: a memoryless baseline that fills in missing characters."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class NGram:
 
     @classmethod
     def fit(cls, lines: Tensor, *, characters: int, order: int = 4) -> "NGram":  # (n, length) whole numbers
-        """Counts in training lines, each order mixed with the one below by how often a context brings something new."""
+        """Count in training lines, and mix each order with the one below by how often a context brings new ones."""
         rows = torch.full((len(lines), lines.shape[1] + order - 1), characters)
         rows[:, order - 1 :] = lines
         windows = rows.unfold(1, order, 1).reshape(-1, order)  # a character with those before it
@@ -29,7 +29,7 @@ class NGram:
         return cls(odds.log())
 
     def fill(self, lines: Tensor, *, beam: int = 32) -> Tensor:
-        """The likeliest whole lines (n, length) with these known characters; −1 where one is missing.
+        """Return the likeliest whole lines (n, length) with these known characters; −1 where one is missing.
 
         What stands right of a gap counts as what stands left of it does: of the `beam` likeliest beginnings of a line,
         those are dropped that its later characters make unlikely.
@@ -49,7 +49,7 @@ class NGram:
 
 
 def _counts(windows: Tensor, characters: int) -> Tensor:
-    """How often each character (last column of windows (n, length + 1)) follows each context, (…, characters)."""
+    """Count how often each character (last column of windows (n, length + 1)) follows each context, (…, characters)."""
     side = characters + 1
     powers = side ** torch.arange(windows.shape[1]).flip(0)
     counts = torch.bincount((windows.long() * powers).sum(1), minlength=side ** windows.shape[1])

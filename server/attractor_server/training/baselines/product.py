@@ -21,7 +21,7 @@ class Product:
 
     @classmethod
     def fit(cls, patterns: Tensor, *, budget_bytes: int, rotate: bool = False) -> "Product":  # (n, d), n ≥ 256
-        """One piece for each byte of the budget, means and rotation fitted to training patterns."""
+        """Fit means and rotation to training patterns, with one piece for each byte of the budget."""
         import faiss  # noqa: PLC0415 - needed by nothing else, and loads a second OpenMP
 
         d, pieces = patterns.shape[1], min(budget_bytes, patterns.shape[1])
@@ -35,15 +35,15 @@ class Product:
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return f"product quantiser of {len(self.centroids)} bytes"
 
     def bytes_per_item(self, d: int) -> int:
-        """One for each piece."""
+        """Return one byte for each piece."""
         return len(self.centroids)
 
     def round_trip(self, items: Tensor) -> Tensor:
-        """The items (…, d), each piece replaced by the nearest of the means."""
+        """Return the items (…, d), each piece replaced by the nearest of the means."""
         pieces, _, width = self.centroids.shape
         cut = (items @ self.rotation).reshape(-1, pieces, width).transpose(0, 1)  # (pieces, items, width)
         codes = torch.cdist(cut, self.centroids).argmin(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What every rival can do."""
+"""Interface of every baseline."""
 
 from typing import Protocol
 
@@ -11,18 +11,18 @@ class Rival(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """What must be kept for a memory of n items (d,), without what all memories share."""
+        """Return the bytes of a memory of n items (d,), without those that all memories share."""
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """What memories that were given the items (memories, n, d) answer to the cues (memories, m, d).
+        """Return the answers of memories with the items (memories, n, d) to the cues (memories, m, d).
 
         Where a rival can make use of it, `known` (memories, m, d), bool, tells which entries of the cues are right.
         """
 
 
 def keep_known(x: Tensor, cues: Tensor, known: Tensor | None) -> Tensor:
-    """x with the cues' entries where these are known to be right."""
+    """Return x with the cues' entries where these are known to be right."""
     return x if known is None else torch.where(known, cues, x)

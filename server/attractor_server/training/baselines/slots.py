@@ -12,17 +12,17 @@ CLIPS = (2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 
 
 class Codec(Protocol):
-    """How items are kept."""
+    """Format of stored items."""
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
 
     def bytes_per_item(self, d: int) -> int:
-        """What one item (d,) takes; what is fitted once for all memories is not counted."""
+        """Return the bytes of one item (d,), without parameters that are fitted once for all memories."""
 
     def round_trip(self, items: Tensor) -> Tensor:
-        """What is left of items (…, d) once they were coded and decoded."""
+        """Encode and decode the items (…, d)."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Slots:
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return f"slots, {self.codec.name}"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """All items' codes."""
+        """Return the bytes of all items' codes."""
         return n * self.codec.bytes_per_item(d)
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """The kept item nearest to each cue (memories, m, d), compared on the known entries only if these are told."""
+        """Return the stored item nearest to each cue (memories, m, d), compared on known entries where given."""
         kept = self.codec.round_trip(items)
         chosen = compute_squared_distances(cues, kept, known).argmin(-1, keepdim=True)
         return kept.gather(-2, chosen.expand(*cues.shape))
@@ -49,19 +49,19 @@ class Slots:
 
 @dataclass(frozen=True)
 class Float32:
-    """Items as they came."""
+    """Items as they are."""
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return "float32"
 
     def bytes_per_item(self, d: int) -> int:
-        """Four for each entry."""
+        """Return four bytes for each entry."""
         return 4 * d
 
     def round_trip(self, items: Tensor) -> Tensor:
-        """The items themselves."""
+        """Return the items themselves."""
         return items
 
 
@@ -71,15 +71,15 @@ class Int8:
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return "int8"
 
     def bytes_per_item(self, d: int) -> int:
-        """One for each entry, four for the scale."""
+        """Return one byte for each entry, and four for the scale."""
         return d + 4
 
     def round_trip(self, items: Tensor) -> Tensor:
-        """Each entry within half of 1 / 127 of the item's largest one."""
+        """Return each entry within half of 1 / 127 of the item's largest."""
         scale = items.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(items.dtype).tiny) / 127
         return (items / scale).round() * scale
 
@@ -98,11 +98,11 @@ class Pca:
     largest: Tensor
     """(k,): where each component's quantiser ends"""
     bits: int
-    """Per component."""
+    """Bits of a component."""
 
     @classmethod
     def fit(cls, patterns: Tensor, *, budget_bytes: int, bits: int = 8) -> "Pca":  # (n, d)
-        """As many components of training patterns as the budget for an item holds."""
+        """Fit as many components to training patterns as an item's budget holds."""
         k = min(8 * budget_bytes // bits, *patterns.shape)
         mean = patterns.mean(0)
         components = torch.linalg.svd(patterns - mean, full_matrices=False)[2][:k]
@@ -113,21 +113,21 @@ class Pca:
 
     @classmethod
     def tune(cls, patterns: Tensor, *, budget_bytes: int, bits: Sequence[int] = (8, 6, 4, 3, 2)) -> "Pca":
-        """The number of bits, and with it of components, that keeps most of training patterns (n, d)."""
+        """Fit with the number of bits, and so of components, that loses least of training patterns (n, d)."""
         fitted = [cls.fit(patterns, budget_bytes=budget_bytes, bits=one) for one in bits]
         return min(fitted, key=lambda one: _error(one, patterns))
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """Name in the tables."""
         return f"{len(self.components)} principal components of {self.bits} bits"
 
     def bytes_per_item(self, d: int) -> int:
-        """The codes, to the next whole byte."""
+        """Return the bytes of the codes, rounded up."""
         return -(-len(self.components) * self.bits // 8)
 
     def round_trip(self, items: Tensor) -> Tensor:
-        """The items' parts along the components, on a grid of an odd number of values around the mean."""
+        """Return the items' parts along the components, on a grid of an odd number of values around the mean."""
         step = self.largest / (2 ** (self.bits - 1) - 1)
         codes = (items - self.mean) @ self.components.T
         kept: Tensor = (codes.clamp(-self.largest, self.largest) / step).round() * step
@@ -135,18 +135,18 @@ class Pca:
 
 
 def find_nearest(cues: Tensor, items: Tensor) -> Tensor:
-    """For each cue (…, n, d), the number of the nearest of its memory's items (…, m, d)."""
+    """Return for each cue (…, n, d) the index of the nearest of its memory's items (…, m, d)."""
     return torch.cdist(cues, items).argmin(-1)
 
 
 def look_up(cues: Tensor, items: Tensor) -> Tensor:
-    """A store that keeps every item: the one nearest to each cue, (…, n, d)."""
+    """Return the item nearest to each cue, (…, n, d)."""
     chosen = find_nearest(cues, items)[..., None].expand(*cues.shape)
     return items.gather(-2, chosen)
 
 
 def compute_squared_distances(cues: Tensor, items: Tensor, known: Tensor | None = None) -> Tensor:
-    """Of each cue (memories, m, d) to each item (memories, n, d), over known entries if told: (memories, m, n)."""
+    """Return the distances (memories, m, n) of cues (memories, m, d) to items (memories, n, d), over known entries."""
     keep = torch.ones_like(cues) if known is None else known.to(cues.dtype)
     masked = keep * cues
     # Σ keep·(cue − item)², multiplied out: no tensor of memories × m × n × d.

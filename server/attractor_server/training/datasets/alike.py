@@ -1,4 +1,4 @@
-"""Patterns that a data set does not have: its own, drawn towards one another."""
+"""Augmentation by likeness: a data set's patterns, drawn towards one another."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from attractor_server.fields import Layout
 from attractor_server.training.datasets.source import Source
 
 NEAREST = 0.75
-"""Of the way towards one another that patterns are drawn, at the most"""
+"""Largest share of the way towards one another"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Alike:
 
     data: Source
     share: float
-    """Of the memories"""
+    """Share of the memories"""
 
     def __post_init__(self) -> None:
         texts = [field.name for field in self.layout.fields if field.alphabet]
@@ -40,15 +40,15 @@ class Alike:
         return self.data.layout
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """Patterns (memories, count, values); those of one memory can still be told apart."""
+        """Return patterns (memories, count, values); those of one memory can still be told apart."""
         patterns = self.data.sample(memories, count, generator)
         chosen, near = torch.rand(2, memories, 1, 1, generator=generator, device=generator.device)
         return patterns.lerp(patterns[:, :1], torch.where(chosen < self.share, NEAREST * near, 0.0))
 
     def pool(self, limit: int) -> Tensor:
-        """Those of the data, as they are."""
+        """Return patterns of the data, as they are."""
         return self.data.pool(limit)
 
     def to(self, device: torch.device) -> "Alike":
-        """See `Source`."""
+        """Move to a device; see `Source.to`."""
         return Alike(self.data.to(device), self.share)

@@ -21,7 +21,7 @@ _HANN_NOISE_BINS = 1.5
 
 
 def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mel bands (frames, 40) in decibels of a waveform (samples,) of at least 256 samples."""
+    """Return mel bands (frames, 40) in decibels of a waveform (samples,) of at least 256 samples."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW_SAMPLES)[::HOP_SAMPLES]
     window = np.hanning(WINDOW_SAMPLES + 1)[:-1]
     amplitudes = np.abs(np.fft.rfft(frames * window, TRANSFORM_SAMPLES)) * 2 / window.sum()
@@ -32,13 +32,13 @@ def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def samples_of(frames: int) -> int:
-    """The samples that so many frames span."""
+    """Return the number of samples that so many frames span."""
     return WINDOW_SAMPLES + (frames - 1) * HOP_SAMPLES
 
 
 @cache
 def mel_filters() -> NDArray[np.float64]:
-    """The weight (40, 257) of each bin of the spectrum in each band."""
+    """Return the weight (40, 257) of each bin of the spectrum in each band."""
     edges = _hertz(np.linspace(_mel(LOW_HZ), _mel(HIGH_HZ), MELS + 2))
     bins = np.fft.rfftfreq(TRANSFORM_SAMPLES, 1 / SAMPLE_RATE_HZ)
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]

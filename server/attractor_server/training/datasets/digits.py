@@ -16,14 +16,14 @@ SIDE, LARGE_SIDE = 8, 28
 
 @cache
 def digits(split: Split) -> Samples:
-    """Images (n, 64) of 8 × 8 pixels, from 0 (paper) to 1 (ink)."""
+    """Return images (n, 64) of 8 × 8 pixels, from 0 (paper) to 1 (ink)."""
     images = _load_images()[_choose(split)] / np.float32(16)
     return Samples(images.reshape(len(images), -1), np.arange(len(images)))
 
 
 @cache
 def large_digits(split: Split) -> Samples:
-    """The same images (n, 784), enlarged to 28 × 28 pixels by linear interpolation."""
+    """Return the images of `digits` (n, 784), enlarged to 28 × 28 pixels by linear interpolation."""
     from scipy.ndimage import zoom
 
     images = digits(split).values.reshape(-1, SIDE, SIDE)
@@ -33,7 +33,7 @@ def large_digits(split: Split) -> Samples:
 
 @cache
 def _load_images() -> NDArray[np.float32]:
-    """All images (n, 8, 8) from 0 to 16, none twice."""
+    """Return all images (n, 8, 8) from 0 to 16, none twice."""
     from sklearn.datasets import load_digits
 
     different = {image.tobytes(): image for image in load_digits().images.astype(np.float32)}

@@ -43,7 +43,7 @@ _FONTS = (
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Images (n, 28, 28), bright on dark, and for each the number of its character."""
+    """Images (n, 28, 28), bright on dark, with the number of the character of each."""
 
     images: Image
     characters: NDArray[np.int64]
@@ -51,7 +51,7 @@ class Glyphs:
 
 @cache
 def glyphs(split: Split) -> Glyphs:
-    """All glyphs of a split, in an order that is always the same; no image twice."""
+    """Return all glyphs of a split, in an order that is always the same; no image twice."""
     chosen = [family for root, family in sorted(_families().items()) if _split_of(root) == split]
     images = [image for family in chosen for image in family]
     characters = [number for number, family in enumerate(chosen) for _ in family]
@@ -59,14 +59,14 @@ def glyphs(split: Split) -> Glyphs:
 
 
 def _split_of(root: str) -> Split:
-    """8 characters in 10 to train with, 1 to validate, 1 to test."""
+    """Return the split of a character: of 10, 8 are for training, 1 for validation, 1 for tests."""
     tenth = hashlib.sha256(root.encode()).digest()[0] % 10
     return "test" if tenth == 0 else "validation" if tenth == 1 else "train"
 
 
 @cache
 def _families() -> Mapping[str, Sequence[Image]]:
-    """Different images by the character they go with."""
+    """Return different images by the character that they go with."""
     roots = _Roots()
     owner: dict[bytes, str] = {}
     images: dict[bytes, Image] = {}
@@ -118,7 +118,7 @@ def _render_all() -> Iterator[tuple[str, Image]]:
 
 
 def _render(face: "FreeTypeFont", character: str) -> Image | None:
-    """The ink of a character in the middle of the image; None where it is but a mark, or more than fits."""
+    """Return the ink of a character in the middle of the image; None where it is but a mark, or more than fits."""
     mask = face.getmask(character, mode="L")
     width, height = mask.size
     room = SIDE - 2 * _MARGIN

@@ -30,13 +30,13 @@ _TESTED = ("skimage/coffee.png", "skimage/chelsea.png", "skimage/rocket.jpg")
 
 @cache
 def patches(split: Split) -> Samples:
-    """Patches (n, 3072), from 0 (dark) to 1 (bright), in the order (row, column, red or green or blue)."""
+    """Return patches (n, 3072), from 0 (dark) to 1 (bright), in the order (row, column, red or green or blue)."""
     found = list(_find_patches(split))
     return Samples(np.stack([patch.ravel() for _, patch in found]), classes_of([cell for cell, _ in found]))
 
 
 def _find_patches(split: Split) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Each patch with the name of its class, class by class."""
+    """Yield each patch with the name of its class, class by class."""
     for name in _TESTED if split == "test" else _TRAINED:
         photograph = _read(name)
         for top, left in np.ndindex(*(side // _SQUARE for side in photograph.shape[:2])):
@@ -48,7 +48,7 @@ def _find_patches(split: Split) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _cut(square: str, pixels: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The patches of a square (128, 128, 3): of each quarter nine, and all of it at half size; then the whole."""
+    """Yield the patches of a square (128, 128, 3): of each quarter nine, and all of it at half size; then the whole."""
     half = _SQUARE // 2
     for top, left in np.ndindex(2, 2):
         quarter = pixels[top * half : (top + 1) * half, left * half : (left + 1) * half]
@@ -60,7 +60,7 @@ def _cut(square: str, pixels: NDArray[np.float32]) -> Iterator[tuple[str, NDArra
 
 
 def _shrink(pixels: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Means over squares of factor × factor pixels."""
+    """Return means over squares of factor × factor pixels."""
     rows, columns, colours = pixels.shape
     means: NDArray[np.float32] = pixels.reshape(rows // factor, factor, columns // factor, factor, colours).mean((1, 3))
     return means
@@ -71,7 +71,7 @@ def _is_rich(patch: NDArray[np.float32]) -> bool:
 
 
 def _read(name: str) -> NDArray[np.float32]:
-    """A photograph (rows, columns, 3) from 0 to 1."""
+    """Return a photograph (rows, columns, 3) from 0 to 1."""
     from PIL import Image
 
     package, _, file = name.partition("/")

@@ -13,6 +13,6 @@ class RandomSigns:
     entries: int
 
     def sample(self, memories: int, count: int, generator: torch.Generator) -> Tensor:
-        """New patterns (memories, count, entries) float32, on the generator's device."""
+        """Return new patterns (memories, count, entries) float32, on the generator's device."""
         shape = (memories, count, self.entries)
         return torch.randint(0, 2, shape, generator=generator, device=generator.device).float() * 2 - 1

@@ -22,7 +22,7 @@ IMAGE = Field(name="image", kind="image", shape=(SIDE, SIDE), minimum=-4.0, maxi
 
 
 def load_dataset(name: str, split: Split) -> Source:
-    """The source of that name; one that is drawn at random is the same in every split.
+    """Return the source of that name; a random one is the same in every split.
 
     Raises:
         SettingsError: there is no such data set.

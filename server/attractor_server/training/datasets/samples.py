@@ -1,4 +1,4 @@
-"""What every data set gives, and how each is split."""
+"""Samples of a data set, and the split of every data set."""
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,7 +18,7 @@ DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Samples:
-    """Values (n, d) float32 in the units users send, and for each the number of its class, ascending.
+    """Values (n, d) float32 in users' units, with the number of the class of each, ascending.
 
     Two samples of one class are never to stand in one memory together: they are too alike to be told apart.
     """
@@ -44,12 +44,12 @@ def load_arrays(name: str) -> Mapping[str, NDArray[Any]]:
 
 
 def split_of(key: str) -> Split:
-    """8 keys in 10 to train with, 1 to validate, 1 to test."""
+    """Return the split of a key: of 10 keys, 8 are for training, 1 for validation, 1 for tests."""
     tenth = hashlib.sha256(key.encode()).digest()[0] % 10
     return "test" if tenth == 0 else "validation" if tenth == 1 else "train"
 
 
 def classes_of(keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Keys (n) of which equal ones stand side by side, numbered from 0 in their order."""
+    """Assign numbers from 0 to keys (n) in their order; equal ones have to stand side by side."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)

@@ -19,35 +19,35 @@ ENTRIES = 384
 
 @cache
 def texts(split: Split) -> Sequence[str]:
-    """The sentences of a split, of 40 to 200 characters, in the order of their vectors."""
+    """Return the sentences of a split, of 40 to 200 characters, in the order of their vectors."""
     chosen = _choose(split).tolist()
     return tuple(all_texts()[number] for number in chosen)
 
 
 @cache
 def sentences(split: Split) -> Samples:
-    """By all-MiniLM-L6-v2, (n, 384) of norm 1; the class is the text that a sentence is taken from."""
+    """Return the vectors of all-MiniLM-L6-v2, (n, 384) of norm 1; the class is the source text of a sentence."""
     return _load_embeddings("sentence_embeddings.npz", split)
 
 
 @cache
 def sentences_by_mpnet(split: Split) -> Samples:
-    """The same sentences by all-mpnet-base-v2: the first 384 of its 768 entries, (n, 384) of norm 1."""
+    """Return the vectors of all-mpnet-base-v2, (n, 384) of norm 1: the first 384 of its 768 entries."""
     return _load_embeddings("sentence_embeddings_mpnet.npz", split)
 
 
 @cache
 def sentences_by_analysis(split: Split) -> Samples:
-    """The same sentences by latent semantic analysis, (n, 384) of norm 1: words and triples of letters, projected.
+    """Return vectors by latent semantic analysis, (n, 384) of norm 1: words and triples of letters, projected.
 
-    Which are counted, and the projection, come from the sentences to train with.
+    Vocabulary and projection come from the sentences of the training split.
     """
     return _load_embeddings("sentence_embeddings_lsa.npz", split)
 
 
 @cache
 def classes(split: Split) -> NDArray[np.int64]:
-    """For each sentence of a split the number of the text it is taken from, ascending."""
+    """Return for each sentence of a split the number of the text it is taken from, ascending."""
     return classes_of(_load_sources()[_choose(split)].tolist())
 
 
@@ -63,13 +63,13 @@ def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @cache
 def _choose(split: Split) -> NDArray[np.int64]:
-    """The numbers of a split's sentences among all."""
+    """Return the numbers of a split's sentences among all."""
     return np.array([n for n, source in enumerate(_load_sources().tolist()) if split_of(f"sentence {source}") == split])
 
 
 @cache
 def all_texts() -> Sequence[str]:
-    """The sentences of all splits, in the order of the files."""
+    """Return the sentences of all splits, in the order of the files."""
     return load_arrays("sentence_texts.npz")["texts"].tobytes().decode().split("\n")
 
 

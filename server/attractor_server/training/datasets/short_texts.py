@@ -24,7 +24,7 @@ _BEFORE: dict[Split, Sequence[Split]] = {"train": (), "validation": ("train",), 
 
 @cache
 def short_texts(split: Split) -> Samples:
-    """Lines (n, 64) as positions in `ALPHABET`, 0 to 35; short ones are filled up with spaces."""
+    """Return lines (n, 64) as positions in `ALPHABET`, 0 to 35; short ones are padded with spaces."""
     known: set[str] = set().union(*map(_runs, _BEFORE[split]))
     found = [
         (source, line)
@@ -36,19 +36,19 @@ def short_texts(split: Split) -> Samples:
 
 
 def encode(line: str) -> NDArray[np.float32]:
-    """At most 64 characters of the alphabet as positions (64,) in it."""
+    """Return at most 64 characters of the alphabet as positions (64,) in it, padded with spaces."""
     return np.array([ALPHABET.index(character) for character in line.ljust(LENGTH)], np.float32)
 
 
 def decode(positions: NDArray[np.float32]) -> str:
-    """The line that `encode` was given; each position is rounded to the nearest that there is."""
+    """Return the line of these positions, each rounded to the nearest that there is."""
     nearest = np.clip(np.rint(positions), 0, len(ALPHABET) - 1).astype(int)
     return "".join(ALPHABET[position] for position in nearest).rstrip()
 
 
 @cache
 def _plain(split: Split) -> Sequence[str]:
-    """The sentences of a split in the alphabet's characters alone."""
+    """Return the sentences of a split in the alphabet's characters alone."""
     kept = ("".join(c for c in text.lower() if c in ALPHABET) for text in sentences.texts(split))
     return [" ".join(text.split()) for text in kept]
 
@@ -59,12 +59,12 @@ def _runs(split: Split) -> frozenset[str]:
 
 
 def _runs_of(text: str) -> Iterator[str]:
-    """Each 32 characters in a row."""
+    """Yield each run of 32 characters."""
     return (text[begin : begin + _SHARED] for begin in range(len(text) - _SHARED + 1))
 
 
 def _lines(plain: str) -> Iterator[str]:
-    """Lines of 54 to 64 characters, each beginning 12 or more after the one before it, none twice."""
+    """Yield lines of 54 to 64 characters, each beginning 12 or more after the one before it, none twice."""
     begin = 0
     while len(plain) - begin >= _LEAST_LENGTH:
         yield plain[begin : begin + LENGTH].rstrip()

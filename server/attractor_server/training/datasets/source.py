@@ -1,4 +1,4 @@
-"""What training draws from: patterns of one or several fields, in the units users send."""
+"""Sources of training patterns, of one or several fields, in users' units."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,32 +11,32 @@ from attractor_server.training.datasets.random_signs import RandomSigns
 
 
 class Source(Protocol):
-    """Patterns without end."""
+    """Endless supply of patterns."""
 
     @property
     def layout(self) -> Layout:
-        """Their fields."""
+        """Fields of the patterns."""
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """Patterns (memories, count, values); those of one memory can be told apart."""
+        """Return patterns (memories, count, values); those of one memory can be told apart."""
 
     def pool(self, limit: int) -> Tensor:
-        """At most so many different patterns (n, values), always the same."""
+        """Return at most `limit` different patterns (n, values), always the same."""
 
     def to(self, device: torch.device) -> "Source":
-        """The same there: what it gives lies on that device, as must the generators it is given."""
+        """Move to a device, on which its patterns then lie, as its generators must."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Patterns (n, values), and for each the number of its class, ascending."""
+    """Patterns (n, values), with the number of the class of each, ascending."""
 
     layout: Layout
     patterns: Tensor
     classes: Tensor
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """Patterns (memories, count, values); those of one memory are of different classes."""
+        """Return patterns (memories, count, values); those of one memory are of different classes."""
         size = int(self.classes.max()) + 1
         members = torch.bincount(self.classes, minlength=size)
         first = members.cumsum(0) - members
@@ -45,11 +45,11 @@ class Dataset:
         return self.patterns[first[chosen] + within.long()]
 
     def pool(self, limit: int) -> Tensor:
-        """Patterns evenly from the whole set."""
+        """Return patterns evenly from the whole set."""
         return self.patterns[:: -(-len(self.patterns) // limit)]
 
     def to(self, device: torch.device) -> "Dataset":
-        """See `Source`."""
+        """Move to a device; see `Source.to`."""
         return replace(self, patterns=self.patterns.to(device), classes=self.classes.to(device))
 
 
@@ -61,15 +61,15 @@ class Signs:
     signs: RandomSigns
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """New patterns each time."""
+        """Return new patterns each time."""
         return self.signs.sample(memories, count, generator)
 
     def pool(self, limit: int) -> Tensor:
-        """Always the same ones."""
+        """Return patterns that are always the same."""
         return self.signs.sample(1, limit, Generator().manual_seed(0))[0]
 
     def to(self, device: torch.device) -> "Signs":
-        """Itself: its patterns are made where the generator is."""
+        """Return itself: its patterns are made where the generator is."""
         return self
 
 
@@ -86,14 +86,14 @@ class Pairs:
         return Layout(tuple(Field(name=name, kind=one.kind, shape=one.shape) for name in ("key", "value")))
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """Patterns (memories, count, 2·values); in one memory no class stands twice."""
+        """Return patterns (memories, count, 2·values); in one memory no class stands twice."""
         return torch.cat(self.data.sample(memories, 2 * count, generator).chunk(2, 1), -1)
 
     def pool(self, limit: int) -> Tensor:
-        """Each pattern beside one from half the set away."""
+        """Return each pattern beside one from half the set away."""
         patterns = self.data.pool(limit)
         return torch.cat([patterns, patterns.roll(len(patterns) // 2, 0)], -1)
 
     def to(self, device: torch.device) -> "Pairs":
-        """See `Source`."""
+        """Move to a device; see `Source.to`."""
         return Pairs(self.data.to(device))

@@ -19,7 +19,7 @@ LEVELS_PER_DB = 2
 
 @cache
 def speech(split: Split) -> Samples:
-    """Clips (n, 1280) of 32 frames of 40 mel bands (frame, band) each, in decibels from −80 to 0; see `audio_format`.
+    """Return clips (n, 1280) of 32 frames of 40 mel bands (frame, band), in decibels from −80 to 0; see `audio_format`.
 
     A clip spans 0.528 s; its values are kept to half a decibel.
     """

@@ -1,4 +1,4 @@
-"""Images that a data set does not have: its own, mirrored, turned, sheared and made smaller, in other colours."""
+"""Augmentation of images: mirrored, rotated, sheared and shrunk, in other colours."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ TURN, SHEAR, SHRINK = 0.15, 0.2, (0.95, 1.15)
 
 @dataclass(frozen=True)
 class Warped:
-    """A source of images, of which those of some memories are warped, all of one memory alike.
+    """A source of images in which those of some memories are warped, all of one memory alike.
 
     So they differ as much as they did. Colours are exchanged for one another.
 
@@ -26,7 +26,7 @@ class Warped:
 
     data: Source
     share: float
-    """Of the memories"""
+    """Share of the memories"""
 
     def __post_init__(self) -> None:
         if [field.kind for field in self.layout.fields] != ["image"]:
@@ -39,7 +39,7 @@ class Warped:
         return self.data.layout
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
-        """Patterns (memories, count, values); those of one memory can be told apart."""
+        """Return patterns (memories, count, values); those of one memory can be told apart."""
         patterns = self.data.sample(memories, count, generator)
         warped = torch.rand(memories, generator=generator, device=generator.device) < self.share
         height, width = self.layout.fields[0].shape[:2]
@@ -52,16 +52,16 @@ class Warped:
         return torch.where(warped[:, None, None], moved, patterns)
 
     def pool(self, limit: int) -> Tensor:
-        """Those of the data, as they are."""
+        """Return patterns of the data, as they are."""
         return self.data.pool(limit)
 
     def to(self, device: torch.device) -> "Warped":
-        """See `Source`."""
+        """Move to a device; see `Source.to`."""
         return Warped(self.data.to(device), self.share)
 
 
 def draw_maps(count: int, generator: Generator) -> Tensor:
-    """Random affine maps from where a value goes to where it comes from, (count, 2, 3)."""
+    """Draw affine maps from where a value goes to where it comes from, (count, 2, 3)."""
     device = generator.device
 
     def between(least: float, most: float) -> Tensor:

@@ -21,7 +21,7 @@ SETTINGS = frozenset({"inputs", "keys", "values", "entrywise", "waves", "bounded
 
 @dataclass(frozen=True)
 class _Patterns:
-    """What the loop needs of patterns: (memories, patterns, k) or (memories, patterns, v)."""
+    """Values that the loop needs of patterns: (memories, patterns, k) or (memories, patterns, v)."""
 
     keys: Tensor
     values: Tensor
@@ -39,14 +39,14 @@ class _Patterns:
     """vW₀"""
 
     def part(self, start: int, stop: int) -> "_Patterns":
-        """The patterns from `start` to `stop`."""
+        """Return the patterns from `start` to `stop`."""
         parts: dict[str, Any] = {one.name: _rows(getattr(self, one.name), start, stop) for one in fields(self)}
         return _Patterns(**parts)
 
 
 @dataclass(frozen=True)
 class _State:
-    """W − W₀ = QᵀK + VᵀE and what follows from it; the first dimension is that of memories."""
+    """State of the loop: W − W₀ = QᵀK + VᵀE and values that follow from it; the first dimension is that of memories."""
 
     by_key: Tensor
     """Q, of the patterns written so far"""
@@ -71,13 +71,13 @@ class _Grams:
 
     @classmethod
     def of(cls, a: Tensor, v: Tensor) -> "_Grams":
-        """Those of A and V."""
+        """Compute the products of A and V."""
         if v.dim() == 1:
             return cls(a.T @ a, v.square(), v[:, None] * a[: len(v)])
         return cls(a.T @ a, v.T @ v, v.T @ a)
 
     def between_values(self, pulled: Tensor) -> Tensor:
-        """pulled·VᵀV"""
+        """Return pulled·VᵀV."""
         return pulled * self.values if self.values.dim() == 1 else pulled @ self.values
 
 
@@ -93,7 +93,7 @@ def write(
 
 
 def write_dual(network: Bilinear, parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
-    """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
+    """Return the fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on."""
     prepared, initial, slow = _prepare(network, parameters, patterns), parameters.initial, parameters.slow
     memories, _, keys = prepared.keys.shape
     values = prepared.values.shape[2]
@@ -124,7 +124,7 @@ def _prepare(network: Bilinear, parameters: Parameters, patterns: Tensor) -> _Pa
 def _write_chunk(  # noqa: PLR0913
     parameters: Parameters, prepared: _Patterns, state: _State, grams: _Grams, start: int, stop: int
 ) -> _State:
-    """T steps on the patterns from `start` to `stop`; what was written before only shrinks, all of it alike."""
+    """Take T steps on the patterns from `start` to `stop`; all that was written before shrinks by one factor."""
     writer, new, old = parameters.writer, prepared.part(start, stop), prepared.part(0, start)
     slow, count = parameters.slow, stop - start
     seen = Values(new.values, new.lengths, slow["log_c"].exp() if "log_c" in slow else None)
@@ -166,7 +166,7 @@ def _write_chunk(  # noqa: PLR0913
 
 
 def _felt(new: _Patterns, old: _Patterns, by_key: Tensor, by_value: Tensor) -> tuple[Tensor, Tensor]:
-    """kMᵀ and vM of the new patterns with M = QᵀK + VᵀE over the old ones, (memories, patterns, v) and (…, k)."""
+    """Return kMᵀ and vM of the new patterns with M = QᵀK + VᵀE over the old, (memories, patterns, v) and (…, k)."""
     values = (new.keys @ old.keys.mT) @ by_key + (new.keys @ by_value.mT) @ old.values
     keys = (new.values @ by_key.mT) @ old.keys + (new.values @ old.values.mT) @ by_value
     return values, keys

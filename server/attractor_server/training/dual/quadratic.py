@@ -23,7 +23,7 @@ class Symmetric(Quadratic):
     """The quadratic network for fast weights whose W is symmetric, as all are that the loop yields."""
 
     def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
-        """∇ₓE, without a pass over W for its transpose."""
+        """Return ∇ₓE, without a pass over W for its transpose."""
         f = torch.tanh(x @ slow["A"] + slow["a0"])
         pull = torch.baddbmm(fast["b"][:, None], f, fast["W"], alpha=2)
         return torch.addcmul(slow["qb"], slow["log_q"].exp(), x) - (pull * (1 - f.square())) @ slow["A"].T
@@ -31,7 +31,7 @@ class Symmetric(Quadratic):
 
 @dataclass(frozen=True)
 class _Patterns:
-    """What the loop needs of patterns, or of some of them: (memories, patterns, h) each, and their Gram matrix."""
+    """Values that the loop needs of patterns: (memories, patterns, h) each, and their Gram matrix."""
 
     features: Tensor
     slopes: Tensor
@@ -44,7 +44,7 @@ class _Patterns:
     """FFᵀ, (memories, patterns, patterns)"""
 
     def chunk(self, start: int, stop: int) -> "_Patterns":
-        """The patterns from `start` to `stop`."""
+        """Return the patterns from `start` to `stop`."""
         return _Patterns(
             self.features[:, start:stop],
             self.slopes[:, start:stop],
@@ -56,7 +56,7 @@ class _Patterns:
 
 @dataclass(frozen=True)
 class _State:
-    """W − W₀ = FᵀP + PᵀF and what follows from it; the first dimension is that of memories."""
+    """State of the loop: W − W₀ = FᵀP + PᵀF and values that follow from it; the first dimension is that of memories."""
 
     values: Tensor
     """P, of the patterns written so far"""
@@ -75,7 +75,7 @@ def write(
 
 
 def write_dual(parameters: Parameters, patterns: Tensor, chunks: Sequence[int]) -> Tensors:
-    """The fast weights after writing patterns (memories, n, d) in chunks of these sizes, from θ₀ on; W is symmetric."""
+    """Return the fast weights after writing patterns (memories, n, d) in these chunks, from θ₀ on; W is symmetric."""
     prepared = _prepare(parameters, patterns)
     memories, _, h = prepared.features.shape
     state = _State(patterns.new_zeros(memories, 0, h), patterns.new_zeros(memories), patterns.new_zeros(memories, h))
@@ -100,7 +100,7 @@ def _prepare(parameters: Parameters, patterns: Tensor) -> _Patterns:
 def _write_chunk(  # noqa: PLR0913
     parameters: Parameters, prepared: _Patterns, state: _State, gram: Tensor, start: int, stop: int
 ) -> _State:
-    """T steps on the patterns from `start` to `stop`; what was written before only shrinks, all of it alike."""
+    """Take T steps on the patterns from `start` to `stop`; all that was written before shrinks by one factor."""
     writer, new = parameters.writer, prepared.chunk(start, stop)
     count = stop - start
     now, before = math.log(count / COUNT_UNIT), math.log1p(start / COUNT_UNIT)
@@ -137,7 +137,7 @@ def _write_chunk(  # noqa: PLR0913
 
 
 def delta_energy_dual(parameters: Parameters, fast: Tensors, x: Tensor) -> Tensor:
-    """ΔE = E(x; θ) − E(x; θ₀), (memories, patterns), for fast weights that `write_dual` made."""
+    """Return ΔE = E(x; θ) − E(x; θ₀), (memories, patterns), for fast weights that `write_dual` made."""
     f = torch.tanh(x @ parameters.slow["A"] + parameters.slow["a0"])
     initial = parameters.initial["W"]
     pull = f @ (fast["W"] - 0.5 * (initial + initial.T)) + (fast["b"] - parameters.initial["b"])[:, None]

@@ -1,1 +1,1 @@
-"""The honest quality table of a model: its memory beside what does without it, and beside rivals at their best."""
+"""Quality tables of a model: its memory beside controls without one, and beside baselines at their best."""

@@ -1,4 +1,4 @@
-"""What the rows of one model are measured on: its data in three splits, and the cues that its recipe names."""
+"""Data of one model's evaluation: its three splits, and the cues that its recipe names."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from attractor_server.training.datasets.glyphs import Split
 from attractor_server.training.distortions import Cues
 from attractor_server.training.model_lookup import recipe_of
 from attractor_server.training.recipe import CueTable, Recipe
-from attractor_server.training.validation import Task, draw_trial, fill_missing
+from attractor_server.training.validation import Task, draw_trial, fill_gaps
 
 TEST_SEED, TUNING_SEED = 9000, 5000
-"""Far from what training validates with"""
+"""Seeds far from those of validation in training"""
 
 TUNING_MEMORIES = 16
 
@@ -31,7 +31,7 @@ class Probe:
     unseen: Cues
     """Cues of as many patterns that are not stored"""
     filled_cues: Tensor
-    """The cues with the mean of the training data where an entry is missing"""
+    """Cues with the mean of the training data where an entry is missing"""
 
     @property
     def count(self) -> int:
@@ -40,22 +40,22 @@ class Probe:
 
     @property
     def given(self) -> Tensor:
-        """Entries of the cues (memories, patterns, values), bool, that are right: by what is told, or by a gap.
+        """Mask of the right entries of the cues (memories, patterns, values): known ones, or those beside a gap.
 
-        A cue that has gaps is right elsewhere, and everybody can see the gaps.
+        A cue with gaps is right elsewhere, and every rival can see the gaps.
         """
         missing = self.cues.values.isnan()
         return self.cues.known | (missing.any(-1, keepdim=True) & ~missing)
 
     def take(self, cues: int) -> "Probe":
-        """The same memories with the first cues alone: enough for what has no memory and takes its time."""
+        """Return these memories with their first cues alone, for slow baselines without a memory."""
         part = Cues(self.cues.values[:, :cues], self.cues.known[:, :cues])
         return Probe(
             cue=self.cue, patterns=self.patterns, cues=part, unseen=self.unseen, filled_cues=self.filled_cues[:, :cues]
         )
 
     def ask(self, rival: Rival) -> Tensor:
-        """What a rival makes of the cues; where entries are given, it is told which."""
+        """Return a rival's answers to the cues; it is told which entries are given."""
         given = self.given
         masked = given.any(-1, keepdim=True)
         if not bool(masked.any()):
@@ -81,7 +81,7 @@ class Bench:
 
     @classmethod
     def of(cls, model: Model, *, counts: Sequence[int] = (), memories: int = 64, split: Split = "test") -> "Bench":
-        """With the recipe that the model's file carries.
+        """Create a bench with the recipe that the model's file carries.
 
         Raises:
             SettingsError: it carries none that this version knows.
@@ -99,15 +99,15 @@ class Bench:
         )
 
     def probe(self, table: CueTable, count: int) -> Probe:
-        """Test memories of so many patterns, always the same ones."""
+        """Return test memories of `count` patterns, always the same ones."""
         return self._probe(self.tested, table, count, self.memories, TEST_SEED)
 
     def rehearsal(self, table: CueTable, count: int, *, memories: int = TUNING_MEMORIES) -> Probe:
-        """Training memories of so many patterns, to tune rivals on."""
+        """Return training memories of `count` patterns, to tune rivals on."""
         return self._probe(self.training, table, count, memories, TUNING_SEED)
 
     def settings(self) -> Iterator[tuple[CueTable, int]]:
-        """Each kind of cue with each number of patterns."""
+        """Yield each kind of cue with each number of patterns."""
         return ((table, count) for table in self.recipe.cues for count in self.counts)
 
     def _probe(self, source: Source, table: CueTable, count: int, memories: int, seed: int) -> Probe:
@@ -118,17 +118,17 @@ class Bench:
             patterns=trial.patterns,
             cues=trial.cues,
             unseen=trial.unseen,
-            filled_cues=fill_missing(self.model, trial.cues),
+            filled_cues=fill_gaps(self.model, trial.cues),
         )
 
 
 def usual_counts(recipe: Recipe) -> Sequence[int]:
-    """Half the rated capacity, the capacity, and twice; for signs what the literature of Hopfield networks asks."""
+    """Return half the rated capacity, the capacity, and twice that; for signs the counts of the Hopfield literature."""
     if recipe.data.metric == "bit_error":
         return 32, 48, 64, 96
     return max(1, recipe.capacity // 2), recipe.capacity, 2 * recipe.capacity
 
 
 def cue_name(table: CueTable) -> str:
-    """As it stands in the tables."""
+    """Return the name of a cue in the tables."""
     return f"field {table.field}" if table.kind == "field" else f"{table.kind} {table.amount:g}"

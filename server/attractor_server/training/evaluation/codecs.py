@@ -32,17 +32,17 @@ class Components:
 
     @classmethod
     def of(cls, patterns: Tensor) -> "Components":  # (n, d)
-        """All that there are."""
+        """Compute all components of the patterns."""
         mean = patterns.mean(0)
         basis = torch.linalg.svd(patterns - mean, full_matrices=False)[2]
         return cls(mean=mean, basis=basis, codes=(patterns - mean) @ basis.T)
 
     def code(self, budget_bytes: int) -> Pca:
-        """The number of bits, with it of components, and the clipping that keep most within that budget."""
+        """Return the code within that budget whose bits, components and clipping lose least."""
         return min((self._fit(budget_bytes, bits) for bits in BITS), key=lambda found: found[0])[1]
 
     def _fit(self, budget_bytes: int, bits: int) -> tuple[float, Pca]:
-        """With the squared error that it leaves: of quantising, and of the components left out."""
+        """Return the squared error, by quantising and by components left out, and the best code of so many bits."""
         k = max(1, min(8 * budget_bytes // bits, len(self.basis)))
         kept, left_out = self.codes[:, :k], float(self.codes[:, k:].square().sum())
         deviation = kept.square().mean(0).sqrt().clamp_min(torch.finfo(kept.dtype).eps)
@@ -57,9 +57,9 @@ class Components:
 
 
 def codecs_within(source: Source, components: Components, budget_bytes: int) -> Iterator[Codec]:
-    """Codecs for one pattern each.
+    """Yield codecs for one pattern each.
 
-    The quantiser only where it has two values or more in a piece: beyond that, components of 8 bits lose next to
+    The quantiser comes only with two values or more in a piece: beyond that, components of 8 bits lose next to
     nothing.
     """
     yield components.code(budget_bytes)

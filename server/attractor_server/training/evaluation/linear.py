@@ -1,4 +1,4 @@
-"""Linear guesses from the cue alone, at their best penalty."""
+"""Linear baselines, which guess from the cue alone, at their best penalty."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from attractor_server.training.baselines import ConditionalGaussian, Ridge
 from attractor_server.training.distortions import distort
 from attractor_server.training.evaluation.bench import Bench
 from attractor_server.training.recipe import CueTable
-from attractor_server.training.validation import fill_missing
+from attractor_server.training.validation import fill_gaps
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -26,7 +26,7 @@ MASKS = 48
 
 
 def tune_ridge(bench: Bench, table: CueTable) -> Ridge:
-    """Least squares from many distorted training patterns, with the penalty that is best on validation patterns."""
+    """Fit least squares to many distorted training patterns, with the penalty that is best on validation patterns."""
     size = bench.training.layout.size + 1
     gram, cross = torch.zeros(size, size), torch.zeros(size, size - 1)
     for cues, patterns in _pairs(bench, table):
@@ -40,7 +40,7 @@ def tune_ridge(bench: Bench, table: CueTable) -> Ridge:
 
 
 def tune_gaussian(bench: Bench, table: CueTable) -> ConditionalGaussian:
-    """Training patterns as draws of one Gaussian, shrunk as is best for filling validation patterns."""
+    """Fit a Gaussian to training patterns, with the shrinkage that best fills validation patterns."""
     generator = torch.Generator().manual_seed(2)
     patterns = bench.held_out.pool(MASKS)
     missing = distort(patterns[None], bench.training.layout, [table], generator).values[0].isnan()
@@ -49,7 +49,7 @@ def tune_gaussian(bench: Bench, table: CueTable) -> ConditionalGaussian:
 
 
 def _pairs(bench: Bench, table: CueTable) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cues and patterns (n, values), in chunks; the training patterns again and again, each time distorted anew."""
+    """Yield cues and patterns (n, values) in chunks: the training patterns repeatedly, each time distorted anew."""
     chunks = bench.training.pool(SAMPLES).split(CHUNK)
     made = 0
     while made < SAMPLES:
@@ -60,7 +60,7 @@ def _pairs(bench: Bench, table: CueTable) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _distort(bench: Bench, table: CueTable, patterns: Tensor, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return fill_missing(bench.model, distort(patterns[None], bench.training.layout, [table], generator))[0]
+    return fill_gaps(bench.model, distort(patterns[None], bench.training.layout, [table], generator))[0]
 
 
 def _with_constant(x: Tensor) -> Tensor:

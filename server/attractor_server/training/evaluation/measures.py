@@ -24,13 +24,13 @@ CONTROL = "trained without writes"
 
 
 def memory_rows(bench: Bench, *, control: Model | None = None) -> Iterator[Row]:
-    """For each setting: the memory written in three ways, the same read unwritten, the control, and the bare cue."""
+    """Yield for each setting the memory written in three ways and unwritten, the control, and the bare cue."""
     for table, count in bench.settings():
         yield from _rows(bench, bench.probe(table, count), control)
 
 
 def ways(count: int) -> Sequence[tuple[str, int]]:
-    """To write so many patterns, by name: the size of the chunks."""
+    """Return the ways to write so many patterns: names with sizes of chunks."""
     return (BATCH, count), (CHUNKS, 8), (SINGLY, 1)
 
 
@@ -52,13 +52,13 @@ def _rows(bench: Bench, probe: Probe, control: Model | None) -> Iterator[Row]:
 
 
 STORED, ERASED = 32, 8
-"""At the most; a quarter of what is stored is erased"""
+"""Limits; a quarter of the stored patterns is erased"""
 
 
 def erase_rows(bench: Bench) -> Iterator[Row]:
-    """Before and after erasing patterns one after another, beside patterns that were never stored.
+    """Yield rows before and after erasing patterns one by one, beside patterns that were never stored.
 
-    Nothing where the model cannot erase.
+    There are none where the model cannot erase.
     """
     model, count = bench.model, min(STORED, bench.recipe.capacity)
     gone = min(ERASED, count // 4)
@@ -87,7 +87,7 @@ TIMES = (1, 2, 4, 8)
 
 
 def repeat_rows(bench: Bench, times: Sequence[int] = TIMES) -> Iterator[Row]:
-    """As many patterns as the model is rated for, fewer and fewer of them different: all of those, then all again."""
+    """Yield rows of memories at rated capacity with fewer and fewer different patterns: all once, then all again."""
     model, capacity = bench.model, bench.recipe.capacity
     for often in (often for often in times if capacity % often == 0):
         probe = bench.probe(bench.recipe.cues[0], capacity // often)
@@ -99,18 +99,18 @@ def repeat_rows(bench: Bench, times: Sequence[int] = TIMES) -> Iterator[Row]:
 
 
 OTHERS = {"sentences": ("sentences-mpnet", "sentences-lsa")}
-"""For a data set those that stand for other sources"""
+"""Data sets that stand for other sources, by data set"""
 
 COUNTS = 16, 32, 64
 
 FEW = 4
-"""Cues of each memory that the conditional Gaussian is asked"""
+"""Cues of each memory for the conditional Gaussian"""
 
 SAMPLES = 1 << 20
 
 
 def transfer_rows(bench: Bench) -> Iterator[Row]:
-    """Memory, cue and linear guesses for the first kind of cue, from each other source there is."""
+    """Yield memory, cue and linear guesses for the first kind of cue, for each other source of data."""
     for name in OTHERS.get(bench.recipe.data.name, ()):
         yield from (
             replace(row, table="transfer", cue=f"{row.cue} of {name}") for row in _transfer_rows(_other(bench, name))
@@ -128,7 +128,7 @@ def _transfer_rows(other: Bench) -> Iterator[Row]:
 
 
 def _other(bench: Bench, name: str) -> Bench:
-    """The bench of the adapted model: fitted on the training split, measured on the test split."""
+    """Return the bench of the adapted model, fitted to the training split, evaluated on the test split."""
     training, held_out, tested = (load_dataset(name, split) for split in ("train", "validation", "test"))
     data = bench.recipe.data.model_copy(update={"name": name})
     recipe = bench.recipe.model_copy(update={"data": data, "cues": bench.recipe.cues[:1]})
@@ -139,7 +139,7 @@ def _other(bench: Bench, name: str) -> Bench:
 
 
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Of the rated capacity"""
+"""Shares of the rated capacity"""
 
 STEPS = range(1, 13)
 
@@ -147,7 +147,7 @@ AGES = 8
 
 
 def curve_rows(bench: Bench) -> Iterator[Row]:
-    """The points of all four."""
+    """Yield the points of all four curves."""
     yield from pattern_rows(bench)
     yield from step_rows(bench)
     yield from age_rows(bench)
@@ -155,7 +155,7 @@ def curve_rows(bench: Bench) -> Iterator[Row]:
 
 
 def pattern_rows(bench: Bench) -> Iterator[Row]:
-    """Memories that hold from a quarter of the rated capacity to three times that, as far as the data go."""
+    """Yield rows of memories from a quarter of the rated capacity to three times that, as far as the data go."""
     capacity = bench.recipe.capacity
     for count in sorted({max(1, round(load * capacity)) for load in LOADS}):
         if bench.tested.sample(1, 2 * count, torch.Generator().manual_seed(0)).shape[1] < 2 * count:
@@ -165,7 +165,7 @@ def pattern_rows(bench: Bench) -> Iterator[Row]:
 
 
 def step_rows(bench: Bench) -> Iterator[Row]:
-    """Memories at rated capacity, read in 1 to 12 steps whatever the number that was trained."""
+    """Yield rows of memories at rated capacity, read in 1 to 12 steps whatever the number that was trained."""
     probe = bench.probe(bench.recipe.cues[0], bench.recipe.capacity)
     fast = _write_singly(bench, probe)
     for steps in STEPS:
@@ -173,7 +173,7 @@ def step_rows(bench: Bench) -> Iterator[Row]:
 
 
 def age_rows(bench: Bench) -> Iterator[Row]:
-    """Twice the rated capacity stored one at a time: the newest eighth of the patterns at 0, the oldest at 1."""
+    """Yield rows by age in memories of twice the rated capacity: the newest eighth at 0, the oldest at 1."""
     probe = bench.probe(bench.recipe.cues[0], 2 * bench.recipe.capacity)
     answers = recall(bench.model, _write_singly(bench, probe), probe.cues)
     ages = min(AGES, probe.count)
@@ -184,7 +184,7 @@ def age_rows(bench: Bench) -> Iterator[Row]:
 
 
 def precision_rows(bench: Bench) -> Iterator[Row]:
-    """Memories at rated capacity whose fast weights are kept in 32, 16 or 8 bits each."""
+    """Yield rows of memories at rated capacity whose fast weights have 32, 16 or 8 bits each."""
     probe = bench.probe(bench.recipe.cues[0], bench.recipe.capacity)
     fast = _write_singly(bench, probe)
     for bits, rounded in ROUNDINGS.items():
@@ -194,13 +194,13 @@ def precision_rows(bench: Bench) -> Iterator[Row]:
 
 
 def int8(fast: Tensor) -> Tensor:
-    """Fast weights (memories, *shape) as whole numbers from −127 to 127 times a scale for each memory."""
+    """Round fast weights (memories, *shape) to whole numbers from −127 to 127 times a scale for each memory."""
     scale = fast.abs().amax(tuple(range(1, fast.dim())), keepdim=True).clamp_min(torch.finfo(fast.dtype).tiny) / 127
     return (fast / scale).round() * scale
 
 
 ROUNDINGS: Mapping[int, Callable[[Tensor], Tensor]] = {32: lambda x: x, 16: lambda x: x.bfloat16().float(), 8: int8}
-"""By bits of a weight: float32, bfloat16, int8"""
+"""Rounding by bits of a weight: float32, bfloat16, int8"""
 
 
 def _write_singly(bench: Bench, probe: Probe) -> Tensors:

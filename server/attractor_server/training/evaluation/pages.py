@@ -1,4 +1,4 @@
-"""Rows of memories of many pages: which page is chosen for a cue, and what that costs against one page."""
+"""Rows of memories of many pages: the choice of a page for a cue, and its cost against one page."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +13,10 @@ from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.evaluation.bench import TEST_SEED, Bench, Probe, cue_name
 from attractor_server.training.evaluation.scores import Method, Row, row_of
 from attractor_server.training.recipe import CueTable
-from attractor_server.training.validation import fill_missing, recall, write_memories
+from attractor_server.training.validation import fill_gaps, recall, write_memories
 
 PATTERNS, MEMORIES = 1024, 8
-"""Of one memory, where the data have as many; and the most memories"""
+"""Patterns of one memory, where the data have as many; and the most memories"""
 
 POOL = 1 << 14
 
@@ -24,14 +24,14 @@ CHOSEN, TOLD = "pages, the chosen one", "pages, the right one told"
 
 
 def page_rows(bench: Bench) -> Iterator[Row]:
-    """For each kind of cue: the chosen page, the right page, and the stored item nearest to the cue."""
+    """Yield for each kind of cue the chosen page, the right page, and the stored item nearest to the cue."""
     wide = replace(bench, memories=min(MEMORIES, bench.memories))
     for table in bench.recipe.cues:
         yield from _rows(wide, table)
 
 
 def page_answers(bench: Bench, probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
-    """What the chosen and what the right pages answer (memories, cues, values), and the chosen pages (memories, cues).
+    """Return the answers of chosen and of right pages (memories, cues, values), and the chosen pages (memories, cues).
 
     Each page was written with all of its patterns, in the groups in which a server writes them.
     """
@@ -57,14 +57,14 @@ def _rows(bench: Bench, table: CueTable) -> Iterator[Row]:
 
 
 def _probe(bench: Bench, table: CueTable) -> Probe:
-    """Whole pages of different patterns, drawn from all that there are to test with, whatever their class."""
+    """Return whole pages of different patterns, drawn from all test patterns, whatever their class."""
     generator = torch.Generator().manual_seed(TEST_SEED)
     pool = bench.tested.pool(POOL)
     count = min(PATTERNS, len(pool)) // bench.recipe.capacity * bench.recipe.capacity
     patterns = pool[torch.rand(bench.memories, len(pool), generator=generator).argsort(1)[:, :count]]
     cues = distort(patterns, bench.tested.layout, [table], generator)
     return Probe(
-        cue=cue_name(table), patterns=patterns, cues=cues, unseen=cues, filled_cues=fill_missing(bench.model, cues)
+        cue=cue_name(table), patterns=patterns, cues=cues, unseen=cues, filled_cues=fill_gaps(bench.model, cues)
     )
 
 
@@ -78,7 +78,7 @@ def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Te
 
 
 def _choose_pages(bench: Bench, pages: Tensors, cues: Cues) -> tuple[Tensor, Tensor]:
-    """The answers (cues, values) and the pages (cues,) that give them, as a server chooses them."""
+    """Return the answers (cues, values) and their pages (cues,), as a server chooses them."""
     model, count = bench.model, len(next(iter(pages.values())))
     x = model.encode(cues.values).expand(count, -1, -1)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def _choose_pages(bench: Bench, pages: Tensors, cues: Cues) -> tuple[Tensor, Ten
 
 
 def _read(bench: Bench, pages: Tensors, choice: Tensor, cues: Cues) -> Tensor:
-    """The answer of its page to each cue, (cues, values)."""
+    """Return the answer to each cue by its page, (cues, values)."""
     answers = torch.empty_like(cues.values)
     for page in choice.unique().tolist():
         mine = choice == page

@@ -1,4 +1,4 @@
-"""The curves of one model as a picture."""
+"""Picture of one model's curves."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ RIVALS = (
     *("pseudo-inverse, graded reads", "pseudo-inverse, reads by sign", "nearest stored"),
     *(CONTROL, "conditional Gaussian", "ridge", "n-gram"),
 )
-"""Lines beside our own; of the last ones only so many that a reader can tell them apart"""
+"""Lines beside our own, the first few of which are drawn: more could not be told apart"""
 
 MOST = 4
 
@@ -39,9 +39,9 @@ SHADES = 256
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> bool:
-    """Writes the picture of a model's rows: four curves with 95 % bands, the rivals beside them; False without curves.
+    """Draw four curves of a model's rows with 95 % bands, and the rivals; return False where there are no curves.
 
-    By the first kind of cue. It has a few colours alone, so that it stays small.
+    The curves are those of the first kind of cue. The file has few colours, so that it stays small.
     """
     from matplotlib.figure import Figure
 
@@ -102,7 +102,7 @@ def _draw_line(axes: "Axes", rows: Sequence[Row], label: str, colour: str, style
 
 
 def _draw_bytes(axes: "Axes", own: Sequence[Row], others: Sequence[Row]) -> None:
-    """Our memories in three number formats, and each rival that keeps something, at the same number of patterns."""
+    """Draw our memories in three number formats, and each rival with a memory, at the same number of patterns."""
     axes.plot([row.bytes / 1000 for row in own], [row.value for row in own], "o-", color=OURS, markersize=4)
     for row in own:
         _name(axes, row, FORMATS[int(row.at or 0)], OURS)
@@ -124,7 +124,7 @@ def _name(axes: "Axes", row: Row, text: str, colour: str) -> None:
 
 
 def _shorten(method: str) -> str:
-    """A store's name without its details, and where it has a budget, whose."""
+    """Return a store's name without details, but with the page that gives its budget."""
     page = method.rpartition("(a page of ")[2].rstrip(")")
     if "principal components" in method:
         return f"PCA codes, {page} page"

@@ -1,4 +1,4 @@
-"""Rows as tables, and the page of the quality tables."""
+"""Tables of rows, and the page of the quality tables."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -31,7 +31,7 @@ TITLES: Mapping[str, str] = {
 
 
 def rich_tables(rows: Iterable[Row]) -> Iterator["Table"]:
-    """One for each cue, number of patterns and curve."""
+    """Yield a table for each cue, number of patterns and curve."""
     from rich.table import Table
 
     for title, group in group_rows(rows):
@@ -45,24 +45,24 @@ def rich_tables(rows: Iterable[Row]) -> Iterator["Table"]:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The same as Markdown, titles as paragraphs."""
+    """Return the tables of rows as Markdown, titles as paragraphs."""
     return "\n\n".join(f"**{title}**\n\n{_lines(group)}" for title, group in group_rows(rows))
 
 
 def group_rows(rows: Iterable[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
-    """Rows that belong into one table, with its title; the order in each stays."""
+    """Yield the title and the rows of each table; the order in each stays."""
     for _, group in groupby(sorted(rows, key=_place), _place):
         listed = list(group)
         yield _title(listed[0]), listed
 
 
 def head_of(rows: Sequence[Row]) -> Sequence[str]:
-    """Of the table of these rows."""
+    """Return the head of the table of these rows."""
     return PAGES_HEAD if rows[0].table == "pages" else HEAD
 
 
 def cells(row: Row) -> Sequence[str]:
-    """What stands in a table, by its head."""
+    """Return the cells of a row, in the order of the head."""
     method = row.method if row.at is None else f"{row.method}, {row.at:.3g}"
     judged = "" if row.auroc is None else f"{row.auroc:.3f}"
     if row.right_page is not None:
@@ -96,7 +96,7 @@ BEGIN, END = "<!-- tables: made by `make quality` -->", "<!-- end of the tables 
 
 
 def fill_page(page: str, rows: Sequence[Row], *, drawn: Collection[str] = ()) -> str:
-    """The page with the tables of all models between its marks; of models that were drawn, curves are a picture.
+    """Return the page with all models' tables between its marks; those of `drawn` models have a picture for curves.
 
     Raises:
         SettingsError: the page lacks the marks.
@@ -109,12 +109,12 @@ def fill_page(page: str, rows: Sequence[Row], *, drawn: Collection[str] = ()) ->
 
 
 def picture_of(model: str) -> str:
-    """The name of a model's picture in `docs/img`."""
+    """Return the name of a model's picture in `docs/img`."""
     return f"quality-{model}.png"
 
 
 def _sections(rows: Sequence[Row], drawn: Collection[str]) -> str:
-    """One for each model."""
+    """Return a section for each model."""
     sections = []
     for model, group in groupby(sorted(rows, key=lambda row: row.model), lambda row: row.model):
         listed = list(group)

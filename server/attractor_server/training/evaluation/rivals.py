@@ -1,4 +1,4 @@
-"""Rivals of a memory, each at its best of several settings."""
+"""Rivals of a memory, each with the best of several settings."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Rival)
 
 
 def best(bench: Bench, rehearsal: Probe, rivals: Iterable[R]) -> R:
-    """By the metric that the model is judged by."""
+    """Return the best rival by the model's metric."""
     sign = -1 if bench.recipe.data.metric in HIGHER_IS_BETTER else 1
 
     def error(rival: R) -> float:
@@ -37,21 +37,21 @@ def best(bench: Bench, rehearsal: Probe, rivals: Iterable[R]) -> R:
 
 
 def rival_row(bench: Bench, probe: Probe, rival: Rival, *, name: str = "") -> Row:
-    """The row of a rival's answers to the probe's cues."""
+    """Return the row of a rival's answers to the probe's cues."""
     n, d = probe.patterns.shape[1:]
     method = Method(name=name or rival.name, family="rival", bytes=rival.bytes_per_memory(n, d))
     return row_of(bench, probe, method, probe.ask(rival))
 
 
 FEW = 4
-"""Cues of each memory that the conditional Gaussian is asked: it has no memory, and takes its time"""
+"""Cues of each memory for the conditional Gaussian, which has no memory and is slow"""
 
 PAGES = {"float32": 4, "bfloat16": 2, "int8": 1}
-"""Bytes of a fast weight in pages that stores are given as much as"""
+"""Bytes of a fast weight, by the number formats of pages whose size is a store's budget"""
 
 
 def real_rows(bench: Bench) -> Iterator[Row]:
-    """Stores of each size, the softmax over what is stored, and what a linear map makes of the cue alone."""
+    """Yield stores of each size, the softmax over stored items, and linear guesses from the cue alone."""
     codecs = _codecs(bench)
     for table in bench.recipe.cues:
         ridge = tune_ridge(bench, table)
@@ -65,7 +65,7 @@ def real_rows(bench: Bench) -> Iterator[Row]:
 
 
 def _codecs(bench: Bench) -> Mapping[int, Sequence[Codec]]:
-    """By the bytes that there are for a pattern."""
+    """Return codecs by the bytes that they may take for a pattern."""
     components = Components.of(bench.training.pool(PATTERNS))
     budgets = {_budget(bench, count, page) for count in bench.counts for page in PAGES}
     return {budget: list(codecs_within(bench.training, components, budget)) for budget in sorted(budgets)}
@@ -76,7 +76,7 @@ def _budget(bench: Bench, count: int, page: str) -> int:
 
 
 def _stores(bench: Bench, codecs: Mapping[int, Sequence[Codec]], count: int) -> Iterator[tuple[str, Rival]]:
-    """With their names; codes within what a page takes in each of three number formats, none twice."""
+    """Yield stores with their names; codes fit a page in each of three number formats, none twice."""
     yield "nearest stored", Slots(Float32())
     yield Slots(Int8()).name, Slots(Int8())
     seen = set()
@@ -95,7 +95,7 @@ def _softmax(bench: Bench, table: CueTable, count: int) -> ModernHopfield:
 
 
 def _gaussian(bench: Bench, table: CueTable) -> Iterator[Row]:
-    """For each number of patterns, where every cue tells which entries are right."""
+    """Yield a row for each number of patterns, if every cue has entries that are known to be right."""
     probes = [bench.probe(table, count).take(FEW) for count in bench.counts]
     if all(bool(probe.given.any(-1).all()) for probe in probes):
         gaussian = tune_gaussian(bench, table)
@@ -122,17 +122,17 @@ class BitSlots:
     name: str = "nearest stored"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """Each pattern to the next whole byte."""
+        """Return the bytes of the patterns, each rounded up."""
         return n * -(-d // 8)
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """The stored pattern (memories, m, d) that agrees with each cue in most signs."""
+        """Return the stored pattern (memories, m, d) that agrees with each cue in most signs."""
         chosen = compute_squared_distances(cues, items, known).argmin(-1, keepdim=True)
         return items.gather(-2, chosen.expand(*cues.shape))
 
 
 def sign_rows(bench: Bench) -> Iterator[Row]:
-    """Each rule at its best reads by sign, then at its best graded ones; then the stores."""
+    """Yield each rule with its best reads by sign, then with its best graded ones; then the stores."""
     for table in bench.recipe.cues:
         rehearsals = {count: bench.rehearsal(table, count) for count in bench.counts}
         schedules = {name: _schedules(RULES[name], list(rehearsals.values())) for name in GRADED}
@@ -150,12 +150,12 @@ def sign_rows(bench: Bench) -> Iterator[Row]:
 
 
 def _schedules(rule: Rule, rehearsals: Sequence[Probe]) -> Sequence[Graded]:
-    """One fitted at each number of patterns: they all compete at each."""
+    """Return a schedule fitted at each number of patterns; all compete at each."""
     return [tune(rule, one.patterns, one.filled_cues, FIT) for one in rehearsals]
 
 
 FEW_LINES = 8
-"""Cues of each memory that what has no memory is asked"""
+"""Cues of each memory for baselines without one"""
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,11 @@ class LineSlots:
     name: str = "nearest stored"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """All characters."""
+        """Return one byte for each character."""
         return n * d
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """The stored line (memories, m, d) that agrees with each cue in most characters, of those that are known."""
+        """Return the stored line (memories, m, d) that agrees with each cue in most of the known characters."""
         keep = None if known is None else known.repeat_interleave(self.characters, -1)
         chosen = compute_squared_distances(self._spread(cues), self._spread(items), keep).argmin(-1, keepdim=True)
         return items.gather(-2, chosen.expand(*cues.shape))
@@ -187,18 +187,18 @@ class Filler:
     name: str = "n-gram"
 
     def bytes_per_memory(self, n: int, d: int) -> int:
-        """None: it has no memories."""
+        """Return 0: it has no memories."""
         return 0
 
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
-        """The cues (memories, m, d) with their unknown characters filled in."""
+        """Return the cues (memories, m, d) with their unknown characters filled in."""
         if known is None:
             return cues
         return self.model.fill(torch.where(known, cues, MISSING).flatten(0, 1)).reshape(cues.shape).to(cues.dtype)
 
 
 def text_rows(bench: Bench) -> Iterator[Row]:
-    """The store, and the filler fitted to all training lines, for each setting."""
+    """Yield for each setting the store, and the filler fitted to all training lines."""
     (field,) = bench.tested.layout.fields
     filler = Filler(NGram.fit(bench.training.pool(1 << 20).long(), characters=len(field.alphabet)))
     for table, count in bench.settings():
@@ -208,7 +208,7 @@ def text_rows(bench: Bench) -> Iterator[Row]:
 
 
 def rival_rows(bench: Bench) -> Iterator[Row]:
-    """For each setting the rows of all rivals, tuned on training data."""
+    """Yield for each setting the rows of all rivals, tuned on training data."""
     match bench.recipe.data.metric:
         case "bit_error":
             yield from sign_rows(bench)

@@ -1,4 +1,4 @@
-"""All rows of a model, or of several seeds of one (`attractor evaluate`)."""
+"""Evaluation of a model, or of several seeds of one (`attractor evaluate`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from attractor_server.training.model_lookup import open_model, recipe_of
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """What is measured, and on how much."""
+    """Extent of an evaluation."""
 
     counts: Sequence[int] = ()
-    """Patterns in a memory; none: what is usual for the recipe"""
+    """Patterns in a memory; none: the usual counts of the recipe"""
     memories: int = 64
     split: Split = "test"
     rivals: bool = True
@@ -37,7 +37,7 @@ class Extent:
 
 
 def evaluate(names: Sequence[str], extent: Extent, *, control: str | None = None) -> Sequence[Row]:
-    """The rows of the models of these files or names; several have to be seeds of one recipe.
+    """Return the rows of the models of these files or names; several have to be seeds of one recipe.
 
     Rivals do not depend on the seed: they are measured once.
 

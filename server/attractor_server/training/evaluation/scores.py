@@ -25,17 +25,17 @@ Family: TypeAlias = Literal["memory", "control", "rival"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a method reached on the test data, with 95 % intervals."""
+    """Figures of a method on the test data, with 95 % intervals."""
 
     table: Table
-    """`quality`, or the curve that this is a point of"""
+    """`quality`, or the curve of this point"""
     model: str
     cue: str
     count: int
     """Patterns in a memory (N)"""
     method: str
     family: Family
-    """The model's memory; what needs no writing; other ways"""
+    """`memory`: the model's own; `control`: no writing; `rival`: other methods"""
     metric: str
     value: float
     interval: float
@@ -44,18 +44,18 @@ class Row:
     """Share of answers whose nearest stored pattern is the right one"""
     identified_interval: float
     auroc: float | None = None
-    """Of ΔE, stored against unseen"""
+    """AUROC of ΔE, stored against unseen"""
     right_page: float | None = None
     """Share of cues that the right one of several pages answered"""
     bytes: int
-    """Of one memory, without what all memories share"""
+    """Bytes of one memory, without those that all memories share"""
     at: float | None = None
-    """Where on the curve: patterns, reading steps, age (0 newest, 1 oldest), bits"""
+    """Place on the curve: patterns, reading steps, age (0 newest, 1 oldest), bits"""
     memories: int
     seeds: int = 1
 
     def as_json(self) -> str:
-        """One line; what is not finite is null."""
+        """Return one line of JSON; numbers that are not finite are null."""
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
@@ -70,17 +70,17 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def average_over_memories(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the interval's width by the normal law; of one value alone that is not known (NaN)."""
+    """Return the mean, and half the interval's width by the normal law: NaN for one value alone."""
     return statistics.fmean(values), NORMAL * _standard_error(values)
 
 
 def average_over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """The same by Student's t: seeds are few."""
+    """Return the mean, and half the interval's width by Student's t, since seeds are few."""
     return statistics.fmean(values), student_quantile(len(values) - 1) * _standard_error(values)
 
 
 def student_quantile(freedom: int) -> float:
-    """The quantile of 97.5 %; beyond 10 degrees of freedom by Cornish and Fisher's series, right to three digits."""
+    """Return the 97.5 % quantile; above 10 degrees of freedom by Cornish and Fisher's series, right to three digits."""
     if freedom < 1:
         return math.nan
     if freedom <= len(_T):
@@ -96,7 +96,7 @@ def _standard_error(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Whose answers a row is about, and what they take."""
+    """Method of a row's answers, and the bytes it takes."""
 
     name: str
     family: Family
@@ -114,7 +114,7 @@ def row_of(  # noqa: PLR0913
     at: float | None = None,
     chosen: slice = slice(None),
 ) -> Row:
-    """The row of answers to the probe's cues (memories, cues, values), of the `chosen` ones of them."""
+    """Return the row of the `chosen` ones of the answers to the probe's cues (memories, cues, values)."""
     value, interval = average_over_memories(scores(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
     right, right_interval = average_over_memories(hits(bench, probe.patterns, answers)[:, chosen].mean(1).tolist())
     return Row(
@@ -137,19 +137,19 @@ def row_of(  # noqa: PLR0913
 
 
 def scores(bench: Bench, patterns: Tensor, answers: Tensor) -> Tensor:
-    """The metric of each answer (memories, m): the right ones are the first m of the patterns (memories, n, values)."""
+    """Return the metric of each answer (memories, m); the first m of the patterns (memories, n, values) are right."""
     data = bench.recipe.data
     truth = patterns[:, : answers.shape[1]]
     return SCORES[data.metric](*(select_judged_values(bench.model, data, x) for x in (answers, truth)))
 
 
 def hits(bench: Bench, patterns: Tensor, answers: Tensor) -> Tensor:
-    """Whether the stored pattern nearest to each answer is the right one, 0 or 1 (memories, m)."""
+    """Return 1 where the stored pattern nearest to an answer is the right one, else 0 (memories, m)."""
     found = find_nearest(*(select_judged_values(bench.model, bench.recipe.data, x) for x in (answers, patterns)))
     return (found == torch.arange(answers.shape[1])).float()
 
 
 def measure_auroc(bench: Bench, fast: Tensors, probe: Probe) -> float:
-    """The AUROC of ΔE: cues of what is stored against cues of what is not."""
+    """Return the AUROC of ΔE between cues of stored and of unseen patterns."""
     own, other = (familiarity(bench.model, fast, cues) for cues in (probe.cues, probe.unseen))
     return auroc(-own, -other)

@@ -1,4 +1,4 @@
-"""Rows of several seeds of one recipe as one: means, with intervals over seeds."""
+"""Means over several seeds of one recipe, with intervals over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from attractor_server.training.recipe import Recipe
 
 
 def combine_seeds(tables: Sequence[Sequence[Row]]) -> Iterator[Row]:
-    """One row for each that the first table has; what only the first has, as rivals, is left as it is."""
+    """Yield the mean of each row of the first table over all tables; rows that only the first has stay as they are."""
     others = [{_key(row): row for row in table} for table in tables[1:]]
     for row in tables[0]:
         rows = [row, *(table[_key(row)] for table in others if _key(row) in table)]
@@ -17,14 +17,14 @@ def combine_seeds(tables: Sequence[Sequence[Row]]) -> Iterator[Row]:
 
 
 def seed_rows(rows: Sequence[Row], name: str) -> Iterator[Row]:
-    """Of rows over several seeds those of the memory, as the table of seeds of the model of that name."""
+    """Yield the memory's rows of several seeds as the `seeds` table of the model of that name."""
     for row in rows:
         if row.table == "quality" and row.family == "memory":
             yield replace(row, table="seeds", model=name)
 
 
 def check_seeds(recipes: Mapping[str, Recipe]) -> None:
-    """Checks that these, by the files they come from, are different seeds of one recipe.
+    """Check that these recipes, by their files, are different seeds of one recipe.
 
     Raises:
         SettingsError: naming two files with different recipes, or with the same seed.

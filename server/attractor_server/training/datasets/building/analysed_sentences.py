@@ -31,7 +31,7 @@ def write(vectors: NDArray[np.float32]) -> None:
 
 
 def _analyse() -> NDArray[np.float32]:
-    """The vectors of all sentences; what is counted, and the projection, come from those to train with."""
+    """Return the vectors of all sentences; vocabulary and projection come from those of the training split."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline, make_union

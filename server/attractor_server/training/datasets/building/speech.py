@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _cut_clips(folder: Path, path: Path) -> Iterator[_Clip]:
-    """At most two stretches of a recording that do not overlap and hold a voice for most of their time."""
+    """Yield at most two stretches of a recording that do not overlap and hold a voice for most of their time."""
     voice, *names = path.relative_to(folder).with_suffix("").parts
     decibels = audio_format.log_mel(_read(path))
     for rank in range(2):
