@@ -1,7 +1,7 @@
 """Fit a vector model to the embeddings of another source, without meta-training (`attractor adapt`).
 
-What the network knows is how to keep and complete entries of a given profile of deviations. So another source serves
-as well as its principal components, each scaled to the deviation that its place had in training, can.
+The network has learned to store and complete entries with a given profile of deviations. So another source works as
+well as its principal components do, each scaled to the deviation that its place had in training.
 """
 
 from dataclasses import replace

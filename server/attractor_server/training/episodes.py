@@ -76,7 +76,7 @@ def split_into_chunks(count: int, size: int) -> Sequence[int]:
 def repeat(patterns: Tensor, share: float, generator: Generator) -> Tensor:
     """Return patterns (memories, n, d) that repeat the first few, from 1 to n, in a share of the memories.
 
-    Each comes as often as chance will have it; how many different ones there are is log-uniform.
+    Repeats are drawn independently; the number of different patterns is log-uniform.
     """
     if not share:
         return patterns

@@ -1,4 +1,4 @@
-"""Meta-training of the eraser: after it, a memory should be as one that never saw what was erased."""
+"""Meta-training of the eraser: after erasing, a memory should be like one that never saw the erased patterns."""
 
 from dataclasses import replace
 
@@ -77,10 +77,10 @@ def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
 
 
 erasing_losses = Objective(_draw, _measure)
-"""The losses of one random episode by the eraser's parameters alone.
+"""Losses of one random episode by the eraser's parameters alone.
 
-`error` is that of what is kept, as a share of what it was before, with the distance between what cues of erased
-patterns lead to here and in the memory that never saw them; `familiarity` the same distance of their ΔE.
+`error` is the error on kept patterns relative to before, plus the distance between the patterns that cues of erased
+ones recall here and in the memory that never saw them; `familiarity` is the distance between their ΔE.
 """
 
 

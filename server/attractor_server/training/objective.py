@@ -97,7 +97,7 @@ def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
 
 
 episode_losses = Objective(_draw, _measure)
-"""Memories are written and read."""
+"""Losses of memories that are written and read."""
 
 
 def _roll(fast: Tensors, places: int) -> Tensors:

@@ -1,9 +1,9 @@
-"""Meta-training on several workers by Ray Train. The only file of training that imports ray.
+"""Meta-training on several workers by Ray Train. No other file of training imports ray.
 
 Every worker draws its own episodes, and the meta-gradients are averaged by an explicit all-reduce (`team`), not by
 DistributedDataParallel. The learned tensors are plain tensors in a functional model, not a module's parameters, and
 the loss is differentiated through a writing loop that itself differentiates by them; DDP's hooks and buckets belong
-around one forward of one module. What a loss depends on differs from episode to episode, which DDP only bears with a
+around one forward of one module. A loss depends on other tensors in other episodes, which DDP only bears with a
 search for unused parameters. And the mean has to be there before clipping, where a gradient that is not finite on any
 worker makes all of them leave the step out. One reduction of one flat tensor does all of that, exactly.
 

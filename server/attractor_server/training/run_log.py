@@ -21,7 +21,7 @@ Figures = Mapping[str, float]
 class RunLog:
     """Log that saves a run now and then, and writes losses and validation figures to `log.jsonl` and TensorBoard.
 
-    Each worker of a team keeps one, because all of them are needed to save; worker 0 alone measures and writes.
+    Each worker of a team has one, because saving takes all of them; worker 0 alone measures and writes.
     """
 
     def __init__(

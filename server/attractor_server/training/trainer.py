@@ -67,7 +67,7 @@ _NOWHERE = Progress(0, 0.0, 0.0, math.nan, math.nan, 0)
 class Trainer:
     """One phase of a recipe: its parameters, its optimiser and its randomness, saved and resumed together.
 
-    Each worker of a team has one, of the same recipe and start, and calls the same methods in the same order. Each
+    Each worker of a team has one, with the same recipe and start, and calls the same methods in the same order. Each
     draws its own episodes; the parameters stay the same on all of them. The source is where the model is.
     """
 

@@ -83,8 +83,8 @@ class Group:
 def average_gradients(tensors: Iterable[Tensor], team: Team) -> None:
     """Replace the gradient of each tensor by its mean over the team.
 
-    Which tensors a loss depends on changes from episode to episode: where only some workers have a gradient, that of
-    the others counts as zero; where none has one, there is none afterwards, and the optimiser passes the tensor over.
+    A loss depends on other tensors in other episodes. Where only some workers have a gradient, the others count as
+    zero; where none has one, there is none afterwards, and the optimiser skips the tensor.
     """
     if team.size == 1:
         return

@@ -67,8 +67,8 @@ class Fit:
 def tune(rule: Rule, items: Tensor, cues: Tensor, fit: Fit | None = None) -> Graded:
     """Return the best schedule on training episodes, items (memories, n, d) and a cue (memories, n, d) for each.
 
-    The starts compete with what was fitted from them, on the same episodes: a schedule has too few numbers to be tied
-    to them.
+    The starts compete with the schedules fitted from them, on the same episodes: a schedule has too few numbers to
+    overfit them.
     """
     fit = fit or Fit()
     weights = rule(items)

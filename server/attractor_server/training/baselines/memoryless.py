@@ -98,7 +98,7 @@ class ConditionalGaussian:
     def _fill(self, x: Tensor, known: Tensor) -> Tensor:
         """Fill x (n, d), each row with a mask of its own: one system of equations for each row.
 
-        Unknown rows and columns become those of the identity, so that systems of any number of known entries share a
+        Unknown rows and columns become those of the identity, so that systems with any number of known entries share a
         batch.
         """
         keep = known.to(x.dtype)

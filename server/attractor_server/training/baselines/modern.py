@@ -1,4 +1,4 @@
-"""Modern Hopfield networks: every item kept, read by softmax."""
+"""Modern Hopfield networks: they keep every item, and read by softmax."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

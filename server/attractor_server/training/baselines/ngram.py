@@ -31,8 +31,8 @@ class NGram:
     def fill(self, lines: Tensor, *, beam: int = 32) -> Tensor:
         """Return the likeliest whole lines (n, length) with these known characters; −1 where one is missing.
 
-        What stands right of a gap counts as what stands left of it does: of the `beam` likeliest beginnings of a line,
-        those are dropped that its later characters make unlikely.
+        Characters right of a gap count as much as those left of it: the search keeps the `beam` likeliest beginnings of
+        a line, and later characters drop those that they make unlikely.
         """
         characters, context = self.log_odds.shape[-1], self.log_odds.dim() - 1
         found = torch.full((len(lines), 1, context), characters)  # (n, beginnings, characters so far)

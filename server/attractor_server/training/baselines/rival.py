@@ -19,7 +19,7 @@ class Rival(Protocol):
     def recall(self, items: Tensor, cues: Tensor, *, known: Tensor | None = None) -> Tensor:
         """Return the answers of memories with the items (memories, n, d) to the cues (memories, m, d).
 
-        Where a rival can make use of it, `known` (memories, m, d), bool, tells which entries of the cues are right.
+        The mask `known` (memories, m, d), bool, marks the right entries of the cues, for rivals that can use it.
         """
 
 

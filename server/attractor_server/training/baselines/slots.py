@@ -1,4 +1,4 @@
-"""Slot stores: every item kept, whole or coded, and the one nearest to the cue looked up."""
+"""Slot stores: they keep every item, whole or coded, and look up the one nearest to a cue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Handwritten digits of 43 people, which scikit-learn ships (UCI, Alpaydin and Kaynak 1998), small and enlarged.
 
-Each image is a class of its own; split by image.
+They are split by image, and each image is a class of its own.
 """
 
 from functools import cache

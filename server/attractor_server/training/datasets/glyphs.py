@@ -1,6 +1,6 @@
 """Glyph images: letters and digits of many scripts, rendered from the fonts that matplotlib ships.
 
-Split by character, so that a test glyph is of a character that no training glyph shows: accented forms go with their
+They are split by character, so that no training glyph shows a test glyph's character: accented forms go with their
 base character, and characters that look alike (Latin, Greek and Cyrillic A) go together.
 """
 

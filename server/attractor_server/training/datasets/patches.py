@@ -1,7 +1,7 @@
 """Colour patches of photographs that scikit-learn, scikit-image and matplotlib ship, of 32 × 32 pixels.
 
-Cut at full, half and a quarter of the size. Tested on three photographs of which nothing is trained on; of the others
-about one square of 128 × 128 pixels in ten is there to validate, at every size. Patches that overlap at full or half
+They are cut at full, half and a quarter of the size. Three whole photographs are for tests; of each of the others,
+about one square of 128 × 128 pixels in ten is for validation, at every size. Patches that overlap at full or half
 size are of one class; one at a quarter of the size has a class of its own. Nearly flat patches are left out.
 """
 

@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 class Samples:
     """Values (n, d) float32 in users' units, with the number of the class of each, ascending.
 
-    Two samples of one class are never to stand in one memory together: they are too alike to be told apart.
+    Two samples of one class must not be in one memory: they are too alike to be told apart.
     """
 
     values: NDArray[np.float32]

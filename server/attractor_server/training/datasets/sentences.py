@@ -1,7 +1,7 @@
 """Real English sentences, as vectors of 384 entries by two sentence encoders, and by another method.
 
-From the quotations of Debian's `fortunes` (BSD) and the examples of use in WordNet 3.0 (its own, permissive licence);
-`data/README.md` says more. Split by source (one quotation, one meaning of a word), which is also the class; no two
+They are quotations of Debian's `fortunes` (BSD) and examples of use in WordNet 3.0 (its own, permissive licence);
+`data/README.md` says more. They are split by source (one quotation, one meaning of a word), the class; no two
 sentences have a cosine of 0.9 or more.
 """
 

@@ -1,7 +1,7 @@
 """Lines of 64 characters, cut from the sentences of `sentences` at the beginnings of words.
 
-Split as the sentences are, without the few to validate or test with of which 32 characters in a row stand in a split
-before; lines of one source are of one class, since they overlap.
+They are split like the sentences, without the few validation or test sentences that share 32 characters in a row
+with an earlier split. Lines of one source are of one class, since they overlap.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Half seconds of recorded speech: prompts of a telephone exchange in five languages, by four speakers.
 
-From Debian's `asterisk-core-sounds-*-wav` (Creative Commons; `data/README.md` says whose they are). Split by prompt,
-the same one in all languages together; a class is one prompt by one speaker in one language.
+They are from Debian's `asterisk-core-sounds-*-wav` (Creative Commons; `data/README.md` names the authors), split by
+prompt, with all languages of one together; a class is one prompt by one speaker in one language.
 """
 
 from functools import cache

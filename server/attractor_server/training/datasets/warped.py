@@ -18,7 +18,7 @@ TURN, SHEAR, SHRINK = 0.15, 0.2, (0.95, 1.15)
 class Warped:
     """A source of images in which those of some memories are warped, all of one memory alike.
 
-    So they differ as much as they did. Colours are exchanged for one another.
+    So they differ from one another as much as before. Colour channels are permuted.
 
     Raises:
         SettingsError: its patterns are no images.

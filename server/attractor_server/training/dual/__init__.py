@@ -1,7 +1,7 @@
 """Writing loops in their dual form: they carry what each pattern adds to the fast weights, not the fast weights.
 
-Exact, and several times as fast to train through where few patterns are written at a time. `energy.writer.write` is the
-slow twin of all of them.
+They are exact, and several times as fast to train through where few patterns are written at a time.
+`energy.writer.write` is the slow twin of all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -33,7 +33,7 @@ def page_rows(bench: Bench) -> Iterator[Row]:
 def page_answers(bench: Bench, probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
     """Return the answers of chosen and of right pages (memories, cues, values), and the chosen pages (memories, cues).
 
-    Each page was written with all of its patterns, in the groups in which a server writes them.
+    Each page is written with all of its patterns, in the groups in which a server writes them.
     """
     found = [_memory(bench, probe, number) for number in range(len(probe.patterns))]
     chosen, told, pages = (torch.stack(parts) for parts in zip(*found, strict=True))
