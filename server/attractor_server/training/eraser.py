@@ -61,14 +61,17 @@ def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
     patterns, cues, gone = episode.patterns, episode.cues, episode.plan.erasures
     count, held = patterns.shape[1] - gone, episode.plan.held
     kept, dropped = patterns[:, :count], patterns[:, count:]
+    # The memory before erasing, after it, and one that never saw the erased patterns.
     full, never = write_memories(model, patterns, count + gone), write_memories(model, kept, count)
     fast = erase_patterns(model, full, dropped, stored=count + gone)
+    # Recall after erasing, and its targets, without gradients.
     x, whole = model.encode(cues.values), cues if held else None
     found = read_cues(model, model.network, fast, x, whole)
     with torch.no_grad():
         before = recall_error(model, read_cues(model, model.network, full, x, whole)[:, :count], kept)
         wanted = read_cues(model, model.network, never, x[:, count:], _slice_cues(cues, count) if held else None)
         energy = delta_energy(model.network, model.parameters, never, x[:, count:])
+    # Damage to kept patterns, and distance of erased patterns from ones that were never stored.
     damage = recall_error(model, found[:, :count], kept) / (before + SLACK)
     strayed = (found[:, count:] - wanted).square().mean() / wanted.var().clamp(min=1e-9)
     delta = delta_energy(model.network, model.parameters, fast, x[:, count:])

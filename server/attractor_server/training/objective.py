@@ -81,12 +81,15 @@ def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator
 
 def _measure(model: Model, recipe: Recipe, episode: Episode) -> Losses:
     weights = recipe.optimizer
+    # Write and read.
     network, fast = _write(model, model.encode(episode.patterns), episode.plan.chunks)
     x, truth = model.encode(episode.cues.values), episode.targets
     *before, last = _read_steps(model, network, fast, x, _cues_to_hold(episode))
+    # Errors of the last step and of those before it.
     error = recall_error(model, last, truth)
     weighed = before if weights.early_weight else []
     early = torch.stack([recall_error(model, one, truth) for one in weighed]).mean() if weighed else None
+    # ΔE of the cues in their own memory, and in others.
     pages = min(PAGES if weights.choice_weight else 2, len(x))
     deltas = torch.stack([_delta_energy(model, network, _roll(fast, page), x) for page in range(pages)], -1)
     own, strange = deltas[..., 0], deltas[..., -1]

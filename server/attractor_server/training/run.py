@@ -66,18 +66,18 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     bar = bar or partial(progress_bar, visible=options.show_progress)
     data, held_out = (load_dataset(recipe.data.name, split) for split in ("train", "validation"))
     device = device_of(options.device)
-    model = (
-        initialize_model(recipe, data)
-        if parent is None
-        else inherit_parameters(parent, recipe, initialize_model(recipe, data))
-    )
-    model, shown, reports = model.to(device), _augment(recipe, data).to(device), []
+    # Start from an untrained model, or from the parent's tensors.
+    model = initialize_model(recipe, data)
+    model = (model if parent is None else inherit_parameters(parent, recipe, model)).to(device)
+    # Train the network, then its eraser.
+    augmented, reports = _augment(recipe, data).to(device), []
     for phase, share in _phases(recipe, control=options.control):
         if phase.objective is erasing_losses:
             model = start_eraser(model, data.to(device), recipe)
-        model, progress = _run_phase(recipe, model, (shown, held_out), phase, options, share, team, bar)
+        model, progress = _run_phase(recipe, model, (augmented, held_out), phase, options, share, team, bar)
         reports.append({"phase": phase.name, "steps": progress.step, "wall_s": round(progress.elapsed_s, 1)})
         reports[-1]["skipped"] = progress.skipped
+    # Calibrate, validate and save, on worker 0 alone.
     here = model.to(torch.device("cpu"))
     if team.rank:
         return here
@@ -146,8 +146,8 @@ def _run_phase(  # noqa: PLR0913
     team: Team,
     bar: Bar,
 ) -> tuple[Model, Progress]:
-    shown, held_out = sources
-    trainer = Trainer(recipe, start, shown, phase, team)
+    augmented, held_out = sources
+    trainer = Trainer(recipe, start, augmented, phase, team)
     if not (options.resume and trainer.resume(options.run_dir)):
         trainer.save(options.run_dir)
     task = Task(data=recipe.data, cues=recipe.cues, count=recipe.capacity)

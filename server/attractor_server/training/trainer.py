@@ -148,6 +148,7 @@ class Trainer:
         if not self._team.agree(path.exists()):
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
+        # Refuse a run of another recipe, version, parent, device or team.
         if Recipe.model_validate_json(json.dumps(state["recipe"])) != self._recipe:
             raise SettingsError(
                 f"{run_dir} holds a run of another recipe ({state['recipe']['name']}); expected a run of this one, "
@@ -171,6 +172,7 @@ class Trainer:
                 f"workers: saw {self._team.size}; expected {len(generators)}, by which the run in {run_dir} was begun, "
                 "or another folder"
             )
+        # Take over the state.
         for name, value in state["learned"].items():
             self._learned[name].data.copy_(value)
         # Another machine finds the same principal components, but with other signs.
