@@ -23,7 +23,7 @@ class Tenants:
         self.model = load_models(None, device="cpu")[MODEL]
         size = self.model.layout.size
         x = self.model.encode(torch.from_numpy(vectors(MEMORIES * PATTERNS, size))).view(MEMORIES, PATTERNS, -1)
-        self.fast = compute.writing(
+        self.fast = compute.write_pages(
             self.model,
             self.model.parameters.memories(MEMORIES),
             x,
@@ -37,7 +37,7 @@ class Tenants:
         fast = {name: tensor[chosen] for name, tensor in self.fast.items()}
         x = self.model.encode(torch.from_numpy(cues))[:, None]
         with torch.no_grad():
-            values: Vectors = self.model.decode(compute.reading(self.model, fast, x).pattern)[:, 0].numpy()
+            values: Vectors = self.model.decode(compute.read_pages(self.model, fast, x).pattern)[:, 0].numpy()
         return values
 
 

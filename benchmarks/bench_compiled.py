@@ -24,7 +24,7 @@ from attractor_server.energy.parameters import Parameters, initial_reader, initi
 from attractor_server.energy.reader import read
 from attractor_server.energy.transform import Transform
 from attractor_server.engine.background_compile import BackgroundCompiler
-from attractor_server.engine.compute.dispatch import reading
+from attractor_server.engine.compute.dispatch import read_pages
 from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS = 384, 128, 5
@@ -73,7 +73,7 @@ def reads(model: Model, memories: int, queries: int) -> list[Result]:
     whole()
     print(f"{name}: torch.compile of all, for this shape, took {time.perf_counter() - started_s:.1f} s")
     jobs: dict[str, tuple[Job, int]] = {
-        "ours": (lambda: reading(model, fast, cues), items),
+        "ours": (lambda: read_pages(model, fast, cues), items),
         "torch.func": (lambda: read(network, parameters, fast, cues), items),
         "torch.compile of all, for this shape": (whole, items),
     }

@@ -27,7 +27,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform
-from attractor_server.engine.compute.dispatch import reading, reading_at, reads_in_place, writing
+from attractor_server.engine.compute.dispatch import can_read_in_place, read_in_place, read_pages, write_pages
 from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32
@@ -73,7 +73,7 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: floa
     name = f"{model.name}: reads of {memories:,} memories × {n}"
     looped = min(memories, LOOPED)
     jobs: dict[str, tuple[Job, int]] = {
-        "ours": (lambda: reading(model, fast, cues), memories * n),
+        "ours": (lambda: read_pages(model, fast, cues), memories * n),
         "loop with autograd": (loop_reads(model, fast, cues, looped), looped * n),
         "vmap(grad) eager": (vmap_reads(model, fast, cues, compiled=False), memories * n),
     }
@@ -81,7 +81,7 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: floa
         places = torch.randperm(memories, device=cues.device)
         jobs["scattered"] = (lambda: scattered(model, fast, places, cues), memories * n)
         values, known = model.decode(cues), torch.rand(cues.shape, device=cues.device) < 0.5
-        jobs["held"] = (lambda: reading(model, fast, cues, hold=model.hold(values, known)), memories * n)
+        jobs["held"] = (lambda: read_pages(model, fast, cues, hold=model.hold(values, known)), memories * n)
         if can_compile():
             jobs["vmap(grad) compiled"] = (vmap_reads(model, fast, cues, compiled=True), memories * n)
         if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
@@ -102,10 +102,10 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: floa
 
 def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
     """As the engine reads: where the pages lie in the bank, or else from a copy."""
-    if reads_in_place(model):
-        reading_at(model, bank, places, cues)
+    if can_read_in_place(model):
+        read_in_place(model, bank, places, cues)
     else:
-        reading(model, {name: value.index_select(0, places) for name, value in bank.items()}, cues)
+        read_pages(model, {name: value.index_select(0, places) for name, value in bank.items()}, cues)
 
 
 def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, seconds: float) -> list[Result]:
@@ -118,7 +118,7 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, sec
     present = torch.ones(memories, n, dtype=torch.bool, device=model.device)
     stored = torch.zeros(memories, dtype=torch.long, device=model.device)
     jobs: dict[str, tuple[Job, int]] = {
-        "ours": (lambda: writing(model, before, patterns, present=present, stored=stored), memories),
+        "ours": (lambda: write_pages(model, before, patterns, present=present, stored=stored), memories),
         "loop with autograd": (loop_writes(model, before, patterns, LOOPED), LOOPED),
     }
     if rewrite and (titans := titans_writes(patterns, weights=FEATURES**2)) is not None:
@@ -157,7 +157,7 @@ def filled(model: Model, patterns: Tensor) -> Tensors:
     for x in patterns.split(AT_ONCE):
         present = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         stored = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        parts.append(writing(model, model.parameters.memories(len(x)), x, present=present, stored=stored))
+        parts.append(write_pages(model, model.parameters.memories(len(x)), x, present=present, stored=stored))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -49,7 +49,7 @@ def choices(model: Model) -> Iterator[Result]:
     for kind in recipe.cues:
         cues = distort(patterns[None], source.layout, [kind], Generator().manual_seed(3)).values[0]
         x = model.encode(cues).expand(PAGES, -1, -1)
-        before, after = compute.energies(model, fast, x), compute.reading(model, fast, x).energy_after
+        before, after = compute.compute_energies(model, fast, x), compute.read_pages(model, fast, x).energy_after
         ours = choice_of(before, stored, model.calibration).page == right
         alone, late = (choice_of(energy, stored, None).page == right for energy in (before, after))
         full = stored[right] == model.capacity
@@ -110,7 +110,7 @@ def written(model: Model, patterns: Tensor, held: list[int]) -> Tensors:
     present = torch.arange(parts.shape[1]) < torch.tensor(held)[:, None]
     nothing = torch.zeros(len(held), dtype=torch.int64)
     fast = model.parameters.memories(len(held))
-    return compute.writing(model, fast, model.encode(parts), present=present, stored=nothing)
+    return compute.write_pages(model, fast, model.encode(parts), present=present, stored=nothing)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from attractor_server.engine.background_compile import limit_of
 from attractor_server.engine.compute import aot
 from attractor_server.engine.compute.aot import PROGRAMS, Compiled
 from attractor_server.engine.compute.aot_compiler import functions, gains, traced
-from attractor_server.engine.compute.dispatch import energies, reading, recognizing, writing
+from attractor_server.engine.compute.dispatch import compute_energies, read_pages, recognize_pages, write_pages
 
 GENERIC = ("mlp", "convolutional", "recurrent")
 generic = pytest.mark.parametrize("case", [SMALL[name] for name in GENERIC], ids=GENERIC)
@@ -66,19 +66,19 @@ def single(case: Case) -> tuple[Episode, Model]:
 
 def test_reading_goes_through_them_and_writing_does_not() -> None:
     episode, model = single(CASE)
-    plain = reading(model, episode.fast, episode.cue), recognizing(model, episode.fast, episode.cue)
-    fast = writing(model, episode.fast, episode.patterns, present=episode.present, stored=episode.stored)
+    plain = read_pages(model, episode.fast, episode.cue), recognize_pages(model, episode.fast, episode.cue)
+    fast = write_pages(model, episode.fast, episode.patterns, present=episode.present, stored=episode.stored)
     watched = adopted(CASE)
-    assert error(reading(model, episode.fast, episode.cue).pattern, plain[0].pattern) < NEAR
+    assert error(read_pages(model, episode.fast, episode.cue).pattern, plain[0].pattern) < NEAR
     assert watched.names().count("input_gradient") == model.steps
     assert watched.names().count("energy") == 3
     watched.calls.clear()
-    found = recognizing(model, episode.fast, episode.cue)
+    found = recognize_pages(model, episode.fast, episode.cue)
     assert all(error(one, other) < NEAR for one, other in zip(found, plain[1], strict=True))
-    assert torch.equal(energies(model, episode.fast, episode.cue), found[0])
+    assert torch.equal(compute_energies(model, episode.fast, episode.cue), found[0])
     assert set(watched.names()) == {"energy"}
     watched.calls.clear()
-    again = writing(model, episode.fast, episode.patterns, present=episode.present, stored=episode.stored)
+    again = write_pages(model, episode.fast, episode.patterns, present=episode.present, stored=episode.stored)
     assert all(torch.equal(again[name], value) for name, value in fast.items())
     assert not watched.calls
 
@@ -86,7 +86,7 @@ def test_reading_goes_through_them_and_writing_does_not() -> None:
 def test_a_network_that_is_equal_has_the_same_programs() -> None:
     episode, model = single(CASE)
     watched = adopted(Case(type(CASE.network)(**CASE.network.__dict__), CASE.oracle, CASE.inputs))
-    reading(model, episode.fast, episode.cue)
+    read_pages(model, episode.fast, episode.cue)
     assert watched.calls
 
 
@@ -94,13 +94,13 @@ def test_double_precision_and_batches_in_which_they_lose_go_past_them() -> None:
     episode, model = single(CASE)
     patterns = episode.cue.shape[0] * episode.cue.shape[1]
     watched = adopted(CASE, limit=patterns - 1)
-    reading(model, episode.fast, episode.cue)
+    read_pages(model, episode.fast, episode.cue)
     assert not watched.calls
     watched = adopted(CASE)
     double = draw(CASE)
-    reading(tiny(network=CASE.network, parameters=double.parameters), double.fast, double.cue)
+    read_pages(tiny(network=CASE.network, parameters=double.parameters), double.fast, double.cue)
     assert not watched.calls
-    reading(model, episode.fast, episode.cue)
+    read_pages(model, episode.fast, episode.cue)
     assert watched.calls
 
 
@@ -110,7 +110,7 @@ def test_what_they_are_given_is_contiguous() -> None:
     crooked = {name: value.mT.contiguous().mT if value.dim() > 2 else value for name, value in episode.fast.items()}
     assert not all(value.is_contiguous() for value in crooked.values())
     cue = episode.cue.transpose(0, 1).contiguous().transpose(0, 1)
-    found, wanted = reading(model, crooked, cue), reading(model, episode.fast, episode.cue)
+    found, wanted = read_pages(model, crooked, cue), read_pages(model, episode.fast, episode.cue)
     assert error(found.pattern, wanted.pattern) < NEAR
     assert all(tensor.is_contiguous() for _, tensors in watched.calls for tensor in tensors)
 

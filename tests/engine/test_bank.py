@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model
-from attractor_server.engine.compute.dispatch import reading, writing
+from attractor_server.engine.compute.dispatch import read_pages, write_pages
 from attractor_server.engine.engine import Engine
 from attractor_server.engine.pages.bank import Bank
 from attractor_server.engine.pages.precision import PRECISIONS, Precision, page_bytes
@@ -316,10 +316,11 @@ def recalled_after_single_stores(precision: Precision, model: Model, stored: Ten
     for number in range(x.shape[1]):
         count = torch.full((memories,), number)
         fast = bank.gather(bank.enter(pages))
-        assert not bank.publish(pages, writing(model, fast, x[:, number : number + 1], present=present, stored=count))
+        one = x[:, number : number + 1]
+        assert not bank.publish(pages, write_pages(model, fast, one, present=present, stored=count))
     known = torch.arange(stored.shape[-1]).expand(stored.shape) < stored.shape[-1] // 2
     cue = stored * known
-    return model.decode(reading(model, seen(bank, *pages), model.encode(cue), hold=model.hold(cue, known)).pattern)
+    return model.decode(read_pages(model, seen(bank, *pages), model.encode(cue), hold=model.hold(cue, known)).pattern)
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)

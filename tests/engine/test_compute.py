@@ -17,7 +17,7 @@ from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform
 from attractor_server.energy.writer import delta_energy, write
 from attractor_server.engine.compute.bilinear import BilinearForm
-from attractor_server.engine.compute.dispatch import energies, reading, recognizing, writing
+from attractor_server.engine.compute.dispatch import compute_energies, read_pages, recognize_pages, write_pages
 from attractor_server.engine.compute.registry import make_closed_form
 
 CLOSED = ("quadratic in closed form", "bilinear in closed form")
@@ -38,7 +38,7 @@ def from_empty(episode: Episode) -> Episode:
 
 
 def written(model: Model, episode: Episode) -> Tensors:
-    return writing(model, episode.fast, episode.patterns, present=episode.present, stored=episode.stored)
+    return write_pages(model, episode.fast, episode.patterns, present=episode.present, stored=episode.stored)
 
 
 def held_by(case: Case, episode: Episode) -> Tensors:
@@ -66,7 +66,7 @@ def test_writing_and_reading_equal_the_reference(case: Case, seed: int) -> None:
     fast = written(model, episode)
     assert max(error(fast[name], wanted.fast[name]) for name in fast) < EXACT
     for steps in (1, 3, 5):
-        found = reading(model, fast, episode.cue, steps=steps)
+        found = read_pages(model, fast, episode.cue, steps=steps)
         assert error(found.pattern, wanted.iterates[:, steps]) < EXACT
         assert error(found.energy_before, wanted.energies[:, 0]) < EXACT
         assert error(found.energy_after, wanted.energies[:, steps]) < EXACT
@@ -80,7 +80,8 @@ def test_single_precision_is_as_near_as_is_promised(case: Case) -> None:
     fast, wanted = written(model_of(case, single), single), held_by(case, episode)
     assert max(error(fast[name].double(), wanted[name]) for name in fast) < 1e-5
     found, right = (
-        reading(model_of(case, one), weights, one.cue, steps=5) for one, weights in ((single, fast), (episode, wanted))
+        read_pages(model_of(case, one), weights, one.cue, steps=5)
+        for one, weights in ((single, fast), (episode, wanted))
     )
     assert found.pattern.dtype == torch.float32
     assert max(error(getattr(found, part).double(), getattr(right, part)) for part in PARTS) < 1e-5
@@ -91,7 +92,7 @@ def test_later_writes_go_on_from_what_is_there(case: Case) -> None:
     episode = from_empty(draw(case))
     model, first = model_of(case, episode), held_by(case, episode)
     more = draw(case, seed=8).patterns
-    found = writing(model, first, more, present=~PRESENT, stored=episode.stored + 3)
+    found = write_pages(model, first, more, present=~PRESENT, stored=episode.stored + 3)
     wanted = write(case.network, model.parameters, first, more, present=~PRESENT, stored=episode.stored + 3)
     assert max(error(found[name], wanted[name]) for name in wanted) < EXACT
 
@@ -112,7 +113,7 @@ def test_a_reader_without_momentum_descends_plainly(case: Case) -> None:
     reader = {"log_step": episode.parameters.reader["log_step"]}
     episode = replace(episode, parameters=replace(episode.parameters, reader=reader))
     model, fast = model_of(case, episode), held_by(case, episode)
-    assert worst(reading(model, fast, episode.cue), read(case.network, model.parameters, fast, episode.cue)) < EXACT
+    assert worst(read_pages(model, fast, episode.cue), read(case.network, model.parameters, fast, episode.cue)) < EXACT
 
 
 @every
@@ -123,20 +124,20 @@ def test_known_values_are_held_or_pulled_as_in_the_plain_loop(case: Case, way: s
     transform, values = model.transform, draw(case, seed=5).cue
     hold = transform.hold(values, episode.known) if way == "hold" else None
     pull = transform.pull(values, episode.known) if way == "pull" else None
-    found = reading(model, fast, episode.cue, hold=hold, pull=pull, steps=4)
+    found = read_pages(model, fast, episode.cue, hold=hold, pull=pull, steps=4)
     wanted = read(case.network, model.parameters, fast, episode.cue, hold=hold, pull=pull, steps=4)
     assert worst(found, wanted) < EXACT
-    assert error(found.pattern, reading(model, fast, episode.cue, steps=4).pattern) > 1e-3
+    assert error(found.pattern, read_pages(model, fast, episode.cue, steps=4).pattern) > 1e-3
 
 
 @every
 def test_recognizing_gives_the_energy_and_how_far_it_lies_below_that_of_an_empty_memory(case: Case) -> None:
     episode = from_empty(draw(case))
     model, fast = model_of(case, episode), held_by(case, episode)
-    energy, gap = recognizing(model, fast, episode.cue)
+    energy, gap = recognize_pages(model, fast, episode.cue)
     wanted = case.network.energy(model.parameters.slow, fast, episode.cue)
     assert error(energy, wanted) < EXACT
-    assert error(energies(model, fast, episode.cue), wanted) < EXACT
+    assert error(compute_energies(model, fast, episode.cue), wanted) < EXACT
     assert error(gap, delta_energy(case.network, model.parameters, fast, episode.cue)) < EXACT
 
 
@@ -144,11 +145,11 @@ def test_recognizing_gives_the_energy_and_how_far_it_lies_below_that_of_an_empty
 def test_every_iterate_is_given_where_it_is_asked_for(case: Case) -> None:
     episode = from_empty(draw(case))
     model, fast = model_of(case, episode), held_by(case, episode)
-    found = reading(model, fast, episode.cue, steps=4, trajectory=True)
+    found = read_pages(model, fast, episode.cue, steps=4, trajectory=True)
     assert found.iterates is not None
     assert found.energies is not None
     assert torch.equal(found.iterates[0], episode.cue)
-    assert error(found.iterates[-1], reading(model, fast, episode.cue, steps=4).pattern) < EXACT
+    assert error(found.iterates[-1], read_pages(model, fast, episode.cue, steps=4).pattern) < EXACT
     assert error(found.energies[-1], found.energy_after) < EXACT
 
 
@@ -162,13 +163,13 @@ def many(case: Case, pages: int) -> tuple[Model, Tensors, Tensor]:
 @wide
 def test_more_pages_than_the_cache_holds_are_read_and_written_as_few_are(case: Case) -> None:
     model, fast, cues = many(case, 1100)
-    found = reading(model, fast, cues)
+    found = read_pages(model, fast, cues)
     assert worst(found, read(case.network, model.parameters, fast, cues)) < 1e-5
     present, stored = torch.ones(1100, 2, dtype=torch.bool), torch.arange(1100) % 7
-    more = writing(model, fast, cues, present=present, stored=stored)
+    more = write_pages(model, fast, cues, present=present, stored=stored)
     wanted = write(case.network, model.parameters, fast, cues, present=present, stored=stored)
     assert max(error(more[name], wanted[name]) for name in more) < 1e-5
-    energy, gap = recognizing(model, fast, cues)
+    energy, gap = recognize_pages(model, fast, cues)
     assert torch.equal(energy, found.energy_before)
     assert torch.equal(gap, found.delta_energy)
 
@@ -185,8 +186,8 @@ def test_what_others_hold_and_ask_never_changes_a_bit(case: Case, bad: float) ->
         return value
 
     def outcomes(weights: Tensors, cue: Tensor, patterns: Tensor) -> list[Tensor]:
-        read = reading(model, weights, cue)
-        more = writing(model, weights, patterns, present=episode.present, stored=episode.stored)
+        read = read_pages(model, weights, cue)
+        more = write_pages(model, weights, patterns, present=episode.present, stored=episode.stored)
         return [*(getattr(read, part)[0] for part in PARTS), *(value[0] for value in more.values())]
 
     wanted = outcomes(fast, episode.cue, episode.patterns)
@@ -222,9 +223,9 @@ def test_what_is_given_stays_as_it_is(case: Case) -> None:
     model, fast = model_of(case, episode), held_by(case, episode)
     given = [*fast.values(), episode.cue, episode.patterns]
     copies = [tensor.clone() for tensor in given]
-    first = reading(model, fast, episode.cue)
-    writing(model, fast, episode.patterns, present=episode.present, stored=episode.stored)
-    again = reading(model, fast, episode.cue)
+    first = read_pages(model, fast, episode.cue)
+    write_pages(model, fast, episode.patterns, present=episode.present, stored=episode.stored)
+    again = read_pages(model, fast, episode.cue)
     assert all(torch.equal(one, other) for one, other in zip(given, copies, strict=True))
     assert all(torch.equal(getattr(first, part), getattr(again, part)) for part in PARTS)
 
@@ -236,9 +237,9 @@ def test_weights_kept_in_half_the_bytes_give_what_their_values_give(case: Case) 
     kept = {name: value.to(torch.bfloat16) for name, value in held_by(case, episode).items()}
     same = {name: value.float() for name, value in kept.items()}
     asks: list[Callable[[Tensors], Tensor]] = [
-        lambda fast: reading(model, fast, episode.cue).pattern,
-        lambda fast: recognizing(model, fast, episode.cue)[1],
-        lambda fast: writing(model, fast, episode.patterns, present=episode.present, stored=episode.stored)["W"],
+        lambda fast: read_pages(model, fast, episode.cue).pattern,
+        lambda fast: recognize_pages(model, fast, episode.cue)[1],
+        lambda fast: write_pages(model, fast, episode.patterns, present=episode.present, stored=episode.stored)["W"],
     ]
     assert all(torch.equal(ask(kept), ask(same)) for ask in asks)
 
@@ -248,7 +249,7 @@ def test_two_models_with_the_same_network_keep_their_own_numbers() -> None:
     one, other = from_empty(draw(case, seed=1)), from_empty(draw(case, seed=2))
     for episode in (one, other, one):
         model, fast = model_of(case, episode), held_by(case, episode)
-        assert worst(reading(model, fast, one.cue), read(case.network, model.parameters, fast, one.cue)) < EXACT
+        assert worst(read_pages(model, fast, one.cue), read(case.network, model.parameters, fast, one.cue)) < EXACT
 
 
 def test_a_network_without_a_closed_form_goes_through_the_plain_loops() -> None:
@@ -257,7 +258,7 @@ def test_a_network_without_a_closed_form_goes_through_the_plain_loops() -> None:
     model = tiny(network=Generic(case.network), parameters=episode.parameters)
     fast = written(model, episode)
     plain = read(Generic(case.network), model.parameters, fast, episode.cue)
-    assert worst(reading(model, fast, episode.cue), plain) == 0
+    assert worst(read_pages(model, fast, episode.cue), plain) == 0
 
 
 def test_a_setting_that_a_closed_form_does_not_know_leaves_the_network_as_it_stands(

@@ -13,7 +13,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.writer import delta_energy, write
-from attractor_server.engine.compute.dispatch import reading, recognizing, writing
+from attractor_server.engine.compute.dispatch import read_pages, recognize_pages, write_pages
 
 CUDA = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -37,7 +37,7 @@ def test_readings_are_those_of_the_plain_loop(case: Case, pages: int, n: int) ->
     model = on_gpu(parameters, case)
     there = {name: value.to(CUDA) for name, value in floats(fast).items()}
     for _ in range(2):  # the second time from a graph, where there is one
-        found = reading(model, there, cues.float().to(CUDA), steps=4)
+        found = read_pages(model, there, cues.float().to(CUDA), steps=4)
         assert worst(back(found), read(case.network, parameters, fast, cues, steps=4)) < 1e-5
 
 
@@ -45,7 +45,7 @@ def test_readings_are_those_of_the_plain_loop(case: Case, pages: int, n: int) ->
 def test_energies_are_those_of_the_network(case: Case) -> None:
     parameters, fast, cues = episode(9, 3, case=case)
     there = {name: value.to(CUDA) for name, value in floats(fast).items()}
-    energy, gap = recognizing(on_gpu(parameters, case), there, cues.float().to(CUDA))
+    energy, gap = recognize_pages(on_gpu(parameters, case), there, cues.float().to(CUDA))
     assert error(energy.cpu().double(), case.network.energy(parameters.slow, fast, cues)) < 1e-5
     assert error(gap.cpu().double(), delta_energy(case.network, parameters, fast, cues)) < 1e-5
 
@@ -59,5 +59,6 @@ def test_writings_are_those_of_the_plain_loop(case: Case, n: int) -> None:
     wanted = write(case.network, drawn.parameters, drawn.fast, drawn.patterns, present=present, stored=stored)
     there = {name: value.float().to(CUDA) for name, value in drawn.fast.items()}
     patterns = drawn.patterns.float().to(CUDA)
-    found = writing(on_gpu(drawn.parameters, case), there, patterns, present=present.to(CUDA), stored=stored.to(CUDA))
+    model = on_gpu(drawn.parameters, case)
+    found = write_pages(model, there, patterns, present=present.to(CUDA), stored=stored.to(CUDA))
     assert max(error(found[name].cpu().double(), wanted[name]) for name in wanted) < 1e-5

@@ -14,7 +14,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform, Whitening
-from attractor_server.engine.compute.dispatch import compute_path, reading
+from attractor_server.engine.compute.dispatch import compute_path, read_pages
 from attractor_server.engine.native.library import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
@@ -61,7 +61,7 @@ class Asked:
     def found(self, model: Model, known: Tensor, fast: Tensors | None = None) -> Reading:
         cues = self.cues.float()
         hold = model.transform.hold(cues, known)
-        return reading(model, fast or floats(self.fast), model.transform.encode(cues), hold=hold, steps=4)
+        return read_pages(model, fast or floats(self.fast), model.transform.encode(cues), hold=hold, steps=4)
 
     def wanted(self) -> Reading:
         hold, x = self.transform.hold(self.cues, self.known), self.transform.encode(self.cues)
@@ -92,7 +92,7 @@ def test_where_nothing_is_known_nothing_is_changed_by_a_bit(name: str, whitened:
     model, known = asked.model, asked.known.clone()
     known[2] = False
     held = asked.found(model, known)
-    plain = reading(model, floats(asked.fast), model.transform.encode(asked.cues.float()), steps=4)
+    plain = read_pages(model, floats(asked.fast), model.transform.encode(asked.cues.float()), steps=4)
     assert all(torch.equal(getattr(held, part)[2], getattr(plain, part)[2]) for part in PARTS)
     assert not torch.equal(held.pattern[0], plain.pattern[0])
 
@@ -116,6 +116,6 @@ def test_what_another_transform_holds_goes_through_tensors() -> None:
     model, cues = asked.model, asked.cues.float()
     other = replace(model.transform, shift=model.transform.shift + 1)
     x, hold = model.transform.encode(cues), other.hold(cues, asked.known)
-    found = reading(model, floats(asked.fast), x, hold=hold, steps=3)
+    found = read_pages(model, floats(asked.fast), x, hold=hold, steps=3)
     wanted = read(asked.case.network, single(asked.parameters), floats(asked.fast), x, hold=hold, steps=3)
     assert error(found.pattern, wanted.pattern) < 1e-4

@@ -21,7 +21,7 @@ from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
 from attractor_server.engine.compute.cuda_graphs import COPIED_BYTES, GraphedReads
-from attractor_server.engine.compute.dispatch import compute_path, reading
+from attractor_server.engine.compute.dispatch import compute_path, read_pages
 from attractor_server.engine.native.kernels import HostKernel
 from attractor_server.engine.native.library import library
 
@@ -124,10 +124,10 @@ def test_readings_in_single_precision_take_the_kernel_and_others_the_loop_on_ten
     parameters, fast, cues = episode(6, 2)
     model, own, cue = model_of(parameters), floats(fast), cues.float()
     kernel = kernel_of(parameters).read(own, cue, steps=3)
-    assert torch.equal(reading(model, own, cue, steps=3).pattern, kernel.pattern)
+    assert torch.equal(read_pages(model, own, cue, steps=3).pattern, kernel.pattern)
     scattered = {name: torch.stack([value, value], 1)[:, 1] for name, value in own.items()}
-    assert torch.equal(reading(model, scattered, cue, steps=3).pattern, kernel.pattern)
-    held = reading(model, own, cue, hold=lambda x: x, steps=3)
+    assert torch.equal(read_pages(model, scattered, cue, steps=3).pattern, kernel.pattern)
+    held = read_pages(model, own, cue, hold=lambda x: x, steps=3)
     assert not torch.equal(held.pattern, kernel.pattern)
     assert worst(held, read(CASE.network, parameters, fast, cues, steps=3)) < 1e-5
 
@@ -186,14 +186,14 @@ def test_the_kernel_in_triton_makes_both_products() -> None:
 def test_a_look_has_the_energies_of_a_reading_and_of_the_network(case: Case, n: int) -> None:
     parameters, fast, cues = episode(7, n, case=case)
     kernel, own, cue = kernel_of(parameters, case), floats(fast), cues.float()
-    energy, gap = kernel.look_at(own, None, cue)
+    energy, gap = kernel.evaluate_at(own, None, cue)
     read_too = kernel.read(own, cue, steps=3)
     assert torch.equal(energy, read_too.energy_before)
     assert torch.equal(gap, read_too.delta_energy)
     assert error(energy.double(), case.network.energy(parameters.slow, fast, cues)) < 1e-5
     assert error(gap.double(), delta_energy(case.network, parameters, fast, cues)) < 1e-5
     places = torch.tensor([3, 0, 0, 6])
-    there, apart = kernel.look_at(own, places, cue[:4]), kernel.look_at(floats(of(fast, places)), None, cue[:4])
+    there, apart = kernel.evaluate_at(own, places, cue[:4]), kernel.evaluate_at(floats(of(fast, places)), None, cue[:4])
     assert all(torch.equal(one, other) for one, other in zip(there, apart, strict=True))
 
 

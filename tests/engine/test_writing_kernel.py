@@ -12,7 +12,7 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine.compute.dispatch import compute_path, writing
+from attractor_server.engine.compute.dispatch import compute_path, write_pages
 from attractor_server.engine.native.kernels import HostWritingKernel
 from attractor_server.engine.native.library import library
 
@@ -48,7 +48,7 @@ def model_of(one: Episode, network: Bilinear) -> Model:
 
 def written(model: Model, one: Episode) -> Tensors:
     single = one.to(torch.float32)
-    return writing(model, single.fast, single.patterns, present=one.present, stored=one.stored)
+    return write_pages(model, single.fast, single.patterns, present=one.present, stored=one.stored)
 
 
 def differs(found: Tensors, wanted: Tensors) -> float:

@@ -100,7 +100,7 @@ class ModelState:
     @property
     def lent(self) -> Tensors | None:
         """The bank's tensors, where the model's pages can be read in place."""
-        return self.bank.lent if compute.reads_in_place(self.model) else None
+        return self.bank.lent if compute.can_read_in_place(self.model) else None
 
     def rows(self, count: int) -> int:
         """Pages that so many are padded to: few shapes are captured on a GPU, and on a CPU none."""

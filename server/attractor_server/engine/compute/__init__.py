@@ -1,17 +1,25 @@
-"""The programs that the engine runs over batches of pages: one place where the fastest way through a loop is chosen.
+"""Programs that the engine runs over batches of pages: the one place where the fastest way through a loop is chosen.
 
-Networks with a closed form of their own here (`forms.py`) take it; any other goes through `energy` as it stands there,
-and so does a reading of which every iterate is asked for.
+Networks with a closed form of their own here (`registry.py`) take it. Any other goes through `energy` as it stands
+there, and so does a reading of which every iterate is asked for.
 """
 
 from attractor_server.engine.compute.dispatch import (
-    energies,
-    reading,
-    reading_at,
-    reads_in_place,
-    recognizing,
-    recognizing_at,
-    writing,
+    can_read_in_place,
+    compute_energies,
+    read_in_place,
+    read_pages,
+    recognize_in_place,
+    recognize_pages,
+    write_pages,
 )
 
-__all__ = ["energies", "reading", "reading_at", "reads_in_place", "recognizing", "recognizing_at", "writing"]
+__all__ = [
+    "can_read_in_place",
+    "compute_energies",
+    "read_in_place",
+    "read_pages",
+    "recognize_in_place",
+    "recognize_pages",
+    "write_pages",
+]

@@ -152,15 +152,15 @@ class BilinearForm:
         k, wave = squashed(doubled[..., : -self.waves]), doubled[..., -self.waves :] / 2
         return Features(values, torch.cat([k, wave.sin()], -1), torch.cat([bend(k), wave.cos()], -1))
 
-    def look(self, fast: Tensors, x: Tensor) -> "BilinearEvaluation":
-        """See `Form`."""
+    def evaluate(self, fast: Tensors, x: Tensor) -> "BilinearEvaluation":
+        """See `ClosedForm`."""
         seen = self.features(x)
         if (one_pass := _one_pass(seen.k)) is not None:
             return BilinearEvaluation(self, fast, x, seen, *one_pass(fast["W"], fast["b"], seen.k, seen.v))
         return BilinearEvaluation(self, fast, x, seen, torch.baddbmm(fast["b"][:, None], seen.k, fast["W"].mT))
 
-    def ground(self, x: Tensor) -> "BilinearWriteTerms":
-        """See `Form`."""
+    def prepare_writing(self, x: Tensor) -> "BilinearWriteTerms":
+        """See `ClosedForm`."""
         along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
         return BilinearWriteTerms(self, self.features(x), along)
 
@@ -217,7 +217,7 @@ def _one_pass(k: Tensor) -> OnePass | None:
 
 @dataclass(frozen=True, eq=False)
 class BilinearEvaluation:
-    """See `Look`."""
+    """See `Evaluation`."""
 
     form: BilinearForm
     fast: Tensors
@@ -249,7 +249,7 @@ class BilinearEvaluation:
 
 @dataclass(frozen=True, eq=False)
 class BilinearWriteTerms:
-    """See `Ground`: the slope is only needed along V and A, so it never leaves the features."""
+    """See `WriteTerms`: the slope is only needed along V and A, so it never leaves the features."""
 
     form: BilinearForm
     seen: Features
@@ -257,7 +257,7 @@ class BilinearWriteTerms:
     """(qx + qb)V and (qx + qb)A, (rows, ·)"""
 
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
-        """See `Bilinear.write_gradient` and `Ground`."""
+        """See `Bilinear.write_gradient` and `WriteTerms`."""
         own = None if terms.energy is None else (terms.energy[:, None] * weight)[..., None] * self.seen.v
         if terms.slope is None and own is None:
             return {name: (value - initial[name]).mul_(distance) for name, value in fast.items()}

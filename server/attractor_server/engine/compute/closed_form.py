@@ -131,10 +131,10 @@ class ClosedForm(Protocol):
     def of(cls, network: Any, parameters: Parameters) -> Self:  # noqa: ANN401 - of the type that it stands beside
         """Prepare what all pages share."""
 
-    def look(self, fast: Tensors, x: Tensor) -> Evaluation:
+    def evaluate(self, fast: Tensors, x: Tensor) -> Evaluation:
         """The energy of each page at its patterns."""
 
-    def ground(self, x: Tensor) -> WriteTerms:
+    def prepare_writing(self, x: Tensor) -> WriteTerms:
         """What to write x (pages, patterns, d) with."""
 
     def native_model(self) -> NativeModel | None:
@@ -165,7 +165,7 @@ class InPlaceKernel(Kernel, Protocol):
     def holds(self, hold: Hold) -> bool:
         """Whether it can do so with these."""
 
-    def look_at(self, fast: Tensors, places: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate_at(self, fast: Tensors, places: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each, in pages as of `read_at`."""
 
     def read_at(

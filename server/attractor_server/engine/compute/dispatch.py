@@ -1,4 +1,4 @@
-"""Reading, writing and energies of a batch of pages, by the fastest way that a model's network has."""
+"""Reading, writing and energies of a batch of pages, by the fastest path of a model's network."""
 
 import weakref
 from collections.abc import Iterator
@@ -26,26 +26,27 @@ class ComputePath:
     form: ClosedForm
     schedule: Schedule
     kernel: Kernel | None
-    """For its readings"""
+    """Of the reading loop"""
     in_place: InPlaceKernel | None
-    """The same, where it reads pages in place and holds what is known"""
+    """That kernel, where it reads pages in place and puts known values back"""
     writing: WritingKernel | None
+    """Kernel of the writing loop"""
 
 
-_WAYS: "dict[int, tuple[weakref.ref[Model], ComputePath | None]]" = {}
+_PATHS: "dict[int, tuple[weakref.ref[Model], ComputePath | None]]" = {}
 """By identity, since a model has no other before it went through a file; an entry leaves with its model"""
 
 
 def compute_path(model: Model) -> ComputePath | None:
-    """The model's way, made on first use, which may compile a kernel; None where its network has no closed form."""
+    """Return the model's path, made on first use, which may compile a kernel; None without a closed form."""
     key = id(model)
-    found = _WAYS.get(key)
+    found = _PATHS.get(key)
     if found is None:
-        found = _WAYS[key] = (weakref.ref(model, lambda _: _WAYS.pop(key, None)), _made(model))
+        found = _PATHS[key] = (weakref.ref(model, lambda _: _PATHS.pop(key, None)), _make_path(model))
     return found[1]
 
 
-def _made(model: Model) -> ComputePath | None:
+def _make_path(model: Model) -> ComputePath | None:
     form, schedule = make_closed_form(model), Schedule.of(model.parameters.reader)
     if form is None:
         return None
@@ -56,12 +57,9 @@ def _made(model: Model) -> ComputePath | None:
 
 
 def _reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> Kernel | None:
-    """In C on a CPU; on CUDA the form's launches as one graph.
-
-    The former knows the forms, so it is imported here, once it is needed.
-    """
+    """Make a kernel in C on a CPU; on CUDA, one that launches the form's operations as one graph."""
     if model.device.type == "cpu":
-        from attractor_server.engine.native.kernels import make_host_kernel  # noqa: PLC0415
+        from attractor_server.engine.native.kernels import make_host_kernel  # noqa: PLC0415 - which knows the forms
 
         return make_host_kernel(form, schedule, model.transform)
     cuda = model.device.type == "cuda"
@@ -69,14 +67,14 @@ def _reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> Kerne
 
 
 READ_BYTES = 4 << 20
-"""Fast weights that one chunk of a reading holds: all K steps find them in the cache"""
+"""Fast weights in one chunk of a reading: all K steps find them in the cache"""
 
 WRITE_BYTES = 2 << 20
-"""The same of a writing, which keeps gradients of that size beside them"""
+"""Fast weights in one chunk of a writing, which has gradients of that size beside them"""
 
 
 @torch.no_grad()
-def reading(  # noqa: PLR0913
+def read_pages(  # noqa: PLR0913
     model: Model,
     fast: Tensors,  # each (pages, *shape)
     x: Tensor,  # (pages, patterns, d)
@@ -86,55 +84,55 @@ def reading(  # noqa: PLR0913
     steps: int = 0,
     trajectory: bool = False,
 ) -> Reading:
-    """What the cues x lead to in `steps` steps of the reading loop (0: as many as were trained).
+    """Read what the cues x lead to in `steps` steps of the reading loop (0: as many as were trained).
 
     Fast weights are those that writing and erasing make from the model's initial ones.
     """
-    way, steps = compute_path(model), steps or model.steps
-    if way is None or trajectory:
-        fast = _like(fast, x)
+    path, steps = compute_path(model), steps or model.steps
+    if path is None or trajectory:
+        fast = _cast_like(fast, x)
         return read(
             network_for(model), model.parameters, fast, x, hold=hold, pull=pull, steps=steps, trajectory=trajectory
         )
     if (
         hold is not None
         and pull is None
-        and way.in_place is not None
-        and way.in_place.takes(x)
-        and way.in_place.holds(hold)
+        and path.in_place is not None
+        and path.in_place.takes(x)
+        and path.in_place.holds(hold)
     ):
-        return way.in_place.read_at(_like(fast, x), None, x, steps=steps, hold=hold)
+        return path.in_place.read_at(_cast_like(fast, x), None, x, steps=steps, hold=hold)
     if hold is not None or pull is not None:  # they know the whole batch, and nothing of its parts
-        return read_form(way.form, way.schedule, _like(fast, x), x, hold=hold, pull=pull, steps=steps)
-    if way.kernel is not None and way.kernel.takes(x):
-        return way.kernel.read(_like(fast, x), x, steps=steps)
-    chunks = _chunks(model, fast, x, READ_BYTES)
-    parts = [read_form(way.form, way.schedule, own, cues, steps=steps) for own, cues in chunks]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+        return read_form(path.form, path.schedule, _cast_like(fast, x), x, hold=hold, pull=pull, steps=steps)
+    if path.kernel is not None and path.kernel.takes(x):
+        return path.kernel.read(_cast_like(fast, x), x, steps=steps)
+    chunks = _cut(model, fast, x, READ_BYTES)
+    parts = [read_form(path.form, path.schedule, own, cues, steps=steps) for own, cues in chunks]
+    return parts[0] if len(parts) == 1 else _join(parts)
 
 
-def reads_in_place(model: Model) -> bool:
-    """Whether `reading_at` is there for the model's pages in float32."""
-    way = compute_path(model)
-    return way is not None and way.in_place is not None and way.in_place.in_order
+def can_read_in_place(model: Model) -> bool:
+    """Return whether `read_in_place` is there for the model's pages in float32."""
+    path = compute_path(model)
+    return path is not None and path.in_place is not None and path.in_place.in_order
 
 
 @torch.no_grad()
-def reading_at(  # noqa: PLR0913
+def read_in_place(  # noqa: PLR0913
     model: Model, bank: Tensors, places: Tensor, x: Tensor, *, hold: Hold | None = None, steps: int = 0
 ) -> Reading:
-    """What `reading` makes of the pages at these places (pages,) int64 of a bank's tensors, each (places, *shape).
+    """Read as `read_pages` does, in the pages at these places (pages,) int64 of a bank's tensors (places, *shape).
 
     No page is copied. For models that read in place.
     """
-    way = compute_path(model)
-    assert way is not None
-    assert way.in_place is not None
-    return way.in_place.read_at(bank, places, x, steps=steps or model.steps, hold=hold)
+    path = compute_path(model)
+    assert path is not None
+    assert path.in_place is not None
+    return path.in_place.read_at(bank, places, x, steps=steps or model.steps, hold=hold)
 
 
 @torch.no_grad()
-def writing(
+def write_pages(
     model: Model,
     fast: Tensors,  # each (pages, *shape)
     x: Tensor,  # (pages, patterns, d)
@@ -142,81 +140,81 @@ def writing(
     present: Tensor,  # (pages, patterns) bool
     stored: Tensor,  # (pages,) patterns written before
 ) -> Tensors:
-    """The fast weights after writing the patterns that are present, each (pages, *shape), like x in dtype."""
-    way = compute_path(model)
-    if way is None or not model.parameters.writing_steps:
-        return write(model.network, model.parameters, _like(fast, x), x, present=present, stored=stored)
+    """Return the fast weights after writing the patterns that are present, each (pages, *shape), like x in dtype."""
+    path = compute_path(model)
+    if path is None or not model.parameters.writing_steps:
+        return write(model.network, model.parameters, _cast_like(fast, x), x, present=present, stored=stored)
     out = {name: value.new_empty(value.shape, dtype=x.dtype) for name, value in fast.items()}
     start = 0
-    for own, patterns in _chunks(model, fast, x, WRITE_BYTES):
+    for own, patterns in _cut(model, fast, x, WRITE_BYTES):
         part = slice(start, start := start + len(patterns))
         here, before, places = present[part], stored[part], {name: value[part] for name, value in out.items()}
         write_form(
-            way.form,
+            path.form,
             model.parameters,
             own,
             patterns,
             present=here,
             stored=before,
             out=places,
-            kernel=way.writing,
+            kernel=path.writing,
         )
     return out
 
 
 @torch.no_grad()
-def energies(model: Model, fast: Tensors, x: Tensor) -> Tensor:
-    """E(x; θ), (pages, patterns), of x (pages, patterns, d); each fast tensor is (pages, *shape)."""
-    way = compute_path(model)
-    if way is None:
-        return network_for(model).energy(model.parameters.slow, _like(fast, x), x)
-    if way.in_place is not None and way.in_place.takes(x):
-        return way.in_place.look_at(_like(fast, x), None, x)[0]
-    return torch.cat([way.form.look(own, part).energy() for own, part in _chunks(model, fast, x, READ_BYTES)])
+def compute_energies(model: Model, fast: Tensors, x: Tensor) -> Tensor:
+    """Compute E(x; θ), (pages, patterns), of x (pages, patterns, d); each fast tensor is (pages, *shape)."""
+    path = compute_path(model)
+    if path is None:
+        return network_for(model).energy(model.parameters.slow, _cast_like(fast, x), x)
+    if path.in_place is not None and path.in_place.takes(x):
+        return path.in_place.evaluate_at(_cast_like(fast, x), None, x)[0]
+    return torch.cat([path.form.evaluate(own, part).energy() for own, part in _cut(model, fast, x, READ_BYTES)])
 
 
 @torch.no_grad()
-def recognizing(model: Model, fast: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
-    """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each."""
-    way = compute_path(model)
-    if way is None:
-        energy = energies(model, fast, x)
+def recognize_pages(model: Model, fast: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each."""
+    path = compute_path(model)
+    if path is None:
+        energy = compute_energies(model, fast, x)
         return energy, energy - empty_energy(network_for(model), model.parameters, x)
-    if way.in_place is not None and way.in_place.takes(x):
-        return way.in_place.look_at(_like(fast, x), None, x)
-    looks = [way.form.look(own, part) for own, part in _chunks(model, fast, x, READ_BYTES)]
+    if path.in_place is not None and path.in_place.takes(x):
+        return path.in_place.evaluate_at(_cast_like(fast, x), None, x)
+    looks = [path.form.evaluate(own, part) for own, part in _cut(model, fast, x, READ_BYTES)]
     return torch.cat([look.energy() for look in looks]), torch.cat([look.gap() for look in looks])
 
 
 @torch.no_grad()
-def recognizing_at(model: Model, bank: Tensors, places: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of pages as of `reading_at`."""
-    way = compute_path(model)
-    assert way is not None
-    assert way.in_place is not None
-    return way.in_place.look_at(bank, places, x)
+def recognize_in_place(model: Model, bank: Tensors, places: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute as `recognize_pages` does, in pages given as to `read_in_place`."""
+    path = compute_path(model)
+    assert path is not None
+    assert path.in_place is not None
+    return path.in_place.evaluate_at(bank, places, x)
 
 
-def _side_by_side(model: Model, limit_bytes: int) -> int:
-    """Pages in a chunk, a power of two; on an accelerator all of them."""
+def _pages_in_chunk(model: Model, limit_bytes: int) -> int:
+    """Return the number of pages in a chunk, a power of two; on an accelerator it has no bound."""
     if model.device.type != "cpu":
         return 1 << 30
     return 1 << max(0, round(limit_bytes / model.page_bytes).bit_length() - 1)
 
 
-def _chunks(model: Model, fast: Tensors, x: Tensor, limit_bytes: int) -> Iterator[tuple[Tensors, Tensor]]:
-    """The batch in parts, as views; weights that are kept in another dtype become like x part by part."""
-    size = _side_by_side(model, limit_bytes)
+def _cut(model: Model, fast: Tensors, x: Tensor, limit_bytes: int) -> Iterator[tuple[Tensors, Tensor]]:
+    """Cut the batch into parts, as views; weights of another dtype are cast like x part by part."""
+    size = _pages_in_chunk(model, limit_bytes)
     for start in range(0, len(x), size):
         part = slice(start, start + size)
-        yield _like({name: value[part] for name, value in fast.items()}, x), x[part]
+        yield _cast_like({name: value[part] for name, value in fast.items()}, x), x[part]
 
 
-def _like(fast: Tensors, x: Tensor) -> Tensors:
+def _cast_like(fast: Tensors, x: Tensor) -> Tensors:
     return {name: value.to(x.dtype) for name, value in fast.items()}
 
 
-def _joined(parts: list[Reading]) -> Reading:
+def _join(parts: list[Reading]) -> Reading:
     return Reading(
         pattern=torch.cat([part.pattern for part in parts]),
         energy_before=torch.cat([part.energy_before for part in parts]),

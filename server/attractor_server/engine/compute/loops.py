@@ -22,12 +22,12 @@ def read_form(  # noqa: PLR0913
     steps: int,
 ) -> Reading:
     """See `energy.reader.read`; the cue's energies come from the products of the first step."""
-    first = form.look(fast, cue)
+    first = form.evaluate(fast, cue)
     pattern = _descend(form, schedule, fast, first, cue, hold=hold, pull=pull, steps=steps)
     return Reading(
         pattern=pattern,
         energy_before=first.energy(),
-        energy_after=form.look(fast, pattern).energy(),
+        energy_after=form.evaluate(fast, pattern).energy(),
         delta_energy=first.gap(),
     )
 
@@ -48,7 +48,7 @@ def _descend(  # noqa: PLR0913
         size, momentum, proximity = schedule.at(step)
         if step:
             ahead = torch.add(x, velocity, alpha=momentum)
-            look = form.look(fast, ahead)
+            look = form.evaluate(fast, ahead)
         gradient = look.slope()
         if pull is not None and proximity is not None:
             gradient.add_(pull(ahead), alpha=proximity)
@@ -80,7 +80,7 @@ def write_form(  # noqa: PLR0913
 ) -> None:
     """See `energy.writer.write`: the last step puts its weights in `out`; the given ones stay as they are."""
     patterns, weight, now = weighted(patterns, present)
-    ground = form.ground(patterns)
+    ground = form.prepare_writing(patterns)
     schedule = WritingSchedule.of(parameters, weight=weight, now=now, stored=stored)
     if kernel is not None and kernel.takes(patterns):
         kernel.write(ground, fast, schedule, out=out)

@@ -66,13 +66,13 @@ class QuadraticForm:
             u.flatten(0, 1).addmm_(f.flatten(0, 1), self.turn, alpha=-1)
         return u
 
-    def look(self, fast: Tensors, x: Tensor) -> "QuadraticEvaluation":
-        """See `Form`."""
+    def evaluate(self, fast: Tensors, x: Tensor) -> "QuadraticEvaluation":
+        """See `ClosedForm`."""
         f = self.features(x)
         return QuadraticEvaluation(self, fast, x, f, self.pull(fast, f))
 
-    def ground(self, x: Tensor) -> "QuadraticWriteTerms":
-        """See `Form`."""
+    def prepare_writing(self, x: Tensor) -> "QuadraticWriteTerms":
+        """See `ClosedForm`."""
         f = self.features(x)
         along = torch.addcmul(self.qb, self.q, x.flatten(0, 1)) @ self.a
         return QuadraticWriteTerms(self, f, along.view_as(f))
@@ -107,7 +107,7 @@ class QuadraticForm:
 
 @dataclass(frozen=True, eq=False)
 class QuadraticEvaluation:
-    """See `Look`."""
+    """See `Evaluation`."""
 
     form: QuadraticForm
     fast: Tensors
@@ -138,7 +138,7 @@ class QuadraticEvaluation:
 
 @dataclass(frozen=True, eq=False)
 class QuadraticWriteTerms:
-    """See `Ground`: the slope is only needed along A, so it never leaves the features."""
+    """See `WriteTerms`: the slope is only needed along A, so it never leaves the features."""
 
     form: QuadraticForm
     f: Tensor
@@ -146,7 +146,7 @@ class QuadraticWriteTerms:
     """(qx + qb)A, (pages, patterns, h)"""
 
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
-        """See `Quadratic.write_gradient` and `Ground`."""
+        """See `Quadratic.write_gradient` and `WriteTerms`."""
         c = self._pushed(fast, weight, terms)
         own = None if terms.energy is None else (terms.energy[:, None] * weight)[..., None] * self.f
         pulled = c if own is None else own.add_(c) if c is not None else own

@@ -51,7 +51,7 @@ class HostKernel:
         """See `Kernel`."""
         return self.read_at(fast, None, x, steps=steps)
 
-    def look_at(self, fast: Tensors, places: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate_at(self, fast: Tensors, places: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `InPlaceKernel`."""
         reading = self.read_at(fast, places, x, steps=0)
         return reading.energy_before, reading.delta_energy

@@ -159,11 +159,13 @@ def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
     x, own = model.encode(padded), [row.page for row in rows]
     if lent is not None:
-        reading = compute.reading_at(model, lent, loaded.bank.enter(own), x, hold=hold, steps=first.steps)
+        reading = compute.read_in_place(model, lent, loaded.bank.enter(own), x, hold=hold, steps=first.steps)
     else:
         pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
         fast = loaded.fast(own, grid.shape[0])
-        reading = compute.reading(model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory)
+        reading = compute.read_pages(
+            model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory
+        )
     held = None if first.pull else known
     values = _held(given, held, grid.collect(model.decode(reading.pattern)))
     before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))
@@ -192,9 +194,9 @@ def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.lent
     x, own = model.encode(loaded.given(grid.spread(_values(rows)))), [row.page for row in rows]
     if lent is not None:
-        energies, gaps = compute.recognizing_at(model, lent, loaded.bank.enter(own), x)
+        energies, gaps = compute.recognize_in_place(model, lent, loaded.bank.enter(own), x)
     else:
-        energies, gaps = compute.recognizing(model, loaded.fast(own, grid.shape[0]), x)
+        energies, gaps = compute.recognize_pages(model, loaded.fast(own, grid.shape[0]), x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
     if model.calibration is not None:
         stored = loaded.column([row.page.patterns for row in rows], grid.shape[0])

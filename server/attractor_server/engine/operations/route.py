@@ -203,9 +203,9 @@ def _energies(
         rows = loaded.rows(len(part))
         own = x.index_select(0, loaded.column([row for row, _ in part], rows))
         if lent is not None:
-            found, _ = compute.recognizing_at(loaded.model, lent, loaded.bank.enter(pages), own)
+            found, _ = compute.recognize_in_place(loaded.model, lent, loaded.bank.enter(pages), own)
         else:
-            found = compute.energies(loaded.model, loaded.fast(pages, rows), own)
+            found = compute.compute_energies(loaded.model, loaded.fast(pages, rows), own)
         energies[start : start + len(part)] = found[: len(part)]
         yield
     return energies, failed

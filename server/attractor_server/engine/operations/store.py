@@ -209,4 +209,4 @@ def _chunk_written(loaded: ModelState, fast: Tensors, values: Sequence[Floats], 
     grid = PaddedBatch([len(one) for one in values], rows=rows)
     x = loaded.model.encode(loaded.given(grid.spread(joined(values))))
     present: Tensor = loaded.given(grid.present)
-    return compute.writing(loaded.model, fast, x, present=present, stored=loaded.column(before, rows))
+    return compute.write_pages(loaded.model, fast, x, present=present, stored=loaded.column(before, rows))
