@@ -16,7 +16,8 @@ from tests.support.postgresql import running
 
 from attractor_server.memories.records import Change, Entry, NewMemory, WriteAck
 from attractor_server.memories.settings import MemorySettings
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.memory_store import SqlMemoryStore
 
 SECONDS, VALUES = 5.0, np.ones((1, 1000), np.float32)
@@ -32,16 +33,16 @@ def main() -> None:
                     unit="stores/s",
                     ours=stores_per_s(server.store(), group),
                     peer="SQLite",
-                    theirs=stores_per_s(Path(folder) / str(group), group),
+                    theirs=stores_per_s(uri_of(Path(folder) / str(group)), group),
                 )
                 for group in GROUPS
             ]
         )
 
 
-def stores_per_s(place: Path | str, group: int) -> float:
+def stores_per_s(store_uri: str, group: int) -> float:
     """As one shard commits them, one commit after another."""
-    with opened(place) as journal:
+    with opened(store_uri) as journal:
         settings = MemorySettings(page_patterns=1 << 20)
         new = [NewMemory(name=f"m/{n}", model="m", model_digest="d", settings=settings) for n in range(group)]
         memories = [memory.id for memory in journal.create(new)]
@@ -65,10 +66,9 @@ def change(memory: int, version: int) -> Change:
 
 
 @contextmanager
-def opened(place: Path | str) -> Iterator[SqlMemoryStore]:
+def opened(store_uri: str) -> Iterator[SqlMemoryStore]:
     """A journal on a store of its own."""
-    store = store_at(place)
-    assert store is not None
+    store = open_store(store_uri)
     with closing(store):
         yield SqlMemoryStore(store)
 

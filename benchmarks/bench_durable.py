@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 CALLERS, SECONDS = 64, 8.0
 MODEL, ENTRIES = "embedding-384", 384
@@ -34,7 +35,7 @@ def main() -> None:
     build = Path("build")
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=build) as folder:  # not in the memory that some systems have for such
-        kept, data = replace(SPEC, data=Path(folder).resolve()), Path(folder)
+        kept, data = replace(SPEC, store_uri=uri_of(Path(folder).resolve())), Path(folder)
         without, _ = stores(SPEC, vectors)
         stored, count = stores(kept, vectors)
         bytes_each = sum(path.stat().st_size for path in data.iterdir()) / count

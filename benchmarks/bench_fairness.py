@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 MODEL, MEMORIES, PATTERNS = "glyphs-28", 64, 8
 ROUNDS, ROUND_S, SETTLE_S = 5, 4.0, 1.5
@@ -75,7 +76,7 @@ def beside_a_flood() -> None:
 
 
 def beside(name: str, size: float, seconds: float) -> None:
-    with tempfile.TemporaryDirectory() as folder, Shards(replace(SPEC, data=Path(folder)), 1) as shards:
+    with tempfile.TemporaryDirectory() as folder, Shards(replace(SPEC, store_uri=uri_of(Path(folder))), 1) as shards:
         address = shards.addresses[0]
         with Beside(name, address, Path(folder), size) as load:
             alone = anyio.run(in_turn, address, "alone", seconds)

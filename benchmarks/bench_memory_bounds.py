@@ -26,6 +26,7 @@ from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_copies_pb
 from attractor_proto.v1 import memory_copies_pb2 as copies
 from attractor_proto.v1 import memory_data_pb2 as data
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 MODEL, SHAPE = "glyphs-28", (28, 28)
 SETTING_BYTES = 256 << 20
@@ -40,7 +41,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of an attack's name")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        spec = ShardSpec(bank_bytes=64 << 20, request_bytes=SETTING_BYTES, data=Path(folder), warm_up=False)
+        spec = ShardSpec(
+            bank_bytes=64 << 20, request_bytes=SETTING_BYTES, store_uri=uri_of(Path(folder)), warm_up=False
+        )
         with Shards(spec, 1) as shards, Watch(shards.pids[0]) as watch:
             anyio.run(prepared, shards.addresses[0])
             anyio.run(attacked, shards.addresses[0], ATTACKS["small stores that fail"])

@@ -25,6 +25,7 @@ import attractor
 from attractor_proto.names import SLOTS
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 MODEL, ENTRIES = "binary-128", 128
 MEMORIES, WATCHED, OTHERS = 1000, 64, 16
@@ -40,7 +41,7 @@ def main() -> None:
     build.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=build) as folder,
-        Shards(replace(SPEC, data=Path(folder).resolve()), 2) as pair,
+        Shards(replace(SPEC, store_uri=uri_of(Path(folder).resolve())), 2) as pair,
     ):
         moved, still, took_ms = anyio.run(measured, pair)
     shares = (("p50", 0.5), ("p99", 0.99))

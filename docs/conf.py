@@ -22,6 +22,7 @@ CONTENTS = """
 docs/api
 docs/architecture
 docs/durability
+docs/extending
 docs/performance
 docs/training
 docs/quality

@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for one anoth
 
 from grpc import aio
 from tests.support.postgresql import PROGRAMS, PostgresServer, running
+from tests.support.stores import new_store
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +61,6 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """Where a backend store of each kind can be made."""
-    if request.param == "sqlite":
-        return tmp_path / "data"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.store()
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of a new store of each backend that ships."""
+    return new_store(request.param, request, tmp_path)

@@ -28,7 +28,7 @@ from attractor_server.shard.spec import ShardSpec
 from attractor_server.shard.trimming import trim
 from attractor_server.sharding.topology import ShardInfo, Topology
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.claims import Claims
 from attractor_server.storage.memory_store import SqlMemoryStore
 from attractor_server.storage.process import Incarnation
@@ -187,11 +187,9 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStor
 
 def _journal(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
     """Two connections: a look must not wait for a commit, which may wait for that of another shard."""
-    place = spec.store_uri or spec.data
-    assert place is not None
-    looks = store_at(place, busy_ms=LOOKS_BUSY_MS)
+    looks = open_store(spec.store_uri, busy_ms=LOOKS_BUSY_MS)
     ownership = Claims(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
-    return SqlMemoryStore(store_at(place), ownership, artifacts=artifacts)
+    return SqlMemoryStore(open_store(spec.store_uri), ownership, artifacts=artifacts)
 
 
 def _left(engine: Engine, journal: SqlMemoryStore | None) -> None:

@@ -16,7 +16,8 @@ from pydantic_settings import (
 
 from attractor_server.errors import SettingsError
 from attractor_server.storage.artifacts import SCHEMES
-from attractor_server.storage.backends.postgres_lock import Address
+from attractor_server.storage.backends.opening import backend_of
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 ENV_PREFIX = "ATTRACTOR_"
 
@@ -83,6 +84,11 @@ class Settings(BaseSettings):
         return (self.data_dir or user_data_path("attractor", appauthor=False)).resolve()
 
     @property
+    def store_uri(self) -> str:
+        """The address of the store that was named for memories, or of their folder."""
+        return self.backend_store_uri or uri_of(self.data_folder)
+
+    @property
     def artifacts(self) -> Path | str | None:
         """The artifact store: a folder, the address of a bucket, or none."""
         if not self.artifact_store or self.artifact_store.startswith(SCHEMES):
@@ -91,9 +97,9 @@ class Settings(BaseSettings):
 
     @field_validator("backend_store_uri")
     @classmethod
-    def _postgresql(cls, uri: str) -> str:
+    def _check_uri(cls, uri: str) -> str:
         if uri:
-            Address(uri)
+            backend_of(uri).label(uri)
         return uri
 
     @field_validator("slots")

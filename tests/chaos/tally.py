@@ -14,6 +14,7 @@ from tests.chaos.verifying import Report
 from tests.support.shard_process import Hook, ShardProcess
 
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 PROBLEMS_KEPT = 20
 SETTLE_S = 0.5
@@ -109,7 +110,9 @@ class Run:
         return replace(self, times=times, seed=seed, hooks=hooks, tally=Tally(), folder=self.folder / name)
 
     def spec(self, data: Path | None = None) -> ShardSpec:
-        return ShardSpec(models=self.models, bank_bytes=1 << 20, warm_up=False, data=data or self.folder / "data")
+        return ShardSpec(
+            models=self.models, bank_bytes=1 << 20, warm_up=False, store_uri=uri_of(data or self.folder / "data")
+        )
 
     def shard(self, *hooks: Hook, data: Path | None = None, artifacts: Path | None = None) -> ShardProcess:
         return ShardProcess(replace(self.spec(data), artifacts=artifacts), *self.hooks, *hooks)

@@ -16,7 +16,8 @@ from attractor_server.errors import ServerError
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.backends.opening import inspect_store
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.verify import faults_in
 
 TOLERANCE = 1e-4
@@ -86,7 +87,7 @@ async def undisturbed(models: Path) -> AsyncIterator[attractor.AsyncClient]:
 def damage_in(data: Path, artifacts: Path) -> Sequence[str]:
     """What `attractor verify` says of a store."""
     try:
-        with looking_at(data) as view:
+        with inspect_store(uri_of(data)) as view:
             return [str(fault) for fault in faults_in(view, Counter(), Artifacts(artifacts, make=False))]
     except ServerError as error:
         return [error.message]

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.support.postgresql import PostgresServer
 
-from attractor_server.cli import installation
 from attractor_server.cli.main import main
+from attractor_server.storage.backends import sqlite_backend
 
 
 def examined(*arguments: str) -> Result:
@@ -45,7 +45,7 @@ def test_each_thing_that_is_wrong_has_a_line_and_the_exit_status_is_1(tmp_path: 
 def test_a_port_that_is_taken_and_a_folder_on_a_network_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installation, "network_file_system", lambda _: "nfs4")
+    monkeypatch.setattr(sqlite_backend, "network_file_system", lambda _: "nfs4")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = examined("--data-dir", str(tmp_path), "--port", str(taken.getsockname()[1]))
     assert "cannot be listened on" in line(result, "port ")

@@ -15,6 +15,7 @@ from tests.support.shards import serving
 from attractor_server.app import RunningShard
 from attractor_server.cli.main import main
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 IMAGES = np.random.default_rng(8).random((3, 4, 4), dtype=np.float32)
 KEYS = np.random.default_rng(9).random((2, 8), dtype=np.float32)
@@ -117,7 +118,7 @@ async def test_what_can_be_mended_is_told_in_one_line(
 
 @pytest.fixture
 async def keeping(spec: ShardSpec, tmp_path: Path) -> AsyncIterator[RunningShard]:
-    async with serving(replace(spec, data=tmp_path / "data")) as (running,):
+    async with serving(replace(spec, store_uri=uri_of(tmp_path / "data"))) as (running,):
         yield running
 
 

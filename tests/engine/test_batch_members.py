@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Recogn
 from attractor_server.memories.records import Change, NewMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.scheduling.jobs import Job, Operation
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.memory_store import SqlMemoryStore
 
 MODEL = able_model("able", IMAGE)
@@ -30,8 +29,8 @@ NAMES = [f"m{number}" for number in range(9)]
 class Many:
     """An engine, its store, and memories of different namespaces."""
 
-    def __init__(self, place: Path | str, loop: asyncio.AbstractEventLoop) -> None:
-        self._store, self._loop = store_at(place), loop
+    def __init__(self, store_uri: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._store, self._loop = open_store(store_uri), loop
         self.journal = SqlMemoryStore(self._store)
         self.engine = Engine([MODEL], bank_bytes=1 << 20, keeper=self.journal)
         settings = MemorySettings(page_patterns=PAGE)
@@ -64,9 +63,9 @@ class Many:
 
 
 @pytest.fixture
-def many(place: Path | str) -> Iterator[Many]:
+def many(store_uri: str) -> Iterator[Many]:
     loop = asyncio.new_event_loop()
-    made = Many(place, loop)
+    made = Many(store_uri, loop)
     yield made
     made.close()
     loop.close()

@@ -22,8 +22,9 @@ from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Stored
 from attractor_server.memories.records import Change, NewMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.scheduling.jobs import Job, Operation
-from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.backends.opening import inspect_store
 from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.memory_store import SqlMemoryStore
 from attractor_server.storage.verify import faults_in
 
@@ -162,7 +163,7 @@ def test_an_erase_in_many_pages_is_kept_in_parts_and_nothing_of_it_stays(kept: K
     assert list(kept.journal.forget_leftovers()) == []
     kept.journal.purge()
     assert not kept.has(given[:PAGES])
-    with looking_at(kept.folder) as view:
+    with inspect_store(uri_of(kept.folder)) as view:
         assert not list(faults_in(view, Counter()))
 
 

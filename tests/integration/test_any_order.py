@@ -30,6 +30,7 @@ from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.placement import Owners
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.sharding.topology import ShardInfo, Topology
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 PAGE = 3
 CALL_S = 30.0
@@ -99,11 +100,14 @@ class Memories(RuleBasedStateMachine):
         self.resources = ExitStack()
         self.folder = Path(self.resources.enter_context(TemporaryDirectory()))
         self.models = write_models(self.folder)
-        uri = self.postgres.store() if self.postgres else ""
-        data = None if self.postgres else self.folder / "data"
-        self.kept = ("--backend-store-uri", uri) if self.postgres else ("--data-dir", str(data))
+        uri = self.postgres.store() if self.postgres else uri_of(self.folder / "data")
+        self.kept = ("--backend-store-uri", uri)
         spec = ShardSpec(
-            models=self.models, bank_bytes=1 << 14, warm_up=False, check_banks=True, data=data, store_uri=uri
+            models=self.models,
+            bank_bytes=1 << 14,
+            warm_up=False,
+            check_banks=True,
+            store_uri=uri,
         )
         self.shards = [
             self.resources.enter_context(ShardProcess(replace(spec, number=number), alone=False)) for number in (0, 1)

@@ -19,7 +19,8 @@ import attractor
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage import offload
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.inspection import looking_at
+from attractor_server.storage.backends.opening import inspect_store
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.verify import faults_in
 
 PAGE, PAGES = 4, 2
@@ -30,7 +31,7 @@ GIVEN = np.random.default_rng(0).random((PAGES * PAGE + 1, *IMAGE.shape), dtype=
 def kept(spec: ShardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSpec:
     """All images are files."""
     monkeypatch.setattr(offload, "LARGE_BYTES", 0)
-    return replace(spec, data=tmp_path / "data", artifacts=tmp_path / "artifacts")
+    return replace(spec, store_uri=uri_of(tmp_path / "data"), artifacts=tmp_path / "artifacts")
 
 
 def cut(path: Path) -> None:
@@ -62,9 +63,8 @@ async def faults(spec: ShardSpec) -> list[str]:
 
 
 def _faults(spec: ShardSpec) -> list[str]:
-    assert spec.data is not None
     assert spec.artifacts is not None
-    with looking_at(spec.data) as view:
+    with inspect_store(spec.store_uri) as view:
         return [str(fault) for fault in faults_in(view, Counter(), Artifacts(spec.artifacts))]
 
 

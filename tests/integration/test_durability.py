@@ -23,6 +23,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import folder_of
 
 PAGE = 4
 
@@ -123,8 +124,7 @@ async def test_a_deleted_memory_does_not_come_back_and_leaves_no_bytes(on_disk: 
             await client.memory("a").query(given)
         await client.create_memory("a", model="tiny")
         assert (await client.memory("a").info()).patterns == 0
-    assert on_disk.data is not None
-    left = await anyio.to_thread.run_sync(_bytes_below, on_disk.data)
+    left = await anyio.to_thread.run_sync(_bytes_below, folder_of(on_disk.store_uri))
     assert not any(image.tobytes() in left for image in given)
 
 
@@ -154,8 +154,7 @@ async def test_memories_that_come_back_together_are_as_they_were_and_a_damaged_o
             for one in image:
                 await memory.store(one)
             before[name] = (await memory.query(image)).pattern
-    assert on_disk.data is not None
-    await anyio.to_thread.run_sync(_damage, on_disk.data, "m3")
+    await anyio.to_thread.run_sync(_damage, folder_of(on_disk.store_uri), "m3")
     async with connected(on_disk) as client:
         after: dict[str, Images] = {}
 
@@ -195,7 +194,10 @@ async def test_a_store_that_is_not_committed_fails_and_changes_nothing_and_only_
             await memory.store(images(3, seed=1), timeout_s=2)
         assert await memory.info() == info
         assert "attractor.db" not in str(told.value)
-        assert any(f"{on_disk.data}/attractor.db failed" in line and "is full" in line for line in caplog.messages)
+        assert any(
+            f"{folder_of(on_disk.store_uri)}/attractor.db failed" in line and "is full" in line
+            for line in caplog.messages
+        )
         after = await memory.query(given)
         assert_allclose(after.pattern, before.pattern, rtol=1e-5, atol=1e-5)
         with refusing(on_disk), pytest.raises(attractor.AttractorError, match="failed and changed nothing"):
@@ -236,8 +238,7 @@ class refusing:  # noqa: N801 - reads as a verb
     """The store takes no entries inside the block, as if the disk were full."""
 
     def __init__(self, spec: ShardSpec) -> None:
-        assert spec.data is not None
-        self._path = str(spec.data / "attractor.db")
+        self._path = str(folder_of(spec.store_uri) / "attractor.db")
 
     def __enter__(self) -> None:
         self._run("CREATE TRIGGER refuse BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")

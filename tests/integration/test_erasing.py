@@ -21,6 +21,7 @@ from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.app import RunningShard
 from attractor_server.energy.model_file import save_model
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 KEPT, GONE = np.random.default_rng(7).random((2, 2, 4, 4), dtype=np.float32)
 ONE, OTHER = GONE[:1], GONE[1:]
@@ -179,7 +180,7 @@ async def test_what_a_store_keeps_is_erased_exactly_from_any_page(
 ) -> None:
     given = random.random((9, 4, 4), dtype=np.float32)
     gone = [1, 5, 8]
-    async with connected(replace(spec, data=tmp_path)) as client:
+    async with connected(replace(spec, store_uri=uri_of(tmp_path))) as client:
         memory = await client.create_memory("a", model=model, write=write, page_patterns=4)
         await memory.store(given)
         assert (await memory.erase(given[gone])).total == 6
@@ -199,12 +200,12 @@ async def test_exactly_erased_pages_come_back_as_they_were(
     spec: ShardSpec, tmp_path: Path, random: np.random.Generator
 ) -> None:
     given = random.random((9, 4, 4), dtype=np.float32)
-    async with connected(replace(spec, data=tmp_path)) as client:
+    async with connected(replace(spec, store_uri=uri_of(tmp_path))) as client:
         memory = await client.create_memory("a", model="tiny", page_patterns=4)
         await memory.store(given)
         await memory.erase(given[:5])  # all of one page, and one of the next
         before = (await memory.query(given)).pattern
-    async with connected(replace(spec, data=tmp_path)) as client:
+    async with connected(replace(spec, store_uri=uri_of(tmp_path))) as client:
         memory = client.memory("a")
         assert_allclose((await memory.query(given)).pattern, before, atol=1e-5)
         assert (await memory.store(given[:1])).total == 5

@@ -13,7 +13,8 @@ from tests.support.shards import serving
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
-from attractor_server.storage.backup import copy
+from attractor_server.storage.backends.sqlite_backend import uri_of
+from attractor_server.storage.backends.sqlite_copy import copy
 
 
 @pytest.fixture(params=[0o000, 0o022])
@@ -26,7 +27,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("umask")
 async def test_folders_and_files_are_their_owners_alone_whatever_the_umask(spec: ShardSpec, tmp_path: Path) -> None:
     kept, copied, pages = tmp_path / "above" / "data", tmp_path / "copies" / "data", tmp_path / "artifacts"
-    spec = replace(spec, data=kept, artifacts=pages, bank_bytes=1)
+    spec = replace(spec, store_uri=uri_of(kept), artifacts=pages, bank_bytes=1)
     async with serving(spec) as (shard,), attractor.connect(shard.info.address, timeout_s=20) as client:
         for name in ("a", "b", "c"):
             await (await client.create_memory(name, model="tiny")).store(np.ones((1, 4, 4), np.float32))

@@ -23,6 +23,7 @@ from attractor_proto.v1 import memory_copies_pb2_grpc
 from attractor_server.memories.names import HIDDEN
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite import FILE
+from attractor_server.storage.backends.sqlite_backend import folder_of, uri_of
 from attractor_server.storage.database import number
 
 PAGE = 4
@@ -127,7 +128,7 @@ async def test_an_exported_memory_is_the_same_on_another_server(on_disk: ShardSp
         assert await memory.snapshots() == []
         with pytest.raises(attractor.Conflict, match="memory 'a' exists"):
             await client.import_memory(tmp_path / "a.memory")
-    async with connected(replace(on_disk, data=tmp_path / "other")) as client:
+    async with connected(replace(on_disk, store_uri=uri_of(tmp_path / "other"))) as client:
         memory = await client.import_memory(tmp_path / "a.memory", name="b")
         info = await memory.info()
         assert (info.name, info.version, info.patterns, info.pages) == ("b", len(given), len(given), 3)
@@ -244,8 +245,7 @@ async def test_patterns_that_are_not_retained_are_gone_from_sealed_pages(on_disk
         before = (await memory.query(given)).pattern
         with pytest.raises(attractor.NotRetained, match="page 0 of memory 'a' has its weights alone"):
             await memory.rebuild()
-    assert on_disk.data is not None
-    content = b"".join([await path.read_bytes() async for path in anyio.Path(on_disk.data).iterdir()])
+    content = b"".join([await path.read_bytes() async for path in anyio.Path(folder_of(on_disk.store_uri)).iterdir()])
     assert given[PAGE].tobytes() in content
     assert not any(image.tobytes() in content for image in given[:PAGE])
     async with connected(on_disk) as client:
@@ -317,6 +317,5 @@ async def test_an_export_that_is_given_up_leaves_nothing(on_disk: ShardSpec) -> 
 
 def hidden(spec: ShardSpec) -> int:
     """Snapshots in the store that were taken to be read once."""
-    assert spec.data is not None
-    with closing(apsw.Connection(str(spec.data / FILE), flags=apsw.SQLITE_OPEN_READONLY)) as store:
+    with closing(apsw.Connection(str(folder_of(spec.store_uri) / FILE), flags=apsw.SQLITE_OPEN_READONLY)) as store:
         return number(store.execute("SELECT count(*) FROM memories WHERE name LIKE ?", (f"%@{HIDDEN}%",)))

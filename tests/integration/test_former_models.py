@@ -13,13 +13,14 @@ from tests.support.tiny_models import IMAGE, KEY, tiny_model
 import attractor
 from attractor_server.energy.model_file import save_model
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 IMAGES = np.random.default_rng(0).random((5, *IMAGE.shape), dtype=np.float32)
 
 
 @pytest.fixture
 def durable(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
-    return replace(spec, data=tmp_path / "data", artifacts=tmp_path / "artifacts")
+    return replace(spec, store_uri=uri_of(tmp_path / "data"), artifacts=tmp_path / "artifacts")
 
 
 async def recalled(spec: ShardSpec) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

@@ -14,6 +14,7 @@ from tests.support.tiny_models import IMAGE
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 DISK_MIB = 24
 EACH = 16
@@ -55,7 +56,7 @@ async def fill_up(memory: attractor.AsyncMemory) -> int:
 async def test_on_a_full_disk_deletes_erases_and_a_restart_succeed_and_make_room(
     spec: ShardSpec, small_disk: Path
 ) -> None:
-    kept = replace(spec, data=small_disk / "data")
+    kept = replace(spec, store_uri=uri_of(small_disk / "data"))
     async with connected(kept) as client:
         few = await client.create_memory("few", model="able")
         await few.store(images(4))

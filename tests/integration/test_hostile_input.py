@@ -28,6 +28,7 @@ from attractor_server.memories.names import HIDDEN
 from attractor_server.model_registry import load_models
 from attractor_server.rpc.context import FELLOW_KEY, FORWARDED
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 LONG = "x" * 100_000
@@ -131,7 +132,7 @@ async def test_a_frame_whose_parts_disagree_is_refused_whole_wherever_its_memori
     tensors, items, field, said = BAD_FRAMES[case]
     told = []
     async with (
-        serving(replace(spec, data=tmp_path), 2) as (shard, _),
+        serving(replace(spec, store_uri=uri_of(tmp_path)), 2) as (shard, _),
         aio.insecure_channel(shard.info.address) as channel,
         raw_session(channel) as session,
     ):
@@ -152,7 +153,7 @@ async def test_a_frame_whose_parts_disagree_is_refused_whole_wherever_its_memori
 
 async def test_only_a_shard_of_the_same_store_takes_hidden_snapshots(spec: ShardSpec, tmp_path: Path) -> None:
     async with (
-        serving(replace(spec, data=tmp_path / "data"), 2) as (shard, _),
+        serving(replace(spec, store_uri=uri_of(tmp_path / "data")), 2) as (shard, _),
         aio.insecure_channel(shard.info.address) as channel,
         attractor.connect(shard.info.address, timeout_s=20, direct=False) as client,
     ):
@@ -184,7 +185,7 @@ async def test_a_list_beyond_what_names_have_is_refused_and_not_repeated(durable
 
 async def test_a_unary_answer_that_no_message_holds_is_refused_with_its_reason(spec: ShardSpec, tmp_path: Path) -> None:
     async with (
-        serving(replace(spec, data=tmp_path)) as (shard,),
+        serving(replace(spec, store_uri=uri_of(tmp_path))) as (shard,),
         aio.insecure_channel(shard.info.address) as channel,
         attractor.connect(shard.info.address, timeout_s=20) as client,
     ):

@@ -15,6 +15,7 @@ from tests.support.tiny_models import IMAGE
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 COPIES: list[Callable[[attractor.AsyncClient], attractor.AsyncClient]] = [
     copy.copy,
@@ -28,7 +29,7 @@ def images(count: int) -> NDArray[np.float32]:
 
 
 async def test_a_client_opened_again_deletes_and_stores_as_in_its_first_life(spec: ShardSpec, tmp_path: Path) -> None:
-    async with serving(replace(spec, data=tmp_path / "data")) as (shard,):
+    async with serving(replace(spec, store_uri=uri_of(tmp_path / "data"))) as (shard,):
         client = attractor.connect(shard.info.address, timeout_s=20)
         for _ in range(3):
             async with client:

@@ -21,6 +21,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
 from attractor_server.rpc.session import Session
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 ONE = np.full((1, 4, 4), 0.5, np.float32)
 CALLS = 20
@@ -121,7 +122,7 @@ async def test_a_session_keeps_little_of_what_its_client_calls_itself(channel: a
 
 async def test_weights_that_a_page_does_not_have_are_refused_as_they_come(spec: ShardSpec, tmp_path: Path) -> None:
     async with (
-        serving(replace(spec, data=tmp_path / "data")) as (shard,),
+        serving(replace(spec, store_uri=uri_of(tmp_path / "data"))) as (shard,),
         aio.insecure_channel(shard.info.address) as channel,
     ):
         await raw.create(channel, "a")

@@ -28,6 +28,7 @@ from attractor_server.rpc import transfer as pieces_module
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.database import number
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -37,7 +38,8 @@ PATTERNS = 24
 @pytest.fixture
 async def quick(spec: ShardSpec, tmp_path: Path) -> AsyncIterator[RunningShard]:
     """A shard that stops long requests often."""
-    async with serving(replace(spec, data=tmp_path / "data", bank_bytes=64 << 20, batch_s=0.001)) as (shard,):
+    spec = replace(spec, store_uri=uri_of(tmp_path / "data"), bank_bytes=64 << 20, batch_s=0.001)
+    async with serving(spec) as (shard,):
         yield shard
 
 
@@ -161,7 +163,7 @@ def pages_of(journal: SqlMemoryStore, memory: int) -> int:
 
 
 async def test_a_shard_forgets_as_it_starts_what_was_left_of_a_deletion(spec: ShardSpec, tmp_path: Path) -> None:
-    spec = replace(spec, data=tmp_path / "data", bank_bytes=64 << 20)
+    spec = replace(spec, store_uri=uri_of(tmp_path / "data"), bank_bytes=64 << 20)
     async with serving(spec) as (shard,), attractor.connect(shard.info.address, timeout_s=60) as client:
         memory = await client.create_memory("a/m", model="tiny", page_patterns=1, write="stream")
         await memory.store(images(80))

@@ -15,6 +15,7 @@ from tests.support.tiny_models import IMAGE
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 STORES = 6
 """Of each worker."""
@@ -115,7 +116,7 @@ async def test_all_stores_of_one_client_object_are_kept(
     script = tmp_path / "workers.py"
     await anyio.to_thread.run_sync(script.write_text, _WORKERS)
     async with (
-        serving(replace(spec, data=tmp_path / "data")) as (shard,),
+        serving(replace(spec, store_uri=uri_of(tmp_path / "data"))) as (shard,),
         attractor.connect(shard.info.address, timeout_s=20) as client,
     ):
         memory = await client.create_memory("m", model="tiny")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -23,6 +22,7 @@ from attractor_server.memories.records import Change
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import folder_of
 from attractor_server.storage.memory_store import SqlMemoryStore
 
 PAGES = 60
@@ -137,8 +137,7 @@ async def test_a_rebuild_that_fails_in_the_middle_leaves_the_memory_as_it_was(
 
 def verified(spec: ShardSpec, memories: int) -> None:
     """Nothing is wrong with the store, nor left in it beside so many memories."""
-    assert spec.data is not None
-    told = CliRunner().invoke(main, ["verify", "--data-dir", str(spec.data), "--models", str(spec.models)])
+    told = CliRunner().invoke(main, ["verify", "--backend-store-uri", spec.store_uri, "--models", str(spec.models)])
     assert told.exit_code == 0, told.output
-    with closing(SqliteDatabase(Path(spec.data))) as store, store.reading() as cursor:
+    with closing(SqliteDatabase(folder_of(spec.store_uri))) as store, store.reading() as cursor:
         assert cursor.execute("SELECT count(*) FROM memories").fetchone() == (memories,)

@@ -33,6 +33,7 @@ from attractor_server.rpc.snapshots import CopiesServicer
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite import FILE
+from attractor_server.storage.backends.sqlite_backend import folder_of, uri_of
 
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.05)
 Meanwhile = Callable[[], Awaitable[object]]
@@ -312,7 +313,7 @@ async def test_a_repeat_by_a_client_after_many_others_wrote_is_never_applied_twi
         return memory_data_pb2.StoreRequest(memory="a", tensors=patterns, client_id=client, sequence=sequence)
 
     settings = memories_pb2.MemorySettings(when_full=memories_pb2.WHEN_FULL_FORGET, page_patterns=4)
-    spec = replace(spec, data=tmp_path / "data") if kept else spec
+    spec = replace(spec, store_uri=uri_of(tmp_path / "data")) if kept else spec
     async with serving(spec) as (shard,), aio.insecure_channel(shard.info.address) as channel:
         data = memory_data_pb2_grpc.MemoryDataStub(channel)
         await raw.create(channel, "a", settings=settings)
@@ -342,8 +343,8 @@ async def test_clients_that_come_once_leave_only_so_many_answers_in_the_store(
                 memory="a", tensors=[tensor(images(1))], client_id=f"{number}", sequence=1
             )
             await memory_data_pb2_grpc.MemoryDataStub(channel).Store(request)
-    assert isinstance(on_disk.data, Path)
-    with closing(apsw.Connection(str(on_disk.data / FILE))) as rows:
+
+    with closing(apsw.Connection(str(folder_of(on_disk.store_uri) / FILE))) as rows:
         clients = {int(client) for (client,) in rows.execute("SELECT client FROM answers")}
     assert clients == set(range(REMEMBERED_CLIENTS + 9)) - set(range(7))
 

@@ -15,10 +15,11 @@ from attractor_server.cli.main import main
 from attractor_server.memories.records import checksum
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite import FILE
+from attractor_server.storage.backends.sqlite_backend import folder_of
 
 
 async def verified(spec: ShardSpec) -> Result:
-    command = ["verify", "--replay", "--data-dir", str(spec.data), "--models", str(spec.models)]
+    command = ["verify", "--replay", "--backend-store-uri", spec.store_uri, "--models", str(spec.models)]
     return await anyio.to_thread.run_sync(CliRunner().invoke, main, command)
 
 
@@ -44,8 +45,7 @@ async def test_weights_that_follow_from_their_patterns_are_well_and_others_are_n
 
 def _bend(spec: ShardSpec) -> None:
     """Changes one weight of the first page, with its checksum."""
-    assert spec.data is not None
-    connection = apsw.Connection(str(spec.data / FILE))
+    connection = apsw.Connection(str(folder_of(spec.store_uri) / FILE))
     content, version, image = connection.execute("SELECT content, version, weights FROM images ORDER BY content").get[0]
     weights = np.frombuffer(image, "<f4").copy()
     weights[3] += 1

@@ -12,14 +12,15 @@ from tests.support.tiny_models import images
 
 import attractor
 from attractor_server.shard.spec import ShardSpec
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 WHILE_S = 1.0
 
 
 @pytest.fixture(params=["kept", "not kept"])
 def any_spec(request: pytest.FixtureRequest, spec: ShardSpec, tmp_path: Path) -> ShardSpec:
-    return replace(spec, data=tmp_path) if request.param == "kept" else spec
+    return replace(spec, store_uri=uri_of(tmp_path)) if request.param == "kept" else spec
 
 
 async def gone(client: attractor.AsyncClient, name: str) -> None:
@@ -79,9 +80,7 @@ async def test_a_memory_of_an_older_server_that_outlives_all_dates_is_told_witho
     async with connected(durable) as client:
         for name in ("a", "b"):
             await client.create_memory(name, model="tiny", ttl_s=1e9)
-    place = durable.store_uri or durable.data
-    assert place is not None
-    await anyio.to_thread.run_sync(lengthen, place)
+    await anyio.to_thread.run_sync(lengthen, durable.store_uri)
     async with connected(durable) as client:
         listed = {info.name: info.expires async for info in client.memories()}
         assert listed["a"] is None
@@ -94,6 +93,6 @@ async def test_a_memory_of_an_older_server_that_outlives_all_dates_is_told_witho
         assert (await fork.info()).expires is None
 
 
-def lengthen(place: Path | str) -> None:
-    with closing(store_at(place)) as store, store.transaction() as cursor:
+def lengthen(store_uri: str) -> None:
+    with closing(open_store(store_uri)) as store, store.transaction() as cursor:
         cursor.execute("UPDATE memories SET ttl_s = ?, expires_s = ? WHERE name = ?", (1e12, 1e12, "a"))

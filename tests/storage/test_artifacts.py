@@ -23,7 +23,8 @@ from attractor_server.memories.records import Change, Entry, Image, NewMemory, S
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage import offload
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.database import number
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -84,10 +85,9 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 class Kept:
     """A store, beside its artifacts."""
 
-    def __init__(self, place: Path | str, bucket: Path | str) -> None:
-        self.place, self.bucket = place, bucket
-        store = store_at(place)
-        assert store is not None
+    def __init__(self, store_uri: str, bucket: Path | str) -> None:
+        self.store_uri, self.bucket = store_uri, bucket
+        store = open_store(store_uri)
         self.database = store
         self.journal = SqlMemoryStore(self.database, artifacts=Artifacts(bucket))
 
@@ -120,8 +120,8 @@ class Kept:
         return [one["path"] for portion in obstore.list(opened(self.bucket)) for one in portion]
 
     def verified(self) -> Result:
-        option = "--backend-store-uri" if isinstance(self.place, str) else "--data-dir"
-        return CliRunner().invoke(main, ["verify", option, str(self.place), "--artifact-store", str(self.bucket)])
+        options = ["--backend-store-uri", self.store_uri, "--artifact-store", str(self.bucket)]
+        return CliRunner().invoke(main, ["verify", *options])
 
 
 def opened(bucket: Path | str) -> ObjectStore:
@@ -129,8 +129,8 @@ def opened(bucket: Path | str) -> ObjectStore:
 
 
 @pytest.fixture
-def kept(place: Path | str, bucket: Path | str) -> Iterator[Kept]:
-    made = Kept(place, bucket)
+def kept(backend_uri: str, bucket: Path | str) -> Iterator[Kept]:
+    made = Kept(backend_uri, bucket)
     with closing(made.database):
         yield made
 
@@ -279,7 +279,7 @@ def test_a_bucket_that_does_not_answer_fails_stores_and_loses_nothing(
 ) -> None:
     for name, value in {**KEYS, "AWS_ENDPOINT": "http://127.0.0.1:1", "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
-    kept = Kept(tmp_path / "data", "s3://nowhere")
+    kept = Kept(uri_of(tmp_path / "data"), "s3://nowhere")
     with closing(kept.database):
         memory = kept.made("a").id
         kept.store(memory, image=SMALL)
@@ -325,16 +325,16 @@ def test_many_put_at_a_time_are_all_there(kept: Kept) -> None:
 
 
 def test_a_copy_of_a_store_has_what_is_in_its_artifact_store(tmp_path: Path, bucket: Path | str) -> None:
-    kept = Kept(tmp_path / "data", bucket)
+    kept = Kept(uri_of(tmp_path / "data"), bucket)
     with closing(kept.database):
         memory = kept.made("a").id
         kept.store(memory)
         Artifacts(bucket).put_at("models/aa.safetensors", b"of a model")
-        options = ["--data-dir", str(kept.place), "--artifact-store", str(bucket)]
+        options = ["--backend-store-uri", kept.store_uri, "--artifact-store", str(bucket)]
         told = CliRunner().invoke(main, ["backup", str(tmp_path / "copy"), *options])
         assert told.exit_code == 0, told.output
         kept.journal.delete(memory)
-    copy = Kept(tmp_path / "copy", tmp_path / "copy" / "artifacts")
+    copy = Kept(uri_of(tmp_path / "copy"), tmp_path / "copy" / "artifacts")
     with closing(copy.database):
         assert copy.image(memory) == LARGE
         assert copy.verified().exit_code == 0
@@ -342,11 +342,11 @@ def test_a_copy_of_a_store_has_what_is_in_its_artifact_store(tmp_path: Path, buc
 
 
 def test_a_copy_without_an_object_that_its_store_has_lost_is_said_to_be_damaged(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "data", tmp_path / "artifacts")
+    kept = Kept(uri_of(tmp_path / "data"), tmp_path / "artifacts")
     with closing(kept.database):
         kept.store(kept.made("a").id)
         obstore.delete(opened(kept.bucket), kept.objects[0])
-        options = ["--data-dir", str(kept.place), "--artifact-store", str(kept.bucket)]
+        options = ["--backend-store-uri", kept.store_uri, "--artifact-store", str(kept.bucket)]
         told = CliRunner().invoke(main, ["backup", str(tmp_path / "copy"), *options])
     assert told.exit_code == 1
     assert "memory 'a'" in told.output

@@ -13,8 +13,9 @@ from attractor_server.errors import NumberReused, StoreDamaged
 from attractor_server.memories.memory import KNOWN_CLIENTS
 from attractor_server.memories.records import Call, Change, Done, Entry, Floats, Image, NewMemory, PageRow, WriteAck
 from attractor_server.memories.settings import MemorySettings
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import folder_of
 from attractor_server.storage.database import Store
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -77,14 +78,14 @@ def _opened(golden: Path) -> apsw.Connection:
 
 
 @pytest.fixture
-def of_format_2(place: Path | str) -> Path | str:
+def of_format_2(store_uri: str) -> str:
     """A store with calls of each kind, and stores of 1,101 clients, as version 0.1.0 left it."""
     golden = GOLDEN / "format-2.db"
-    if isinstance(place, Path):
-        place.mkdir()
-        shutil.copy(golden, place / FILE)
-        return place
-    with psycopg.connect(place, autocommit=True) as connection, closing(_opened(golden)) as rows:
+    if store_uri.startswith("sqlite:"):
+        folder_of(store_uri).mkdir()
+        shutil.copy(golden, folder_of(store_uri) / FILE)
+        return store_uri
+    with psycopg.connect(store_uri, autocommit=True) as connection, closing(_opened(golden)) as rows:
         connection.execute((GOLDEN / "format-2-postgresql.sql").read_bytes())
         connection.execute("TRUNCATE counters; CREATE TABLE schema_version (version BIGINT NOT NULL)")
         connection.execute("INSERT INTO schema_version VALUES (2)")
@@ -92,14 +93,14 @@ def of_format_2(place: Path | str) -> Path | str:
             cursor = rows.execute(f"SELECT * FROM {table}")
             marks = ", ".join(["%s"] * len(cursor.get_description()))
             connection.cursor().executemany(f"INSERT INTO {table} VALUES ({marks})", list(cursor))
-    return place
+    return store_uri
 
 
 def call(kind: str, sequence: int, *, client: str = "c", memory: str = "golden/kept") -> Call:
     return Call(client, sequence, kind, memory, digest=7)
 
 
-def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: Path | str) -> None:
+def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: str) -> None:
     with closing(store_of(of_format_2)) as store:
         journal = SqlMemoryStore(store)
         assert journal.done(call("TakeSnapshot", 1)) == Done(1, 2)
@@ -117,7 +118,7 @@ def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: Path | 
 
 
 def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_silent_are_forgotten(
-    of_format_2: Path | str,
+    of_format_2: str,
 ) -> None:
     with closing(store_of(of_format_2)) as store:
         journal = SqlMemoryStore(store)
@@ -132,10 +133,8 @@ def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_si
         assert journal.told(kept.id, "c") == []
 
 
-def store_of(place: Path | str) -> Store:
-    store = store_at(place)
-    assert store is not None
-    return store
+def store_of(store_uri: str) -> Store:
+    return open_store(store_uri)
 
 
 def test_damage_in_an_old_store_stays_seen(tmp_path: Path) -> None:

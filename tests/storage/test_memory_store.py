@@ -17,7 +17,7 @@ from attractor_server.errors import OwnerChanged, StoreDamaged, StoreFailed
 from attractor_server.memories.ledger import REMEMBERED_ANSWERS
 from attractor_server.memories.records import Change, Entry, Floats, Image, NewMemory, PageRow, StoredMemory, WriteAck
 from attractor_server.memories.settings import MemorySettings
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.database import Store
 from attractor_server.storage.memory_store import SqlMemoryStore
@@ -25,15 +25,14 @@ from attractor_server.storage.memory_store import SqlMemoryStore
 SETTINGS = MemorySettings(page_patterns=4)
 
 
-def opened(place: Path | str) -> closing[Store]:
-    store = store_at(place)
-    assert store is not None
+def opened(backend_uri: str) -> closing[Store]:
+    store = open_store(backend_uri)
     return closing(store)
 
 
 @pytest.fixture
-def journal(place: Path | str) -> Iterator[SqlMemoryStore]:
-    with opened(place) as store:
+def journal(backend_uri: str) -> Iterator[SqlMemoryStore]:
+    with opened(backend_uri) as store:
         yield SqlMemoryStore(store)
 
 
@@ -65,12 +64,12 @@ def stored(
     )
 
 
-def test_what_was_committed_is_found_again_after_reopening(place: Path | str) -> None:
+def test_what_was_committed_is_found_again_after_reopening(backend_uri: str) -> None:
     told = WriteAck(client="c", sequence=1, version=1, patterns=2)
-    with opened(place) as store:
+    with opened(backend_uri) as store:
         memory = made(SqlMemoryStore(store))
         SqlMemoryStore(store).commit([stored(memory, 1, some(1), told=told)])
-    with opened(place) as store:
+    with opened(backend_uri) as store:
         found = SqlMemoryStore(store).find("a/b")
         assert found is not None
         page = SqlMemoryStore(store).page(found.id, 0)
@@ -260,16 +259,16 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
         SqliteDatabase(tmp_path)
 
 
-def test_two_shards_share_a_store(place: Path | str) -> None:
-    with opened(place) as one, opened(place) as other:
+def test_two_shards_share_a_store(backend_uri: str) -> None:
+    with opened(backend_uri) as one, opened(backend_uri) as other:
         memory = made(SqlMemoryStore(one))
         assert made(SqlMemoryStore(other)).id == memory.id
         SqlMemoryStore(one).commit([stored(memory, 1, some(1))])
         np.testing.assert_array_equal(SqlMemoryStore(other).page(memory.id, 0).entries[0].values, some(1))
 
 
-def test_an_owner_that_was_replaced_can_change_nothing(place: Path | str) -> None:
-    with opened(place) as one, opened(place) as other:
+def test_an_owner_that_was_replaced_can_change_nothing(backend_uri: str) -> None:
+    with opened(backend_uri) as one, opened(backend_uri) as other:
         paused = SqlMemoryStore(one)
         memory = made(paused)
         successor = SqlMemoryStore(other)
@@ -288,14 +287,13 @@ def test_an_owner_that_was_replaced_can_change_nothing(place: Path | str) -> Non
 
 WRITER = """
 import sys
-from pathlib import Path
 import numpy as np
 from attractor_server.storage.memory_store import SqlMemoryStore
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.memories.records import Change, Entry, NewMemory
 from attractor_server.memories.settings import MemorySettings
-place = sys.argv[1]
-journal = SqlMemoryStore(store_at(place if "://" in place else Path(place)))
+store_uri = sys.argv[1]
+journal = SqlMemoryStore(open_store(store_uri))
 new = NewMemory(name="a/b", model="m", model_digest="d", settings=MemorySettings(page_patterns=4))
 memory = journal.create([new])[0]
 version = memory.version
@@ -310,10 +308,10 @@ while True:
 """
 
 
-def test_nothing_acknowledged_is_lost_to_kill_9(place: Path | str) -> None:
+def test_nothing_acknowledged_is_lost_to_kill_9(store_uri: str) -> None:
     acknowledged = 0
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", WRITER, store_uri], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for _ in range(50):
             acknowledged = int(process.stdout.readline())
@@ -321,7 +319,7 @@ def test_nothing_acknowledged_is_lost_to_kill_9(place: Path | str) -> None:
         acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
         process.wait()
         process.stdout.close()
-    with opened(place) as store:
+    with opened(store_uri) as store:
         found = SqlMemoryStore(store).find("a/b")
         assert found is not None
         versions = [[entry.version for entry in SqlMemoryStore(store).page(found.id, page).entries] for page in (0, 1)]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tests.support.stored_memories import bytes_in, made, some, store
 
-from attractor_server.storage.backends.inspection import looking_at
-from attractor_server.storage.backends.sqlite import BUSY_MS, SqliteDatabase
+from attractor_server.storage.backends.base import BUSY_MS
+from attractor_server.storage.backends.opening import inspect_store
+from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.memory_store import SqlMemoryStore
 
 FAR_LESS_S = BUSY_MS / 1000 / 4
@@ -30,7 +32,7 @@ def test_a_delete_and_what_comes_after_it_wait_for_nobody_who_looks_at_the_store
         journal = SqlMemoryStore(database)
         store(journal, made(journal, "a").id, 1)
         other = made(journal, "b")
-        with looking_at(tmp_path):
+        with inspect_store(uri_of(tmp_path)):
             started_s = time.monotonic()
             for name in ("a", "b", "c"):
                 journal.delete(made(journal, name).id)
@@ -44,7 +46,7 @@ def test_a_store_can_be_left_while_somebody_looks_and_purges_when_it_is_opened_a
     database = SqliteDatabase(tmp_path)
     journal = SqlMemoryStore(database)
     store(journal, made(journal, "a").id, 1)
-    with looking_at(tmp_path):
+    with inspect_store(uri_of(tmp_path)):
         started_s = time.monotonic()
         journal.delete(made(journal, "a").id)
         database.close()

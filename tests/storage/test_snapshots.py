@@ -14,9 +14,9 @@ from tests.support.stored_memories import bytes_in, made, some, store
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.memories.records import Change, Entry, Image, Item, Remade, StoredMemory
-from attractor_server.storage.backends.inspection import looking_at
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import inspect_store, open_store
 from attractor_server.storage.backends.sqlite import SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.memory_store import LEFTOVER_PAGES, PARTS_LIMIT, SqlMemoryStore
 from attractor_server.storage.tables import imports as import_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
@@ -24,9 +24,8 @@ from attractor_server.storage.verify import faults_in
 
 
 @pytest.fixture
-def journal(place: Path | str) -> Iterator[SqlMemoryStore]:
-    store = store_at(place)
-    assert store is not None
+def journal(backend_uri: str) -> Iterator[SqlMemoryStore]:
+    store = open_store(backend_uri)
     with closing(store):
         yield SqlMemoryStore(store)
 
@@ -276,7 +275,7 @@ def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
     while on_disk.shorten(memory.id, pages=16):
         portions += 1
     assert portions > PARTS_LIMIT // 16
-    with looking_at(tmp_path) as view:
+    with inspect_store(uri_of(tmp_path)) as view:
         assert not list(faults_in(view, Counter()))
     on_disk.forget_unreached(memory.id)
     assert found(on_disk, "a").id == again.id

@@ -14,8 +14,9 @@ from tests.support.postgresql import PostgresServer
 from attractor_server.cli.main import main
 from attractor_server.memories.records import Change, Entry, Image, Item, NewMemory
 from attractor_server.memories.settings import MemorySettings
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
+from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.backends.sqlite_files import network_file_system
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -28,10 +29,9 @@ def weights(seed: int) -> bytes:
     return np.random.default_rng(100 + seed).bytes(4000)
 
 
-def filled(place: Path | str) -> None:
+def filled(backend_uri: str) -> None:
     """Memories `m/0` to `m/3` with two pages each, the first one sealed; a fork, and a snapshot."""
-    store = store_at(place)
-    assert store is not None
+    store = open_store(backend_uri)
     with closing(store):
         journal = SqlMemoryStore(store)
         settings, memory = MemorySettings(page_patterns=2), 0
@@ -66,7 +66,7 @@ def filled(place: Path | str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    filled(tmp_path / "data")
+    filled(uri_of(tmp_path / "data"))
     return tmp_path / "data"
 
 
@@ -74,9 +74,8 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def verified(place: Path | str, *arguments: str) -> Result:
-    option = "--backend-store-uri" if isinstance(place, str) else "--data-dir"
-    return run("verify", option, str(place), *arguments)
+def verified(backend_uri: str, *arguments: str) -> Result:
+    return run("verify", "--backend-store-uri", backend_uri, *arguments)
 
 
 def flip(folder: Path, found: bytes, at: int = 7) -> None:
@@ -91,9 +90,9 @@ def sql(folder: Path) -> Iterator[apsw.Connection]:
         yield connection
 
 
-def test_a_store_that_is_well_is_said_to_be(place: Path | str) -> None:
-    filled(place)
-    result = verified(place)
+def test_a_store_that_is_well_is_said_to_be(backend_uri: str) -> None:
+    filled(backend_uri)
+    result = verified(backend_uri)
     assert result.exit_code == 0, result.output
     assert "6 memories, 12 pages, 8 entries, 4 images; nothing wrong" in result.output
 
@@ -112,7 +111,7 @@ def test_a_store_that_is_well_is_said_to_be(place: Path | str) -> None:
 )
 def test_a_flipped_bit_is_named_with_its_memory_and_page(folder: Path, damaged: bytes, named: str) -> None:
     flip(folder, damaged)
-    result = verified(folder)
+    result = verified(uri_of(folder))
     assert result.exit_code == 1
     assert named in result.output
     assert "of the file: it is not as it was written" in result.output
@@ -123,7 +122,7 @@ def test_every_damaged_page_is_named(folder: Path) -> None:
     for number in range(3):
         flip(folder, weights(number))
         flip(folder, values(10 * number + 1).tobytes())
-    result = verified(folder)
+    result = verified(uri_of(folder))
     assert result.exit_code == 1
     for number in range(3):
         for page in (0, 1):
@@ -158,7 +157,7 @@ def test_every_damaged_page_is_named(folder: Path) -> None:
 def test_rows_that_contradict_each_other_are_named(folder: Path, statement: str, named: str) -> None:
     with sql(folder) as connection:
         connection.execute(statement)
-    result = verified(folder)
+    result = verified(uri_of(folder))
     assert result.exit_code == 1
     assert named in result.output
 
@@ -171,7 +170,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_nothing_that_is_kept(folder: Path
         content = bytearray(whole)
         content[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
         (folder / FILE).write_bytes(content)
-        result = verified(folder)
+        result = verified(uri_of(folder))
         assert result.exit_code in (0, 1, 2), result.exception
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         found += result.exit_code != 0
@@ -185,13 +184,13 @@ def test_a_log_that_lost_its_end_is_told(folder: Path) -> None:
         SqlMemoryStore(store)
     (folder / FILE).write_bytes(before)
     assert beacon.exists()
-    result = verified(folder)
+    result = verified(uri_of(folder))
     assert result.exit_code == 1
     assert "it ends at commit" in result.output
 
 
 def test_where_there_is_no_store_that_is_said(tmp_path: Path) -> None:
-    result = verified(tmp_path)
+    result = verified(uri_of(tmp_path))
     assert result.exit_code == 2
     assert "where no memories are kept; expected a folder with attractor.db" in result.output
 
@@ -200,12 +199,12 @@ def test_a_store_can_be_verified_and_copied_while_it_is_written(folder: Path, tm
     with closing(SqliteDatabase(folder)) as store:
         journal = SqlMemoryStore(store)
         journal.create([NewMemory(name="new", model="m", model_digest="d", settings=MemorySettings(page_patterns=2))])
-        assert "7 memories" in verified(folder).output
+        assert "7 memories" in verified(uri_of(folder)).output
         assert run("backup", str(tmp_path / "copy"), "--data-dir", str(folder)).exit_code == 0
         assert journal.find("new") is not None
     with closing(SqliteDatabase(tmp_path / "copy")) as copy:
         assert SqlMemoryStore(copy).find("new") is not None
-    assert verified(tmp_path / "copy").exit_code == 0
+    assert verified(uri_of(tmp_path / "copy")).exit_code == 0
 
 
 def test_a_copy_of_a_damaged_store_is_said_to_be_damaged(folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import attractor
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 ANSWER_S = 20.0
 CLOSE = 1e-4
@@ -72,7 +73,7 @@ class Target:
     @classmethod
     def started(cls, stack: ExitStack, folder: Path, models: Path) -> Self:
         """Start both shards, over one store in the folder."""
-        spec = ShardSpec(models=models, bank_bytes=1 << 14, warm_up=False, data=folder / "data")
+        spec = ShardSpec(models=models, bank_bytes=1 << 14, warm_up=False, store_uri=uri_of(folder / "data"))
         shards = [stack.enter_context(ShardProcess(replace(spec, number=at), alone=False)) for at in (0, 1)]
         topology = Topology(1, tuple(shard.info for shard in shards))
         for shard in shards:

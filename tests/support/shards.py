@@ -16,6 +16,7 @@ from attractor_proto.names import slot_of
 from attractor_server.app import RunningShard, running_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 HERE, THERE = (next(f"m{n}" for n in range(99) if slot_of(f"m{n}") % 2 == shard) for shard in (0, 1))
 """Memories of each of a pair of shards"""
@@ -91,11 +92,11 @@ async def channel(shard: RunningShard) -> AsyncIterator[aio.Channel]:
 
 
 @pytest.fixture
-def durable(spec: ShardSpec, place: Path | str) -> ShardSpec:
-    return replace(spec, store_uri=place) if isinstance(place, str) else replace(spec, data=place)
+def durable(spec: ShardSpec, store_uri: str) -> ShardSpec:
+    return replace(spec, store_uri=store_uri)
 
 
 @pytest.fixture
 def on_disk(spec: ShardSpec, tmp_path: Path) -> ShardSpec:
     """A store whose files can be looked into."""
-    return replace(spec, data=tmp_path / "data")
+    return replace(spec, store_uri=uri_of(tmp_path / "data"))

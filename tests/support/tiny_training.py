@@ -13,9 +13,9 @@ from attractor_server.energy.model import Model
 from attractor_server.fields import Layout
 from attractor_server.training.datasets import IMAGE, Dataset, Source
 from attractor_server.training.eraser import erasing_losses
+from attractor_server.training.evaluation.scores import Row
 from attractor_server.training.initialization import initialize_model
 from attractor_server.training.objective import episode_losses
-from attractor_server.training.evaluation.scores import Row
 from attractor_server.training.recipe import Recipe
 from attractor_server.training.trainer import Phase, Trainer
 from attractor_server.training.workers import ALONE, Team

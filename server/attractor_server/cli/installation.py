@@ -1,26 +1,19 @@
 """What may be wrong with an installation, looked at one thing after another; nothing is left behind."""
 
 import resource
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from attractor_server.config import Settings
 from attractor_server.errors import ServerError
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.postgres import PostgresDatabase
-from attractor_server.storage.backends.sqlite_files import held, network_file_system
-
-Level: TypeAlias = Literal["ok", "warning", "wrong"]
+from attractor_server.storage.backends.opening import backend_of
+from attractor_server.storage.findings import Finding, examine_folder
 
 PYTHON = (3, 11)
 
@@ -28,27 +21,11 @@ PACKAGES = ("apsw", "grpc", "numpy", "psycopg", "ray", "torch")
 
 _DISTRIBUTIONS = {"grpc": "grpcio"}
 
-LITTLE_BYTES, TOO_LITTLE_BYTES = 1 << 30, 64 << 20
-
 FILES = 4096
 """Open files that a server with many clients may need"""
 
-SKEW_S = 5.0
-
 BUILT_S = 1_750_000_000
 """No clock that is right shows less"""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Level
-    what: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.level:8} {self.what:18} {self.detail}"
 
 
 def findings(settings: Settings, server: str) -> Iterator[Finding]:
@@ -64,15 +41,11 @@ def findings(settings: Settings, server: str) -> Iterator[Finding]:
     if not server:
         yield _port(settings)
     if isinstance(settings.artifacts, Path):
-        yield _folder("artifact store", settings.artifacts)
+        yield examine_folder("artifact store", settings.artifacts)
     elif settings.artifacts is not None:
         yield from _guarded("artifact store", lambda: _bucket(settings.artifacts))
-    if settings.backend_store_uri:
-        yield from _guarded("PostgreSQL", lambda: _postgresql(settings.backend_store_uri))
-    elif settings.durable:
-        yield _folder("data folder", settings.data_folder)
-        yield _file_system(settings.data_folder)
-        yield _lock(settings.data_folder)
+    if settings.backend_store_uri or settings.durable:
+        yield from backend_of(settings.store_uri).examine(settings.store_uri)
     if server:
         yield _server(server)
 
@@ -138,57 +111,12 @@ def _port(settings: Settings) -> Finding:
     return Finding("ok", "port", f"{where} is free")
 
 
-def _folder(what: str, folder: Path) -> Finding:
-    """Writable, with room; where it is not made yet the folder that it will be in."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-        free = shutil.disk_usage(there).free
-    except OSError as error:
-        return Finding("wrong", what, f"{there} cannot be written to: {error.strerror}")
-    level: Level = "ok" if free >= LITTLE_BYTES else "warning" if free >= TOO_LITTLE_BYTES else "wrong"
-    return Finding(level, what, f"{folder} is writable, {free / (1 << 30):.1f} GiB are free")
-
-
 def _bucket(address: Path | str | None) -> Finding:
     """Whether an object can be put there, and deleted."""
     assert address is not None
     artifacts = Artifacts(address)
     artifacts.delete([artifacts.put("doctor", b"Attractor was here")])
     return Finding("ok", "artifact store", f"{artifacts} takes objects")
-
-
-def _file_system(folder: Path) -> Finding:
-    if kind := network_file_system(folder):
-        return Finding("wrong", "file system", f"{folder} is on {kind}: name a local disk, or --backend-store-uri")
-    return Finding("ok", "file system", "local")
-
-
-def _lock(folder: Path) -> Finding:
-    if not folder.is_dir():
-        return Finding("ok", "memories", "none yet")
-    try:
-        with held(folder):
-            return Finding("ok", "memories", f"no server has {folder} open; `attractor verify` reads them")
-    except ServerError as error:
-        return Finding("warning", "memories", error.message)
-
-
-def _postgresql(uri: str) -> Finding:
-    try:
-        opened = PostgresDatabase(uri, make=False)
-    except ServerError as error:
-        empty = "where no memories are kept" in error.message
-        return Finding("ok" if empty else "wrong", "PostgreSQL", error.message)
-    with closing(opened) as store, store.reading() as cursor:
-        theirs, fsync = cursor.execute(
-            "SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION), current_setting('fsync')"
-        ).fetchone()
-    if fsync != "on":
-        return Finding("wrong", "PostgreSQL", f"{store}: fsync is off, what is acknowledged may be lost")
-    if abs(skew := theirs - time.time()) > SKEW_S:
-        return Finding("warning", "PostgreSQL", f"{store}: its clock is {skew:+.0f} s from the one here")
-    return Finding("ok", "PostgreSQL", str(store))
 
 
 def _server(address: str) -> Finding:

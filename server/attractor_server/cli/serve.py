@@ -23,14 +23,16 @@ def serve(config: Path | None, **flags: str | None) -> None:
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        from attractor_server.cluster.serve import Ended, kept_in, serving  # noqa: PLC0415 - takes seconds
+        from attractor_server.cluster.serve import Ended, describe_store, serving  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
 
         def ready(address: str, models: Sequence[str], who: str = "Ray is starting") -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
-            click.echo(f"Attractor is ready on {address}, {who}, models: {', '.join(models)}; {kept_in(settings)}")
+            click.echo(
+                f"Attractor is ready on {address}, {who}, models: {', '.join(models)}; {describe_store(settings)}"
+            )
 
         with suppress(Ended), serving(settings, early=ready, ended=stop.is_set) as cluster:
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"

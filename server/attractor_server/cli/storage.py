@@ -10,11 +10,12 @@ import click
 
 from attractor_server.cli.options import clear_errors, settings_options
 from attractor_server.config import Settings, load_settings
-from attractor_server.errors import ServerError, SettingsError
+from attractor_server.errors import ServerError
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.inspection import Fault, looking_at
-from attractor_server.storage.backends.postgres_lock import Address
-from attractor_server.storage.backup import ARTIFACTS, copy
+from attractor_server.storage.backends.base import Fault
+from attractor_server.storage.backends.opening import backend_of, inspect_store
+from attractor_server.storage.backends.sqlite_backend import uri_of
+from attractor_server.storage.backends.sqlite_copy import ARTIFACTS
 from attractor_server.storage.verify import Found, faults_in, pages_in
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         seen: Counter[str] = Counter()
         artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
-        with looking_at(settings.backend_store_uri or settings.data_folder) as view:
+        with inspect_store(settings.store_uri) as view:
             faults = _told(faults_in(view, seen, artifacts))
             if replay:
                 pages = pages_in(view.cursor, artifacts)
@@ -68,21 +69,16 @@ def backup(target: Path, config: Path | None, **flags: str | None) -> None:
     """
     with clear_errors(damage_status=1):
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
-        if settings.backend_store_uri:
-            address = Address(settings.backend_store_uri)
-            raise SettingsError(
-                f"PostgreSQL makes its own copies: pg_dump --format=custom --file='{target}' '{address}'; "
-                f"bring one back by pg_restore --dbname='{address}' '{target}'"
-            )
+        backend = backend_of(settings.store_uri)
         artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
-        faults = _told(iter(copy(settings.data_folder, target, artifacts)))
-        with looking_at(target) as view:
+        faults = _told(iter(backend.copy(settings.store_uri, target, artifacts)))
+        with inspect_store(uri_of(target)) as view:
             copied = None if artifacts is None else Artifacts(target / ARTIFACTS)
             faults += _told(faults_in(view, Counter(), copied))
         if faults:
             click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
             sys.exit(1)
-        click.echo(f"{settings.data_folder} is copied to {target}, and verified there")
+        click.echo(f"{backend.label(settings.store_uri)} is copied to {target}, and verified there")
 
 
 def _told(faults: Iterator[Fault]) -> int:

@@ -4,9 +4,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attractor_server.cluster.signals import sigterm_waits
@@ -14,9 +13,7 @@ from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.shard.spec import ShardSpec, Transport, threads_for
 from attractor_server.sharding.slots import GROUPS
-from attractor_server.storage.backends import postgres_lock, sqlite_files
-from attractor_server.storage.backends.postgres import PostgresDatabase
-from attractor_server.storage.backends.postgres_lock import Address
+from attractor_server.storage.backends.opening import backend_of
 
 if TYPE_CHECKING:
     from attractor_server.cluster.cluster import Cluster
@@ -46,8 +43,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         models=None if settings.models is None else settings.models.resolve(),
         bank_bytes=settings.bank_memory_mib << 20,
         bank_dtype=settings.bank_dtype,
-        data=data_of(settings),
-        store_uri=settings.backend_store_uri if settings.durable else "",
+        store_uri=store_uri_of(settings),
         artifacts=settings.artifacts,
         request_bytes=settings.request_memory_mib << 20,
         waiting_patterns=settings.waiting_patterns,
@@ -59,22 +55,19 @@ def spec_of(settings: Settings) -> ShardSpec:
     )
 
 
-def data_of(settings: Settings) -> Path | None:
-    """The folder that memories are kept in; None where they are kept in a database, or nothing outlives the server.
+def store_uri_of(settings: Settings) -> str:
+    """Return the address of the store that memories are kept in; empty where nothing outlives the server.
 
     Shards on several nodes share no folder, so that on a cluster one is used only where it was named.
     """
-    if not settings.durable or settings.backend_store_uri or (settings.ray_address and settings.data_dir is None):
-        return None
-    return settings.data_folder
+    named = settings.backend_store_uri or settings.data_dir is not None
+    return settings.store_uri if settings.durable and (named or not settings.ray_address) else ""
 
 
-def kept_in(settings: Settings) -> str:
-    """What becomes of memories, in words."""
-    if settings.durable and settings.backend_store_uri:
-        return f"memories are kept in {Address(settings.backend_store_uri)}"
-    data = data_of(settings)
-    return "memories are gone when it ends" if data is None else f"memories are kept in {data}"
+def describe_store(settings: Settings) -> str:
+    """Say what becomes of memories."""
+    uri = store_uri_of(settings)
+    return f"memories are kept in {backend_of(uri).label(uri)}" if uri else "memories are gone when it ends"
 
 
 @contextmanager
@@ -100,10 +93,9 @@ def serving(
         raise SettingsError(
             "shards: saw 0, but memories not kept would be lost by a move; expected --backend-store-uri as well"
         )
-    if spec.store_uri:
-        PostgresDatabase(spec.store_uri).close()
     with ExitStack() as stack:
-        stack.enter_context(_held(spec))
+        if spec.durable:
+            stack.enter_context(backend_of(spec.store_uri).lock(spec.store_uri))
         stand_in: StandIn | None = None
         if spec.durable and spec.device == "cpu" and not settings.ray_address:
             from attractor_server.cluster.standin import standing_in  # noqa: PLC0415 - loads torch
@@ -154,13 +146,6 @@ def _check(spec: ShardSpec, *, device: str) -> None:
     from attractor_server.model_registry import device_of, load_models  # noqa: PLC0415 - loads torch
 
     load_models(spec.models, device=device_of(device))
-
-
-def _held(spec: ShardSpec) -> AbstractContextManager[None]:
-    """Where memories are kept, to be this server's alone."""
-    if spec.store_uri:
-        return postgres_lock.held(spec.store_uri)
-    return nullcontext() if spec.data is None else sqlite_files.held(spec.data)
 
 
 def _local(host: str) -> str:

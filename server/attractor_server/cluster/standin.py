@@ -17,7 +17,7 @@ from attractor_server.shard.event_loop import loop_options
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.sharding.topology import Topology
-from attractor_server.storage.backends.opening import store_at
+from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.claims import end_owners
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,5 @@ async def _resize(shards: int) -> None:
 
 def _end_leftovers(spec: ShardSpec) -> None:
     """Shards of a command that was killed end a moment later than it; until then they would hold ports and leases."""
-    place = spec.store_uri or spec.data
-    assert place is not None
-    with closing(store_at(place)) as store:
+    with closing(open_store(spec.store_uri)) as store:
         end_owners(store)

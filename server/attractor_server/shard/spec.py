@@ -46,10 +46,8 @@ class ShardSpec:
     artifacts: Path | str | None = None
     """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
     room in the bank, below which each shard has its own; else in files without a name"""
-    data: Path | None = None
-    """Folder of the backend store, which shards of one machine share; None: nothing outlives the shard"""
     store_uri: str = field(default="", repr=False)
-    """Address of a PostgreSQL database, which goes before the folder; may hold a password"""
+    """Address of the backend store that shards share; empty: nothing outlives the shard. May hold a password"""
     request_bytes: int = 1 << 30
     """Of memory that calls may hold, from before their messages are decoded until their answers are sent"""
     waiting_patterns: int = 16_384
@@ -67,7 +65,7 @@ class ShardSpec:
     @property
     def durable(self) -> bool:
         """Whether memories outlive the shard."""
-        return bool(self.store_uri) or self.data is not None
+        return bool(self.store_uri)
 
 
 def threads_for(asked: int, shards: int) -> int:

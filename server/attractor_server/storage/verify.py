@@ -11,7 +11,7 @@ from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.memories.records import PageRow, StoredMemory, StoredPage, checksum
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.backends.inspection import Fault, View
+from attractor_server.storage.backends.base import Fault, View
 from attractor_server.storage.database import Cursor
 from attractor_server.storage.offload import brought, orphans
 from attractor_server.storage.tables import memories as memory_rows

@@ -21,7 +21,7 @@ def changing_models(run: Run) -> None:
     for number in range(run.times):
         spec = replace(run.spec(run.folder / f"data-{number}"), bank_bytes=BANK_BYTES, check_banks=True)
         with ShardProcess(spec, *run.hooks) as shard:
-            findings = run.do(_judged(shard.address, replace(spec, data=None)))
+            findings = run.do(_judged(shard.address, replace(spec, store_uri="")))
             shard.stop()
         run.tally.times += 1
         run.tally.stores += findings.stores

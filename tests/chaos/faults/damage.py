@@ -21,6 +21,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import folder_of, uri_of
 
 MEMORIES = 4
 STORES = 6 * PAGE + 1
@@ -98,17 +99,16 @@ def _damaged(run: Run, damage: Damage) -> None:
 
 async def _make(spec: ShardSpec, to: Path, names: Sequence[str], *, orderly: bool) -> Answers:
     """Fills a store, and copies its files, as an orderly end or as a crash leaves them; the answers of its memories."""
-    assert spec.data is not None
-    shutil.rmtree(spec.data, ignore_errors=True)
+    shutil.rmtree(folder_of(spec.store_uri), ignore_errors=True)
     async with alone(spec) as shard:
         async with attractor.connect(shard.info.address) as client, aio.insecure_channel(shard.info.address) as channel:
             await _fill(client, channel, names)
         if not orderly:
-            shutil.copytree(spec.data, to)
+            shutil.copytree(folder_of(spec.store_uri), to)
     if orderly:
-        shutil.copytree(spec.data, to)
-    shutil.copytree(to, spec.data / "again")
-    spec = replace(spec, data=spec.data / "again")
+        shutil.copytree(folder_of(spec.store_uri), to)
+    shutil.copytree(to, folder_of(spec.store_uri) / "again")
+    spec = replace(spec, store_uri=uri_of(folder_of(spec.store_uri) / "again"))
     async with alone(spec) as shard, attractor.connect(shard.info.address) as client:
         return {name: await recalled(client, name, patterns(name, 1, STORES)) for name in names}
 

@@ -110,7 +110,7 @@ def power_cut_postgres(run: Run) -> None:
         database = PostgresServer(plugged.folder)
         _run("sync", "--file-system", str(plugged.folder))  # making it did not
         database.start()
-        spec = replace(run.spec(), data=None, store_uri=database.store())
+        spec = replace(run.spec(), store_uri=database.store())
         try:
             with ShardProcess(spec, *run.hooks) as shard, run.checker(shard.address) as checker:
                 for _ in run.turns(checker):

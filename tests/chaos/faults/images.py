@@ -21,6 +21,7 @@ import attractor
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage import offload
 from attractor_server.storage.backends.sqlite import FILE
+from attractor_server.storage.backends.sqlite_backend import folder_of
 from attractor_server.storage.backends.sqlite_files import opened
 
 PAGES = 3
@@ -110,10 +111,9 @@ def _damaged(folder: Path, target: _Target, drawn: random.Random) -> str:
 
 def _judged(run: Run, spec: ShardSpec, target: _Target, answers: Answers) -> Iterator[str]:
     """What is wrong: it has to be named, and its page to be written anew where its patterns are kept."""
-    assert spec.data is not None
     assert isinstance(spec.artifacts, Path)
     where = f"memory {target.memory!r}, page {target.page}"
-    if not any(where in line for line in damage_in(spec.data, spec.artifacts)):
+    if not any(where in line for line in damage_in(folder_of(spec.store_uri), spec.artifacts)):
         yield "`attractor verify` says nothing of it"
     with _warnings() as warned:
         told = run.do(_told(spec, answers))

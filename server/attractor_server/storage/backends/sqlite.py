@@ -15,6 +15,7 @@ import apsw
 
 from attractor_server.errors import StoreDamaged, StoreFailed, StoreFull
 from attractor_server.files import make_file, make_folder
+from attractor_server.storage.backends.base import BUSY_MS
 from attractor_server.storage.backends.sqlite_files import is_damage, network_file_system, opened
 from attractor_server.storage.backends.sqlite_purge import Purging, emptied
 from attractor_server.storage.backends.sqlite_reserve import RESERVE_BYTES, Reserve
@@ -24,9 +25,6 @@ from attractor_server.storage.schema import FORMAT, migrated
 logger = logging.getLogger(__name__)
 
 FILE = "attractor.db"
-
-BUSY_MS = 10_000
-"""How long a transaction waits for that of another shard"""
 
 SAFE_SQLITE: Final = (3, 51, 3)
 """Older ones can corrupt a write-ahead log that several connections use (fixed in 3.51.3)"""

@@ -10,9 +10,10 @@ import apsw
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_file, make_folder
 from attractor_server.storage.artifacts import MODELS, Artifacts
-from attractor_server.storage.backends.inspection import Fault, page_fault, read_only
+from attractor_server.storage.backends.base import Fault
 from attractor_server.storage.backends.sqlite import FILE
 from attractor_server.storage.backends.sqlite_files import damaged_pages, opened
+from attractor_server.storage.backends.sqlite_inspection import page_fault, read_only
 
 ARTIFACTS = "artifacts"
 """Folder in a copy"""

@@ -1,16 +1,15 @@
-"""A backend store that is only looked at: beside the server that has it, or without one."""
+"""SQLite stores that are only read: beside the server that has them, or without one."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
-from attractor_server.storage.backends.postgres import PostgresDatabase
-from attractor_server.storage.backends.sqlite import BUSY_MS, FILE, lit
+from attractor_server.storage.backends.base import BUSY_MS, Fault, View
+from attractor_server.storage.backends.sqlite import FILE, lit
 from attractor_server.storage.backends.sqlite_files import damaged_pages, is_damage, opened_to_look
 from attractor_server.storage.database import Cursor, number
 from attractor_server.storage.schema import FORMAT
@@ -19,48 +18,24 @@ INTEGRITY_LIMIT = 100
 """Lines of what SQLite finds that are kept"""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Something in a store that is not as it was written."""
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
-
-
-@dataclass(frozen=True)
-class View:
-    """A store at one moment."""
-
-    cursor: Cursor
-    name: str
-    faults: Sequence[Fault]
-    """Those of the store as a whole"""
-
-
 @contextmanager
-def looking_at(place: Path | str) -> Iterator[View]:
-    """The store in a folder, or at the address of a PostgreSQL database; nothing can be changed in it.
+def inspect(folder: Path) -> Iterator[View]:
+    """Open the store in a folder, in which nothing can be changed; with what SQLite finds wrong in it as a whole.
 
     Raises:
         SettingsError: there is none.
-        StoreDamaged: too much is damaged to look at it, or it is of another format.
-        StoreFailed: it cannot be reached or read.
+        StoreDamaged: too much is damaged to read it, or it is of another format.
+        StoreFailed: it cannot be read.
     """
-    if isinstance(place, str):
-        with closing(PostgresDatabase(place, make=False)) as store, store.reading() as cursor:
-            yield View(cursor, str(store), [])
-        return
-    with read_only(place, damaged=True) as connection:
-        cursor, seen = connection.cursor(), _beacon(place / FILE)  # first: what is committed meanwhile is no fault
+    path = folder / FILE
+    with read_only(folder, damaged=True) as connection:
+        cursor, seen = connection.cursor(), _beacon(path)  # first: what is committed meanwhile is no fault
         cursor.execute("BEGIN")
         found = number(cursor.execute("PRAGMA user_version"))
         if found != FORMAT:
-            raise StoreDamaged(f"{place / FILE} has format {found}; expected {FORMAT}: serve it once with this version")
-        pages = [page_fault(place, page) for page in damaged_pages(connection, place / FILE)]
-        yield View(cursor, str(place / FILE), [*pages, *_as_a_whole(cursor, place / FILE, seen)])
+            raise StoreDamaged(f"{path} has format {found}; expected {FORMAT}: serve it once with this version")
+        pages = [page_fault(folder, page) for page in damaged_pages(connection, path)]
+        yield View(cursor, str(path), [*pages, *_as_a_whole(cursor, path, seen)])
 
 
 @contextmanager
