@@ -28,27 +28,27 @@ class _WriteMode:
 class _WriteModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WriteMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WRITE_MODE_UNSPECIFIED: _WriteMode.ValueType  # 0
-    """Whatever is there; in a new memory, the server's default."""
+    """The memory's present setting; in a new memory, the server's default."""
     WRITE_MODE_REWRITE: _WriteMode.ValueType  # 1
-    """The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
-    patterns that come one at a time are held as well as those that come together. A page that the eraser
-    changed is added to from then on.
+    """The default. The page keeps its patterns until it is sealed, and each store rewrites it from the initial weights,
+    so that patterns stored one at a time are held as well as patterns stored together. After the eraser has changed a
+    page, stores add to it.
     """
     WRITE_MODE_STREAM: _WriteMode.ValueType  # 2
-    """Each store adds to what is written, and no pattern is kept."""
+    """Each store adds to the fast weights, and no pattern is kept."""
 
 class WriteMode(_WriteMode, metaclass=_WriteModeEnumTypeWrapper):
-    """How a memory's open page takes a store."""
+    """Way in which a store is written into the open page."""
 
 WRITE_MODE_UNSPECIFIED: WriteMode.ValueType  # 0
-"""Whatever is there; in a new memory, the server's default."""
+"""The memory's present setting; in a new memory, the server's default."""
 WRITE_MODE_REWRITE: WriteMode.ValueType  # 1
-"""The default. The page keeps its patterns until it is sealed, and each store writes it anew from the initial weights:
-patterns that come one at a time are held as well as those that come together. A page that the eraser
-changed is added to from then on.
+"""The default. The page keeps its patterns until it is sealed, and each store rewrites it from the initial weights,
+so that patterns stored one at a time are held as well as patterns stored together. After the eraser has changed a
+page, stores add to it.
 """
 WRITE_MODE_STREAM: WriteMode.ValueType  # 2
-"""Each store adds to what is written, and no pattern is kept."""
+"""Each store adds to the fast weights, and no pattern is kept."""
 Global___WriteMode: _TypeAlias = WriteMode  # noqa: Y015
 
 class _WhenFull:
@@ -58,32 +58,32 @@ class _WhenFull:
 class _WhenFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenFull.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WHEN_FULL_UNSPECIFIED: _WhenFull.ValueType  # 0
-    """Whatever is there; in a new memory, the server's default."""
+    """The memory's present setting; in a new memory, the server's default."""
     WHEN_FULL_GROW: _WhenFull.ValueType  # 1
-    """The default. The page is sealed and the next one opened, without end."""
+    """The default. The page is sealed and the next page opened, without limit."""
     WHEN_FULL_REFUSE: _WhenFull.ValueType  # 2
-    """The memory stays with its first page, and the store fails with FAILED_PRECONDITION, reason MEMORY_FULL. It changes
-    nothing: of a store of several patterns, either all have room or none is stored.
+    """The memory has only its first page, and the store fails with FAILED_PRECONDITION, reason MEMORY_FULL. A failed
+    store changes nothing: of several patterns, either all are stored or none.
     """
     WHEN_FULL_FORGET: _WhenFull.ValueType  # 3
-    """The page is sealed and the next one opened, and the page that was sealed before it is forgotten: the memory has two
-    pages at most.
+    """The page is sealed, the next page opened, and the page sealed before it forgotten: the memory has at most two
+    pages.
     """
 
 class WhenFull(_WhenFull, metaclass=_WhenFullEnumTypeWrapper):
-    """What becomes of a store that the open page has no room for."""
+    """Treatment of a store for which the open page has no room."""
 
 WHEN_FULL_UNSPECIFIED: WhenFull.ValueType  # 0
-"""Whatever is there; in a new memory, the server's default."""
+"""The memory's present setting; in a new memory, the server's default."""
 WHEN_FULL_GROW: WhenFull.ValueType  # 1
-"""The default. The page is sealed and the next one opened, without end."""
+"""The default. The page is sealed and the next page opened, without limit."""
 WHEN_FULL_REFUSE: WhenFull.ValueType  # 2
-"""The memory stays with its first page, and the store fails with FAILED_PRECONDITION, reason MEMORY_FULL. It changes
-nothing: of a store of several patterns, either all have room or none is stored.
+"""The memory has only its first page, and the store fails with FAILED_PRECONDITION, reason MEMORY_FULL. A failed
+store changes nothing: of several patterns, either all are stored or none.
 """
 WHEN_FULL_FORGET: WhenFull.ValueType  # 3
-"""The page is sealed and the next one opened, and the page that was sealed before it is forgotten: the memory has two
-pages at most.
+"""The page is sealed, the next page opened, and the page sealed before it forgotten: the memory has at most two
+pages.
 """
 Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
@@ -94,21 +94,21 @@ class _Retain:
 class _RetainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retain.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RETAIN_UNSPECIFIED: _Retain.ValueType  # 0
-    """Whatever is there; in a new memory, the server's default."""
+    """The memory's present setting; in a new memory, the server's default."""
     RETAIN_ALL: _Retain.ValueType  # 1
     """The default."""
     RETAIN_OPEN_PAGE: _Retain.ValueType  # 2
-    """Those of the open page: of a sealed one the weights alone."""
+    """Patterns of the open page; a sealed page has only its weights."""
 
 class Retain(_Retain, metaclass=_RetainEnumTypeWrapper):
-    """Which patterns the server keeps of what was stored. Payloads, exact erasing and `Copies.Rebuild` need them."""
+    """Stored patterns that the server keeps. Payloads, exact erasing and `Copies.Rebuild` need them."""
 
 RETAIN_UNSPECIFIED: Retain.ValueType  # 0
-"""Whatever is there; in a new memory, the server's default."""
+"""The memory's present setting; in a new memory, the server's default."""
 RETAIN_ALL: Retain.ValueType  # 1
 """The default."""
 RETAIN_OPEN_PAGE: Retain.ValueType  # 2
-"""Those of the open page: of a sealed one the weights alone."""
+"""Patterns of the open page; a sealed page has only its weights."""
 Global___Retain: _TypeAlias = Retain  # noqa: Y015
 
 class _FieldKind:
@@ -120,9 +120,9 @@ class _FieldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldKind.V
     FIELD_KIND_UNSPECIFIED: _FieldKind.ValueType  # 0
     FIELD_KIND_VECTOR: _FieldKind.ValueType  # 1
     FIELD_KIND_IMAGE: _FieldKind.ValueType  # 2
-    """Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may go beyond, what is recalled does not."""
+    """Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may exceed this range; recalled values do not."""
     FIELD_KIND_TEXT: _FieldKind.ValueType  # 3
-    """Characters of an alphabet, so many as the shape says; a shorter text is filled up with spaces."""
+    """Characters of an alphabet; the shape gives their number. A shorter text is padded with spaces."""
     FIELD_KIND_AUDIO: _FieldKind.ValueType  # 4
 
 class FieldKind(_FieldKind, metaclass=_FieldKindEnumTypeWrapper): ...
@@ -130,15 +130,15 @@ class FieldKind(_FieldKind, metaclass=_FieldKindEnumTypeWrapper): ...
 FIELD_KIND_UNSPECIFIED: FieldKind.ValueType  # 0
 FIELD_KIND_VECTOR: FieldKind.ValueType  # 1
 FIELD_KIND_IMAGE: FieldKind.ValueType  # 2
-"""Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may go beyond, what is recalled does not."""
+"""Values from 0 (dark) to 1 (bright); as uint8, from 0 to 255. A cue may exceed this range; recalled values do not."""
 FIELD_KIND_TEXT: FieldKind.ValueType  # 3
-"""Characters of an alphabet, so many as the shape says; a shorter text is filled up with spaces."""
+"""Characters of an alphabet; the shape gives their number. A shorter text is padded with spaces."""
 FIELD_KIND_AUDIO: FieldKind.ValueType  # 4
 Global___FieldKind: _TypeAlias = FieldKind  # noqa: Y015
 
 @_typing.final
 class Memory(_message.Message):
-    """A memory: a name, the model it was made from, and its own fast weights (never sent)."""
+    """A memory: a name, a model, and its own fast weights, which are never sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,28 +153,28 @@ class Memory(_message.Message):
     EXPIRES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 256 characters: segments of letters, digits, '.', '_', '-', separated by single '/'.
-    Segments like '.', '..' and '-x' are names as others: the server makes no path of one.
-    The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo the number of slots:
-    a power of two that never changes in the life of a cluster, 1024 unless it was made with another.
+    Segments like '.', '..' and '-x' are ordinary: the server does not use names as paths.
+    The slot of a memory is the first four bytes of SHA-256(name), as a big-endian integer, modulo the number of slots.
+    That number is a power of two, 1024 by default, and never changes in the life of a cluster.
     """
     model: _builtins.str
-    """Name of the model, and the digest of the very file it was made from."""
+    """Name of the model, and digest of the exact model file."""
     model_digest: _builtins.str
     version: _builtins.int
-    """Counts applied stores and erases."""
+    """Number of applied stores and erases."""
     patterns: _builtins.int
-    """Patterns stored so far, less those erased and those of forgotten pages."""
+    """Patterns stored so far, less erased ones and those of forgotten pages."""
     pages: _builtins.int
-    """Pages the memory has, the open one included; 0 until the first store."""
+    """Number of pages, including the open page; 0 until the first store."""
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def settings(self) -> Global___MemorySettings:
-        """As they are in force: nothing is unspecified."""
+        """Settings in force; none is unspecified."""
 
     @_builtins.property
     def expires(self) -> _timestamp_pb2.Timestamp:
-        """When it is forgotten unless it is written before; not set where that is never."""
+        """Time at which the memory is forgotten unless it is written before; not set if it never expires."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ Global___Memory: _TypeAlias = Memory  # noqa: Y015
 
 @_typing.final
 class Item(_message.Message):
-    """What a pattern carries beside its values."""
+    """Id and payload of a pattern."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -207,9 +207,9 @@ class Item(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """At most 256 characters; any number of patterns may have the same."""
+    """At most 256 characters. Several patterns may have the same id."""
     payload: _builtins.bytes
-    """At most 65536 bytes. No payload is not the same as one of no bytes."""
+    """At most 65536 bytes. An absent payload differs from an empty one."""
     json: _builtins.bool
     """The payload is JSON in UTF-8, nested at most 900 levels deep."""
     def __init__(
@@ -231,9 +231,9 @@ Global___Item: _TypeAlias = Item  # noqa: Y015
 
 @_typing.final
 class MemorySettings(_message.Message):
-    """How a memory is written, for its whole life. A memory is one or more pages, each a set of fast weights of fixed size:
-    stores go to the newest, the open page; those before it are sealed. A cue is answered by one page, chosen by the energy
-    that the cue has in each.
+    """Settings of a memory for its whole life. A memory has one or more pages, each a set of fast weights of fixed size.
+    Stores go to the newest page, the open one; all others are sealed. One page answers a cue: it is chosen by the cue's
+    energy in each page.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -246,13 +246,13 @@ class MemorySettings(_message.Message):
     write: Global___WriteMode.ValueType
     when_full: Global___WhenFull.ValueType
     page_patterns: _builtins.int
-    """Patterns that one page takes before it is sealed: 1 to four times the model's capacity; 0 is unspecified: whatever is
-    there; in a new memory, the model's capacity.
+    """Patterns that one page takes before it is sealed: from 1 to four times the model's capacity. 0 is unspecified: the
+    memory's present setting; in a new memory, the model's capacity.
     """
     retain: Global___Retain.ValueType
     ttl_s: _builtins.float
-    """Seconds after the last write, or else the making, when the memory is forgotten; 0 is unspecified: whatever is there;
-    in a new memory, never.
+    """Seconds from the last write, or from the creation if there was none, until the memory is forgotten. 0 is
+    unspecified: the memory's present setting; in a new memory, never.
     """
     def __init__(
         self,
@@ -282,7 +282,7 @@ class CreateRequest(_message.Message):
     model: _builtins.str
     @_builtins.property
     def settings(self) -> Global___MemorySettings:
-        """What is left out or unspecified is no condition."""
+        """Settings that are left out or unspecified are no condition."""
 
     def __init__(
         self,
@@ -366,11 +366,11 @@ class ListRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
-    """Only names that start with this; empty for all."""
+    """Prefix of the listed names; empty for all names."""
     page_size: _builtins.int
-    """At most so many in one answer; 0 means 100, more than 1000 is refused."""
+    """Most memories in one answer. 0 means 100; more than 1000 is refused."""
     page_token: _builtins.str
-    """`next_page_token` of the answer before; empty for the first page."""
+    """`next_page_token` of the previous answer; empty for the first page."""
     def __init__(
         self,
         *,
@@ -412,11 +412,11 @@ Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
 
 @_typing.final
 class Call(_message.Message):
-    """Numbers a call that changes something and is no store, so that it is done once however often it is sent: a repeat with
-    the same number changes nothing and is answered as the first one was, while the server remembers it: the last 1024 calls
-    of a client, for a day. What became of the memory since is not told. Another call with a number that was given, of
-    another kind, to another memory or with other arguments, is refused with FAILED_PRECONDITION, reason NUMBER_REUSED.
-    Without a number each sending is a call of its own, and so is each to a server that keeps nothing.
+    """Number of a call that changes something and is not a store, so that it is applied once however often it is sent. A
+    repeat with the same number changes nothing and gets the first answer, whatever happened to the memory since. The
+    server remembers the last 1024 calls of a client for a day. Reuse of a number for a call of another kind, to another
+    memory or with other arguments fails with FAILED_PRECONDITION, reason NUMBER_REUSED. Without a number every sending
+    is a call of its own, and so is every sending to a server that is not durable.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -426,7 +426,7 @@ class Call(_message.Message):
     client_id: _builtins.str
     """As in `Hello.client_id`: 1 to 64 characters."""
     sequence: _builtins.int
-    """From 1 to 2^63 - 1, each higher than the one before, whatever the memory. Counted apart from stores and erases."""
+    """From 1 to 2^63 - 1, each higher than the previous, over all memories. Counted apart from stores and erases."""
     def __init__(
         self,
         *,
@@ -481,9 +481,9 @@ Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
 
 @_typing.final
 class AudioFormat(_message.Message):
-    """How log-mel frames come from sound. A frame lies under a Hann window; its spectrum, of the window followed by as many
-    zeros, is summed in triangular bands that are evenly spaced in mel, 2595·log10(1 + f/700), each with a peak of 1. A sine
-    of amplitude 1 in the middle of a band is at about 0 dB; all is cut at −80 dB and 0 dB.
+    """Format of log-mel frames of sound. A frame is multiplied by a Hann window and followed by as many zeros. Its spectrum
+    is summed in triangular bands, evenly spaced in mel, 2595·log10(1 + f/700), each with a peak of 1. A sine of
+    amplitude 1 in the middle of a band is at about 0 dB. Values are clipped to −80 dB and 0 dB.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -496,11 +496,11 @@ class AudioFormat(_message.Message):
     HIGH_HZ_FIELD_NUMBER: _builtins.int
     sample_rate_hz: _builtins.int
     window: _builtins.int
-    """Samples under one frame."""
+    """Samples of one frame."""
     hop: _builtins.int
-    """Samples from one frame to the next. No frame is padded."""
+    """Samples from the start of one frame to the next. No frame is padded."""
     mels: _builtins.int
-    """Bands."""
+    """Number of bands."""
     low_hz: _builtins.float
     """Lower edge of the first band, and upper edge of the last."""
     high_hz: _builtins.float
@@ -536,14 +536,14 @@ class Field(_message.Message):
     name: _builtins.str
     kind: Global___FieldKind.ValueType
     alphabet: _builtins.str
-    """Text fields: the characters there are, at most 255, in the order in which the wire counts them."""
+    """Text fields: the characters, at most 255, in the order of their numbers on the wire."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Of one pattern."""
+        """Shape of the field in one pattern."""
 
     @_builtins.property
     def audio(self) -> Global___AudioFormat:
-        """Audio fields that hold log-mel frames, in decibels, of shape (frames, mels)."""
+        """Audio fields: format of log-mel frames in decibels, of shape (frames, mels)."""
 
     def __init__(
         self,
@@ -577,22 +577,22 @@ class Model(_message.Message):
     PULLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
-    """"sha256:" and 64 hexadecimal digits, over the content of the model file."""
+    """"sha256:" and the 64 hexadecimal digits of the model file's SHA-256."""
     capacity: _builtins.int
     """Patterns that one page holds at the rated error."""
     page_bytes: _builtins.int
     """Bytes of fast weights of one page."""
     steps: _builtins.int
-    """Reading steps when a query asks for none."""
+    """Reading steps of a query that gives no number."""
     erases: _builtins.bool
-    """Whether its memories can erase patterns."""
+    """True if its memories can erase patterns."""
     pulls: _builtins.bool
-    """Whether its queries can pull known entries towards the cue."""
+    """True if its queries can pull known entries towards the cue."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]: ...
     @_builtins.property
     def training_record(self) -> _struct_pb2.Struct:
-        """How the model was trained and what it reached on validation data."""
+        """Record of the training, and of the results on validation data."""
 
     def __init__(
         self,
@@ -713,16 +713,16 @@ class GetTopologyResponse(_message.Message):
     SLOT_OWNERS_FIELD_NUMBER: _builtins.int
     FOLLOWS_NODES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Grows with every change of owner or address."""
+    """Grows with every change of an owner or an address."""
     follows_nodes: _builtins.bool
-    """There shall be a shard for each node of the Ray cluster; else as many as were asked for."""
+    """True if the server is to have a shard for each node of the Ray cluster; false if the number of shards was set."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shard]:
-        """One a shard; the shards' number is their place here."""
+        """All shards; a shard's number is its index here."""
 
     @_builtins.property
     def slot_owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """For each slot, the number of the shard that owns it. There are as many slots as entries."""
+        """Number of the owning shard of each slot; one entry for each slot."""
 
     def __init__(
         self,
@@ -781,7 +781,7 @@ class Shard(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """host:port, where clients reach it."""
+    """host:port for clients."""
     device: _builtins.str
     """"cpu" or "cuda:0"."""
     def __init__(

@@ -26,13 +26,13 @@ if _version_not_supported:
 
 
 class MemoriesStub(object):
-    """Errors, in every service of this package, are google.rpc.Status with
-    - google.rpc.ErrorInfo: `domain` "attractor", `reason` a stable word in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …);
-    - google.rpc.BadRequest for INVALID_ARGUMENT: a violation for each field, with the value seen and the value expected;
-    - google.rpc.RetryInfo where trying again after a while makes sense.
-    A server error that nobody foresaw is INTERNAL and says nothing more.
+    """Errors of every service in this package are google.rpc.Status with these details:
+    - google.rpc.ErrorInfo with `domain` "attractor", and a stable `reason` in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …).
+    - google.rpc.BadRequest with INVALID_ARGUMENT: a violation for each field, with the values seen and expected.
+    - google.rpc.RetryInfo where a later retry makes sense.
+    An unexpected server error is INTERNAL, without details.
 
-    Memories by name. Any shard answers; calls about a single memory reach the shard that owns its slot.
+    Memories by name. Any shard answers. Calls about a single memory reach the shard that owns its slot.
     """
 
     def __init__(self, channel):
@@ -64,19 +64,20 @@ class MemoriesStub(object):
 
 
 class MemoriesServicer(object):
-    """Errors, in every service of this package, are google.rpc.Status with
-    - google.rpc.ErrorInfo: `domain` "attractor", `reason` a stable word in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …);
-    - google.rpc.BadRequest for INVALID_ARGUMENT: a violation for each field, with the value seen and the value expected;
-    - google.rpc.RetryInfo where trying again after a while makes sense.
-    A server error that nobody foresaw is INTERNAL and says nothing more.
+    """Errors of every service in this package are google.rpc.Status with these details:
+    - google.rpc.ErrorInfo with `domain` "attractor", and a stable `reason` in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …).
+    - google.rpc.BadRequest with INVALID_ARGUMENT: a violation for each field, with the values seen and expected.
+    - google.rpc.RetryInfo where a later retry makes sense.
+    An unexpected server error is INTERNAL, without details.
 
-    Memories by name. Any shard answers; calls about a single memory reach the shard that owns its slot.
+    Memories by name. Any shard answers. Calls about a single memory reach the shard that owns its slot.
     """
 
     def Create(self, request, context):
-        """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
-        model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
-        MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
+        """Creates an empty memory. The call is idempotent by name, model and given settings: a memory of that name with the
+        same model and these settings is returned unchanged. If that memory has another model, the call fails with
+        ALREADY_EXISTS, reason MEMORY_OF_OTHER_MODEL; if it has other settings, with ALREADY_EXISTS, reason
+        MEMORY_OF_OTHER_SETTINGS, and the error names the setting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,15 +90,15 @@ class MemoriesServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """In the order of names, over all shards.
+        """Lists memories of all shards in the order of their names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
-        was made under that name since.
+        """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
+        numbered call does not touch a memory that was created under that name since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,13 +136,13 @@ def add_MemoriesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Memories(object):
-    """Errors, in every service of this package, are google.rpc.Status with
-    - google.rpc.ErrorInfo: `domain` "attractor", `reason` a stable word in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …);
-    - google.rpc.BadRequest for INVALID_ARGUMENT: a violation for each field, with the value seen and the value expected;
-    - google.rpc.RetryInfo where trying again after a while makes sense.
-    A server error that nobody foresaw is INTERNAL and says nothing more.
+    """Errors of every service in this package are google.rpc.Status with these details:
+    - google.rpc.ErrorInfo with `domain` "attractor", and a stable `reason` in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …).
+    - google.rpc.BadRequest with INVALID_ARGUMENT: a violation for each field, with the values seen and expected.
+    - google.rpc.RetryInfo where a later retry makes sense.
+    An unexpected server error is INTERNAL, without details.
 
-    Memories by name. Any shard answers; calls about a single memory reach the shard that owns its slot.
+    Memories by name. Any shard answers. Calls about a single memory reach the shard that owns its slot.
     """
 
     @staticmethod
@@ -254,7 +255,7 @@ class Memories(object):
 
 
 class ModelsStub(object):
-    """What meta-training made and this server can instantiate.
+    """Meta-trained models of this server, from which memories are created.
     """
 
     def __init__(self, channel):
@@ -276,7 +277,7 @@ class ModelsStub(object):
 
 
 class ModelsServicer(object):
-    """What meta-training made and this server can instantiate.
+    """Meta-trained models of this server, from which memories are created.
     """
 
     def List(self, request, context):
@@ -313,7 +314,7 @@ def add_ModelsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Models(object):
-    """What meta-training made and this server can instantiate.
+    """Meta-trained models of this server, from which memories are created.
     """
 
     @staticmethod
@@ -372,7 +373,7 @@ class Models(object):
 
 
 class ClusterStub(object):
-    """Which shard owns which slot, and how many shards there are.
+    """Number of shards, and ownership of slots.
     """
 
     def __init__(self, channel):
@@ -394,7 +395,7 @@ class ClusterStub(object):
 
 
 class ClusterServicer(object):
-    """Which shard owns which slot, and how many shards there are.
+    """Number of shards, and ownership of slots.
     """
 
     def GetTopology(self, request, context):
@@ -404,10 +405,10 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
-        shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
-        is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
-        or UNAVAILABLE and may be repeated.
+        """Sets the number of shards of a durable server. 0 means one shard for each node of the Ray cluster (for each GPU, if
+        shards compute on GPUs), as nodes come and go. The answer comes when the number is noted; the topology shows when
+        it is reached. Shards with the highest numbers are the last to start and the first to stop. Requests in the
+        meantime are answered, or fail with UNAVAILABLE and may be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -435,7 +436,7 @@ def add_ClusterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Cluster(object):
-    """Which shard owns which slot, and how many shards there are.
+    """Number of shards, and ownership of slots.
     """
 
     @staticmethod

@@ -27,13 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MemoriesStub:
-    """Errors, in every service of this package, are google.rpc.Status with
-    - google.rpc.ErrorInfo: `domain` "attractor", `reason` a stable word in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …);
-    - google.rpc.BadRequest for INVALID_ARGUMENT: a violation for each field, with the value seen and the value expected;
-    - google.rpc.RetryInfo where trying again after a while makes sense.
-    A server error that nobody foresaw is INTERNAL and says nothing more.
+    """Errors of every service in this package are google.rpc.Status with these details:
+    - google.rpc.ErrorInfo with `domain` "attractor", and a stable `reason` in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …).
+    - google.rpc.BadRequest with INVALID_ARGUMENT: a violation for each field, with the values seen and expected.
+    - google.rpc.RetryInfo where a later retry makes sense.
+    An unexpected server error is INTERNAL, without details.
 
-    Memories by name. Any shard answers; calls about a single memory reach the shard that owns its slot.
+    Memories by name. Any shard answers. Calls about a single memory reach the shard that owns its slot.
     """
 
     @_typing.overload
@@ -41,51 +41,53 @@ class MemoriesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MemoriesAsyncStub: ...
     Create: _grpc.UnaryUnaryMultiCallable[_memories_pb2.CreateRequest, _memories_pb2.CreateResponse]
-    """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
-    model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
-    MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
+    """Creates an empty memory. The call is idempotent by name, model and given settings: a memory of that name with the
+    same model and these settings is returned unchanged. If that memory has another model, the call fails with
+    ALREADY_EXISTS, reason MEMORY_OF_OTHER_MODEL; if it has other settings, with ALREADY_EXISTS, reason
+    MEMORY_OF_OTHER_SETTINGS, and the error names the setting.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_memories_pb2.GetRequest, _memories_pb2.GetResponse]
     List: _grpc.UnaryUnaryMultiCallable[_memories_pb2.ListRequest, _memories_pb2.ListResponse]
-    """In the order of names, over all shards."""
+    """Lists memories of all shards in the order of their names."""
     Delete: _grpc.UnaryUnaryMultiCallable[_memories_pb2.DeleteRequest, _memories_pb2.DeleteResponse]
-    """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
-    was made under that name since.
+    """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
+    numbered call does not touch a memory that was created under that name since.
     """
 
 @_typing.type_check_only
 class MemoriesAsyncStub(MemoriesStub):
-    """Errors, in every service of this package, are google.rpc.Status with
-    - google.rpc.ErrorInfo: `domain` "attractor", `reason` a stable word in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …);
-    - google.rpc.BadRequest for INVALID_ARGUMENT: a violation for each field, with the value seen and the value expected;
-    - google.rpc.RetryInfo where trying again after a while makes sense.
-    A server error that nobody foresaw is INTERNAL and says nothing more.
+    """Errors of every service in this package are google.rpc.Status with these details:
+    - google.rpc.ErrorInfo with `domain` "attractor", and a stable `reason` in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …).
+    - google.rpc.BadRequest with INVALID_ARGUMENT: a violation for each field, with the values seen and expected.
+    - google.rpc.RetryInfo where a later retry makes sense.
+    An unexpected server error is INTERNAL, without details.
 
-    Memories by name. Any shard answers; calls about a single memory reach the shard that owns its slot.
+    Memories by name. Any shard answers. Calls about a single memory reach the shard that owns its slot.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.UnaryUnaryMultiCallable[_memories_pb2.CreateRequest, _memories_pb2.CreateResponse]  # type: ignore[assignment]
-    """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
-    model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
-    MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
+    """Creates an empty memory. The call is idempotent by name, model and given settings: a memory of that name with the
+    same model and these settings is returned unchanged. If that memory has another model, the call fails with
+    ALREADY_EXISTS, reason MEMORY_OF_OTHER_MODEL; if it has other settings, with ALREADY_EXISTS, reason
+    MEMORY_OF_OTHER_SETTINGS, and the error names the setting.
     """
     Get: _aio.UnaryUnaryMultiCallable[_memories_pb2.GetRequest, _memories_pb2.GetResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_memories_pb2.ListRequest, _memories_pb2.ListResponse]  # type: ignore[assignment]
-    """In the order of names, over all shards."""
+    """Lists memories of all shards in the order of their names."""
     Delete: _aio.UnaryUnaryMultiCallable[_memories_pb2.DeleteRequest, _memories_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
-    was made under that name since.
+    """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
+    numbered call does not touch a memory that was created under that name since.
     """
 
 class MemoriesServicer(metaclass=_abc_1.ABCMeta):
-    """Errors, in every service of this package, are google.rpc.Status with
-    - google.rpc.ErrorInfo: `domain` "attractor", `reason` a stable word in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …);
-    - google.rpc.BadRequest for INVALID_ARGUMENT: a violation for each field, with the value seen and the value expected;
-    - google.rpc.RetryInfo where trying again after a while makes sense.
-    A server error that nobody foresaw is INTERNAL and says nothing more.
+    """Errors of every service in this package are google.rpc.Status with these details:
+    - google.rpc.ErrorInfo with `domain` "attractor", and a stable `reason` in capitals (MEMORY_NOT_FOUND, QUEUE_FULL, …).
+    - google.rpc.BadRequest with INVALID_ARGUMENT: a violation for each field, with the values seen and expected.
+    - google.rpc.RetryInfo where a later retry makes sense.
+    An unexpected server error is INTERNAL, without details.
 
-    Memories by name. Any shard answers; calls about a single memory reach the shard that owns its slot.
+    Memories by name. Any shard answers. Calls about a single memory reach the shard that owns its slot.
     """
 
     @_abc_1.abstractmethod
@@ -94,9 +96,10 @@ class MemoriesServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.CreateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.CreateResponse, _abc.Awaitable[_memories_pb2.CreateResponse]]:
-        """Makes an empty memory. Idempotent by name, model and the settings given: a memory of that name, made from the same
-        model, that has these settings is returned as it is. Made from another model it is ALREADY_EXISTS, reason
-        MEMORY_OF_OTHER_MODEL; with other settings ALREADY_EXISTS, reason MEMORY_OF_OTHER_SETTINGS, naming the setting.
+        """Creates an empty memory. The call is idempotent by name, model and given settings: a memory of that name with the
+        same model and these settings is returned unchanged. If that memory has another model, the call fails with
+        ALREADY_EXISTS, reason MEMORY_OF_OTHER_MODEL; if it has other settings, with ALREADY_EXISTS, reason
+        MEMORY_OF_OTHER_SETTINGS, and the error names the setting.
         """
 
     @_abc_1.abstractmethod
@@ -112,7 +115,7 @@ class MemoriesServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.ListResponse, _abc.Awaitable[_memories_pb2.ListResponse]]:
-        """In the order of names, over all shards."""
+        """Lists memories of all shards in the order of their names."""
 
     @_abc_1.abstractmethod
     def Delete(
@@ -120,14 +123,14 @@ class MemoriesServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.DeleteResponse, _abc.Awaitable[_memories_pb2.DeleteResponse]]:
-        """Forgets a memory and all that was stored in it. NOT_FOUND if there is none. A repeat of a numbered call leaves alone what
-        was made under that name since.
+        """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
+        numbered call does not touch a memory that was created under that name since.
         """
 
 def add_MemoriesServicer_to_server(servicer: MemoriesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ModelsStub:
-    """What meta-training made and this server can instantiate."""
+    """Meta-trained models of this server, from which memories are created."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -138,14 +141,14 @@ class ModelsStub:
 
 @_typing.type_check_only
 class ModelsAsyncStub(ModelsStub):
-    """What meta-training made and this server can instantiate."""
+    """Meta-trained models of this server, from which memories are created."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_memories_pb2.ModelsListRequest, _memories_pb2.ModelsListResponse]  # type: ignore[assignment]
     Get: _aio.UnaryUnaryMultiCallable[_memories_pb2.ModelsGetRequest, _memories_pb2.ModelsGetResponse]  # type: ignore[assignment]
 
 class ModelsServicer(metaclass=_abc_1.ABCMeta):
-    """What meta-training made and this server can instantiate."""
+    """Meta-trained models of this server, from which memories are created."""
 
     @_abc_1.abstractmethod
     def List(
@@ -164,7 +167,7 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
 def add_ModelsServicer_to_server(servicer: ModelsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ClusterStub:
-    """Which shard owns which slot, and how many shards there are."""
+    """Number of shards, and ownership of slots."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -172,27 +175,27 @@ class ClusterStub:
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     GetTopology: _grpc.UnaryUnaryMultiCallable[_memories_pb2.GetTopologyRequest, _memories_pb2.GetTopologyResponse]
     Scale: _grpc.UnaryUnaryMultiCallable[_memories_pb2.ScaleRequest, _memories_pb2.ScaleResponse]
-    """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
-    shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
-    is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
-    or UNAVAILABLE and may be repeated.
+    """Sets the number of shards of a durable server. 0 means one shard for each node of the Ray cluster (for each GPU, if
+    shards compute on GPUs), as nodes come and go. The answer comes when the number is noted; the topology shows when
+    it is reached. Shards with the highest numbers are the last to start and the first to stop. Requests in the
+    meantime are answered, or fail with UNAVAILABLE and may be repeated.
     """
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
-    """Which shard owns which slot, and how many shards there are."""
+    """Number of shards, and ownership of slots."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTopology: _aio.UnaryUnaryMultiCallable[_memories_pb2.GetTopologyRequest, _memories_pb2.GetTopologyResponse]  # type: ignore[assignment]
     Scale: _aio.UnaryUnaryMultiCallable[_memories_pb2.ScaleRequest, _memories_pb2.ScaleResponse]  # type: ignore[assignment]
-    """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
-    shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
-    is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
-    or UNAVAILABLE and may be repeated.
+    """Sets the number of shards of a durable server. 0 means one shard for each node of the Ray cluster (for each GPU, if
+    shards compute on GPUs), as nodes come and go. The answer comes when the number is noted; the topology shows when
+    it is reached. Shards with the highest numbers are the last to start and the first to stop. Requests in the
+    meantime are answered, or fail with UNAVAILABLE and may be repeated.
     """
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
-    """Which shard owns which slot, and how many shards there are."""
+    """Number of shards, and ownership of slots."""
 
     @_abc_1.abstractmethod
     def GetTopology(
@@ -207,10 +210,10 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _memories_pb2.ScaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memories_pb2.ScaleResponse, _abc.Awaitable[_memories_pb2.ScaleResponse]]:
-        """Sets the number of shards of a server that keeps its memories; 0: one for each node of the Ray cluster (each GPU, if
-        shards compute on them), as nodes come and go. Answered when that is noted; the topology tells when it
-        is so. Shards with the highest numbers are the last to come and the first to go; what is asked meanwhile is answered,
-        or UNAVAILABLE and may be repeated.
+        """Sets the number of shards of a durable server. 0 means one shard for each node of the Ray cluster (for each GPU, if
+        shards compute on GPUs), as nodes come and go. The answer comes when the number is noted; the topology shows when
+        it is reached. Shards with the highest numbers are the last to start and the first to stop. Requests in the
+        meantime are answered, or fail with UNAVAILABLE and may be repeated.
         """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

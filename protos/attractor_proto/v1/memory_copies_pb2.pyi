@@ -31,7 +31,7 @@ class Snapshot(_message.Message):
     tag: _builtins.str
     """1 to 64 letters, digits, '.', '_', '-'."""
     version: _builtins.int
-    """Of the memory when it was taken."""
+    """Version of the memory at the snapshot."""
     patterns: _builtins.int
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
@@ -63,7 +63,7 @@ class ForkRequest(_message.Message):
     target: _builtins.str
     """Name of the fork."""
     tag: _builtins.str
-    """Tag of a snapshot; empty: as the memory is now."""
+    """Tag of a snapshot; empty for the present state."""
     @_builtins.property
     def call(self) -> _memories_pb2.Call: ...
     def __init__(
@@ -157,9 +157,9 @@ class ListSnapshotsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     page_size: _builtins.int
-    """At most so many in one answer; 0 means 50,000, and more than that is refused."""
+    """Most snapshots in one answer. 0 means 50,000; more than that is refused."""
     page_token: _builtins.str
-    """`next_page_token` of the answer before; empty for the first page."""
+    """`next_page_token` of the previous answer; empty for the first page."""
     def __init__(
         self,
         *,
@@ -296,9 +296,11 @@ class RebuildRequest(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     model: _builtins.str
-    """Empty: the memory's own."""
+    """Name of the new model; empty for the memory's own."""
     page_patterns: _builtins.int
-    """Patterns that one page takes from now on. 0: what it took, or the new model's capacity where it took the old one's."""
+    """Patterns that one page takes from now on. 0 keeps the number, or, if it was the old model's capacity, changes it to
+    the new model's.
+    """
     @_builtins.property
     def call(self) -> _memories_pb2.Call: ...
     def __init__(
@@ -384,12 +386,12 @@ class ImportRequest(_message.Message):
     PIECE_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """First message only: name of the new memory; empty: the name it had."""
+    """First message only: name of the new memory; empty for the exported name."""
     @_builtins.property
     def piece(self) -> Global___Piece: ...
     @_builtins.property
     def call(self) -> _memories_pb2.Call:
-        """First message only. A repeat is answered with the memory that the first one made, as long as there is that one."""
+        """First message only. A repeat gets the memory that the first call created, as long as that memory exists."""
 
     def __init__(
         self,
@@ -428,8 +430,8 @@ Global___ImportResponse: _TypeAlias = ImportResponse  # noqa: Y015
 
 @_typing.final
 class Piece(_message.Message):
-    """A part of an exported memory. A file of one is the line "attractor memory 1\\n", and then for each piece its length, four
-    bytes, little-endian, and the piece.
+    """A part of an exported memory. A file of an exported memory is the line "attractor memory 1\\n", then each piece after
+    its length in four little-endian bytes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -440,22 +442,22 @@ class Piece(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     weights: _builtins.bytes
-    """Some of the bytes of the page's weights, in order."""
+    """A part of the page's weights, in order."""
     @_builtins.property
     def head(self) -> Global___Head:
-        """First."""
+        """The first piece."""
 
     @_builtins.property
     def page(self) -> Global___PagePiece:
-        """Opens a page; what follows up to the next one is in it. The oldest page first."""
+        """Begins a page; all pieces up to the next page belong to it. The oldest page comes first."""
 
     @_builtins.property
     def entry(self) -> Global___EntryPiece:
-        """Patterns of the page, in the order in which they were stored."""
+        """Patterns of the page, in the order of their stores."""
 
     @_builtins.property
     def tail(self) -> Global___Tail:
-        """Last."""
+        """The last piece."""
 
     def __init__(
         self,
@@ -483,7 +485,7 @@ class Head(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def memory(self) -> _memories_pb2.Memory:
-        """As it was, with its model's digest."""
+        """The exported memory, with its model's digest."""
 
     def __init__(
         self,
@@ -509,9 +511,9 @@ class PagePiece(_message.Message):
     number: _builtins.int
     patterns: _builtins.int
     weights_bytes: _builtins.int
-    """Length of the weights that follow; 0: they follow from the entries."""
+    """Length of the weights in the pieces that follow; 0 if they are computed from the entries."""
     version: _builtins.int
-    """Of the memory: entries up to it are in the weights."""
+    """Version of the memory up to which the weights contain the entries."""
     def __init__(
         self,
         *,
@@ -538,9 +540,9 @@ class EntryPiece(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     written: _builtins.int
-    """Version of the first store of those that went through the writing loop together."""
+    """Version of the first of the stores that went through the writing loop together."""
     vectors: _builtins.bytes
-    """(patterns, values) float32, row-major, little-endian. One store may be in several pieces."""
+    """(patterns, values) float32, row-major, little-endian. One store may take several pieces."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
         """Empty, or one for each pattern."""
@@ -563,7 +565,7 @@ Global___EntryPiece: _TypeAlias = EntryPiece  # noqa: Y015
 
 @_typing.final
 class Tail(_message.Message):
-    """Over everything before it."""
+    """Checksum of everything before it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

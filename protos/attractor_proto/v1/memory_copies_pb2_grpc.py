@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class CopiesStub(object):
-    """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
-    answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
-    else FAILED_PRECONDITION, reason NOT_KEPT.
-    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
+    """Copies of memories: forks, snapshots and files, and memories rebuilt from their kept patterns. Any shard answers. A
+    copy contains the stores before it in the memory's order of requests. These calls need a durable server: on any other
+    they fail with FAILED_PRECONDITION, reason NOT_KEPT. Calls that change something may be numbered (`Call`), so that a
+    repeat does nothing.
     """
 
     def __init__(self, channel):
@@ -81,32 +81,32 @@ class CopiesStub(object):
 
 
 class CopiesServicer(object):
-    """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
-    answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
-    else FAILED_PRECONDITION, reason NOT_KEPT.
-    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
+    """Copies of memories: forks, snapshots and files, and memories rebuilt from their kept patterns. Any shard answers. A
+    copy contains the stores before it in the memory's order of requests. These calls need a durable server: on any other
+    they fail with FAILED_PRECONDITION, reason NOT_KEPT. Calls that change something may be numbered (`Call`), so that a
+    repeat does nothing.
     """
 
     def Fork(self, request, context):
-        """A new memory with all that another one has, or had at a snapshot. Pages are shared until one of the two is written,
-        so that it costs no more for a large memory than for a small one. A fork of that name that was made so before and
-        not written since, nor its origin, is returned as it is; any other memory of that name is ALREADY_EXISTS, reason
-        NAME_TAKEN.
+        """Creates a memory with the content of another one, as it is now or was at a snapshot. The two share pages until one
+        of them is written, so that the cost does not depend on the memory's size. If a memory of that name is already this
+        fork, and neither it nor its origin was written since, it is returned unchanged. Any other memory of that name
+        makes the call fail with ALREADY_EXISTS, reason NAME_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TakeSnapshot(self, request, context):
-        """Keeps a memory as it is now, under a tag. One of that tag and version is returned as it is; of another version it is
-        ALREADY_EXISTS, reason TAG_TAKEN.
+        """Keeps the present state of a memory under a tag. A snapshot of that tag and version is returned unchanged; one of
+        that tag and another version makes the call fail with ALREADY_EXISTS, reason TAG_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSnapshots(self, request, context):
-        """The oldest first.
+        """Lists the snapshots of a memory, the oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,30 +119,31 @@ class CopiesServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request, context):
-        """Makes a memory what it was at a snapshot: its patterns and its model. Its version grows by one all the same.
+        """Resets a memory's patterns and model to a snapshot. Its version still grows by one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rebuild(self, request, context):
-        """Writes a memory anew from its patterns, into full pages, and of another model if one is named, which has to have the
-        same fields. Needs all its patterns: else FAILED_PRECONDITION, reason NOT_RETAINED.
+        """Rewrites a memory from its patterns into full pages, with another model of the same fields if one is named. Without
+        all its patterns it fails with FAILED_PRECONDITION, reason NOT_RETAINED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """A memory as it is now in pieces that `Import` takes on any server: its head first.
+        """Streams the present state of a memory in pieces for `Import` on any server, the head first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request_iterator, context):
-        """A new memory from the pieces of an export, in their order. What is wrong with a piece is INVALID_ARGUMENT and leaves
-        nothing behind; a model that this server has not is FAILED_PRECONDITION, reason MODEL_GONE.
+        """Creates a memory from the pieces of an export, in their order. A faulty piece makes the call fail with
+        INVALID_ARGUMENT, and leaves nothing behind. A model that this server lacks makes it fail with FAILED_PRECONDITION,
+        reason MODEL_GONE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,10 +201,10 @@ def add_CopiesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Copies(object):
-    """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
-    answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
-    else FAILED_PRECONDITION, reason NOT_KEPT.
-    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
+    """Copies of memories: forks, snapshots and files, and memories rebuilt from their kept patterns. Any shard answers. A
+    copy contains the stores before it in the memory's order of requests. These calls need a durable server: on any other
+    they fail with FAILED_PRECONDITION, reason NOT_KEPT. Calls that change something may be numbered (`Call`), so that a
+    repeat does nothing.
     """
 
     @staticmethod

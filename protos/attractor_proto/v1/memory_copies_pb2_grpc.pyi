@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CopiesStub:
-    """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
-    answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
-    else FAILED_PRECONDITION, reason NOT_KEPT.
-    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
+    """Copies of memories: forks, snapshots and files, and memories rebuilt from their kept patterns. Any shard answers. A
+    copy contains the stores before it in the memory's order of requests. These calls need a durable server: on any other
+    they fail with FAILED_PRECONDITION, reason NOT_KEPT. Calls that change something may be numbered (`Call`), so that a
+    repeat does nothing.
     """
 
     @_typing.overload
@@ -38,71 +38,73 @@ class CopiesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CopiesAsyncStub: ...
     Fork: _grpc.UnaryUnaryMultiCallable[_memory_copies_pb2.ForkRequest, _memory_copies_pb2.ForkResponse]
-    """A new memory with all that another one has, or had at a snapshot. Pages are shared until one of the two is written,
-    so that it costs no more for a large memory than for a small one. A fork of that name that was made so before and
-    not written since, nor its origin, is returned as it is; any other memory of that name is ALREADY_EXISTS, reason
-    NAME_TAKEN.
+    """Creates a memory with the content of another one, as it is now or was at a snapshot. The two share pages until one
+    of them is written, so that the cost does not depend on the memory's size. If a memory of that name is already this
+    fork, and neither it nor its origin was written since, it is returned unchanged. Any other memory of that name
+    makes the call fail with ALREADY_EXISTS, reason NAME_TAKEN.
     """
     TakeSnapshot: _grpc.UnaryUnaryMultiCallable[_memory_copies_pb2.TakeSnapshotRequest, _memory_copies_pb2.TakeSnapshotResponse]
-    """Keeps a memory as it is now, under a tag. One of that tag and version is returned as it is; of another version it is
-    ALREADY_EXISTS, reason TAG_TAKEN.
+    """Keeps the present state of a memory under a tag. A snapshot of that tag and version is returned unchanged; one of
+    that tag and another version makes the call fail with ALREADY_EXISTS, reason TAG_TAKEN.
     """
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_memory_copies_pb2.ListSnapshotsRequest, _memory_copies_pb2.ListSnapshotsResponse]
-    """The oldest first."""
+    """Lists the snapshots of a memory, the oldest first."""
     ForgetSnapshot: _grpc.UnaryUnaryMultiCallable[_memory_copies_pb2.ForgetSnapshotRequest, _memory_copies_pb2.ForgetSnapshotResponse]
     Restore: _grpc.UnaryUnaryMultiCallable[_memory_copies_pb2.RestoreRequest, _memory_copies_pb2.RestoreResponse]
-    """Makes a memory what it was at a snapshot: its patterns and its model. Its version grows by one all the same."""
+    """Resets a memory's patterns and model to a snapshot. Its version still grows by one."""
     Rebuild: _grpc.UnaryUnaryMultiCallable[_memory_copies_pb2.RebuildRequest, _memory_copies_pb2.RebuildResponse]
-    """Writes a memory anew from its patterns, into full pages, and of another model if one is named, which has to have the
-    same fields. Needs all its patterns: else FAILED_PRECONDITION, reason NOT_RETAINED.
+    """Rewrites a memory from its patterns into full pages, with another model of the same fields if one is named. Without
+    all its patterns it fails with FAILED_PRECONDITION, reason NOT_RETAINED.
     """
     Export: _grpc.UnaryStreamMultiCallable[_memory_copies_pb2.ExportRequest, _memory_copies_pb2.ExportResponse]
-    """A memory as it is now in pieces that `Import` takes on any server: its head first."""
+    """Streams the present state of a memory in pieces for `Import` on any server, the head first."""
     Import: _grpc.StreamUnaryMultiCallable[_memory_copies_pb2.ImportRequest, _memory_copies_pb2.ImportResponse]
-    """A new memory from the pieces of an export, in their order. What is wrong with a piece is INVALID_ARGUMENT and leaves
-    nothing behind; a model that this server has not is FAILED_PRECONDITION, reason MODEL_GONE.
+    """Creates a memory from the pieces of an export, in their order. A faulty piece makes the call fail with
+    INVALID_ARGUMENT, and leaves nothing behind. A model that this server lacks makes it fail with FAILED_PRECONDITION,
+    reason MODEL_GONE.
     """
 
 @_typing.type_check_only
 class CopiesAsyncStub(CopiesStub):
-    """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
-    answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
-    else FAILED_PRECONDITION, reason NOT_KEPT.
-    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
+    """Copies of memories: forks, snapshots and files, and memories rebuilt from their kept patterns. Any shard answers. A
+    copy contains the stores before it in the memory's order of requests. These calls need a durable server: on any other
+    they fail with FAILED_PRECONDITION, reason NOT_KEPT. Calls that change something may be numbered (`Call`), so that a
+    repeat does nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Fork: _aio.UnaryUnaryMultiCallable[_memory_copies_pb2.ForkRequest, _memory_copies_pb2.ForkResponse]  # type: ignore[assignment]
-    """A new memory with all that another one has, or had at a snapshot. Pages are shared until one of the two is written,
-    so that it costs no more for a large memory than for a small one. A fork of that name that was made so before and
-    not written since, nor its origin, is returned as it is; any other memory of that name is ALREADY_EXISTS, reason
-    NAME_TAKEN.
+    """Creates a memory with the content of another one, as it is now or was at a snapshot. The two share pages until one
+    of them is written, so that the cost does not depend on the memory's size. If a memory of that name is already this
+    fork, and neither it nor its origin was written since, it is returned unchanged. Any other memory of that name
+    makes the call fail with ALREADY_EXISTS, reason NAME_TAKEN.
     """
     TakeSnapshot: _aio.UnaryUnaryMultiCallable[_memory_copies_pb2.TakeSnapshotRequest, _memory_copies_pb2.TakeSnapshotResponse]  # type: ignore[assignment]
-    """Keeps a memory as it is now, under a tag. One of that tag and version is returned as it is; of another version it is
-    ALREADY_EXISTS, reason TAG_TAKEN.
+    """Keeps the present state of a memory under a tag. A snapshot of that tag and version is returned unchanged; one of
+    that tag and another version makes the call fail with ALREADY_EXISTS, reason TAG_TAKEN.
     """
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_memory_copies_pb2.ListSnapshotsRequest, _memory_copies_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
-    """The oldest first."""
+    """Lists the snapshots of a memory, the oldest first."""
     ForgetSnapshot: _aio.UnaryUnaryMultiCallable[_memory_copies_pb2.ForgetSnapshotRequest, _memory_copies_pb2.ForgetSnapshotResponse]  # type: ignore[assignment]
     Restore: _aio.UnaryUnaryMultiCallable[_memory_copies_pb2.RestoreRequest, _memory_copies_pb2.RestoreResponse]  # type: ignore[assignment]
-    """Makes a memory what it was at a snapshot: its patterns and its model. Its version grows by one all the same."""
+    """Resets a memory's patterns and model to a snapshot. Its version still grows by one."""
     Rebuild: _aio.UnaryUnaryMultiCallable[_memory_copies_pb2.RebuildRequest, _memory_copies_pb2.RebuildResponse]  # type: ignore[assignment]
-    """Writes a memory anew from its patterns, into full pages, and of another model if one is named, which has to have the
-    same fields. Needs all its patterns: else FAILED_PRECONDITION, reason NOT_RETAINED.
+    """Rewrites a memory from its patterns into full pages, with another model of the same fields if one is named. Without
+    all its patterns it fails with FAILED_PRECONDITION, reason NOT_RETAINED.
     """
     Export: _aio.UnaryStreamMultiCallable[_memory_copies_pb2.ExportRequest, _memory_copies_pb2.ExportResponse]  # type: ignore[assignment]
-    """A memory as it is now in pieces that `Import` takes on any server: its head first."""
+    """Streams the present state of a memory in pieces for `Import` on any server, the head first."""
     Import: _aio.StreamUnaryMultiCallable[_memory_copies_pb2.ImportRequest, _memory_copies_pb2.ImportResponse]  # type: ignore[assignment]
-    """A new memory from the pieces of an export, in their order. What is wrong with a piece is INVALID_ARGUMENT and leaves
-    nothing behind; a model that this server has not is FAILED_PRECONDITION, reason MODEL_GONE.
+    """Creates a memory from the pieces of an export, in their order. A faulty piece makes the call fail with
+    INVALID_ARGUMENT, and leaves nothing behind. A model that this server lacks makes it fail with FAILED_PRECONDITION,
+    reason MODEL_GONE.
     """
 
 class CopiesServicer(metaclass=_abc_1.ABCMeta):
-    """Copies of memories: forks, snapshots and files, and memories made anew from the patterns that are kept. Any shard
-    answers; a copy holds what was stored before it in the memory's order of requests. Needs a server that keeps memories:
-    else FAILED_PRECONDITION, reason NOT_KEPT.
-    Calls that change something may be numbered (`Call`), so that a repeat does nothing.
+    """Copies of memories: forks, snapshots and files, and memories rebuilt from their kept patterns. Any shard answers. A
+    copy contains the stores before it in the memory's order of requests. These calls need a durable server: on any other
+    they fail with FAILED_PRECONDITION, reason NOT_KEPT. Calls that change something may be numbered (`Call`), so that a
+    repeat does nothing.
     """
 
     @_abc_1.abstractmethod
@@ -111,10 +113,10 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_copies_pb2.ForkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_copies_pb2.ForkResponse, _abc.Awaitable[_memory_copies_pb2.ForkResponse]]:
-        """A new memory with all that another one has, or had at a snapshot. Pages are shared until one of the two is written,
-        so that it costs no more for a large memory than for a small one. A fork of that name that was made so before and
-        not written since, nor its origin, is returned as it is; any other memory of that name is ALREADY_EXISTS, reason
-        NAME_TAKEN.
+        """Creates a memory with the content of another one, as it is now or was at a snapshot. The two share pages until one
+        of them is written, so that the cost does not depend on the memory's size. If a memory of that name is already this
+        fork, and neither it nor its origin was written since, it is returned unchanged. Any other memory of that name
+        makes the call fail with ALREADY_EXISTS, reason NAME_TAKEN.
         """
 
     @_abc_1.abstractmethod
@@ -123,8 +125,8 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_copies_pb2.TakeSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_copies_pb2.TakeSnapshotResponse, _abc.Awaitable[_memory_copies_pb2.TakeSnapshotResponse]]:
-        """Keeps a memory as it is now, under a tag. One of that tag and version is returned as it is; of another version it is
-        ALREADY_EXISTS, reason TAG_TAKEN.
+        """Keeps the present state of a memory under a tag. A snapshot of that tag and version is returned unchanged; one of
+        that tag and another version makes the call fail with ALREADY_EXISTS, reason TAG_TAKEN.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +135,7 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_copies_pb2.ListSnapshotsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_copies_pb2.ListSnapshotsResponse, _abc.Awaitable[_memory_copies_pb2.ListSnapshotsResponse]]:
-        """The oldest first."""
+        """Lists the snapshots of a memory, the oldest first."""
 
     @_abc_1.abstractmethod
     def ForgetSnapshot(
@@ -148,7 +150,7 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_copies_pb2.RestoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_copies_pb2.RestoreResponse, _abc.Awaitable[_memory_copies_pb2.RestoreResponse]]:
-        """Makes a memory what it was at a snapshot: its patterns and its model. Its version grows by one all the same."""
+        """Resets a memory's patterns and model to a snapshot. Its version still grows by one."""
 
     @_abc_1.abstractmethod
     def Rebuild(
@@ -156,8 +158,8 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_copies_pb2.RebuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_copies_pb2.RebuildResponse, _abc.Awaitable[_memory_copies_pb2.RebuildResponse]]:
-        """Writes a memory anew from its patterns, into full pages, and of another model if one is named, which has to have the
-        same fields. Needs all its patterns: else FAILED_PRECONDITION, reason NOT_RETAINED.
+        """Rewrites a memory from its patterns into full pages, with another model of the same fields if one is named. Without
+        all its patterns it fails with FAILED_PRECONDITION, reason NOT_RETAINED.
         """
 
     @_abc_1.abstractmethod
@@ -166,7 +168,7 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_copies_pb2.ExportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_memory_copies_pb2.ExportResponse], _abc.AsyncIterator[_memory_copies_pb2.ExportResponse]]:
-        """A memory as it is now in pieces that `Import` takes on any server: its head first."""
+        """Streams the present state of a memory in pieces for `Import` on any server, the head first."""
 
     @_abc_1.abstractmethod
     def Import(
@@ -174,8 +176,9 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_memory_copies_pb2.ImportRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_memory_copies_pb2.ImportResponse, _abc.Awaitable[_memory_copies_pb2.ImportResponse]]:
-        """A new memory from the pieces of an export, in their order. What is wrong with a piece is INVALID_ARGUMENT and leaves
-        nothing behind; a model that this server has not is FAILED_PRECONDITION, reason MODEL_GONE.
+        """Creates a memory from the pieces of an export, in their order. A faulty piece makes the call fail with
+        INVALID_ARGUMENT, and leaves nothing behind. A model that this server lacks makes it fail with FAILED_PRECONDITION,
+        reason MODEL_GONE.
         """
 
 def add_CopiesServicer_to_server(servicer: CopiesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,8 +32,8 @@ class _DTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DType.ValueType
     DTYPE_FLOAT16: _DType.ValueType  # 2
     DTYPE_BFLOAT16: _DType.ValueType  # 3
     DTYPE_UINT8: _DType.ValueType  # 4
-    """Image fields: 0 to 255 for dark to bright. Text fields, which are sent in no other type: for each character its place
-    in the alphabet from 0 on, or, in cues, 255 for a missing one. Other fields: the integers themselves.
+    """Image fields: 0 to 255 for dark to bright. Text fields, which have no other type: the index of each character in
+    the alphabet, from 0 on, or, in cues, 255 for a missing character. Other fields: the integers themselves.
     """
 
 class DType(_DType, metaclass=_DTypeEnumTypeWrapper): ...
@@ -43,19 +43,19 @@ DTYPE_FLOAT32: DType.ValueType  # 1
 DTYPE_FLOAT16: DType.ValueType  # 2
 DTYPE_BFLOAT16: DType.ValueType  # 3
 DTYPE_UINT8: DType.ValueType  # 4
-"""Image fields: 0 to 255 for dark to bright. Text fields, which are sent in no other type: for each character its place
-in the alphabet from 0 on, or, in cues, 255 for a missing one. Other fields: the integers themselves.
+"""Image fields: 0 to 255 for dark to bright. Text fields, which have no other type: the index of each character in
+the alphabet, from 0 on, or, in cues, 255 for a missing character. Other fields: the integers themselves.
 """
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """The same field of many patterns, one after another.
+    """One field of many patterns, in their order.
 
-    In a store or an erase every field of the model is there once, and every entry is a finite number. In a cue, which is what a query
-    or a recognize carries, entries may be missing: reading starts there at the mean of the training data. NaN in a float
-    tensor, and 255 in a text, marks a missing entry; a field that has no tensor is missing altogether; each pattern gives at least one
-    entry. Answers hold all fields, and no NaN.
+    A store or an erase has every field of the model once, and every entry is a finite number. Queries and recognitions
+    carry cues, in which entries may be missing: there, reading starts at the mean of the training data. NaN in a float
+    tensor and 255 in a text mark a missing entry; a field without a tensor is missing altogether. Each pattern has at
+    least one given entry. Answers have all fields, and no NaN.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -66,15 +66,15 @@ class Tensor(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Name of the field. May be empty where the model has a single field."""
+    """Name of the field. May be empty if the model has a single field."""
     dtype: Global___DType.ValueType
     data: _builtins.bytes
     """Row-major, little-endian."""
     known: _builtins.bytes
-    """Cues only: which entries (of a text: characters) are known, a bit each, the first entry in the lowest bit of the first byte, padded to
-    whole bytes at the end of the tensor. Known entries are held fixed while reading, or,
-    where the query says `pull_known`, pulled towards the cue; a missing entry cannot be known.
-    Empty: nothing is held, the whole cue is a starting point.
+    """Cues only: mask of known entries (in a text: characters), one bit each. The first entry is the lowest bit of the
+    first byte; the mask is padded to whole bytes at the end of the tensor. Known entries are held fixed while reading,
+    or, in a query with `pull_known`, pulled towards the cue. A missing entry cannot be known. Empty: nothing is held,
+    and the whole cue is a starting point.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -99,8 +99,8 @@ Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class RequestColumns(_message.Message):
-    """Requests in columns: request i owns `patterns[i]` consecutive rows of every tensor. All arrays have one entry a
-    request; `deadline_ms` may also be empty.
+    """Requests in columns: request i owns `patterns[i]` consecutive rows of every tensor. All arrays have one entry for
+    each request; `deadline_ms` may also be empty.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -112,20 +112,20 @@ class RequestColumns(_message.Message):
     TENSORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Chosen by the client, unique among its unanswered requests on this stream."""
+        """Chosen by the client; unique among its unanswered requests on this stream."""
 
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """From `open`."""
+        """Handles bound by `open`."""
 
     @_builtins.property
     def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """At least 1 each."""
+        """Number of patterns of each request, at least 1."""
 
     @_builtins.property
     def deadline_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Milliseconds from now until the request is no longer wanted; 0: no limit. Expired requests are not computed and
-        fail with DEADLINE_EXCEEDED.
+        """Milliseconds from now until the request expires; 0 means no limit. Expired requests are not computed and fail with
+        DEADLINE_EXCEEDED.
         """
 
     @_builtins.property
@@ -261,11 +261,13 @@ class Hello(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """1. Another version ends the stream with FAILED_PRECONDITION, reason PROTOCOL_VERSION."""
+    """Always 1. Another version ends the stream with FAILED_PRECONDITION, reason PROTOCOL_VERSION."""
     client_id: _builtins.str
-    """Names the client in all its sessions: stores and erases are counted by (client_id, memory). 1 to 64 characters."""
+    """Identifies the client in all its sessions: stores and erases are counted by (client_id, memory). 1 to 64
+    characters.
+    """
     agent: _builtins.str
-    """For logs: name and version of the client library."""
+    """Name and version of the client library, for logs."""
     def __init__(
         self,
         *,
@@ -295,15 +297,15 @@ class Welcome(_message.Message):
     shard: _builtins.int
     """Number of the answering shard."""
     epoch: _builtins.int
-    """Topology epoch the shard knows."""
+    """Topology epoch that the shard knows."""
     frame_patterns_limit: _builtins.int
-    """A frame may hold no more patterns than this."""
+    """Most patterns in a frame."""
     message_bytes_limit: _builtins.int
-    """A message may be no longer than this."""
+    """Most bytes in a message."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses of shards of the same server, of very many some. Each answers any client: where this one is lost, go on
-        with another.
+        """Addresses of shards of this server; a selection, if there are very many. Each answers any client: if this shard is
+        lost, continue with another.
         """
 
     def __init__(
@@ -335,7 +337,7 @@ class Open(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     handle: _builtins.int
-    """Free to choose; binding a handle that is already bound is refused."""
+    """Chosen by the client; a handle that is already bound is refused."""
     memory: _builtins.str
     def __init__(
         self,
@@ -365,10 +367,10 @@ class Opened(_message.Message):
     handle: _builtins.int
     model: _builtins.str
     route: _builtins.str
-    """Set where another shard owns the memory: its address. Requests on this handle work, but are forwarded; a session
-    with that address goes straight. If the owner is lost on the way, requests fail with UNAVAILABLE, reason
-    OWNER_UNREACHABLE, and the handle is dead: close it, and open another one. Where the memory has only moved, the
-    error's ErrorInfo has the address it is at now in its metadata, as `route`.
+    """Address of the owner, if another shard owns the memory. Requests on this handle work, but are forwarded; a session
+    with that address is direct. If the owner is lost, requests fail with UNAVAILABLE, reason OWNER_UNREACHABLE, and
+    the handle is dead: close it, and open another one. If the memory has only moved, the metadata of the error's
+    ErrorInfo has its new address as `route`.
     """
     last_sequence: _builtins.int
     """Highest sequence number of this client that the memory has seen; 0 if none."""
@@ -391,7 +393,7 @@ Global___Opened: _TypeAlias = Opened  # noqa: Y015
 
 @_typing.final
 class Close(_message.Message):
-    """Releases a handle once the requests before it are answered. Not answered itself."""
+    """Releases a handle after the requests before it are answered. It has no answer of its own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -421,16 +423,16 @@ class StoreFrame(_message.Message):
     def columns(self) -> Global___RequestColumns: ...
     @_builtins.property
     def sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """One a request: the number that the client gave this store, counting its stores and erases from 1 for each memory. A
-        number the memory has seen gets the first answer and applies nothing; where something else is to be stored or erased
-        under it, the request fails with FAILED_PRECONDITION, reason NUMBER_REUSED. 0: not counted, never recognised as a
-        repeat. The last 1024 of each of the last 1024 clients of a memory are remembered; without a store on the server, the
-        numbers of all but the last 64 clients are only refused, with reason SEQUENCE_FORGOTTEN.
+        """Sequence number of each request. The client counts its stores and erases from 1 for each memory. A repeat of a
+        number gets the first answer and applies nothing; if its content is different, the request fails with
+        FAILED_PRECONDITION, reason NUMBER_REUSED. 0: not counted, and never recognised as a repeat. A memory remembers the
+        last 1024 numbers of each of its last 1024 clients. On a server that is not durable, the numbers of all but the
+        last 64 clients are only refused, with reason SEQUENCE_FORGOTTEN.
         """
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
-        """Empty, or one for each pattern of the frame. Needs a server that keeps memories: else the requests fail with
+        """Empty, or one for each pattern of the frame. Needs a durable server: on any other the requests fail with
         FAILED_PRECONDITION, reason NOT_KEPT.
         """
 
@@ -451,9 +453,10 @@ Global___StoreFrame: _TypeAlias = StoreFrame  # noqa: Y015
 
 @_typing.final
 class EraseFrame(_message.Message):
-    """Makes stored patterns strangers again: whole patterns, as they were stored. One that the server keeps leaves its page
-    exactly as if it had never been stored. Any other is erased as well as the model has learned to, and counted even where
-    it was never stored; that needs a model that `erases`: else it fails with FAILED_PRECONDITION, reason CANNOT_ERASE.
+    """Erases stored patterns, given whole and as they were stored. A pattern that the server keeps leaves its page exactly
+    as if it had never been stored. Any other pattern is erased by the model's learned eraser, and counted even if it was
+    never stored. That needs a model that `erases`: with any other it fails with FAILED_PRECONDITION, reason
+    CANNOT_ERASE.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -464,7 +467,7 @@ class EraseFrame(_message.Message):
     def columns(self) -> Global___RequestColumns: ...
     @_builtins.property
     def sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """As in StoreFrame, and counted together with those."""
+        """As in StoreFrame; stores and erases are counted together."""
 
     def __init__(
         self,
@@ -490,17 +493,17 @@ class QueryFrame(_message.Message):
     PULL_KNOWN_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
-    """Reading steps, for the whole frame; 0 for the model's own number, at most 256."""
+    """Reading steps of the whole frame, at most 256; 0 for the model's own number."""
     trajectory: _builtins.bool
-    """Also stream every iterate, in `trajectory` frames before the answer."""
+    """Also sends every iterate, in `trajectory` frames before the answer."""
     pull_known: _builtins.bool
-    """Known entries are not held fixed but pulled towards the cue, as hard as the model has learned to at each step, and
-    come back as the memory has them: for cues that are known with noise. Needs a model that `pulls`: else the requests
-    fail with FAILED_PRECONDITION, reason CANNOT_PULL.
+    """Pulls known entries towards the cue, with a strength that the model has learned for each step, and does not hold
+    them fixed. The answer has the memory's values for them. For noisy known entries. Needs a model that `pulls`: with
+    any other the requests fail with FAILED_PRECONDITION, reason CANNOT_PULL.
     """
     match: _builtins.bool
-    """Also tell the kept pattern that is nearest to each completed one. Needs a server that keeps memories: else the
-    requests fail with FAILED_PRECONDITION, reason NOT_KEPT.
+    """Also sends the kept pattern nearest to each completed one. Needs a durable server: on any other the requests fail
+    with FAILED_PRECONDITION, reason NOT_KEPT.
     """
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
@@ -543,7 +546,7 @@ Global___RecognizeFrame: _TypeAlias = RecognizeFrame  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
-    """Drops requests that have not been computed yet; these fail with CANCELLED. The others are answered as ever."""
+    """Drops requests that have not been computed yet; they fail with CANCELLED. The others are answered as usual."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -565,7 +568,7 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class StoredFrame(_message.Message):
-    """Answers to stores: each was applied and is seen by any later query."""
+    """Answers to stores. Each store was applied, and any later query sees it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -599,7 +602,7 @@ Global___StoredFrame: _TypeAlias = StoredFrame  # noqa: Y015
 
 @_typing.final
 class ErasedFrame(_message.Message):
-    """Answers to erases: each was applied and is seen by any later query."""
+    """Answers to erases. Each erase was applied, and any later query sees it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -614,7 +617,7 @@ class ErasedFrame(_message.Message):
 
     @_builtins.property
     def totals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Patterns left in the memory: those before less those named, and never below 0."""
+        """Patterns in the memory after the erase: those before less those in the request, never below 0."""
 
     def __init__(
         self,
@@ -648,13 +651,13 @@ class RecalledFrame(_message.Message):
 
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
-        """Completed patterns, float32; of text fields the place of each character in the alphabet."""
+        """Completed patterns, float32; in text fields the index of each character in the alphabet."""
 
     @_builtins.property
     def scores(self) -> Global___Scores: ...
     @_builtins.property
     def matches(self) -> Global___Matches:
-        """Where the query asked for it."""
+        """Set if the query has `match`."""
 
     def __init__(
         self,
@@ -675,7 +678,7 @@ Global___RecalledFrame: _TypeAlias = RecalledFrame  # noqa: Y015
 
 @_typing.final
 class Matches(_message.Message):
-    """The kept pattern that is nearest to each completed one: one entry a completed pattern."""
+    """Kept patterns nearest to the completed ones: one entry for each completed pattern."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -688,13 +691,13 @@ class Matches(_message.Message):
 
     @_builtins.property
     def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Euclidean, in user units; of a text, each character that differs counts 2 in the sum of squares. Infinite where
+        """Euclidean distances in user units; in a text, each differing character adds 2 to the sum of squares. Infinite where
         nothing is kept.
         """
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
-        """What it carries. Empty where none of them carries anything."""
+        """Ids and payloads of the kept patterns. Empty if none of them has any."""
 
     def __init__(
         self,
@@ -713,7 +716,7 @@ Global___Matches: _TypeAlias = Matches  # noqa: Y015
 
 @_typing.final
 class Scores(_message.Message):
-    """One entry a pattern."""
+    """One entry for each pattern."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -738,7 +741,7 @@ class Scores(_message.Message):
 
     @_builtins.property
     def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Which of the memory's pages answered, counted from 0, the oldest. Empty: it was page 0 for each."""
+        """Index of the answering page, from 0 for the oldest. Empty: page 0 answered every cue."""
 
     def __init__(
         self,
@@ -773,7 +776,7 @@ class RecognizedFrame(_message.Message):
     def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One entry a pattern."""
+        """Energy of each pattern."""
 
     @_builtins.property
     def delta_energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -781,13 +784,13 @@ class RecognizedFrame(_message.Message):
 
     @_builtins.property
     def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """From 0 to 1: that the pattern is stored, where as many are asked for that are as that are not. As the model was
-        calibrated on validation data; empty where it was not.
+        """Probability from 0 to 1 that the pattern is stored, if as many stored as unstored patterns are asked for.
+        Calibrated on validation data; empty if the model has no calibration.
         """
 
     @_builtins.property
     def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Which of the memory's pages knows the pattern best. As Scores.pages."""
+        """Index of the page that knows the pattern best, as in Scores.pages."""
 
     def __init__(
         self,
@@ -809,7 +812,7 @@ Global___RecognizedFrame: _TypeAlias = RecognizedFrame  # noqa: Y015
 
 @_typing.final
 class TrajectoryFrame(_message.Message):
-    """One iterate of one request, in the order of steps from 0, the cue, on."""
+    """One iterate of one request. Steps come in order; step 0 is the cue."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -823,7 +826,7 @@ class TrajectoryFrame(_message.Message):
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
     def energy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One entry a pattern."""
+        """Energy of each pattern."""
 
     def __init__(
         self,
@@ -886,7 +889,7 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
-    """The shard is going away: send nothing new here, wait for the answers, close, and open a session elsewhere."""
+    """Announces that the shard will stop: send nothing new here, wait for the answers, close, and open a session elsewhere."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -912,7 +915,7 @@ class StoreRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     client_id: _builtins.str
-    """Both or neither: see StoreFrame.sequences."""
+    """Set both or neither: see StoreFrame.sequences."""
     sequence: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
@@ -969,7 +972,7 @@ class EraseRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     client_id: _builtins.str
-    """Both or neither: see EraseFrame.sequences."""
+    """Set both or neither: see EraseFrame.sequences."""
     sequence: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...

@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class MemoryDataStub(object):
-    """Storing and querying. Any shard takes any request and forwards what another shard owns.
+    """Stores, queries, recognition and erases. Any shard takes any request, and forwards it to the shard that owns the
+    memory.
 
-    Unary calls are for simple callers: one memory each, over the bound of waiting work they get RESOURCE_EXHAUSTED, and
-    where the request was forwarded the trailing metadata `attractor-route` names the owner's address.
+    Unary calls are for simple callers. Each is about one memory. Beyond the bound of waiting work they fail with
+    RESOURCE_EXHAUSTED. If a request was forwarded, the trailing metadata `attractor-route` has the owner's address.
     """
 
     def __init__(self, channel):
@@ -66,26 +67,28 @@ class MemoryDataStub(object):
 
 
 class MemoryDataServicer(object):
-    """Storing and querying. Any shard takes any request and forwards what another shard owns.
+    """Stores, queries, recognition and erases. Any shard takes any request, and forwards it to the shard that owns the
+    memory.
 
-    Unary calls are for simple callers: one memory each, over the bound of waiting work they get RESOURCE_EXHAUSTED, and
-    where the request was forwarded the trailing metadata `attractor-route` names the owner's address.
+    Unary calls are for simple callers. Each is about one memory. Beyond the bound of waiting work they fail with
+    RESOURCE_EXHAUSTED. If a request was forwarded, the trailing metadata `attractor-route` has the owner's address.
     """
 
     def Session(self, request_iterator, context):
         """One stream for an application: many memories, many requests in flight.
 
-        The client speaks first, with `hello`; the server answers `welcome`. The client binds memories to handles (`open`)
-        and sends frames. Within a memory, requests take effect and are answered in the order sent; across memories in any
+        The client sends `hello` first, and the server answers `welcome`. The client binds memories to handles (`open`) and
+        sends frames. Requests of one memory take effect and are answered in the order sent; across memories there is no
         order. A stream that sends faster than the shard computes is not refused: the server stops reading until work is
         done, and HTTP/2 makes the sender wait.
 
-        A request that cannot be carried out is answered by a `failures` frame, and the stream goes on; what is refused,
-        cancelled or a repeat may be answered before older requests of its memory. The stream itself ends with an error only
-        where the server cannot know which requests a frame held, or they are more than `frame_patterns_limit`.
+        A request that cannot be carried out is answered by a `failures` frame, and the stream goes on. Refused, cancelled
+        and repeated requests may be answered before older requests of their memory. The stream itself ends with an error
+        only if the server cannot know which requests a frame held, or if these have more patterns than
+        `frame_patterns_limit`.
 
-        The end of the stream never means commit: what has not been answered may or may not have been applied. A client
-        that lost a stream repeats its unanswered stores and erases with the same sequence numbers.
+        The end of the stream never means commit: unanswered requests may or may not have been applied. A client that lost
+        a stream repeats its unanswered stores and erases with the same sequence numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,10 +155,11 @@ def add_MemoryDataServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MemoryData(object):
-    """Storing and querying. Any shard takes any request and forwards what another shard owns.
+    """Stores, queries, recognition and erases. Any shard takes any request, and forwards it to the shard that owns the
+    memory.
 
-    Unary calls are for simple callers: one memory each, over the bound of waiting work they get RESOURCE_EXHAUSTED, and
-    where the request was forwarded the trailing metadata `attractor-route` names the owner's address.
+    Unary calls are for simple callers. Each is about one memory. Beyond the bound of waiting work they fail with
+    RESOURCE_EXHAUSTED. If a request was forwarded, the trailing metadata `attractor-route` has the owner's address.
     """
 
     @staticmethod
