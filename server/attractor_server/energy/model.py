@@ -83,11 +83,11 @@ class Model:
         return self.transform.encode(self.encoding.encode(values))
 
     def decode(self, x: Tensor) -> Tensor:
-        """Network units to user units (…, values); an image is dark at 0 and bright at 1, and never beyond."""
+        """Turn network units into user units (…, values), within the limits of each field's kind."""
         values = self.encoding.decode(self.transform.decode(x))
         for field, span in self.layout.spans:
-            if field.kind == "image":
-                values[..., span] = values[..., span].clamp(0, 1)
+            if (limits := field.traits.clamp) is not None:
+                values[..., span] = values[..., span].clamp(*limits)
         return values
 
     def hold(self, values: Tensor, known: Tensor) -> Hold:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import InvalidRequest, Violation, quoted
-from attractor_server.fields import Field, Layout
+from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Booleans, Floats, Recalled, Recognized
 from attractor_server.memories.records import NOTHING
 from attractor_server.rpc.messages import messages_of
@@ -21,10 +22,6 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_BFLOAT16: np.dtype("<u2"),
     pb.DTYPE_UINT8: np.dtype("u1"),
 }
-
-_TEXT_DTYPES = {pb.DTYPE_UINT8: _DTYPES[pb.DTYPE_UINT8]}
-
-_MISSING_CHARACTER = 255
 
 _DIMENSIONS_LIMIT = 32
 
@@ -225,6 +222,13 @@ def _by_field(
     return found
 
 
+@cache
+def _dtypes_of(names: tuple[str, ...]) -> Mapping[pb.DType.ValueType, np.dtype[np.generic]]:
+    """Return the types of these names by their numbers on the wire."""
+    numbers = [pb.DType.Value(f"DTYPE_{name.upper()}") for name in names]
+    return {number: _DTYPES[number] for number in numbers}
+
+
 def _dtype(
     tensor: pb.Tensor, dtypes: Mapping[pb.DType.ValueType, np.dtype[np.generic]], path: str, *, meant: str = ""
 ) -> np.dtype[np.generic]:
@@ -235,8 +239,8 @@ def _dtype(
 
 
 def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
-    dtypes = _TEXT_DTYPES if field.alphabet else _DTYPES
-    dtype = _dtype(tensor, dtypes, path, meant=f" for {field.kind} {field.name!r}")
+    kind = field.traits
+    dtype = _dtype(tensor, _dtypes_of(kind.dtypes), path, meant=f" for {field.kind} {field.name!r}")
     expected = (rows, *field.shape)
     if len(tensor.shape) != len(expected) or tuple(tensor.shape) != expected:
         more = "" if len(tensor.shape) <= DIMENSIONS_SHOWN else f" and {len(tensor.shape) - DIMENSIONS_SHOWN} more"
@@ -254,9 +258,9 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     if tensor.dtype == pb.DTYPE_BFLOAT16:
         return (raw.astype(np.uint32) << 16).view(np.float32)
     values = raw.astype(np.float32, copy=False)
-    if field.alphabet:
-        values[raw == _MISSING_CHARACTER] = np.nan
-    return values / np.float32(255) if tensor.dtype == pb.DTYPE_UINT8 and field.kind == "image" else values
+    if kind.has_alphabet:
+        values[raw == MISSING_INDEX] = np.nan
+    return values / np.float32(kind.uint8_unit) if tensor.dtype == pb.DTYPE_UINT8 and kind.uint8_unit != 1 else values
 
 
 def _known(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Booleans:

@@ -8,7 +8,7 @@ import numpy as np
 from attractor_proto.names import CLIENT_ID_LIMIT, STEPS_LIMIT
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_server.errors import InvalidRequest, quoted
-from attractor_server.fields import Field, Layout
+from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.records import Call
 from attractor_server.scheduling.jobs import Patterns
@@ -113,7 +113,7 @@ def _empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
 def _problem(field: Field, part: Floats, *, partial: bool) -> str:
     """What is wrong with the values (patterns, entries) of a field; empty where nothing is."""
     low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
-    if field.alphabet:
+    if field.traits.has_alphabet:
         return _text_problem(field, part, partial=partial)
     if partial and np.isnan(low):
         given = part[~np.isnan(part)]
@@ -125,7 +125,7 @@ def _problem(field: Field, part: Floats, *, partial: bool) -> str:
         value = part[wrong].flat[0]
         return f"saw {value} in {_place(wrong)}; expected finite numbers"
     if low < field.minimum or high > field.maximum:
-        hint = " (an image is sent as uint8, or as floats from 0 to 1)" if field.kind == "image" else ""
+        hint = f" ({field.traits.hint})" if field.traits.hint else ""
         return f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}{hint}"
     return ""
 
@@ -136,7 +136,8 @@ def _text_problem(field: Field, part: Floats, *, partial: bool) -> str:
     if beyond.any():
         return f"saw {part[beyond].flat[0]:g} in {_place(beyond)}; expected 0 to {last}, places in the alphabet"
     if missing.any() and not partial:
-        return f"saw 255, a missing character, in {_place(missing)}; expected 0 to {last}, places in the alphabet"
+        seen = f"saw {MISSING_INDEX}, a missing character, in {_place(missing)}"
+        return f"{seen}; expected 0 to {last}, places in the alphabet"
     return ""
 
 

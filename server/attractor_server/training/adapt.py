@@ -47,7 +47,8 @@ def adapt_model(model: Model, samples: Tensor, *, name: str = "") -> Model:
 
 def _whitening_of(model: Model) -> Whitening:
     kinds = [field.kind for field in model.layout.fields]
-    if model.transform.whitening is None or set(kinds) != {"vector"} or not recipe_of(model).input.whitening:
+    refits = all(field.traits.refits for field in model.layout.fields)
+    if model.transform.whitening is None or not refits or not recipe_of(model).input.whitening:
         raise SettingsError(
             f"model: saw {model.name} with fields of kind {', '.join(kinds)}; expected a model of vectors that was "
             "trained behind a whitening, as embedding-384"

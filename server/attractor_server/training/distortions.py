@@ -67,7 +67,7 @@ def _uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 
 def _cover_block(x: Tensor, field: Field, table: CueTable, generator: Generator) -> tuple[Tensor, Tensor]:
-    if field.kind != "image":
+    if not field.traits.has_area:
         raise SettingsError(f"cues.kind: saw 'block' for the field {field.name!r}; expected an image field")
     covered = draw_blocks(x.shape, field.shape, generator, round(table.amount))
     return x.masked_fill(covered, BACKGROUND), covered

@@ -108,7 +108,8 @@ def select_judged_values(model: Model, data: DataTable, values: Tensor) -> Tenso
     parts = []
     for field, span in model.layout.spans:
         if data.field in ("", field.name):
-            parts.append(2 * values[..., span] - 1 if field.kind == "image" else values[..., span])
+            factor, offset = field.traits.judged or (1.0, 0.0)
+            parts.append(factor * values[..., span] + offset)
     return torch.cat(parts, -1)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from attractor_server.errors import SettingsError
-from attractor_server.fields import AudioFormat, Field, Layout
+from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 from attractor_server.training.datasets import audio_format as sound
 from attractor_server.training.datasets.digits import large_digits
 from attractor_server.training.datasets.glyphs import SIDE, Split, glyphs
@@ -16,9 +16,6 @@ from attractor_server.training.datasets.sentences import sentences, sentences_by
 from attractor_server.training.datasets.short_texts import ALPHABET, short_texts
 from attractor_server.training.datasets.source import Dataset, Pairs, Signs, Source
 from attractor_server.training.datasets.speech import speech
-
-IMAGE = Field(name="image", kind="image", shape=(SIDE, SIDE), minimum=-4.0, maximum=5.0)
-"""Dark 0 to bright 1; the range leaves room for noise."""
 
 
 def load_dataset(name: str, split: Split) -> Source:
@@ -36,8 +33,18 @@ def _dataset(field: Field, samples: Samples) -> Dataset:
     return Dataset(Layout((field,)), torch.from_numpy(samples.values), torch.from_numpy(samples.classes))
 
 
+def _field(
+    name: str, kind: str, shape: tuple[int, ...], *, alphabet: str = "", audio: AudioFormat | None = None
+) -> Field:
+    minimum, maximum = KINDS[kind].limits
+    return Field(name=name, kind=kind, shape=shape, minimum=minimum, maximum=maximum, alphabet=alphabet, audio=audio)
+
+
+IMAGE = _field("image", "image", (SIDE, SIDE))
+
+
 def _signs(split: Split) -> Source:
-    return Signs(Layout((Field(name="pattern", kind="vector", shape=(128,)),)), RandomSigns(128))
+    return Signs(Layout((_field("pattern", "vector", (128,)),)), RandomSigns(128))
 
 
 def _glyphs(split: Split) -> Source:
@@ -51,24 +58,23 @@ def _digits(split: Split) -> Source:
 
 
 def _patches(split: Split) -> Source:
-    field = Field(name="image", kind="image", shape=(32, 32, 3), minimum=-4.0, maximum=5.0)
-    return _dataset(field, patches(split))
+    return _dataset(_field("image", "image", (32, 32, 3)), patches(split))
 
 
 def _sentences(split: Split) -> Dataset:
-    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences(split))
+    return _dataset(_field("embedding", "vector", (384,)), sentences(split))
 
 
 def _by_mpnet(split: Split) -> Dataset:
-    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences_by_mpnet(split))
+    return _dataset(_field("embedding", "vector", (384,)), sentences_by_mpnet(split))
 
 
 def _by_analysis(split: Split) -> Dataset:
-    return _dataset(Field(name="embedding", kind="vector", shape=(384,)), sentences_by_analysis(split))
+    return _dataset(_field("embedding", "vector", (384,)), sentences_by_analysis(split))
 
 
 def _texts(split: Split) -> Source:
-    return _dataset(Field(name="text", kind="text", shape=(64,), alphabet=ALPHABET), short_texts(split))
+    return _dataset(_field("text", "text", (64,), alphabet=ALPHABET), short_texts(split))
 
 
 def _speech(split: Split) -> Source:
@@ -80,7 +86,7 @@ def _speech(split: Split) -> Source:
         low_hz=sound.LOW_HZ,
         high_hz=sound.HIGH_HZ,
     )
-    return _dataset(Field(name="sound", kind="audio", shape=(32, sound.MELS), audio=audio), speech(split))
+    return _dataset(_field("sound", "audio", (32, sound.MELS), audio=audio), speech(split))
 
 
 DATASETS: Mapping[str, Callable[[Split], Source]] = {

@@ -29,7 +29,7 @@ class Warped:
     """Share of the memories"""
 
     def __post_init__(self) -> None:
-        if [field.kind for field in self.layout.fields] != ["image"]:
+        if [field.traits.has_area for field in self.layout.fields] != [True]:
             kinds = ", ".join(field.kind for field in self.layout.fields)
             raise SettingsError(f"data.warped: saw {self.share} for patterns of {kinds}; expected it for images alone")
 
