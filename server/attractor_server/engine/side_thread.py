@@ -44,8 +44,8 @@ class SideThread:
         while not work.made:
             slice_ = self._thread.submit(work.go_on)
             while not wait([slice_], WAIT_S).done:
-                job.aside = True
+                job.step_aside()
                 yield
-                job.aside = False
+                job.step_back()
             slice_.result()
         return work.made[0]

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from attractor_proto.names import CLIENT_ID_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest, Violation, quoted
+from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context, address_of, is_forwarded
@@ -15,8 +18,19 @@ from attractor_server.rpc.messages import items_of
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.validation import check_steps, check_values
-from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
 from attractor_server.shard.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class _UnaryRequest:
+    """A request that can be served, decoded by the model that its memory is of now."""
+
+    memory: MemoryRecord
+    model: ModelCard
+    patterns: Patterns
+    deadline_s: float | None
+    origin: Origin | None
 
 
 class MemoryDataServicer(rpc.MemoryDataServicer):
@@ -34,7 +48,20 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             return await self._peers.forward(
                 rpc.MemoryDataStub(self._peers.channel(peer)).Store, request, context, peer
             )
-        outcome = await self._write(Operation.STORE, request, context)
+        _check_number(request)
+        asked = await self._read(Operation.STORE, request.memory, request.tensors, context)
+        self._shard.check_kept("items" if request.items else "")
+        values = asked.patterns.values
+        items = items_of(request.items, patterns=len(values), where="items")
+        job = Job.store(
+            asked.memory,
+            values,
+            items,
+            layout=asked.model.layout,
+            deadline_s=_write_deadline_s(request, asked),
+            origin=asked.origin,
+        )
+        outcome = await self._write(job, request)
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
 
     async def Erase(self, request: pb.EraseRequest, context: Context) -> pb.EraseResponse:  # noqa: D102, N802
@@ -42,7 +69,16 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             return await self._peers.forward(
                 rpc.MemoryDataStub(self._peers.channel(peer)).Erase, request, context, peer
             )
-        outcome = await self._write(Operation.ERASE, request, context)
+        _check_number(request)
+        asked = await self._read(Operation.ERASE, request.memory, request.tensors, context)
+        job = Job.erase(
+            asked.memory,
+            asked.patterns.values,
+            layout=asked.model.layout,
+            deadline_s=_write_deadline_s(request, asked),
+            origin=asked.origin,
+        )
+        outcome = await self._write(job, request)
         return pb.EraseResponse(version=outcome.version, total=outcome.patterns)
 
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:  # noqa: D102, N802
@@ -51,12 +87,25 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
                 rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer
             )
         check_steps(request.steps, "steps")
-        job = await self._job(Operation.QUERY, request.memory, request.tensors, context)
-        self._shard.reading(job, steps=request.steps, pull=request.pull_known, match=request.match)
-        recalled = await self._answer(job, context)
+        asked = await self._read(Operation.QUERY, request.memory, request.tensors, context)
+        self._shard.check(Operation.QUERY, asked.model, pull=request.pull_known)
+        self._shard.check_kept("match" if request.match else "")
+        layout = asked.model.layout  # of the answer, too, whatever model the memory is of by then
+        recalled = await self._answer(
+            Job.query(
+                asked.memory,
+                asked.patterns.values,
+                asked.patterns.known,
+                steps=request.steps or asked.model.steps,
+                own_steps=not request.steps,
+                pull=request.pull_known,
+                match=request.match,
+                layout=layout,
+                deadline_s=asked.deadline_s,
+                origin=asked.origin,
+            )
+        )
         assert isinstance(recalled, Recalled)
-        layout = job.layout  # of the answer, too, whatever model the memory is of by now
-        assert layout is not None
         response = pb.QueryResponse()
         codec.encode(layout, recalled.values, into=response.tensors)
         codec.scores([recalled], into=response.scores)
@@ -72,8 +121,16 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             return await self._peers.forward(
                 rpc.MemoryDataStub(self._peers.channel(peer)).Recognize, request, context, peer
             )
-        job = await self._job(Operation.RECOGNIZE, request.memory, request.tensors, context)
-        recognized = await self._answer(job, context)
+        asked = await self._read(Operation.RECOGNIZE, request.memory, request.tensors, context)
+        recognized = await self._answer(
+            Job.recognize(
+                asked.memory,
+                asked.patterns.values,
+                layout=asked.model.layout,
+                deadline_s=asked.deadline_s,
+                origin=asked.origin,
+            )
+        )
         assert isinstance(recognized, Recognized)
         return pb.RecognizeResponse(
             energy=recognized.energy.tolist(),
@@ -82,39 +139,33 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             pages=codec.pages([recognized]),
         )
 
-    async def _write(
-        self, operation: Operation, request: pb.StoreRequest | pb.EraseRequest, context: Context
-    ) -> Stored | Erased:
-        _check_count(request)
-        job = await self._job(operation, request.memory, request.tensors, context)
-        if isinstance(request, pb.StoreRequest):
-            self._shard.check_kept("items" if request.items else "")
-            job.items = items_of(request.items, patterns=job.size, where="items")
+    async def _write(self, job: Job, request: pb.StoreRequest | pb.EraseRequest) -> Stored | Erased:
         first = counted(job, request.client_id, request.sequence)
-        if job.counted:
-            job.deadline_s = None  # a repeat may wait for it by now, and its caller have more time
-        return written(await (self._settled(first, job) if first else self._answer(job, context)))
+        return written(await (self._settled(first, job) if first else self._answer(job)))
 
-    async def _job(self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context) -> Job:
-        """Everything that can be refused at once is refused here, before the write is counted."""
+    async def _read(
+        self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context
+    ) -> _UnaryRequest:
+        """Everything that can be refused at once is refused here, before a write is counted."""
         record = await self._shard.memories.get(memory)
-        layout = self._shard.model(record.model).layout
+        model = self._shard.model(record.model)
         rows = codec.rows_of(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
         partial = not operation.writes
-        patterns = codec.decode(layout, tensors, rows=rows, where="tensors", partial=partial)
-        check_values(layout, patterns, where="tensors", partial=partial)
+        patterns = codec.decode(model.layout, tensors, rows=rows, where="tensors", partial=partial)
+        check_values(model.layout, patterns, where="tensors", partial=partial)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
-        job = self._shard.job(operation, record, patterns)
-        job.origin = None if is_forwarded(context) else (address_of(context), 0)
-        job.layout = layout  # by which they were decoded, whatever the engine makes of the memory meanwhile
+        self._shard.check_here(record)
+        self._shard.check(operation, model, pull=False)
+        deadline_s = None
         if (remaining_s := context.time_remaining()) is not None:
             if remaining_s <= 0:
                 raise Expired("the deadline had passed when the request arrived; nothing was done")
-            job.deadline_s = asyncio.get_running_loop().time() + remaining_s
-        return job
+            deadline_s = asyncio.get_running_loop().time() + remaining_s
+        origin = None if is_forwarded(context) else (address_of(context), 0)
+        return _UnaryRequest(record, model, patterns, deadline_s, origin)
 
-    async def _answer(self, job: Job, context: Context) -> Outcome:
+    async def _answer(self, job: Job) -> Outcome:
         self._shard.batcher.offer(job)
         return await self._settled(job.future, job)
 
@@ -129,7 +180,12 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             raise
 
 
-def _check_count(request: pb.StoreRequest | pb.EraseRequest) -> None:
+def _write_deadline_s(request: pb.StoreRequest | pb.EraseRequest, asked: _UnaryRequest) -> float | None:
+    """Return no deadline for what is numbered: a repeat may wait for it by then, and its caller have more time."""
+    return None if request.sequence else asked.deadline_s
+
+
+def _check_number(request: pb.StoreRequest | pb.EraseRequest) -> None:
     """Refuses a write that is counted by half, or for a client that cannot be.
 
     Raises:

@@ -26,15 +26,13 @@ def counted(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
     ledger, digest = job.memory.ledger(client_id), _digest(job)
     if (first := ledger.find(sequence, digest)) is not None:
         return _answered(first) if isinstance(first, Applied) else first
-    if sequence <= ledger.elsewhere:
-        if not job.memory.id:
-            raise SequenceForgotten(
-                f"sequence: {sequence} may have been applied before, which is no longer known of a client that was "
-                f"silent while many others wrote; expected more than {ledger.elsewhere}"
-            )
-        job.looks_back = True
+    if sequence <= ledger.elsewhere and not job.memory.id:
+        raise SequenceForgotten(
+            f"sequence: {sequence} may have been applied before, which is no longer known of a client that was "
+            f"silent while many others wrote; expected more than {ledger.elsewhere}"
+        )
     ledger.enter(sequence, job.future, digest)
-    job.client_id, job.sequence, job.digest = client_id, sequence, digest
+    job.number(client_id, sequence, digest, looks_back=sequence <= ledger.elsewhere)
 
     def settle(future: OutcomeFuture) -> None:
         if isinstance(outcome := outcome_of(future), Stored | Erased):

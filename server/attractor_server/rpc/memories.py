@@ -21,7 +21,7 @@ from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.messages import given_settings, memory_message
 from attractor_server.rpc.peers import Peers, unreachable
 from attractor_server.rpc.validation import call_of, check_no_nul
-from attractor_server.scheduling.jobs import Operation
+from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.memory_store import SqlMemoryStore
@@ -76,9 +76,8 @@ class MemoriesServicer(rpc.MemoriesServicer):
             ):
                 raise
             return pb.DeleteResponse()
-        job = self._shard.job(Operation.DELETE, record)
-        if call is not None:
-            job.client_id, job.sequence, job.digest = call.client, call.sequence, call.digest
+        self._shard.check_here(record)
+        job = Job.delete(record, call=call)
         job.future.add_done_callback(lambda _: memories.left(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)

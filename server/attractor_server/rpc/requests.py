@@ -1,8 +1,9 @@
 """From frames of requests to jobs."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
@@ -10,12 +11,13 @@ from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.outcomes import Booleans
 from attractor_server.memories.records import Item
 from attractor_server.rpc import codec
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.messages import items_of
 from attractor_server.rpc.validation import check_steps, check_values
-from attractor_server.scheduling.jobs import Job, Operation, Patterns
+from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
 from attractor_server.shard.shard import Shard
 
 
@@ -32,6 +34,8 @@ class RequestFrame:
     pull: bool = False
     match: bool = False
     items: Sequence[memories_pb2.Item] = ()
+    origin: Origin | None = None
+    """Session that it came by; None where another shard passed it on"""
 
     @property
     def where(self) -> str:
@@ -86,7 +90,7 @@ class RequestFrame:
         return part
 
 
-def ask_of(frame: pb.SessionRequest) -> RequestFrame:
+def ask_of(frame: pb.SessionRequest, *, origin: Origin | None = None) -> RequestFrame:
     """What a frame of requests asks for."""
     match frame.WhichOneof("frame"):
         case "store":
@@ -97,11 +101,16 @@ def ask_of(frame: pb.SessionRequest) -> RequestFrame:
                 columns=store.columns,
                 sequences=store.sequences,
                 items=store.items,
+                origin=origin,
             )
         case "erase":
             erase = frame.erase
             return RequestFrame(
-                operation=Operation.ERASE, frame=frame, columns=erase.columns, sequences=erase.sequences
+                operation=Operation.ERASE,
+                frame=frame,
+                columns=erase.columns,
+                sequences=erase.sequences,
+                origin=origin,
             )
         case "query":
             query = frame.query
@@ -113,9 +122,12 @@ def ask_of(frame: pb.SessionRequest) -> RequestFrame:
                 trajectory=query.trajectory,
                 pull=query.pull_known,
                 match=query.match,
+                origin=origin,
             )
         case _:
-            return RequestFrame(operation=Operation.RECOGNIZE, frame=frame, columns=frame.recognize.columns)
+            return RequestFrame(
+                operation=Operation.RECOGNIZE, frame=frame, columns=frame.recognize.columns, origin=origin
+            )
 
 
 @dataclass(eq=False, slots=True)
@@ -177,37 +189,43 @@ class JobFactory:
     def __init__(
         self, shard: Shard, ask: RequestFrame, model: ModelCard, patterns: Patterns, items: Sequence[Item]
     ) -> None:
-        query = ask.operation is Operation.QUERY
-        self._ask = ask
         self._limit = max(shard.limits.session_patterns, shard.limits.frame_patterns)
-        self._layout = model.layout
-        self._steps = (ask.steps or model.steps) if query else 0
-        self._own_steps = query and not ask.steps
         self._values = patterns.values
-        self._known = patterns.known if query else None
-        self._items = items
+        self._copies = ask.operation.writes
+        """A page may keep what is written for long: not the whole frame with it"""
+        self._beside: Sequence[Item] | Booleans | None = items or None
+        """Row for row, items of a store or the mask of a query"""
         self._deadlines_ms = list(ask.columns.deadline_ms)
-        self._loop = asyncio.get_running_loop()
-        self._now_s = self._loop.time()
+        self._now_s = asyncio.get_running_loop().time()
+        make: Callable[..., Job]
+        match ask.operation:
+            case Operation.STORE:
+                make = Job.store
+            case Operation.ERASE:
+                make = Job.erase
+            case Operation.QUERY:
+                self._beside = patterns.known
+                make = partial(
+                    Job.query,
+                    steps=ask.steps or model.steps,
+                    own_steps=not ask.steps,
+                    trajectory=ask.trajectory,
+                    pull=ask.pull,
+                    match=ask.match,
+                )
+            case _:
+                make = Job.recognize
+        self._make = partial(make, layout=model.layout, origin=ask.origin)
 
     def __call__(self, asked: FrameRequest) -> Job | ServerError:
         """Return the job of one request of the frame, or why it can be none."""
         values = self._values[asked.rows]
+        beside = () if self._beside is None else (self._beside[asked.rows],)
         deadline_ms = self._deadlines_ms[asked.place] if self._deadlines_ms else 0
-        job = Job(
-            operation=self._ask.operation,
-            memory=asked.memory,
-            future=self._loop.create_future(),
-            # A page may keep what is written for long: not the whole frame with it.
-            values=values.copy() if self._ask.operation.writes else values,
-            known=None if self._known is None else self._known[asked.rows],
-            layout=self._layout,
-            steps=self._steps,
-            own_steps=self._own_steps,
-            trajectory=self._ask.trajectory,
-            pull=self._ask.pull,
-            match=self._ask.match,
-            items=self._items[asked.rows],
+        job = self._make(
+            asked.memory,
+            values.copy() if self._copies else values,
+            *beside,
             deadline_s=self._now_s + deadline_ms / 1000 if deadline_ms else None,
         )
         return self._too_heavy(job) if job.weight > self._limit else job

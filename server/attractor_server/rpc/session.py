@@ -116,7 +116,7 @@ class Session:
                 case "cancel":
                     await self._cancel(frame.cancel)
                 case "store" | "erase" | "query" | "recognize":
-                    await self._request(ask_of(frame))
+                    await self._request(ask_of(frame, origin=self._origin))
                 case kind:
                     raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
             await self._answers.room()
@@ -265,7 +265,6 @@ class Session:
         each_bytes = self._account.message_bytes // patterns
         for i, made in jobs_of(self._shard, ask, asked, model, rows=patterns):
             if isinstance(made, Job):
-                made.origin = self._origin
                 await self._answers.reserve(made.weight)
                 held_bytes = self._account.move(each_bytes * made.size)
                 try:

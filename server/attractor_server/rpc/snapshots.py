@@ -23,7 +23,7 @@ from attractor_server.rpc.messages import PAGE_CAPACITIES, memory_message, times
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.transfer import Importing, pieces_of
 from attractor_server.rpc.validation import call_of
-from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Operation, Rebuild, Restore, TakeSnapshot, Task
+from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.shard.shard import Shard
 
 logger = logging.getLogger(__name__)
@@ -165,10 +165,8 @@ class CopiesServicer(rpc.CopiesServicer):
         """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
-        job = self._shard.job(Operation.TEND, record)
-        job.task = task
-        if call is not None:
-            job.client_id, job.sequence, job.digest = call.client, call.sequence, call.digest
+        self._shard.check_here(record)
+        job = Job.perform(record, task, call=call)
         self._shard.batcher.add(job)
         outcome = await asyncio.shield(job.future)
         assert isinstance(outcome, TaskDone)

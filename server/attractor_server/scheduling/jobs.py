@@ -1,9 +1,10 @@
 """Jobs: requests to memories, on their way from the queue to the engine."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.fields import Layout
@@ -90,7 +91,8 @@ Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
 class Job:
     """One request to one memory; its future gets the outcome, or the error it failed with.
 
-    Nobody cancels the future: whoever no longer wants the outcome withdraws the job.
+    Made by `store`, `query` and the others, on the event loop that waits for the outcome. Nobody cancels the future:
+    whoever no longer wants the outcome withdraws the job.
     """
 
     operation: Operation
@@ -116,11 +118,13 @@ class Job:
     """On the event loop's clock"""
     client_id: str = ""
     sequence: int = 0
-    """Of what its client will repeat, with the same number, until it is answered; else 0"""
+    """Number of a store or an erase that its client repeats, with that number, until it is answered; 0 for none"""
     digest: int = 0
-    """Of what a numbered request asks, by which its repeats are told from others; 0: not noted"""
+    """Of what a numbered store or erase writes, by which its repeats are told from others; 0: not noted"""
     looks_back: bool = False
     """Only the store knows whether a store or an erase with that number was applied"""
+    call: Call | None = None
+    """Number of a task or a deletion that has one"""
     if_expired: bool = False
     """A deletion is one only where the memory's time is over"""
     task: Task | None = None
@@ -135,9 +139,142 @@ class Job:
     """That were begun"""
     aside: bool = False
     """Another thread is at it: the engine's has nothing to do for it now"""
-    _weight: int = field(default=0, init=False)
+    weight: int = field(default=0, init=False)
+    """Patterns in it and in its answer: with a trajectory, one for each iterate.
+
+    Fixed when the job is made, so that sums get back what they were given: of a query that takes its model's own steps
+    it is an estimate by the model that the memory was of then.
+    """
     _program: tuple[object, ...] = field(default=(), init=False)
     _program_of: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.weight = self.size * (1 + self.steps) if self.trajectory else self.size
+
+    @classmethod
+    def store(  # noqa: PLR0913 - each a part of the request
+        cls,
+        memory: MemoryRecord,
+        values: Floats,
+        items: Sequence[Item] = (),
+        *,
+        layout: Layout | None = None,
+        deadline_s: float | None = None,
+        origin: Origin | None = None,
+    ) -> Self:
+        """Return a job that writes patterns (n, d), each with its item if there are any."""
+        return cls(
+            operation=Operation.STORE,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=values,
+            items=items,
+            layout=layout,
+            deadline_s=deadline_s,
+            origin=origin,
+        )
+
+    @classmethod
+    def erase(
+        cls,
+        memory: MemoryRecord,
+        values: Floats,
+        *,
+        layout: Layout | None = None,
+        deadline_s: float | None = None,
+        origin: Origin | None = None,
+    ) -> Self:
+        """Return a job that erases patterns (n, d)."""
+        return cls(
+            operation=Operation.ERASE,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=values,
+            layout=layout,
+            deadline_s=deadline_s,
+            origin=origin,
+        )
+
+    @classmethod
+    def query(  # noqa: PLR0913 - a query has many options
+        cls,
+        memory: MemoryRecord,
+        values: Floats,
+        known: Booleans | None = None,
+        *,
+        steps: int,
+        own_steps: bool = False,
+        trajectory: bool = False,
+        pull: bool = False,
+        match: bool = False,
+        layout: Layout | None = None,
+        deadline_s: float | None = None,
+        origin: Origin | None = None,
+    ) -> Self:
+        """Return a job that completes cues (n, d), NaN or not `known` where they are to be filled in."""
+        return cls(
+            operation=Operation.QUERY,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=values,
+            known=known,
+            steps=steps,
+            own_steps=own_steps,
+            trajectory=trajectory,
+            pull=pull,
+            match=match,
+            layout=layout,
+            deadline_s=deadline_s,
+            origin=origin,
+        )
+
+    @classmethod
+    def recognize(
+        cls,
+        memory: MemoryRecord,
+        values: Floats,
+        *,
+        layout: Layout | None = None,
+        deadline_s: float | None = None,
+        origin: Origin | None = None,
+    ) -> Self:
+        """Return a job that asks how familiar patterns (n, d) are."""
+        return cls(
+            operation=Operation.RECOGNIZE,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=values,
+            layout=layout,
+            deadline_s=deadline_s,
+            origin=origin,
+        )
+
+    @classmethod
+    def delete(cls, memory: MemoryRecord, *, call: Call | None = None, if_expired: bool = False) -> Self:
+        """Return a job that deletes the memory, with `if_expired` only where its time is over at the job's turn."""
+        return cls(
+            operation=Operation.DELETE,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            call=call,
+            if_expired=if_expired,
+        )
+
+    @classmethod
+    def perform(cls, memory: MemoryRecord, task: Task, *, call: Call | None = None) -> Self:
+        """Return a job that carries out a task."""
+        return cls(
+            operation=Operation.TEND,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            task=task,
+            call=call,
+        )
+
+    @classmethod
+    def leave(cls, memory: MemoryRecord) -> Self:
+        """Return a job that takes the memory's pages out of the bank, since another shard has it."""
+        return cls(operation=Operation.LEAVE, memory=memory, future=asyncio.get_running_loop().create_future())
 
     @property
     def counted(self) -> bool:
@@ -150,30 +287,11 @@ class Job:
         return self.cut or self.operation is Operation.DELETE or isinstance(self.task, Rebuild)
 
     @property
-    def call(self) -> Call | None:
-        """Its number, of a task or a deletion that has one."""
-        if not self.counted:
-            return None
-        kind = "Delete" if self.task is None else type(self.task).__name__
-        return Call(self.client_id, self.sequence, kind, self.memory.name, self.digest)
-
-    @property
     def size(self) -> int:
         """Patterns in it; one where it has none, and of what is done in parts those of a part, about."""
         if isinstance(self.task, Rebuild):
             return PART_PATTERNS
         return 1 if self.values is None else len(self.values)
-
-    @property
-    def weight(self) -> int:
-        """Patterns in it and in its answer: with a trajectory, one for each iterate.
-
-        Looked at once, so that sums get back what they were given: of a query that takes its model's own steps it is an
-        estimate by the model that the memory was of when it was sent.
-        """
-        if not self._weight:
-            self._weight = self.size * (1 + self.steps) if self.trajectory else self.size
-        return self._weight
 
     @property
     def cost(self) -> int:
@@ -194,6 +312,32 @@ class Job:
             steps = 0 if self.own_steps else self.steps
             self._program, self._program_of = (kind, digest, steps, self.trajectory, self.pull), digest
         return self._program
+
+    def number(self, client_id: str, sequence: int, digest: int, *, looks_back: bool) -> None:
+        """Give a store or an erase the number with which its client repeats it until it is answered."""
+        self.client_id, self.sequence, self.digest, self.looks_back = client_id, sequence, digest, looks_back
+
+    def begin(self) -> None:
+        """Note that the engine has it: it can be withdrawn no longer, unless it reads and is done in parts."""
+        self.started = True
+
+    def begin_part(self, *, cut: bool) -> None:
+        """Note that a part of it is begun; `cut` where it takes longer than others should wait."""
+        self.cut = cut
+        self.parts += 1
+
+    def step_aside(self) -> None:
+        """Note that another thread is at it: the engine's has nothing to do for it now."""
+        self.aside = True
+
+    def step_back(self) -> None:
+        """Note that the engine's thread goes on with it."""
+        self.aside = False
+
+    def settle_steps(self, steps: int) -> None:
+        """Take that many reading steps, where it takes those of the model that the memory is of at its turn."""
+        if self.own_steps:
+            self.steps = steps
 
     def fail(self, error: ServerError) -> None:
         """Answers with an error, unless there is an answer."""

@@ -98,15 +98,14 @@ class MemoryQueue:
                 break
             weight += job.weight
             cost += job.cost
-            job.started = True
+            job.begin()
             taken.append(self._pop())
             if job.operation in ALONE:
                 break
         if cost > room or (taken and taken[0].in_parts):
             self.begun, self._part = taken, min(cost, math.ceil(room))
             for job in taken:
-                job.cut = cost > room
-                job.parts = 1
+                job.begin_part(cut=cost > room)
             return list(taken), self._part
         return taken, cost
 
@@ -115,7 +114,7 @@ class MemoryQueue:
         for job in self.begun:
             if job.deadline_s is not None and job.deadline_s <= now_s and not job.operation.writes:
                 job.fail(Expired("the deadline passed while the request was computed, part by part"))
-            job.parts += 1
+            job.begin_part(cut=job.cut)
         self.begun = [job for job in self.begun if not job.future.done()]
         return list(self.begun), self._part if self.begun else 0
 

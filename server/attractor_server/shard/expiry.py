@@ -8,7 +8,7 @@ import anyio
 from attractor_server.errors import ServerError
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Deleted, OutcomeFuture, outcome_of
-from attractor_server.scheduling.jobs import Operation
+from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -56,8 +56,8 @@ async def sweep(shard: Shard) -> None:
 
 def forget(shard: Shard, record: MemoryRecord) -> None:
     """Has a memory deleted in its turn, unless it is written before that."""
-    job = shard.job(Operation.DELETE, record)
-    job.if_expired = True
+    shard.check_here(record)
+    job = Job.delete(record, if_expired=True)
     job.future.add_done_callback(partial(_forgotten, shard, record))
     shard.batcher.add(job)
 

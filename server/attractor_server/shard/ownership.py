@@ -10,7 +10,7 @@ import anyio.to_thread
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.scheduling.batcher import Batcher
-from attractor_server.scheduling.jobs import Job, Operation
+from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.directory import MemoryDirectory
 from attractor_server.sharding.slots import group_of
 from attractor_server.storage.claims import Claims
@@ -130,14 +130,10 @@ class SlotOwnership:
 
     def _leave(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:
         """Takes these memories' pages out of the bank, each when what waits for it now is done."""
-        jobs = [_leaving(memory) for memory in memories]
+        jobs = [Job.leave(memory) for memory in memories]
         for job in jobs:
             self._batcher.add(job)
         return jobs
-
-
-def _leaving(record: MemoryRecord) -> Job:
-    return Job(operation=Operation.LEAVE, memory=record, future=asyncio.get_running_loop().create_future())
 
 
 async def _answered(jobs: Sequence[Job]) -> None:

@@ -1,6 +1,5 @@
 """One shard as its servicers see it: models, memories, the batcher, and the other shards."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -24,7 +23,7 @@ from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
 from attractor_server.scheduling.batcher import Batcher
-from attractor_server.scheduling.jobs import Job, Operation, Patterns
+from attractor_server.scheduling.jobs import Operation
 from attractor_server.shard.budget import Budget
 from attractor_server.shard.directory import MemoryDirectory
 from attractor_server.shard.ownership import SlotOwnership
@@ -186,36 +185,14 @@ class Shard:
             return OwnerUnreachable(told)  # and back
         return MovedAway(told, route=self.topology.shards[number].address)
 
-    def job(self, operation: Operation, memory: MemoryRecord, patterns: Patterns | None = None) -> Job:
-        """A job to be handed to the batcher; a mask is kept where it has a meaning, in queries.
+    def check_here(self, memory: MemoryRecord) -> None:
+        """Refuses what is asked of a memory that is another shard's now.
 
         Raises:
-            CannotErase: an erase, and the memory's model has not learned it.
-            MovedAway: the memory is another shard's now.
+            MovedAway: so it is.
         """
         if memory.moved:
             raise self.moved_away(memory)
-        if operation not in (Operation.DELETE, Operation.TEND):  # which do without the memory's model
-            self.check(operation, self.model(memory.model), pull=False)
-        return Job(
-            operation=operation,
-            memory=memory,
-            future=asyncio.get_running_loop().create_future(),
-            values=None if patterns is None else patterns.values,
-            known=patterns.known if patterns is not None and operation is Operation.QUERY else None,
-        )
-
-    def reading(self, job: Job, *, steps: int, pull: bool, match: bool) -> None:
-        """Sets how a query reads; no steps mean the model's own number.
-
-        Raises:
-            CannotPull: a pull, and the memory's model has not learned it.
-            NotKept: a match, and this shard keeps no patterns.
-        """
-        model = self.model(job.memory.model)
-        self.check(job.operation, model, pull=pull)
-        self.check_kept("match" if match else "")
-        job.steps, job.own_steps, job.pull, job.match = steps or model.steps, not steps, pull, match
 
 
 def _renamed(record: MemoryRecord, names: Mapping[str, str]) -> MemoryRecord:
