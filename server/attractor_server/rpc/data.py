@@ -13,7 +13,7 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context, address_of, is_forwarded
-from attractor_server.rpc.dedup import counted, written
+from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.messages import items_of
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.session import Session
@@ -140,8 +140,10 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         )
 
     async def _write(self, job: Job, request: pb.StoreRequest | pb.EraseRequest) -> Stored | Erased:
-        first = counted(job, request.client_id, request.sequence)
-        return written(await (self._settled(first, job) if first else self._answer(job)))
+        first = number_job(job, request.client_id, request.sequence)
+        outcome = await (self._settled(first, job) if first else self._answer(job))
+        assert isinstance(outcome, Stored | Erased)
+        return outcome
 
     async def _read(
         self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context

@@ -1,19 +1,28 @@
-"""Numbered writes: a repeat gets the first answer."""
+"""Numbers of requests, as they come by the wire: a numbered write or call is carried out once."""
 
-import asyncio
-import zlib
+from typing import Protocol
 
-from attractor_server.errors import SequenceForgotten
-from attractor_server.memories.ledger import Applied
-from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Stored, outcome_of
-from attractor_server.rpc.validation import check_sequence
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.memories.ledger import apply_once, digest_call, digest_write
+from attractor_server.memories.outcomes import OutcomeFuture
+from attractor_server.memories.records import Call
+from attractor_server.rpc.validation import check_client_id, check_sequence
 from attractor_server.scheduling.jobs import Job
 
 
-def counted(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
-    """The first answer to that store or erase, or None after entering the job as its first sending.
+class Numbered(Protocol):
+    """A request of a call that has a number."""
 
-    A job that fails is struck from the ledger, so that a repeat is tried afresh.
+    @property
+    def call(self) -> pb.Call:
+        """Its number; empty for none."""
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:  # noqa: N802 - protobuf's name
+        """The request as bytes."""
+
+
+def number_job(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
+    """Return the first answer to that store or erase, or None after entering the job as its first sending.
 
     Raises:
         InvalidRequest: no number can be so high.
@@ -23,46 +32,24 @@ def counted(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
     if not sequence:
         return None
     check_sequence(sequence, "sequence")
-    ledger, digest = job.memory.ledger(client_id), _digest(job)
-    if (first := ledger.find(sequence, digest)) is not None:
-        return _answered(first) if isinstance(first, Applied) else first
-    if sequence <= ledger.elsewhere and not job.memory.id:
-        raise SequenceForgotten(
-            f"sequence: {sequence} may have been applied before, which is no longer known of a client that was "
-            f"silent while many others wrote; expected more than {ledger.elsewhere}"
-        )
-    ledger.enter(sequence, job.future, digest)
-    job.number(client_id, sequence, digest, looks_back=sequence <= ledger.elsewhere)
-
-    def settle(future: OutcomeFuture) -> None:
-        if isinstance(outcome := outcome_of(future), Stored | Erased):
-            erases = isinstance(outcome, Erased)
-            ledger.settle(sequence, Applied(outcome.version, outcome.patterns, erases, digest))
-        else:
-            ledger.strike(sequence)
-
-    job.future.add_done_callback(settle)
-    return None
+    memory = job.memory
+    ledger = memory.ledger(client_id)
+    digest = digest_write(job.operation.value, job.values, job.items)
+    first = apply_once(ledger, sequence, digest, job.future, in_store=bool(memory.id))
+    if first is None:
+        job.number(client_id, sequence, digest, looks_back=sequence <= ledger.elsewhere)
+    return first
 
 
-def _digest(job: Job) -> int:
-    """Return a number, not 0, that repeats of a store or an erase have and other requests hardly ever."""
-    digest = zlib.crc32(job.operation.value.encode())
-    if job.values is not None:
-        digest = zlib.crc32(job.values.data, digest)
-    for item in job.items:
-        digest = zlib.crc32(b"%d %d " % (-1 if item.empty else len(item.payload), item.json), digest)
-        digest = zlib.crc32(item.payload, zlib.crc32(item.id.encode(), digest))
-    return digest or 1
+def call_of(request: Numbered, kind: str, memory: str) -> Call | None:
+    """Return the number of a call and what it asks of the memory of that name, or None if it has no number.
 
-
-def _answered(applied: Applied) -> OutcomeFuture:
-    answer: OutcomeFuture = asyncio.get_running_loop().create_future()
-    answer.set_result((Erased if applied.erases else Stored)(applied.version, applied.patterns))
-    return answer
-
-
-def written(outcome: Outcome) -> Stored | Erased:
-    """The outcome of a store or an erase."""
-    assert isinstance(outcome, Stored | Erased)
-    return outcome
+    Raises:
+        InvalidRequest: exactly one of client_id and sequence is set, or one of them is invalid.
+    """
+    call = request.call
+    if not (call.client_id or call.sequence):
+        return None
+    check_client_id(call.client_id, "call.client_id")
+    check_sequence(call.sequence, "call.sequence")
+    return Call(call.client_id, call.sequence, kind, memory, digest_call(request.SerializeToString(deterministic=True)))

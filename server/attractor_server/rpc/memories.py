@@ -18,9 +18,10 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.records import NewMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
+from attractor_server.rpc.dedup import call_of
 from attractor_server.rpc.messages import given_settings, memory_message
 from attractor_server.rpc.peers import Peers, unreachable
-from attractor_server.rpc.validation import call_of, check_no_nul
+from attractor_server.rpc.validation import check_no_nul
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.slots import GROUPS

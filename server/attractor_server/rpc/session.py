@@ -25,7 +25,7 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
 from attractor_server.rpc.context import Context, account_of, address_of, is_forwarded
-from attractor_server.rpc.dedup import counted
+from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.forwarding import ForwardedSession
 from attractor_server.rpc.handshake import greeted, welcome
@@ -289,7 +289,7 @@ class Session:
     async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int) -> None:
         """Queues the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
-            first = counted(job, self._hello.client_id, sequence)
+            first = number_job(job, self._hello.client_id, sequence)
         except Exception as error:
             failure = error if isinstance(error, ServerError) else unforeseen(error, "a numbered request")
             self._answers.put(PendingResponse(failure, request_id, weight=job.weight, held_bytes=held_bytes))

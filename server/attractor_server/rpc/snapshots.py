@@ -19,10 +19,10 @@ from attractor_server.memories.names import HIDDEN, check_name
 from attractor_server.memories.outcomes import TaskDone
 from attractor_server.memories.records import Call, Snapshot, StoredMemory
 from attractor_server.rpc.context import Context, account_of, claims_fellow
+from attractor_server.rpc.dedup import call_of
 from attractor_server.rpc.messages import PAGE_CAPACITIES, memory_message, timestamp
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.transfer import Importing, pieces_of
-from attractor_server.rpc.validation import call_of
 from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.shard.shard import Shard
 

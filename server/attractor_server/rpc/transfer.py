@@ -16,8 +16,9 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
 from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory, StoredPage
 from attractor_server.memories.settings import MemorySettings
+from attractor_server.rpc.dedup import call_of
 from attractor_server.rpc.messages import given_settings, items_of, memory_message, messages_of
-from attractor_server.rpc.validation import call_of, check_values
+from attractor_server.rpc.validation import check_values
 from attractor_server.scheduling.jobs import Patterns
 from attractor_server.shard.budget import Account
 from attractor_server.shard.directory import MemoryDirectory

@@ -1,16 +1,11 @@
 """Checks of requests, before anything is looked up or computed."""
 
-import zlib
-from typing import Protocol
-
 import numpy as np
 
 from attractor_proto.names import CLIENT_ID_LIMIT, STEPS_LIMIT
-from attractor_proto.v1 import memories_pb2 as pb
 from attractor_server.errors import InvalidRequest, quoted
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Floats
-from attractor_server.memories.records import Call
 from attractor_server.scheduling.jobs import Patterns
 
 SEQUENCE_LIMIT = (1 << 63) - 1
@@ -34,32 +29,6 @@ def check_steps(steps: int, where: str) -> None:
     """
     if steps > STEPS_LIMIT:
         raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
-
-
-class Numbered(Protocol):
-    """A request of a call that has a number."""
-
-    @property
-    def call(self) -> pb.Call:
-        """Its number; empty for none."""
-
-    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:  # noqa: N802 - protobuf's name
-        """The request as bytes."""
-
-
-def call_of(request: Numbered, kind: str, memory: str) -> Call | None:
-    """Return the number of a call and what it asks of the memory of that name, or None if it has no number.
-
-    Raises:
-        InvalidRequest: it is numbered by half, or for a client that cannot be.
-    """
-    call = request.call
-    if not (call.client_id or call.sequence):
-        return None
-    check_client_id(call.client_id, "call.client_id")
-    check_sequence(call.sequence, "call.sequence")
-    digest = zlib.crc32(request.SerializeToString(deterministic=True)) or 1
-    return Call(call.client_id, call.sequence, kind, memory, digest)
 
 
 def check_client_id(client_id: str, where: str) -> None:

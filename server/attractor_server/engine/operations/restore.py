@@ -10,10 +10,10 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import MemoryBatch, ModelState, at_once, chunks, joined, lanes_of
 from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.store import added, finite_rows, publish, rows_in, written
-from attractor_server.errors import SequenceForgotten, ServerError, StoreDamaged, StoreFailed
-from attractor_server.memories.ledger import REMEMBERED_ANSWERS, number_reused
+from attractor_server.errors import NumberReused, ServerError, StoreDamaged, StoreFailed
+from attractor_server.memories.ledger import StoredAcks, look_back
 from attractor_server.memories.memory import MemoryRecord, become, found
-from attractor_server.memories.outcomes import Erased, Floats, Outcome, Stored
+from attractor_server.memories.outcomes import Floats, Outcome
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import Entry, StoredMemory, StoredPage, WriteAck
 from attractor_server.memories.store import MemoryStore
@@ -87,35 +87,27 @@ def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | S
     for job in jobs:
         assert loaded.keeper is not None
         try:
-            told = loaded.keeper.told(job.memory.id, job.client_id)
+            acks = loaded.keeper.told(job.memory.id, job.client_id)
+            first = look_back(acks, job.client_id, job.sequence, job.digest)
         except Exception as error:
             settled[job] = error if isinstance(error, ServerError) else fault(error, "look for repeats", 1)
-            continue
-        oldest = min((one.sequence for one in told), default=0)
-        if len(told) >= REMEMBERED_ANSWERS and job.sequence < oldest:
-            settled[job] = SequenceForgotten(
-                f"sequence: {job.sequence} is older than the last {REMEMBERED_ANSWERS} stores of this client, whether "
-                f"it was applied is no longer known; expected more than {oldest - 1}"
-            )
         else:
-            settled |= _repeats([job], told)
+            if first is not None:
+                settled[job] = first
     return settled
 
 
-def _repeats(jobs: Sequence[Job], told: Sequence[WriteAck]) -> Mapping[Job, Outcome | ServerError]:
-    first = {(one.client, one.sequence): one for one in told}
-    return {
-        job: _first(job, one)
-        for job in jobs
-        if job.sequence and (one := first.get((job.client_id, job.sequence))) is not None
-    }
-
-
-def _first(job: Job, told: WriteAck) -> Outcome | ServerError:
-    """The first answer to the job's number, unless another request had it."""
-    if told.digest and job.digest and told.digest != job.digest:
-        return number_reused(job.sequence)
-    return (Erased if told.erases else Stored)(told.version, told.patterns)
+def _repeats(jobs: Sequence[Job], acks: Sequence[WriteAck]) -> Mapping[Job, Outcome | ServerError]:
+    """Return the first answers to those jobs that the store has applied before."""
+    settled: dict[Job, Outcome | ServerError] = {}
+    applied = StoredAcks(acks)
+    for job in jobs:
+        try:
+            if job.sequence and (first := applied.find(job.client_id, job.sequence, job.digest)) is not None:
+                settled[job] = first
+        except NumberReused as error:
+            settled[job] = error
+    return settled
 
 
 def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Coming:
