@@ -15,7 +15,7 @@ from attractor_server.rpc import codec
 from attractor_server.rpc.context import Context, address_of, is_forwarded
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.messages import items_of
-from attractor_server.rpc.peers import Peers
+from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.validation import check_steps, check_values
 from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
@@ -43,11 +43,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     async def Session(self, request_iterator: object, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
         await Session(self._shard, self._peers, context).run()
 
+    @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.memory, field="memory"):
-            return await self._peers.forward(
-                rpc.MemoryDataStub(self._peers.channel(peer)).Store, request, context, peer
-            )
         _check_number(request)
         asked = await self._read(Operation.STORE, request.memory, request.tensors, context)
         self._shard.check_kept("items" if request.items else "")
@@ -64,11 +61,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         outcome = await self._write(job, request)
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
 
+    @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Erase(self, request: pb.EraseRequest, context: Context) -> pb.EraseResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.memory, field="memory"):
-            return await self._peers.forward(
-                rpc.MemoryDataStub(self._peers.channel(peer)).Erase, request, context, peer
-            )
         _check_number(request)
         asked = await self._read(Operation.ERASE, request.memory, request.tensors, context)
         job = Job.erase(
@@ -81,11 +75,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         outcome = await self._write(job, request)
         return pb.EraseResponse(version=outcome.version, total=outcome.patterns)
 
+    @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.memory, field="memory"):
-            return await self._peers.forward(
-                rpc.MemoryDataStub(self._peers.channel(peer)).Query, request, context, peer
-            )
         check_steps(request.steps, "steps")
         asked = await self._read(Operation.QUERY, request.memory, request.tensors, context)
         self._shard.check(Operation.QUERY, asked.model, pull=request.pull_known)
@@ -116,11 +107,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             )
         return response
 
+    @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.memory, field="memory"):
-            return await self._peers.forward(
-                rpc.MemoryDataStub(self._peers.channel(peer)).Recognize, request, context, peer
-            )
         asked = await self._read(Operation.RECOGNIZE, request.memory, request.tensors, context)
         recognized = await self._answer(
             Job.recognize(

@@ -20,7 +20,7 @@ from attractor_server.memories.settings import MemorySettings
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.dedup import call_of
 from attractor_server.rpc.messages import given_settings, memory_message
-from attractor_server.rpc.peers import Peers, unreachable
+from attractor_server.rpc.peers import Peers, owner_answers, unreachable
 from attractor_server.rpc.validation import check_no_nul
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
@@ -39,9 +39,8 @@ class MemoriesServicer(rpc.MemoriesServicer):
         self._shard = shard
         self._peers = peers
 
+    @owner_answers(rpc.MemoriesStub)
     async def Create(self, request: pb.CreateRequest, context: Context) -> pb.CreateResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Create, request, context, peer)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
@@ -58,14 +57,12 @@ class MemoriesServicer(rpc.MemoriesServicer):
         except MemoryNotFound:
             return MemorySettings(page_patterns=model.capacity)
 
+    @owner_answers(rpc.MemoriesStub)
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Get, request, context, peer)
         return pb.GetResponse(memory=memory_message(await self._shard.memories.get(request.name)))
 
+    @owner_answers(rpc.MemoriesStub)
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(rpc.MemoriesStub(self._peers.channel(peer)).Delete, request, context, peer)
         memories, name, call = self._shard.memories, request.name, call_of(request, "Delete", request.name)
         try:
             record = await memories.remove(name)

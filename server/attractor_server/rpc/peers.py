@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from functools import wraps
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
@@ -13,7 +14,12 @@ from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
 from attractor_server.rpc.context import FELLOW_KEY, FORWARDED, Context, is_forwarded
 from attractor_server.rpc.errors import ForwardedError
+from attractor_server.shard.shard import Shard
 from attractor_server.sharding.topology import ShardInfo
+
+Request = TypeVar("Request")
+
+Answer = TypeVar("Answer")
 
 Response = TypeVar("Response", covariant=True)
 
@@ -119,6 +125,43 @@ class Peers:
         if address not in self._owners:
             for end in list(self._ends.pop(address, ())):
                 end()
+
+
+class Servicer(Protocol):
+    """A servicer of one shard among others."""
+
+    _shard: Shard
+    _peers: Peers
+
+
+ServicerType = TypeVar("ServicerType", bound=Servicer)
+
+Method: TypeAlias = Callable[[ServicerType, Request, Context], Coroutine[Any, Any, Answer]]
+"""A unary method of a servicer"""
+
+
+def owner_answers(
+    stub: Callable[[aio.Channel], object], *, field: str = "name"
+) -> Callable[[Method[ServicerType, Request, Answer]], Method[ServicerType, Request, Answer]]:
+    """Pass a call on to the shard that owns its memory, by the method of that name of `stub`, unless it is this one.
+
+    Args:
+        stub: Of the service.
+        field: Of the request, with the memory's name.
+    """
+
+    def decorate(method: Method[ServicerType, Request, Answer]) -> Method[ServicerType, Request, Answer]:
+        @wraps(method)
+        async def answer(self: ServicerType, request: Request, context: Context) -> Answer:
+            if peer := self._shard.owner(getattr(request, field), field=field):
+                call = getattr(stub(self._peers.channel(peer)), method.__name__)
+                forwarded: Answer = await self._peers.forward(call, request, context, peer)
+                return forwarded
+            return await method(self, request, context)
+
+        return answer
+
+    return decorate
 
 
 def unreachable(peer: ShardInfo) -> OwnerUnreachable:

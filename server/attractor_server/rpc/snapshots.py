@@ -21,7 +21,7 @@ from attractor_server.memories.records import Call, Snapshot, StoredMemory
 from attractor_server.rpc.context import Context, account_of, claims_fellow
 from attractor_server.rpc.dedup import call_of
 from attractor_server.rpc.messages import PAGE_CAPACITIES, memory_message, timestamp
-from attractor_server.rpc.peers import Peers
+from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.transfer import Importing, pieces_of
 from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.shard.shard import Shard
@@ -40,67 +40,55 @@ class CopiesServicer(rpc.CopiesServicer):
         self._peers = peers
         self._ending: set[asyncio.Future[None]] = set()
 
+    @owner_answers(rpc.CopiesStub)
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
         check_name(request.target, field="target")
         _check_tag(request.tag, or_none=True)
         call = call_of(request, "Fork", request.name)
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Fork, request, context, peer)
         record = await self._shard.memories.get(request.name)
         made = (await self._tended(record, Fork(request.target, request.tag), call)).made
         assert isinstance(made, StoredMemory)
         return pb.ForkResponse(memory=memory_message(record_of(made)))
 
+    @owner_answers(rpc.CopiesStub)
     async def TakeSnapshot(  # noqa: D102, N802
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
         _check_tag(request.tag, hidden=await self._is_fellow(context))
         call = call_of(request, "TakeSnapshot", request.name)
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(
-                rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot, request, context, peer
-            )
         record = await self._shard.memories.get(request.name, any_model=True)
         made = (await self._tended(record, TakeSnapshot(request.tag), call)).made
         assert isinstance(made, Snapshot)
         return pb.TakeSnapshotResponse(snapshot=_message(made))
 
+    @owner_answers(rpc.CopiesStub)
     async def ListSnapshots(  # noqa: D102, N802
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(
-                rpc.CopiesStub(self._peers.channel(peer)).ListSnapshots, request, context, peer
-            )
         record = await self._shard.memories.get(request.name, any_model=True)
         after, size = _page(request)
         found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id, after=after, size=size + 1))
         token = str(found[size - 1].id) if len(found) > size else ""
         return pb.ListSnapshotsResponse(snapshots=map(_message, found[:size]), next_page_token=token)
 
+    @owner_answers(rpc.CopiesStub)
     async def ForgetSnapshot(  # noqa: D102, N802
         self, request: pb.ForgetSnapshotRequest, context: Context
     ) -> pb.ForgetSnapshotResponse:
         _check_tag(request.tag)
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(
-                rpc.CopiesStub(self._peers.channel(peer)).ForgetSnapshot, request, context, peer
-            )
         record = await self._shard.memories.get(request.name, any_model=True)
         await self._tended(record, ForgetSnapshot(request.tag), call_of(request, "ForgetSnapshot", request.name))
         return pb.ForgetSnapshotResponse()
 
+    @owner_answers(rpc.CopiesStub)
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
         _check_tag(request.tag)
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Restore, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=True)
         tended = await self._tended(record, Restore(request.tag), call_of(request, "Restore", request.name))
         return pb.RestoreResponse(memory=_then(tended))
 
+    @owner_answers(rpc.CopiesStub)
     async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
-        if peer := self._shard.owner(request.name):
-            return await self._peers.forward(rpc.CopiesStub(self._peers.channel(peer)).Rebuild, request, context, peer)
         record = await self._shard.memories.get(request.name, any_model=bool(request.model))
         named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
         model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
