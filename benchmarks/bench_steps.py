@@ -63,6 +63,7 @@ SHARD: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "rpc/responses.py",
+            "rpc/operations.py:encode",
             "rpc/codec.py:encode",
             "rpc/codec.py:scores",
             "rpc/codec.py:_column",

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import anyio
 import numpy as np
@@ -17,7 +18,9 @@ from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
-from attractor_server.rpc import responses
+from attractor_server.fields import Layout
+from attractor_server.memories.outcomes import Recalled
+from attractor_server.rpc.operations import BY_OUTCOME
 from attractor_server.rpc.requests import JobFactory, RequestFrame
 from attractor_server.shard.spec import ShardSpec
 
@@ -97,14 +100,14 @@ async def test_an_unforeseen_error_fails_one_request_of_a_frame_with_one_line(
 async def test_an_answer_that_cannot_be_told_fails_one_request_and_the_session_goes_on(
     channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = responses._recalled
+    query = BY_OUTCOME[Recalled]
 
-    def failing(ids: Sequence[int], chunk: Sequence[responses.PendingResponse]) -> Iterator[pb.SessionResponse]:
+    def failing(ids: Sequence[int], layout: Layout | None, chunk: Sequence[Recalled]) -> Iterator[pb.SessionResponse]:
         if 6 in ids:
             raise KeyError("nobody foresaw this")
-        return told(ids, chunk)
+        return query.encode(ids, layout, chunk)
 
-    monkeypatch.setattr(responses, "_recalled", failing)
+    monkeypatch.setitem(BY_OUTCOME, Recalled, replace(query, encode=failing))
     await raw.create(channel, "a")
     async with raw_session(channel) as session:
         await session.open("a", 1)

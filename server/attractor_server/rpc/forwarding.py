@@ -10,6 +10,7 @@ from grpc import aio
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.rpc.context import FORWARDED
+from attractor_server.rpc.operations import BY_ANSWER
 from attractor_server.rpc.peers import Peers, unreachable
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
 from attractor_server.sharding.topology import ShardInfo
@@ -119,20 +120,20 @@ class ForwardedSession:
     async def _pass_back(self, frame: pb.SessionResponse) -> None:
         """Hands a frame on, and forgets the requests that it answers."""
         weight = 0
-        match kind := frame.WhichOneof("frame"):
-            case "opened":
-                frame.opened.route = self.peer.address
-                self._answered([frame.opened.request_id])
-            case "failures":
-                self._answered([failure.request_id for failure in frame.failures.failures], failed=True)
-            case "stored" | "erased" | "recalled" | "recognized":
-                answered = getattr(frame, kind)
-                self._answered(answered.request_ids)
-                weight = sum(getattr(answered, "patterns", ()))
-            case "trajectory":
-                weight = len(frame.trajectory.energy)
-            case _:
-                self.lost = True  # it drains: nothing new goes there
-                return
+        kind = frame.WhichOneof("frame")
+        if kind in BY_ANSWER:
+            answered = getattr(frame, kind)
+            self._answered(answered.request_ids)
+            weight = sum(getattr(answered, "patterns", ()))
+        elif kind == "trajectory":
+            weight = len(frame.trajectory.energy)
+        elif kind == "failures":
+            self._answered([failure.request_id for failure in frame.failures.failures], failed=True)
+        elif kind == "opened":
+            frame.opened.route = self.peer.address
+            self._answered([frame.opened.request_id])
+        else:
+            self.lost = True  # it drains: nothing new goes there
+            return
         await self._answers.reserve(weight)
         self._answers.put(PendingResponse(frame, weight=weight))

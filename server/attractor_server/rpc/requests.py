@@ -1,7 +1,7 @@
 """From frames of requests to jobs."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from attractor_server.memories.records import Item
 from attractor_server.rpc import codec
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.messages import items_of
+from attractor_server.rpc.operations import WireOperation
 from attractor_server.rpc.validation import check_steps, check_values
 from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
 from attractor_server.shard.shard import Shard
@@ -25,22 +26,22 @@ from attractor_server.shard.shard import Shard
 class RequestFrame:
     """A frame of requests: their columns, and what is asked of all of them."""
 
+    wire: WireOperation
     operation: Operation
     frame: pb.SessionRequest
+    message: pb.StoreFrame | pb.EraseFrame | pb.QueryFrame | pb.RecognizeFrame
+    """In the frame"""
     columns: pb.RequestColumns
+    where: str
+    """Path of the columns in the frame"""
     sequences: Sequence[int] = ()
     steps: int = 0
     trajectory: bool = False
-    pull: bool = False
+    pull_known: bool = False
     match: bool = False
     items: Sequence[memories_pb2.Item] = ()
     origin: Origin | None = None
     """Session that it came by; None where another shard passed it on"""
-
-    @property
-    def where(self) -> str:
-        """Path of the columns in the frame."""
-        return f"{self.operation.value}.columns"
 
     def rows(self, patterns_limit: int) -> list[slice]:
         """The rows of each request.
@@ -72,62 +73,33 @@ class RequestFrame:
         if len(chosen) == len(rows):
             return self.frame
         part = pb.SessionRequest()
-        match self.operation:
-            case Operation.STORE:
-                part.store.sequences.extend([self.sequences[i] for i in chosen])
-                if self.items:
-                    part.store.items.extend([item for i in chosen for item in self.items[rows[i]]])
-                codec.select(self.columns, rows, chosen, into=part.store.columns)
-            case Operation.ERASE:
-                part.erase.sequences.extend([self.sequences[i] for i in chosen])
-                codec.select(self.columns, rows, chosen, into=part.erase.columns)
-            case Operation.QUERY:
-                part.query.steps, part.query.trajectory, part.query.pull_known = self.steps, self.trajectory, self.pull
-                part.query.match = self.match
-                codec.select(self.columns, rows, chosen, into=part.query.columns)
-            case _:
-                codec.select(self.columns, rows, chosen, into=part.recognize.columns)
+        message = getattr(part, self.operation.value)
+        for name in self.wire.per_frame:
+            setattr(message, name, getattr(self, name))
+        for name in self.wire.per_request:
+            entries = getattr(self, name)
+            getattr(message, name).extend([entries[i] for i in chosen])
+        for name in self.wire.per_pattern:
+            if entries := getattr(self, name):
+                getattr(message, name).extend([entry for i in chosen for entry in entries[rows[i]]])
+        codec.select(self.columns, rows, chosen, into=message.columns)
         return part
 
 
-def ask_of(frame: pb.SessionRequest, *, origin: Origin | None = None) -> RequestFrame:
-    """What a frame of requests asks for."""
-    match frame.WhichOneof("frame"):
-        case "store":
-            store = frame.store
-            return RequestFrame(
-                operation=Operation.STORE,
-                frame=frame,
-                columns=store.columns,
-                sequences=store.sequences,
-                items=store.items,
-                origin=origin,
-            )
-        case "erase":
-            erase = frame.erase
-            return RequestFrame(
-                operation=Operation.ERASE,
-                frame=frame,
-                columns=erase.columns,
-                sequences=erase.sequences,
-                origin=origin,
-            )
-        case "query":
-            query = frame.query
-            return RequestFrame(
-                operation=Operation.QUERY,
-                frame=frame,
-                columns=query.columns,
-                steps=query.steps,
-                trajectory=query.trajectory,
-                pull=query.pull_known,
-                match=query.match,
-                origin=origin,
-            )
-        case _:
-            return RequestFrame(
-                operation=Operation.RECOGNIZE, frame=frame, columns=frame.recognize.columns, origin=origin
-            )
+def read_frame(frame: pb.SessionRequest, wire: WireOperation, *, origin: Origin | None = None) -> RequestFrame:
+    """Return what a frame of requests of that operation asks for."""
+    name = wire.operation.value
+    message = getattr(frame, name)
+    return RequestFrame(
+        wire=wire,
+        operation=wire.operation,
+        frame=frame,
+        message=message,
+        columns=message.columns,
+        where=f"{name}.columns",
+        origin=origin,
+        **{name: getattr(message, name) for name in (*wire.per_frame, *wire.per_request, *wire.per_pattern)},
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -148,7 +120,7 @@ def jobs_of(
     """
     where, partial = f"{ask.where}.tensors", not ask.operation.writes
     try:
-        shard.check(ask.operation, model, pull=ask.pull)
+        shard.check(ask.operation, model, pull=ask.pull_known)
         shard.check_kept("items" if ask.items else "match" if ask.match else "")
         items = ask.checked_items(rows)
         patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
@@ -193,29 +165,13 @@ class JobFactory:
         self._values = patterns.values
         self._copies = ask.operation.writes
         """A page may keep what is written for long: not the whole frame with it"""
-        self._beside: Sequence[Item] | Booleans | None = items or None
+        self._beside: Sequence[Item] | Booleans | None = patterns.known if ask.wire.masked else items or None
         """Row for row, items of a store or the mask of a query"""
         self._deadlines_ms = list(ask.columns.deadline_ms)
         self._now_s = asyncio.get_running_loop().time()
-        make: Callable[..., Job]
-        match ask.operation:
-            case Operation.STORE:
-                make = Job.store
-            case Operation.ERASE:
-                make = Job.erase
-            case Operation.QUERY:
-                self._beside = patterns.known
-                make = partial(
-                    Job.query,
-                    steps=ask.steps or model.steps,
-                    own_steps=not ask.steps,
-                    trajectory=ask.trajectory,
-                    pull=ask.pull,
-                    match=ask.match,
-                )
-            case _:
-                make = Job.recognize
-        self._make = partial(make, layout=model.layout, origin=ask.origin)
+        self._make = partial(
+            ask.wire.make_job, layout=model.layout, origin=ask.origin, **ask.wire.options(ask.message, model)
+        )
 
     def __call__(self, asked: FrameRequest) -> Job | ServerError:
         """Return the job of one request of the frame, or why it can be none."""

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 import grpc
-import numpy as np
 from grpc import aio
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import Exhausted, ServerError
 from attractor_server.fields import Layout
-from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Recognized, Stored
-from attractor_server.rpc import codec
+from attractor_server.memories.outcomes import Outcome, Recalled
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import to_status, unforeseen
+from attractor_server.rpc.operations import BY_OUTCOME
 from attractor_server.shard.budget import Account
 
 logger = logging.getLogger(__name__)
@@ -46,27 +45,19 @@ class PendingResponse:
     @property
     def kind(self) -> tuple[object, ...]:
         """Neighbours of one kind share a frame."""
-        match self.content:
-            case Recalled(matches=matches):
-                return (Recalled, self.layout, matches is None)
-            case Recognized(probability=probability):
-                return (Recognized, probability is None)
-            case pb.SessionResponse():
-                return (self,)
-            case ServerError():
-                return (ServerError,)
-        return (type(self.content),)
+        content = self.content
+        if (wire := BY_OUTCOME.get(type(content))) is not None and wire.share is not None:
+            return wire.share(content, self.layout)
+        if isinstance(content, pb.SessionResponse):
+            return (self,)
+        return (ServerError if isinstance(content, ServerError) else type(content),)
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of a frame, at most."""
-        if isinstance(self.content, Recalled):
-            return self.content.values.nbytes + 64 * len(self.content.values) + _matches_bytes(self.content)
-        if isinstance(self.content, Recognized):
-            return 32 * len(self.content.energy)
-        if isinstance(self.content, pb.SessionResponse):
-            return self.content.ByteSize()
-        return _FAILURE_BYTES if isinstance(self.content, ServerError) else 64
+        """Room that it takes of a frame, at most."""
+        if (wire := BY_OUTCOME.get(type(self.content))) is not None:
+            return wire.size_bytes(self.content)
+        return self.content.ByteSize() if isinstance(self.content, pb.SessionResponse) else _FAILURE_BYTES
 
 
 class ResponseQueue:
@@ -143,13 +134,6 @@ class ResponseQueue:
             self._changed, self._awaited = asyncio.Event(), False
 
 
-def _matches_bytes(recalled: Recalled) -> int:
-    """Of the kept patterns that are told with it."""
-    if (matches := recalled.matches) is None:
-        return 0
-    return matches.values.nbytes + sum(len(item.payload) + 4 * len(item.id) + 16 for item in matches.items)
-
-
 def _too_long(item: PendingResponse, limit_bytes: int) -> ServerError:
     return Exhausted(
         f"the answer with its matches and their payloads has about {item.size_bytes} bytes, and at most {limit_bytes} "
@@ -194,68 +178,16 @@ def _chunks(items: Iterable[PendingResponse], limit_bytes: int) -> Iterator[list
 
 
 def _frames(chunk: Sequence[PendingResponse]) -> Iterator[pb.SessionResponse]:
-    """The frames of neighbours of one kind."""
-    ids = [item.request_id for item in chunk]
-    match chunk[0].content:
-        case pb.SessionResponse() as ready:
-            yield ready
-        case Stored():
-            stored = [item.content for item in chunk if isinstance(item.content, Stored)]
-            versions, totals = [one.version for one in stored], [one.patterns for one in stored]
-            yield pb.SessionResponse(stored=pb.StoredFrame(request_ids=ids, versions=versions, totals=totals))
-        case Erased():
-            erased = [item.content for item in chunk if isinstance(item.content, Erased)]
-            versions, totals = [one.version for one in erased], [one.patterns for one in erased]
-            yield pb.SessionResponse(erased=pb.ErasedFrame(request_ids=ids, versions=versions, totals=totals))
-        case Recalled():
-            yield from _recalled(ids, chunk)
-        case Recognized():
-            yield pb.SessionResponse(recognized=_recognized(ids, chunk))
-        case _:
-            failures = [
-                pb.Failure(request_id=item.request_id, status=to_status(item.content))
-                for item in chunk
-                if isinstance(item.content, ServerError)
-            ]
-            yield pb.SessionResponse(failures=pb.Failures(failures=failures))
-
-
-def _recalled(ids: Sequence[int], chunk: Sequence[PendingResponse]) -> Iterator[pb.SessionResponse]:
-    recalled = [item.content for item in chunk if isinstance(item.content, Recalled)]
-    layout = chunk[0].layout
-    assert layout is not None
-    for request_id, one in zip(ids, recalled, strict=True):
-        if one.iterates is not None:
-            yield from _trajectory(request_id, one, layout)
-    answer = pb.SessionResponse()  # filled in place: a message given to another one's constructor is copied whole
-    frame = answer.recalled
-    frame.request_ids.extend(ids)
-    frame.patterns.extend([len(one.values) for one in recalled])
-    codec.encode(layout, np.concatenate([one.values for one in recalled]), into=frame.tensors)
-    codec.scores(recalled, into=frame.scores)
-    codec.matches(layout, recalled, into=frame.matches)
-    yield answer
-
-
-def _trajectory(request_id: int, recalled: Recalled, layout: Layout) -> Iterator[pb.SessionResponse]:
-    if recalled.iterates is None or recalled.energies is None:
-        return
-    for step, (iterate, energy) in enumerate(zip(recalled.iterates, recalled.energies, strict=True)):
-        answer = pb.SessionResponse()
-        frame = answer.trajectory
-        frame.request_id, frame.step = request_id, step
-        frame.energy.extend(energy.tolist())
-        codec.encode(layout, iterate, into=frame.tensors)
-        yield answer
-
-
-def _recognized(ids: Sequence[int], chunk: Sequence[PendingResponse]) -> pb.RecognizedFrame:
-    recognized = [item.content for item in chunk if isinstance(item.content, Recognized)]
-    return pb.RecognizedFrame(
-        request_ids=ids,
-        patterns=[len(one.energy) for one in recognized],
-        energy=np.concatenate([one.energy for one in recognized]).tolist(),
-        delta_energy=np.concatenate([one.delta_energy for one in recognized]).tolist(),
-        probability=[value for one in recognized for value in codec.probabilities(one)],
-        pages=codec.pages(recognized),
-    )
+    """Yield the frames of neighbours of one kind."""
+    first = chunk[0].content
+    if (wire := BY_OUTCOME.get(type(first))) is not None:
+        yield from wire.encode([item.request_id for item in chunk], chunk[0].layout, [item.content for item in chunk])
+    elif isinstance(first, pb.SessionResponse):
+        yield first
+    else:
+        failures = [
+            pb.Failure(request_id=item.request_id, status=to_status(item.content))
+            for item in chunk
+            if isinstance(item.content, ServerError)
+        ]
+        yield pb.SessionResponse(failures=pb.Failures(failures=failures))

@@ -29,8 +29,9 @@ from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.errors import unforeseen
 from attractor_server.rpc.forwarding import ForwardedSession
 from attractor_server.rpc.handshake import greeted, welcome
+from attractor_server.rpc.operations import BY_REQUEST
 from attractor_server.rpc.peers import Peers, disagreement
-from attractor_server.rpc.requests import FrameRequest, RequestFrame, ask_of, jobs_of
+from attractor_server.rpc.requests import FrameRequest, RequestFrame, jobs_of, read_frame
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.budget import SETTING
@@ -108,17 +109,17 @@ class Session:
 
     async def _serve(self, tasks: TaskGroup) -> None:
         while isinstance(frame := await self._context.read(), pb.SessionRequest):
-            match frame.WhichOneof("frame"):
-                case "open":
-                    await self._open(frame.open, tasks)
-                case "close":
-                    await self._close(frame.close)
-                case "cancel":
-                    await self._cancel(frame.cancel)
-                case "store" | "erase" | "query" | "recognize":
-                    await self._request(ask_of(frame, origin=self._origin))
-                case kind:
-                    raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
+            kind = frame.WhichOneof("frame")
+            if kind in BY_REQUEST:
+                await self._request(read_frame(frame, BY_REQUEST[kind], origin=self._origin))
+            elif kind == "open":
+                await self._open(frame.open, tasks)
+            elif kind == "close":
+                await self._close(frame.close)
+            elif kind == "cancel":
+                await self._cancel(frame.cancel)
+            else:
+                raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
             await self._answers.room()
         await self._opened(*self._opening)
         while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams)):
