@@ -23,7 +23,7 @@ async def until_waiting(batcher: Batcher, *operations: Operation) -> None:
     """Returns when these jobs, and no others, wait for the engine."""
     with anyio.fail_after(raw.WAIT_S):
         while [job.operation for job in batcher.waiting] != list(operations):
-            await batcher.changed()
+            await batcher.changes.wait()
 
 
 async def until_gone(call: "aio.UnaryUnaryCall[pb.StoreRequest, pb.StoreResponse]") -> None:

@@ -60,7 +60,7 @@ async def test_a_query_is_answered_while_a_long_one_of_another_namespace_is_comp
             tasks.start_soon(ask)
             batcher = quick._shard.batcher
             while batcher.waiting or batcher.idle:
-                await batcher.changed()
+                await batcher.changes.wait()
             for _ in range(3):
                 await small.query(given[:1])
                 await small.store(given[:1])

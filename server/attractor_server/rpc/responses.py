@@ -16,6 +16,7 @@ from attractor_server.memories.outcomes import Outcome, Recalled
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import to_status, unforeseen
 from attractor_server.rpc.operations import BY_OUTCOME
+from attractor_server.scheduling.signal import Signal
 from attractor_server.shard.budget import Account
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,8 @@ class ResponseQueue:
         self._line: list[PendingResponse] = []
         self._reserved = 0
         self._unsent = 0
-        self._changed = asyncio.Event()
-        self._awaited = False
-        """Somebody waits for that event"""
+        self.changes = Signal()
+        """Something was put or sent"""
 
     @property
     def all_sent(self) -> bool:
@@ -84,7 +84,7 @@ class ResponseQueue:
     async def reserve(self, weight: int) -> None:
         """Waits until so much more may be under way; an item of that weight gives it back."""
         while self._reserved and self._reserved + weight > self._weight_limit:
-            await self.changed()
+            await self.changes.wait()
         self._reserved += weight
 
     def put(self, item: PendingResponse) -> None:
@@ -96,24 +96,19 @@ class ResponseQueue:
             item.held_bytes += more
         self._line.append(item)
         self._unsent += 1
-        self._announce()
+        self.changes.notify()
 
     async def room(self) -> None:
         """Waits until the line is short enough for the answers to another frame."""
         while self._unsent > _LINE_LIMIT:
-            await self.changed()
-
-    async def changed(self) -> None:
-        """Waits until something was put or sent."""
-        self._awaited = True
-        await self._changed.wait()
+            await self.changes.wait()
 
     async def run(self) -> None:
         """Sends what is put, until cancelled, or until the client is gone."""
         loop = asyncio.get_running_loop()
         while True:
             while not self._line:
-                await self.changed()
+                await self.changes.wait()
             line, self._line = self._line, []
             for frame, sent in frames_of(line, self._frame_bytes):
                 self._account.unread_since_s = loop.time()
@@ -126,12 +121,7 @@ class ResponseQueue:
                 self._account.give(sum(item.held_bytes for item in sent))
                 self._reserved -= sum(item.weight for item in sent)
                 self._unsent -= len(sent)
-                self._announce()
-
-    def _announce(self) -> None:
-        if self._awaited:
-            self._changed.set()
-            self._changed, self._awaited = asyncio.Event(), False
+                self.changes.notify()
 
 
 def _too_long(item: PendingResponse, limit_bytes: int) -> ServerError:

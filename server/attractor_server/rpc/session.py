@@ -123,7 +123,7 @@ class Session:
             await self._answers.room()
         await self._opened(*self._opening)
         while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams)):
-            await self._answers.changed()
+            await self._answers.changes.wait()
 
     def _abandon(self) -> None:
         """Nobody waits here any more. Writes that are counted go on: the client will repeat them, in their order."""

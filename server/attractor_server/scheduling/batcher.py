@@ -15,6 +15,7 @@ from attractor_server.scheduling.batch_size import COMPANY_PART, BatchSizer, Con
 from attractor_server.scheduling.fairness import namespace_of
 from attractor_server.scheduling.jobs import Job
 from attractor_server.scheduling.queue import Queue
+from attractor_server.scheduling.signal import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,8 @@ class Batcher:
         self._entrance = Admission(self._queue)
         self._computing: Sequence[Job] = ()
         self._submitted = 0
-        self._changed = asyncio.Event()
-        self._awaited = False
-        """Somebody waits for that event"""
+        self.changes = Signal()
+        """Something came to wait, was taken or was answered"""
 
     @property
     def idle(self) -> bool:
@@ -76,11 +76,6 @@ class Batcher:
         """Those of the memories of which something waits or is being computed."""
         computing = {job.memory for job in self._computing}
         return {memory for memory in memories if memory in computing or memory in self._queue}
-
-    async def changed(self) -> None:
-        """Waits until something came to wait, was taken or was answered."""
-        self._awaited = True
-        await self._changed.wait()
 
     def offer(self, job: Job) -> None:
         """Takes the job at once or not at all.
@@ -138,7 +133,7 @@ class Batcher:
                     if (one := next(spare, None)) is not None:
                         await loop.run_in_executor(thread, one)
                     else:
-                        await self.changed()
+                        await self.changes.wait()
         except BankBroken as error:
             logger.critical("%s; this shard ends, so that no memory answers with another one's patterns", error)
             for job in self._queue.jobs():
@@ -150,12 +145,12 @@ class Batcher:
     async def drained(self) -> None:
         """Returns when everything accepted has been answered."""
         while not self.idle:
-            await self.changed()
+            await self.changes.wait()
 
     def _put(self, job: Job) -> None:
         self._note(job)
         self._queue.put(job)
-        self._announce()
+        self.changes.notify()
 
     def _note(self, job: Job) -> None:
         self._company.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
@@ -169,12 +164,6 @@ class Batcher:
             "try again in a moment, or use a session, which waits by itself"
         )
 
-    def _announce(self) -> None:
-        """Wakes all who wait now; who comes later waits for the next change."""
-        if self._awaited:
-            self._changed.set()
-            self._changed, self._awaited = asyncio.Event(), False
-
     def _taken(self, now_s: float) -> list[Job]:
         """The next batch, and in its place whatever has been waiting for room."""
         before = self._queue.weight
@@ -183,7 +172,7 @@ class Batcher:
         batch = self._queue.take(self._pace.limit, now_s)
         if self._queue.weight != before:
             self._entrance.admit(self._waiting_limit)
-            self._announce()
+            self.changes.notify()
         return batch
 
     async def _compute(self, batch: list[Job], thread: ThreadPoolExecutor) -> None:
@@ -204,7 +193,7 @@ class Batcher:
                 job.fail(outcome)
             elif not isinstance(outcome, Unfinished):
                 job.succeed(outcome)
-        self._announce()
+        self.changes.notify()
 
     def _timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
         """In the engine's thread, while the event loop leaves the pace alone."""

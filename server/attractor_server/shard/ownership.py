@@ -11,6 +11,7 @@ from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.scheduling.batcher import Batcher
 from attractor_server.scheduling.jobs import Job
+from attractor_server.scheduling.signal import Signal
 from attractor_server.shard.directory import MemoryDirectory
 from attractor_server.sharding.slots import group_of
 from attractor_server.storage.claims import Claims
@@ -36,7 +37,8 @@ class SlotOwnership:
         self._looking = anyio.Lock()
         self.damage: StoreDamaged | None = None
         """Why the lease can not be renewed"""
-        self._followed = anyio.Event()
+        self.changes = Signal()
+        """The shard has done what it was told"""
         self._going: Sequence[Job] = ()
         """Of memories whose groups this shard parts with"""
 
@@ -76,12 +78,7 @@ class SlotOwnership:
             if missing := set(wanted) - self.held:
                 await self._claim(missing, seize)
             await self.renew()
-        self._followed.set()
-        self._followed = anyio.Event()
-
-    async def followed(self) -> None:
-        """Returns when the shard has next done what it was told."""
-        await self._followed.wait()
+        self.changes.notify()
 
     async def run(self) -> NoReturn:
         """Renews the lease again and again, until cancelled."""

@@ -138,7 +138,7 @@ class Shard:
         """
         with anyio.move_on_after(ARRIVAL_S):
             while self.holding is not None and not self.holding.serves(name):
-                await self.holding.followed()
+                await self.holding.changes.wait()
         if self.owner(name) is not None:
             raise OwnerChanged(f"memory {name!r} went to another shard; try again in a moment")
 
