@@ -23,6 +23,7 @@ from attractor_server.app import RunningShard
 from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.memories.outcomes import Outcome
 from attractor_server.memories.records import Entry
+from attractor_server.memories.store import MemoryStore
 from attractor_server.rpc import codec
 from attractor_server.rpc import transfer as pieces_module
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
@@ -156,8 +157,9 @@ async def test_a_store_that_comes_back_pattern_by_pattern_is_put_together_once(
     assert list(one.match.id) == list(other.match.id)
 
 
-def pages_of(journal: SqlMemoryStore, memory: int) -> int:
+def pages_of(journal: MemoryStore, memory: int) -> int:
     """Those that the store has of a memory, though nobody reaches it."""
+    assert isinstance(journal, SqlMemoryStore)
     with journal._store.reading() as cursor:
         return number(cursor.execute("SELECT count(*) FROM pages WHERE memory = ?", (memory,)))
 

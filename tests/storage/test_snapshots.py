@@ -14,10 +14,11 @@ from tests.support.stored_memories import bytes_in, made, some, store
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.memories.records import Change, Entry, Image, Item, Remade, StoredMemory
+from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.storage.backends.opening import inspect_store, open_store
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.backends.sqlite_backend import uri_of
-from attractor_server.storage.memory_store import LEFTOVER_PAGES, PARTS_LIMIT, SqlMemoryStore
+from attractor_server.storage.memory_store import PARTS_LIMIT, SqlMemoryStore
 from attractor_server.storage.tables import imports as import_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
 from attractor_server.storage.verify import faults_in

@@ -1,13 +1,16 @@
-"""What the engine asks of a backend store. No torch here."""
+"""The backend store, as the rest of the server knows it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from attractor_server.memories.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage, WriteAck
 
+LEFTOVER_PAGES = 4
+"""Pages taken at a time from a memory that nobody reaches: others have the store in between"""
+
 
 class MemoryStore(Protocol):
-    """A backend store, as the engine's thread uses it. Each method returns when what it did is on the disk.
+    """A backend store. Its methods block; each returns when what it did is on the disk.
 
     They raise ServerError where the store cannot be used, or is damaged; then nothing was changed.
     """
@@ -48,6 +51,12 @@ class MemoryStore(Protocol):
     def tagged(self, memory: int, tag: str) -> Snapshot | None:
         """The snapshot with that tag, if there is one."""
 
+    def snapshots(self, memory: int, *, after: int = 0, size: int = -1) -> Sequence[Snapshot]:
+        """The snapshots of a memory, the oldest first, from the one behind number `after`; no more than `size`."""
+
+    def kept(self, name: str, tag: str) -> StoredMemory:
+        """The snapshot of a memory with its pages, which `page` reads by its own number."""
+
     def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
         """Makes the memory what it was at a snapshot."""
 
@@ -56,6 +65,12 @@ class MemoryStore(Protocol):
 
     def add_imported(self, change: Change) -> None:
         """Gives pages to such a memory."""
+
+    def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:
+        """Makes such a memory be reached by that name; in a repeat, the one that the call made before.
+
+        Raises NameTaken where another memory has the name.
+        """
 
     def end_rebuild(self, draft: int, change: Change) -> None:
         """Applies the change, and gives its memory the pages of such a one, which has the old ones then."""
@@ -74,3 +89,12 @@ class MemoryStore(Protocol):
 
     def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
         """Forgets a snapshot."""
+
+    def forget_hidden(self, name: str, tag: str) -> None:
+        """Forgets a snapshot of that memory which was taken to be read once, if there is one."""
+
+    def forget_leftovers(self) -> Iterator[None]:
+        """Forgets what exports, deletions and changes have left whose server died; stops after each part of it."""
+
+    def secret(self) -> str:
+        """What only those know who can read the store."""

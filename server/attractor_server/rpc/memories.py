@@ -4,7 +4,6 @@ import asyncio
 import heapq
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import ParseDict
@@ -25,7 +24,6 @@ from attractor_server.rpc.validation import check_no_nul
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.slots import GROUPS
-from attractor_server.storage.memory_store import SqlMemoryStore
 
 PAGE_SIZE = 100
 
@@ -67,11 +65,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         try:
             record = await memories.remove(name)
         except MemoryNotFound:
-            if (
-                call is None
-                or not self._shard.durable
-                or not await memories.ask(partial(SqlMemoryStore.done, call=call))
-            ):
+            if call is None or not self._shard.durable or not await memories.ask(lambda store: store.done(call)):
                 raise
             return pb.DeleteResponse()
         self._shard.check_here(record)

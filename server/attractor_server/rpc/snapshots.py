@@ -67,7 +67,7 @@ class CopiesServicer(rpc.CopiesServicer):
     ) -> pb.ListSnapshotsResponse:
         record = await self._shard.memories.get(request.name, any_model=True)
         after, size = _page(request)
-        found = await self._shard.memories.ask(lambda journal: journal.snapshots(record.id, after=after, size=size + 1))
+        found = await self._shard.memories.ask(lambda store: store.snapshots(record.id, after=after, size=size + 1))
         token = str(found[size - 1].id) if len(found) > size else ""
         return pb.ListSnapshotsResponse(snapshots=map(_message, found[:size]), next_page_token=token)
 
@@ -103,7 +103,7 @@ class CopiesServicer(rpc.CopiesServicer):
         taking = asyncio.ensure_future(self._take_hidden(name, tag, context))
         try:
             await asyncio.shield(taking)
-            stored = await memories.ask(lambda journal: journal.kept(name, tag))
+            stored = await memories.ask(lambda store: store.kept(name, tag))
             async with aclosing(pieces_of(memories, name, stored)) as pieces:
                 async for piece in pieces:
                     await context.write(pb.ExportResponse(piece=piece))
@@ -118,7 +118,7 @@ class CopiesServicer(rpc.CopiesServicer):
         try:
             await asyncio.wait((taking,))
             taking.cancelled() or taking.exception()  # which was raised, or concerns nobody any more
-            await self._shard.memories.ask(lambda journal: journal.forget_hidden(name, tag))
+            await self._shard.memories.ask(lambda store: store.forget_hidden(name, tag))
         except ServerError as error:
             logger.warning("a snapshot of memory %r that was taken to be read once stays for a while: %s", name, error)
 
@@ -126,7 +126,7 @@ class CopiesServicer(rpc.CopiesServicer):
         """Takes a snapshot to be read once."""
         if peer := self._shard.owner(name):
             taken = pb.TakeSnapshotRequest(name=name, tag=tag)
-            secret = await self._shard.memories.ask(lambda journal: journal.secret())
+            secret = await self._shard.memories.ask(lambda store: store.secret())
             take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
             await self._peers.forward(take, taken, context, peer, secret=secret)
         else:
@@ -146,7 +146,7 @@ class CopiesServicer(rpc.CopiesServicer):
         """Whether it is a shard of the same store that asks."""
         if not (claimed := claims_fellow(context)):
             return False
-        secret = await self._shard.memories.ask(lambda journal: journal.secret())
+        secret = await self._shard.memories.ask(lambda store: store.secret())
         return compare_digest(claimed.encode(), secret.encode())
 
     async def _tended(self, record: MemoryRecord, task: Task, call: Call | None = None) -> TaskDone:

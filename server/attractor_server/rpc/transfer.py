@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import anyio.to_thread
 import numpy as np
@@ -16,6 +15,7 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
 from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory, StoredPage
 from attractor_server.memories.settings import MemorySettings
+from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.rpc.dedup import call_of
 from attractor_server.rpc.messages import given_settings, items_of, memory_message, messages_of
 from attractor_server.rpc.validation import check_values
@@ -23,7 +23,6 @@ from attractor_server.scheduling.jobs import Patterns
 from attractor_server.shard.budget import Account
 from attractor_server.shard.directory import MemoryDirectory
 from attractor_server.shard.shard import Shard
-from attractor_server.storage.memory_store import LEFTOVER_PAGES, SqlMemoryStore
 
 NUMBERS_END = 1 << 62
 """Of versions, patterns and pages: stores count with 64 bits, and a memory goes on from what it came with"""
@@ -42,10 +41,13 @@ async def pieces_of(memories: MemoryDirectory, name: str, stored: StoredMemory) 
     head.memory.name = name
     yield _hashed(pb.Piece(head=head), digest)
     for row in stored.pages:
-        page = await memories.ask(partial(SqlMemoryStore.page, memory=stored.id, number=row.number, all_entries=True))
-        for piece in _page_pieces(row.number, row.patterns, page):
+        for piece in _page_pieces(row.number, row.patterns, await _read_page(memories, stored.id, row.number)):
             yield _hashed(piece, digest)
     yield pb.Piece(tail=pb.Tail(sha256=digest.digest()))
+
+
+async def _read_page(memories: MemoryDirectory, memory: int, number: int) -> StoredPage:
+    return await memories.ask(lambda store: store.page(memory, number, all_entries=True))
 
 
 def _page_pieces(number: int, patterns: int, page: StoredPage) -> Iterator[pb.Piece]:
@@ -151,20 +153,18 @@ class Importing:
             NameTaken: by another memory.
         """
         _expect(self._whole, "piece", "saw the end before the tail", "all pieces of the memory")
-        assert self._begun is not None
-        ending = partial(SqlMemoryStore.end_import, memory=self._begun, name=self._name, call=self._call)
-        made = await self._shard.memories.ask(ending)
+        draft = self._begun
+        assert draft is not None
+        made = await self._shard.memories.ask(lambda store: store.end_import(draft, self._name, call=self._call))
         self._begun = None
         return made
 
     async def forgotten(self) -> None:
         """Leaves nothing of a memory that has not ended."""
-        if self._begun is not None:
-            while await self._shard.memories.ask(
-                partial(SqlMemoryStore.shorten, memory=self._begun, pages=LEFTOVER_PAGES)
-            ):
+        if (draft := self._begun) is not None:
+            while await self._shard.memories.ask(lambda store: store.shorten(draft, pages=LEFTOVER_PAGES)):
                 pass
-            await self._shard.memories.ask(partial(SqlMemoryStore.forget_unreached, memory=self._begun))
+            await self._shard.memories.ask(lambda store: store.forget_unreached(draft))
 
     @property
     def _head_(self) -> pb.Head:
@@ -195,7 +195,7 @@ class Importing:
             patterns=memory.patterns,
         )
         self._head, self._model = head, model
-        self._begun = await self._shard.memories.ask(partial(SqlMemoryStore.begin_import, memory=stored))
+        self._begun = await self._shard.memories.ask(lambda store: store.begin_import(stored))
 
     def _open(self, page: pb.PagePiece) -> None:
         assert self._model is not None
@@ -294,7 +294,7 @@ class Importing:
             images=[image] if page.weights else [],
         )
         self._patterns += head.patterns
-        await self._shard.memories.ask(partial(SqlMemoryStore.add_imported, change=change))
+        await self._shard.memories.ask(lambda store: store.add_imported(change))
         held_bytes, self._held_bytes = self._held_bytes, 0
         self._account.give(held_bytes)
 

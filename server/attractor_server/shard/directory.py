@@ -13,6 +13,7 @@ from attractor_server.errors import ModelGone, NotKept, OwnerChanged
 from attractor_server.memories.catalog import Catalog
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.records import NewMemory, StoredMemory
+from attractor_server.memories.store import MemoryStore
 from attractor_server.sharding.slots import group_of
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -147,8 +148,8 @@ class MemoryDirectory:
             self._check(record)
         return record
 
-    async def ask(self, question: Callable[[SqlMemoryStore], T]) -> T:
-        """What the journal answers, in a thread.
+    async def ask(self, question: Callable[[MemoryStore], T]) -> T:
+        """Return what the store answers, in a thread.
 
         Raises:
             NotKept: there is no store.

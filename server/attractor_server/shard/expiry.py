@@ -10,7 +10,6 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Deleted, OutcomeFuture, outcome_of
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
-from attractor_server.storage.memory_store import SqlMemoryStore
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ async def clear(shard: Shard) -> None:
 
 
 async def _clear_once(shard: Shard) -> None:
-    steps = await shard.memories.ask(SqlMemoryStore.forget_leftovers)
+    steps = await shard.memories.ask(lambda store: store.forget_leftovers())
     more = True
     while more:
         more = await shard.memories.ask(lambda _: next(steps, False) is None)

@@ -17,6 +17,7 @@ from attractor_server.memories.records import (
     StoredPage,
     WriteAck,
 )
+from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.claims import Claims, names_of, whole
 from attractor_server.storage.database import Cursor, Store
@@ -38,9 +39,6 @@ PARTS_LIMIT = 64
 
 PAGES_LIMIT = 16
 """Pages of one memory, among them"""
-
-LEFTOVER_PAGES = 4
-"""The same of what a server has left that died: others have the store in between"""
 
 
 class SqlMemoryStore:
