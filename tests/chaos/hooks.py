@@ -29,16 +29,17 @@ from attractor_server.storage import artifacts, offload
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.claims import Claims, ClaimsView, monotonic_s
 from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.tables import contents as content_rows
 from attractor_server.storage.tables import pages as page_rows
 
 Point: TypeAlias = tuple[Any, str, Literal["before", "after"]]
 
 POINTS: dict[str, Point] = {
-    "before-commit": (page_rows, "changed", "after"),
+    "before-commit": (page_rows, "apply", "after"),
     "after-commit": (SqliteDatabase, "_light", "before"),
     "after-publish": (Bank, "publish", "after"),
     "before-answer": (Engine, "run", "after"),
-    "during-image": (page_rows, "_image_row", "after"),
+    "during-image": (content_rows, "_image_row", "after"),
     "during-delete": (SqliteDatabase, "purge", "before"),
     "before-release": (Claims, "release", "before"),
 }

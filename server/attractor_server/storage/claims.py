@@ -4,15 +4,15 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
-from attractor_server.errors import OwnerChanged, StoreDamaged, StoreFailed
+from attractor_server.errors import OwnerChanged, StoreFailed
 from attractor_server.sharding.slots import GROUPS, group_of
 from attractor_server.storage.database import Cursor, Store
 from attractor_server.storage.process import Incarnation
+from attractor_server.storage.tables import groups as group_rows
 
 LEASE_S = 2.0
 
@@ -48,20 +48,6 @@ class ClaimsView:
     started_s: float
     lost: Mapping[int, int]
     """Groups that others have taken, with the epochs they were claimed under"""
-
-
-class _Row(NamedTuple):
-    """A group in the store."""
-
-    group: int
-    owner: Incarnation | None
-    epoch: int
-    waits: bool
-    """The owner lets the lease of one before it run out"""
-
-    @property
-    def is_free(self) -> bool:
-        return self.owner is None or self.owner.is_over
 
 
 class Claims:
@@ -121,7 +107,7 @@ class Claims:
             OwnerChanged: one of them is not.
         """
         claims, groups = self._claims, sorted(set(map(group_of, names)))
-        found = _epochs(cursor, groups, self._store.locking)
+        found = group_rows.load_epochs(cursor, groups, self._store.locking)
         for group in groups:
             claim = claims.get(group)
             if claim is None or claim.epoch != found[group]:
@@ -130,7 +116,7 @@ class Claims:
     def free(self, groups: Collection[int]) -> Collection[int]:
         """Those of the groups that nobody has, or whose owner is known to have ended."""
         with self._store.reading() as cursor:
-            return {row.group for row in _rows(cursor) if row.group in groups and row.is_free}
+            return {row.group for row in group_rows.load_all(cursor) if row.group in groups and row.is_free}
 
     def claim(self, groups: Collection[int], *, seize: Collection[int] = ()) -> None:
         """Takes those of the groups that nobody has, or whose owner is known to have ended; of `seize` all.
@@ -170,7 +156,7 @@ class Claims:
         """Which claims hold. Nothing follows from that before it is trusted."""
         claims, started_s = self._claims, self._clock()
         with self._store.reading() as cursor:
-            found = _epochs(cursor, range(GROUPS))
+            found = group_rows.load_epochs(cursor, range(GROUPS))
         with suppress(StoreFailed):  # which the next look makes up for
             self._settle({group: one for group, one in claims.items() if one.waits and one.serves_from_s <= started_s})
         return ClaimsView(started_s, {group: one.epoch for group, one in claims.items() if found[group] != one.epoch})
@@ -193,7 +179,7 @@ class Claims:
         """The groups that were taken with their epochs, and those among them that have to wait."""
         taken, waiting = [], set[int]()
         with self._store.transaction(reserved=True) as cursor:
-            for row in _rows(cursor, self._store.claiming):
+            for row in group_rows.load_all(cursor, self._store.claiming):
                 mine = row.owner is not None and row.owner.shard == self._owner.shard
                 if row.group not in groups or not (row.is_free or mine or row.group in seize):
                     continue
@@ -240,42 +226,8 @@ def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> None:
     Returns when they are gone, or cannot be made to go: a killed process lets go of its files before it is over.
     """
     with store.reading() as cursor:
-        owners = {row.owner for row in _rows(cursor) if row.group in groups and row.owner}
+        owners = {row.owner for row in group_rows.load_all(cursor) if row.group in groups and row.owner}
     ended = [owner for owner in owners if owner.end()]
     end_s = time.monotonic() + ENDING_S
     while not all(owner.is_over for owner in ended) and time.monotonic() < end_s:
         time.sleep(ASK_EVERY_S)
-
-
-def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
-    """The names of the memories with these ids, of snapshots those of their memories; without what is no more."""
-    if not memories:
-        return []
-    marks = ", ".join("?" * len(memories))
-    rows = cursor.execute(f"SELECT name FROM memories WHERE id IN ({marks})", memories).fetchall()  # noqa: S608
-    return [name.partition("@")[0] for (name,) in rows]
-
-
-def _rows(cursor: Cursor, locking: str = "") -> Sequence[_Row]:
-    rows: Sequence[Any] = cursor.execute(
-        f"SELECT number, owner, epoch, waits FROM groups ORDER BY number{locking}"  # noqa: S608
-    ).fetchall()
-    return [_row(*row) for row in rows]
-
-
-def _row(group: object, owner: object, epoch: object, waits: object) -> _Row:
-    with suppress(ValueError):
-        match group, owner, epoch, waits:
-            case int(), str(), int(), int():
-                return _Row(group, Incarnation.of(owner) if owner else None, epoch, bool(waits))
-    raise StoreDamaged(
-        f"group {group} of slots has no owner and epoch that can be meant; restore the store from a backup"
-    )
-
-
-def _epochs(cursor: Cursor, groups: Sequence[int], locking: str = "") -> Mapping[int, int]:
-    if not groups:
-        return {}
-    marks = ", ".join("?" * len(groups))
-    statement = f"SELECT number, epoch FROM groups WHERE number IN ({marks}) ORDER BY number{locking}"  # noqa: S608
-    return dict(cursor.execute(statement, groups).fetchall())

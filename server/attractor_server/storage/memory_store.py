@@ -1,12 +1,10 @@
 """Memories in the backend store: made, changed in groups, found again after a restart, copied, and forgotten."""
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from attractor_server.errors import StoreDamaged
 from attractor_server.memories.records import (
     Call,
     Change,
@@ -14,25 +12,19 @@ from attractor_server.memories.records import (
     NewMemory,
     Snapshot,
     StoredMemory,
-    StoredPage,
-    WriteAck,
 )
 from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.claims import Claims, names_of, whole
+from attractor_server.storage.claims import Claims, whole
 from attractor_server.storage.database import Cursor, Store
-from attractor_server.storage.offload import brought, put_outside, swept
+from attractor_server.storage.memory_reader import SqlMemoryReader
+from attractor_server.storage.offload import put_outside, swept
 from attractor_server.storage.secret import secret_of
 from attractor_server.storage.tables import calls as call_rows
 from attractor_server.storage.tables import imports as import_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
-
-logger = logging.getLogger(__name__)
-
-MEMORIES_LIMIT = 1024
-"""Of one statement"""
 
 PARTS_LIMIT = 64
 """Pages and snapshots that are deleted together"""
@@ -41,11 +33,11 @@ PAGES_LIMIT = 16
 """Pages of one memory, among them"""
 
 
-class SqlMemoryStore:
-    """The memories of a backend store. Thread-safe; every method that changes something returns when it is on the disk.
+class SqlMemoryStore(SqlMemoryReader):
+    """The memories of a backend store, to be changed by the shard that owns them. Thread-safe.
 
-    Its methods raise StoreFailed where the store cannot be used now, StoreDamaged where a checksum is wrong, and those
-    that change something OwnerChanged where another shard has claimed one of the memories since.
+    Every method that changes something returns when it is on the disk, and raises OwnerChanged where another shard has
+    claimed one of the memories since.
     """
 
     def __init__(self, store: Store, ownership: Claims | None = None, *, artifacts: Artifacts | None = None) -> None:
@@ -53,13 +45,8 @@ class SqlMemoryStore:
 
         Large images go to `artifacts`, if there are any.
         """
-        self._store = store
-        self._artifacts = artifacts
+        super().__init__(store, artifacts=artifacts)
         self.ownership = ownership or whole(store, "shard-0")
-
-    def close(self) -> None:
-        """Leaves the store."""
-        self._store.close()
 
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
         """The memories of those names, made now where there is none."""
@@ -70,33 +57,9 @@ class SqlMemoryStore:
             found = [memory_rows.found(cursor, memory.name) for memory in memories]
         return [memory for memory in found if memory is not None]
 
-    def find(self, name: str) -> StoredMemory | None:
-        """The memory of that name, or None."""
-        return self.find_all([name])[0]
-
-    def find_all(self, names: Sequence[str]) -> Sequence[StoredMemory | None]:
-        """The memories of those names, None where there is none."""
-        with self._store.reading() as cursor:
-            return [memory_rows.found(cursor, name) for name in names]
-
-    def listed(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
-        """Up to `size` memories with that prefix and names beyond `after`, by name; without what clients were told."""
-        with self._store.reading() as cursor:
-            return memory_rows.listed(cursor, prefix=prefix, after=after, size=size)
-
     def secret(self) -> str:
         """What only those know who can read the store."""
         return secret_of(self._store)
-
-    def models(self) -> Sequence[tuple[str, str]]:
-        """Names and digests of the models that memories are of."""
-        with self._store.reading() as cursor:
-            return list(memory_rows.models(cursor))
-
-    def expired(self, *, size: int) -> Sequence[str]:
-        """Names of up to `size` memories whose time is over."""
-        with self._store.reading() as cursor:
-            return memory_rows.expired(cursor, now_s=time.time(), size=size)
 
     def delete(self, memory: int, *, call: Call | None = None) -> None:
         """Forgets a memory and its snapshots: no byte that only they had stays in the files.
@@ -127,29 +90,14 @@ class SqlMemoryStore:
             self.purge()
         return more
 
-    def done(self, call: Call) -> Done | None:
-        """What that call has done; None if it is new.
-
-        Raises:
-            NumberReused: another call had that number.
-            SequenceForgotten: the number is older than those that are remembered of its client.
-        """
-        with self._store.reading() as cursor:
-            return call_rows.found(cursor, call)
-
-    def told(self, memory: int, client: str) -> Sequence[WriteAck]:
-        """The answers to that client's stores and erases that are remembered, in the order of versions."""
-        with self._store.reading() as cursor:
-            return memory_rows.told(cursor, memory, client)
-
     def commit(self, changes: Sequence[Change]) -> None:
         """All these changes or none. Of a memory that is no more nothing is kept."""
         now_s, changes = time.time(), put_outside(changes, self._artifacts)
         reserved = all(change.erases for change in changes)
         with self._changing(memories=[change.memory for change in changes], reserved=reserved) as cursor:
-            for apart in _of_different_memories(changes):
+            for apart in memory_rows.split_by_memory(changes):
                 there = memory_rows.counted(cursor, apart, now_s=now_s)
-                page_rows.changed(cursor, there)
+                page_rows.apply(cursor, there)
                 memory_rows.tell(cursor, there)
                 for change in there:
                     call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
@@ -160,18 +108,6 @@ class SqlMemoryStore:
         """Leaves no byte of what changes took away in the files, once no other shard reads the log."""
         self._store.purge()
         swept(self._store, self._artifacts)
-
-    def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
-        """What that page's weights follow from; with `all_entries` also the patterns that are in its image already.
-
-        Where the image is damaged, and all patterns are kept, these alone.
-        """
-        try:
-            with self._store.reading() as cursor:
-                page = page_rows.page_of(cursor, memory, number, all_entries=all_entries)
-            return brought(page, self._artifacts)
-        except StoreDamaged as damage:
-            return self._without_image(memory, number, damage)
 
     def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
         """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
@@ -197,26 +133,6 @@ class SqlMemoryStore:
             made = snapshot_rows.snapshot(cursor, memory, tag, now_s=time.time())
             call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
-
-    def snapshots(self, memory: int, *, after: int = 0, size: int = -1) -> Sequence[Snapshot]:
-        """Of a memory, the oldest first, from the one behind number `after`; no more than `size`, if that is given."""
-        size = size if size >= 0 else (1 << 63) - 1
-        with self._store.reading() as cursor:
-            return snapshot_rows.snapshots(cursor, memory, after=after, size=size)
-
-    def tagged(self, memory: int, tag: str) -> Snapshot | None:
-        """The snapshot of a memory with that tag, if there is one."""
-        with self._store.reading() as cursor:
-            return snapshot_rows.tagged(cursor, memory, tag)
-
-    def kept(self, name: str, tag: str) -> StoredMemory:
-        """The snapshot of a memory with its pages, which `page` reads and `delete` forgets by its own number.
-
-        Raises:
-            SnapshotNotFound: there is none.
-        """
-        with self._store.reading() as cursor:
-            return snapshot_rows.kept(cursor, name, tag)
 
     def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
         """Makes the memory what it was at a snapshot; the version has grown by one.
@@ -280,7 +196,7 @@ class SqlMemoryStore:
         """Gives pages to a memory that is being imported."""
         changes = put_outside([change], self._artifacts)
         with self._changing() as cursor:
-            page_rows.changed(cursor, changes)
+            page_rows.apply(cursor, changes)
 
     def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:
         """Makes a memory that was imported be reached by that name; in a repeat, the one that the call made before.
@@ -317,7 +233,7 @@ class SqlMemoryStore:
         (kept,) = put_outside([replace(change, dropped=())], self._artifacts)
         with self._changing(memories=[change.memory]) as cursor:
             if there := memory_rows.counted(cursor, [kept], now_s=now_s):
-                page_rows.changed(cursor, there)
+                page_rows.apply(cursor, there)
                 import_rows.give(cursor, change.memory, draft, dropped=change.dropped)
                 memory_rows.tell(cursor, there)
             import_rows.abandon(cursor, draft, now_s=now_s)
@@ -334,37 +250,11 @@ class SqlMemoryStore:
         swept(self._store, self._artifacts)
         return more
 
-    def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
-        with self._store.reading() as cursor:
-            entries, names = page_rows.entries_of(cursor, memory, number), names_of(cursor, [memory])
-        if not entries:
-            raise damage
-        logger.warning(
-            "memory %r, page %d is written anew from its patterns whenever it is needed, until the memory is rebuilt: "
-            "%s",
-            *names,
-            number,
-            damage.message,
-        )
-        return StoredPage(image=None, entries=entries)
-
     @contextmanager
     def _changing(
         self, *, names: Sequence[str] = (), memories: Sequence[int] = (), reserved: bool = False
     ) -> Iterator[Cursor]:
         """A transaction of the shard that owns the memories with these names, and those with these ids."""
         with self._store.transaction(reserved=reserved) as cursor:
-            self.ownership.check(cursor, [*names, *names_of(cursor, memories)])
+            self.ownership.check(cursor, [*names, *memory_rows.names_of(cursor, memories)])
             yield cursor
-
-
-def _of_different_memories(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """The changes in their order, cut where a memory comes again, or a statement would have too many values."""
-    start, seen = 0, set[int]()
-    for at, change in enumerate(changes):
-        if change.memory in seen or len(seen) == MEMORIES_LIMIT:
-            yield changes[start:at]
-            start, seen = at, set()
-        seen.add(change.memory)
-    if seen:
-        yield changes[start:]

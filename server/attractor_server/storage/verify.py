@@ -14,6 +14,7 @@ from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends.base import Fault, View
 from attractor_server.storage.database import Cursor
 from attractor_server.storage.offload import brought, orphans
+from attractor_server.storage.tables import contents as content_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
 
@@ -66,7 +67,7 @@ def pages_in(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
         for memory in memories:
             for row in memory.pages:
                 try:
-                    stored = page_rows.page_of(cursor, memory.id, row.number, all_entries=True)
+                    stored = page_rows.load(cursor, memory.id, row.number, all_entries=True)
                     stored = brought(stored, artifacts)
                 except (StoreDamaged, StoreFailed, apsw.Error):
                     continue  # which `faults_in` names
@@ -180,8 +181,8 @@ def _of_entry(content: int, row: Sequence[Any]) -> str:
     if not 0 < written <= version:
         return f"it was written with version {written}"
     try:
-        if len(page_rows.unpacked(items)) not in (0, patterns):
-            return f"it has {patterns} patterns and {len(page_rows.unpacked(items))} payloads"
+        if len(content_rows.unpack_items(items)) not in (0, patterns):
+            return f"it has {patterns} patterns and {len(content_rows.unpack_items(items))} payloads"
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         return f"its payloads cannot be read: {error}"
     return ""

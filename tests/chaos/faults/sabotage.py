@@ -16,7 +16,7 @@ from tests.support.shard_process import Hook
 
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends import sqlite
-from attractor_server.storage.tables import pages as page_rows
+from attractor_server.storage.tables import contents as content_rows
 
 ATTEMPTS = 5
 
@@ -92,7 +92,7 @@ def sabotage_checksum(run: Run) -> None:
     """Neither rows nor pages nor objects are checked."""
     with (
         patch.object(Artifacts, "get", lambda artifacts, location: artifacts.find(location) or b""),
-        patch.object(page_rows, "_check", lambda *_: None),
+        patch.object(content_rows, "_check", lambda *_: None),
         patch.object(sqlite, "opened", lambda path: apsw.Connection(str(path), vfs="unix")),
     ):
         _noticed(run, [(flipped_bit, 12), (torn_image, 6)])

@@ -11,6 +11,8 @@ from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage.database import Cursor, several
 from attractor_server.storage.tables import pages as page_rows
 
+STATEMENT_MEMORIES = 1024
+
 _SELECT = (
     "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s, "
     "version, patterns FROM memories"
@@ -65,6 +67,15 @@ def by_id(cursor: Cursor, identity: int) -> StoredMemory:
     return _memory(cursor, cursor.execute(f"{_SELECT} WHERE id = ?", (identity,)).fetchone())
 
 
+def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
+    """Return the names of the memories with these ids, of snapshots those of their memories; without deleted ones."""
+    if not memories:
+        return []
+    marks = ", ".join("?" * len(memories))
+    rows = cursor.execute(f"SELECT name FROM memories WHERE id IN ({marks})", memories).fetchall()  # noqa: S608
+    return [name.partition("@")[0] for (name,) in rows]
+
+
 def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
     """Memories in the order of names; without what clients were told."""
     rows = cursor.execute(
@@ -98,6 +109,18 @@ def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
         "SELECT name FROM memories WHERE expires_s < ? AND parent IS NULL ORDER BY expires_s LIMIT ?", (now_s, size)
     ).fetchall()
     return [name for (name,) in rows]
+
+
+def split_by_memory(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """Yield the changes in their order, cut where a memory comes again, or a statement would have too many values."""
+    start, seen = 0, set[int]()
+    for at, change in enumerate(changes):
+        if change.memory in seen or len(seen) == STATEMENT_MEMORIES:
+            yield changes[start:at]
+            start, seen = at, set()
+        seen.add(change.memory)
+    if seen:
+        yield changes[start:]
 
 
 def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Sequence[Change]:

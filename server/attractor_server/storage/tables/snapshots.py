@@ -6,6 +6,7 @@ from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
 from attractor_server.memories.names import HIDDEN
 from attractor_server.memories.records import Done, Snapshot, StoredMemory
 from attractor_server.storage.database import Cursor, number
+from attractor_server.storage.tables import contents as content_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
 
@@ -37,7 +38,7 @@ def fork(cursor: Cursor, memory: int, name: str, *, tag: str, now_s: float) -> S
     if made is None:
         _check_same(cursor, source, name)
     else:
-        page_rows.shared(cursor, source, made[0])
+        page_rows.share(cursor, source, made[0])
     found = memory_rows.found(cursor, name)
     assert found is not None
     return found
@@ -48,7 +49,7 @@ def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot
     name, version = cursor.execute("SELECT name, version FROM memories WHERE id = ?", (memory,)).fetchone()
     made = cursor.execute(_SNAPSHOT, (f"{name}@{tag}", now_s, memory)).fetchone()
     if made is not None:
-        page_rows.shared(cursor, memory, made[0])
+        page_rows.share(cursor, memory, made[0])
     found = tagged(cursor, memory, tag)
     assert found is not None
     if found.version != version:
@@ -101,8 +102,8 @@ def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
 def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
     """Gives the memory the pages of a snapshot, and its model; the version goes on."""
     source = snapshot_id(cursor, memory, tag)
-    page_rows.all_dropped(cursor, memory)
-    page_rows.shared(cursor, source, memory)
+    page_rows.drop_all(cursor, memory)
+    page_rows.share(cursor, source, memory)
     model, digest, page_patterns, patterns = cursor.execute(
         "SELECT model, model_digest, page_patterns, patterns FROM memories WHERE id = ?", (source,)
     ).fetchone()
@@ -116,9 +117,9 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
 
 def delete(cursor: Cursor, memory: int) -> None:
     """Takes away a memory, its snapshots, and what is in the pages that only they had."""
-    found = page_rows.let_go(cursor, memory)
+    found = page_rows.contents_of(cursor, memory)
     cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))  # and with it its snapshots and all their pages
-    page_rows.forgotten(cursor, found)
+    content_rows.forget_all(cursor, found)
 
 
 def is_large(cursor: Cursor, memory: int, *, parts: int, pages: int) -> bool:
@@ -135,8 +136,8 @@ def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
             "SELECT id FROM memories WHERE parent = ? AND id <> ? LIMIT 1", (memory, memory)
         ).fetchone()
         if row is None:
-            return page_rows.shortened(cursor, memory, pages)
-        if page_rows.shortened(cursor, row[0], pages):
+            return page_rows.shorten(cursor, memory, pages)
+        if page_rows.shorten(cursor, row[0], pages):
             return True
         cursor.execute("DELETE FROM memories WHERE id = ?", row)
         pages -= 1
