@@ -498,8 +498,8 @@ class QueryFrame(_message.Message):
     """Also sends every iterate, in `trajectory` frames before the answer."""
     pull_known: _builtins.bool
     """Pulls known entries towards the cue, with a strength that the model has learned for each step, and does not hold
-    them fixed. The answer has the memory's values for them. For noisy known entries. Needs a model that `pulls`: with
-    any other the requests fail with FAILED_PRECONDITION, reason CANNOT_PULL.
+    them fixed. The answer has the memory's values for them. Use it for noisy known entries. Needs a model that
+    `pulls`: with any other the requests fail with FAILED_PRECONDITION, reason CANNOT_PULL.
     """
     match: _builtins.bool
     """Also sends the kept pattern nearest to each completed one. Needs a durable server: on any other the requests fail
