@@ -1,4 +1,4 @@
-"""What another client may ask for that takes long: requests whose cost is not seen from their number of patterns."""
+"""Loads by another client that take long: requests whose cost does not show in their number of patterns."""
 
 import asyncio
 import subprocess
@@ -25,7 +25,7 @@ FRAME = 1024
 LONG_S = 600.0
 Once: TypeAlias = Callable[[], Awaitable[object]]
 Load: TypeAlias = Callable[[attractor.AsyncClient, str, Path, float], Awaitable[Once]]
-"""Prepares a load of a size, 1.0 as in docs/design/0020, and returns what is to be done again and again"""
+"""Prepares a load of a size, 1.0 as in docs/design/0020, and returns the function to repeat"""
 
 
 def signs(count: int, seed: int = 0) -> NDArray[np.float32]:
@@ -36,7 +36,7 @@ def signs(count: int, seed: int = 0) -> NDArray[np.float32]:
 async def filled(
     client: attractor.AsyncClient, pages: int, page_patterns: int, name: str = "beside/m"
 ) -> attractor.AsyncMemory:
-    """A memory of so many full pages."""
+    """Create a memory of so many full pages."""
     memory = await client.create_memory(name, model=MODEL, write="stream", page_patterns=page_patterns)
     patterns = signs(pages * page_patterns)
     for start in range(0, len(patterns), FRAME):
@@ -89,7 +89,7 @@ async def snapshots(client: attractor.AsyncClient, address: str, data: Path, siz
 
 
 async def pieces(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    """An import of one store, a few patterns in each of many pieces."""
+    """Import one store, with a few patterns in each of many pieces."""
     small = await client.create_memory("beside/small", model=MODEL)
     await small.store(signs(1))
     call = memory_copies_pb2_grpc.CopiesStub(aio.insecure_channel(address))
@@ -139,7 +139,7 @@ async def _framed(address: str, frame: pb.SessionRequest) -> Once:
 
 
 async def verify(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    """A verification of the store, and somebody who deletes meanwhile."""
+    """Verify the store, and delete a memory meanwhile."""
     await filled(client, round(1563 * size), 32)
     command = [sys.executable, "-m", "attractor_server.cli", "verify", "--data-dir", str(data)]
 
@@ -154,7 +154,7 @@ async def verify(client: attractor.AsyncClient, address: str, data: Path, size: 
 
 
 async def namespaces(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    """Queries of very many namespaces, all at the same time."""
+    """Query memories of very many namespaces at the same time."""
     memories = [await client.create_memory(f"beside{n}/m", model="glyphs-28") for n in range(round(200 * size))]
     images = np.random.default_rng(0).random((32, 28, 28), dtype=np.float32)
     for memory in memories:
@@ -183,17 +183,17 @@ LOADS: Mapping[str, Load] = {
 
 
 class Beside(Steered):
-    """A load in a process of its own, of the lowest priority: a client's own work is done on a machine of its own."""
+    """Load in a process of its own, of the lowest priority, since a client works on a machine of its own."""
 
     def __init__(self, name: str, address: str, data: Path, size: float) -> None:
         super().__init__(_run, name, address, data, size)
 
     def start(self) -> None:
-        """Do it from now on, again and again."""
+        """Repeat the load from now on."""
         self._pipe.send(None)
 
     def done(self) -> int:
-        """How often it was done so far."""
+        """Return how often the load was repeated so far."""
         self._pipe.send(None)
         return int(self._pipe.recv())
 

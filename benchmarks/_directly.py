@@ -1,4 +1,4 @@
-"""The engine alone, in this process: what a server could reach if it cost nothing."""
+"""Engine alone, in this process: the limit of a server without costs of its own."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from attractor_server.scheduling.jobs import Job, Operation
 
 
 class Directly:
-    """As many memories as are served, each written to."""
+    """Engine with as many memories as are served, each with patterns."""
 
     def __init__(self, *, bank_bytes: int) -> None:
         set_num_threads(1)
@@ -33,11 +33,11 @@ class Directly:
         self.run([self._job(Operation.STORE, n, values) for n in range(MEMORIES)])
 
     def queries(self, count: int) -> list[Job]:
-        """Single queries of as many memories."""
+        """Return single queries of as many memories."""
         return [self._job(Operation.QUERY, n % MEMORIES, self._cues[n % 64][None]) for n in range(count)]
 
     def run(self, jobs: list[Job]) -> list[Outcome | ServerError]:
-        """Their outcomes."""
+        """Run the jobs, and return their outcomes."""
         return self._engine.run(jobs)
 
     def _job(self, operation: Operation, memory: int, values: Vectors) -> Job:

@@ -1,4 +1,4 @@
-"""A server that answers the frames of a session, and unary queries, with what they hold: what the wire alone costs."""
+"""Server that answers frames of a session, and unary queries, with their own content: the cost of the wire alone."""
 
 import math
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 
 
 class Data(rpc.MemoryDataServicer):
-    """Sessions and unary queries; everything that is asked is what is recalled."""
+    """Sessions and unary queries; a cue is its own answer."""
 
     async def Session(  # noqa: N802
         self,
@@ -36,7 +36,7 @@ class Data(rpc.MemoryDataServicer):
 
 
 def recalled(columns: pb.RequestColumns) -> pb.SessionResponse:
-    """The answer to a frame of queries."""
+    """Return the answer to a frame of queries."""
     answer = pb.SessionResponse()
     frame, patterns = answer.recalled, sum(columns.patterns)
     frame.request_ids.extend(columns.request_ids)
@@ -50,7 +50,7 @@ def recalled(columns: pb.RequestColumns) -> pb.SessionResponse:
 
 
 class Memories(control_rpc.MemoriesServicer):
-    """Every memory is there."""
+    """Service in which every memory exists."""
 
     async def Create(self, request: control.CreateRequest, context: Any) -> control.CreateResponse:  # noqa: ANN401, N802
         settings = control.MemorySettings(
@@ -61,7 +61,7 @@ class Memories(control_rpc.MemoriesServicer):
 
 
 class Models(control_rpc.ModelsServicer):
-    """Every model is of one vector."""
+    """Service in which every model has one vector field."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape
@@ -74,7 +74,7 @@ class Models(control_rpc.ModelsServicer):
 
 
 async def echo_server(shape: tuple[int, ...]) -> str:
-    """Starts it on this event loop; its address."""
+    """Start the server on this event loop, and return its address."""
     server = aio.server()
     rpc.add_MemoryDataServicer_to_server(Data(), server)  # type: ignore[abstract]
     control_rpc.add_MemoriesServicer_to_server(Memories(), server)  # type: ignore[abstract]
@@ -86,4 +86,4 @@ async def echo_server(shape: tuple[int, ...]) -> str:
 
 
 _KEPT: list[aio.Server] = []
-"""A server ends with its last reference"""
+"""References to servers: a server ends with its last one"""

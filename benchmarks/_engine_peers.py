@@ -1,4 +1,4 @@
-"""What one would write instead of the engine: loops over memories, `vmap(grad)`, and another library's memories.
+"""Alternatives to the engine: loops over memories, `vmap(grad)`, and another library's memories.
 
 All of them do the arithmetic of the same reading and writing loops, save titans-pytorch, whose memories are read by
 one pass through a network and written by one step.
@@ -22,7 +22,7 @@ Job = Callable[[], object]
 
 
 def energy(slow: Tensors, w: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """E of one pattern x (d,) or of several (n, d), in one memory; the bilinear network's where there is a V."""
+    """Return E of one pattern x (d,) or of several (n, d), in one memory; the bilinear network's where there is a V."""
     f = torch.tanh(x @ slow["A"] + slow["a0"])
     v = values_of(slow["V"], x) if "V" in slow else f
     wells = ((v @ w) * f).sum(-1) + v @ b
@@ -30,7 +30,7 @@ def energy(slow: Tensors, w: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
 
 def loop_reads(model: Model, fast: Tensors, cues: Tensor, memories: int) -> Job:
-    """A memory at a time, a gradient by autograd at each step."""
+    """Read one memory at a time, with a gradient by autograd at each step."""
     slow = model.parameters.slow
 
     def slope(w: Tensor, b: Tensor, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def loop_reads(model: Model, fast: Tensors, cues: Tensor, memories: int) -> Job:
 
 
 def vmap_reads(model: Model, fast: Tensors, cues: Tensor, *, compiled: bool) -> Job:
-    """All memories at once; where asked, compiled as a whole."""
+    """Read all memories at once; if `compiled`, with a loop compiled as a whole."""
     slow = model.parameters.slow
     slopes = vmap(vmap(grad(lambda x, w, b: energy(slow, w, b, x)), (0, None, None)))
 
@@ -63,7 +63,7 @@ def vmap_reads(model: Model, fast: Tensors, cues: Tensor, *, compiled: bool) -> 
 
 
 def loop_writes(model: Model, fast: Tensors, patterns: Tensor, memories: int) -> Job:
-    """A memory at a time, each step's gradient by autograd through the slope at all its patterns."""
+    """Write one memory at a time, each step's gradient by autograd through the slope at all its patterns."""
     parameters = model.parameters
     writer, slow, initial = parameters.writer, parameters.slow, parameters.initial
 
@@ -89,7 +89,7 @@ def loop_writes(model: Model, fast: Tensors, patterns: Tensor, memories: int) ->
 
 
 def titans_reads(cues: Tensor, *, weights: int) -> Job | None:
-    """One query from each of as many states of a `NeuralMemory`, about as many weights each; None if not installed."""
+    """Read one query from each of as many `NeuralMemory` states of about as many weights; None if not installed."""
     if (memory := _titans(cues, weights=weights, chunk=1)) is None:
         return None
     with torch.no_grad():
@@ -103,7 +103,7 @@ def titans_reads(cues: Tensor, *, weights: int) -> Job | None:
 
 
 def titans_writes(patterns: Tensor, *, weights: int) -> Job | None:
-    """The patterns of each memory into a new state of it, as one chunk: one gradient step; None if not installed."""
+    """Write each memory's patterns into a new state as one chunk, in one gradient step; None if not installed."""
     if (memory := _titans(patterns, weights=weights, chunk=patterns.shape[1])) is None:
         return None
 
@@ -127,7 +127,7 @@ def _titans(x: Tensor, *, weights: int, chunk: int) -> Any | None:  # noqa: ANN4
 
 
 def can_compile() -> bool:
-    """Whether a compiler is there."""
+    """Return whether there is a compiler."""
     return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the run that is held against it."""
+"""Limits of the machine, measured in the run that is compared with them."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.quadratic import Quadratic
 
 SIDE = 2048
-"""Of the matrices whose product gives the peak"""
+"""Side of the matrices whose product gives the peak"""
 COPIED_BYTES = 256 << 20
 REPEATS = 8
 
@@ -26,19 +26,19 @@ class Machine:
     """Bytes a second read and written by one large copy"""
 
     def limit_s(self, *, operations: float, touched_bytes: float) -> float:
-        """The least time a job can take: max(operations / peak, bytes touched once / bandwidth)."""
+        """Return the least time a job can take: max(operations / peak, bytes touched once / bandwidth)."""
         return max(operations / self.peak_flops, touched_bytes / self.bandwidth)
 
 
 class Ruler:
-    """A device's speeds, measured again and again: what it was once seen to do it can do."""
+    """Best speeds of a device over repeated measurements."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.machine = measure(device)
 
     def again(self) -> Machine:
-        """The best of all that was measured, now too."""
+        """Measure again, and return the best speeds so far."""
         now, before = measure(self.device), self.machine
         self.machine = Machine(
             peak_flops=max(now.peak_flops, before.peak_flops), bandwidth=max(now.bandwidth, before.bandwidth)
@@ -47,7 +47,7 @@ class Ruler:
 
 
 def measure(device: torch.device) -> Machine:
-    """Both speeds, each the best of some repetitions."""
+    """Measure both speeds, each the best of some repetitions."""
     one, other = (torch.randn(SIDE, SIDE, device=device) for _ in range(2))
     out = torch.empty_like(one)
     source = torch.zeros(COPIED_BYTES // 4, device=device)
@@ -59,7 +59,7 @@ def measure(device: torch.device) -> Machine:
 
 
 def settle(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -76,21 +76,21 @@ def _least_s(job: Callable[[], object], device: torch.device) -> float:
 
 
 class Work(Protocol):
-    """What a network's loops cannot do without, for each page of n patterns."""
+    """Least work of a network's loops for each page of n patterns."""
 
     @property
     def page_bytes(self) -> int:
-        """W and b, float32."""
+        """Bytes of W and b, float32."""
 
     def reading(self, steps: int) -> int:
-        """Operations."""
+        """Count the operations."""
 
     def writing(self, steps: int) -> int:
-        """Operations."""
+        """Count the operations."""
 
 
 def work_of(network: object, n: int) -> Work:
-    """That of a quadratic network, or of a bilinear one that is entrywise."""
+    """Return the work of a quadratic network, or of a bilinear one that is entrywise."""
     match network:
         case Quadratic():
             return QuadraticWork(d=network.inputs, h=network.features, n=n)
@@ -101,7 +101,7 @@ def work_of(network: object, n: int) -> Work:
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticWork:
-    """d entries, h features."""
+    """Work of a quadratic network with d entries and h features."""
 
     d: int
     h: int
@@ -109,21 +109,21 @@ class QuadraticWork:
 
     @property
     def page_bytes(self) -> int:
-        """W and b, float32."""
+        """Bytes of W and b, float32."""
         return 4 * self.h * (self.h + 1)
 
     def reading(self, steps: int) -> int:
-        """Operations: xA, (·)Aᵀ and fW in each step; then xA and fW for the energy after, fW₀ for ΔE."""
+        """Count operations: xA, (·)Aᵀ and fW in each step; then xA and fW for the energy after, fW₀ for ΔE."""
         return self.n * (steps * (4 * self.d * self.h + 2 * self.h**2) + 2 * self.d * self.h + 4 * self.h**2)
 
     def writing(self, steps: int) -> int:
-        """Operations: xA and (qx + qb)A; in each step fW, (·)AᵀA, and fᵀc + cᵀf into W."""
+        """Count operations: xA and (qx + qb)A; in each step fW, (·)AᵀA, and fᵀc + cᵀf into W."""
         return self.n * (4 * self.d * self.h + steps * 8 * self.h**2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BilinearWork:
-    """d entries, k keys, v values, which are entries."""
+    """Work of a bilinear network with d entries, k keys, and v values, which are entries."""
 
     d: int
     k: int
@@ -132,16 +132,16 @@ class BilinearWork:
 
     @property
     def page_bytes(self) -> int:
-        """W and b, float32."""
+        """Bytes of W and b, float32."""
         return 4 * self.v * (self.k + 1)
 
     def reading(self, steps: int) -> int:
-        """Operations: xA, (·)Aᵀ, Wk and vW in each step; then xA and Wk for the energy after, W₀k for ΔE."""
+        """Count operations: xA, (·)Aᵀ, Wk and vW in each step; then xA and Wk for the energy after, W₀k for ΔE."""
         d, k, v = self.d, self.k, self.v
         return self.n * (steps * (4 * d * k + 4 * v * k) + 2 * d * k + 4 * v * k)
 
     def writing(self, steps: int) -> int:
-        """Operations: xA and (qx + qb)A; in each step Wk, vW, both along VᵀA, the keys along AᵀA, and two into W."""
+        """Count operations: xA and (qx + qb)A; in each step Wk, vW, both along VᵀA, keys along AᵀA, and two into W."""
         d, k, v = self.d, self.k, self.v
         return self.n * (4 * d * k + steps * (12 * v * k + 2 * k**2))
 

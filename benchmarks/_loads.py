@@ -12,7 +12,7 @@ Query = Callable[[int], Awaitable[object]]
 
 
 async def closed(query: Query, *, callers: int, seconds: float) -> float:
-    """Queries a second of so many callers, each with one query under way."""
+    """Return queries a second of so many callers, each with one query under way."""
     answered, number = 0, 0
     started_s = time.perf_counter()
     end_s = started_s + seconds
@@ -31,7 +31,7 @@ async def closed(query: Query, *, callers: int, seconds: float) -> float:
 
 
 async def opened(query: Query, *, rate: float, seconds: float) -> Vectors:
-    """Seconds from each arrival of a Poisson process to its answer, whenever it was really sent."""
+    """Return the seconds from each arrival of a Poisson process to its answer, whenever it was really sent."""
     gaps_s = np.random.default_rng(0).exponential(1 / rate, round(rate * seconds))
     took_s: list[float] = []
 
@@ -49,7 +49,7 @@ async def opened(query: Query, *, rate: float, seconds: float) -> Vectors:
 
 
 async def lone(query: Query, *, count: int) -> float:
-    """Seconds that a query takes while there is no other, the median."""
+    """Return the median seconds of a query while there is no other."""
     took_s = []
     for number in range(count):
         started_s = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The same queries behind servers that one would build instead: Ray Serve, FastAPI, and gRPC with a call per query.
+"""Alternative servers with the same queries: Ray Serve, FastAPI, and gRPC with a call per query.
 
 Each gets the configuration that was fastest here; its name says which. Started one at a time, on one core each.
 """
@@ -40,7 +40,7 @@ ROUNDS, ROUND_S, LONE_COUNT = 3, 1.5, 100
 
 
 async def rates_of_peers(cues: Vectors) -> dict[str, float]:
-    """Queries a second by peer, one after another, each alone."""
+    """Return queries a second by peer, one after another, each alone."""
     figures: dict[str, float] = {}
     async with ray_serve() as (multiplexed, batched):
         figures[RAY_MULTIPLEXED] = await asked(multiplexed, cues, callers=BATCH)
@@ -53,7 +53,7 @@ async def rates_of_peers(cues: Vectors) -> dict[str, float]:
 
 
 async def asked(ask: Ask, cues: Vectors, *, callers: int) -> float:
-    """Queries a second, the median of rounds after one to warm up."""
+    """Return queries a second, the median of rounds after one to warm up."""
     rounds = [
         await closed(lambda number: ask(number % MEMORIES, cues[number % 64]), callers=callers, seconds=ROUND_S)
         for _ in range(ROUNDS + 1)
@@ -62,43 +62,43 @@ async def asked(ask: Ask, cues: Vectors, *, callers: int) -> float:
 
 
 async def lone_ray_serve(cues: Vectors) -> float:
-    """Seconds that a query to Ray Serve takes while there is no other, the median."""
+    """Return the median seconds of a query to Ray Serve while there is no other."""
     async with ray_serve() as (_, batched):
         rounds = [await lone(lambda number: batched(number, cues[number % 64]), count=LONE_COUNT) for _ in range(3)]
     return statistics.median(rounds[1:])
 
 
 class Replica:
-    """Holds all tenants; a batch of queries is one reading loop."""
+    """Replica with all tenants; a batch of queries is one reading loop."""
 
     def __init__(self) -> None:
         self._tenants = Tenants()
 
     @serve.multiplexed(max_num_models_per_replica=1000)  # type: ignore[untyped-decorator]
     async def tenant(self, name: str) -> int:
-        """What a multiplexed deployment loads of a tenant: here it is at hand."""
+        """Return the tenant that a multiplexed deployment would load; here it is in memory."""
         return int(name)
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
     async def recall(self, asked: Sequence[tuple[int, Vectors]]) -> list[Vectors]:
-        """Ray Serve makes no batch across tenants where it multiplexes."""
+        """Answer a batch; Ray Serve makes none across tenants where it multiplexes."""
         return list(self._tenants.recall([tenant for tenant, _ in asked], np.stack([cue for _, cue in asked])))
 
     async def multiplexed(self, cue: Vectors) -> Vectors:
-        """A query for the tenant that the call names."""
+        """Answer a query for the tenant that the call names."""
         tenant = await self.tenant(serve.get_multiplexed_model_id())
         answer: Vectors = await self.recall((tenant, cue))
         return answer
 
     async def batched(self, tenant: int, cue: Vectors) -> Vectors:
-        """A query for the tenant that is an argument."""
+        """Answer a query for the tenant that is an argument."""
         answer: Vectors = await self.recall((tenant, cue))
         return answer
 
 
 @asynccontextmanager
 async def ray_serve() -> AsyncIterator[tuple[Ask, Ask]]:
-    """One replica on one core: multiplexed, and batched across tenants."""
+    """Start one replica on one core, and yield its multiplexed calls and those batched across tenants."""
     environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # where a replica finds this module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -123,7 +123,7 @@ async def ray_serve() -> AsyncIterator[tuple[Ask, Ask]]:
 
 @asynccontextmanager
 async def fastapi() -> AsyncIterator[Ask]:
-    """One handler per query, bytes in and out."""
+    """Start a FastAPI server, and yield its calls: one handler per query, bytes in and out."""
     with serving(start_fastapi) as address:
         connector = aiohttp.TCPConnector(limit=64)
         async with aiohttp.ClientSession(f"http://{address}", connector=connector) as session:
@@ -136,7 +136,7 @@ async def fastapi() -> AsyncIterator[Ask]:
 
 
 async def start_fastapi() -> str:
-    """The server, on the event loop that runs."""
+    """Start the server on this event loop, and return its address."""
     tenants, app = Tenants(), FastAPI()
 
     @app.post("/{tenant}")
@@ -155,7 +155,7 @@ async def start_fastapi() -> str:
 
 
 class Data(rpc.MemoryDataServicer):
-    """One call per query; the memory's name is its number."""
+    """Service with one call per query; a memory's name is its number."""
 
     def __init__(self) -> None:
         self._tenants = Tenants()
@@ -168,14 +168,14 @@ class Data(rpc.MemoryDataServicer):
 
 @asynccontextmanager
 async def unary_grpc() -> AsyncIterator[Ask]:
-    """One call per query."""
+    """Start a gRPC server, and yield its calls: one per query."""
     with serving(start_grpc) as address:
         async with unary(address) as ask:
             yield ask
 
 
 async def start_grpc() -> str:
-    """The server, on the event loop that runs."""
+    """Start the server on this event loop, and return its address."""
     server = aio.server()
     rpc.add_MemoryDataServicer_to_server(Data(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
@@ -185,4 +185,4 @@ async def start_grpc() -> str:
 
 
 _KEPT: list[object] = []
-"""Servers and tasks end with their last reference"""
+"""References to servers and tasks, which end with their last one"""

@@ -1,4 +1,4 @@
-"""Placement in simulation: shards that come and go, and memories that are asked far more often than others.
+"""Simulation of placement: shards that come and go, and memories that get far more queries than others.
 
 Rendezvous hashing, the peer, gives each slot to a shard as if drawn uniformly, a newcomer each slot with the same
 chance, and the slots of one that left to the others in the same way: so it is drawn here.
@@ -32,7 +32,7 @@ Mover: TypeAlias = Callable[[Owners, Floats, Floats, int], Owners]
 
 
 def placing() -> Iterator[Result]:
-    """All results; percent of the mean level, or of what has to move at the least."""
+    """Yield all results, in percent of the mean level, or of the load that has to move at least."""
     for slots, shards, memories, exponent in ((1 << 10, 16, 1_000_000, 0.9), (1 << 20, 10_000, 100_000_000, 0.5)):
         label, drawn = f"{shards:,} shards", Drawn.of(slots, memories, exponent, default_rng(0))
         yield from churned(label, drawn.counts, shards)
@@ -43,7 +43,7 @@ def placing() -> Iterator[Result]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What each slot holds, and how often it is asked by Zipf's law, when every memory has drawn its slot."""
+    """Load of each slot, by memories and by queries under Zipf's law, with a random slot for every memory."""
 
     counts: Floats
     uneven: Floats
@@ -53,7 +53,7 @@ class Drawn:
 
     @classmethod
     def of(cls, slots: int, memories: int, exponent: float, rng: Generator) -> "Drawn":
-        """Every memory draws by itself."""
+        """Draw a slot for every memory, independently."""
         sums = np.zeros((3, slots))
         for first in range(0, memories, CHUNK):
             ranks = np.arange(first, min(first + CHUNK, memories)) + 1.0
@@ -64,7 +64,7 @@ class Drawn:
 
 
 def churned(label: str, loads: Floats, shards: int) -> Iterator[Result]:
-    """Shards that join and others that leave, in turns: the worst of all moves and of all states."""
+    """Yield the worst of all moves and states while shards join and others leave, in turns."""
     rng = default_rng(1)
     ours = churn(dealt(len(loads), np.ones(shards)), loads, join, leave)
     drawn = partial(rendezvous, rng)
@@ -75,7 +75,7 @@ def churned(label: str, loads: Floats, shards: int) -> Iterator[Result]:
 
 
 def churn(owners: Owners, loads: Floats, joining: Mover, leaving: Mover) -> tuple[float, float, float]:
-    """The most that a join and that a leave moved, of what they had to, and the highest max/mean; in percent."""
+    """Return the most that a join and a leave moved, relative to the least, and the highest max/mean, in percent."""
     rng, shards = default_rng(2), int(owners.max()) + 1
     weights = np.r_[np.ones(shards), np.zeros(EVENTS)]
     joins, leaves, levels = [0.0], [0.0], [imbalance(owners, loads, weights)]
@@ -93,7 +93,7 @@ def churn(owners: Owners, loads: Floats, joining: Mover, leaving: Mover) -> tupl
 
 
 def rendezvous(rng: Generator, owners: Owners, loads: Floats, weights: Floats, shard: int) -> Owners:
-    """What rendezvous hashing does when that shard joined, or left (its weight is 0)."""
+    """Assign slots by rendezvous hashing after that shard joined, or left (its weight is 0)."""
     if weights[shard]:
         return np.where(rng.random(len(owners)) < weights[shard] / weights.sum(), np.int32(shard), owners)
     others = rng.choice(np.flatnonzero(weights), size=len(owners)).astype(np.int32)
@@ -101,7 +101,7 @@ def rendezvous(rng: Generator, owners: Owners, loads: Floats, weights: Floats, s
 
 
 def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
-    """Hot spots that wander: what was hot is cold, others are hot instead, and each time those shards are cooled."""
+    """Yield the results of hot spots that wander: each time others are hot, and their shards are cooled."""
     owners, weights = dealt(len(asked), np.ones(shards)), np.ones(shards)
     moves, before, after = [], [], []
     for shift in range(SHIFTS):
@@ -118,7 +118,7 @@ def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
 
 
 def alone(label: str, asked: Floats, shards: int) -> Result:
-    """Where one memory has more than a shard's share, no placement of whole slots does better than its slot alone."""
+    """Compare with the bound for a memory above a shard's share: no placement does better than its slot alone."""
     weights = np.ones(shards)
     level = imbalance(cool(dealt(len(asked), weights), asked, weights), asked, weights)
     bound = max(LIMIT, asked.max() * shards / asked.sum())
@@ -128,7 +128,7 @@ def alone(label: str, asked: Floats, shards: int) -> Result:
 
 
 def told(label: str, slots: int, shards: int) -> Result:
-    """What a client that asks for the topology is sent."""
+    """Measure the answer to a client that asks for the topology."""
     addresses = [pb.Shard(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:7171", device="cuda") for n in range(shards)]
     bare = pb.GetTopologyResponse(epoch=1, shards=addresses)
     full = pb.GetTopologyResponse(epoch=1, shards=addresses, slot_owners=dealt(slots, np.ones(shards)).tolist())

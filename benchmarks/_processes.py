@@ -1,4 +1,4 @@
-"""What runs in a process of its own until the end of a block: what serves, and what is told by a pipe what to do."""
+"""Processes that run until the end of a block: servers, and functions that a pipe steers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,7 +14,7 @@ from attractor_server.shard.event_loop import loop_options
 
 @contextmanager
 def serving(start: Callable[[], Awaitable[str]]) -> Iterator[str]:
-    """The address that `start`, a function of a module, gives in the other process."""
+    """Run `start`, a function of a module, in another process, and yield the address that it returns."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_run, args=(start, theirs))
@@ -27,7 +27,7 @@ def serving(start: Callable[[], Awaitable[str]]) -> Iterator[str]:
 
 
 class Steered:
-    """A function of a module, given a pipe after its arguments, by which it says first that it is ready."""
+    """Process of a module's function, which gets a pipe after its arguments, and first says by it that it is ready."""
 
     def __init__(self, function: Callable[..., None], *arguments: object) -> None:
         context = get_context("spawn")

@@ -1,4 +1,4 @@
-"""What every benchmark prints: a table for people, and a JSON line for each result."""
+"""Reports of benchmarks: a table for people, and a JSON line for each result."""
 
 import json
 import platform
@@ -14,7 +14,7 @@ from attractor_server.shard.spec import available_cores
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Ours against a peer or a limit, measured in the same run."""
+    """Our figure against a peer's or a limit, measured in the same run."""
 
     name: str
     unit: str
@@ -24,12 +24,12 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """How many times the peer's figure ours is."""
+        """Ratio of our figure to the peer's."""
         return self.ours / self.theirs
 
 
 def report(results: Sequence[Result], *, kept: Path | None = None) -> None:
-    """Prints the table and the lines, and keeps these, in `results/` unless told otherwise, with what made them."""
+    """Print the table and the lines, and write the lines, by default to `results/`, with the command and machine."""
     print(f"{'':38} {'ours':>14} {'peer':>14} {'ratio':>8}")
     for one in results:
         print(f"{one.name:38} {one.ours:>14,.0f} {one.theirs:>14,.0f} {one.ratio:>7.2f}×  {one.peer} ({one.unit})")
@@ -44,7 +44,7 @@ def report(results: Sequence[Result], *, kept: Path | None = None) -> None:
 
 
 def rate(job: Callable[[], object], items: int, *, seconds: float = 2.0) -> float:
-    """Items a second, the median over repetitions for that long, after one to warm up."""
+    """Return items a second, the median over repetitions for that long, after one to warm up."""
     job()
     times: list[float] = []
     end_s = time.perf_counter() + seconds
@@ -56,7 +56,7 @@ def rate(job: Callable[[], object], items: int, *, seconds: float = 2.0) -> floa
 
 
 def rates(jobs: Mapping[str, tuple[Callable[[], object], int]], *, seconds: float = 2.0) -> dict[str, float]:
-    """Items a second of each (job, items), the median over repetitions that take turns, so that all meet the same load.
+    """Return items a second of each (job, items): medians over repetitions in turns, so that all meet the same load.
 
     Each repeats its job for about a twentieth of its `seconds`, or once, after one to warm up.
     """
@@ -78,7 +78,7 @@ def rates(jobs: Mapping[str, tuple[Callable[[], object], int]], *, seconds: floa
 
 
 def machine() -> str:
-    """Where it ran."""
+    """Describe the machine."""
     place = f"{platform.machine()}, {available_cores()} cores, Python {platform.python_version()}"
     if "cuda" not in sys.argv:
         return place

@@ -19,7 +19,7 @@ async def connected(
     store: bool = True,
     spread: bool = False,
 ) -> Callable[[int], Awaitable[object]]:
-    """Queries by number, to memories of the first of two shards, or of both; made now and, if `store`, written to."""
+    """Create memories on the first of two shards, or on both, with patterns if `store`; return a query by number."""
     client = await stack.enter_async_context(attractor.connect(address, direct=direct))
     names = [name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == 0 or spread][:MEMORIES]
 

@@ -1,4 +1,4 @@
-"""Shards in processes of their own, without Ray, for benchmarks of what lies between a client and an engine."""
+"""Shards in processes of their own, without Ray, for benchmarks of the way between a client and an engine."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from attractor_server.sharding.topology import ShardInfo, Topology
 
 
 class Shards:
-    """So many shards of this spec that know each other, until the end of the block."""
+    """Shards of one spec that know each other, until the end of the block."""
 
     def __init__(self, spec: ShardSpec, count: int) -> None:
         context = get_context("spawn")
@@ -40,7 +40,7 @@ class Shards:
         return self
 
     def learn(self, topology: Topology) -> None:
-        """Tells all of them at the same time; returns when they have followed."""
+        """Send the topology to all shards at the same time, and wait until they follow it."""
         for pipe in self._pipes:
             pipe.send(topology)
         for pipe in self._pipes:
@@ -53,11 +53,11 @@ class Shards:
 
     @property
     def pids(self) -> Sequence[int]:
-        """Of their processes, in order."""
+        """Process ids of the shards, in order."""
         return [process.pid for process in self._processes if process.pid is not None]
 
     def cpu_s(self) -> float:
-        """Processor time of all shards so far, in seconds."""
+        """Return the processor time of all shards so far, in seconds."""
         times = [psutil.Process(process.pid).cpu_times() for process in self._processes]
         return float(sum(time.user + time.system for time in times))
 

@@ -1,4 +1,4 @@
-"""Memories as one would hold them without Attractor: fast weights by number, and the same arithmetic for a query."""
+"""Memories without Attractor: fast weights by number, and the same arithmetic for a query."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -15,10 +15,10 @@ Vectors: TypeAlias = NDArray[np.float32]
 
 
 class Tenants:
-    """The fast weights of all memories side by side, and a model's reading loop over some of them."""
+    """Fast weights of all memories side by side, and a model's reading loop over some of them."""
 
     def __init__(self) -> None:
-        """Writes some patterns to each."""
+        """Write some patterns to each memory."""
         torch.set_num_threads(1)
         self.model = load_models(None, device="cpu")[MODEL]
         size = self.model.layout.size
@@ -32,7 +32,7 @@ class Tenants:
         )
 
     def recall(self, tenants: Sequence[int], cues: Vectors) -> Vectors:
-        """The completed patterns (queries, d) of one cue for each of these tenants."""
+        """Return the completed patterns (queries, d) of one cue for each of these tenants."""
         chosen = torch.tensor(tenants)
         fast = {name: tensor[chosen] for name, tensor in self.fast.items()}
         x = self.model.encode(torch.from_numpy(cues))[:, None]
@@ -42,7 +42,7 @@ class Tenants:
 
 
 def vectors(count: int, size: int) -> Vectors:
-    """Random vectors of length 1, (count, size)."""
+    """Return random vectors of length 1, (count, size)."""
     drawn: Vectors = np.random.default_rng(0).standard_normal((count, size)).astype(np.float32)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     return drawn

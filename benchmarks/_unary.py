@@ -12,12 +12,12 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 
 Ask: TypeAlias = Callable[[int, Vectors], Awaitable[object]]
-"""Queries a memory by number with one cue (d)"""
+"""Query of a memory, by its number, with one cue (d)"""
 
 
 @asynccontextmanager
 async def unary(address: str) -> AsyncIterator[Ask]:
-    """Unary queries to a server of the contract."""
+    """Open a channel to a server of the contract, and yield its unary queries."""
     async with aio.insecure_channel(address) as channel:
         stub = rpc.MemoryDataStub(channel)
 
@@ -29,5 +29,5 @@ async def unary(address: str) -> AsyncIterator[Ask]:
 
 
 def tensor_of(values: Vectors) -> pb.Tensor:
-    """Patterns (queries, d) as the wire has them."""
+    """Return patterns (queries, d) as a tensor of the wire."""
     return pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=values.shape, data=values.tobytes())

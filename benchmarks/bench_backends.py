@@ -1,6 +1,6 @@
 """How many stores a second does a shard commit, in SQLite and in PostgreSQL?
 
-Records of 4 kB through the journal, one for each of so many memories in a commit, each with the memory's row, the
+Records of 4 kB through the memory store, one for each of so many memories in a commit, each with the memory's row, the
 page's row and the numbered answer; on one disk, PostgreSQL over loopback, from a server that is started for it.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def stores_per_s(store_uri: str, group: int) -> float:
-    """As one shard commits them, one commit after another."""
+    """Return stores a second of one shard, one commit after another."""
     with opened(store_uri) as journal:
         settings = MemorySettings(page_patterns=1 << 20)
         new = [NewMemory(name=f"m/{n}", model="m", model_digest="d", settings=settings) for n in range(group)]
@@ -54,7 +54,7 @@ def stores_per_s(store_uri: str, group: int) -> float:
 
 
 def change(memory: int, version: int) -> Change:
-    """One pattern more."""
+    """Return a change that adds one pattern."""
     return Change(
         memory=memory,
         version=version,
@@ -67,7 +67,7 @@ def change(memory: int, version: int) -> Change:
 
 @contextmanager
 def opened(store_uri: str) -> Iterator[SqlMemoryStore]:
-    """A journal on a store of its own."""
+    """Open a memory store in a database of its own."""
     store = open_store(store_uri)
     with closing(store):
         yield SqlMemoryStore(store)

@@ -1,4 +1,4 @@
-"""How much faster are networks without a closed form once programs have been compiled for them beside the serving?
+"""How much faster are networks without a closed form after their programs were compiled in the background?
 
 One network of each kind with d = 384 and 16k fast weights a memory, random, float32, one thread, K = 5: queries/s of
 the reading loop through the programs, which serve any batch, against the same loop through `torch.func`, as it is until
@@ -34,7 +34,7 @@ NETWORKS: tuple[TrainableNetwork, ...] = (
     Recurrent(inputs=INPUTS, steps=16, width=24, hidden=32, keys=FEATURES, values=FEATURES),
 )
 SHAPES = ((1, 1), (64, 1), (16, 32))
-"""Memories and queries to each"""
+"""Numbers of memories, and of queries to each"""
 SECONDS = 1.0
 
 
@@ -55,14 +55,14 @@ def main() -> None:
 
 
 async def compile_beside(compiling: BackgroundCompiler) -> None:
-    """As a shard does, but waited for."""
+    """Compile as a shard does, but wait for it."""
     now = asyncio.Event()
     now.set()
     await compiling.run(now)
 
 
 def reads(model: Model, memories: int, queries: int) -> list[Result]:
-    """Queries/s through the programs, and of the peers."""
+    """Return queries/s through the programs, and of the peers."""
     network, parameters = model.network, model.parameters
     fast = {name: 0.05 * torch.randn(memories, *value.shape) for name, value in parameters.initial.items()}
     cues = torch.randn(memories, queries, INPUTS)
@@ -86,7 +86,7 @@ def reads(model: Model, memories: int, queries: int) -> list[Result]:
 
 
 def compiled_as_one(model: Model, fast: Tensors, cues: Tensor) -> Job:
-    """The same loop, and the same energies."""
+    """Return a job of this loop and its energies, compiled as one."""
 
     def parts(fast: Tensors, cues: Tensor) -> tuple[Tensor, ...]:
         found = read(model.network, model.parameters, fast, cues)
@@ -103,7 +103,7 @@ def compiled_as_one(model: Model, fast: Tensors, cues: Tensor) -> Job:
 
 
 def random_model(network: TrainableNetwork) -> Model:
-    """As before its training: arithmetic does not depend on the values of the weights."""
+    """Return an untrained model: arithmetic does not depend on the values of the weights."""
     start = Start(deviation=torch.ones(INPUTS), lift=torch.eye(INPUTS), generator=torch.Generator().manual_seed(0))
     weights, (slow, fast) = network.start(start), network.shapes
     initial = {name: weights[name] for name in fast}

@@ -1,4 +1,4 @@
-"""How many memories fit in a machine, and what do those cost that do not fit?
+"""How many memories fit in a machine, and how much do the others cost?
 
 `embedding-384`, whose page takes 66,560 bytes as float32; one thread. First, how far the process grows with memories
 that stay in the bank, beside the bytes of their pages alone. Then 100,000 memories of one pattern each on a bank for
@@ -45,7 +45,7 @@ RESIDENT, WARMING, BATCH = 6000, 512, 256
 MEMORIES_A_PLACE, EXPONENT = 20, 1.0
 STORES, LONE, FROM_DISK = 8, 16, 1000
 PATTERNS_LIMIT = 1 << 20
-"""So many that no memory gets a second page"""
+"""Patterns of a page: so many that no memory gets a second page"""
 Floats = NDArray[np.float32]
 
 
@@ -67,14 +67,14 @@ def main() -> None:
 
 
 def loaded() -> Model:
-    """The model, on a device of one thread."""
+    """Load the model, for one thread."""
     torch.set_num_threads(1)
     return load_models(None, device=torch.device("cpu"))[MODEL]
 
 
 @dataclass
 class Bench:
-    """An engine with memories numbered from 0, as a shard has them."""
+    """Engine with memories numbered from 0, as a shard has them."""
 
     model: Model
     places: int
@@ -94,13 +94,13 @@ class Bench:
         self._patterns: Floats = random / np.linalg.norm(random, axis=1, keepdims=True)
 
     def record(self, number: int) -> MemoryRecord:
-        """The memory of that number, made when it is first asked for."""
+        """Return the memory of that number, created on first use."""
         return self.catalog.create(
             f"bench/{number}", model=MODEL, model_digest=self.model.digest, settings=self._settings
         )
 
     def job(self, operation: Operation, number: int, patterns: int = 1) -> Job:
-        """A job with patterns of the memory's own."""
+        """Return a job with patterns of the memory's own."""
         start = number % (len(self._patterns) - patterns)
         return Job(
             operation=operation,
@@ -111,11 +111,11 @@ class Bench:
         )
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Computes them in one batch, and notes those that fail."""
+        """Run the jobs in one batch, and note those that fail."""
         self.failed += [outcome for outcome in self._engine.run(jobs) if isinstance(outcome, ServerError)]
 
     def store(self, numbers: Sequence[int], patterns: int = 1) -> None:
-        """A counted store in each, in batches, remembered as a shard remembers it."""
+        """Store patterns in each memory, numbered, in batches, with a ledger as in a shard."""
         for start in range(0, len(numbers), BATCH):
             jobs = [self.job(Operation.STORE, number, patterns) for number in numbers[start : start + BATCH]]
             self.run(jobs)
@@ -125,20 +125,20 @@ class Bench:
                 memory.ledger(CLIENT).settle(memory.version, told)
 
     def timed(self, number: int) -> float:
-        """Seconds that a lone query takes."""
+        """Return the seconds that a lone query takes."""
         jobs = [self.job(Operation.QUERY, number)]
         started_s = time.perf_counter()
         self.run(jobs)
         return time.perf_counter() - started_s
 
     def cold(self, number: int) -> bool:
-        """Whether its page has left the bank."""
+        """Return whether the memory's page has left the bank."""
         (page,) = self.record(number).pages
         return not page.place
 
 
 def resident(count: int, precision: Precision, write: WriteMode) -> Result:
-    """Memories of four patterns in a GiB of the process, beside how many pages alone would fill it.
+    """Measure memories of four patterns in a GiB of the process, beside the number of pages alone that would fill it.
 
     Where they are rewritten, a page is its weights and the patterns that it keeps until it is full.
     """
@@ -166,7 +166,7 @@ def resident_bytes() -> int:
 
 
 def spilling(model: Model, memories: int, turns: int) -> Iterator[Result]:
-    """What a cold memory costs, beside a warm one."""
+    """Measure the cost of a cold memory, beside a warm one."""
     places = memories // MEMORIES_A_PLACE
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(model, places, folder=Path(folder))
@@ -194,7 +194,7 @@ def spilling(model: Model, memories: int, turns: int) -> Iterator[Result]:
 
 
 def under_load(bench: Bench, memories: int, turns: int) -> tuple[list[float], list[float]]:
-    """Seconds of lone queries to warm and to cold memories, among batches of queries and of stores."""
+    """Return the seconds of lone queries to warm and to cold memories, among batches of queries and of stores."""
     random, warm, cold = np.random.default_rng(1), list[float](), list[float]()
     names = random.permutation(memories)
     share = 1 / np.arange(1, memories + 1) ** EXPONENT
@@ -208,7 +208,7 @@ def under_load(bench: Bench, memories: int, turns: int) -> tuple[list[float], li
 
 
 def synchronise(folder: Path, *, forget: bool) -> None:
-    """Waits until the disk has what was written to files there; if asked, makes the next read one of the disk."""
+    """Wait until the disk has all files of the folder; if asked, have the next read come from the disk."""
     for path in folder.iterdir():
         file = os.open(path, os.O_RDONLY)
         os.fsync(file)

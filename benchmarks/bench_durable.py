@@ -1,4 +1,4 @@
-"""What does keeping memories cost?
+"""How much does durability cost?
 
 64 callers, each storing one pattern after another in a memory of its own of `embedding-384`, over SDK and server on
 loopback: with a store on disk, and without one. Beside it how often the disk synchronises a write, the bytes that a
@@ -25,7 +25,7 @@ from attractor_server.storage.backends.sqlite_backend import uri_of
 CALLERS, SECONDS = 64, 8.0
 MODEL, ENTRIES = "embedding-384", 384
 HELD = (1, 8, 31, 256, 2048)
-"""Patterns in the memories that come back"""
+"""Patterns in the memories after a restart"""
 SPEC = ShardSpec(warm_up=False)
 Vectors = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def stores(spec: ShardSpec, vectors: Vectors) -> tuple[float, int]:
-    """Stores a second, and how many there were."""
+    """Return stores a second, and their number."""
     with Shards(spec, 1) as shards:
         count = anyio.run(_storing, shards.addresses[0], vectors)
     return count / SECONDS, count
@@ -81,7 +81,7 @@ async def _storing(address: str, vectors: Vectors) -> int:
 
 
 def synchronised_per_s(path: Path, size: int) -> float:
-    """Writes a second that the disk says are on it, one after another."""
+    """Return writes a second that the disk confirms, one after another."""
     file, count = os.open(path, os.O_WRONLY | os.O_CREAT), 0
     end_s = time.perf_counter() + 2
     while time.perf_counter() < end_s:
@@ -93,7 +93,7 @@ def synchronised_per_s(path: Path, size: int) -> float:
 
 
 def coming_back(spec: ShardSpec, vectors: Vectors) -> Mapping[int, tuple[float, float]]:
-    """Microseconds of the first and of the second query after a restart, by the patterns held."""
+    """Return microseconds of the first and of the second query after a restart, by the patterns of the memory."""
     with Shards(spec, 1) as shards:
         anyio.run(_fill, shards.addresses[0], vectors)
     with Shards(spec, 1) as shards:

@@ -1,4 +1,4 @@
-"""How much faster is one batch across memories than what one would write instead, and how near the machine's limit?
+"""How much faster is one batch across memories than the alternatives, and how near to the machine's limit?
 
 Two networks with d = 384 and 16k fast weights a memory, float32, one thread: `embedding-384`, a bilinear one, as it
 ships, and a quadratic one with random weights, K = 5 reading and T = 2 writing steps. Our reads give patterns, the
@@ -33,9 +33,9 @@ from attractor_server.fields import Field, Layout
 INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32
 SECONDS = 2.0
 LOOPED = 8
-"""Memories of a peer that takes them one by one: more take as much longer"""
+"""Memories of a peer that takes them one by one: time grows with their number"""
 AT_ONCE = 16384
-"""Memories whose weights are made at once"""
+"""Memories whose weights are created at once"""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Result]:
-    """Every figure of one model."""
+    """Yield every figure of one model."""
     patterns = torch.randn(given.memories, 8, INPUTS, device=ruler.device)
     fast = filled(model, patterns)
     cues = patterns + 0.3 * torch.randn_like(patterns)
@@ -68,7 +68,7 @@ def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Re
 
 
 def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: float, *, others: bool) -> list[Result]:
-    """Queries/s of ours, where pages lie in order or scattered, and where much is held, beside peers and limit."""
+    """Yield our queries/s, with pages in order or scattered, and in a large bank, beside peers and limit."""
     memories, n, _ = cues.shape
     name = f"{model.name}: reads of {memories:,} memories × {n}"
     looped = min(memories, LOOPED)
@@ -101,7 +101,7 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: floa
 
 
 def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
-    """As the engine reads: where the pages lie in the bank, or else from a copy."""
+    """Read as the engine does: where the pages lie in the bank, or else from a copy."""
     if can_read_in_place(model):
         read_in_place(model, bank, places, cues)
     else:
@@ -109,7 +109,7 @@ def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None
 
 
 def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, seconds: float) -> list[Result]:
-    """Memories/s of a rewrite from the initial weights, or of single stores on top of what is there."""
+    """Yield memories/s of a rewrite from the initial weights, or of single stores onto present weights."""
     rewrite = n > 1
     patterns = torch.randn(memories, n, INPUTS, device=model.device)
     before = (
@@ -132,7 +132,7 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, sec
 
 
 def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: float) -> dict[str, float]:
-    """Items/s of each, in turn, each counted until the device is done."""
+    """Return items/s of each job, in turns, each timed until the device is done."""
 
     def until_done(job: Job) -> Job:
         def run() -> None:
@@ -145,14 +145,14 @@ def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: 
 
 
 def compared(name: str, unit: str, measured: Mapping[str, float], limit: float) -> list[Result]:
-    """Ours beside every other figure."""
+    """Yield our figure beside every other one."""
     ours = measured["ours"]
     others = {**{peer: figure for peer, figure in measured.items() if peer != "ours"}, "limit": limit}
     return [Result(name=name, unit=unit, ours=ours, peer=peer, theirs=figure) for peer, figure in others.items()]
 
 
 def filled(model: Model, patterns: Tensor) -> Tensors:
-    """Fast weights that hold the patterns, each (memories, *shape)."""
+    """Return fast weights that hold the patterns, each (memories, *shape)."""
     parts = []
     for x in patterns.split(AT_ONCE):
         present = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -162,12 +162,12 @@ def filled(model: Model, patterns: Tensor) -> Tensors:
 
 
 def shipped() -> Model:
-    """The model of embeddings that ships."""
+    """Load the model of embeddings that ships."""
     return load_model(Path(str(files("attractor_server"))) / "models" / "embedding-384.safetensors", "cpu")
 
 
 def random_model() -> Model:
-    """Slow weights and loops as untrained ones are: arithmetic does not depend on their values."""
+    """Return untrained slow weights and loops: arithmetic does not depend on their values."""
     initial = {"W": torch.zeros(FEATURES, FEATURES), "b": torch.zeros(FEATURES)}
     slow = {
         "A": torch.randn(INPUTS, FEATURES) / INPUTS**0.5,

@@ -41,7 +41,7 @@ from attractor_server.storage.backends.sqlite_backend import uri_of
 MODEL, MEMORIES, PATTERNS = "glyphs-28", 64, 8
 ROUNDS, ROUND_S, SETTLE_S = 5, 4.0, 1.5
 UNANSWERED_LIMIT = 2048
-"""Queries that the flooding client has under way, with twice the patterns that it has room for in the shard"""
+"""Queries that the flooding client has under way: twice the patterns for which it has room in the shard"""
 SPEC = ShardSpec(bank_bytes=512 << 20)
 Images: TypeAlias = NDArray[np.float32]
 IMAGES: Images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
@@ -99,7 +99,7 @@ FIGURES: Mapping[str, Callable[[Sequence[float]], float]] = {
 
 
 async def in_turn(address: str, name: str, seconds: float) -> Mapping[str, Sequence[float]]:
-    """Seconds of the stores and queries of four namespaces, each of which asks again at once."""
+    """Return the seconds of stores and queries of four namespaces, each of which asks again at once."""
     times: dict[str, list[float]] = {"queries": [], "stores": []}
 
     async def ask(namespace: str) -> None:
@@ -126,18 +126,18 @@ def row(name: str, unit: str, ours: float, peer: str, theirs: float) -> Result:
 
 
 LOADS = {"silence": 0.0, "its share": 1.0, "a flood": 10.0}
-"""What the other tenant asks for, in shares"""
+"""Load of the other tenant, in shares"""
 
 
 def percentile(percent: float, rounds: Sequence[NDArray[np.float64]]) -> float:
-    """In µs, of times in seconds: of each round, then the median, so that what else the machine did matters little."""
+    """Return µs of times in seconds: the median over rounds, so that other work of the machine matters little."""
     return float(np.median([np.percentile(times, percent) for times in rounds])) * 1e6
 
 
 async def measured(
     address: str, flooder: "Flooder"
 ) -> tuple[dict[str, list[NDArray[np.float64]]], dict[str, list[float]]]:
-    """Seconds of the quiet tenant's queries beside each load, and patterns a second that the other one got answered."""
+    """Return seconds of the quiet tenant's queries beside each load, and answered patterns a second of the other."""
     times: dict[str, list[NDArray[np.float64]]] = {load: [] for load in LOADS}
     answered: dict[str, list[float]] = {load: [] for load in LOADS}
     async with tenant(address, "quiet") as quiet:
@@ -154,13 +154,13 @@ async def measured(
 
 
 class Tenant:
-    """Memories of one namespace with something in them, asked in turn."""
+    """Memories of one namespace with patterns in them, queried in turn."""
 
     def __init__(self, memories: Sequence[attractor.AsyncMemory]) -> None:
         self._memories = memories
 
     async def ask(self, n: int) -> None:
-        """The n-th query."""
+        """Send the n-th query."""
         start = n % (len(IMAGES) - PATTERNS)
         await self._memories[n % len(self._memories)].query(IMAGES[start : start + PATTERNS])
 
@@ -175,7 +175,7 @@ async def tenant(address: str, namespace: str) -> AsyncIterator[Tenant]:
 
 
 async def capacity_of(asked: Tenant) -> float:
-    """Patterns a second that are answered to callers who ask again at once."""
+    """Return the answered patterns a second of callers who ask again at once."""
     counted = 0
     end_s = time.perf_counter() + 2.0
 
@@ -195,7 +195,7 @@ async def capacity_of(asked: Tenant) -> float:
 
 
 async def open_loop(asked: Tenant, rate: float, seconds: float) -> NDArray[np.float64]:
-    """Seconds from when each query was due to its answer, at so many patterns a second."""
+    """Return the seconds from each query's due time to its answer, at so many patterns a second."""
     random = np.random.default_rng()
     due_s = time.perf_counter() + np.cumsum(random.exponential(PATTERNS / rate, int(seconds * rate / PATTERNS)))
     times: list[float] = []
@@ -213,17 +213,17 @@ async def open_loop(asked: Tenant, rate: float, seconds: float) -> NDArray[np.fl
 
 
 class Flooder(Steered):
-    """Another tenant, in a process of its own."""
+    """Other tenant, in a process of its own."""
 
     def __init__(self, address: str) -> None:
         super().__init__(flood, address)
 
     def start(self, rate: float) -> None:
-        """Asks for so many patterns a second, from now on."""
+        """Begin to ask for so many patterns a second."""
         self._pipe.send(rate)
 
     def stop(self) -> float:
-        """Ends that and drops what is under way. Patterns a second that were answered."""
+        """Stop asking, drop requests under way, and return the answered patterns a second."""
         self._pipe.send(None)
         return float(self._pipe.recv())
 
@@ -246,7 +246,7 @@ async def flooding(address: str, pipe: Connection) -> None:
 
 
 async def flooded(tenants: Sequence[Tenant], rate: float, pipe: Connection) -> float:
-    """Patterns a second answered, until the other end says stop."""
+    """Return the answered patterns a second, once the other end says stop."""
     answered = under_way = due = 0
     started_s = time.perf_counter()
 

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def beside_ray(alone: float, cues: Vectors) -> list[Result]:
-    """The lone query beside Ray Serve; nothing where that is not installed."""
+    """Yield the lone query beside Ray Serve, if that is installed."""
     if find_spec("fastapi") is None:
         print("Ray Serve is left out: install '.[bench]' to have it measured")
         return []
@@ -66,7 +66,7 @@ def beside_ray(alone: float, cues: Vectors) -> list[Result]:
 
 
 def under_load(rate: float, share: float, took_s: Vectors) -> list[Result]:
-    """Percentiles beside the median."""
+    """Yield percentiles beside the median."""
     job = f"at {share:.0%} of peak, {rate:,.0f} queries/s"
     half, *tail = np.percentile(took_s, [50, 99, 99.9]).tolist()
     return [
@@ -75,12 +75,12 @@ def under_load(rate: float, share: float, took_s: Vectors) -> list[Result]:
 
 
 def result(name: str, ours_s: float, peer: str, theirs_s: float) -> Result:
-    """One line, in microseconds."""
+    """Return one line, in microseconds."""
     return Result(name=name, unit="µs", ours=ours_s * 1e6, peer=peer, theirs=theirs_s * 1e6)
 
 
 async def ours(address: str, echo: str, cues: Vectors) -> tuple[float, float, float, list[Vectors]]:
-    """A lone query, an echo and an engine pass together, in seconds; the peak in queries/s; times under each load."""
+    """Measure a lone query, an echo and an engine pass, in seconds; the peak in queries/s; times under each load."""
     engine = Directly(bank_bytes=SPEC.bank_bytes)
     jobs = engine.queries(MEMORIES)
 

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measured(address: str, name: str, rest: int, watch: "Watch", times: int) -> list[Result]:
-    """The highest resident memory during the attacks, and the lowest after them, against their bounds."""
+    """Yield the highest resident memory during the attacks, and the lowest after them, against their bounds."""
     watch.peak = watch.now()
     start_s = time.monotonic()
     for _ in range(times):
@@ -75,7 +75,7 @@ def measured(address: str, name: str, rest: int, watch: "Watch", times: int) -> 
 
 
 class Watch:
-    """The highest resident memory of a process, in bytes."""
+    """Highest resident memory of a process, in bytes."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -84,7 +84,7 @@ class Watch:
         self.peak = 0
 
     def now(self) -> int:
-        """As it is."""
+        """Return the present resident memory."""
         resident: int = self._process.memory_info().rss
         return resident
 
@@ -102,14 +102,14 @@ class Watch:
 
 
 async def prepared(address: str) -> None:
-    """Makes the memory that attacks go to."""
+    """Create the memory that is attacked."""
     async with aio.insecure_channel(address) as channel:
         await memories_pb2_grpc.MemoriesStub(channel).Create(memories_pb2.CreateRequest(name="a", model=MODEL))
         await memory_data_pb2_grpc.MemoryDataStub(channel).Store(data.StoreRequest(memory="a", tensors=[images(4)]))
 
 
 async def attacked(address: str, attack: "Attack") -> None:
-    """One attack, over a connection of its own; what it is answered does not matter."""
+    """Run one attack over a connection of its own, whatever the answers."""
     async with aio.insecure_channel(address, options=OPTIONS) as channel:
         with anyio.move_on_after(ATTEMPT_S), suppress(aio.AioRpcError, asyncio.InvalidStateError):
             await attack(channel)
@@ -159,7 +159,7 @@ async def long_hellos(channel: aio.Channel) -> None:
 
 
 async def unread_sessions(channel: aio.Channel) -> None:
-    """Sessions that each ask for 12 MB of iterates and read none."""
+    """Open sessions that each ask for 12 MB of iterates and read none."""
     columns = data.RequestColumns(request_ids=[9], handles=[1], patterns=[128], tensors=[images(128)])
     frame = data.SessionRequest(query=data.QueryFrame(columns=columns, steps=30, trajectory=True))
     async with AsyncExitStack() as stack:
@@ -185,7 +185,7 @@ async def patterns_without_end(channel: aio.Channel) -> None:
 
 
 async def imported(channel: aio.Channel, pieces: list[copies.Piece]) -> None:
-    """An import whose first page is said to have patterns without end, and no weights or all of the model's."""
+    """Import a page that announces endless patterns, and no weights or all of the model's."""
     stub = memory_copies_pb2_grpc.CopiesStub(channel)
     head, page = [one.piece async for one in stub.Export(copies.ExportRequest(name="a"))][:2]
     head.head.memory.version = head.head.memory.patterns = page.page.patterns = 1 << 40

@@ -1,4 +1,4 @@
-"""How long does a memory that moves to another shard not answer?
+"""How long does a memory not answer while it moves to another shard?
 
 A shard with 1,000 memories of `binary-128` hands all of them to another one, takes them back, and so on. 64 callers ask
 one memory each, all the time, and 16 more go round the others. A memory's pause is the longest time between two of its
@@ -72,25 +72,25 @@ def main() -> None:
 
 @dataclass
 class Watched:
-    """One memory that is asked again as soon as it answers; when it did, on `perf_counter`."""
+    """Memory that is queried again as soon as it answers, with the times of its answers on `perf_counter`."""
 
     memory: attractor.AsyncMemory
     answers_s: list[float] = field(default_factory=list)
 
     async def ask(self, vector: NDArray[np.float32]) -> None:
-        """Until it is cancelled."""
+        """Query until cancelled."""
         while True:
             await self.memory.query(vector)
             self.answers_s.append(time.perf_counter())
 
     def pause_ms(self, began_s: float, ended_s: float) -> float:
-        """The longest time between two answers, of those that are not all before or all after it."""
+        """Return the longest time between two answers, of pairs that are not both before or both after the period."""
         pairs = itertools.pairwise(self.answers_s)
         return 1e3 * max(after - before for before, after in pairs if after > began_s and before < ended_s)
 
 
 async def measured(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
-    """Milliseconds that watched memories paused in moves, and without; and what the moves took."""
+    """Measure pauses of watched memories in moves and without, and the times of the moves, in milliseconds."""
     moved: list[float] = []
     still: list[float] = []
     took_ms: list[float] = []
@@ -112,7 +112,7 @@ async def measured(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
 
 
 async def started(client: attractor.AsyncClient, tasks: TaskGroup) -> Sequence[Watched]:
-    """All memories with something in them, and somebody who asks each; those that are asked all the time."""
+    """Create all memories with patterns, and start to query each; return those that are queried all the time."""
     vector = np.random.default_rng(0).integers(0, 2, ENTRIES).astype(np.float32)
     memories: list[attractor.AsyncMemory] = []
 
@@ -138,13 +138,13 @@ async def ask_round(memories: Iterator[attractor.AsyncMemory], vector: NDArray[n
 
 
 async def told(pair: Shards, *, epoch: int, owner: int) -> None:
-    """Both shards are told that one of them owns everything; returns when it does."""
+    """Make one shard the owner of all slots, and wait until it is."""
     topology = Topology(epoch, pair.infos, np.full(SLOTS, owner, np.int32))
     await anyio.to_thread.run_sync(pair.learn, topology)
 
 
 async def around(watched: Sequence[Watched], work: Awaitable[None]) -> tuple[Sequence[float], float]:
-    """How long each paused, and how long the work took."""
+    """Return the pause of each memory, and the time of the work."""
     await all_answer(watched)
     began_s = time.perf_counter()
     await work
@@ -154,7 +154,7 @@ async def around(watched: Sequence[Watched], work: Awaitable[None]) -> tuple[Seq
 
 
 async def all_answer(watched: Sequence[Watched]) -> None:
-    """Returns when each has answered twice since."""
+    """Wait until each memory has answered twice."""
     wanted = [len(one.answers_s) + 2 for one in watched]
     while any(len(one.answers_s) < count for one, count in zip(watched, wanted, strict=True)):  # noqa: ASYNC110
         await anyio.sleep(0.01)  # callers have no more to do than to ask

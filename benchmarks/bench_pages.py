@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def choices(model: Model) -> Iterator[Result]:
-    """Shares of cues for which the right page was chosen, for each kind of cue and for pages of both sizes."""
+    """Yield the shares of cues with the right page, for each kind of cue and for pages of both sizes."""
     recipe, held = recipe_of(model), [model.capacity, model.capacity // FEW] * (PAGES // 2)
     source = load_dataset(recipe.data.name, "test")
     patterns = different(source, sum(held))
@@ -63,12 +63,12 @@ def choices(model: Model) -> Iterator[Result]:
 
 
 def percent(right: Tensor) -> float:
-    """Of these, bool."""
+    """Return the percentage of these, bool."""
     return 100 * right.float().mean().item()
 
 
 def costs(model: Model) -> Iterator[Result]:
-    """Queries a second of memories of many pages and of one, through the engine."""
+    """Yield queries a second of memories of many pages and of one, through the engine."""
     values = different(load_dataset(recipe_of(model).data.name, "test"), PAGES * model.capacity).numpy()
     engine, loop = Engine([model], bank_bytes=2 * MEMORIES * PAGES * model.page_bytes), asyncio.new_event_loop()
     settings = MemorySettings(page_patterns=model.capacity)
@@ -98,14 +98,14 @@ def costs(model: Model) -> Iterator[Result]:
 
 
 def different(source: Source, count: int) -> Tensor:
-    """Patterns (count, values), no two the same; of characters a few stand there in several typefaces."""
+    """Return patterns (count, values), no two the same; a few characters are in several typefaces."""
     generator = Generator().manual_seed(1)
     some: Tensor = source.sample(8, count, generator).flatten(0, 1).unique(dim=0)
     return some.index_select(0, torch.randperm(len(some), generator=generator)[:count])
 
 
 def written(model: Model, patterns: Tensor, held: list[int]) -> Tensors:
-    """The fast weights of pages that hold so many of the patterns, each (pages, *shape)."""
+    """Return the fast weights of pages that hold so many of the patterns, each (pages, *shape)."""
     parts = torch.nn.utils.rnn.pad_sequence(list(patterns.split(held)), batch_first=True)
     present = torch.arange(parts.shape[1]) < torch.tensor(held)[:, None]
     nothing = torch.zeros(len(held), dtype=torch.int64)

@@ -1,7 +1,7 @@
-"""What does a second shard bring, and does placement keep 10,000 of them in balance while little moves?
+"""How much does a second shard bring, and does placement keep 10,000 of them in balance while little moves?
 
 Serving: queries of 16 patterns each to 256 memories of `glyphs-28`, through the SDK on loopback, one thread a shard,
-one shard against two, in turns. Client and shards share the machine, so the client's share of processor time is told.
+one shard against two, in turns. Client and shards share the machine; the results give each one's processor time.
 
 Placement (`_placing.py`): 100 million memories on 10,000 shards and 2^20 slots, and 1 million on 16 shards and 1,024
 slots. Every memory draws its slot; shards come and go, and hot spots are moved away. The peer is rendezvous hashing.
@@ -53,7 +53,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Round:
-    """Patterns a second, and the processor time that each took the client and the shards."""
+    """Patterns a second, and processor time of client and shards for each."""
 
     rate: float
     client_us: float
@@ -61,7 +61,7 @@ class Round:
 
 
 async def compared(one: Shards, two: Shards) -> tuple[Round, Round]:
-    """One shard and two, a round each in turn; medians."""
+    """Compare one shard and two, in turns; return medians."""
     images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
     async with AsyncExitStack() as stack:
         sides = [(shards, await written(stack, shards, images)) for shards in (one, two)]
@@ -71,7 +71,7 @@ async def compared(one: Shards, two: Shards) -> tuple[Round, Round]:
 
 
 async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.AsyncMemory]:
-    """Memories with something in them, of two shards every other one is on the second."""
+    """Create memories with patterns, of two shards every other one on the second."""
     client = await stack.enter_async_context(attractor.connect(shards.addresses[0]))
     names = [[name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == shard] for shard in (0, 1)]
     alternating = [name for pair in zip(*names, strict=False) for name in pair][:MEMORIES]
@@ -83,7 +83,7 @@ async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequ
 
 
 async def queried(shards: Shards, memories: Sequence[attractor.AsyncMemory], images: Images) -> Round:
-    """One round of queries, from callers that stay with one shard and wait for each answer before the next query."""
+    """Run a round of queries, from callers that stay with one shard and wait for each answer before the next query."""
     answered = 0
     started_s, client_s, shards_s = time.perf_counter(), time.process_time(), shards.cpu_s()
     end_s = started_s + ROUND_S
@@ -105,7 +105,7 @@ async def queried(shards: Shards, memories: Sequence[attractor.AsyncMemory], ima
 
 
 def median(rounds: Sequence[Round]) -> Round:
-    """The median of each figure."""
+    """Return the median of each figure."""
     return Round(
         statistics.median(one.rate for one in rounds),
         statistics.median(one.client_us for one in rounds),

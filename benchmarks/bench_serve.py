@@ -1,4 +1,4 @@
-"""How much of what the engine computes gets through a server and the SDK, and how much through other servers?
+"""How much of the engine's speed gets through a server and the SDK, and how much through other servers?
 
 1,000 memories of `embedding-384` (pages of 66 kB) with 4 patterns each, on one shard in a process of its own; single
 queries through the SDK on loopback from 1,024 callers, each of which waits for its answer. In turns with it: a server
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def peers_of(cues: Vectors) -> dict[str, float]:
-    """Queries a second by peer; of none where they are not installed."""
+    """Return queries a second by peer; none where they are not installed."""
     if find_spec("fastapi") is None:
         print("other servers are left out: install '.[bench]' to have them measured")
         return {}
@@ -66,12 +66,12 @@ def peers_of(cues: Vectors) -> dict[str, float]:
 
 
 def result(job: str, served: float, peer: str, theirs: float) -> Result:
-    """One line."""
+    """Return one line."""
     return Result(name=job, unit="queries/s", ours=served, peer=peer, theirs=theirs)
 
 
 async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> Sequence[float]:
-    """Queries a second: served, echoed, of the engine alone, forwarded, on two shards; medians of rounds in turns."""
+    """Return queries a second: served, echoed, by the engine alone, forwarded, on two shards; medians of rounds."""
     engine = Directly(bank_bytes=SPEC.bank_bytes)
     batch = engine.queries(BATCH)
     spare_the_loaded()  # torch is here as well, and not in a client's process

@@ -79,9 +79,9 @@ SHARD: Mapping[str, str] = {
     "": WIRE,
 }
 FORWARDER: Mapping[str, str] = {"": "forwarding, where the shard is not the owner"}
-"""The step of a function of ours by its place, FILE:NAME, of which the first beginning that fits counts"""
+"""Step of a function of ours by its place, FILE:NAME; the first prefix that fits counts"""
 OURS = re.compile(r"([^;]+) \((?:attractor/|attractor_server/|(?=_loads|_served))([^:]+):\d+\)")
-"""A function of ours in a stack as py-spy writes it: its name, and the file"""
+"""Function of ours in a stack as py-spy writes it: its name, and the file"""
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 async def measured(shards: Shards, cues: Vectors) -> list[Result]:
-    """A line for each step."""
+    """Yield a line for each step."""
     spare_the_loaded()
     client, (owner, other) = os.getpid(), shards.pids
     async with AsyncExitStack() as stack:
@@ -109,14 +109,14 @@ async def measured(shards: Shards, cues: Vectors) -> list[Result]:
 
 
 def result(step: str, figure: float, whole: float, peer: str) -> Result:
-    """One line."""
+    """Return one line."""
     return Result(name=step, unit="µs a query", ours=figure, peer=peer, theirs=whole)
 
 
 async def watched(
     query: Query, processes: Mapping[int, tuple[str, Mapping[str, str]]], *, also: Iterable[int] = ()
 ) -> tuple[dict[str, float], float]:
-    """Microseconds a query of each step of these processes, and of all that they and others use."""
+    """Return microseconds a query of each step of these processes, and of all that they and others use."""
     pids = [*processes, *also]
     await closed(query, callers=CALLERS, seconds=WARM_S)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,20 +138,20 @@ async def watched(
 
 
 def _spying(pid: int, path: Path) -> list[str]:
-    """The command that writes to the file what the threads of that process compute, without stopping them."""
+    """Return the command that samples a process's threads into the file, without stopping them."""
     how = ["--nonblocking", "--function", "--rate", str(RATE), "--duration", str(SECONDS), "--format", "raw"]
     return [str(PY_SPY), "record", *how, "--output", str(path), "--pid", str(pid)]
 
 
 def places(stacks: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """FILE:NAME of the innermost function of ours in a stack, nothing where there is none; how often it was seen."""
+    """Return FILE:NAME of the innermost function of ours in a stack, or nothing, and how often it was seen."""
     for stack, _, samples in (line.rpartition(" ") for line in stacks):
         found = OURS.findall(stack)
         yield (f"{found[-1][1]}:{found[-1][0]}" if found else ""), int(samples)
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process so far, in seconds."""
+    """Return the processor time of a process so far, in seconds."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 

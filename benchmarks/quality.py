@@ -27,7 +27,7 @@ FOLDER = click.Path(path_type=Path)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How models are measured."""
+    """Options of the measurements."""
 
     memories: int
     controls: Path
@@ -69,13 +69,13 @@ def main(
 
 
 def kept() -> Iterator[Row]:
-    """Rows of earlier runs."""
+    """Read the rows of earlier runs."""
     if RESULTS.is_file():
         yield from (Row(**json.loads(line)) for line in RESULTS.read_text().splitlines())
 
 
 def stays(row: Row, plan: Plan) -> bool:
-    """Whether a row of a model that is measured again is not measured again itself."""
+    """Return whether a row of a model that is measured again stays."""
     if row.table == "seeds":
         return plan.seeds is None
     if row.method == CONTROL:
@@ -84,12 +84,12 @@ def stays(row: Row, plan: Plan) -> bool:
 
 
 def of(rows: Sequence[Row], model: str) -> Sequence[Row]:
-    """The rows of one model."""
+    """Return the rows of one model."""
     return [row for row in rows if row.model == model]
 
 
 def measured(name: str, plan: Plan) -> Sequence[Row]:
-    """A model's rows; the command that makes them and the time it took go to the terminal."""
+    """Measure a model's rows; their command and time go to the terminal."""
     started_s, found = time.perf_counter(), control_file(plan.controls, name)
     control = None if found is None else str(found)
     options = ["--curves", "--pages", "--transfer", *([] if plan.rivals else ["--no-rivals"])]
@@ -102,7 +102,7 @@ def measured(name: str, plan: Plan) -> Sequence[Row]:
 
 
 def over_seeds(name: str, plan: Plan) -> Sequence[Row]:
-    """The rows over all seeds of a model, where there are several."""
+    """Return the rows over all seeds of a model, where there are several."""
     files = [] if plan.seeds is None else [str(path) for path in seed_files(plan.seeds, name)]
     if len(files) < 2:
         return []
