@@ -1,4 +1,4 @@
-"""Which functions does one request pass through, from the SDK to the disk and back?
+"""How many functions does one request pass through, from the SDK to the disk and back?
 
 A client and a durable shard in this process and event loop, with one memory of `embedding-384` that is warm: a single
 pattern is stored, queried and recognized. Each call of a Python function of the client and of the server is counted, in
@@ -34,7 +34,7 @@ from attractor_server.sharding.topology import Topology
 from attractor_server.storage.backends.sqlite_backend import uri_of
 
 REPETITIONS = 12
-"""They fit in one page, and in one chunk of the writing loop"""
+"""Patterns that fit in one page, and in one chunk of the writing loop"""
 
 WARM_AFTER = 4
 """Repetitions"""
@@ -57,7 +57,7 @@ class Called:
 
 
 class Recorder:
-    """Notes calls of Python functions of this project, in all threads that begin after `install`."""
+    """Observer of calls of Python functions of this project, in all threads that begin after `install`."""
 
     def __init__(self) -> None:
         self._on = False
