@@ -36,12 +36,14 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
     retry: Retry | None = None,
     in_flight_patterns: int = 4096,
     direct: bool = True,
+    use_proxy: bool = False,
 ) -> "AsyncClient":
     """Return a client of the server at `address` (host:port, or host for port 7171); use it in an `async with`.
 
     `timeout_s` bounds every call that names no timeout of its own, repeats included. At most `in_flight_patterns` are
     sent and not answered on each stream; later ones wait. `direct` False sends everything to `address`,
-    whose shard forwards: for clients that reach no other one, behind a load balancer say. `http_proxy` has no effect.
+    whose shard forwards: for clients that reach no other one, behind a load balancer say. The proxy that
+    `grpc_proxy`, `https_proxy` or `http_proxy` names is used only with `use_proxy`: memories pass it in plain text.
 
     Raises:
         InvalidRequest: it is no address.
@@ -59,6 +61,7 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
             connect_timeout_s=connect_timeout_s,
             in_flight_patterns=in_flight_patterns,
             direct=direct,
+            use_proxy=use_proxy,
             retry=retry or Retry(),
         ),
     )
@@ -136,7 +139,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         settings = replace(self._settings, client_id=uuid.uuid4().hex)
         async with AsyncExitStack() as resources:  # which are closed in the reverse order
             resources.callback(self._forget_opening, affinity)
-            channels, others = Channels(affinity), Channels(affinity)
+            channels, others = (Channels(affinity, use_proxy=settings.use_proxy) for _ in range(2))
             resources.push_async_callback(flush, affinity, self._address)
             resources.push_async_callback(channels.close_all)
             resources.push_async_callback(others.close_all)

@@ -38,6 +38,8 @@ class Settings:
     """Patterns sent and not answered, on each stream."""
     direct: bool = True
     """Whether to connect to owners that shards name."""
+    use_proxy: bool = False
+    """Whether to connect by way of the proxy that the environment names."""
     retry: Retry = field(default_factory=Retry)
 
 

@@ -126,6 +126,7 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
         retry: Retry | None = None,
         in_flight_patterns: int = 4096,
         direct: bool = True,
+        use_proxy: bool = False,
     ) -> None:
         """Take the arguments of `connect`."""
         inner = connect(
@@ -135,6 +136,7 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
             retry=retry,
             in_flight_patterns=in_flight_patterns,
             direct=direct,
+            use_proxy=use_proxy,
         )
         super().__init__(LoopThread(), inner)
 

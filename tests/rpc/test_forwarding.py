@@ -1,14 +1,14 @@
 """Any shard answers any client: what it does not own goes to the owner and back."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
 
 import anyio
 import numpy as np
 import pytest
-from anyio.abc import TaskGroup
+from anyio.abc import ByteReceiveStream, ByteSendStream, SocketAttribute, SocketStream, TaskGroup
 from grpc import aio
 from tests.support import raw
 from tests.support.raw import HELLO, columns, raw_session, tensor
@@ -246,6 +246,47 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+
+@pytest.fixture
+async def tunnels(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
+    """A proxy that the environment names, and the addresses that it was asked to connect to."""
+    asked: list[str] = []
+
+    async def pump(source: ByteReceiveStream, target: ByteSendStream) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async for chunk in source:
+                await target.send(chunk)
+
+    async def connect(client: SocketStream) -> None:
+        _, address, _ = (await client.receive()).split(b"\r\n")[0].decode().split()
+        asked.append(address)
+        host, _, port = address.rpartition(":")
+        async with client, await anyio.connect_tcp(host, int(port)) as server, anyio.create_task_group() as both:
+            await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            both.start_soon(pump, client, server)
+            both.start_soon(pump, server, client)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, connect)
+        port = listener.extra(SocketAttribute.local_port)
+        for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("grpc_proxy", f"http://127.0.0.1:{port}")
+        yield asked
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_client_uses_the_proxy_that_the_environment_names_where_it_is_told_to(
+    pair_of_shards: list[RunningShard], tunnels: list[str]
+) -> None:
+    address = pair_of_shards[0].info.address
+    async with attractor.connect(address) as client:
+        await client.create_memory(HERE, model="tiny")
+    assert not tunnels
+    async with attractor.connect(address, use_proxy=True) as client:
+        assert (await client.memory(HERE).info()).name == HERE
+    assert address in tunnels
 
 
 @pytest.mark.usefixtures("proxied")

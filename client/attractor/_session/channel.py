@@ -16,9 +16,10 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),  # another client's failed attempts are not ours to wait for
-    ("grpc.enable_http_proxy", 0),  # `http_proxy` is meant for the web; memories do not go to it in plain text
     ("grpc.enable_retries", 0),  # repeating is decided here, where it is known what may be repeated
 )
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
+"""`http_proxy` is meant for the web: memories do not go there in plain text unless a client asks for it"""
 _FLUSH_LIMIT_S = 1.0
 _LATE_S = 0.02
 
@@ -26,10 +27,10 @@ _LATE_S = 0.02
 class Channel:
     """One connection to one address; owned by the client."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, use_proxy: bool) -> None:
         """Connect at the first call."""
         self.address = address
-        self._channel = aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = aio.insecure_channel(address, options=_OPTIONS if use_proxy else (*_OPTIONS, _NO_PROXY))
         self.data = memory_data_pb2_grpc.MemoryDataStub(self._channel)
         self.memories = memories_pb2_grpc.MemoriesStub(self._channel)
         self.copies = memory_copies_pb2_grpc.CopiesStub(self._channel)
@@ -43,15 +44,16 @@ class Channel:
 class Channels:
     """The channels of a client."""
 
-    def __init__(self, affinity: Affinity) -> None:
+    def __init__(self, affinity: Affinity, *, use_proxy: bool = False) -> None:
         """`affinity` is that of the opened client."""
         self._affinity = affinity
+        self._use_proxy = use_proxy
         self._open: dict[str, Channel] = {}
 
     def get(self, address: str) -> Channel:
         """Return the channel to that address, made at the first call."""
         if (channel := self._open.get(address)) is None:
-            channel = self._open[address] = Channel(address)
+            channel = self._open[address] = Channel(address, use_proxy=self._use_proxy)
         return channel
 
     async def close(self, channel: Channel) -> None:
@@ -78,6 +80,6 @@ async def flush(affinity: Affinity, address: str) -> None:
     if affinity.forked:
         return
     with anyio.move_on_after(_FLUSH_LIMIT_S, shield=True):
-        async with aio.insecure_channel(address, options=_OPTIONS) as channel:
+        async with aio.insecure_channel(address, options=(*_OPTIONS, _NO_PROXY)) as channel:
             await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
         await anyio.sleep(_LATE_S)
