@@ -10,8 +10,8 @@ from typing import Self
 import anyio
 import psutil
 
-from attractor_server.app import running_shard
-from attractor_server.shard.event_loop import loop_options, spare_the_loaded
+from attractor_server.app import run_shard
+from attractor_server.shard.event_loop import freeze_heap, loop_options
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import ShardInfo, Topology
 
@@ -64,10 +64,10 @@ class Shards:
 
 def _run(spec: ShardSpec, pipe: Connection) -> None:
     async def serve() -> None:
-        async with running_shard(spec) as shard:
+        async with run_shard(spec) as shard:
             await asyncio.to_thread(pipe.send, shard.info)
             await shard.learn(await asyncio.to_thread(pipe.recv))
-            spare_the_loaded()  # as the server's own processes do
+            freeze_heap()  # as the server's own processes do
             await asyncio.to_thread(pipe.send, None)
             while True:
                 await shard.learn(await asyncio.to_thread(pipe.recv))

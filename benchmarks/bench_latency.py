@@ -26,7 +26,7 @@ from _tenants import MEMORIES, MODEL, Vectors, vectors
 from _unary import unary
 
 from attractor_server.model_registry import load_models
-from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.event_loop import freeze_heap
 from attractor_server.shard.spec import ShardSpec
 
 CALLERS, ROUNDS, COUNT = 1024, 5, 100
@@ -98,7 +98,7 @@ async def ours(address: str, echo: str, cues: Vectors) -> tuple[float, float, fl
             )
             for _ in range(ROUNDS + 1)
         ]
-        spare_the_loaded()  # this process has torch as well, for the engine above, and is the client below
+        freeze_heap()  # this process has torch as well, for the engine above, and is the client below
         await closed(query, callers=CALLERS, seconds=PEAK_S / 3)
         peak = await closed(query, callers=CALLERS, seconds=PEAK_S)
         loads = [await opened(query, rate=share * peak, seconds=LOAD_S) for share in SHARES]

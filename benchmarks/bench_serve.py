@@ -26,7 +26,7 @@ from _shards import Shards
 from _tenants import MEMORIES, MODEL, Vectors, vectors
 
 from attractor_server.model_registry import load_models
-from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.event_loop import freeze_heap
 from attractor_server.shard.spec import ShardSpec
 
 CALLERS, BATCH = 1024, 256
@@ -74,7 +74,7 @@ async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> Sequence[f
     """Return queries a second: served, echoed, by the engine alone, forwarded, on two shards; medians of rounds."""
     engine = Directly(bank_bytes=SPEC.bank_bytes)
     batch = engine.queries(BATCH)
-    spare_the_loaded()  # torch is here as well, and not in a client's process
+    freeze_heap()  # torch is here as well, and not in a client's process
     async with AsyncExitStack() as stack:
         straight = await connected(stack, addresses[0], cues, direct=True)
         bare = await connected(stack, echo, cues, direct=True, store=False)

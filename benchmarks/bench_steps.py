@@ -25,7 +25,7 @@ from _shards import Shards
 from _tenants import MODEL, Vectors, vectors
 
 from attractor_server.model_registry import load_models
-from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.event_loop import freeze_heap
 from attractor_server.shard.spec import ShardSpec
 
 CALLERS, WARM_S, SECONDS, RATE = 1024, 2.0, 15, 200
@@ -65,9 +65,9 @@ SHARD: Mapping[str, str] = {
             "rpc/responses.py",
             "rpc/operations.py:encode",
             "rpc/codec.py:encode",
-            "rpc/codec.py:scores",
-            "rpc/codec.py:_column",
-            "rpc/codec.py:pages",
+            "rpc/codec.py:encode_scores",
+            "rpc/codec.py:_concatenate",
+            "rpc/codec.py:encode_pages",
         ),
         "answers into frames",
     ),
@@ -95,7 +95,7 @@ def main() -> None:
 
 async def measured(shards: Shards, cues: Vectors) -> list[Result]:
     """Yield a line for each step."""
-    spare_the_loaded()
+    freeze_heap()
     client, (owner, other) = os.getpid(), shards.pids
     async with AsyncExitStack() as stack:
         straight = await connected(stack, shards.addresses[0], cues)

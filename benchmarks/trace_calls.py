@@ -26,7 +26,7 @@ from _tenants import MODEL, vectors
 
 import attractor
 import attractor_server
-from attractor_server.app import running_shard
+from attractor_server.app import run_shard
 from attractor_server.model_registry import load_models
 from attractor_server.shard.event_loop import loop_options
 from attractor_server.shard.spec import ShardSpec
@@ -96,7 +96,7 @@ def _goes_on(frame: FrameType) -> bool:
 async def traces(recorder: Recorder, data: Path) -> dict[str, list[Called]]:
     """Return the calls of each operation, those of the shortest of its repetitions."""
     values = vectors(REPETITIONS, load_models(None, device="cpu")[MODEL].layout.size)
-    async with running_shard(ShardSpec(store_uri=uri_of(data), bank_bytes=64 << 20, warm_up=False)) as shard:
+    async with run_shard(ShardSpec(store_uri=uri_of(data), bank_bytes=64 << 20, warm_up=False)) as shard:
         await shard.learn(Topology(1, (shard.info,)))
         async with attractor.connect(shard.info.address) as client:
             memory = await client.create_memory("bench/traced", model=MODEL)

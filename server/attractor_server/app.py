@@ -19,7 +19,7 @@ from attractor_server.engine.warmup import Warmup
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
 from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
-from attractor_server.rpc.server import RpcServer, listening
+from attractor_server.rpc.server import RpcServer, open_server
 from attractor_server.scheduling.batch_size import COMPANY_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
 from attractor_server.shard.expiry import clear, sweep
@@ -37,10 +37,10 @@ __all__ = [
     "FRAME_PATTERNS_LIMIT",
     "RunningShard",
     "ShardSpec",
+    "compute_limits",
     "device_of",
-    "limits_for",
     "load_models",
-    "running_shard",
+    "run_shard",
 ]
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class RunningShard:
         await self._warming.done.wait()
         await self._listening.open()
         self._shard.learn(topology)
-        self._listening.peers.keep(self._shard.topology.owning)
+        self._listening.peers.keep_only(self._shard.topology.owning)
         await self._shard.follow(seize=seize)
         await self._listening.ready()
 
@@ -113,7 +113,7 @@ class RunningShard:
 
 
 @asynccontextmanager
-async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIterator[RunningShard]:
+async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIterator[RunningShard]:
     """A shard in this process and event loop, until the end of the block.
 
     `resize` is called with the number of shards that a client asks for.
@@ -123,7 +123,7 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
         ModelFileError: a model file is damaged, or of a newer format.
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
-    async with _prepared(spec) as (models, engine, journal):
+    async with _prepare(spec) as (models, engine, journal):
         batcher = Batcher(
             engine if journal is None else LeaseGuard(engine, lease=journal.ownership),
             waiting_limit=spec.waiting_patterns,
@@ -133,10 +133,10 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
         warmed = models.values() if spec.warm_up else ()
         warming = Warmup(engine, warmed, bank_bytes=spec.bank_bytes)
         compiling = BackgroundCompiler(warmed, threads=spec.threads)
-        limits = replace(limits_for(models), request_bytes=spec.request_bytes)
+        limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, journal=journal)
         shard.resize = None if journal is None else resize
-        async with listening(
+        async with open_server(
             shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
         ) as server:
             if not spec.follows:
@@ -155,22 +155,22 @@ async def running_shard(spec: ShardSpec, *, resize: Resize | None = None) -> Asy
 
 
 @asynccontextmanager
-async def _prepared(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]]:
-    models, engine, journal = await anyio.to_thread.run_sync(_opened, spec)
+async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]]:
+    models, engine, journal = await anyio.to_thread.run_sync(_open, spec)
     try:
         yield models, engine, journal
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_left, engine, journal)
+            await anyio.to_thread.run_sync(_close, engine, journal)
 
 
-def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]:
+def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]:
     """What reads files and takes memory: not for the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
-    residency = Residency(precision=spec.bank_dtype, folder=_folder(spec))
+    residency = Residency(precision=spec.bank_dtype, folder=_make_spill_folder(spec))
     artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts)
-    journal = _journal(spec, artifacts) if spec.durable else None
+    journal = _open_memory_store(spec, artifacts) if spec.durable else None
     if journal is not None and artifacts is not None:
         archive_models(model_paths(spec.models), artifacts)
         models = {**models, **load_former_models(journal, artifacts, models.values(), device_of(spec.device))}
@@ -185,14 +185,14 @@ def _opened(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStor
     return models, engine, journal
 
 
-def _journal(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
+def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
     """Two connections: a look must not wait for a commit, which may wait for that of another shard."""
     looks = open_store(spec.store_uri, busy_ms=LOOKS_BUSY_MS)
     ownership = Claims(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
     return SqlMemoryStore(open_store(spec.store_uri), ownership, artifacts=artifacts)
 
 
-def _left(engine: Engine, journal: SqlMemoryStore | None) -> None:
+def _close(engine: Engine, journal: SqlMemoryStore | None) -> None:
     """Lets others have at once what was this shard's."""
     engine.close()
     if journal is None:
@@ -205,7 +205,7 @@ def _left(engine: Engine, journal: SqlMemoryStore | None) -> None:
     journal.close()
 
 
-def _folder(spec: ShardSpec) -> Path | None:
+def _make_spill_folder(spec: ShardSpec) -> Path | None:
     """The shard's part of the artifact store, made now: that it cannot be made is told before anybody needs it."""
     if not isinstance(spec.artifacts, Path):
         return None
@@ -221,7 +221,7 @@ def _folder(spec: ShardSpec) -> Path | None:
     return folder
 
 
-def limits_for(models: Mapping[str, Model]) -> Limits:
+def compute_limits(models: Mapping[str, Model]) -> Limits:
     """Bounds under which the answer to a full frame fits in one message.
 
     Raises:

@@ -69,10 +69,10 @@ def crash(point: str, hits: int) -> None:
 
 def crash_after_answer(hits: int, written: "Synchronized[int]") -> None:
     """Ends the process when so many frames with answers to stores have left; counts the answers in them."""
-    plain = responses.frames_of
+    plain = responses.pack_frames
     left = hits
 
-    def frames_of(
+    def pack_frames(
         items: Iterable[responses.PendingResponse], limit_bytes: int
     ) -> Iterator[tuple[pb.SessionResponse, Sequence[responses.PendingResponse]]]:
         nonlocal left
@@ -86,7 +86,7 @@ def crash_after_answer(hits: int, written: "Synchronized[int]") -> None:
                 time.sleep(LEAVING_S)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    responses.frames_of = frames_of
+    responses.pack_frames = pack_frames
 
 
 def crash_with_claim() -> None:

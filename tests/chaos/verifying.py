@@ -11,7 +11,7 @@ from tests.chaos.ledger import History, Images, patterns
 from tests.chaos.load import PAGE, made, recalled
 
 import attractor
-from attractor_server.app import RunningShard, running_shard
+from attractor_server.app import RunningShard, run_shard
 from attractor_server.errors import ServerError
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
@@ -71,7 +71,7 @@ def _distance(one: Images, other: Images) -> float:
 @asynccontextmanager
 async def alone(spec: ShardSpec) -> AsyncIterator[RunningShard]:
     """A shard in this process that knows of no other."""
-    async with running_shard(spec) as shard:
+    async with run_shard(spec) as shard:
         await shard.learn(Topology(1, (shard.info,)))
         yield shard
 

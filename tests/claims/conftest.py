@@ -7,7 +7,7 @@ import pytest
 from tests.support.trained_models import write_models
 
 import attractor
-from attractor_server.app import running_shard
+from attractor_server.app import run_shard
 from attractor_server.energy.model import Model
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
@@ -26,7 +26,7 @@ def models(folder: Path) -> Mapping[str, Model]:
 
 @pytest.fixture
 async def client(folder: Path, models: Mapping[str, Model]) -> AsyncIterator[attractor.AsyncClient]:
-    async with running_shard(ShardSpec(models=folder, bank_bytes=1 << 20, warm_up=False)) as shard:
+    async with run_shard(ShardSpec(models=folder, bank_bytes=1 << 20, warm_up=False)) as shard:
         await shard.learn(Topology(1, (shard.info,)))
         async with attractor.connect(shard.info.address, timeout_s=20) as connected:
             yield connected

@@ -99,7 +99,7 @@ async def test_a_deletion_that_was_begun_frees_its_place_though_its_caller_went_
     assert await deletion.code() is StatusCode.CANCELLED
     gate.opened.set()
     with anyio.fail_after(raw.WAIT_S):
-        await batcher.drained()
+        await batcher.wait_until_idle()
     assert not record.pages
     for before_it in (held, filling):
         with pytest.raises(aio.AioRpcError) as caught:

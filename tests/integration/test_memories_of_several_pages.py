@@ -19,7 +19,7 @@ from attractor_proto.v1 import memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
 from attractor_server.memories.outcomes import Recognized
-from attractor_server.rpc.responses import PendingResponse, frames_of
+from attractor_server.rpc.responses import PendingResponse, pack_frames
 from attractor_server.shard.spec import ShardSpec
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -143,9 +143,9 @@ def test_answers_of_memories_with_one_page_and_with_several_share_a_frame() -> N
     one = Recognized(energy=np.zeros(2, np.float32), delta_energy=np.zeros(2, np.float32))
     several = replace(one, pages=np.array([3, 0]))
     items = [PendingResponse(content, number) for number, content in enumerate((one, several, one))]
-    ((frame, _),) = frames_of(items, 1 << 20)
+    ((frame, _),) = pack_frames(items, 1 << 20)
     assert frame.recognized.pages == [0, 0, 3, 0, 0, 0]
-    ((frame, _),) = frames_of(items[::2], 1 << 20)
+    ((frame, _),) = pack_frames(items[::2], 1 << 20)
     assert not frame.recognized.pages
 
 

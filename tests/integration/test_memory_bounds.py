@@ -174,7 +174,7 @@ async def test_a_call_without_room_is_refused_by_the_name_of_the_setting_and_the
         memory = await client.create_memory("a", model="tiny")
         budget = shard._shard.budget
         budget.wait_s = 0.1
-        with budget.account() as other:
+        with budget.open_account() as other:
             await other.take(budget.limit_bytes - budget.used_bytes)
             with pytest.raises(aio.AioRpcError) as caught:
                 await memories_pb2_grpc.MemoriesStub(channel).Get(memories_pb2.GetRequest(name="a"))

@@ -109,7 +109,7 @@ def test_columns_of_millions_that_do_not_fit_are_refused_without_being_looked_at
         with pytest.raises(InvalidRequest, match="saw 1000000 entries; expected 1"):
             codec.check_columns(columns, where="query.columns", patterns_limit=1024)
         with pytest.raises(InvalidRequest, match="and 999992 more; expected"):
-            codec._values(IMAGE, shape, 1, "tensors[0]")
+            codec._decode_values(IMAGE, shape, 1, "tensors[0]")
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -140,13 +140,13 @@ async def test_a_store_that_comes_back_pattern_by_pattern_is_put_together_once(
         digest = hashlib.sha256(b"".join(one.SerializeToString(deterministic=True) for one in small))
         tail = copies.Piece(tail=copies.Tail(sha256=digest.digest()))
         joined = list[int]()
-        plain = pieces_module._joined
+        plain = pieces_module._join
 
         def counted(parts: Sequence[Entry]) -> Entry:
             joined.append(len(parts))
             return plain(parts)
 
-        monkeypatch.setattr(pieces_module, "_joined", counted)
+        monkeypatch.setattr(pieces_module, "_join", counted)
         await stub.Import(copies.ImportRequest(name="a/again", piece=one) for one in [*small, tail])
         assert joined == [PATTERNS]
         again = await client.get_memory("a/again")

@@ -15,7 +15,7 @@ import attractor
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
 from attractor_server.memories.outcomes import Recognized
-from attractor_server.rpc.responses import PendingResponse, frames_of
+from attractor_server.rpc.responses import PendingResponse, pack_frames
 
 KNOWN, STRANGE = np.random.default_rng(9).random((2, 3, 4, 4), dtype=np.float32)
 
@@ -63,6 +63,6 @@ def test_answers_with_and_without_share_no_frame() -> None:
     plain = Recognized(energy=np.zeros(2, np.float32), delta_energy=np.zeros(2, np.float32))
     told = replace(plain, probability=np.array([0.25, 0.5], np.float32))
     items = [PendingResponse(content, number, layout) for number, content in enumerate((plain, told, told, plain))]
-    frames = [frame.recognized for frame, _ in frames_of(items, 1 << 20)]
+    frames = [frame.recognized for frame, _ in pack_frames(items, 1 << 20)]
     assert [list(frame.request_ids) for frame in frames] == [[0], [1, 2], [3]]
     assert [list(frame.probability) for frame in frames] == [[], [0.25, 0.5, 0.25, 0.5], []]

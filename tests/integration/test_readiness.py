@@ -11,7 +11,7 @@ from tests.support.session_frames import Gate
 from tests.support.shards import serving
 
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc
-from attractor_server.app import running_shard
+from attractor_server.app import run_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 
@@ -22,7 +22,7 @@ async def test_a_shard_serves_once_it_is_warm_and_says_how_long_it_took(
     caplog.set_level(logging.INFO)
     gate = Gate(monkeypatch)
     async with (
-        running_shard(replace(spec, warm_up=True)) as shard,
+        run_shard(replace(spec, warm_up=True)) as shard,
         aio.insecure_channel(shard.info.address) as channel,
         anyio.create_task_group() as tasks,
     ):

@@ -11,7 +11,7 @@ from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE, tiny_model
 
 import attractor
-from attractor_server.app import running_shard
+from attractor_server.app import run_shard
 from attractor_server.energy.model_file import save_model
 from attractor_server.engine.pages.precision import Precision
 from attractor_server.errors import SettingsError
@@ -70,5 +70,5 @@ async def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_se
     cramped: ShardSpec, taken: Path
 ) -> None:
     with pytest.raises(SettingsError, match=rf"^artifact_store: saw '{taken}', where nothing can be written: "):
-        async with running_shard(replace(cramped, artifacts=taken)):
+        async with run_shard(replace(cramped, artifacts=taken)):
             pass

@@ -124,7 +124,7 @@ async def test_a_part_for_another_shard_that_cannot_be_made_fails_alone_and_the_
     def failing(self: RequestFrame, rows: object, chosen: object) -> pb.SessionRequest:
         raise KeyError("nobody foresaw this")
 
-    monkeypatch.setattr(RequestFrame, "part", failing)
+    monkeypatch.setattr(RequestFrame, "select", failing)
     here, there = (next(name for n in range(99) if slot_of(name := f"m{n}") % 2 == shard) for shard in (0, 1))
     async with aio.insecure_channel(pair_of_shards[0].info.address) as channel:
         for name in (here, there):

@@ -18,7 +18,7 @@ import attractor
 from attractor_proto.names import FORWARDED_KEY, ROUTE_KEY, slot_of
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import RunningShard, running_shard
+from attractor_server.app import RunningShard, run_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 
@@ -133,7 +133,7 @@ class Pair:
 
 @asynccontextmanager
 async def fragile(spec: ShardSpec) -> AsyncIterator[tuple[RunningShard, Pair]]:
-    async with running_shard(spec) as one, anyio.create_task_group() as tasks:
+    async with run_shard(spec) as one, anyio.create_task_group() as tasks:
         pair = Pair(spec, tasks)
         await pair.start(one)
         yield one, pair

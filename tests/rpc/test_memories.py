@@ -12,7 +12,7 @@ from tests.support.raw import columns, raw_session, tensor
 import attractor
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.app import running_shard
+from attractor_server.app import run_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 
@@ -121,7 +121,7 @@ async def test_a_session_and_a_unary_call_answer_alike(channel: aio.Channel, ran
 
 async def test_health_follows_the_shards_life(spec: ShardSpec) -> None:
     services = ("", "attractor.v1.MemoryData", "attractor.v1.Memories")
-    async with running_shard(spec) as shard, aio.insecure_channel(shard.info.address) as channel:
+    async with run_shard(spec) as shard, aio.insecure_channel(shard.info.address) as channel:
         assert {await health(channel, service) for service in services} == {"NOT_SERVING"}
         with pytest.raises(aio.AioRpcError) as caught:
             await raw.create(channel, "a")

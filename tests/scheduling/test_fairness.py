@@ -181,7 +181,7 @@ def test_under_any_interleaving_each_memory_is_served_in_order_and_everything_on
                 if pause:
                     await anyio.lowlevel.checkpoint()
             with anyio.fail_after(20):
-                await batcher.drained()
+                await batcher.wait_until_idle()
             tasks.cancel_scope.cancel()
         return jobs
 
@@ -315,46 +315,46 @@ async def test_a_queue_of_which_nothing_is_wanted_any_more_lets_in_who_waits() -
 
 def test_the_pace_grows_with_full_batches_that_were_quick_and_falls_with_slow_ones() -> None:
     pace = BatchSizer(batch_s=0.01, batch_limit=512)
-    assert pace.limit("p") == 64
+    assert pace.limit_of("p") == 64
     pace.learn("p", 64, 0.001)
-    assert pace.limit("p") == 128
+    assert pace.limit_of("p") == 128
     pace.learn("p", 8, 0.0001)  # says nothing of larger ones
-    assert pace.limit("p") == 128
+    assert pace.limit_of("p") == 128
     for _ in range(4):
-        pace.learn("p", pace.limit("p"), 0.001)
-    assert pace.limit("p") == 512
+        pace.learn("p", pace.limit_of("p"), 0.001)
+    assert pace.limit_of("p") == 512
     pace.learn("p", 512, 0.0125)
-    assert pace.limit("p") == 410
+    assert pace.limit_of("p") == 410
     pace.learn("p", 1, 1.0)
-    assert pace.limit("p") == 205
-    assert pace.limit("another") == 64
+    assert pace.limit_of("p") == 205
+    assert pace.limit_of("another") == 64
 
 
 def test_a_program_of_which_one_pattern_takes_too_long_is_computed_one_by_one() -> None:
     pace = BatchSizer(batch_s=0.01, batch_limit=512)
     for _ in range(10):
         pace.learn("p", 1, 1.0)
-    assert pace.limit("p") == 1
+    assert pace.limit_of("p") == 1
 
 
 def test_namespaces_are_in_company_while_more_than_one_asks() -> None:
     company = Contention()
-    assert not company.present(0.0)
+    assert not company.is_present(0.0)
     company.note("a", 0.0)
     company.note("a", 0.5)
-    assert not company.present(0.5)
+    assert not company.is_present(0.5)
     company.note("b", 1.0)
     company.note("b", 1.9)
-    assert company.present(1.9)
-    assert not company.present(2.1)
+    assert company.is_present(1.9)
+    assert not company.is_present(2.1)
     company.note("a", 3.0)
-    assert company.present(3.0)
+    assert company.is_present(3.0)
 
 
 def test_without_a_bound_in_time_batches_are_as_large_as_they_may_be() -> None:
     pace = BatchSizer(batch_s=None, batch_limit=512)
     pace.learn("p", 512, 60.0)
-    assert pace.limit("p") == 512
+    assert pace.limit_of("p") == 512
 
 
 async def sizes_of_next_batch(computer: Recorder) -> Counter[str]:
@@ -393,10 +393,10 @@ async def test_many_sessions_of_one_address_have_one_share_together() -> None:
 
 def test_a_part_of_a_long_request_counts_as_much_as_others_are_computed_in_that_time() -> None:
     worth = SliceCost()
-    assert worth.patterns(0.01) == 64
+    assert worth.count_patterns(0.01) == 64
     for _ in range(200):
         worth.learn(1, 0.01)
-    assert worth.patterns(0.007) == 1
+    assert worth.count_patterns(0.007) == 1
     for _ in range(200):
         worth.learn(100, 0.001)
-    assert worth.patterns(0.01) == pytest.approx(1000, rel=0.05)
+    assert worth.count_patterns(0.01) == pytest.approx(1000, rel=0.05)

@@ -74,7 +74,7 @@ async def test_memories_that_are_made_at_once_share_transactions(
     async with anyio.create_task_group() as tasks:
         for n in range(100):
             tasks.start_soon(index.create, new(f"m/{n}"))
-    assert len(await index.page(prefix="m/", after="", size=200)) == 100
+    assert len(await index.list_page(prefix="m/", after="", size=200)) == 100
     assert _commits(database) - before < 10
 
 
@@ -90,7 +90,7 @@ async def test_another_model_or_other_settings_are_a_conflict_after_a_restart_to
 async def test_whoever_asks_for_a_memory_that_is_leaving_waits_and_does_not_find_it(journal: SqlMemoryStore) -> None:
     index, found = index_of(journal), list[str]()
     await index.create(new("a"))
-    [stored] = await index.page(prefix="", after="", size=1)
+    [stored] = await index.list_page(prefix="", after="", size=1)
     assert stored.name == "a"
 
     async def ask() -> None:
@@ -106,7 +106,7 @@ async def test_whoever_asks_for_a_memory_that_is_leaving_waits_and_does_not_find
         memory = journal.find("a")
         assert memory is not None
         await anyio.to_thread.run_sync(journal.delete, memory.id)
-        index.left("a")
+        index.finish_removal("a")
     assert found == ["asked"]
 
 
@@ -129,7 +129,7 @@ async def test_a_memory_of_a_model_that_is_not_served_is_named_and_can_be_remove
     index = index_of(journal)
     with pytest.raises(ModelGone, match=r"memory 'a' was made from model m \(gone\)"):
         await index.get("a")
-    assert [record.name for record in await index.page(prefix="", after="", size=5)] == ["a"]
+    assert [record.name for record in await index.list_page(prefix="", after="", size=5)] == ["a"]
     assert (await index.remove("a")).name == "a"
 
 
@@ -137,9 +137,9 @@ async def test_without_a_store_memories_are_as_the_catalog_has_them() -> None:
     index = index_of(None)
     await index.create(new("b"))
     await index.create(new("a"))
-    assert [record.name for record in await index.page(prefix="", after="", size=5)] == ["a", "b"]
+    assert [record.name for record in await index.list_page(prefix="", after="", size=5)] == ["a", "b"]
     await index.remove("a")
-    index.left("a")
+    index.finish_removal("a")
     with pytest.raises(MemoryNotFound):
         await index.get("a")
 

@@ -5,11 +5,11 @@ import sys
 
 SCRIPT = """
 import gc
-from attractor_server.shard.event_loop import spare_the_loaded
+from attractor_server.shard.event_loop import freeze_heap
 
 loaded = [[] for _ in range(100_000)]
 if {spared}:
-    spare_the_loaded()
+    freeze_heap()
 before = gc.get_stats()[2]["collections"]
 waiting = [[] for _ in range(1_000_000)]
 print(gc.get_stats()[2]["collections"] - before, gc.get_freeze_count())

@@ -15,7 +15,7 @@ import attractor
 from attractor_proto.names import SLOTS, slot_of
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc
-from attractor_server.app import RunningShard, running_shard
+from attractor_server.app import RunningShard, run_shard
 from attractor_server.errors import StoreFailed
 from attractor_server.rpc.context import FORWARDED
 from attractor_server.shard.spec import ShardSpec
@@ -134,7 +134,7 @@ async def test_a_shard_whose_group_was_seized_forgets_it_and_answers_nothing_of_
 
 async def test_a_client_goes_on_by_another_shard_while_the_one_it_was_given_is_gone(on_disk: ShardSpec) -> None:
     first = Stoppable(on_disk)
-    async with anyio.create_task_group() as tasks, running_shard(replace(on_disk, number=1)) as second:
+    async with anyio.create_task_group() as tasks, run_shard(replace(on_disk, number=1)) as second:
         running = [await tasks.start(first.run), second]
         infos = tuple(shard.info for shard in running)
         halves = Topology(1, infos, (np.arange(SLOTS) % 2).astype(np.int32))

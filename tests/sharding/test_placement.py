@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
-from attractor_server.app import running_shard
+from attractor_server.app import run_shard
 from attractor_server.config import load_settings
 from attractor_server.errors import SettingsError
 from attractor_server.shard.spec import ShardSpec
@@ -251,7 +251,7 @@ def test_slots_that_cannot_be_dealt_out_are_refused_with_what_was_seen(flags: di
 async def test_a_cluster_made_with_more_slots_tells_them_and_forwards_by_them(models: Path) -> None:
     async with AsyncExitStack() as stack:
         spec = ShardSpec(models=models, bank_bytes=1 << 20, warm_up=False)
-        running = [await stack.enter_async_context(running_shard(replace(spec, number=n))) for n in range(2)]
+        running = [await stack.enter_async_context(run_shard(replace(spec, number=n))) for n in range(2)]
         loads, owners = np.ones(4096), dealt(4096, np.ones(1))
         owners = join(owners, loads, np.ones(2), 1)
         for shard in running:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attractor_server.errors import StoreFull
-from attractor_server.rpc.errors import to_status
+from attractor_server.rpc.errors import encode_status
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 
 
@@ -17,7 +17,7 @@ def test_a_full_disk_is_told_at_once_and_not_to_be_repeated(tmp_path: Path) -> N
         with pytest.raises(StoreFull) as full, store.transaction() as cursor:
             for number in range(2000):
                 cursor.execute("INSERT INTO counters VALUES (?, 1)", (f"{number:0100}",))
-        status = to_status(full.value)
+        status = encode_status(full.value)
         assert (status.code, "its disk is full" in status.message) == (8, True)
         assert str(tmp_path) not in status.message
         with store.reading() as cursor:

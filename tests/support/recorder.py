@@ -47,7 +47,7 @@ async def running(computer: Recorder, *, waiting: int = 100, batch: int = 100) -
         yield batcher
         computer.free.release(1000)
         with anyio.fail_after(20):
-            await batcher.drained()
+            await batcher.wait_until_idle()
         tasks.cancel_scope.cancel()
 
 
@@ -75,5 +75,5 @@ async def batches_after(computer: Recorder, batcher: Batcher, jobs: Sequence[Job
         batcher.offer(one)
     computer.free.release(1000)
     with anyio.fail_after(20):
-        await batcher.drained()
+        await batcher.wait_until_idle()
     return [list(batch) for batch in computer.batches[1:]]

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from tests.support.forkserver import CONTEXT
 
-from attractor_server.app import RunningShard, running_shard
+from attractor_server.app import RunningShard, run_shard
 from attractor_server.errors import StoreFailed
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import ShardInfo, Topology
@@ -131,7 +131,7 @@ def _main(spec: ShardSpec, hooks: Sequence[Hook], line: Connection, alone: bool)
 
 
 async def _serve(spec: ShardSpec, line: Connection, *, alone: bool) -> None:
-    async with running_shard(spec) as shard:
+    async with run_shard(spec) as shard:
         if alone:
             await shard.learn(Topology(1, (shard.info,)))
         line.send((shard.info.address, ""))

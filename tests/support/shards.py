@@ -13,7 +13,7 @@ from tests.support.tiny_models import write_models
 
 import attractor
 from attractor_proto.names import slot_of
-from attractor_server.app import RunningShard, running_shard
+from attractor_server.app import RunningShard, run_shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 from attractor_server.storage.backends.sqlite_backend import uri_of
@@ -36,7 +36,7 @@ def spec(models: Path) -> ShardSpec:
 async def serving(spec: ShardSpec, shards: int = 1) -> AsyncIterator[list[RunningShard]]:
     """Shards that know each other."""
     async with AsyncExitStack() as stack:
-        running = [await stack.enter_async_context(running_shard(replace(spec, number=n))) for n in range(shards)]
+        running = [await stack.enter_async_context(run_shard(replace(spec, number=n))) for n in range(shards)]
         topology = Topology(1, tuple(shard.info for shard in running))
         for shard in running:
             await shard.learn(topology)
@@ -51,7 +51,7 @@ class Stoppable:
         self._stop, self._stopped = anyio.Event(), anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[RunningShard]) -> None:
-        async with running_shard(self._spec) as running:
+        async with run_shard(self._spec) as running:
             task_status.started(running)
             await self._stop.wait()
         self._stopped.set()

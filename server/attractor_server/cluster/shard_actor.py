@@ -16,7 +16,7 @@ from attractor_server.cluster.actors import Handle, find_supervisor, shard_name,
 from attractor_server.cluster.ray_node import node_address
 from attractor_server.cluster.status import Logbook, ShardStatus
 from attractor_server.errors import Unavailable
-from attractor_server.shard.event_loop import loop_options, spare_the_loaded
+from attractor_server.shard.event_loop import freeze_heap, loop_options
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 from attractor_server.storage.process import Incarnation
@@ -73,7 +73,7 @@ class ShardActor:
             self._shard = stack.enter_context(portal.wrap_async_context_manager(_to_the_end(spec)))
             self._portal = portal
             self._stack = stack.pop_all()
-        spare_the_loaded()
+        freeze_heap()
 
     def status(self) -> ShardStatus:
         """How it is now; fails if its event loop is no more."""
@@ -106,11 +106,11 @@ class ShardActor:
 @asynccontextmanager
 async def _to_the_end(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
     """A shard; where it ends by an error so does the process, and Ray starts another one."""
-    from attractor_server.app import running_shard  # noqa: PLC0415 - loads torch
+    from attractor_server.app import run_shard  # noqa: PLC0415 - loads torch
 
     serves = False
     try:
-        async with running_shard(spec, resize=_resize) as shard:
+        async with run_shard(spec, resize=_resize) as shard:
             serves = True
             yield shard
     except Exception:

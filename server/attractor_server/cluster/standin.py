@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from attractor_server.app import RunningShard, running_shard
+from attractor_server.app import RunningShard, run_shard
 from attractor_server.errors import BankBroken, Unavailable
 from attractor_server.shard.event_loop import loop_options
 from attractor_server.shard.spec import ShardSpec
@@ -76,7 +76,7 @@ def standing_in(spec: ShardSpec) -> Iterator[StandIn]:
     own = replace(spec, warm_up=False)  # a model's first request waits for its own programs, and for no other's
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal("asyncio", dict(loop_options()), name="stand-in"))
-        shard = stack.enter_context(portal.wrap_async_context_manager(running_shard(own, resize=_resize)))
+        shard = stack.enter_context(portal.wrap_async_context_manager(run_shard(own, resize=_resize)))
         portal.call(_serve, shard)
         logger.info("the stand-in serves after %.2f s", time.monotonic() - started_s)
         yield StandIn(shard, portal, stack)

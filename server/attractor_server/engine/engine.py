@@ -23,7 +23,7 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Deleted, Outcome, TaskDone, Unfinished
 from attractor_server.memories.page import release
 from attractor_server.memories.store import MemoryStore
-from attractor_server.scheduling.failures import fault, gone, unfit, unserved
+from attractor_server.scheduling.failures import find_misfit, gone_error, log_fault, unserved_error
 from attractor_server.scheduling.jobs import Job, Operation
 
 FREED = 64
@@ -115,12 +115,12 @@ class Engine:
         by_model: dict[str, list[Job]] = {}
         for job in jobs:
             if job.memory.deleted:
-                yield job, gone(job.memory)
+                yield job, gone_error(job.memory)
             else:
                 by_model.setdefault(job.memory.model_digest, []).append(job)
         for digest, own in by_model.items():
             if (loaded := self._loaded.get(digest)) is None:
-                yield from ((job, unserved(job.memory)) for job in own)
+                yield from ((job, unserved_error(job.memory)) for job in own)
             else:
                 yield from _computed(loaded, own)
 
@@ -179,7 +179,7 @@ def _computed(loaded: ModelState, jobs: Sequence[Job]) -> Results:
                 answered.add(one[0])
             yield one
     except Exception as error:  # what was answered before stands
-        failure = fault(error, jobs[0].operation.value, len(jobs))
+        failure = log_fault(error, jobs[0].operation.value, len(jobs))
         yield from ((job, failure) for job in jobs if job not in answered)
 
 
@@ -188,7 +188,7 @@ def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
     settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
         job.settle_steps(loaded.model.steps)
-        if job not in settled and (error := unfit(job, loaded.model)) is not None:
+        if job not in settled and (error := find_misfit(job, loaded.model)) is not None:
             settled[job] = error
     yield from settled.items()
     lanes = lanes_of(job for job in jobs if job not in settled)
@@ -212,7 +212,7 @@ def _by_halves(
             yield one
 
     def fail(part: Sequence[MemoryBatch], error: Exception) -> Results:
-        failure = fault(error, operation.value, len(part))
+        failure = log_fault(error, operation.value, len(part))
         yield from ((job, failure) for lane in part for job in lane.jobs if job not in answered)
 
     return by_halves(lanes, work, fail)
@@ -223,7 +223,7 @@ def _guarded(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome |
     try:
         return one(job)
     except Exception as error:
-        return fault(error, job.operation.value, 1)
+        return log_fault(error, job.operation.value, 1)
 
 
 def _free(memory: MemoryRecord) -> None:

@@ -13,7 +13,7 @@ from attractor_server.errors import InvalidRequest, Violation, quoted
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Booleans, Floats, Recalled, Recognized
 from attractor_server.memories.records import NOTHING
-from attractor_server.rpc.messages import messages_of
+from attractor_server.rpc.messages import encode_items
 from attractor_server.scheduling.jobs import Patterns
 
 _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
@@ -29,7 +29,7 @@ DIMENSIONS_SHOWN = 8
 """Of a shape that is refused"""
 
 
-def rows_of(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:
+def count_rows(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:
     """Patterns in the first tensor; 0 if there is none.
 
     Raises:
@@ -51,25 +51,25 @@ def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: st
     Raises:
         InvalidRequest: naming the tensor, the value seen and the value expected.
     """
-    by_field = _by_field(layout, tensors, where, partial=partial)
+    by_field = _match_fields(layout, tensors, where, partial=partial)
     if len(layout.fields) == 1:
-        return _single(layout.fields[0], *by_field[layout.fields[0].name], rows)
+        return _decode_single(layout.fields[0], *by_field[layout.fields[0].name], rows)
     values = np.full((rows, layout.size), np.nan, np.float32)
     known = np.zeros((rows, layout.size), np.bool_) if any(t.known for _, t in by_field.values()) else None
     for field, span in layout.spans:
         if field.name not in by_field:
             continue
         path, tensor = by_field[field.name]
-        values[:, span] = _values(field, tensor, rows, path).reshape(rows, field.size)
+        values[:, span] = _decode_values(field, tensor, rows, path).reshape(rows, field.size)
         if known is not None and tensor.known:
-            known[:, span] = _known(field, tensor, rows, path).reshape(rows, field.size)
+            known[:, span] = _decode_mask(field, tensor, rows, path).reshape(rows, field.size)
     return Patterns(values, known)
 
 
-def _single(field: Field, path: str, tensor: pb.Tensor, rows: int) -> Patterns:
+def _decode_single(field: Field, path: str, tensor: pb.Tensor, rows: int) -> Patterns:
     """The only field there is: its values as they came, where they are float32."""
-    values = _values(field, tensor, rows, path).reshape(rows, field.size)
-    return Patterns(values, _known(field, tensor, rows, path).reshape(rows, field.size) if tensor.known else None)
+    values = _decode_values(field, tensor, rows, path).reshape(rows, field.size)
+    return Patterns(values, _decode_mask(field, tensor, rows, path).reshape(rows, field.size) if tensor.known else None)
 
 
 def encode(
@@ -82,33 +82,33 @@ def encode(
         into.add(field=field.name, dtype=pb.DTYPE_FLOAT32, shape=shape, data=part.tobytes())
 
 
-def scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
+def encode_scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
     """Adds the scores of several answers, one after another."""
-    into.energy_before.extend(_column([one.energy_before for one in recalled]))
-    into.energy_after.extend(_column([one.energy_after for one in recalled]))
-    into.delta_energy.extend(_column([one.delta_energy for one in recalled]))
+    into.energy_before.extend(_concatenate([one.energy_before for one in recalled]))
+    into.energy_after.extend(_concatenate([one.energy_after for one in recalled]))
+    into.delta_energy.extend(_concatenate([one.delta_energy for one in recalled]))
     into.steps.extend([one.steps for one in recalled for _ in range(len(one.values))])
-    into.pages.extend(pages(recalled))
+    into.pages.extend(encode_pages(recalled))
 
 
-def matches(layout: Layout, recalled: Sequence[Recalled], *, into: pb.Matches) -> None:
+def encode_matches(layout: Layout, recalled: Sequence[Recalled], *, into: pb.Matches) -> None:
     """Adds the matches of several answers, one after another, where they were asked for."""
     found = [one.matches for one in recalled if one.matches is not None]
     if not found:
         return
     encode(layout, np.concatenate([one.values for one in found]), into=into.tensors)
-    into.distances.extend(_column([one.distances for one in found]))
+    into.distances.extend(_concatenate([one.distances for one in found]))
     items = [item for one in found for item in one.items]
     if any(item != NOTHING for item in items):
-        into.items.extend(messages_of(items))
+        into.items.extend(encode_items(items))
 
 
-def _column(parts: Sequence[Floats]) -> list[float]:
+def _concatenate(parts: Sequence[Floats]) -> list[float]:
     column: list[float] = np.concatenate(parts).tolist()
     return column
 
 
-def pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int]:
+def encode_pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int]:
     """Which page answered each pattern of several answers; none where it was page 0 for all."""
     if all(one.pages is None for one in answers):
         return []
@@ -117,7 +117,7 @@ def pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int]:
     return column.tolist() if column.any() else []
 
 
-def probabilities(recognized: Recognized) -> list[float]:
+def encode_probabilities(recognized: Recognized) -> list[float]:
     """One for each pattern; none where the model is not calibrated."""
     return [] if recognized.probability is None else recognized.probability.tolist()
 
@@ -156,7 +156,7 @@ def check_form(tensors: Sequence[pb.Tensor], *, where: str, rows: int) -> None:
     """
     for i, tensor in enumerate(tensors):
         path = f"{where}[{i}]"
-        dtype = _dtype(tensor, _DTYPES, path)
+        dtype = _read_dtype(tensor, _DTYPES, path)
         if tensor.shape[:1] != [rows]:
             seen = f"saw {quoted(tuple(tensor.shape))}"
             raise InvalidRequest.of(f"{path}.shape", f"{seen}; expected {rows} patterns, a row for each")
@@ -201,7 +201,7 @@ def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
     )
 
 
-def _by_field(
+def _match_fields(
     layout: Layout, tensors: Sequence[pb.Tensor], where: str, *, partial: bool
 ) -> dict[str, tuple[str, pb.Tensor]]:
     """Each tensor, with its place in the request, under the name of its field."""
@@ -229,7 +229,7 @@ def _dtypes_of(names: tuple[str, ...]) -> Mapping[pb.DType.ValueType, np.dtype[n
     return {number: _DTYPES[number] for number in numbers}
 
 
-def _dtype(
+def _read_dtype(
     tensor: pb.Tensor, dtypes: Mapping[pb.DType.ValueType, np.dtype[np.generic]], path: str, *, meant: str = ""
 ) -> np.dtype[np.generic]:
     if (dtype := dtypes.get(tensor.dtype)) is None:
@@ -238,9 +238,9 @@ def _dtype(
     return dtype
 
 
-def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
+def _decode_values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     kind = field.traits
-    dtype = _dtype(tensor, _dtypes_of(kind.dtypes), path, meant=f" for {field.kind} {field.name!r}")
+    dtype = _read_dtype(tensor, _dtypes_of(kind.dtypes), path, meant=f" for {field.kind} {field.name!r}")
     expected = (rows, *field.shape)
     if len(tensor.shape) != len(expected) or tuple(tensor.shape) != expected:
         more = "" if len(tensor.shape) <= DIMENSIONS_SHOWN else f" and {len(tensor.shape) - DIMENSIONS_SHOWN} more"
@@ -263,7 +263,7 @@ def _values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Floats:
     return values / np.float32(kind.uint8_unit) if tensor.dtype == pb.DTYPE_UINT8 and kind.uint8_unit != 1 else values
 
 
-def _known(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Booleans:
+def _decode_mask(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Booleans:
     entries = rows * field.size
     _check_mask(tensor, entries, path)
     bits = np.unpackbits(np.frombuffer(tensor.known, np.uint8), count=entries, bitorder="little")

@@ -16,20 +16,20 @@ FELLOW_KEY = "attractor-fellow"
 """Metadata between shards: the secret of the store that both read, where only a fellow shard may ask."""
 
 
-def claims_fellow(context: Context) -> str:
+def read_fellow_secret(context: Context) -> str:
     """The secret that the caller gives to prove that it is a shard of this store; empty where it gives none."""
     values = [value for key, value in context.invocation_metadata() or () if key == FELLOW_KEY]
     return values[0] if values and isinstance(values[0], str) else ""
 
 
-def account_of(context: Context) -> Account:
+def get_account(context: Context) -> Account:
     """What the call holds of the shard's memory."""
     account = getattr(context, "account", None)
     assert isinstance(account, Account)
     return account
 
 
-def address_of(context: Context) -> str:
+def get_address(context: Context) -> str:
     """Return the address that the call comes from, without its port."""
     return str(context.peer()).rpartition(":")[0]
 

@@ -12,9 +12,9 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
-from attractor_server.rpc.context import Context, address_of, is_forwarded
+from attractor_server.rpc.context import Context, get_address, is_forwarded
 from attractor_server.rpc.dedup import number_job
-from attractor_server.rpc.messages import items_of
+from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.validation import check_steps, check_values
@@ -49,7 +49,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         asked = await self._read(Operation.STORE, request.memory, request.tensors, context)
         self._shard.check_kept("items" if request.items else "")
         values = asked.patterns.values
-        items = items_of(request.items, patterns=len(values), where="items")
+        items = read_items(request.items, patterns=len(values), where="items")
         job = Job.store(
             asked.memory,
             values,
@@ -99,8 +99,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         assert isinstance(recalled, Recalled)
         response = pb.QueryResponse()
         codec.encode(layout, recalled.values, into=response.tensors)
-        codec.scores([recalled], into=response.scores)
-        codec.matches(layout, [recalled], into=response.matches)
+        codec.encode_scores([recalled], into=response.scores)
+        codec.encode_matches(layout, [recalled], into=response.matches)
         if (length := response.ByteSize()) > (limit := self._shard.limits.message_bytes):
             raise Exhausted(
                 f"the answer has {length} bytes, and at most {limit} may be told at once: query fewer patterns"
@@ -123,13 +123,13 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         return pb.RecognizeResponse(
             energy=recognized.energy.tolist(),
             delta_energy=recognized.delta_energy.tolist(),
-            probability=codec.probabilities(recognized),
-            pages=codec.pages([recognized]),
+            probability=codec.encode_probabilities(recognized),
+            pages=codec.encode_pages([recognized]),
         )
 
     async def _write(self, job: Job, request: pb.StoreRequest | pb.EraseRequest) -> Stored | Erased:
         first = number_job(job, request.client_id, request.sequence)
-        outcome = await (self._settled(first, job) if first else self._answer(job))
+        outcome = await (self._wait(first, job) if first else self._answer(job))
         assert isinstance(outcome, Stored | Erased)
         return outcome
 
@@ -139,7 +139,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         """Everything that can be refused at once is refused here, before a write is counted."""
         record = await self._shard.memories.get(memory)
         model = self._shard.model(record.model)
-        rows = codec.rows_of(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
+        rows = codec.count_rows(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
         partial = not operation.writes
         patterns = codec.decode(model.layout, tensors, rows=rows, where="tensors", partial=partial)
         check_values(model.layout, patterns, where="tensors", partial=partial)
@@ -152,15 +152,15 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             if remaining_s <= 0:
                 raise Expired("the deadline had passed when the request arrived; nothing was done")
             deadline_s = asyncio.get_running_loop().time() + remaining_s
-        origin = None if is_forwarded(context) else (address_of(context), 0)
+        origin = None if is_forwarded(context) else (get_address(context), 0)
         return _UnaryRequest(record, model, patterns, deadline_s, origin)
 
     async def _answer(self, job: Job) -> Outcome:
         self._shard.batcher.offer(job)
-        return await self._settled(job.future, job)
+        return await self._wait(job.future, job)
 
     @staticmethod
-    async def _settled(answer: OutcomeFuture, job: Job) -> Outcome:
+    async def _wait(answer: OutcomeFuture, job: Job) -> Outcome:
         """The outcome; a caller that goes away withdraws its own job, unless that is counted: it will be repeated."""
         try:
             return await asyncio.shield(answer)

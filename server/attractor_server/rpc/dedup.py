@@ -41,7 +41,7 @@ def number_job(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
     return first
 
 
-def call_of(request: Numbered, kind: str, memory: str) -> Call | None:
+def read_call(request: Numbered, kind: str, memory: str) -> Call | None:
     """Return the number of a call and what it asks of the memory of that name, or None if it has no number.
 
     Raises:

@@ -30,10 +30,10 @@ class ForwardedError(Exception):
         self.code, self.message, self.trailing = code, message, trailing
 
 
-def to_status(error: BaseException) -> status_pb2.Status:
+def encode_status(error: BaseException) -> status_pb2.Status:
     """What a client is told; of an error nobody foresaw, nothing, and the log has it."""
     if not isinstance(error, ServerError):
-        error = unforeseen(error, "a call")
+        error = log_unforeseen(error, "a call")
     if error.told != error.message:
         _log_once(error)
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.told)
@@ -52,7 +52,7 @@ def to_status(error: BaseException) -> status_pb2.Status:
     return status
 
 
-def unforeseen(error: BaseException, what: str) -> ServerError:
+def log_unforeseen(error: BaseException, what: str) -> ServerError:
     """The error that a client is told of for one that nobody foresaw, which one line of the log names."""
     places = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{place.name} ({Path(place.filename).name}:{place.lineno})" for place in reversed(places))
@@ -69,7 +69,7 @@ def fail(context: Context, error: BaseException) -> None:
     if isinstance(error, ForwardedError):
         code, message, trailing = error.code, error.message, error.trailing
     else:
-        status = to_status(error)
+        status = encode_status(error)
         code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
         message, trailing = status.message, ((STATUS_KEY, status.SerializeToString()),)
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), *trailing))

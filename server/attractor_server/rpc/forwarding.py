@@ -11,7 +11,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.rpc.context import FORWARDED
 from attractor_server.rpc.operations import BY_ANSWER
-from attractor_server.rpc.peers import Peers, unreachable
+from attractor_server.rpc.peers import Peers, unreachable_error
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
 from attractor_server.sharding.topology import ShardInfo
 
@@ -51,7 +51,7 @@ class ForwardedSession:
     async def run(self) -> None:
         """Passes answers back until the owner ends the session, or drains and has answered; then fails what is left."""
         try:
-            with self._peers.calling(self.peer, self._give_up):
+            with self._peers.track_call(self.peer, self._give_up):
                 if await self._greet():
                     while isinstance(frame := await self._call.read(), pb.SessionResponse):
                         await self._pass_back(frame)
@@ -98,10 +98,10 @@ class ForwardedSession:
 
     def _fail(self, request_ids: Iterable[int]) -> None:
         for request_id in request_ids:
-            self._answered([request_id], failed=True)
-            self._answers.put(PendingResponse(unreachable(self.peer), request_id))
+            self._forget([request_id], failed=True)
+            self._answers.put(PendingResponse(unreachable_error(self.peer), request_id))
 
-    def _answered(self, request_ids: Sequence[int], *, failed: bool = False) -> None:
+    def _forget(self, request_ids: Sequence[int], *, failed: bool = False) -> None:
         self._unanswered.difference_update(request_ids)
         for request_id in request_ids:
             handle = self._opening.pop(request_id, None)
@@ -123,15 +123,15 @@ class ForwardedSession:
         kind = frame.WhichOneof("frame")
         if kind in BY_ANSWER:
             answered = getattr(frame, kind)
-            self._answered(answered.request_ids)
+            self._forget(answered.request_ids)
             weight = sum(getattr(answered, "patterns", ()))
         elif kind == "trajectory":
             weight = len(frame.trajectory.energy)
         elif kind == "failures":
-            self._answered([failure.request_id for failure in frame.failures.failures], failed=True)
+            self._forget([failure.request_id for failure in frame.failures.failures], failed=True)
         elif kind == "opened":
             frame.opened.route = self.peer.address
-            self._answered([frame.opened.request_id])
+            self._forget([frame.opened.request_id])
         else:
             self.lost = True  # it drains: nothing new goes there
             return

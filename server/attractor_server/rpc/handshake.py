@@ -19,7 +19,7 @@ AGENT_KEPT = 256
 """Characters of what a client calls itself"""
 
 
-async def greeted(context: Context) -> pb.Hello:
+async def receive_hello(context: Context) -> pb.Hello:
     """The hello of a client that can be served.
 
     Raises:

@@ -12,7 +12,7 @@ from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest, forget_frames
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import fail
-from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable, weigh
+from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable_error, weigh
 from attractor_server.shard.budget import CALL_BYTES, Account, Budget
 
 Request = TypeVar("Request")
@@ -86,7 +86,7 @@ class Incoming:
         try:
             return self._kind.FromString(raw)
         except DecodeError:
-            raise unreadable(self._kind) from None
+            raise unreadable_error(self._kind) from None
 
 
 class _Served:
@@ -101,7 +101,7 @@ class _Served:
 
     async def serve(self, messages: object, context: Context) -> None:
         """Ends as the servicer does, with its answer or its error."""
-        with self._budget.account() as account:
+        with self._budget.open_account() as account:
             try:
                 await account.take(CALL_BYTES)
                 await self._answer(messages, context, account)

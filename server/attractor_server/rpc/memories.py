@@ -17,9 +17,9 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.records import NewMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
-from attractor_server.rpc.dedup import call_of
-from attractor_server.rpc.messages import given_settings, memory_message
-from attractor_server.rpc.peers import Peers, owner_answers, unreachable
+from attractor_server.rpc.dedup import read_call
+from attractor_server.rpc.messages import encode_memory, read_settings
+from attractor_server.rpc.peers import Peers, owner_answers, unreachable_error
 from attractor_server.rpc.validation import check_no_nul
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.shard import Shard
@@ -42,13 +42,13 @@ class MemoriesServicer(rpc.MemoriesServicer):
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         model = self._shard.model(request.model)
-        given = given_settings(request.settings, capacity=model.capacity)
-        settings = replace(await self._settings_there(request.name, model), **given)
+        given = read_settings(request.settings, capacity=model.capacity)
+        settings = replace(await self._find_settings(request.name, model), **given)
         new = NewMemory(name=request.name, model=model.name, model_digest=model.digest, settings=settings)
         record = await self._shard.memories.create(new)
-        return pb.CreateResponse(memory=memory_message(record))
+        return pb.CreateResponse(memory=encode_memory(record))
 
-    async def _settings_there(self, name: str, model: ModelCard) -> MemorySettings:
+    async def _find_settings(self, name: str, model: ModelCard) -> MemorySettings:
         """Those of the memory of that name; if there is none, those that a new one has by default."""
         try:
             return (await self._shard.memories.get(name)).settings
@@ -57,11 +57,11 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     @owner_answers(rpc.MemoriesStub)
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
-        return pb.GetResponse(memory=memory_message(await self._shard.memories.get(request.name)))
+        return pb.GetResponse(memory=encode_memory(await self._shard.memories.get(request.name)))
 
     @owner_answers(rpc.MemoriesStub)
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
-        memories, name, call = self._shard.memories, request.name, call_of(request, "Delete", request.name)
+        memories, name, call = self._shard.memories, request.name, read_call(request, "Delete", request.name)
         try:
             record = await memories.remove(name)
         except MemoryNotFound:
@@ -70,7 +70,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
             return pb.DeleteResponse()
         self._shard.check_here(record)
         job = Job.delete(record, call=call)
-        job.future.add_done_callback(lambda _: memories.left(name))
+        job.future.add_done_callback(lambda _: memories.finish_removal(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)
         return pb.DeleteResponse()
@@ -81,8 +81,8 @@ class MemoriesServicer(rpc.MemoriesServicer):
         check_no_nul(request.prefix, "prefix")
         check_no_nul(request.page_token, "page_token")
         size = request.page_size or PAGE_SIZE
-        records = await self._shard.memories.page(prefix=request.prefix, after=request.page_token, size=size + 1)
-        pages = [[memory_message(record) for record in records]]
+        records = await self._shard.memories.list_page(prefix=request.prefix, after=request.page_token, size=size + 1)
+        pages = [[encode_memory(record) for record in records]]
         more = False
         if not (is_forwarded(context) or self._shard.durable):  # else the store has told of all
             answers = await self._ask_others(request, context)
@@ -102,7 +102,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
                 try:
                     answers.append(await call)
                 except aio.AioRpcError as error:
-                    raise unreachable(peer) from error
+                    raise unreachable_error(peer) from error
         finally:
             for call in calls:
                 call.cancel()
@@ -116,10 +116,10 @@ class ModelsServicer(rpc.ModelsServicer):
         self._shard = shard
 
     async def List(self, request: pb.ModelsListRequest, context: Context) -> pb.ModelsListResponse:  # noqa: D102, N802
-        return pb.ModelsListResponse(models=[_model(model) for _, model in sorted(self._shard.models.items())])
+        return pb.ModelsListResponse(models=[_encode_model(model) for _, model in sorted(self._shard.models.items())])
 
     async def Get(self, request: pb.ModelsGetRequest, context: Context) -> pb.ModelsGetResponse:  # noqa: D102, N802
-        return pb.ModelsGetResponse(model=_model(self._shard.model(request.name)))
+        return pb.ModelsGetResponse(model=_encode_model(self._shard.model(request.name)))
 
 
 class ClusterServicer(rpc.ClusterServicer):
@@ -151,17 +151,17 @@ class ClusterServicer(rpc.ClusterServicer):
         return pb.ScaleResponse()
 
 
-def _field(field: Field) -> pb.Field:
+def _encode_field(field: Field) -> pb.Field:
     kind = pb.FieldKind.Value(f"FIELD_KIND_{field.kind.upper()}")
     audio = None if field.audio is None else pb.AudioFormat(**asdict(field.audio))
     return pb.Field(name=field.name, kind=kind, shape=field.shape, alphabet=field.alphabet, audio=audio)
 
 
-def _model(model: ModelCard) -> pb.Model:
+def _encode_model(model: ModelCard) -> pb.Model:
     return pb.Model(
         name=model.name,
         digest=model.digest,
-        fields=[_field(field) for field in model.layout.fields],
+        fields=[_encode_field(field) for field in model.layout.fields],
         capacity=model.capacity,
         page_bytes=model.page_bytes,
         steps=model.steps,

@@ -38,7 +38,7 @@ _Number = TypeVar("_Number", bound=int)
 _Word = TypeVar("_Word", bound=str)
 
 
-class GivenSettings(TypedDict, total=False):
+class RequestedSettings(TypedDict, total=False):
     """The settings that a request names, as the fields of MemorySettings."""
 
     write: WriteMode
@@ -48,16 +48,16 @@ class GivenSettings(TypedDict, total=False):
     ttl_s: float
 
 
-def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSettings:
+def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSettings:
     """What is not left unspecified.
 
     Raises:
         InvalidRequest: naming each field that cannot be meant, the value seen and the values expected.
     """
     problems = [
-        *_unknown("write", message.write, _WRITES),
-        *_unknown("when_full", message.when_full, _WHEN_FULL),
-        *_unknown("retain", message.retain, _RETAINS),
+        *_check_known("write", message.write, _WRITES),
+        *_check_known("when_full", message.when_full, _WHEN_FULL),
+        *_check_known("retain", message.retain, _RETAINS),
     ]
     if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
         expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
@@ -67,7 +67,7 @@ def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSetting
         problems.append(Violation("settings.ttl_s", f"saw {message.ttl_s:g}; {expected}"))
     if problems:
         raise InvalidRequest(*problems)
-    given = GivenSettings()
+    given = RequestedSettings()
     if message.write:
         given["write"] = _WRITES[message.write]
     if message.when_full:
@@ -81,7 +81,7 @@ def given_settings(message: pb.MemorySettings, *, capacity: int) -> GivenSetting
     return given
 
 
-def settings_message(settings: MemorySettings) -> pb.MemorySettings:
+def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
     """The settings that are in force."""
     return pb.MemorySettings(
         write=pb.WriteMode.Value(f"WRITE_MODE_{settings.write.upper()}"),
@@ -92,7 +92,7 @@ def settings_message(settings: MemorySettings) -> pb.MemorySettings:
     )
 
 
-def memory_message(record: MemoryRecord) -> pb.Memory:
+def encode_memory(record: MemoryRecord) -> pb.Memory:
     """What clients are told of a memory."""
     return pb.Memory(
         name=record.name,
@@ -100,21 +100,21 @@ def memory_message(record: MemoryRecord) -> pb.Memory:
         model_digest=record.model_digest,
         version=record.version,
         patterns=record.patterns,
-        created=timestamp(record.created_s),
-        settings=settings_message(record.settings),
+        created=encode_timestamp(record.created_s),
+        settings=encode_settings(record.settings),
         pages=len(record.pages),
-        expires=None if record.expires_s is None or record.expires_s >= _END_S else timestamp(record.expires_s),
+        expires=None if record.expires_s is None or record.expires_s >= _END_S else encode_timestamp(record.expires_s),
     )
 
 
-def timestamp(time_s: float) -> timestamp_pb2.Timestamp:
+def encode_timestamp(time_s: float) -> timestamp_pb2.Timestamp:
     """Seconds since 1970 on the wire."""
     stamp = timestamp_pb2.Timestamp()
     stamp.FromMicroseconds(int(min(max(time_s, 0.0), _END_S) * 1e6))
     return stamp
 
 
-def _unknown(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:
+def _check_known(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:
     """A violation, if the number is neither 0, for unspecified, nor one of those."""
     if not number or number in words:
         return []
@@ -126,7 +126,7 @@ NESTING = 900
 """Levels of lists and objects in a payload of JSON, at most: Python's reader takes about 970"""
 
 
-def items_of(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Sequence[Item]:
+def read_items(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Sequence[Item]:
     """One for each pattern; empty where none carries anything.
 
     Raises:
@@ -136,22 +136,22 @@ def items_of(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Seque
         return ()
     if len(messages) != patterns:
         raise InvalidRequest.of(where, f"saw {len(messages)} items; expected none, or {patterns}, one for each pattern")
-    return [_item(message, f"{where}[{place}]") for place, message in enumerate(messages)]
+    return [_read_item(message, f"{where}[{place}]") for place, message in enumerate(messages)]
 
 
-def messages_of(items: Iterable[Item]) -> Iterable[pb.Item]:
-    """The inverse of `items_of`."""
-    return map(_message, items)
+def encode_items(items: Iterable[Item]) -> Iterable[pb.Item]:
+    """The inverse of `read_items`."""
+    return map(_encode_item, items)
 
 
-def _message(item: Item) -> pb.Item:
+def _encode_item(item: Item) -> pb.Item:
     message = pb.Item(id=item.id, json=item.json)
     if item.payload or item.empty:
         message.payload = item.payload
     return message
 
 
-def _item(message: pb.Item, where: str) -> Item:
+def _read_item(message: pb.Item, where: str) -> Item:
     if len(message.id) > ITEM_ID_LIMIT:
         raise InvalidRequest.of(f"{where}.id", f"saw {len(message.id)} characters; expected at most {ITEM_ID_LIMIT}")
     if len(message.payload) > PAYLOAD_LIMIT_BYTES:
@@ -172,21 +172,21 @@ def _check_json(payload: bytes, where: str) -> None:
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()  # which half a surrogate pair cannot be
     except RecursionError:
-        raise _too_deep(where) from None
+        raise _too_deep_error(where) from None
     except ValueError as error:
         seen = f"saw bytes that are no JSON in UTF-8 ({quoted(str(error))})"
         raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected JSON") from None
-    if payload.count(b"[") + payload.count(b"{") > NESTING and _depth(text) > NESTING:
-        raise _too_deep(where)
+    if payload.count(b"[") + payload.count(b"{") > NESTING and _measure_depth(text) > NESTING:
+        raise _too_deep_error(where)
 
 
-def _too_deep(where: str) -> InvalidRequest:
+def _too_deep_error(where: str) -> InvalidRequest:
     return InvalidRequest.of(
         f"{where}.payload", f"saw JSON that is nested too deeply; expected at most {NESTING} levels"
     )
 
 
-def _depth(text: str) -> int:
+def _measure_depth(text: str) -> int:
     """Return how deeply valid JSON is nested."""
     depth = deepest = 0
     for mark in _MARKS.findall(text):

@@ -75,8 +75,8 @@ def encode_recalled(
     frame.request_ids.extend(ids)
     frame.patterns.extend([len(one.values) for one in recalled])
     codec.encode(layout, np.concatenate([one.values for one in recalled]), into=frame.tensors)
-    codec.scores(recalled, into=frame.scores)
-    codec.matches(layout, recalled, into=frame.matches)
+    codec.encode_scores(recalled, into=frame.scores)
+    codec.encode_matches(layout, recalled, into=frame.matches)
     yield answer
 
 
@@ -101,8 +101,8 @@ def encode_recognized(
         patterns=[len(one.energy) for one in recognized],
         energy=np.concatenate([one.energy for one in recognized]).tolist(),
         delta_energy=np.concatenate([one.delta_energy for one in recognized]).tolist(),
-        probability=[value for one in recognized for value in codec.probabilities(one)],
-        pages=codec.pages(recognized),
+        probability=[value for one in recognized for value in codec.encode_probabilities(one)],
+        pages=codec.encode_pages(recognized),
     )
     yield pb.SessionResponse(recognized=frame)
 

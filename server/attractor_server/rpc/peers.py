@@ -64,7 +64,7 @@ class Peers:
         for channel in self._channels.values():
             await channel.close()
 
-    def keep(self, owners: Collection[str]) -> None:
+    def keep_only(self, owners: Collection[str]) -> None:
         """Ends, in a moment, the calls to all shards but these, which own nothing: a stopped one would never answer."""
         self._owners = owners
         loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class Peers:
             loop.call_later(LAST_ANSWERS_S, self._end, address)
 
     @contextmanager
-    def calling(self, peer: ShardInfo, end: Callable[[], object]) -> Iterator[None]:
+    def track_call(self, peer: ShardInfo, end: Callable[[], object]) -> Iterator[None]:
         """While a call to that shard is under way; `end` is called if the shard has nothing any more."""
         ends = self._ends[peer.address]
         ends.add(end)
@@ -98,7 +98,7 @@ class Peers:
             OwnerUnreachable: the shard that owns the memory did not answer.
         """
         if is_forwarded(context):
-            raise disagreement()
+            raise disagreement_error()
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
         metadata = (*FORWARDED, (FELLOW_KEY, secret)) if secret else FORWARDED
         answer = call(request, timeout=context.time_remaining(), metadata=metadata)
@@ -109,16 +109,16 @@ class Peers:
             given_up = answer.cancel()
 
         try:
-            with self.calling(peer, give_up):
+            with self.track_call(peer, give_up):
                 return await answer
         except asyncio.CancelledError:
             if given_up:
-                raise unreachable(peer) from None
+                raise unreachable_error(peer) from None
             raise
         except aio.AioRpcError as error:
             trailing = tuple(error.trailing_metadata() or ())
             if error.code() is grpc.StatusCode.UNAVAILABLE and not trailing:
-                raise unreachable(peer) from None
+                raise unreachable_error(peer) from None
             raise ForwardedError(error.code(), error.details() or "", trailing) from None
 
     def _end(self, address: str) -> None:
@@ -164,11 +164,11 @@ def owner_answers(
     return decorate
 
 
-def unreachable(peer: ShardInfo) -> OwnerUnreachable:
+def unreachable_error(peer: ShardInfo) -> OwnerUnreachable:
     """What a client is told when the owner of its memory is gone."""
     return OwnerUnreachable(f"the shard at {peer.address} does not answer; try again in a moment")
 
 
-def disagreement() -> OwnerUnreachable:
+def disagreement_error() -> OwnerUnreachable:
     """What a client is told when a request was passed on to a shard that does not own the memory either."""
     return OwnerUnreachable("the shards disagree on who owns this memory; try again in a moment")

@@ -14,8 +14,8 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Booleans
 from attractor_server.memories.records import Item
 from attractor_server.rpc import codec
-from attractor_server.rpc.errors import unforeseen
-from attractor_server.rpc.messages import items_of
+from attractor_server.rpc.errors import log_unforeseen
+from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.operations import WireOperation
 from attractor_server.rpc.validation import check_steps, check_values
 from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
@@ -43,7 +43,7 @@ class RequestFrame:
     origin: Origin | None = None
     """Session that it came by; None where another shard passed it on"""
 
-    def rows(self, patterns_limit: int) -> list[slice]:
+    def split_rows(self, patterns_limit: int) -> list[slice]:
         """The rows of each request.
 
         Raises:
@@ -57,18 +57,18 @@ class RequestFrame:
         codec.check_form(self.columns.tensors, where=f"{self.where}.tensors", rows=rows[-1].stop)
         return rows
 
-    def checked_items(self, patterns: int) -> Sequence[Item]:
+    def check_items(self, patterns: int) -> Sequence[Item]:
         """One for each of so many patterns; empty where none carries anything.
 
         Raises:
             InvalidRequest: naming the item, the value seen and the value expected.
         """
-        return items_of(self.items, patterns=patterns, where=f"{self.operation.value}.items")
+        return read_items(self.items, patterns=patterns, where=f"{self.operation.value}.items")
 
-    def part(self, rows: Sequence[slice], chosen: Sequence[int]) -> pb.SessionRequest:
+    def select(self, rows: Sequence[slice], chosen: Sequence[int]) -> pb.SessionRequest:
         """A frame of the chosen requests alone: of all of them the frame as it came, nothing in it decoded.
 
-        Items are cut as they are: `checked_items` comes first.
+        Items are cut as they are: `check_items` comes first.
         """
         if len(chosen) == len(rows):
             return self.frame
@@ -111,7 +111,7 @@ class FrameRequest:
     memory: MemoryRecord
 
 
-def jobs_of(
+def make_jobs(
     shard: Shard, ask: RequestFrame, asked: Sequence[FrameRequest], model: ModelCard, *, rows: int
 ) -> Iterator[tuple[int, Job | ServerError]]:
     """The place in the columns, and the job or why there is none, of requests for memories of one model.
@@ -122,12 +122,12 @@ def jobs_of(
     try:
         shard.check(ask.operation, model, pull=ask.pull_known)
         shard.check_kept("items" if ask.items else "match" if ask.match else "")
-        items = ask.checked_items(rows)
+        items = ask.check_items(rows)
         patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
-        wrong = _wrong(model.layout, patterns, asked, where=where, partial=partial)
+        wrong = _find_invalid(model.layout, patterns, asked, where=where, partial=partial)
         job_of = JobFactory(shard, ask, model, patterns, items)
     except Exception as error:
-        failure = error if isinstance(error, ServerError) else unforeseen(error, f"a frame of {ask.where}")
+        failure = error if isinstance(error, ServerError) else log_unforeseen(error, f"a frame of {ask.where}")
         yield from ((one.place, failure) for one in asked)
         return
     for one in asked:
@@ -135,11 +135,11 @@ def jobs_of(
         try:
             made = wrong.get(one.place) or job_of(one)
         except Exception as error:
-            made = unforeseen(error, f"a request of {ask.where}")
+            made = log_unforeseen(error, f"a request of {ask.where}")
         yield one.place, made
 
 
-def _wrong(
+def _find_invalid(
     layout: Layout, patterns: Patterns, asked: Sequence[FrameRequest], *, where: str, partial: bool
 ) -> dict[int, ServerError]:
     """By place the requests with values that cannot be meant, which are looked for only where there are any."""
@@ -184,8 +184,8 @@ class JobFactory:
             *beside,
             deadline_s=self._now_s + deadline_ms / 1000 if deadline_ms else None,
         )
-        return self._too_heavy(job) if job.weight > self._limit else job
+        return self._too_heavy_error(job) if job.weight > self._limit else job
 
-    def _too_heavy(self, job: Job) -> ServerError:
+    def _too_heavy_error(self, job: Job) -> ServerError:
         seen = f"saw a trajectory of {job.steps + 1} iterates of {job.size} patterns"
         return InvalidRequest.of("query.trajectory", f"{seen}; expected a product of at most {self._limit}")

@@ -14,7 +14,7 @@ from attractor_server.errors import Exhausted, ServerError
 from attractor_server.fields import Layout
 from attractor_server.memories.outcomes import Outcome, Recalled
 from attractor_server.rpc.context import Context
-from attractor_server.rpc.errors import to_status, unforeseen
+from attractor_server.rpc.errors import encode_status, log_unforeseen
 from attractor_server.rpc.operations import BY_OUTCOME
 from attractor_server.scheduling.signal import Signal
 from attractor_server.shard.budget import Account
@@ -90,7 +90,7 @@ class ResponseQueue:
     def put(self, item: PendingResponse) -> None:
         """Takes one more thing to tell; where matches make it longer than a message may be, its request fails."""
         if isinstance(item.content, Recalled) and item.content.matches and item.size_bytes > self._frame_bytes:
-            item.content = _too_long(item, self._frame_bytes)
+            item.content = _too_long_error(item, self._frame_bytes)
         if (more := _COPIES * item.size_bytes - item.held_bytes) > 0:
             self._account.add(more)
             item.held_bytes += more
@@ -98,7 +98,7 @@ class ResponseQueue:
         self._unsent += 1
         self.changes.notify()
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Waits until the line is short enough for the answers to another frame."""
         while self._unsent > _LINE_LIMIT:
             await self.changes.wait()
@@ -110,7 +110,7 @@ class ResponseQueue:
             while not self._line:
                 await self.changes.wait()
             line, self._line = self._line, []
-            for frame, sent in frames_of(line, self._frame_bytes):
+            for frame, sent in pack_frames(line, self._frame_bytes):
                 self._account.unread_since_s = loop.time()
                 try:
                     await self._context.write(frame)
@@ -124,32 +124,32 @@ class ResponseQueue:
                 self.changes.notify()
 
 
-def _too_long(item: PendingResponse, limit_bytes: int) -> ServerError:
+def _too_long_error(item: PendingResponse, limit_bytes: int) -> ServerError:
     return Exhausted(
         f"the answer with its matches and their payloads has about {item.size_bytes} bytes, and at most {limit_bytes} "
         "may be told at once: query fewer patterns at a time"
     )
 
 
-def frames_of(
+def pack_frames(
     items: Iterable[PendingResponse], limit_bytes: int
 ) -> Iterator[tuple[pb.SessionResponse, Sequence[PendingResponse]]]:
     """Frames in the order of the items, each with the items that are answered when it is sent."""
     for _, neighbours in groupby(items, key=lambda item: item.kind):
         for chunk in _chunks(neighbours, limit_bytes):
-            yield from _told(chunk)
+            yield from _encode(chunk)
 
 
-def _told(chunk: Sequence[PendingResponse]) -> Iterator[tuple[pb.SessionResponse, Sequence[PendingResponse]]]:
+def _encode(chunk: Sequence[PendingResponse]) -> Iterator[tuple[pb.SessionResponse, Sequence[PendingResponse]]]:
     """The frames of neighbours; a failure for an answer that none can be made of."""
     try:
-        *before, last = _frames(chunk)
+        *before, last = _encode_chunk(chunk)
     except Exception as error:
         if len(chunk) > 1:  # which of them it is shows where each is alone
-            yield from chain.from_iterable(_told([item]) for item in chunk)
+            yield from chain.from_iterable(_encode([item]) for item in chunk)
             return
-        chunk[0].content = unforeseen(error, "an answer")
-        *before, last = _frames(chunk)
+        chunk[0].content = log_unforeseen(error, "an answer")
+        *before, last = _encode_chunk(chunk)
     yield from ((frame, ()) for frame in before)
     yield last, chunk
 
@@ -167,7 +167,7 @@ def _chunks(items: Iterable[PendingResponse], limit_bytes: int) -> Iterator[list
     yield chunk
 
 
-def _frames(chunk: Sequence[PendingResponse]) -> Iterator[pb.SessionResponse]:
+def _encode_chunk(chunk: Sequence[PendingResponse]) -> Iterator[pb.SessionResponse]:
     """Yield the frames of neighbours of one kind."""
     first = chunk[0].content
     if (wire := BY_OUTCOME.get(type(first))) is not None:
@@ -176,7 +176,7 @@ def _frames(chunk: Sequence[PendingResponse]) -> Iterator[pb.SessionResponse]:
         yield first
     else:
         failures = [
-            pb.Failure(request_id=item.request_id, status=to_status(item.content))
+            pb.Failure(request_id=item.request_id, status=encode_status(item.content))
             for item in chunk
             if isinstance(item.content, ServerError)
         ]

@@ -48,13 +48,13 @@ class RpcServer:
         self._open = False
         self._health = health.aio.HealthServicer()
         calls = CallInterceptor(shard.budget)
-        self._server = aio.server(interceptors=(calls,), options=_options(shard, transport))
+        self._server = aio.server(interceptors=(calls,), options=_make_options(shard, transport))
         _add_services(self._server, shard, self.peers, self._health)
 
     @property
     def address(self) -> str:
         """Where clients reach it, host:port."""
-        return _with_port(self._advertise, self._port)
+        return _join_port(self._advertise, self._port)
 
     async def open(self) -> None:
         """Listens from now on; port 0 takes a free one. Nothing happens where it does already.
@@ -67,10 +67,10 @@ class RpcServer:
         for service in ("", *SERVICES):
             await self._health.set(service, _NOT_SERVING)
         try:
-            self._port = self._server.add_insecure_port(_with_port(self._host, self._port))
+            self._port = self._server.add_insecure_port(_join_port(self._host, self._port))
         except RuntimeError as error:
             raise SettingsError(
-                f"port: saw {_with_port(self._host, self._port)}, where nothing can listen: is it taken?"
+                f"port: saw {_join_port(self._host, self._port)}, where nothing can listen: is it taken?"
             ) from error
         await self._server.start()
         self._open = True
@@ -86,7 +86,7 @@ class RpcServer:
         self._shard.draining.set()
         await self._health.enter_graceful_shutdown()
         with anyio.move_on_after(grace_s):
-            await self._shard.batcher.drained()
+            await self._shard.batcher.wait_until_idle()
         finished = self._shard.batcher.idle
         await self._server.stop(max(0.0, end_s - anyio.current_time()))
         return finished and self._shard.batcher.idle
@@ -98,7 +98,7 @@ class RpcServer:
 
 
 @asynccontextmanager
-async def listening(
+async def open_server(
     shard: Shard, *, host: str, port: int, advertise: str, transport: Transport
 ) -> AsyncIterator[RpcServer]:
     """A server with all services of a shard, to be opened in the block, and closed after it."""
@@ -120,12 +120,12 @@ def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
 
-def _with_port(host: str, port: int) -> str:
+def _join_port(host: str, port: int) -> str:
     """host:port, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def _options(shard: Shard, transport: Transport) -> list[tuple[str, int]]:
+def _make_options(shard: Shard, transport: Transport) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", shard.limits.message_bytes),
         ("grpc.max_send_message_length", shard.limits.message_bytes),

@@ -24,14 +24,14 @@ from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
-from attractor_server.rpc.context import Context, account_of, address_of, is_forwarded
+from attractor_server.rpc.context import Context, get_account, get_address, is_forwarded
 from attractor_server.rpc.dedup import number_job
-from attractor_server.rpc.errors import unforeseen
+from attractor_server.rpc.errors import log_unforeseen
 from attractor_server.rpc.forwarding import ForwardedSession
-from attractor_server.rpc.handshake import greeted, welcome
+from attractor_server.rpc.handshake import receive_hello, welcome
 from attractor_server.rpc.operations import BY_REQUEST
-from attractor_server.rpc.peers import Peers, disagreement
-from attractor_server.rpc.requests import FrameRequest, RequestFrame, jobs_of, read_frame
+from attractor_server.rpc.peers import Peers, disagreement_error
+from attractor_server.rpc.requests import FrameRequest, RequestFrame, make_jobs, read_frame
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.budget import SETTING
@@ -55,12 +55,12 @@ class Session:
         self._shard = shard
         self._peers = peers
         self._context = context
-        self._account = account_of(context)
+        self._account = get_account(context)
         self._answers = ResponseQueue(
             context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
         )
         self._hello = pb.Hello()
-        self._origin = None if is_forwarded(context) else (address_of(context), next(_numbers))
+        self._origin = None if is_forwarded(context) else (get_address(context), next(_numbers))
         self._handles: dict[int, Bound] = {}
         self._opening: dict[int, anyio.Event] = {}
         """Handles whose memories are looked up in the store, many at a time"""
@@ -75,7 +75,7 @@ class Session:
         Raises:
             ServerError: the stream cannot go on.
         """
-        self._hello = await greeted(self._context)
+        self._hello = await receive_hello(self._context)
         self._answers.put(PendingResponse(pb.SessionResponse(welcome=welcome(self._shard))))
         fault: ServerError | None = None
 
@@ -120,8 +120,8 @@ class Session:
                 await self._cancel(frame.cancel)
             else:
                 raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
-            await self._answers.room()
-        await self._opened(*self._opening)
+            await self._answers.wait_for_room()
+        await self._wait_open(*self._opening)
         while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams)):
             await self._answers.changes.wait()
 
@@ -141,7 +141,7 @@ class Session:
             if len(self._handles) + len(self._opening) >= (limit := self._shard.limits.session_handles):
                 raise Exhausted(f"open: this session has {limit} handles, the most it can: close some")
             if peer := self._shard.owner(frame.memory, field="open.memory"):
-                upstream = self._handles[frame.handle] = self._upstream(peer, tasks)
+                upstream = self._handles[frame.handle] = self._open_upstream(peer, tasks)
                 await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
                 return
         except OwnerChanged:
@@ -150,16 +150,16 @@ class Session:
             self._answers.put(PendingResponse(error, frame.request_id))
             return
         if len(self._opening) >= OPENING_LIMIT:
-            await self._opened(*self._opening)
+            await self._wait_open(*self._opening)
         self._opening[frame.handle] = anyio.Event()
         tasks.start_soon(self._open_here, frame)
 
     async def _open_here(self, frame: pb.Open) -> None:
         try:
-            await self._shard.arrived(frame.memory)
+            await self._shard.wait_for_arrival(frame.memory)
             record = self._handles[frame.handle] = await self._shard.memories.get(frame.memory)
         except Exception as error:
-            failure = error if isinstance(error, ServerError) else unforeseen(error, "an open")
+            failure = error if isinstance(error, ServerError) else log_unforeseen(error, "an open")
             self._answers.put(PendingResponse(failure, frame.request_id))
             return
         finally:
@@ -172,15 +172,15 @@ class Session:
         )
         self._answers.put(PendingResponse(pb.SessionResponse(opened=opened)))
 
-    async def _opened(self, *handles: int) -> None:
+    async def _wait_open(self, *handles: int) -> None:
         """Waits until these handles are bound, or cannot be."""
         for handle in handles:
             if (opening := self._opening.get(handle)) is not None:
                 await opening.wait()
 
-    def _upstream(self, peer: ShardInfo, tasks: TaskGroup) -> ForwardedSession:
+    def _open_upstream(self, peer: ShardInfo, tasks: TaskGroup) -> ForwardedSession:
         if is_forwarded(self._context):
-            raise disagreement()
+            raise disagreement_error()
         self._upstreams = [upstream for upstream in self._upstreams if not (upstream.lost and upstream.idle)]
         for upstream in self._upstreams:
             if upstream.peer.address == peer.address and not upstream.lost:
@@ -194,7 +194,7 @@ class Session:
         self._handles.pop(handle, None)
 
     async def _close(self, frame: pb.Close) -> None:
-        await self._opened(frame.handle)
+        await self._wait_open(frame.handle)
         bound = self._handles.pop(frame.handle, None)
         if isinstance(bound, ForwardedSession) and not bound.lost:
             await bound.send(pb.SessionRequest(close=frame))
@@ -217,22 +217,24 @@ class Session:
         ids = list(ask.columns.request_ids)
         self._check_ids(ids, ask.where)
         try:
-            rows = ask.rows(self._shard.limits.frame_patterns)
+            rows = ask.split_rows(self._shard.limits.frame_patterns)
         except Exception as error:
-            self._fail(ids, error if isinstance(error, ServerError) else unforeseen(error, f"a frame of {ask.where}"))
+            self._fail(
+                ids, error if isinstance(error, ServerError) else log_unforeseen(error, f"a frame of {ask.where}")
+            )
             return
         if self._opening:
-            await self._opened(*ask.columns.handles)
+            await self._wait_open(*ask.columns.handles)
         here: dict[str, list[FrameRequest]] = defaultdict(list)
         elsewhere: dict[ForwardedSession, list[int]] = defaultdict(list)
         for i, handle in enumerate(ask.columns.handles):
             match self._handles.get(handle):
                 case None:
-                    self._fail([ids[i]], _not_open(handle, ask))
+                    self._fail([ids[i]], _not_open_error(handle, ask))
                 case ForwardedSession() as upstream:
                     elsewhere[upstream].append(i)
                 case record if record.moved:
-                    self._fail([ids[i]], self._shard.moved_away(record))
+                    self._fail([ids[i]], self._shard.moved_error(record))
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:
@@ -240,7 +242,7 @@ class Session:
         if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
             try:
                 self._shard.check_kept("items" if ask.items else "")
-                ask.checked_items(rows[-1].stop)  # of the whole frame: an owner sees only its part
+                ask.check_items(rows[-1].stop)  # of the whole frame: an owner sees only its part
             except ServerError as error:
                 places = chain(*elsewhere.values(), (one.place for asked in here.values() for one in asked))
                 self._fail([ids[i] for i in places], error)
@@ -248,10 +250,10 @@ class Session:
         for upstream, chosen in elsewhere.items():
             own = [ids[i] for i in chosen]
             try:
-                part = ask.part(rows, chosen)
+                part = ask.select(rows, chosen)
             except Exception as error:
                 self._fail(
-                    own, error if isinstance(error, ServerError) else unforeseen(error, f"a part of {ask.where}")
+                    own, error if isinstance(error, ServerError) else log_unforeseen(error, f"a part of {ask.where}")
                 )
                 continue
             await upstream.send(part, own)
@@ -264,12 +266,12 @@ class Session:
         """Queues the requests of one model, after every check; waits where too much is under way."""
         sequences = list(ask.sequences) or [0] * len(ids)
         each_bytes = self._account.message_bytes // patterns
-        for i, made in jobs_of(self._shard, ask, asked, model, rows=patterns):
+        for i, made in make_jobs(self._shard, ask, asked, model, rows=patterns):
             if isinstance(made, Job):
                 await self._answers.reserve(made.weight)
                 held_bytes = self._account.move(each_bytes * made.size)
                 try:
-                    held_bytes += await self._iterates(made, model.layout)
+                    held_bytes += await self._take_iterates(made, model.layout)
                 except MemoryShort as error:
                     self._answers.put(PendingResponse(error, ids[i], weight=made.weight, held_bytes=held_bytes))
                     continue
@@ -277,7 +279,7 @@ class Session:
             else:
                 self._fail([ids[i]], made)
 
-    async def _iterates(self, job: Job, layout: Layout) -> int:
+    async def _take_iterates(self, job: Job, layout: Layout) -> int:
         """Takes what the iterates of a trajectory need beside the answer, and says how much that is.
 
         Raises:
@@ -292,15 +294,15 @@ class Session:
         try:
             first = number_job(job, self._hello.client_id, sequence)
         except Exception as error:
-            failure = error if isinstance(error, ServerError) else unforeseen(error, "a numbered request")
+            failure = error if isinstance(error, ServerError) else log_unforeseen(error, "a numbered request")
             self._answers.put(PendingResponse(failure, request_id, weight=job.weight, held_bytes=held_bytes))
             return
         self._pending[request_id] = job if first is None else None
-        (first or job.future).add_done_callback(partial(self._settled, request_id, job.weight, held_bytes, model))
+        (first or job.future).add_done_callback(partial(self._respond, request_id, job.weight, held_bytes, model))
         if first is None:
             await self._shard.batcher.submit(job)
 
-    def _settled(self, request_id: int, weight: int, held_bytes: int, model: ModelCard, answer: OutcomeFuture) -> None:
+    def _respond(self, request_id: int, weight: int, held_bytes: int, model: ModelCard, answer: OutcomeFuture) -> None:
         self._pending.pop(request_id, None)
         self._answers.put(PendingResponse(outcome_of(answer), request_id, model.layout, weight, held_bytes))
 
@@ -327,11 +329,11 @@ class Session:
         """
         if len(set(ids)) < len(ids):
             raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
-        if (taken := self._taken(ids)) is not None:
+        if (taken := self._find_pending(ids)) is not None:
             seen = f"saw {taken}, which is not answered yet"
             raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
 
-    def _taken(self, ids: Sequence[int]) -> int | None:
+    def _find_pending(self, ids: Sequence[int]) -> int | None:
         """One of the ids that a request has which is not answered."""
         for unanswered in (self._pending.keys(), *(upstream.unanswered for upstream in self._upstreams)):
             if not unanswered.isdisjoint(ids):
@@ -339,5 +341,5 @@ class Session:
         return None
 
 
-def _not_open(handle: int, ask: RequestFrame) -> HandleNotOpen:
+def _not_open_error(handle: int, ask: RequestFrame) -> HandleNotOpen:
     return HandleNotOpen(f"{ask.where}.handles: saw {handle}, which is not bound; send `open` first")

@@ -18,11 +18,11 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import HIDDEN, check_name
 from attractor_server.memories.outcomes import TaskDone
 from attractor_server.memories.records import Call, Snapshot, StoredMemory
-from attractor_server.rpc.context import Context, account_of, claims_fellow
-from attractor_server.rpc.dedup import call_of
-from attractor_server.rpc.messages import PAGE_CAPACITIES, memory_message, timestamp
+from attractor_server.rpc.context import Context, get_account, read_fellow_secret
+from attractor_server.rpc.dedup import read_call
+from attractor_server.rpc.messages import PAGE_CAPACITIES, encode_memory, encode_timestamp
 from attractor_server.rpc.peers import Peers, owner_answers
-from attractor_server.rpc.transfer import Importing, pieces_of
+from attractor_server.rpc.transfer import Importing, read_pieces
 from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.shard.shard import Shard
 
@@ -44,32 +44,32 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
         check_name(request.target, field="target")
         _check_tag(request.tag, or_none=True)
-        call = call_of(request, "Fork", request.name)
+        call = read_call(request, "Fork", request.name)
         record = await self._shard.memories.get(request.name)
-        made = (await self._tended(record, Fork(request.target, request.tag), call)).made
+        made = (await self._perform(record, Fork(request.target, request.tag), call)).made
         assert isinstance(made, StoredMemory)
-        return pb.ForkResponse(memory=memory_message(record_of(made)))
+        return pb.ForkResponse(memory=encode_memory(record_of(made)))
 
     @owner_answers(rpc.CopiesStub)
     async def TakeSnapshot(  # noqa: D102, N802
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
         _check_tag(request.tag, hidden=await self._is_fellow(context))
-        call = call_of(request, "TakeSnapshot", request.name)
+        call = read_call(request, "TakeSnapshot", request.name)
         record = await self._shard.memories.get(request.name, any_model=True)
-        made = (await self._tended(record, TakeSnapshot(request.tag), call)).made
+        made = (await self._perform(record, TakeSnapshot(request.tag), call)).made
         assert isinstance(made, Snapshot)
-        return pb.TakeSnapshotResponse(snapshot=_message(made))
+        return pb.TakeSnapshotResponse(snapshot=_encode_snapshot(made))
 
     @owner_answers(rpc.CopiesStub)
     async def ListSnapshots(  # noqa: D102, N802
         self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
         record = await self._shard.memories.get(request.name, any_model=True)
-        after, size = _page(request)
+        after, size = _read_page_token(request)
         found = await self._shard.memories.ask(lambda store: store.snapshots(record.id, after=after, size=size + 1))
         token = str(found[size - 1].id) if len(found) > size else ""
-        return pb.ListSnapshotsResponse(snapshots=map(_message, found[:size]), next_page_token=token)
+        return pb.ListSnapshotsResponse(snapshots=map(_encode_snapshot, found[:size]), next_page_token=token)
 
     @owner_answers(rpc.CopiesStub)
     async def ForgetSnapshot(  # noqa: D102, N802
@@ -77,26 +77,26 @@ class CopiesServicer(rpc.CopiesServicer):
     ) -> pb.ForgetSnapshotResponse:
         _check_tag(request.tag)
         record = await self._shard.memories.get(request.name, any_model=True)
-        await self._tended(record, ForgetSnapshot(request.tag), call_of(request, "ForgetSnapshot", request.name))
+        await self._perform(record, ForgetSnapshot(request.tag), read_call(request, "ForgetSnapshot", request.name))
         return pb.ForgetSnapshotResponse()
 
     @owner_answers(rpc.CopiesStub)
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
         _check_tag(request.tag)
         record = await self._shard.memories.get(request.name, any_model=True)
-        tended = await self._tended(record, Restore(request.tag), call_of(request, "Restore", request.name))
-        return pb.RestoreResponse(memory=_then(tended))
+        tended = await self._perform(record, Restore(request.tag), read_call(request, "Restore", request.name))
+        return pb.RestoreResponse(memory=_encode_made(tended))
 
     @owner_answers(rpc.CopiesStub)
     async def Rebuild(self, request: pb.RebuildRequest, context: Context) -> pb.RebuildResponse:  # noqa: D102, N802
         record = await self._shard.memories.get(request.name, any_model=bool(request.model))
         named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
         model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
-        patterns = self._page_patterns(request, record, model)
-        tended = await self._tended(
-            record, Rebuild(model.name, model.digest, patterns), call_of(request, "Rebuild", request.name)
+        patterns = self._choose_page_patterns(request, record, model)
+        tended = await self._perform(
+            record, Rebuild(model.name, model.digest, patterns), read_call(request, "Rebuild", request.name)
         )
-        return pb.RebuildResponse(memory=_then(tended))
+        return pb.RebuildResponse(memory=_encode_made(tended))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
@@ -104,7 +104,7 @@ class CopiesServicer(rpc.CopiesServicer):
         try:
             await asyncio.shield(taking)
             stored = await memories.ask(lambda store: store.kept(name, tag))
-            async with aclosing(pieces_of(memories, name, stored)) as pieces:
+            async with aclosing(read_pieces(memories, name, stored)) as pieces:
                 async for piece in pieces:
                     await context.write(pb.ExportResponse(piece=piece))
         finally:
@@ -130,26 +130,26 @@ class CopiesServicer(rpc.CopiesServicer):
             take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
             await self._peers.forward(take, taken, context, peer, secret=secret)
         else:
-            await self._tended(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag))
+            await self._perform(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag))
 
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
-        importing = Importing(self._shard, account_of(context))
+        importing = Importing(self._shard, get_account(context))
         try:
             while isinstance(request := await context.read(), pb.ImportRequest):
                 await importing.take(request)
-            return pb.ImportResponse(memory=memory_message(record_of(await importing.ended())))
+            return pb.ImportResponse(memory=encode_memory(record_of(await importing.end())))
         finally:
             with anyio.CancelScope(shield=True):
-                await importing.forgotten()
+                await importing.abandon()
 
     async def _is_fellow(self, context: Context) -> bool:
         """Whether it is a shard of the same store that asks."""
-        if not (claimed := claims_fellow(context)):
+        if not (claimed := read_fellow_secret(context)):
             return False
         secret = await self._shard.memories.ask(lambda store: store.secret())
         return compare_digest(claimed.encode(), secret.encode())
 
-    async def _tended(self, record: MemoryRecord, task: Task, call: Call | None = None) -> TaskDone:
+    async def _perform(self, record: MemoryRecord, task: Task, call: Call | None = None) -> TaskDone:
         """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
@@ -160,7 +160,7 @@ class CopiesServicer(rpc.CopiesServicer):
         assert isinstance(outcome, TaskDone)
         return outcome
 
-    def _page_patterns(self, request: pb.RebuildRequest, record: MemoryRecord, model: ModelCard) -> int:
+    def _choose_page_patterns(self, request: pb.RebuildRequest, record: MemoryRecord, model: ModelCard) -> int:
         """As asked; else what a page took, or the model's capacity where that was the old one's."""
         limit = PAGE_CAPACITIES * model.capacity
         if request.page_patterns > limit:
@@ -173,7 +173,7 @@ class CopiesServicer(rpc.CopiesServicer):
         return request.page_patterns or min(before, limit)
 
 
-def _page(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
+def _read_page_token(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
     """The number of the snapshot that a page begins behind, and how many it has at most.
 
     Raises:
@@ -201,12 +201,12 @@ def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None
     )
 
 
-def _then(tended: TaskDone) -> Memory:
+def _encode_made(tended: TaskDone) -> Memory:
     """The memory as the task made it, whatever came after that."""
     assert isinstance(tended.made, StoredMemory)
-    return memory_message(record_of(tended.made))
+    return encode_memory(record_of(tended.made))
 
 
-def _message(snapshot: Snapshot) -> pb.Snapshot:
-    created = timestamp(snapshot.created_s)
+def _encode_snapshot(snapshot: Snapshot) -> pb.Snapshot:
+    created = encode_timestamp(snapshot.created_s)
     return pb.Snapshot(tag=snapshot.tag, version=snapshot.version, patterns=snapshot.patterns, created=created)

@@ -16,8 +16,8 @@ from attractor_server.memories.names import check_name
 from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory, StoredPage
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.memories.store import LEFTOVER_PAGES
-from attractor_server.rpc.dedup import call_of
-from attractor_server.rpc.messages import given_settings, items_of, memory_message, messages_of
+from attractor_server.rpc.dedup import read_call
+from attractor_server.rpc.messages import encode_items, encode_memory, read_items, read_settings
 from attractor_server.rpc.validation import check_values
 from attractor_server.scheduling.jobs import Patterns
 from attractor_server.shard.budget import Account
@@ -34,15 +34,15 @@ PAGE_COPIES = 3
 """Of an imported page: as it came, in one piece, and on its way to the store"""
 
 
-async def pieces_of(memories: MemoryDirectory, name: str, stored: StoredMemory) -> AsyncGenerator[pb.Piece, None]:
+async def read_pieces(memories: MemoryDirectory, name: str, stored: StoredMemory) -> AsyncGenerator[pb.Piece, None]:
     """All pieces of a memory that nobody changes; a page is read when those before it are sent."""
     digest = hashlib.sha256()
-    head = pb.Head(memory=memory_message(record_of(stored)))
+    head = pb.Head(memory=encode_memory(record_of(stored)))
     head.memory.name = name
-    yield _hashed(pb.Piece(head=head), digest)
+    yield _hash(pb.Piece(head=head), digest)
     for row in stored.pages:
-        for piece in _page_pieces(row.number, row.patterns, await _read_page(memories, stored.id, row.number)):
-            yield _hashed(piece, digest)
+        for piece in _split_page(row.number, row.patterns, await _read_page(memories, stored.id, row.number)):
+            yield _hash(piece, digest)
     yield pb.Piece(tail=pb.Tail(sha256=digest.digest()))
 
 
@@ -50,7 +50,7 @@ async def _read_page(memories: MemoryDirectory, memory: int, number: int) -> Sto
     return await memories.ask(lambda store: store.page(memory, number, all_entries=True))
 
 
-def _page_pieces(number: int, patterns: int, page: StoredPage) -> Iterator[pb.Piece]:
+def _split_page(number: int, patterns: int, page: StoredPage) -> Iterator[pb.Piece]:
     weights, version = (b"", 0) if page.image is None else (page.image.content, page.image.version)
     yield pb.Piece(page=pb.PagePiece(number=number, patterns=patterns, weights_bytes=len(weights), version=version))
     for start in range(0, len(weights), PIECE_BYTES):
@@ -60,13 +60,13 @@ def _page_pieces(number: int, patterns: int, page: StoredPage) -> Iterator[pb.Pi
         for start in range(0, len(entry.values), rows):
             part = slice(start, start + rows)
             vectors = np.ascontiguousarray(entry.values[part], "<f4").tobytes()
-            items = messages_of(entry.items[part])
+            items = encode_items(entry.items[part])
             yield pb.Piece(
                 entry=pb.EntryPiece(version=entry.version, written=entry.written, vectors=vectors, items=items)
             )
 
 
-def _hashed(piece: pb.Piece, digest: "hashlib._Hash") -> pb.Piece:
+def _hash(piece: pb.Piece, digest: "hashlib._Hash") -> pb.Piece:
     digest.update(piece.SerializeToString(deterministic=True))
     return piece
 
@@ -115,7 +115,7 @@ class Importing:
         kind = piece.WhichOneof("part")
         if self._head is None:
             _expect(kind == "head", "piece", f"saw {kind}", "a head, first")
-            self._call = call_of(request, "Import", request.name or piece.head.memory.name)
+            self._call = read_call(request, "Import", request.name or piece.head.memory.name)
             await self._begin(piece.head, request.name)
         elif self._whole:
             raise InvalidRequest.of("piece", f"saw {kind} after the tail; expected nothing more")
@@ -145,7 +145,7 @@ class Importing:
                 self._whole = True
         self._digest.update(piece.SerializeToString(deterministic=True))
 
-    async def ended(self) -> StoredMemory:
+    async def end(self) -> StoredMemory:
         """The memory, once its last piece was taken.
 
         Raises:
@@ -159,7 +159,7 @@ class Importing:
         self._begun = None
         return made
 
-    async def forgotten(self) -> None:
+    async def abandon(self) -> None:
         """Leaves nothing of a memory that has not ended."""
         if (draft := self._begun) is not None:
             while await self._shard.memories.ask(lambda store: store.shorten(draft, pages=LEFTOVER_PAGES)):
@@ -183,7 +183,7 @@ class Importing:
             )
         _check_number(memory.version, "piece.head.memory.version")
         _check_number(memory.patterns, "piece.head.memory.patterns")
-        settings = _settings(memory, model)
+        settings = _read_head_settings(memory, model)
         stored = StoredMemory(
             id=0,
             name=self._name,
@@ -203,7 +203,7 @@ class Importing:
         _check_number(page.number, "piece.page.number")
         _check_number(page.patterns, "piece.page.patterns")
         self._pages += 1
-        settings = _settings(self._head_.memory, self._model)
+        settings = _read_head_settings(self._head_.memory, self._model)
         _expect(
             settings.most_pages is None or self._pages <= settings.most_pages,
             "piece.page",
@@ -252,7 +252,7 @@ class Importing:
         )
         values = np.frombuffer(part.vectors, "<f4").reshape(-1, size)
         check_values(model.layout, Patterns(values, None), where="piece.entry.vectors")
-        items = items_of(part.items, patterns=len(values), where="piece.entry.items")
+        items = read_items(part.items, patterns=len(values), where="piece.entry.items")
         self._check_version(part.version, "piece.entry.version")
         _expect(
             0 < part.written <= part.version,
@@ -282,7 +282,7 @@ class Importing:
         _expect(enough, "piece.page", f"saw {page.held} patterns and no weights", f"{head.patterns} patterns")
         finite = await anyio.to_thread.run_sync(lambda: bool(np.isfinite(np.frombuffer(page.weights, "<f4")).all()))
         _expect(finite, "piece.weights", "saw NaN or infinity", "finite numbers")
-        entries = await anyio.to_thread.run_sync(lambda: list(map(_joined, page.entries.values())))
+        entries = await anyio.to_thread.run_sync(lambda: list(map(_join, page.entries.values())))
         assert self._begun is not None
         image = Image(page=head.number, version=head.version, content=bytes(page.weights))
         change = Change(
@@ -303,7 +303,7 @@ class Importing:
         _expect(version <= last, where, f"saw {version}", f"at most {last}, the memory's own")
 
 
-def _joined(pieces: Sequence[Entry]) -> Entry:
+def _join(pieces: Sequence[Entry]) -> Entry:
     """One entry of all its pieces."""
     if len(pieces) == 1:
         return pieces[0]
@@ -311,10 +311,10 @@ def _joined(pieces: Sequence[Entry]) -> Entry:
     return replace(pieces[-1], values=np.concatenate([piece.values for piece in pieces]), items=items)
 
 
-def _settings(memory: Memory, model: ModelCard) -> MemorySettings:
+def _read_head_settings(memory: Memory, model: ModelCard) -> MemorySettings:
     usual = MemorySettings(page_patterns=model.capacity)
     try:
-        return replace(usual, **given_settings(memory.settings, capacity=model.capacity))
+        return replace(usual, **read_settings(memory.settings, capacity=model.capacity))
     except SettingsError as error:
         raise InvalidRequest.of("piece.head.memory.settings", error.message) from error
 

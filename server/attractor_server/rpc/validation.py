@@ -60,18 +60,19 @@ def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: boo
     """
     for field, span in layout.spans:
         part = patterns.values[:, span]
-        if problem := _problem(field, part, partial=partial):
+        if problem := _find_problem(field, part, partial=partial):
             raise InvalidRequest.of(f"{where}[{field.name}]", problem)
         if patterns.known is not None and (unknown := patterns.known[:, span] & np.isnan(part)).any():
             raise InvalidRequest.of(
                 f"{where}[{field.name}].known",
-                f"saw a missing value marked as known in {_place(unknown)}; expected known entries to have values",
+                f"saw a missing value marked as known in {_describe_place(unknown)}; "
+                "expected known entries to have values",
             )
-    if partial and (empty := _empty(patterns.values)).any():
+    if partial and (empty := _find_empty(patterns.values)).any():
         raise InvalidRequest.of(where, f"saw no value in pattern {empty.argmax()}; expected at least one")
 
 
-def _empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+def _find_empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
     """Which patterns have no value at all; all their entries are looked at only where the first one is missing."""
     empty = np.isnan(values[:, 0])
     if empty.any():
@@ -79,11 +80,11 @@ def _empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
     return empty
 
 
-def _problem(field: Field, part: Floats, *, partial: bool) -> str:
+def _find_problem(field: Field, part: Floats, *, partial: bool) -> str:
     """What is wrong with the values (patterns, entries) of a field; empty where nothing is."""
     low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
     if field.traits.has_alphabet:
-        return _text_problem(field, part, partial=partial)
+        return _find_text_problem(field, part, partial=partial)
     if partial and np.isnan(low):
         given = part[~np.isnan(part)]
         low, high = float(given.min(initial=np.inf)), float(given.max(initial=-np.inf))
@@ -92,24 +93,26 @@ def _problem(field: Field, part: Floats, *, partial: bool) -> str:
     if not (np.isfinite(low) and np.isfinite(high)):
         wrong = np.isinf(part) if partial else ~np.isfinite(part)
         value = part[wrong].flat[0]
-        return f"saw {value} in {_place(wrong)}; expected finite numbers"
+        return f"saw {value} in {_describe_place(wrong)}; expected finite numbers"
     if low < field.minimum or high > field.maximum:
         hint = f" ({field.traits.hint})" if field.traits.hint else ""
         return f"saw values from {low:g} to {high:g}; expected {field.minimum:g} to {field.maximum:g}{hint}"
     return ""
 
 
-def _text_problem(field: Field, part: Floats, *, partial: bool) -> str:
+def _find_text_problem(field: Field, part: Floats, *, partial: bool) -> str:
     last = len(field.alphabet) - 1
     beyond, missing = part > last, np.isnan(part)
     if beyond.any():
-        return f"saw {part[beyond].flat[0]:g} in {_place(beyond)}; expected 0 to {last}, places in the alphabet"
+        return (
+            f"saw {part[beyond].flat[0]:g} in {_describe_place(beyond)}; expected 0 to {last}, places in the alphabet"
+        )
     if missing.any() and not partial:
-        seen = f"saw {MISSING_INDEX}, a missing character, in {_place(missing)}"
+        seen = f"saw {MISSING_INDEX}, a missing character, in {_describe_place(missing)}"
         return f"{seen}; expected 0 to {last}, places in the alphabet"
     return ""
 
 
-def _place(marked: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> str:
+def _describe_place(marked: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> str:
     row, entry = np.argwhere(marked)[0]
     return f"pattern {row}, entry {entry}"

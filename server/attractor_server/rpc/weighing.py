@@ -40,10 +40,10 @@ def weigh(raw: bytes, kind: type[Message], *, fields_limit: int = FIELDS_LIMIT) 
     try:
         return COPIES * len(raw) + _weigh_fields(raw, kind, fields_limit)
     except IndexError:
-        raise unreadable(kind) from None
+        raise unreadable_error(kind) from None
 
 
-def unreadable(kind: type[Message]) -> InvalidRequest:
+def unreadable_error(kind: type[Message]) -> InvalidRequest:
     """What a client is told whose bytes are no message."""
     return InvalidRequest.of("message", f"saw bytes that are no {kind.DESCRIPTOR.full_name}; expected one")
 
@@ -53,22 +53,22 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
     todo = [(0, len(raw), kind)]
     while todo:
         at, end, kind = todo.pop()
-        within = _within(kind)  # type: ignore[arg-type]  # the stubs say that a type has no hash
+        within = _inner_fields(kind)  # type: ignore[arg-type]  # the stubs say that a type has no hash
         while at < end:
             seen += 1
             if seen > fields_limit:
                 seen_bytes = f"saw more than {fields_limit} fields in {len(raw)} bytes"
                 raise InvalidRequest.of("message", f"{seen_bytes}; expected at most so many")
-            tag, at = _varint(raw, at)
+            tag, at = _read_varint(raw, at)
             match tag & 7:
                 case 0:
-                    _, at = _varint(raw, at)
+                    _, at = _read_varint(raw, at)
                 case 1:
                     at += 8
                 case 5:
                     at += 4
                 case 2:
-                    length, at = _varint(raw, at)
+                    length, at = _read_varint(raw, at)
                     inner, growth = within.get(tag >> 3, (None, 0))
                     if inner is not None and at + length <= end:
                         todo.append((at, at + length, inner))
@@ -82,7 +82,7 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
     return weight
 
 
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
+def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
     byte = raw[at]
     if byte < 0x80:
         return byte, at + 1
@@ -99,7 +99,7 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
 
 
 @lru_cache
-def _within(kind: type[Message]) -> Mapping[int, tuple[type[Message] | None, int]]:
+def _inner_fields(kind: type[Message]) -> Mapping[int, tuple[type[Message] | None, int]]:
     """By number: the kind of a field that is a message, and how much a field of numbers grows."""
     fields = kind.DESCRIPTOR.fields
     messages = {

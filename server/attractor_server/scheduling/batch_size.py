@@ -24,7 +24,7 @@ class BatchSizer:
         self._batch_limit = batch_limit
         self._limits: dict[Hashable, int] = {}
 
-    def limit(self, program: Hashable) -> int:
+    def limit_of(self, program: Hashable) -> int:
         """Patterns in the next batch of that program."""
         if self._batch_s is None:
             return self._batch_limit
@@ -37,7 +37,7 @@ class BatchSizer:
         """
         if self._batch_s is None:
             return
-        limit = self.limit(program)
+        limit = self.limit_of(program)
         fitting = round(weight * self._batch_s / max(took_s, 1e-6))
         if fitting < weight:
             limit = min(limit, max(fitting, limit // 2, 1))
@@ -58,7 +58,7 @@ class SliceCost:
         self._patterns = FADING * self._patterns + cost
         self._seconds = FADING * self._seconds + took_s
 
-    def patterns(self, seconds: float | None) -> int:
+    def count_patterns(self, seconds: float | None) -> int:
         """Return how many are computed in that time, at least one."""
         if seconds is None or not self._seconds:
             return START
@@ -78,6 +78,6 @@ class Contention:
             self._changed_s = -math.inf if self._last is None else now_s
             self._last = namespace
 
-    def present(self, now_s: float) -> bool:
+    def is_present(self, now_s: float) -> bool:
         """Whether another one asked than the one before, a short while ago at most."""
         return now_s - self._changed_s < COMPANY_S

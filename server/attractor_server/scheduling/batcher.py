@@ -65,14 +65,14 @@ class Batcher:
     @property
     def waiting(self) -> Sequence[Job]:
         """The jobs that wait, those of one memory in their order."""
-        return self._queue.jobs()
+        return self._queue.list_jobs()
 
     @property
     def waiting_weight(self) -> int:
         """Patterns that wait."""
         return self._queue.weight
 
-    def busy(self, memories: Iterable[MemoryRecord]) -> set[MemoryRecord]:
+    def find_busy(self, memories: Iterable[MemoryRecord]) -> set[MemoryRecord]:
         """Those of the memories of which something waits or is being computed."""
         computing = {job.memory for job in self._computing}
         return {memory for memory in memories if memory in computing or memory in self._queue}
@@ -84,7 +84,7 @@ class Batcher:
             QueueFull: so much is waiting that the job would have to wait for room; it has failed with that, too.
         """
         if not self._entrance.is_open(job, self._waiting_limit):
-            error = self._full(job)
+            error = self._full_error(job)
             job.fail(error)
             raise error
         self._put(job)
@@ -127,7 +127,7 @@ class Batcher:
             for step in before:
                 await loop.run_in_executor(thread, step)
             while True:
-                if batch := self._taken(loop.time()):
+                if batch := self._take(loop.time()):
                     await self._compute(batch, thread)
                 elif not self._queue:
                     if (one := next(spare, None)) is not None:
@@ -136,13 +136,13 @@ class Batcher:
                         await self.changes.wait()
         except BankBroken as error:
             logger.critical("%s; this shard ends, so that no memory answers with another one's patterns", error)
-            for job in self._queue.jobs():
+            for job in self._queue.list_jobs():
                 job.fail(error)
             raise
         finally:
             thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
 
-    async def drained(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Returns when everything accepted has been answered."""
         while not self.idle:
             await self.changes.wait()
@@ -155,7 +155,7 @@ class Batcher:
     def _note(self, job: Job) -> None:
         self._company.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
 
-    def _full(self, job: Job) -> QueueFull:
+    def _full_error(self, job: Job) -> QueueFull:
         namespace = namespace_of(job.memory.name)
         whose = f"of namespace {namespace!r}" if namespace else "of names without a namespace"
         return QueueFull(
@@ -164,12 +164,12 @@ class Batcher:
             "try again in a moment, or use a session, which waits by itself"
         )
 
-    def _taken(self, now_s: float) -> list[Job]:
+    def _take(self, now_s: float) -> list[Job]:
         """The next batch, and in its place whatever has been waiting for room."""
         before = self._queue.weight
-        self._pace = self._together if self._company.present(now_s) else self._alone
-        self._queue.part_cost = self._worth.patterns(self._part_s)
-        batch = self._queue.take(self._pace.limit, now_s)
+        self._pace = self._together if self._company.is_present(now_s) else self._alone
+        self._queue.part_cost = self._worth.count_patterns(self._part_s)
+        batch = self._queue.take(self._pace.limit_of, now_s)
         if self._queue.weight != before:
             self._entrance.admit(self._waiting_limit)
             self.changes.notify()
@@ -178,7 +178,7 @@ class Batcher:
     async def _compute(self, batch: list[Job], thread: ThreadPoolExecutor) -> None:
         self._computing = batch
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._timed, batch)
+            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._compute_timed, batch)
         except BankBroken as error:
             for job in batch:
                 job.fail(error)
@@ -195,7 +195,7 @@ class Batcher:
                 job.succeed(outcome)
         self.changes.notify()
 
-    def _timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
+    def _compute_timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
         """In the engine's thread, while the event loop leaves the pace alone."""
         program, cost = batch[0].program, sum(job.cost for job in batch)
         started_s = time.perf_counter()

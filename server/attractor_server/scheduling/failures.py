@@ -40,14 +40,14 @@ class _Once(logging.Filter):
 logger.addFilter(_Once())
 
 
-def fault(error: Exception, what: str, count: int) -> ServerError:
+def log_fault(error: Exception, what: str, count: int) -> ServerError:
     """Logs an error that nobody foresaw, and says what clients are told of it."""
     logger.error("a %s over %d memories failed: %s: %s", what, count, type(error).__name__, quoted(str(error)))
     logger.debug("which came so", exc_info=error)
     return ServerError("the engine failed; the server's log says why")
 
 
-def diverged(job: Job, loop: str) -> str:
+def describe_divergence(job: Job, loop: str) -> str:
     """The message of a job whose loop left finite numbers."""
     return (
         f"the {loop} loop on memory {job.memory.name!r} left finite numbers and changed nothing: "
@@ -55,14 +55,14 @@ def diverged(job: Job, loop: str) -> str:
     )
 
 
-def gone(memory: MemoryRecord) -> ServerError:
+def gone_error(memory: MemoryRecord) -> ServerError:
     """What becomes of a job whose memory went away before it was done."""
     if memory.moved:
         return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
     return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")
 
 
-def unserved(memory: MemoryRecord) -> ServerError:
+def unserved_error(memory: MemoryRecord) -> ServerError:
     """The error of a job whose memory is of a model that is not served."""
     return ModelGone(
         f"memory {memory.name!r} is of model {memory.model} ({memory.model_digest}), which this server does not have: "
@@ -70,7 +70,7 @@ def unserved(memory: MemoryRecord) -> ServerError:
     )
 
 
-def unfit(job: Job, model: ModelCard) -> ServerError | None:
+def find_misfit(job: Job, model: ModelCard) -> ServerError | None:
     """Why the job cannot be computed by this model, where it was checked against the one that its memory had before."""
     if job.layout is not None and job.layout is not model.layout and job.layout != model.layout:
         return ModelChanged(

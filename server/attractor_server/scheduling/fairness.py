@@ -82,7 +82,7 @@ class Crowds:
             if not self._addresses[origin[0]]:
                 del self._addresses[origin[0]]
 
-    def sharing(self, origin: tuple[str, int] | None) -> int:
+    def count_sharers(self, origin: tuple[str, int] | None) -> int:
         """Return how many share the part of that namespace's address."""
         return 1 if origin is None else self._sessions[origin] * self._addresses[origin[0]]
 

@@ -86,10 +86,10 @@ class MemoryQueue:
         read come along, up to a turn, since they share the search of the pages.
         """
         if self.begun:
-            return self._gone_on(now_s)
+            return self._continue_parts(now_s)
         taken: list[Job] = []
         weight = cost = 0
-        while (job := self._wanted(now_s)) is not None and job.program == program:
+        while (job := self._peek(now_s)) is not None and job.program == program:
             if taken:
                 shares = cost > room and not job.operation.writes and len(self.memory.pages) > 1
                 if weight + job.weight > TURN_LIMIT or (cost + job.cost > room and not shares):
@@ -109,7 +109,7 @@ class MemoryQueue:
             return list(taken), self._part
         return taken, cost
 
-    def _gone_on(self, now_s: float) -> tuple[list[Job], int]:
+    def _continue_parts(self, now_s: float) -> tuple[list[Job], int]:
         """Those of the begun jobs that are not answered, and what the next part of them costs."""
         for job in self.begun:
             if job.deadline_s is not None and job.deadline_s <= now_s and not job.operation.writes:
@@ -118,7 +118,7 @@ class MemoryQueue:
         self.begun = [job for job in self.begun if not job.future.done()]
         return list(self.begun), self._part if self.begun else 0
 
-    def _wanted(self, now_s: float) -> Job | None:
+    def _peek(self, now_s: float) -> Job | None:
         """The oldest job that somebody waits for; those before it leave."""
         while self.jobs:
             job = self.jobs[0]
@@ -162,7 +162,7 @@ class Queue:
     def __contains__(self, memory: MemoryRecord) -> bool:
         return memory in self._lanes
 
-    def jobs(self) -> list[Job]:
+    def list_jobs(self) -> list[Job]:
         """All that wait, those of one memory in their order."""
         return [job for lane in self._lanes.values() for job in lane.jobs]
 
@@ -174,7 +174,7 @@ class Queue:
         """Takes a job, behind all others of its memory."""
         if (lane := self._lanes.get(job.memory)) is None:
             lane = self._lanes[job.memory] = MemoryQueue(
-                job.memory, self._tenant(namespace_of(job.memory.name), job.origin)
+                job.memory, self._get_tenant(namespace_of(job.memory.name), job.origin)
             )
             lane.tenant.lanes += 1
             lane.put(job)
@@ -195,10 +195,10 @@ class Queue:
                 self._ranking.drop_first()
             self._least = tenant.account.served
             program = next(iter(tenant.ready.values()))
-            batch = self._filled(program, limit_of(program), now_s)
+            batch = self._fill(program, limit_of(program), now_s)
         return batch
 
-    def _filled(self, program: Program, limit: int, now_s: float) -> list[Job]:
+    def _fill(self, program: Program, limit: int, now_s: float) -> list[Job]:
         batch: list[Job] = []
         room = limit
         closed: list[MemoryQueue] = []
@@ -209,7 +209,7 @@ class Queue:
             if satisfied and tenant in served and FILLED_PART * (limit - room) >= limit:
                 break
             lane = tenant.lines[program][0]
-            taken, cost = self._served(lane, program, room, first=not batch, now_s=now_s)
+            taken, cost = self._serve(lane, program, room, first=not batch, now_s=now_s)
             if not taken and lane.waits and lane.program == program:
                 break  # it has no room in this batch, and keeps its place
             batch += taken
@@ -225,7 +225,7 @@ class Queue:
             self._enter(lane)
         return batch
 
-    def _served(
+    def _serve(
         self, lane: MemoryQueue, program: Program, room: int, *, first: bool, now_s: float
     ) -> tuple[list[Job], int]:
         """What the lane has for the batch, and its cost, on its namespace's account."""
@@ -235,10 +235,10 @@ class Queue:
         self.weight -= left
         lane.tenant.weight -= left
         charged = self.part_cost if taken and taken[0].cut else cost
-        lane.tenant.account.charge(charged * self._crowds.sharing(lane.tenant.origin), least=self._least)
+        lane.tenant.account.charge(charged * self._crowds.count_sharers(lane.tenant.origin), least=self._least)
         return taken, cost
 
-    def _tenant(self, name: str, origin: Origin | None) -> Tenant:
+    def _get_tenant(self, name: str, origin: Origin | None) -> Tenant:
         """The namespace; one that was idle keeps its account, and is hardly owed anything for that time.
 
         One that is new begins behind the others of its session, as if each of them had been served before.

@@ -36,7 +36,7 @@ class Budget:
         self._accounts: set[Account] = set()
 
     @contextmanager
-    def account(self) -> Iterator["Account"]:
+    def open_account(self) -> Iterator["Account"]:
         """The account of one call, which gives back at the end of the block what it still holds."""
         account = Account(self)
         self._accounts.add(account)

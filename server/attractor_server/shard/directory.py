@@ -80,7 +80,7 @@ _WRITERS = 1
 
 
 @contextmanager
-def _owned(journal: SqlMemoryStore, name: str) -> Iterator[None]:
+def _check_ownership(journal: SqlMemoryStore, name: str) -> Iterator[None]:
     """What comes of the block is of use only if the memory was this shard's, without a break, all the time.
 
     Raises:
@@ -121,9 +121,9 @@ class MemoryDirectory:
             Conflict: the name is taken by a memory of another model, or with other settings.
             StoreFailed: it could not be made.
         """
-        await self._left(memory.name)
+        await self._wait_for_removal(memory.name)
         if self._journal is not None and memory.name not in self._catalog:
-            with _owned(self._journal, memory.name):
+            with _check_ownership(self._journal, memory.name):
                 made = await self._making.ask(memory)
             self._adopt(made)
         return self._catalog.create(
@@ -138,9 +138,9 @@ class MemoryDirectory:
             ModelGone: it was made from a model that is not served.
             StoreFailed: the store could not be asked.
         """
-        await self._left(name)
+        await self._wait_for_removal(name)
         if self._journal is not None and name not in self._catalog:
-            found = await self._found(self._journal, name)
+            found = await self._find_stored(self._journal, name)
             if found is not None and name not in self._leaving:
                 self._adopt(found)
         record = self._catalog.get(name)
@@ -159,36 +159,36 @@ class MemoryDirectory:
         return await anyio.to_thread.run_sync(question, journal, limiter=self._threads)
 
     async def remove(self, name: str) -> MemoryRecord:
-        """Takes a memory out, to be forgotten by its store; until it `left`, whoever asks for the name waits.
+        """Takes a memory out, to be forgotten by its store; until `finish_removal`, whoever asks for the name waits.
 
         Raises:
             MemoryNotFound: there is none.
         """
-        await self._left(name)
+        await self._wait_for_removal(name)
         if self._journal is not None and name not in self._catalog:
-            found = await self._found(self._journal, name)
+            found = await self._find_stored(self._journal, name)
             if found is not None and name not in self._leaving:
                 self._adopt(found)
         record = self._catalog.remove(name)
         self._leaving[name] = anyio.Event()
         return record
 
-    def left(self, name: str) -> None:
+    def finish_removal(self, name: str) -> None:
         """The store has forgotten a memory that was removed, or has failed to."""
         self._leaving.pop(name).set()
 
-    async def expired(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
+    async def find_expired(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
         """Names of up to `size` memories whose time is over, of all shards."""
         if (journal := self._journal) is None:
             return self._catalog.expired(now_s=time.time(), size=size)
         return await anyio.to_thread.run_sync(lambda: journal.expired(size=size), limiter=self._threads)
 
-    def gone(self, record: MemoryRecord) -> None:
+    def forget(self, record: MemoryRecord) -> None:
         """A memory whose time was over was forgotten."""
         if self._catalog.find(record.name) is record:
             self._catalog.remove(record.name)
 
-    async def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
+    async def list_page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
         """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
         journal = self._journal
         if journal is None:
@@ -198,7 +198,7 @@ class MemoryDirectory:
         )
         return [self._restore(one) for one in found]
 
-    def part(self, groups: Collection[int]) -> Sequence[MemoryRecord]:
+    def release(self, groups: Collection[int]) -> Sequence[MemoryRecord]:
         """The memories at hand of these groups, which are another shard's from now on."""
         return self._catalog.part(lambda name: group_of(name) in groups)
 
@@ -214,10 +214,10 @@ class MemoryDirectory:
         if stored.name not in self._catalog:
             self._catalog.adopt(self._restore(stored))
 
-    async def _found(self, journal: SqlMemoryStore, name: str) -> StoredMemory | None:
-        with _owned(journal, name):
+    async def _find_stored(self, journal: SqlMemoryStore, name: str) -> StoredMemory | None:
+        with _check_ownership(journal, name):
             return await self._finding.ask(name)
 
-    async def _left(self, name: str) -> None:
+    async def _wait_for_removal(self, name: str) -> None:
         while (event := self._leaving.get(name)) is not None:
             await event.wait()

@@ -18,7 +18,7 @@ RARELY = 100
 """Collections of the middle generation before one of all: by default 10"""
 
 
-def spare_the_loaded() -> None:
+def freeze_heap() -> None:
     """Never looks again at what there is now: torch and Ray alone are 200,000 objects, which stay for good.
 
     A full look at them took 0.12 s on a quiet machine, 0.45 s on a busy one, and nobody was answered meanwhile. Without

@@ -46,7 +46,7 @@ async def sweep(shard: Shard) -> None:
         if shard.newest is None or shard.draining.is_set():
             continue
         try:
-            for name in await shard.memories.expired():
+            for name in await shard.memories.find_expired():
                 if shard.owner(name) is None:
                     forget(shard, await shard.memories.get(name, any_model=True))
         except ServerError as error:  # tried again at the next turn
@@ -57,10 +57,10 @@ def forget(shard: Shard, record: MemoryRecord) -> None:
     """Has a memory deleted in its turn, unless it is written before that."""
     shard.check_here(record)
     job = Job.delete(record, if_expired=True)
-    job.future.add_done_callback(partial(_forgotten, shard, record))
+    job.future.add_done_callback(partial(_finish, shard, record))
     shard.batcher.add(job)
 
 
-def _forgotten(shard: Shard, record: MemoryRecord, answer: OutcomeFuture) -> None:
+def _finish(shard: Shard, record: MemoryRecord, answer: OutcomeFuture) -> None:
     if isinstance(outcome_of(answer), Deleted):
-        shard.memories.gone(record)
+        shard.memories.forget(record)

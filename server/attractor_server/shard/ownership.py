@@ -63,17 +63,17 @@ class SlotOwnership:
             if leaving := self.held.difference(wanted):
                 logger.info("parting with %d groups of slots", len(leaving))
                 self._ownership.part(leaving)
-                gone = self._memories.part(leaving)
-                busy = self._batcher.busy(gone)
+                gone = self._memories.release(leaving)
+                busy = self._batcher.find_busy(gone)
                 idle = set(gone) - busy
                 for memory in idle:
                     memory.deleted = True  # what still waits to be taken is not computed
-                self._going = self._leave(busy)
-                await _answered(self._going)
+                self._going = self._evict(busy)
+                await _wait_for(self._going)
                 try:
                     await anyio.to_thread.run_sync(self._ownership.release, leaving)
                 finally:
-                    self._leave(idle)  # only now: nobody waits for it
+                    self._evict(idle)  # only now: nobody waits for it
                 self._going = ()
             if missing := set(wanted) - self.held:
                 await self._claim(missing, seize)
@@ -106,7 +106,7 @@ class SlotOwnership:
             if lost := self._ownership.lost(look):
                 logger.warning("%d groups of slots were taken by another shard", len(lost))
                 going = [job for job in self._going if group_of(job.memory.name) in lost]
-                for job in [*self._leave(self._memories.part(lost)), *going]:
+                for job in [*self._evict(self._memories.release(lost)), *going]:
                     job.memory.deleted = True  # nothing that waits is computed
             self._ownership.trust(look)
 
@@ -125,7 +125,7 @@ class SlotOwnership:
                 await anyio.sleep(ASK_EVERY_S)
         logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
 
-    def _leave(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:
+    def _evict(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:
         """Takes these memories' pages out of the bank, each when what waits for it now is done."""
         jobs = [Job.leave(memory) for memory in memories]
         for job in jobs:
@@ -133,6 +133,6 @@ class SlotOwnership:
         return jobs
 
 
-async def _answered(jobs: Sequence[Job]) -> None:
+async def _wait_for(jobs: Sequence[Job]) -> None:
     if jobs:
         await asyncio.wait([job.future for job in jobs])

@@ -69,7 +69,7 @@ class Shard:
         self.budget = Budget(limits.request_bytes)
         names = {model.digest: name for name, model in models.items()}
         self.memories: MemoryDirectory = MemoryDirectory(
-            Catalog(), journal, lambda stored: _renamed(record_of(stored), names), digests=names
+            Catalog(), journal, lambda stored: _rename(record_of(stored), names), digests=names
         )
         self.durable = journal is not None
         self.resize: Resize | None = None
@@ -130,7 +130,7 @@ class Shard:
             )
         return None
 
-    async def arrived(self, name: str) -> None:
+    async def wait_for_arrival(self, name: str) -> None:
         """Waits for a memory that this shard is to own, and does not serve yet; not for long.
 
         Raises:
@@ -178,7 +178,7 @@ class Shard:
         if field and not self.durable:
             raise NotKept(f"{field}: this server keeps no patterns: start it without `--durable no`")
 
-    def moved_away(self, memory: MemoryRecord) -> OwnerUnreachable:
+    def moved_error(self, memory: MemoryRecord) -> OwnerUnreachable:
         """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
         told = f"memory {memory.name!r} moved to another shard; open it anew"
         if (number := self.topology.owner(memory.name)) == self.number:
@@ -192,10 +192,10 @@ class Shard:
             MovedAway: so it is.
         """
         if memory.moved:
-            raise self.moved_away(memory)
+            raise self.moved_error(memory)
 
 
-def _renamed(record: MemoryRecord, names: Mapping[str, str]) -> MemoryRecord:
+def _rename(record: MemoryRecord, names: Mapping[str, str]) -> MemoryRecord:
     """With the name that the memory's model is served by, which may be another model's by now."""
     record.model = names.get(record.model_digest, record.model)
     return record

@@ -20,7 +20,7 @@ from attractor_server.engine.pages.pattern_cache import PatternCache
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
 from attractor_server.memories.outcomes import Erased, Floats, Outcome
 from attractor_server.memories.page import Page, release
-from attractor_server.scheduling.failures import diverged, fault
+from attractor_server.scheduling.failures import describe_divergence, log_fault
 from attractor_server.scheduling.jobs import Job
 
 ERASING = 16
@@ -59,7 +59,7 @@ def _find(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
 
 def _fail(what: str, erasures: Sequence[ErasePlan], error: Exception) -> None:
     for one in erasures:
-        one.error = fault(error, what, len(erasures))
+        one.error = log_fault(error, what, len(erasures))
 
 
 def _find_kept(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
@@ -159,7 +159,7 @@ def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
     finite = dict(zip(changes, finite_rows(fast), strict=False))
     for one in erasures:
         if not all(finite[change] for change in one.changes.values()):
-            one.error = WriteDiverged(diverged(one.job, "erasing"))
+            one.error = WriteDiverged(describe_divergence(one.job, "erasing"))
     finished = [one for one in erasures if one.error is None]
     done = [change for one in finished for change in one.changes.values()]
     rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
@@ -195,7 +195,7 @@ def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
             draft.discard()
         if not isinstance(error, Exception):  # it does not go on after a stop
             raise
-        yield job, error if isinstance(error, ServerError) else fault(error, "erasing", 1)
+        yield job, error if isinstance(error, ServerError) else log_fault(error, "erasing", 1)
         return
     memory.pages[:] = [new.get(page, page) for page in memory.pages]
     memory.version, memory.patterns = outcome.version, outcome.patterns
@@ -218,7 +218,7 @@ def _change_beside(
         raise error
     fast = yield from _changed(loaded, changes)
     if not all(finite_rows(fast)[: len(changes)]):
-        raise WriteDiverged(diverged(erasure.job, "erasing"))
+        raise WriteDiverged(describe_divergence(erasure.job, "erasing"))
     for change in changes:
         new[change.page] = Page(number=change.page.number, patterns=change.left, kept=erasure.keeps(change))
     rows = [row for row, change in enumerate(changes) if not change.empties]

@@ -17,7 +17,7 @@ from attractor_server.memories.outcomes import Erased, Outcome, Stored
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import Change, Entry, WriteAck
 from attractor_server.memories.store import MemoryStore
-from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.failures import log_fault
 from attractor_server.scheduling.jobs import Job
 
 PATIENCE_S = 1.0
@@ -131,7 +131,7 @@ def _commit(keeper: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept,
 
 
 def _failure(error: Exception, memories: int) -> ServerError:
-    return error if isinstance(error, ServerError) else fault(error, "commit", memories)
+    return error if isinstance(error, ServerError) else log_fault(error, "commit", memories)
 
 
 def lose(bank: Bank, memory: MemoryRecord) -> None:

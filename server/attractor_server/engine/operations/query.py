@@ -30,7 +30,7 @@ from attractor_server.engine.operations.route import ALL, PageQuery, Routes, Sel
 from attractor_server.errors import NotKept, ReadDiverged, ServerError
 from attractor_server.memories.outcomes import Booleans, Floats, Integers, Outcome, Recalled, Recognized
 from attractor_server.memories.page import Page
-from attractor_server.scheduling.failures import diverged, fault
+from attractor_server.scheduling.failures import describe_divergence, log_fault
 from attractor_server.scheduling.jobs import Job
 
 Answer: TypeAlias = Recalled | Recognized | ServerError
@@ -74,7 +74,7 @@ def _matched(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome 
     except ServerError as error:
         return error
     except Exception as error:
-        return fault(error, "match", 1)
+        return log_fault(error, "match", 1)
 
 
 def _answered(
@@ -142,7 +142,7 @@ def _guarded(
             answers.extend(list(program(loaded, ready)))
 
     def fail(part: Sequence[PageQuery], error: Exception) -> None:
-        failed.update(dict.fromkeys([row.page for row in part], fault(error, "reading", len(part))))
+        failed.update(dict.fromkeys([row.page for row in part], log_fault(error, "reading", len(part))))
 
     at_once(by_halves(rows, work, fail))
     yield from answers
@@ -186,7 +186,7 @@ def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
             energies=None if energies is None else energies[:, part],
             pages=pages,
         )
-        yield job, some, recalled if fine or finite[part].all() else ReadDiverged(diverged(job, "reading"))
+        yield job, some, recalled if fine or finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
 
 
 def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
@@ -212,7 +212,7 @@ def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
             probability=None if probability is None else probability[part],
             pages=pages,
         )
-        yield job, some, recognized if finite[part].all() else ReadDiverged(diverged(job, "reading"))
+        yield job, some, recognized if finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
 
 
 def _values(rows: Sequence[PageQuery]) -> Floats:

@@ -17,7 +17,7 @@ from attractor_server.memories.outcomes import Floats, Outcome
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import Entry, StoredMemory, StoredPage, WriteAck
 from attractor_server.memories.store import MemoryStore
-from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.failures import log_fault
 from attractor_server.scheduling.jobs import Job
 
 
@@ -56,7 +56,7 @@ def restored(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | 
         except ServerError as error:
             settled |= dict.fromkeys(lane.jobs, error)
         except Exception as error:
-            settled |= dict.fromkeys(lane.jobs, fault(error, "restoring", 1))
+            settled |= dict.fromkeys(lane.jobs, log_fault(error, "restoring", 1))
     failed = _written_anew(loaded, [one for memory in coming.values() for one in memory.replays])
     for lane, one in coming.items():
         if (cause := next((failed[replay] for replay in one.replays if replay in failed), None)) is not None:
@@ -90,7 +90,7 @@ def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | S
             acks = loaded.keeper.told(job.memory.id, job.client_id)
             first = look_back(acks, job.client_id, job.sequence, job.digest)
         except Exception as error:
-            settled[job] = error if isinstance(error, ServerError) else fault(error, "look for repeats", 1)
+            settled[job] = error if isinstance(error, ServerError) else log_fault(error, "look for repeats", 1)
         else:
             if first is not None:
                 settled[job] = first
@@ -178,7 +178,7 @@ def _written_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Re
     failed: dict[_Replay, ServerError] = {}
 
     def fail(part: Sequence[_Replay], error: Exception) -> None:
-        failed.update(dict.fromkeys(part, fault(error, "restoring", len(part))))
+        failed.update(dict.fromkeys(part, log_fault(error, "restoring", len(part))))
 
     for turn in range(max((len(one.groups) for one in replays), default=0)):
         ready = [one for one in replays if turn < len(one.groups) and one not in failed]

@@ -20,7 +20,7 @@ from attractor_server.engine.bisection import by_halves
 from attractor_server.errors import ServerError
 from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.page import Page
-from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.failures import log_fault
 from attractor_server.scheduling.jobs import Job
 
 CHOICES = 1 << 17
@@ -124,7 +124,7 @@ def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequ
         found.update((yield from _chosen(loaded, part, cut=cut)))
 
     def fail(part: Sequence[Cues], error: Exception) -> None:
-        found.update(dict.fromkeys(part, fault(error, "choice of pages", len(part))))
+        found.update(dict.fromkeys(part, log_fault(error, "choice of pages", len(part))))
 
     for alike in chunks(cues, lambda one: len(one.values), limit=len(cues)):
         yield from by_halves(alike, work, fail)

@@ -26,7 +26,7 @@ from attractor_server.engine.operations.plans import PageWrite, StorePlan
 from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
 from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.page import Page
-from attractor_server.scheduling.failures import diverged, fault
+from attractor_server.scheduling.failures import describe_divergence, log_fault
 
 
 def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
@@ -39,7 +39,7 @@ def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
         try:
             fillings.append(StorePlan(lane))
         except Exception as error:
-            yield from dict.fromkeys(lane.jobs, fault(error, "store", 1)).items()
+            yield from dict.fromkeys(lane.jobs, log_fault(error, "store", 1)).items()
     drafts = _drafts(loaded, fillings) if lanes and lanes[0].cut else {}
     try:
         yield from _write_all(loaded, fillings, drafts, cut=lanes[0].cut if lanes else False)
@@ -97,7 +97,7 @@ def _keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Seque
         if filling.error is None and pages:
             keep_new(loaded, filling, draft, pages)
     except Exception as error:
-        filling.error = error if isinstance(error, ServerError) else fault(error, "store", 1)
+        filling.error = error if isinstance(error, ServerError) else log_fault(error, "store", 1)
 
 
 def finite_rows(fast: Tensors) -> list[bool]:
@@ -128,7 +128,7 @@ def publish(loaded: ModelState, pages: Sequence[Page], fast: Tensors) -> Mapping
     try:
         return loaded.bank.publish(pages, fast) if pages else {}
     except Exception as error:  # by which some may be there: nobody may compute them a second time
-        return dict.fromkeys(pages, fault(error, "publication", len(pages)))
+        return dict.fromkeys(pages, log_fault(error, "publication", len(pages)))
 
 
 def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
@@ -141,7 +141,7 @@ def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
 
     def fail(part: Sequence[PageWrite], error: Exception) -> None:
         for write in part:
-            write.filling.error = fault(error, "store", 1)
+            write.filling.error = log_fault(error, "store", 1)
 
     yield from by_halves(writes, work, fail)
 
@@ -157,7 +157,7 @@ def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     failed = publish(loaded, [writes[row].page for row in rows], rows_in(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
         if row not in rows:
-            write.filling.error = WriteDiverged(diverged(write.filling.jobs[0], "writing"))
+            write.filling.error = WriteDiverged(describe_divergence(write.filling.jobs[0], "writing"))
         elif write.page in failed:
             write.filling.error = failed[write.page]
         else:

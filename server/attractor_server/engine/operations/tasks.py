@@ -15,7 +15,7 @@ from attractor_server.memories.outcomes import Outcome, TaskDone, Unfinished
 from attractor_server.memories.page import release
 from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory
 from attractor_server.memories.store import MemoryStore
-from attractor_server.scheduling.failures import fault
+from attractor_server.scheduling.failures import log_fault
 from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot
 
 Made: TypeAlias = StoredMemory | Snapshot | None
@@ -49,7 +49,7 @@ class TaskRunner:
                 lose(keeper, loaded, job.memory)
             return error
         except Exception as error:
-            return fault(error, "a task", 1)
+            return log_fault(error, "a task", 1)
         self._under_way[job] = steps
         return Unfinished()
 
