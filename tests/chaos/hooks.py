@@ -36,7 +36,7 @@ Point: TypeAlias = tuple[Any, str, Literal["before", "after"]]
 
 POINTS: dict[str, Point] = {
     "before-commit": (page_rows, "apply", "after"),
-    "after-commit": (SqliteDatabase, "_light", "before"),
+    "after-commit": (SqliteDatabase, "_write_beacon", "before"),
     "after-publish": (Bank, "publish", "after"),
     "before-answer": (Engine, "run", "after"),
     "during-image": (content_rows, "_image_row", "after"),

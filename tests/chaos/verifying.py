@@ -18,7 +18,7 @@ from attractor_server.sharding.topology import Topology
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends.opening import inspect_store
 from attractor_server.storage.backends.sqlite_backend import uri_of
-from attractor_server.storage.verify import faults_in
+from attractor_server.storage.verify import find_faults
 
 TOLERANCE = 1e-4
 """Of recalled values: another batch, and a page written anew, differ by about 1e-6"""
@@ -88,7 +88,7 @@ def damage_in(data: Path, artifacts: Path) -> Sequence[str]:
     """What `attractor verify` says of a store."""
     try:
         with inspect_store(uri_of(data)) as view:
-            return [str(fault) for fault in faults_in(view, Counter(), Artifacts(artifacts, make=False))]
+            return [str(fault) for fault in find_faults(view, Counter(), Artifacts(artifacts, make=False))]
     except ServerError as error:
         return [error.message]
 

@@ -26,7 +26,7 @@ from attractor_server.storage.backends.opening import inspect_store
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.memory_store import SqlMemoryStore
-from attractor_server.storage.verify import faults_in
+from attractor_server.storage.verify import find_faults
 
 Doubles = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 MODEL = able_model("able", IMAGE)
@@ -164,7 +164,7 @@ def test_an_erase_in_many_pages_is_kept_in_parts_and_nothing_of_it_stays(kept: K
     kept.journal.purge()
     assert not kept.has(given[:PAGES])
     with inspect_store(uri_of(kept.folder)) as view:
-        assert not list(faults_in(view, Counter()))
+        assert not list(find_faults(view, Counter()))
 
 
 @pytest.mark.parametrize("operation", [Operation.STORE, Operation.ERASE])

@@ -21,7 +21,7 @@ from attractor_server.storage import offload
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends.opening import inspect_store
 from attractor_server.storage.backends.sqlite_backend import uri_of
-from attractor_server.storage.verify import faults_in
+from attractor_server.storage.verify import find_faults
 
 PAGE, PAGES = 4, 2
 GIVEN = np.random.default_rng(0).random((PAGES * PAGE + 1, *IMAGE.shape), dtype=np.float32)
@@ -65,7 +65,7 @@ async def faults(spec: ShardSpec) -> list[str]:
 def _faults(spec: ShardSpec) -> list[str]:
     assert spec.artifacts is not None
     with inspect_store(spec.store_uri) as view:
-        return [str(fault) for fault in faults_in(view, Counter(), Artifacts(spec.artifacts))]
+        return [str(fault) for fault in find_faults(view, Counter(), Artifacts(spec.artifacts))]
 
 
 async def filled(

@@ -160,7 +160,7 @@ async def test_a_store_that_comes_back_pattern_by_pattern_is_put_together_once(
 def pages_of(journal: MemoryStore, memory: int) -> int:
     """Those that the store has of a memory, though nobody reaches it."""
     assert isinstance(journal, SqlMemoryStore)
-    with journal._store.reading() as cursor:
+    with journal._store.read() as cursor:
         return number(cursor.execute("SELECT count(*) FROM pages WHERE memory = ?", (memory,)))
 
 

@@ -139,5 +139,5 @@ def verified(spec: ShardSpec, memories: int) -> None:
     """Nothing is wrong with the store, nor left in it beside so many memories."""
     told = CliRunner().invoke(main, ["verify", "--backend-store-uri", spec.store_uri, "--models", str(spec.models)])
     assert told.exit_code == 0, told.output
-    with closing(SqliteDatabase(folder_of(spec.store_uri))) as store, store.reading() as cursor:
+    with closing(SqliteDatabase(folder_of(spec.store_uri))) as store, store.read() as cursor:
         assert cursor.execute("SELECT count(*) FROM memories").fetchone() == (memories,)

@@ -145,5 +145,5 @@ async def test_without_a_store_memories_are_as_the_catalog_has_them() -> None:
 
 
 def _commits(database: SqliteDatabase) -> int:
-    with database.reading() as cursor:
+    with database.read() as cursor:
         return int(str(cursor.execute("SELECT value FROM counters WHERE name = 'commits'").fetchall()[0][0]))

@@ -141,7 +141,7 @@ def test_large_images_are_outside_and_small_ones_inside(kept: Kept) -> None:
     kept.store(small, image=SMALL)
     assert (kept.image(large), kept.image(small)) == (LARGE, SMALL)
     assert len(kept.objects) == 1
-    with kept.database.reading() as cursor:
+    with kept.database.read() as cursor:
         assert number(cursor.execute("SELECT count(*) FROM images WHERE weights IS NULL")) == 1
     assert "2 images; nothing wrong" in kept.verified().output
 

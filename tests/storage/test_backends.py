@@ -48,7 +48,7 @@ def test_a_transaction_that_fails_changes_nothing(store: Store) -> None:
     with pytest.raises(StoreFailed, match="changed nothing"), store.transaction() as cursor:
         cursor.execute("INSERT INTO counters VALUES ('mine', 1)")
         cursor.execute("INSERT INTO counters VALUES ('mine', 2)").fetchall()
-    with store.reading() as cursor:
+    with store.read() as cursor:
         assert number(cursor.execute("SELECT count(*) FROM counters WHERE name = 'mine'")) == 0
 
 
@@ -57,7 +57,7 @@ def test_what_is_committed_is_seen_by_all_and_purging_takes_nothing_of_it(store:
         cursor.executemany("INSERT INTO counters VALUES (?, ?)", [("one", 1), ("two", 2), ("three", 3)])
     store.purge()
     statement = "SELECT value FROM counters WHERE name IN ('one', 'two', 'three') ORDER BY value"
-    with closing(open_store(backend_uri)) as other, other.reading() as cursor:
+    with closing(open_store(backend_uri)) as other, other.read() as cursor:
         assert [value for (value,) in cursor.execute(statement).fetchall()] == [1, 2, 3]
     with inspect_store(backend_uri) as view:
         assert [value for (value,) in view.cursor.execute(statement)] == [1, 2, 3]
@@ -99,5 +99,5 @@ def test_a_copy_is_a_store_in_a_folder_or_is_refused_in_words(store: Store, back
         assert "copies" in refusal
         assert not target.exists()
         return
-    with closing(open_store(uri_of(target))) as copy, copy.reading() as cursor:
+    with closing(open_store(uri_of(target))) as copy, copy.read() as cursor:
         assert number(cursor.execute("SELECT value FROM counters WHERE name = 'mine'")) == 7

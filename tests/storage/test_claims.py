@@ -210,9 +210,9 @@ STOPPED = """
 import sys, time
 from pathlib import Path
 from attractor_server.storage.backends.sqlite import SqliteDatabase
-from attractor_server.storage.claims import whole
+from attractor_server.storage.claims import claim_all
 database = SqliteDatabase(Path(sys.argv[1]))
-whole(database, "shard-0")
+claim_all(database, "shard-0")
 with database.transaction():
     print("within", flush=True)
     time.sleep(60)
@@ -232,9 +232,9 @@ LARGE = """
 import sys, time
 from pathlib import Path
 from attractor_server.storage.backends.sqlite import SqliteDatabase
-from attractor_server.storage.claims import whole
+from attractor_server.storage.claims import claim_all
 much = b"x" * (512 << 20)  # which takes its system a while to take back
-whole(SqliteDatabase(Path(sys.argv[1])), "shard-0")
+claim_all(SqliteDatabase(Path(sys.argv[1])), "shard-0")
 print("owner", flush=True)
 time.sleep(60)
 """

@@ -20,5 +20,5 @@ def test_a_full_disk_is_told_at_once_and_not_to_be_repeated(tmp_path: Path) -> N
         status = encode_status(full.value)
         assert (status.code, "its disk is full" in status.message) == (8, True)
         assert str(tmp_path) not in status.message
-        with store.reading() as cursor:
+        with store.read() as cursor:
             assert cursor.execute("SELECT count(*) FROM counters").fetchone() == (1,)

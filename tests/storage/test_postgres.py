@@ -198,7 +198,7 @@ def test_a_commit_of_a_paused_owner_makes_its_successor_wait_and_is_cut_off(uri:
             claimed.set()
 
         successor = threading.Thread(target=claim)
-        with first._changing(memories=[memory.id]) as cursor:
+        with first._change(memories=[memory.id]) as cursor:
             successor.start()
             assert not claimed.wait(0.5)
             cursor.execute("UPDATE memories SET version = 7 WHERE id = ?", (memory.id,))
@@ -232,7 +232,7 @@ def test_of_two_that_leave_shared_contents_at_a_time_the_second_takes_them_away(
                 thread.start()
             for thread in threads:
                 thread.join(WAIT_S)
-        with one.reading() as cursor:
+        with one.read() as cursor:
             assert cursor.execute(
                 "SELECT (SELECT count(*) FROM contents), (SELECT count(*) FROM entries)"
             ).fetchone() == (
@@ -266,18 +266,18 @@ def test_shards_that_start_together_make_the_tables_once(uri: str) -> None:
 
 
 def test_commits_wait_for_the_disk_whatever_the_database_says(uri: str) -> None:
-    with closing(PostgresDatabase(f"{uri}%20-c%20synchronous_commit%3Doff")) as store, store.reading() as cursor:
+    with closing(PostgresDatabase(f"{uri}%20-c%20synchronous_commit%3Doff")) as store, store.read() as cursor:
         assert cursor.execute("SELECT current_setting('synchronous_commit')").fetchone() == ("on",)
 
 
 def test_a_second_server_of_a_database_is_refused_and_told_who_has_it(postgres: PostgresServer) -> None:
     uri = postgres.store()
-    with postgres_lock.held(uri), postgres_lock.held(postgres.store()):
+    with postgres_lock.lock_database(uri), postgres_lock.lock_database(postgres.store()):
         result = CliRunner().invoke(main, ["serve", "--backend-store-uri", uri, "--port", "0"])
         assert result.exit_code == 2
         assert result.stderr.startswith("attractor: backend_store_uri: saw postgresql://127.0.0.1:")
         assert f"process {os.getpid()} on" in result.stderr
-    with postgres_lock.held(uri):
+    with postgres_lock.lock_database(uri):
         pass
 
 
@@ -294,9 +294,9 @@ def test_the_lock_of_a_server_whose_connection_is_cut_is_taken_anew(
 
     monkeypatch.setattr(postgres_lock._Lock, "take", take)
     uri = postgres.store()
-    with postgres_lock.held(uri):
+    with postgres_lock.lock_database(uri):
         assert taken.acquire(timeout=20)
         postgres.cut_off()
         assert taken.acquire(timeout=20)
-        with pytest.raises(SettingsError, match="where a server stores already"), postgres_lock.held(uri):
+        with pytest.raises(SettingsError, match="where a server stores already"), postgres_lock.lock_database(uri):
             pass

@@ -21,7 +21,7 @@ from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.memory_store import PARTS_LIMIT, SqlMemoryStore
 from attractor_server.storage.tables import imports as import_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
-from attractor_server.storage.verify import faults_in
+from attractor_server.storage.verify import find_faults
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(jou
 
 def take_many(journal: SqlMemoryStore, memory: int, tags: Iterable[str]) -> None:
     """Takes snapshots in one transaction: each in its own would wait for the disk."""
-    with journal._changing() as cursor:
+    with journal._change() as cursor:
         for tag in tags:
             snapshot_rows.snapshot(cursor, memory, tag, now_s=0.0)
 
@@ -218,7 +218,7 @@ def test_a_memory_with_some_snapshots_is_deleted_in_few_statements(tmp_path: Pat
         with counted(database) as steps:
             journal.delete(memory.id)
         assert len(steps) < 40
-        with database.reading() as cursor:
+        with database.read() as cursor:
             names = [name for (name,) in cursor.execute("SELECT name FROM memories ORDER BY name")]
             unused = cursor.execute(
                 "SELECT count(*) FROM contents WHERE id NOT IN (SELECT content FROM pages)"
@@ -277,7 +277,7 @@ def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
         portions += 1
     assert portions > PARTS_LIMIT // 16
     with inspect_store(uri_of(tmp_path)) as view:
-        assert not list(faults_in(view, Counter()))
+        assert not list(find_faults(view, Counter()))
     on_disk.forget_unreached(memory.id)
     assert found(on_disk, "a").id == again.id
     assert [one.tag for one in on_disk.snapshots(again.id)] == ["t1"]

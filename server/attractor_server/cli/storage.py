@@ -16,7 +16,7 @@ from attractor_server.storage.backends.base import Fault
 from attractor_server.storage.backends.opening import backend_of, inspect_store
 from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.backends.sqlite_copy import ARTIFACTS
-from attractor_server.storage.verify import Found, faults_in, pages_in
+from attractor_server.storage.verify import Found, find_faults, load_pages
 
 if TYPE_CHECKING:
     from attractor_server.engine.operations.replay import Replay
@@ -47,9 +47,9 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
         seen: Counter[str] = Counter()
         artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
         with inspect_store(settings.store_uri) as view:
-            faults = _told(faults_in(view, seen, artifacts))
+            faults = _told(find_faults(view, seen, artifacts))
             if replay:
-                pages = pages_in(view.cursor, artifacts)
+                pages = load_pages(view.cursor, artifacts)
                 faults += _told(_replayed(pages, _replay(settings), tolerance, seen))
         read = ", ".join(f"{seen[what]} {what}" for what in ("memories", "pages", "entries", "images"))
         anew = f", {seen['written anew']} pages written anew" if replay else ""
@@ -74,7 +74,7 @@ def backup(target: Path, config: Path | None, **flags: str | None) -> None:
         faults = _told(iter(backend.copy(settings.store_uri, target, artifacts)))
         with inspect_store(uri_of(target)) as view:
             copied = None if artifacts is None else Artifacts(target / ARTIFACTS)
-            faults += _told(faults_in(view, Counter(), copied))
+            faults += _told(find_faults(view, Counter(), copied))
         if faults:
             click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
             sys.exit(1)

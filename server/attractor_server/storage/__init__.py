@@ -1,1 +1,1 @@
-"""What the server remembers of memories beside their weights; no torch."""
+"""The backend store: memories in a database, and what is too large for its rows in an artifact store."""

@@ -1,4 +1,4 @@
-"""The artifact store: what is too large for a row of the backend store, as objects in a folder or a bucket."""
+"""The artifact store: objects in a folder or a bucket, too large for a row of the backend store."""
 
 import hashlib
 import os
@@ -39,17 +39,17 @@ class Artifacts:
         self._place = place
         self._folder = place if isinstance(place, Path) else None
         try:
-            self._store = _opened(place, make=make)
+            self._store = _open(place, make=make)
         except (BaseError, OSError, ValueError) as error:
             raise SettingsError(
-                f"artifact_store: saw {str(place)!r}: {_first(error)}; expected a folder, or {', '.join(SCHEMES)}…"
+                f"artifact_store: saw {str(place)!r}: {_first_line(error)}; expected a folder, or {', '.join(SCHEMES)}…"
             ) from error
 
     def __str__(self) -> str:
         return str(self._place)
 
     def put(self, kind: str, content: bytes) -> str:
-        """Keeps an object; its location. It was read back, and is on the disk, at return.
+        """Keep an object, and return its location. It was read back, and is on the disk, at return.
 
         Raises:
             StoreFailed: it could not be kept.
@@ -60,12 +60,12 @@ class Artifacts:
         return location
 
     def put_at(self, location: str, content: bytes) -> None:
-        """Keeps an object under a name that no other content ever has. It was read back, and is on the disk, at return.
+        """Keep an object at a location that no other content ever has. It was read back, and is on the disk, at return.
 
         Raises:
             StoreFailed: it could not be kept.
         """
-        with self._told(location):
+        with self._translate_errors(location):
             obstore.put(self._store, location, content)
             if bytes(obstore.get(self._store, location).bytes()) != content:
                 raise StoreFailed(
@@ -76,7 +76,7 @@ class Artifacts:
                 _synchronise(self._folder, location)
 
     def get(self, location: str) -> bytes:
-        """The object that was put there.
+        """Return the object that was put there.
 
         Raises:
             StoreDamaged: it is gone, or not what was put there.
@@ -95,24 +95,24 @@ class Artifacts:
         return content
 
     def find(self, location: str) -> bytes | None:
-        """The object as it is there, or None.
+        """Return the object as it is there, or None.
 
         Raises:
             StoreFailed: the store cannot be read.
         """
-        with self._told(location):
+        with self._translate_errors(location):
             try:
                 return bytes(obstore.get(self._store, location).bytes())
             except FileNotFoundError:
                 return None
 
     def has(self, location: str) -> bool:
-        """Whether there is an object.
+        """Return whether there is an object.
 
         Raises:
             StoreFailed: the store cannot be asked.
         """
-        with self._told(location):
+        with self._translate_errors(location):
             try:
                 obstore.head(self._store, location)
             except FileNotFoundError:
@@ -120,41 +120,41 @@ class Artifacts:
             return True
 
     def delete(self, locations: Sequence[str]) -> None:
-        """Forgets objects; those that are gone already are none too many.
+        """Delete objects; some may be gone already.
 
         Raises:
             StoreFailed: one may be left.
         """
         for location in locations:
-            with self._told(location):
+            with self._translate_errors(location):
                 try:
                     obstore.delete(self._store, location)
                 except FileNotFoundError:
                     continue
 
     def locations(self, kind: str, *, before: datetime) -> Iterator[str]:
-        """Those of all objects of a kind that were put there before that time.
+        """Yield the locations of all objects of a kind that were put there before that time.
 
         Raises:
             StoreFailed: they cannot be listed.
         """
-        with self._told(kind):
+        with self._translate_errors(kind):
             for portion in obstore.list(self._store, kind):
                 yield from (one["path"] for one in portion if one["last_modified"] < before)
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Errors of the object store, and of the system, as ours."""
+    def _translate_errors(self, what: str) -> Iterator[None]:
+        """Raise errors of the object store, and of the system, as StoreFailed."""
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
             raise StoreFailed(
-                f"the artifact store {self} failed at {what}: {_first(error)}; try again",
+                f"the artifact store {self} failed at {what}: {_first_line(error)}; try again",
                 told=f"the artifact store failed at {what}; try again in a moment",
             ) from error
 
 
-def _opened(place: Path | str, *, make: bool) -> ObjectStore:
+def _open(place: Path | str, *, make: bool) -> ObjectStore:
     if isinstance(place, Path):
         if make:
             make_folder(place)
@@ -169,7 +169,7 @@ def _opened(place: Path | str, *, make: bool) -> ObjectStore:
 
 
 def _synchronise(folder: Path, location: str) -> None:
-    """The object, and each folder on the way to it: object stores on a local disk do not."""
+    """Put the object, and each folder on the way to it, on the disk: object stores on a local disk do not."""
     path = folder / location
     for one in (path, *path.parents):
         file = os.open(one, os.O_RDONLY | os.O_CLOEXEC)
@@ -181,8 +181,8 @@ def _synchronise(folder: Path, location: str) -> None:
             return
 
 
-def _first(error: Exception) -> str:
-    """Its first line: the rest is about the library."""
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error: the rest is about the library."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Which groups of slots a shard owns: claimed in the store, checked in each transaction, trusted for a lease."""
+"""Claims of a shard on groups of slots: made in the store, checked in each transaction, trusted for a lease."""
 
 import math
 import sys
@@ -21,7 +21,7 @@ ENDING_S, ASK_EVERY_S = 2.0, 0.01
 
 
 def monotonic_s() -> float:
-    """A clock that only goes forward, also while the machine sleeps, if it has such a one."""
+    """Return the time of a clock that only goes forward, also while the machine sleeps, if it has such a one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
@@ -43,7 +43,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class ClaimsView:
-    """What the store said at one time."""
+    """Claims as the store had them at one time."""
 
     started_s: float
     lost: Mapping[int, int]
@@ -85,12 +85,12 @@ class Claims:
         return self._clock() < self._looked_s + self.lease_s
 
     def serves(self, name: str) -> bool:
-        """Whether this shard may answer for the memory of that name."""
+        """Return whether this shard may answer for the memory of that name."""
         claim = self._claims.get(group_of(name))
         return claim is not None and not claim.parting and claim.serves_from_s <= self._clock() and self.fresh
 
     def epoch(self, name: str) -> int:
-        """Under which the memory of that name is this shard's.
+        """Return the epoch of this shard's claim on the memory of that name.
 
         Raises:
             OwnerChanged: it is not.
@@ -101,7 +101,7 @@ class Claims:
         return claim.epoch
 
     def check(self, cursor: Cursor, names: Iterable[str]) -> None:
-        """Makes sure, within a transaction, that the memories of those names are this shard's.
+        """Make sure, within a transaction, that the memories of those names are this shard's.
 
         Raises:
             OwnerChanged: one of them is not.
@@ -114,12 +114,12 @@ class Claims:
                 raise OwnerChanged(f"{self._owner.shard} lost a group of slots to another shard; try again in a moment")
 
     def free(self, groups: Collection[int]) -> Collection[int]:
-        """Those of the groups that nobody has, or whose owner is known to have ended."""
-        with self._store.reading() as cursor:
+        """Return those of the groups that nobody has, or whose owner is known to have ended."""
+        with self._store.read() as cursor:
             return {row.group for row in group_rows.load_all(cursor) if row.group in groups and row.is_free}
 
     def claim(self, groups: Collection[int], *, seize: Collection[int] = ()) -> None:
-        """Takes those of the groups that nobody has, or whose owner is known to have ended; of `seize` all.
+        """Take those of the groups that nobody has, or whose owner is known to have ended; of `seize` all.
 
         What is taken from an owner that may be alive, is served when that one's lease must have ended.
 
@@ -139,13 +139,13 @@ class Claims:
             self._claims = {**self._claims, **claims}
 
     def part(self, groups: Collection[int]) -> None:
-        """Takes nothing new for these groups; what was accepted can still be committed."""
+        """Take nothing new for these groups; what was accepted can still be committed."""
         with self._replacing:
             parting = {group: replace(self._claims[group], parting=True) for group in self.held.intersection(groups)}
             self._claims = {**self._claims, **parting}
 
     def release(self, groups: Collection[int]) -> None:
-        """Lets whoever is next have these groups at once."""
+        """Let the next owner have these groups at once."""
         # In the order of groups, as all who lock several rows: no two can wait for each other.
         claims = [(claim.epoch, group) for group, claim in sorted(self._claims.items()) if group in groups]
         with self._store.transaction(reserved=True) as cursor:
@@ -153,30 +153,30 @@ class Claims:
         self._forget({group: epoch for epoch, group in claims})
 
     def look(self) -> ClaimsView:
-        """Which claims hold. Nothing follows from that before it is trusted."""
+        """Read which claims hold. Nothing follows from that before it is trusted."""
         claims, started_s = self._claims, self._clock()
-        with self._store.reading() as cursor:
+        with self._store.read() as cursor:
             found = group_rows.load_epochs(cursor, range(GROUPS))
         with suppress(StoreFailed):  # which the next look makes up for
             self._settle({group: one for group, one in claims.items() if one.waits and one.serves_from_s <= started_s})
         return ClaimsView(started_s, {group: one.epoch for group, one in claims.items() if found[group] != one.epoch})
 
     def lost(self, look: ClaimsView) -> Collection[int]:
-        """The groups that this shard still believed to have, and has not."""
+        """Return the groups that this shard still believed to have, and has not."""
         claims = self._claims
         return {group for group, epoch in look.lost.items() if group in claims and claims[group].epoch == epoch}
 
     def trust(self, look: ClaimsView) -> None:
-        """Renews the lease, once nothing that was lost can be answered for any more."""
+        """Renew the lease, once nothing that was lost can be answered for any more."""
         self._forget(look.lost)
         self._looked_s = max(self._looked_s, look.started_s)
 
     def close(self) -> None:
-        """Leaves the store; claims stay as they are."""
+        """Leave the store; claims stay as they are."""
         self._store.close()
 
     def _take(self, groups: Collection[int], seize: Collection[int]) -> tuple[list[tuple[int, int]], set[int]]:
-        """The groups that were taken with their epochs, and those among them that have to wait."""
+        """Take groups; return them with their epochs, and those among them that have to wait."""
         taken, waiting = [], set[int]()
         with self._store.transaction(reserved=True) as cursor:
             for row in group_rows.load_all(cursor, self._store.claiming):
@@ -193,12 +193,12 @@ class Claims:
         return taken, waiting
 
     def _forget(self, epochs: Mapping[int, int]) -> None:
-        """These groups, where they have not been claimed anew since."""
+        """Forget the claims on these groups, where they have not been claimed anew since."""
         with self._replacing:
             self._claims = {group: one for group, one in self._claims.items() if epochs.get(group) != one.epoch}
 
     def _settle(self, claims: Mapping[int, Claim]) -> None:
-        """Tells the store, of groups whose wait is over, that whoever takes them from here need not wait for others."""
+        """Note in the store that the wait for these groups is over: the next owner waits for this shard alone."""
         if not claims:
             return
         with self._store.transaction(reserved=True) as cursor:
@@ -213,19 +213,19 @@ class Claims:
             self._claims = {**self._claims, **settled}
 
 
-def whole(store: Store, shard: str) -> Claims:
-    """Everything, taken from whoever had it: for a shard that is alone with its store."""
+def claim_all(store: Store, shard: str) -> Claims:
+    """Claim all groups, whoever had them: for a shard that is alone with its store."""
     ownership = Claims(store, Incarnation.here(shard))
     ownership.claim(range(GROUPS), seize=range(GROUPS))
     return ownership
 
 
 def end_owners(store: Store, groups: Collection[int] = range(GROUPS)) -> None:
-    """Ends the processes that have these groups: a stopped one can hold the lock of the store for ever.
+    """End the processes that have these groups: a stopped one can hold the lock of the store for ever.
 
     Returns when they are gone, or cannot be made to go: a killed process lets go of its files before it is over.
     """
-    with store.reading() as cursor:
+    with store.read() as cursor:
         owners = {row.owner for row in group_rows.load_all(cursor) if row.group in groups and row.owner}
     ended = [owner for owner in owners if owner.end()]
     end_s = time.monotonic() + ENDING_S

@@ -1,4 +1,4 @@
-"""What the backend store's databases have in common: cursors that take the same statements.
+"""Protocols of the backend store's databases, whose cursors take the same statements.
 
 Statements are in what SQLite and PostgreSQL both speak, with `?` where a value goes.
 """
@@ -12,7 +12,7 @@ FAILED: Final = "the store failed and changed nothing; try again in a moment"
 FULL: Final = "the store failed and changed nothing: its disk is full; make room on it, or delete memories"
 
 DAMAGED: Final = "the store is damaged; restore it from a backup"
-"""What clients are told, without the place of the store and the words of its database"""
+"""Messages for clients, without the place of the store and the words of its database"""
 
 Value: TypeAlias = int | float | str | bytes | None
 
@@ -26,22 +26,22 @@ class Cursor(Protocol):
     """Runs statements in the transaction that is open."""
 
     def execute(self, statement: str, values: Row = ..., /) -> "Cursor":
-        """Runs it; what it yields is to be fetched."""
+        """Run a statement; its rows are to be fetched."""
 
     def executemany(self, statement: str, rows: Sequence[Row], /) -> object:
-        """Runs it for each row of values."""
+        """Run a statement for each row of values."""
 
     def fetchone(self) -> Any:  # noqa: ANN401 - columns of any types
-        """The next row, or None."""
+        """Return the next row, or None."""
 
     def fetchall(self) -> list[Any]:
-        """The rows that are left."""
+        """Return the rows that are left."""
 
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class Store(Protocol):
-    """A database that the journal's tables are in."""
+    """A database that has the tables of memories."""
 
     @property
     def locking(self) -> str:
@@ -52,27 +52,27 @@ class Store(Protocol):
         """Ends a SELECT in a transaction that will change these rows, and waits for others that would."""
 
     def transaction(self, *, reserved: bool = False) -> AbstractContextManager[Cursor]:
-        """Everything in the block, or nothing; on the disk when the block has ended.
+        """Apply everything in the block, or nothing; it is on the disk when the block has ended.
 
         One that is `reserved` makes room, or is needed before any is made: it succeeds on a disk that is full for
         others, where the database can see to that.
         """
 
     def is_short(self) -> bool:
-        """Whether its disk is so full that no more should be deleted in one transaction than must be."""
+        """Return whether its disk is so full that no more should be deleted in one transaction than must be."""
 
-    def reading(self) -> AbstractContextManager[Cursor]:
-        """A cursor for queries, as one view of the store."""
+    def read(self) -> AbstractContextManager[Cursor]:
+        """Give a cursor for queries, as one view of the store."""
 
     def purge(self) -> None:
-        """Leaves no byte of what was deleted in the files, as far as the database can, and nobody else is busy."""
+        """Leave no byte of what was deleted in the files, as far as the database can, and nobody else is busy."""
 
     def close(self) -> None:
-        """Leaves the store."""
+        """Leave the store."""
 
 
 def several(rows: Sequence[Row]) -> tuple[str, Row]:
-    """What stands behind VALUES for these rows, and the values.
+    """Return the text behind VALUES for these rows, and the values.
 
     The last is repeated up to a power of two, so that there are few different statements.
     """
@@ -82,5 +82,5 @@ def several(rows: Sequence[Row]) -> tuple[str, Row]:
 
 
 def number(cursor: Cursor) -> int:
-    """The single number that a statement yields."""
+    """Return the single number that a statement yields."""
     return int(cursor.fetchall()[0][0])

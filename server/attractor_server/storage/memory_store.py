@@ -1,4 +1,4 @@
-"""Memories in the backend store: made, changed in groups, found again after a restart, copied, and forgotten."""
+"""Memories in the backend store: created, changed in groups, copied, and deleted."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from attractor_server.memories.records import (
 )
 from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.storage.artifacts import Artifacts
-from attractor_server.storage.claims import Claims, whole
+from attractor_server.storage.claims import Claims, claim_all
 from attractor_server.storage.database import Cursor, Store
 from attractor_server.storage.memory_reader import SqlMemoryReader
-from attractor_server.storage.offload import put_outside, swept
+from attractor_server.storage.offload import offload_images, sweep
 from attractor_server.storage.secret import secret_of
 from attractor_server.storage.tables import calls as call_rows
 from attractor_server.storage.tables import imports as import_rows
@@ -41,28 +41,28 @@ class SqlMemoryStore(SqlMemoryReader):
     """
 
     def __init__(self, store: Store, ownership: Claims | None = None, *, artifacts: Artifacts | None = None) -> None:
-        """Changes what the `ownership` claims; without one everything, which no older journal can change any more.
+        """Change what the `ownership` claims; without one everything, which no older store object can change any more.
 
         Large images go to `artifacts`, if there are any.
         """
         super().__init__(store, artifacts=artifacts)
-        self.ownership = ownership or whole(store, "shard-0")
+        self.ownership = ownership or claim_all(store, "shard-0")
 
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
-        """The memories of those names, made now where there is none."""
+        """Return the memories of those names, made now where there is none."""
         now_s = time.time()
-        with self._changing(names=[memory.name for memory in memories]) as cursor:
+        with self._change(names=[memory.name for memory in memories]) as cursor:
             for memory in memories:
                 memory_rows.make(cursor, memory, now_s=now_s)
-            found = [memory_rows.found(cursor, memory.name) for memory in memories]
+            found = [memory_rows.find(cursor, memory.name) for memory in memories]
         return [memory for memory in found if memory is not None]
 
     def secret(self) -> str:
-        """What only those know who can read the store."""
+        """Return the secret that only those know who can read the store."""
         return secret_of(self._store)
 
     def delete(self, memory: int, *, call: Call | None = None) -> None:
-        """Forgets a memory and its snapshots: no byte that only they had stays in the files.
+        """Forget a memory and its snapshots: no byte that only they had stays in the files.
 
         Nothing is done where the call is a repeat: it deleted one of that name before.
         """
@@ -72,13 +72,13 @@ class SqlMemoryStore(SqlMemoryReader):
             self.forget_unreached(memory)
 
     def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
-        """Forgets a memory; one with many pages or snapshots is nobody's from then on, and to be shortened. Whether so.
+        """Forget a memory; return True if it is large, out of reach from now on, and to be shortened.
 
         False, with nothing done, where the call is a repeat: it deleted one of that name before.
         """
         parts = 1 if self._store.is_short() else PARTS_LIMIT
-        with self._changing(memories=[memory], reserved=True) as cursor:
-            if call_rows.found(cursor, call) is not None:
+        with self._change(memories=[memory], reserved=True) as cursor:
+            if call_rows.find(cursor, call) is not None:
                 return False
             more = snapshot_rows.is_large(cursor, memory, parts=parts, pages=min(parts, PAGES_LIMIT))
             if more:
@@ -91,26 +91,26 @@ class SqlMemoryStore(SqlMemoryReader):
         return more
 
     def commit(self, changes: Sequence[Change]) -> None:
-        """All these changes or none. Of a memory that is no more nothing is kept."""
-        now_s, changes = time.time(), put_outside(changes, self._artifacts)
+        """Apply all these changes or none. Changes of a deleted memory are dropped."""
+        now_s, changes = time.time(), offload_images(changes, self._artifacts)
         reserved = all(change.erases for change in changes)
-        with self._changing(memories=[change.memory for change in changes], reserved=reserved) as cursor:
+        with self._change(memories=[change.memory for change in changes], reserved=reserved) as cursor:
             for apart in memory_rows.split_by_memory(changes):
-                there = memory_rows.counted(cursor, apart, now_s=now_s)
+                there = memory_rows.update_counts(cursor, apart, now_s=now_s)
                 page_rows.apply(cursor, there)
-                memory_rows.tell(cursor, there)
+                memory_rows.save_acks(cursor, there)
                 for change in there:
                     call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
         if any(change.dropped or change.emptied for change in changes):
-            swept(self._store, self._artifacts)
+            sweep(self._store, self._artifacts)
 
     def purge(self) -> None:
-        """Leaves no byte of what changes took away in the files, once no other shard reads the log."""
+        """Leave no byte of what changes took away in the files, once no other shard reads the log."""
         self._store.purge()
-        swept(self._store, self._artifacts)
+        sweep(self._store, self._artifacts)
 
     def fork(self, memory: int, name: str, *, tag: str = "", call: Call | None = None) -> StoredMemory:
-        """A memory of that name with all that the first one has, or had at a snapshot; pages are shared until written.
+        """Make a memory with all that the first one has, or had at a snapshot; pages are shared until written.
 
         One that was made so before, and not written since, is returned as it is.
 
@@ -118,57 +118,57 @@ class SqlMemoryStore(SqlMemoryReader):
             NameTaken: by another memory.
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing(memories=[memory]) as cursor:
+        with self._change(memories=[memory]) as cursor:
             made = snapshot_rows.fork(cursor, memory, name, tag=tag, now_s=time.time())
             call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
 
     def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
-        """Keeps the memory as it is now under a tag; one of that tag and version is returned as it is.
+        """Keep the memory as it is now under a tag; one of that tag and version is returned as it is.
 
         Raises:
             TagTaken: by another version.
         """
-        with self._changing(memories=[memory]) as cursor:
+        with self._change(memories=[memory]) as cursor:
             made = snapshot_rows.snapshot(cursor, memory, tag, now_s=time.time())
             call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
 
     def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
-        """Makes the memory what it was at a snapshot; the version has grown by one.
+        """Make the memory what it was at a snapshot; the version has grown by one.
 
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing(memories=[memory]) as cursor:
+        with self._change(memories=[memory]) as cursor:
             restored = snapshot_rows.restore(cursor, memory, tag, now_s=time.time())
             call_rows.note(cursor, call, restored, now_s=time.time())
-        swept(self._store, self._artifacts)
+        sweep(self._store, self._artifacts)
         return restored
 
     def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
-        """Forgets a snapshot.
+        """Forget a snapshot.
 
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._changing(memories=[memory], reserved=True) as cursor:
+        with self._change(memories=[memory], reserved=True) as cursor:
             snapshot_rows.delete(cursor, snapshot_rows.snapshot_id(cursor, memory, tag))
             call_rows.note(cursor, call, Done(0, 0), now_s=time.time())
         self.purge()
 
     def forget_hidden(self, name: str, tag: str) -> None:
-        """Forgets a snapshot of that memory which was taken to be read once, if there is one."""
-        with self._store.reading() as cursor:
-            memory = snapshot_rows.reading_once(cursor, name, tag)
+        """Forget a snapshot of that memory which was taken to be read once, if there is one."""
+        with self._store.read() as cursor:
+            memory = snapshot_rows.find_id(cursor, name, tag)
         if memory is not None:
             self.forget_unreached(memory)
 
     def forget_leftovers(self) -> Iterator[None]:
-        """Forgets what exports, deletions and changes have left whose server died; stops after each part of it."""
+        """Forget what exports, deletions and changes have left whose server died; stop after each part of it."""
         while True:
             now_s = time.time()
-            with self._store.reading() as cursor:
+            with self._store.read() as cursor:
                 found = [
                     *snapshot_rows.leftovers(cursor, before_s=now_s - snapshot_rows.HIDDEN_FOR_S),
                     *import_rows.leftovers(cursor, now_s=now_s),
@@ -182,30 +182,30 @@ class SqlMemoryStore(SqlMemoryReader):
                 yield
 
     def forget_unreached(self, memory: int) -> None:
-        """Forgets a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
-        with self._changing(reserved=True) as cursor:
+        """Forget a snapshot that was taken to be read once, or what came of an import: they are no shard's."""
+        with self._change(reserved=True) as cursor:
             snapshot_rows.delete(cursor, memory)
         self._store.purge()
 
     def begin_import(self, memory: StoredMemory) -> int:
-        """The number of a memory like that one, which nobody reaches and which has no pages yet."""
-        with self._changing() as cursor:
+        """Begin a draft: a memory like that one, which nobody reaches and which has no pages yet. Return its number."""
+        with self._change() as cursor:
             return import_rows.begin(cursor, memory, now_s=time.time())
 
     def add_imported(self, change: Change) -> None:
-        """Gives pages to a memory that is being imported."""
-        changes = put_outside([change], self._artifacts)
-        with self._changing() as cursor:
+        """Give pages to a draft."""
+        changes = offload_images([change], self._artifacts)
+        with self._change() as cursor:
             page_rows.apply(cursor, changes)
 
     def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:
-        """Makes a memory that was imported be reached by that name; in a repeat, the one that the call made before.
+        """Give a draft its name, by which it is reached; in a repeat, return the memory that the call made before.
 
         Raises:
             NameTaken: by another memory.
         """
-        with self._changing() as cursor:
-            if call_rows.found(cursor, call) is not None and (before := memory_rows.found(cursor, name)) is not None:
+        with self._change() as cursor:
+            if call_rows.find(cursor, call) is not None and (before := memory_rows.find(cursor, name)) is not None:
                 snapshot_rows.delete(cursor, memory)
                 return before
             made = import_rows.end(cursor, memory, name)
@@ -213,48 +213,48 @@ class SqlMemoryStore(SqlMemoryReader):
         return made
 
     def end_rebuild(self, draft: int, change: Change) -> None:
-        """Applies the change, and gives its memory the pages of the draft, which was made as an import is.
+        """Apply the change, and give its memory the pages of the draft, which was made as an import is.
 
         The old ones are the draft's then, which nobody reaches, to be forgotten.
         """
         now_s = time.time()
-        with self._changing(memories=[change.memory]) as cursor:
+        with self._change(memories=[change.memory]) as cursor:
             import_rows.exchange(cursor, change.memory, draft)
             import_rows.abandon(cursor, draft, now_s=now_s)
-            memory_rows.counted(cursor, [change], now_s=now_s)
+            memory_rows.update_counts(cursor, [change], now_s=now_s)
             call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
 
     def end_change(self, draft: int, change: Change) -> None:
-        """Applies the change, and gives its memory the pages of the draft in the place of those of these numbers.
+        """Apply the change, and give its memory the pages of the draft in the place of those of these numbers.
 
         What was in their place, and what the change drops, is the draft's then, which nobody reaches, to be forgotten.
         """
         now_s = time.time()
-        (kept,) = put_outside([replace(change, dropped=())], self._artifacts)
-        with self._changing(memories=[change.memory]) as cursor:
-            if there := memory_rows.counted(cursor, [kept], now_s=now_s):
+        (kept,) = offload_images([replace(change, dropped=())], self._artifacts)
+        with self._change(memories=[change.memory]) as cursor:
+            if there := memory_rows.update_counts(cursor, [kept], now_s=now_s):
                 page_rows.apply(cursor, there)
                 import_rows.give(cursor, change.memory, draft, dropped=change.dropped)
-                memory_rows.tell(cursor, there)
+                memory_rows.save_acks(cursor, there)
             import_rows.abandon(cursor, draft, now_s=now_s)
 
     def abandon(self, draft: int) -> None:
-        """Leaves a draft to be forgotten by and by."""
-        with self._changing() as cursor:
+        """Leave a draft to be forgotten by and by."""
+        with self._change() as cursor:
             import_rows.abandon(cursor, draft, now_s=time.time())
 
     def shorten(self, memory: int, *, pages: int) -> bool:
-        """Takes so many pages, or snapshots with few, from a memory that nobody reaches; whether it has more."""
-        with self._changing(reserved=True) as cursor:
-            more = snapshot_rows.shortened(cursor, memory, 1 if self._store.is_short() else pages)
-        swept(self._store, self._artifacts)
+        """Take so many pages, or snapshots with few, from a memory that nobody reaches; return whether it has more."""
+        with self._change(reserved=True) as cursor:
+            more = snapshot_rows.shorten(cursor, memory, 1 if self._store.is_short() else pages)
+        sweep(self._store, self._artifacts)
         return more
 
     @contextmanager
-    def _changing(
+    def _change(
         self, *, names: Sequence[str] = (), memories: Sequence[int] = (), reserved: bool = False
     ) -> Iterator[Cursor]:
-        """A transaction of the shard that owns the memories with these names, and those with these ids."""
+        """Run a transaction of the shard that owns the memories with these names, and those with these ids."""
         with self._store.transaction(reserved=reserved) as cursor:
             self.ownership.check(cursor, [*names, *memory_rows.names_of(cursor, memories)])
             yield cursor

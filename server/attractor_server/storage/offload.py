@@ -1,4 +1,4 @@
-"""Large images outside of the backend store: there before the row that names them, and gone after it."""
+"""Large images in the artifact store: put there before the row that names them, deleted after it."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ KIND = "images"
 LARGE_BYTES = 256 << 10
 """Images of more bytes go to the artifact store, if there is one"""
 
-SWEPT = 256
+SWEEP_LIMIT = 256
 """Objects that are deleted, or looked up, at a time"""
 
 UNDER_WAY_S = 3600.0
@@ -28,8 +28,8 @@ UNDER_WAY_S = 3600.0
 _THREADS = 8
 
 
-def put_outside(changes: Sequence[Change], artifacts: Artifacts | None) -> Sequence[Change]:
-    """The changes, with the locations of their large images, which are in the artifact store now.
+def offload_images(changes: Sequence[Change], artifacts: Artifacts | None) -> Sequence[Change]:
+    """Put large images of the changes in the artifact store; return the changes with their locations.
 
     If they are not committed then, their objects belong to nobody; `attractor verify` names those.
 
@@ -51,8 +51,8 @@ def put_outside(changes: Sequence[Change], artifacts: Artifacts | None) -> Seque
     ]
 
 
-def brought(page: StoredPage, artifacts: Artifacts | None) -> StoredPage:
-    """The page with its image's weights, wherever they are.
+def load_image(page: StoredPage, artifacts: Artifacts | None) -> StoredPage:
+    """Return the page with its image's weights, wherever they are.
 
     Raises:
         StoreDamaged: they are gone, or not what was put there.
@@ -65,13 +65,13 @@ def brought(page: StoredPage, artifacts: Artifacts | None) -> StoredPage:
     return replace(page, image=replace(page.image, content=artifacts.get(page.image.location), location=""))
 
 
-def swept(store: Store, artifacts: Artifacts | None) -> None:
-    """Deletes objects that no image is in any more. What cannot be deleted now is tried again the next time."""
+def sweep(store: Store, artifacts: Artifacts | None) -> None:
+    """Delete objects that no image is in any more. What cannot be deleted now is tried again the next time."""
     if artifacts is None:
         return
     try:
-        with store.reading() as cursor:
-            left = [location for (location,) in cursor.execute(_LEFT, (SWEPT,)).fetchall()]
+        with store.read() as cursor:
+            left = [location for (location,) in cursor.execute(_LEFT, (SWEEP_LIMIT,)).fetchall()]
         if left:
             artifacts.delete(left)
             with store.transaction(reserved=True) as cursor:
@@ -80,14 +80,14 @@ def swept(store: Store, artifacts: Artifacts | None) -> None:
         logger.warning("what was deleted is still in the artifact store: %s", error)
 
 
-def orphans(cursor: Cursor, artifacts: Artifacts) -> Iterator[str]:
-    """Locations of objects that were put there for a commit that failed; not of one that may be under way.
+def find_orphans(cursor: Cursor, artifacts: Artifacts) -> Iterator[str]:
+    """Yield locations of objects that were put there for a commit that failed; not of one that may be under way.
 
     Raises:
         StoreFailed: the artifact store cannot be listed.
     """
     locations = artifacts.locations(KIND, before=datetime.now(UTC) - timedelta(seconds=UNDER_WAY_S))
-    while portion := list(islice(locations, SWEPT)):
+    while portion := list(islice(locations, SWEEP_LIMIT)):
         marks, values = several([(location,) for location in portion])
         known = {location for (location,) in cursor.execute(_KNOWN.format(marks, marks), [*values, *values]).fetchall()}
         yield from (location for location in portion if location not in known)

@@ -1,4 +1,4 @@
-"""One process's time as a shard: told from every other, and known to be over where that can be known."""
+"""The incarnation of a shard: one process of it, known from every other, and whether it has ended."""
 
 import os
 import uuid
@@ -28,13 +28,13 @@ class Incarnation:
 
     @classmethod
     def here(cls, shard: str) -> "Incarnation":
-        """A new one of that shard, in this process."""
+        """Make a new one of that shard, in this process."""
         process = os.getpid()
         return cls(shard, _machine(), process, _stat(process)[1], uuid.uuid4().hex[:12])
 
     @classmethod
     def of(cls, text: str) -> "Incarnation":
-        """The one that was written so."""
+        """Read one from its text."""
         shard, machine, process, started, nonce = text.split(" ")
         return cls(shard, machine, int(process), started, nonce)
 
@@ -55,7 +55,7 @@ class Incarnation:
         return bool(self.machine) and self.machine == _machine()
 
     def end(self) -> bool:
-        """Kills its process, where that is another one of this machine and still runs. Whether it was told to end."""
+        """Kill its process, where that is another one of this machine and still runs; return whether it was killed."""
         if not self.is_here or self.process == os.getpid() or self.is_over:
             return False
         with suppress(ProcessLookupError):
@@ -72,7 +72,7 @@ def _machine() -> str:
 
 
 def _stat(process: int) -> tuple[str, str]:
-    """State of a process and when it started, both empty if there is none."""
+    """Return the state of a process and when it started, both empty if there is none."""
     try:
         words = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -168,7 +168,7 @@ DROP TABLE places;
 
 
 def tables(words: Mapping[str, str]) -> str:
-    """The statements that make the newest tables, with a database's words for the types."""
+    """Return the statements that make the newest tables, with a database's words for the types."""
     return _TABLES.format_map({**words, "last_group": GROUPS - 1, "calls": _CALLS.format_map(words)})
 
 
@@ -212,8 +212,8 @@ def statements(script: str) -> Iterator[str]:
             yield statement
 
 
-def migrated(connection: apsw.Connection, found: int) -> None:
-    """Brings an SQLite store from the format found to the newest, in the transaction that is open.
+def migrate(connection: apsw.Connection, found: int) -> None:
+    """Bring an SQLite store from the format found to the newest, in the transaction that is open.
 
     Foreign keys must not be enforced meanwhile: a table that is dropped would take along what refers to it.
     """
@@ -228,7 +228,7 @@ def migrated(connection: apsw.Connection, found: int) -> None:
 
 
 def _leave_format_1(connection: apsw.Connection) -> None:
-    connection.create_scalar_function("renewed", _renewed, 6)
+    connection.create_scalar_function("renewed", _renew, 6)
     for name in _OF_FORMAT_1:
         connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
     connection.execute(tables(SQLITE))
@@ -239,8 +239,8 @@ def _leave_format_1(connection: apsw.Connection) -> None:
     connection.create_scalar_function("renewed", None, 6)
 
 
-def _renewed(*values: int | float | str | bytes | None) -> int:
-    """The checksum by today's rule; one that no bytes have where format 1's does not fit, so that damage stays seen."""
+def _renew(*values: int | float | str | bytes | None) -> int:
+    """Return the checksum by today's rule; where format 1's does not fit, that of no bytes: damage stays seen."""
     match values:
         case int(memory), int(page), int(version), bytes(stored), int(seen), int(content):
             place = zlib.crc32(struct.pack("<qqq", memory, page, version))

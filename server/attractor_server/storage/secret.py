@@ -1,4 +1,4 @@
-"""What only those know who can read the store: shards prove by it that they are fellows."""
+"""The secret of a store, which only its readers know: shards prove by it that they are fellows."""
 
 import secrets
 
@@ -9,7 +9,7 @@ _BITS = 63
 
 
 def secret_of(store: Store) -> str:
-    """The store's secret, drawn by whoever asks for it first."""
+    """Return the store's secret, drawn by whoever asks for it first."""
     with store.transaction(reserved=True) as cursor:
         cursor.execute(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (_NAME, secrets.randbits(_BITS))

@@ -13,7 +13,7 @@ from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends.base import Fault, View
 from attractor_server.storage.database import Cursor
-from attractor_server.storage.offload import brought, orphans
+from attractor_server.storage.offload import find_orphans, load_image
 from attractor_server.storage.tables import contents as content_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
@@ -37,40 +37,40 @@ class _Place(NamedTuple):
     shared: int
 
 
-def faults_in(view: View, seen: Counter[str], artifacts: Artifacts | None = None) -> Iterator[Fault]:
-    """Everything that is wrong; counts in `seen` what was read. Large images are in `artifacts`.
+def find_faults(view: View, seen: Counter[str], artifacts: Artifacts | None = None) -> Iterator[Fault]:
+    """Yield everything that is wrong; count in `seen` what was read. Large images are in `artifacts`.
 
     What SQLite cannot read is named, and the rest goes on.
     """
     yield from view.faults
     for row in _portions(view.cursor, _MEMORIES):
         seen["memories"] += 1
-        yield from _of_memory(row)
+        yield from _check_memory(row)
     for name, page in view.cursor.execute(_EMPTY).fetchall():
         yield Fault(f"memory {name!r}, page {page}", "what was in it is not there")
     for (content,) in _portions(view.cursor, _CONTENTS):
         places = [_Place(*row) for row in view.cursor.execute(_PLACES, (content,)).fetchall()]
         seen["pages"] += len(places)
         try:
-            yield from _of_contents(view.cursor, content, places, seen, artifacts)
+            yield from _check_contents(view.cursor, content, places, seen, artifacts)
         except (apsw.Error, UnicodeError) as error:
-            yield Fault(_named(content, places), f"cannot be read: {error}")
+            yield Fault(_describe(content, places), f"cannot be read: {error}")
     if artifacts is not None:
-        for location in orphans(view.cursor, artifacts):
+        for location in find_orphans(view.cursor, artifacts):
             yield Fault(f"{artifacts}/{location}", "no page has it; delete it")
 
 
-def pages_in(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
-    """Each page of each memory and snapshot, with all its entries; without those that are damaged."""
+def load_pages(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
+    """Yield each page of each memory and snapshot, with all its entries; without those that are damaged."""
     last = 0
-    while memories := memory_rows.beyond(cursor, last, size=PORTION):
+    while memories := memory_rows.list_by_number(cursor, last, size=PORTION):
         for memory in memories:
             for row in memory.pages:
                 try:
                     stored = page_rows.load(cursor, memory.id, row.number, all_entries=True)
-                    stored = brought(stored, artifacts)
+                    stored = load_image(stored, artifacts)
                 except (StoreDamaged, StoreFailed, apsw.Error):
-                    continue  # which `faults_in` names
+                    continue  # which `find_faults` names
                 yield memory, row, stored
         last = memories[-1].id
 
@@ -96,14 +96,14 @@ _PLACES = (
 
 
 def _portions(cursor: Cursor, statement: str) -> Iterator[Sequence[Any]]:
-    """All rows, which begin with their id."""
+    """Yield all rows of a statement, which begin with their id."""
     last = -1
     while found := cursor.execute(statement, (last, PORTION)).fetchall():
         yield from found
         last = found[-1][0]
 
 
-def _of_memory(row: Sequence[Any]) -> Iterator[Fault]:
+def _check_memory(row: Sequence[Any]) -> Iterator[Fault]:
     _, name, version, patterns, write, when_full, page_patterns, retain, ttl_s, in_pages, told, parent = row
     where = f"memory {name!r}"
     if name.startswith("@"):
@@ -120,10 +120,10 @@ def _of_memory(row: Sequence[Any]) -> Iterator[Fault]:
         yield Fault(where, error.message)
 
 
-def _of_contents(
+def _check_contents(
     cursor: Cursor, content: int, places: Sequence[_Place], seen: Counter[str], artifacts: Artifacts | None
 ) -> Iterator[Fault]:
-    where = _named(content, places)
+    where = _describe(content, places)
     if not places:
         yield Fault(where, "no memory has it: what was to be deleted was not")
     if len(places) > 1 and not all(place.shared for place in places):
@@ -135,7 +135,7 @@ def _of_contents(
         image = version
         if checksum(content, version, weights or (location or "").encode()) != mark:
             yield Fault(where, f"the image of version {version} has another checksum than it was stored with")
-        elif location and (fault := _of_object(location, artifacts)):
+        elif location and (fault := _check_object(location, artifacts)):
             yield Fault(where, f"the image of version {version}: {fault}")
         if places and version > last:
             yield Fault(where, f"its image is of version {version}, and its memory at {last}")
@@ -145,14 +145,14 @@ def _of_contents(
         version, patterns = row[0], row[2]
         held += patterns
         behind += patterns if version > image else 0
-        if fault := _of_entry(content, row):
+        if fault := _check_entry(content, row):
             yield Fault(where, f"version {version}: {fault}")
         if places and version > last:
             yield Fault(where, f"it has an entry of version {version}, and its memory is at {last}")
     for place in places:
         if (place.patterns < behind) if image else (place.patterns != held):
             counted = f"{behind} after its image" if image else str(held)
-            yield Fault(_named(content, [place]), f"it counts {place.patterns} patterns, and its entries {counted}")
+            yield Fault(_describe(content, [place]), f"it counts {place.patterns} patterns, and its entries {counted}")
 
 
 _IMAGE = "SELECT version, weights, location, checksum FROM images WHERE content = ?"
@@ -160,8 +160,8 @@ _IMAGE = "SELECT version, weights, location, checksum FROM images WHERE content 
 _ENTRIES = "SELECT version, written, patterns, vectors, items, checksum FROM entries WHERE content = ? ORDER BY version"
 
 
-def _of_object(location: str, artifacts: Artifacts | None) -> str:
-    """What is wrong with an object; empty if nothing is."""
+def _check_object(location: str, artifacts: Artifacts | None) -> str:
+    """Say what is wrong with an object; "" if nothing is."""
     if artifacts is None:
         return f"it is {location} in an artifact store; name that by --artifact-store"
     try:
@@ -171,8 +171,8 @@ def _of_object(location: str, artifacts: Artifacts | None) -> str:
     return ""
 
 
-def _of_entry(content: int, row: Sequence[Any]) -> str:
-    """What is wrong with an entry; empty if nothing is."""
+def _check_entry(content: int, row: Sequence[Any]) -> str:
+    """Say what is wrong with an entry; "" if nothing is."""
     version, written, patterns, vectors, items, mark = row
     if checksum(content, version, vectors, items) != mark:
         return "its patterns have another checksum than they were stored with"
@@ -188,7 +188,7 @@ def _of_entry(content: int, row: Sequence[Any]) -> str:
     return ""
 
 
-def _named(content: int, places: Sequence[_Place]) -> str:
+def _describe(content: int, places: Sequence[_Place]) -> str:
     if not places:
         return f"contents {content}"
     return ", ".join(f"memory {place.memory!r}, page {place.number}" for place in places)

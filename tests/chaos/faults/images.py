@@ -22,7 +22,7 @@ from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage import offload
 from attractor_server.storage.backends.sqlite import FILE
 from attractor_server.storage.backends.sqlite_backend import folder_of
-from attractor_server.storage.backends.sqlite_files import opened
+from attractor_server.storage.backends.sqlite_files import connect
 
 PAGES = 3
 EVERY = 20
@@ -82,7 +82,7 @@ async def _make(spec: ShardSpec, names: Sequence[str]) -> Answers:
 
 
 def _targets(folder: Path) -> Sequence[_Target]:
-    with closing(opened(folder / "data" / FILE)) as connection:
+    with closing(connect(folder / "data" / FILE)) as connection:
         rows: Sequence[Any] = connection.execute(
             "SELECT name, number, retain, images.content, location FROM images "
             "JOIN pages ON pages.content = images.content JOIN memories ON memories.id = memory"
@@ -96,7 +96,7 @@ def _damaged(folder: Path, target: _Target, drawn: random.Random) -> str:
     if target.location is not None and drawn.random() < 0.2:
         path.unlink()
         return "no more object"
-    with closing(opened(folder / "data" / FILE)) as connection:
+    with closing(connect(folder / "data" / FILE)) as connection:
         if target.location is None:
             rows: Sequence[Any] = connection.execute(
                 "SELECT weights FROM images WHERE content = ?", (target.content,)

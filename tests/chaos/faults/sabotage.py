@@ -93,6 +93,6 @@ def sabotage_checksum(run: Run) -> None:
     with (
         patch.object(Artifacts, "get", lambda artifacts, location: artifacts.find(location) or b""),
         patch.object(content_rows, "_check", lambda *_: None),
-        patch.object(sqlite, "opened", lambda path: apsw.Connection(str(path), vfs="unix")),
+        patch.object(sqlite, "connect", lambda path: apsw.Connection(str(path), vfs="unix")),
     ):
         _noticed(run, [(flipped_bit, 12), (torn_image, 6)])

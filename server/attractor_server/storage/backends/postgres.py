@@ -40,7 +40,7 @@ class PostgresDatabase:
     claiming: Final = " FOR UPDATE"
 
     def __init__(self, uri: str, *, make: bool = True) -> None:
-        """Connects, and makes the tables where there are none, unless told not to.
+        """Connect, and make the tables where there are none, unless told not to.
 
         Raises:
             SettingsError: the address cannot be read, or there are no tables.
@@ -54,7 +54,7 @@ class PostgresDatabase:
             if make:
                 with self.transaction() as cursor:
                     self._prepare(cursor)
-            with self.reading() as cursor:
+            with self.read() as cursor:
                 self._check(cursor)
         except BaseException:
             self.close()
@@ -64,45 +64,45 @@ class PostgresDatabase:
         return str(self._address)
 
     def close(self) -> None:
-        """Leaves the store."""
+        """Leave the store."""
         with self._lock:
             self._leave()
 
     @contextmanager
     def transaction(self, *, reserved: bool = False) -> Iterator[Cursor]:
-        """Everything in the block, or nothing; on the disk when the block has ended.
+        """Apply everything in the block, or nothing; it is on the disk when the block has ended.
 
         Statements of which nothing is fetched are sent without waiting for their results.
 
         Raises:
             StoreFailed: it was not committed; or, as the error says then, the connection was lost while it was.
         """
-        with self._lock, self._told(), self._begun(_WRITING) as connection:
+        with self._lock, self._translate_errors(), self._run(_WRITING) as connection:
             with connection.pipeline():
                 yield Statements(connection)
             self._commit(connection)
 
     @contextmanager
-    def reading(self) -> Iterator[Cursor]:
-        """A cursor for queries, as one view of the store.
+    def read(self) -> Iterator[Cursor]:
+        """Give a cursor for queries, as one view of the store.
 
         Raises:
             StoreFailed: the store cannot be read.
         """
-        with self._lock, self._told(), self._begun(_READING) as connection:
+        with self._lock, self._translate_errors(), self._run(_READING) as connection:
             yield Statements(connection)
             connection.execute(b"ROLLBACK")
 
     def is_short(self) -> bool:
-        """No: the disk is PostgreSQL's, and its administrator's matter."""
+        """Return False: the disk is PostgreSQL's, and its administrator's matter."""
         return False
 
     def purge(self) -> None:
-        """Nothing: what was deleted goes when PostgreSQL vacuums, and its log is its administrator's matter."""
+        """Do nothing: what was deleted goes when PostgreSQL vacuums, and its log is its administrator's matter."""
 
     @contextmanager
-    def _begun(self, begin: bytes) -> Iterator[psycopg.Connection]:
-        """A transaction, which is rolled back where the block fails."""
+    def _run(self, begin: bytes) -> Iterator[psycopg.Connection]:
+        """Run the block in a transaction, which is rolled back where the block fails."""
         connection = self._begin(begin)
         try:
             yield connection
@@ -111,7 +111,7 @@ class PostgresDatabase:
             raise
 
     def _begin(self, begin: bytes) -> psycopg.Connection:
-        """If the connection is gone, on a new one: it was asked for nothing yet."""
+        """Begin a transaction; if the connection is gone, on a new one, which was asked for nothing yet."""
         if self._connection is not None:
             try:
                 self._connection.execute(begin)
@@ -120,11 +120,11 @@ class PostgresDatabase:
                 self._leave()
             else:
                 return self._connection
-        connection = self._connected()
+        connection = self._connect()
         connection.execute(begin)
         return connection
 
-    def _connected(self) -> psycopg.Connection:
+    def _connect(self) -> psycopg.Connection:
         connection = psycopg.connect(self._address.parameters, autocommit=True)
         connection.adapters.register_dumper(int, Int8BinaryDumper)
         self._connection = connection
@@ -161,9 +161,9 @@ class PostgresDatabase:
             self._connection = None
 
     def _prepare(self, cursor: Cursor) -> None:
-        """Makes the tables, or brings an older format up to date, one server at a time."""
+        """Make the tables, or bring an older format up to date, one server at a time."""
         cursor.execute("SELECT pg_advisory_xact_lock(?)", (_MAKING,))
-        if not _made(cursor):
+        if not _has_tables(cursor):
             for statement in statements(tables(POSTGRES)):
                 cursor.execute(statement)
             cursor.execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")
@@ -173,7 +173,7 @@ class PostgresDatabase:
             cursor.execute("UPDATE schema_version SET version = ?", (FORMAT,))
 
     def _check(self, cursor: Cursor) -> None:
-        if not _made(cursor):
+        if not _has_tables(cursor):
             raise SettingsError(f"backend_store_uri: saw {self}, where no memories are kept")
         found = number(cursor.execute("SELECT version FROM schema_version"))
         if found > FORMAT:
@@ -184,8 +184,8 @@ class PostgresDatabase:
             logger.warning("%s has fsync off: what was acknowledged is lost if its machine fails", self)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Errors of PostgreSQL as ours."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise errors of PostgreSQL as StoreFailed or StoreDamaged."""
         try:
             yield
         except _DAMAGED as error:
@@ -198,7 +198,7 @@ class PostgresDatabase:
             ) from error
 
 
-def _made(cursor: Cursor) -> bool:
+def _has_tables(cursor: Cursor) -> bool:
     return number(cursor.execute("SELECT count(to_regclass('schema_version'))")) > 0
 
 
@@ -207,19 +207,19 @@ ROWS_LIMIT = 1024
 
 
 class Statements:
-    """A cursor of which each statement has results of its own. See `sql.Cursor`."""
+    """A cursor of which each statement has results of its own. See `database.Cursor`."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
         self._results: psycopg.Cursor[Any] | None = None
 
     def execute(self, statement: str, values: Row = (), /) -> "Statements":
-        """Runs it; what it yields is to be fetched."""
-        self._results = self._connection.execute(translated(statement), values, binary=True)
+        """Run a statement; its rows are to be fetched."""
+        self._results = self._connection.execute(translate(statement), values, binary=True)
         return self
 
     def executemany(self, statement: str, rows: Sequence[Row], /) -> None:
-        """Runs it for each row of values; an INSERT of many rows as few statements, in powers of two."""
+        """Run a statement for each row of values; an INSERT of many rows as few statements, in powers of two."""
         single, start = statement.endswith(")") and " VALUES (" in statement, 0
         while single and start < len(rows):
             part = rows[start : start + min(ROWS_LIMIT, 1 << (len(rows) - start).bit_length() - 1)]
@@ -227,25 +227,25 @@ class Statements:
             self.execute(f"{statement.rpartition('(')[0]}{marks}", values)
             start += len(part)
         if rows and not single:
-            self._connection.cursor().executemany(translated(statement), rows)
+            self._connection.cursor().executemany(translate(statement), rows)
 
     def fetchone(self) -> Any:  # noqa: ANN401 - columns of any types
-        """The next row, or None."""
+        """Return the next row, or None."""
         assert self._results is not None
         return self._results.fetchone()
 
     def fetchall(self) -> list[Any]:
-        """The rows that are left."""
+        """Return the rows that are left."""
         assert self._results is not None
         return self._results.fetchall()
 
     def __iter__(self) -> Iterator[Any]:
-        """The rows that are left, one by one."""
+        """Yield the rows that are left, one by one."""
         assert self._results is not None
         return iter(self._results)
 
 
 @lru_cache
-def translated(statement: str) -> bytes:
-    """With `%s` where a value goes, and a lock where one waits."""
+def translate(statement: str) -> bytes:
+    """Put `%s` where a value goes, and a lock where one waits."""
     return statement.replace("%", "%%").replace("?", "%s").replace(WAITING, "FOR NO KEY UPDATE").encode()

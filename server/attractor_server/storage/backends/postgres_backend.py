@@ -30,14 +30,14 @@ class PostgresBackend:
     @contextmanager
     def inspect(self, uri: str) -> Iterator[View]:
         """Connect, and read as one view of the store."""
-        with closing(PostgresDatabase(uri, make=False)) as store, store.reading() as cursor:
+        with closing(PostgresDatabase(uri, make=False)) as store, store.read() as cursor:
             yield View(cursor, str(store), [])
 
     @contextmanager
     def lock(self, uri: str) -> Iterator[None]:
         """Make sure that the database can be used, then keep other servers out of it."""
         PostgresDatabase(uri).close()
-        with postgres_lock.held(uri):
+        with postgres_lock.lock_database(uri):
             yield
 
     def examine(self, uri: str) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ class PostgresBackend:
 
 
 def _examine(uri: str) -> Finding:
-    with closing(PostgresDatabase(uri, make=False)) as store, store.reading() as cursor:
+    with closing(PostgresDatabase(uri, make=False)) as store, store.read() as cursor:
         theirs, fsync = cursor.execute(
             "SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION), current_setting('fsync')"
         ).fetchone()

@@ -44,7 +44,7 @@ class Address:
     """
 
     def __init__(self, uri: str) -> None:
-        """Takes apart a URI that begins with `postgresql://`.
+        """Take apart a URI that begins with `postgresql://`.
 
         Raises:
             SettingsError: it is none.
@@ -65,7 +65,7 @@ class Address:
 
 
 def _can_be_meant(given: Mapping[str, str]) -> bool:
-    """Whether hosts and ports are none that a password with `@`, `/` or `:` would make them."""
+    """Return whether hosts and ports are none that a password with `@`, `/` or `:` would make them."""
     hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
     if any("@" in host[1:] for host in hosts) or any(port.strip(" +") and not port.strip().isdigit() for port in ports):
         return False
@@ -109,8 +109,8 @@ _NAME_BYTES: Final = 63
 
 
 @contextmanager
-def held(uri: str) -> Iterator[None]:
-    """The store at that address is this server's until the end of the block, or of the process.
+def lock_database(uri: str) -> Iterator[None]:
+    """Keep other servers out of the store at that address until the end of the block, or of the process.
 
     Where the connection is lost it is taken anew.
 
@@ -131,14 +131,14 @@ def held(uri: str) -> Iterator[None]:
 
 
 class _Lock:
-    """Of a session: it goes with the connection."""
+    """A lock of a session: it goes with the connection."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._connection: psycopg.Connection | None = None
 
     def take(self) -> None:
-        """Makes a connection that has the lock."""
+        """Make a connection that has the lock."""
         try:
             self._take()
         except psycopg.Error as error:
@@ -149,7 +149,7 @@ class _Lock:
             raise
 
     def look(self) -> None:
-        """Takes the lock anew where the connection was lost."""
+        """Take the lock anew where the connection was lost."""
         try:
             if self._connection is not None:
                 self._connection.execute(b"SELECT 1")
@@ -159,7 +159,7 @@ class _Lock:
         self.take()
 
     def close(self) -> None:
-        """Lets the lock go."""
+        """Let the lock go."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -16,11 +16,11 @@ import apsw
 from attractor_server.errors import StoreDamaged, StoreFailed, StoreFull
 from attractor_server.files import make_file, make_folder
 from attractor_server.storage.backends.base import BUSY_MS
-from attractor_server.storage.backends.sqlite_files import is_damage, network_file_system, opened
-from attractor_server.storage.backends.sqlite_purge import Purging, emptied
+from attractor_server.storage.backends.sqlite_files import connect, is_damage, network_file_system
+from attractor_server.storage.backends.sqlite_purge import Purging, empty_log
 from attractor_server.storage.backends.sqlite_reserve import RESERVE_BYTES, Reserve
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, Cursor, number
-from attractor_server.storage.schema import FORMAT, migrated
+from attractor_server.storage.schema import FORMAT, migrate
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SqliteDatabase:
     claiming: Final = ""
 
     def __init__(self, folder: Path, *, busy_ms: int = BUSY_MS) -> None:
-        """Makes the file where there is none, and brings an older format up to date.
+        """Make the file where there is none, and bring an older format up to date.
 
         Raises:
             StoreDamaged: the file is no store, of a newer format, or behind its beacon.
@@ -55,13 +55,13 @@ class SqliteDatabase:
         self._busy_ms = busy_ms
         self._purging = Purging(self._path)
         self._reserve = Reserve(Path(f"{self._path}-reserve"))
-        with _told(self._path):
+        with _translate_errors(self._path):
             make_folder(folder)
             if self._reserve.is_needed():  # for the files beside the store, which the last one to leave it took along
                 self._reserve.give()
             log_bytes = log.stat().st_size if (log := Path(f"{self._path}-wal")).exists() else 0
             make_file(self._path)  # whose mode SQLite gives to its log
-            self._connection = opened(self._path)
+            self._connection = connect(self._path)
             self._prepare()
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._check_tail()
@@ -73,7 +73,7 @@ class SqliteDatabase:
         return str(self._path)
 
     def close(self) -> None:
-        """Leaves the store; the last one to leave folds the log into the file."""
+        """Leave the store; the last one to leave folds the log into the file."""
         self._purging.close()
         with self._lock:
             self._connection.close()
@@ -81,7 +81,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self, *, reserved: bool = False) -> Iterator[Cursor]:
-        """Everything in the block, or nothing; on the disk when the block has ended.
+        """Apply everything in the block, or nothing; it is on the disk when the block has ended.
 
         One that is `reserved` may use the room that is kept for those that make some; any may, where the file has as
         much of its own: what is lent comes back then.
@@ -89,7 +89,7 @@ class SqliteDatabase:
         Raises:
             StoreFailed: it was not committed.
         """
-        with self._lock, _told(self._path):
+        with self._lock, _translate_errors(self._path):
             cursor = self._connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             if lent := self._reserve.is_needed() and (reserved or self._has_room()):
@@ -107,16 +107,16 @@ class SqliteDatabase:
             finally:
                 if lent:
                     self._take_reserve()
-            self._light(count)
+            self._write_beacon(count)
 
     @contextmanager
-    def reading(self) -> Iterator[Cursor]:
-        """A cursor for queries, as one view of the store.
+    def read(self) -> Iterator[Cursor]:
+        """Give a cursor for queries, as one view of the store.
 
         Raises:
             StoreFailed: the store cannot be read.
         """
-        with self._lock, _told(self._path):
+        with self._lock, _translate_errors(self._path):
             cursor = self._connection.cursor()
             cursor.execute("BEGIN")
             try:
@@ -126,15 +126,15 @@ class SqliteDatabase:
                     cursor.execute("ROLLBACK")
 
     def purge(self) -> None:
-        """Folds the log into the file, so that deleted bytes are in neither.
+        """Fold the log into the file, so that deleted bytes are in neither.
 
         Where others read or write it waits for none of them: the rest is done soon after they have ended.
         """
-        with self._lock, _told(self._path):
+        with self._lock, _translate_errors(self._path):
             if lent := self._reserve.is_needed():
                 self._reserve.give()
             try:
-                done = self._emptied()
+                done = self._empty_log()
             finally:
                 if lent:
                     self._reserve.take()
@@ -142,19 +142,19 @@ class SqliteDatabase:
             self._purging.begin()
 
     def is_short(self) -> bool:
-        """Whether the disk is so full that no more should be deleted in one transaction than must be."""
+        """Return whether the disk is so full that no more should be deleted in one transaction than must be."""
         return self._reserve.is_needed()
 
     def _has_room(self) -> bool:
-        """Whether deletions left so much room in the file that it need not grow."""
+        """Return whether deletions left so much room in the file that it need not grow."""
         pages = number(self._connection.execute("PRAGMA freelist_count"))
         return pages * number(self._connection.execute("PRAGMA page_size")) >= RESERVE_BYTES
 
-    def _emptied(self) -> bool:
-        """Fold the log into the file; whether nobody else was busy with it."""
+    def _empty_log(self) -> bool:
+        """Fold the log into the file; return whether nothing is left in it, since nobody else was busy with it."""
         self._connection.set_busy_timeout(0)
         try:
-            return emptied(self._connection)
+            return empty_log(self._connection)
         except apsw.BusyError:
             return False
         finally:
@@ -163,7 +163,7 @@ class SqliteDatabase:
     def _take_reserve(self) -> None:
         """Hold room again, with what the log gives back."""
         with suppress(apsw.Error):
-            self._emptied()
+            self._empty_log()
         self._reserve.take()
 
     def _prepare(self) -> None:
@@ -171,7 +171,7 @@ class SqliteDatabase:
         connection.set_busy_timeout(self._busy_ms)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
-        with _told(self._path):
+        with _translate_errors(self._path):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 found = number(connection.execute("PRAGMA user_version"))
@@ -179,7 +179,7 @@ class SqliteDatabase:
                     raise StoreDamaged(
                         f"{self._path} has format {found}; this version reads up to {FORMAT}: upgrade the server"
                     )
-                migrated(connection, found)
+                migrate(connection, found)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -188,18 +188,22 @@ class SqliteDatabase:
         connection.execute("PRAGMA foreign_keys = ON")
 
     def _check_tail(self) -> None:
-        """SQLite drops a damaged end of its log without a word: the beacon knows how far the store had come."""
+        """Hold the store to its beacon, which knows how far it had come: SQLite drops a log's damaged end silently.
+
+        Raises:
+            StoreDamaged: the store is behind.
+        """
         record = os.pread(self._beacon, _BEACON.size, 0)
         count = number(self._connection.execute("SELECT value FROM counters WHERE name = 'commits'"))
-        if (seen := lit(record)) is not None and seen > count:
+        if (seen := read_beacon(record)) is not None and seen > count:
             self.close()
             raise StoreDamaged(
                 f"{self._path} ends at commit {count}, and commit {seen} was made: its log was damaged or taken away. "
                 "Restore both files, or delete the file that ends in -beacon to go on without what is lost"
             )
 
-    def _light(self, count: int) -> None:
-        """Notes how far the store is. Not synchronised: a beacon that is behind raises no alarm.
+    def _write_beacon(self, count: int) -> None:
+        """Note how far the store is. Not synchronised: a beacon that is behind raises no alarm.
 
         That it fails is no failure of the transaction, which is on the disk.
         """
@@ -210,8 +214,8 @@ class SqliteDatabase:
             logger.warning("the beacon beside %s could not be written: %s", self._path, error)
 
 
-def lit(record: bytes) -> int | None:
-    """The number of the commit in what a beacon's file holds; None where there is none, or it is damaged."""
+def read_beacon(record: bytes) -> int | None:
+    """Return the number of the commit that a beacon's file names; None where it names none, or is damaged."""
     if len(record) < _BEACON.size:
         return None
     seen, checksum = _BEACON.unpack(record[: _BEACON.size])
@@ -219,8 +223,8 @@ def lit(record: bytes) -> int | None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Errors of SQLite and of the system as ours."""
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and of the system as StoreFailed or StoreDamaged."""
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:

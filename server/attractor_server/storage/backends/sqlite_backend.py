@@ -11,7 +11,7 @@ from attractor_server.storage.backends import sqlite_inspection
 from attractor_server.storage.backends.base import BUSY_MS, Fault, View
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.backends.sqlite_copy import copy
-from attractor_server.storage.backends.sqlite_files import held, network_file_system
+from attractor_server.storage.backends.sqlite_files import lock_folder, network_file_system
 from attractor_server.storage.findings import Finding, examine_folder
 
 _SCHEME: Final = "sqlite:"
@@ -50,7 +50,7 @@ class SqliteBackend:
 
     def lock(self, uri: str) -> AbstractContextManager[None]:
         """Keep other servers out of the folder."""
-        return held(folder_of(uri))
+        return lock_folder(folder_of(uri))
 
     def examine(self, uri: str) -> Iterator[Finding]:
         """Yield what is said of the folder, of its file system, and of the server that has it."""
@@ -71,7 +71,7 @@ def _examine_lock(folder: Path) -> Finding:
     if not folder.is_dir():
         return Finding("ok", "memories", "none yet")
     try:
-        with held(folder):
+        with lock_folder(folder):
             return Finding("ok", "memories", f"no server has {folder} open; `attractor verify` reads them")
     except ServerError as error:
         return Finding("warning", "memories", error.message)

@@ -20,8 +20,8 @@ _BYTES = 8
 """Of each page, for its checksum"""
 
 
-def opened(path: Path) -> apsw.Connection:
-    """A connection that raises `apsw.IOError` where a page is not as it was written.
+def connect(path: Path) -> apsw.Connection:
+    """Open a file by a connection that raises `apsw.IOError` where a page is not as it was written.
 
     A file that was made without checksums stays without. Whoever else writes to one with them has to do it this way.
     """
@@ -31,8 +31,8 @@ def opened(path: Path) -> apsw.Connection:
     return connection
 
 
-def opened_to_look(path: Path, *, damaged: bool) -> apsw.Connection:
-    """A connection that changes nothing, and reads damaged pages, too, if it is asked to."""
+def connect_read_only(path: Path, *, damaged: bool) -> apsw.Connection:
+    """Open a file by a connection that changes nothing, and reads damaged pages, too, if it is asked to."""
     _load()
     connection = apsw.Connection(str(path), vfs=_VFS, flags=apsw.SQLITE_OPEN_READONLY)
     if damaged:
@@ -40,8 +40,8 @@ def opened_to_look(path: Path, *, damaged: bool) -> apsw.Connection:
     return connection
 
 
-def damaged_pages(connection: apsw.Connection, path: Path) -> Iterator[int]:
-    """Numbers of the pages in the file that are not as they were written; none where it was made without checksums.
+def find_damaged_pages(connection: apsw.Connection, path: Path) -> Iterator[int]:
+    """Yield the numbers of pages that are not as they were written; none of a file that was made without checksums.
 
     A page that is being written right now is looked at again.
     """
@@ -65,7 +65,7 @@ def _load() -> None:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the error says that a page is not as it was written."""
+    """Return whether the error says that a page is not as it was written."""
     return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
 
 
@@ -82,7 +82,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def network_file_system(folder: Path, mounts: Path = MOUNTS) -> str:
-    """The kind of network file system that the folder is on, or will be; empty for a local one, or an unknown one."""
+    """Return the kind of network file system that the folder is on, or will be; "" for a local, or an unknown one."""
     try:
         lines = mounts.read_text().splitlines()
     except OSError:
@@ -100,8 +100,8 @@ LOCK_FILE = "attractor.lock"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, is this process's until the end of the block, or of the process.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder, made if need be, until the end of the block, or of the process.
 
     Raises:
         SettingsError: another server has it, or it cannot be made.

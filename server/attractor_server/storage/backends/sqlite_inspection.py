@@ -9,8 +9,8 @@ import apsw
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.storage.backends.base import BUSY_MS, Fault, View
-from attractor_server.storage.backends.sqlite import FILE, lit
-from attractor_server.storage.backends.sqlite_files import damaged_pages, is_damage, opened_to_look
+from attractor_server.storage.backends.sqlite import FILE, read_beacon
+from attractor_server.storage.backends.sqlite_files import connect_read_only, find_damaged_pages, is_damage
 from attractor_server.storage.database import Cursor, number
 from attractor_server.storage.schema import FORMAT
 
@@ -29,18 +29,18 @@ def inspect(folder: Path) -> Iterator[View]:
     """
     path = folder / FILE
     with read_only(folder, damaged=True) as connection:
-        cursor, seen = connection.cursor(), _beacon(path)  # first: what is committed meanwhile is no fault
+        cursor, seen = connection.cursor(), _load_beacon(path)  # first: what is committed meanwhile is no fault
         cursor.execute("BEGIN")
         found = number(cursor.execute("PRAGMA user_version"))
         if found != FORMAT:
             raise StoreDamaged(f"{path} has format {found}; expected {FORMAT}: serve it once with this version")
-        pages = [page_fault(folder, page) for page in damaged_pages(connection, path)]
-        yield View(cursor, str(path), [*pages, *_as_a_whole(cursor, path, seen)])
+        pages = [page_fault(folder, page) for page in find_damaged_pages(connection, path)]
+        yield View(cursor, str(path), [*pages, *_find_faults(cursor, path, seen)])
 
 
 @contextmanager
 def read_only(folder: Path, *, damaged: bool = False) -> Iterator[apsw.Connection]:
-    """The file of the store in that folder; its damaged pages, too, if they are asked for.
+    """Connect to the file of the store in that folder; read its damaged pages, too, if they are asked for.
 
     Raises:
         SettingsError: there is none.
@@ -51,7 +51,7 @@ def read_only(folder: Path, *, damaged: bool = False) -> Iterator[apsw.Connectio
     if not path.is_file():
         raise SettingsError(f"data_dir: saw {str(folder)!r}, where no memories are kept; expected a folder with {FILE}")
     try:
-        with closing(opened_to_look(path, damaged=damaged)) as connection:
+        with closing(connect_read_only(path, damaged=damaged)) as connection:
             connection.set_busy_timeout(BUSY_MS)
             yield connection
     except (apsw.CorruptError, apsw.NotADBError) as error:
@@ -63,11 +63,11 @@ def read_only(folder: Path, *, damaged: bool = False) -> Iterator[apsw.Connectio
 
 
 def page_fault(folder: Path, page: int) -> Fault:
-    """What is said of a page of the store's file that has another checksum."""
+    """Return the fault of a page of the store's file that has another checksum."""
     return Fault(f"{folder / FILE}, page {page} of the file", "it is not as it was written")
 
 
-def _as_a_whole(cursor: Cursor, path: Path, seen: int | None) -> Iterator[Fault]:
+def _find_faults(cursor: Cursor, path: Path, seen: int | None) -> Iterator[Fault]:
     for (line,) in cursor.execute(f"PRAGMA integrity_check({INTEGRITY_LIMIT})").fetchall():
         if line != "ok":
             yield Fault(str(path), line)
@@ -79,11 +79,11 @@ def _as_a_whole(cursor: Cursor, path: Path, seen: int | None) -> Iterator[Fault]
         yield Fault(str(path), f"it ends at commit {commits}, and commit {seen} was made: its log was damaged")
 
 
-def _beacon(path: Path) -> int | None:
-    """The commit that the beacon beside the store names, if there is one."""
+def _load_beacon(path: Path) -> int | None:
+    """Return the number of the commit that the beacon beside the store names, if there is one."""
     try:
         file = os.open(f"{path}-beacon", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     with os.fdopen(file, "rb") as opened:
-        return lit(opened.read())
+        return read_beacon(opened.read())

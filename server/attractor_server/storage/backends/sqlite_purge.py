@@ -1,4 +1,4 @@
-"""Purging: deleted bytes leave the store's log, too, and nobody who writes waits for somebody who reads."""
+"""Purging: deleted bytes leave the store's log, too, and writers do not wait for readers."""
 
 import logging
 import threading
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from attractor_server.storage.backends.sqlite_files import opened
+from attractor_server.storage.backends.sqlite_files import connect
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +17,14 @@ BUSY_MS = 20
 """How long a retry waits for others; who writes waits for as long then"""
 
 
-def emptied(connection: apsw.Connection) -> bool:
-    """Folds the log into the file, as far as readers and writers allow; whether nothing is left in the log."""
+def empty_log(connection: apsw.Connection) -> bool:
+    """Fold the log into the file, as far as readers and writers allow; return whether nothing is left in the log."""
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
     return not busy
 
 
 class Purging:
-    """Empties a store's log in a thread of its own, which ends when that is done.
+    """A thread that empties a store's log, and ends when that is done.
 
     It has a connection of its own, so that the store is free for others meanwhile.
     """
@@ -54,12 +54,12 @@ class Purging:
 
     def _run(self) -> None:
         try:
-            with closing(opened(self._path)) as connection:
+            with closing(connect(self._path)) as connection:
                 connection.set_busy_timeout(BUSY_MS)
                 while not self._closed.wait(RETRY_S) and self._is_owed():
                     # Most of the work first, and beside those who write.
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                    if not emptied(connection):
+                    if not empty_log(connection):
                         self._owed = True
         except (apsw.Error, OSError) as error:  # the next deletion begins anew
             logger.warning("deleted bytes may still be in the log of %s: %s", self._path, error)
@@ -67,7 +67,7 @@ class Purging:
                 self._thread = None
 
     def _is_owed(self) -> bool:
-        """Whether there is something to do; if not, the thread ends with this."""
+        """Return whether there is something to do; if not, the thread ends with this."""
         with self._lock:
             owed, self._owed = self._owed, False
             if not owed:

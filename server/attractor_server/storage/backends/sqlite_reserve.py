@@ -20,7 +20,7 @@ class Reserve:
         self._path = path
 
     def is_needed(self) -> bool:
-        """Whether the disk has less room left than the reserve is to hold."""
+        """Return whether the disk has less room left than the reserve is to hold."""
         try:
             disk = os.statvfs(self._path.parent)
         except OSError:

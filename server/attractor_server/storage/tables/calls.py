@@ -1,4 +1,4 @@
-"""Numbered calls: what one has done is noted in the same transaction, so that a repeat is told of it and does nothing.
+"""Rows of numbered calls, each with what it has done: noted in its transaction, so that a repeat does nothing.
 
 A number is noted with the kind of the call, the memory that it names and a digest of all that it asks, so that another
 call with the same number is refused, and not taken for a repeat.
@@ -13,7 +13,7 @@ REMEMBERED_S = 86_400.0
 """A repeat comes sooner: clients give up after minutes"""
 
 
-def found(cursor: Cursor, call: Call | None) -> Done | None:
+def find(cursor: Cursor, call: Call | None) -> Done | None:
     """Return what that call has done, or None if it is new or has no number.
 
     Raises:

@@ -17,11 +17,11 @@ _DRAFTS = "@", "A"
 """What the names of drafts begin with, and what is beyond all of them"""
 
 _GONE = "@gone-", "@gone."
-"""The same of drafts that nobody will finish"""
+"""What the names of drafts that nobody will finish begin with, and what is beyond all of them"""
 
 
 def begin(cursor: Cursor, memory: StoredMemory, *, now_s: float) -> int:
-    """Makes the row, its own parent, so that it counts as nobody's."""
+    """Make the row, its own parent, so that it counts as nobody's; return its number."""
     name = f"@{uuid.uuid4().hex}"
     new = NewMemory(name=name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings)
     memory_rows.make(cursor, new, now_s=now_s)
@@ -33,17 +33,17 @@ def begin(cursor: Cursor, memory: StoredMemory, *, now_s: float) -> int:
 
 
 def end(cursor: Cursor, memory: int, name: str) -> StoredMemory:
-    """Gives the memory its name."""
+    """Give the memory its name."""
     if cursor.execute("SELECT 1 FROM memories WHERE name = ?", (name,)).fetchone() is not None:
         raise NameTaken(f"memory {name!r} exists; import it under another name, or delete that one first")
     cursor.execute("UPDATE memories SET parent = NULL, name = ? WHERE id = ?", (name, memory))
-    found = memory_rows.found(cursor, name)
+    found = memory_rows.find(cursor, name)
     assert found is not None
     return found
 
 
 def abandon(cursor: Cursor, memory: int, *, now_s: float) -> None:
-    """Makes a memory, with its snapshots, one that nobody reaches."""
+    """Make a memory, with its snapshots, one that nobody reaches."""
     name = f"{_GONE[0]}{uuid.uuid4().hex}"
     cursor.execute(
         "UPDATE memories SET name = CAST(? AS TEXT) || id WHERE parent = ? AND id <> ?", (f"{name}@", memory, memory)
@@ -54,7 +54,7 @@ def abandon(cursor: Cursor, memory: int, *, now_s: float) -> None:
 
 
 def exchange(cursor: Cursor, memory: int, draft: int) -> None:
-    """Each has the other's pages, the draft with the model they are of."""
+    """Exchange the pages of a memory and a draft, which gets the model that they are of."""
     row = cursor.execute(
         "SELECT model, model_digest, page_patterns, version, patterns FROM memories WHERE id = ?", (memory,)
     ).fetchone()
@@ -71,7 +71,7 @@ def exchange(cursor: Cursor, memory: int, draft: int) -> None:
 
 
 def give(cursor: Cursor, memory: int, draft: int, *, dropped: Sequence[int]) -> None:
-    """Gives the memory the draft's pages; the draft has those of these numbers, and those that are dropped."""
+    """Give the memory the draft's pages; the draft gets those of these numbers, and those that are dropped."""
     cursor.execute(
         "UPDATE pages SET patterns = other.patterns, content = other.content, shared = other.shared "
         "FROM pages AS other WHERE other.number = pages.number "
@@ -89,10 +89,10 @@ def give(cursor: Cursor, memory: int, draft: int, *, dropped: Sequence[int]) -> 
 
 
 def leftovers(cursor: Cursor, *, now_s: float) -> Sequence[int]:
-    """The numbers of drafts that nobody will finish, or that are too old to be finished; not too many at a time."""
-    memory_rows = cursor.execute(
+    """Return the numbers of drafts that nobody will finish, or that are too old; not too many at a time."""
+    rows = cursor.execute(
         "SELECT id FROM memories WHERE name >= ? AND name < ? AND parent = id "
         "AND (created_s < ? OR (name >= ? AND name < ?)) LIMIT ?",
         (*_DRAFTS, now_s - ABANDONED_AFTER_S, *_GONE, LEFTOVERS),
     ).fetchall()
-    return [int(identity) for (identity,) in memory_rows]
+    return [int(identity) for (identity,) in rows]

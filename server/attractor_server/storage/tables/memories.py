@@ -1,4 +1,4 @@
-"""Rows of memories, and of what their clients were told."""
+"""Rows of memories, and of the write acks that are remembered of their clients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ _COUNT = (
 
 
 def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
-    """Makes a memory, unless there is one of that name."""
+    """Make a memory, unless there is one of that name."""
     settings = memory.settings
     cursor.execute(
         "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
@@ -45,8 +45,8 @@ def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
     )
 
 
-def found(cursor: Cursor, name: str) -> StoredMemory | None:
-    """The memory of that name with all that is known of it, or None."""
+def find(cursor: Cursor, name: str) -> StoredMemory | None:
+    """Return the memory of that name with all that is known of it, or None."""
     row = cursor.execute(f"{_SELECT} WHERE name = ? AND parent IS NULL", (name,)).fetchone()
     if row is None:
         return None
@@ -54,16 +54,16 @@ def found(cursor: Cursor, name: str) -> StoredMemory | None:
     clients = cursor.execute(_CLIENTS, (memory.id,)).fetchall()
     former = [(client, last) for client, last, _ in reversed(clients[REMEMBERED_CLIENTS:])]
     newest = [client for client, *_ in clients[:REMEMBERED_CLIENTS]]
-    return replace(memory, told=_told(cursor, memory.id, newest), former=former)
+    return replace(memory, told=_load_acks(cursor, memory.id, newest), former=former)
 
 
-def told(cursor: Cursor, memory: int, client: str) -> Sequence[WriteAck]:
-    """Return the answers to that client that are remembered, in the order of versions."""
-    return _told(cursor, memory, [client])
+def find_acks(cursor: Cursor, memory: int, client: str) -> Sequence[WriteAck]:
+    """Return the write acks of that client that are remembered, in the order of versions."""
+    return _load_acks(cursor, memory, [client])
 
 
-def by_id(cursor: Cursor, identity: int) -> StoredMemory:
-    """The memory, or snapshot, of that number, which there is."""
+def load(cursor: Cursor, identity: int) -> StoredMemory:
+    """Load a memory or snapshot by its number; it must exist."""
     return _memory(cursor, cursor.execute(f"{_SELECT} WHERE id = ?", (identity,)).fetchone())
 
 
@@ -76,8 +76,8 @@ def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
     return [name.partition("@")[0] for (name,) in rows]
 
 
-def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
-    """Memories in the order of names; without what clients were told."""
+def list_by_name(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
+    """Return memories in the order of names; without write acks."""
     rows = cursor.execute(
         f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, CAST(? AS INTEGER)) = ? AND parent IS NULL "
         "ORDER BY name LIMIT ?",
@@ -86,14 +86,14 @@ def listed(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[St
     return [_memory(cursor, row) for row in rows]
 
 
-def beyond(cursor: Cursor, identity: int, *, size: int) -> Sequence[StoredMemory]:
-    """Memories and snapshots in the order in which they were made; without what clients were told."""
+def list_by_number(cursor: Cursor, identity: int, *, size: int) -> Sequence[StoredMemory]:
+    """Return memories and snapshots in the order in which they were made; without write acks."""
     rows = cursor.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", (identity, size)).fetchall()
     return [_memory(cursor, row) for row in rows]
 
 
-def models(cursor: Cursor) -> Iterator[tuple[str, str]]:
-    """Names and digests of the models that memories and snapshots are of, each digest once."""
+def list_models(cursor: Cursor) -> Iterator[tuple[str, str]]:
+    """Yield names and digests of the models that memories and snapshots are of, each digest once."""
     digest = ""
     while (row := cursor.execute(_NEXT_MODEL, (digest,)).fetchone()) is not None:
         name, digest = row
@@ -103,8 +103,8 @@ def models(cursor: Cursor) -> Iterator[tuple[str, str]]:
 _NEXT_MODEL = "SELECT model, model_digest FROM memories WHERE model_digest > ? ORDER BY model_digest LIMIT 1"
 
 
-def expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
-    """Names of memories whose time is over."""
+def find_expired(cursor: Cursor, *, now_s: float, size: int) -> Sequence[str]:
+    """Return the names of memories whose time is over."""
     rows = cursor.execute(
         "SELECT name FROM memories WHERE expires_s < ? AND parent IS NULL ORDER BY expires_s LIMIT ?", (now_s, size)
     ).fetchall()
@@ -123,8 +123,8 @@ def split_by_memory(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
         yield changes[start:]
 
 
-def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Sequence[Change]:
-    """Those of memories that are there, which have the change's version, and its model, from now on."""
+def update_counts(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Sequence[Change]:
+    """Give memories the version, patterns and model of their changes; return the changes of those that there are."""
     marks, values = several([(one.memory, one.version, one.patterns, now_s) for one in changes])
     there = {identity for (identity,) in cursor.execute(_COUNT.format(marks), values).fetchall()}
     left = [change for change in changes if change.memory in there]
@@ -139,33 +139,33 @@ def counted(cursor: Cursor, changes: Sequence[Change], *, now_s: float) -> Seque
     return left
 
 
-def tell(cursor: Cursor, changes: Sequence[Change]) -> None:
-    """Notes what clients are told, and forgets what is older than is remembered."""
+def save_acks(cursor: Cursor, changes: Sequence[Change]) -> None:
+    """Note the write acks of the changes, and forget what is older than is remembered."""
     cursor.executemany(
         "DELETE FROM answers WHERE memory = ? AND client = ?",
         [(change.memory, client) for change in changes for client in change.departed],
     )
-    told = [(change.memory, told) for change in changes for told in change.told]
+    acks = [(change.memory, ack) for change in changes for ack in change.told]
     cursor.executemany(
         "INSERT INTO answers (memory, client, sequence, version, patterns, erases, digest) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
             (memory, one.client, one.sequence, one.version, one.patterns, int(one.erases), one.digest)
-            for memory, one in told
+            for memory, one in acks
         ],
     )
     cursor.executemany(
         "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
         [
             (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
-            for memory, one in told
+            for memory, one in acks
             if one.sequence > REMEMBERED_ANSWERS
         ],
     )
 
 
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
-    """Of a row of `_SELECT`."""
+    """Return the memory of a row of `_SELECT`."""
     identity, name, model, digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s = row[:11]
     return StoredMemory(
         id=identity,
@@ -188,17 +188,17 @@ _CLIENTS = (
     "ORDER BY newest DESC"
 )
 
-_TOLD = (
+_ACKS = (
     "SELECT client, sequence, version, patterns, erases, digest FROM answers WHERE memory = ? "
     "AND client IN (VALUES {}) ORDER BY version"
 )
 
 
-def _told(cursor: Cursor, memory: int, clients: Sequence[str]) -> Sequence[WriteAck]:
+def _load_acks(cursor: Cursor, memory: int, clients: Sequence[str]) -> Sequence[WriteAck]:
     if not clients:
         return []
     marks, values = several([(client,) for client in clients])
-    rows = cursor.execute(_TOLD.format(marks), (memory, *values)).fetchall()
+    rows = cursor.execute(_ACKS.format(marks), (memory, *values)).fetchall()
     return [
         WriteAck(
             client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases), digest=digest

@@ -24,7 +24,7 @@ _COPY = (
     "{parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
 )
 
-_FOUND = "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories"
+_SELECT = "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories"
 
 _FORK = _COPY.format(expires="? + ttl_s", parent="NULL")
 
@@ -32,25 +32,25 @@ _SNAPSHOT = _COPY.format(expires="NULL", parent="id")
 
 
 def fork(cursor: Cursor, memory: int, name: str, *, tag: str, now_s: float) -> StoredMemory:
-    """A memory with what the first one has, or had; nothing of what its clients were told goes with it."""
+    """Make a memory with what the first one has, or had at a snapshot; write acks do not go with it."""
     source = snapshot_id(cursor, memory, tag) if tag else memory
     made = cursor.execute(_FORK, (name, now_s, now_s, source)).fetchone()
     if made is None:
-        _check_same(cursor, source, name)
+        _check_fork(cursor, source, name)
     else:
         page_rows.share(cursor, source, made[0])
-    found = memory_rows.found(cursor, name)
+    found = memory_rows.find(cursor, name)
     assert found is not None
     return found
 
 
 def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot:
-    """The memory as it is, under a name that nobody can ask for."""
+    """Keep the memory as it is, under a name that nobody can ask for."""
     name, version = cursor.execute("SELECT name, version FROM memories WHERE id = ?", (memory,)).fetchone()
     made = cursor.execute(_SNAPSHOT, (f"{name}@{tag}", now_s, memory)).fetchone()
     if made is not None:
         page_rows.share(cursor, memory, made[0])
-    found = tagged(cursor, memory, tag)
+    found = find(cursor, memory, tag)
     assert found is not None
     if found.version != version:
         raise TagTaken(
@@ -60,47 +60,47 @@ def snapshot(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Snapshot
     return found
 
 
-def snapshots(cursor: Cursor, memory: int, *, after: int, size: int) -> Sequence[Snapshot]:
-    """Up to so many of a memory with numbers beyond `after`, the oldest first; without the hidden ones."""
-    memory_rows = cursor.execute(
-        f"{_FOUND} WHERE parent = ? AND id > ? AND NOT (name >= ? AND name < ?) ORDER BY id LIMIT ?",
+def list_all(cursor: Cursor, memory: int, *, after: int, size: int) -> Sequence[Snapshot]:
+    """Return up to so many snapshots of a memory with numbers beyond `after`, the oldest first; no hidden ones."""
+    rows = cursor.execute(
+        f"{_SELECT} WHERE parent = ? AND id > ? AND NOT (name >= ? AND name < ?) ORDER BY id LIMIT ?",
         (memory, after, *_hidden_names(cursor, memory), size),
     ).fetchall()
-    return list(map(_snapshot, memory_rows))
+    return list(map(_snapshot, rows))
 
 
-def tagged(cursor: Cursor, memory: int, tag: str) -> Snapshot | None:
-    """The snapshot with that tag, if there is one."""
+def find(cursor: Cursor, memory: int, tag: str) -> Snapshot | None:
+    """Return the snapshot with that tag, if there is one."""
     row = cursor.execute(
-        f"{_FOUND} WHERE parent = ? AND name = ?", (memory, f"{_name(cursor, memory)}@{tag}")
+        f"{_SELECT} WHERE parent = ? AND name = ?", (memory, f"{_name(cursor, memory)}@{tag}")
     ).fetchone()
     return None if row is None else _snapshot(row)
 
 
-def kept(cursor: Cursor, name: str, tag: str) -> StoredMemory:
-    """A snapshot with its pages.
+def load(cursor: Cursor, name: str, tag: str) -> StoredMemory:
+    """Load a snapshot as a memory, with its pages.
 
     Raises:
         SnapshotNotFound: there is none.
     """
-    if (memory := reading_once(cursor, name, tag)) is None:
+    if (memory := find_id(cursor, name, tag)) is None:
         raise SnapshotNotFound(f"memory {name!r} has no snapshot {tag!r}")
-    return memory_rows.by_id(cursor, memory)
+    return memory_rows.load(cursor, memory)
 
 
 def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
-    """The row of a snapshot.
+    """Return the number of a snapshot.
 
     Raises:
         SnapshotNotFound: there is none.
     """
-    if (found := tagged(cursor, memory, tag)) is None:
-        raise SnapshotNotFound(f"tag: saw {tag!r}; expected {_expected(cursor, memory)}")
+    if (found := find(cursor, memory, tag)) is None:
+        raise SnapshotNotFound(f"tag: saw {tag!r}; expected {_describe_tags(cursor, memory)}")
     return found.id
 
 
 def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
-    """Gives the memory the pages of a snapshot, and its model; the version goes on."""
+    """Give the memory the pages of a snapshot, and its model; the version goes on."""
     source = snapshot_id(cursor, memory, tag)
     page_rows.drop_all(cursor, memory)
     page_rows.share(cursor, source, memory)
@@ -116,21 +116,21 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
 
 
 def delete(cursor: Cursor, memory: int) -> None:
-    """Takes away a memory, its snapshots, and what is in the pages that only they had."""
+    """Delete a memory, its snapshots, and the contents of pages that only they had."""
     found = page_rows.contents_of(cursor, memory)
     cursor.execute("DELETE FROM memories WHERE id = ?", (memory,))  # and with it its snapshots and all their pages
     content_rows.forget_all(cursor, found)
 
 
 def is_large(cursor: Cursor, memory: int, *, parts: int, pages: int) -> bool:
-    """Whether a memory has more pages, or more pages and snapshots, than that."""
+    """Return whether a memory has more pages, or more pages and snapshots, than that."""
     held = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, pages + 1)).fetchall()
     own = cursor.execute("SELECT id FROM memories WHERE parent = ? LIMIT ?", (memory, parts + 1)).fetchall()
     return len(held) > pages or len(held) + len(own) > parts
 
 
-def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
-    """Takes up to so many pages away from a memory, those of its snapshots first; whether it may have more."""
+def shorten(cursor: Cursor, memory: int, pages: int) -> bool:
+    """Take up to so many pages from a memory, those of its snapshots first; return whether it may have more."""
     while pages > 0:
         row = cursor.execute(
             "SELECT id FROM memories WHERE parent = ? AND id <> ? LIMIT 1", (memory, memory)
@@ -144,24 +144,24 @@ def shortened(cursor: Cursor, memory: int, pages: int) -> bool:
     return True
 
 
-def reading_once(cursor: Cursor, name: str, tag: str) -> int | None:
-    """The number of the snapshot with that tag, if there is one."""
+def find_id(cursor: Cursor, name: str, tag: str) -> int | None:
+    """Return the number of the snapshot with that tag, if there is one."""
     row = cursor.execute("SELECT id FROM memories WHERE name = ? AND parent <> id", (f"{name}@{tag}",)).fetchone()
     return None if row is None else int(row[0])
 
 
 def leftovers(cursor: Cursor, *, before_s: float) -> Sequence[int]:
-    """The numbers of hidden snapshots, of all memories, that were taken before then; not too many at a time."""
-    memory_rows = cursor.execute(
+    """Return the numbers of hidden snapshots, of all memories, that were taken before then; not too many at a time."""
+    rows = cursor.execute(
         "SELECT id FROM memories WHERE parent IS NOT NULL AND parent <> id AND created_s < ? AND name LIKE ? LIMIT ?",
         (before_s, f"%@{HIDDEN}%", LEFTOVERS),
     ).fetchall()
-    return [int(identity) for (identity,) in memory_rows]
+    return [int(identity) for (identity,) in rows]
 
 
-def _expected(cursor: Cursor, memory: int) -> str:
-    """The first tags of a memory, and how many more there are."""
-    few = [one.tag for one in snapshots(cursor, memory, after=0, size=TAGS_TOLD)]
+def _describe_tags(cursor: Cursor, memory: int) -> str:
+    """Name the first tags of a memory, and how many more there are."""
+    few = [one.tag for one in list_all(cursor, memory, after=0, size=TAGS_TOLD)]
     if len(few) < TAGS_TOLD:
         return f"one of this memory's snapshots {few}"
     count = number(
@@ -175,7 +175,7 @@ def _expected(cursor: Cursor, memory: int) -> str:
 
 
 def _hidden_names(cursor: Cursor, memory: int) -> tuple[str, str]:
-    """What the names of a memory's hidden snapshots begin with, and what is beyond all of them."""
+    """Return the start of the names of a memory's hidden snapshots, and the end of their range."""
     start = f"{_name(cursor, memory)}@"
     return f"{start}{HIDDEN}", f"{start}{chr(ord(HIDDEN) + 1)}"
 
@@ -198,8 +198,8 @@ def _snapshot(row: tuple[int, str, str, str, int, int, float]) -> Snapshot:
     )
 
 
-def _check_same(cursor: Cursor, source: int, name: str) -> None:
-    """That the memory of that name is the fork that was asked for, as it was made."""
+def _check_fork(cursor: Cursor, source: int, name: str) -> None:
+    """Raise NameTaken unless the memory of that name is the fork that was asked for, as it was made."""
     there = cursor.execute("SELECT origin, origin_version, version FROM memories WHERE name = ?", (name,)).fetchone()
     version = cursor.execute("SELECT version FROM memories WHERE id = ?", (source,)).fetchone()[0]
     if tuple(there) != (source, version, version):
