@@ -111,8 +111,12 @@ class ModelState:
         return PaddedBatch(counts, rows=self.rows(len(counts)))
 
     def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
-        """Copies of the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
+        """Copy the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
         return self.bank.gather(self.bank.enter([*pages, *[Page()] * (rows - len(pages))]))
+
+    def copies(self, pages: Sequence[Page], rows: int) -> Tensors:
+        """Copy as `fast` does, of pages that the bank has just brought."""
+        return self.bank.gather(self.bank.locate([*pages, *[Page()] * (rows - len(pages))]))
 
     def given(self, padded: NDArray[Scalar]) -> Tensor:
         """The same on the model's device; what cannot be written to, such as a part of a message, is copied."""
@@ -149,6 +153,14 @@ class PaddedBatch:
         padded = np.zeros((self.shape[0] * self.shape[1], *flat.shape[1:]), flat.dtype)
         padded[self._at] = flat
         return padded.reshape(*self.shape, *flat.shape[1:])
+
+    def spread_tensor(self, flat: Tensor) -> Tensor:  # (patterns, …), row after row
+        """Spread as `spread` does, on the tensor's device."""
+        if self._full:
+            return flat.view(*self.shape, *flat.shape[1:])
+        padded = flat.new_zeros(self.shape[0] * self.shape[1], *flat.shape[1:])
+        padded[torch.from_numpy(self._at).to(flat.device)] = flat
+        return padded.view(*self.shape, *flat.shape[1:])
 
     def collect(self, tensor: Tensor, axis: int = 0) -> Floats:  # (…, rows, width, …), the rows at `axis`
         """The inverse of `spread`, on the host."""

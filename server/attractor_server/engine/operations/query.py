@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from attractor_server.energy.familiarity import evidence, misfit
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.engine import compute
 from attractor_server.engine.batch import (
@@ -26,20 +25,15 @@ from attractor_server.engine.batch import (
 )
 from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.matching import matches
-from attractor_server.engine.operations.route import ALL, PageQuery, Routes, Selection, asked_of
+from attractor_server.engine.operations.merge import Answer, merge_answers
+from attractor_server.engine.operations.route import ALL, PageQuery, Selection, asked_of
 from attractor_server.errors import NotKept, ReadDiverged, ServerError
 from attractor_server.memories.outcomes import Booleans, Floats, Integers, Outcome, Recalled, Recognized
 from attractor_server.memories.page import Page
 from attractor_server.scheduling.failures import describe_divergence, log_fault
 from attractor_server.scheduling.jobs import Job
 
-Answer: TypeAlias = Recalled | Recognized | ServerError
-
 Answers: TypeAlias = Iterator[tuple[Job, Selection, Answer]]
-
-Order: TypeAlias = NDArray[np.int64]
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
@@ -97,7 +91,7 @@ def _answered(
                 pieces.setdefault(job, []).append((some, answer))
         yield None
     for job, found in pieces.items():
-        yield job, _put_together(job, found, asked.contests.get(job))
+        yield job, merge_answers(job, found, asked.contests.get(job))
 
 
 def _size(row: PageQuery) -> int:
@@ -150,22 +144,30 @@ def _guarded(
 
 
 def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
-    model, first = loaded.model, rows[0].parts[0][0]
-    given, known = _values(rows), _known(rows)
+    model, first, own = loaded.model, rows[0].parts[0][0], [row.page for row in rows]
     lent = None if first.pull or first.trajectory else loaded.lent
+    # The cues, and what is known of them
     grid = PaddedBatch([row.size for row in rows], rows=loaded.rows(len(rows)) if lent is None else len(rows))
-    padded = loaded.given(grid.spread(given))
-    mask = None if known is None else loaded.given(grid.spread(known))
-    hold: Hold | None = None if mask is None or first.pull else model.hold(padded, mask)
-    x, own = model.encode(padded), [row.page for row in rows]
+    x, given, known = _encode(loaded, rows, grid), None, None
+    hold: Hold | None = None
+    pull: Pull | None = None
+    if any(job.known is not None for row in rows for job, _, _ in row.parts):
+        given = _values(rows)
+        known = _known(rows, given)
+        clamped = loaded.given(grid.spread(given)), loaded.given(grid.spread(known))
+        if first.pull:
+            pull = model.pull(*clamped)
+        else:
+            hold = model.hold(*clamped)
+    # The reading loop
     if lent is not None:
-        reading = compute.read_in_place(model, lent, loaded.bank.enter(own), x, hold=hold, steps=first.steps)
+        reading = compute.read_in_place(model, lent, loaded.bank.locate(own), x, hold=hold, steps=first.steps)
     else:
-        pull: Pull | None = model.pull(padded, mask) if mask is not None and first.pull else None
-        fast = loaded.fast(own, grid.shape[0])
+        fast = loaded.copies(own, grid.shape[0])
         reading = compute.read_pages(
             model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory
         )
+    # The answers, in user units and cut by job
     held = None if first.pull else known
     values = _held(given, held, grid.collect(model.decode(reading.pattern)))
     before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))
@@ -192,11 +194,11 @@ def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
 def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
     model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.lent
-    x, own = model.encode(loaded.given(grid.spread(_values(rows)))), [row.page for row in rows]
+    x, own = _encode(loaded, rows, grid), [row.page for row in rows]
     if lent is not None:
-        energies, gaps = compute.recognize_in_place(model, lent, loaded.bank.enter(own), x)
+        energies, gaps = compute.recognize_in_place(model, lent, loaded.bank.locate(own), x)
     else:
-        energies, gaps = compute.recognize_pages(model, loaded.fast(own, grid.shape[0]), x)
+        energies, gaps = compute.recognize_pages(model, loaded.copies(own, grid.shape[0]), x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
     if model.calibration is not None:
         stored = loaded.column([row.page.patterns for row in rows], grid.shape[0])
@@ -220,18 +222,25 @@ def _values(rows: Sequence[PageQuery]) -> Floats:
     return joined([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
 
 
-def _known(rows: Sequence[PageQuery]) -> Booleans | None:
-    """(patterns, d), or None where nothing is known."""
+def _encode(loaded: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) -> Tensor:
+    """Bring the cues of all parts into network units, (rows, width, entries): those that were routed are so already."""
+    if any(row.routes is None for row in rows):
+        return loaded.model.encode(loaded.given(grid.spread(_values(rows))))
+    parts = [(row.routes[job].x, some) for row in rows if row.routes is not None for job, some, _ in row.parts]
+    cues = [x if isinstance(some, slice) else x[torch.from_numpy(some)] for x, some in parts]
+    return grid.spread_tensor(cues[0] if len(cues) == 1 else torch.cat(cues))
+
+
+def _known(rows: Sequence[PageQuery], given: Floats) -> Booleans:
+    """Entries that are known, (patterns, d), like the values that are given."""
     parts = [part for row in rows for part in row.parts]
-    if all(job.known is None for job, _, _ in parts):
-        return None
-    nothing = np.zeros(_values(rows).shape, np.bool_)
+    nothing = np.zeros(given.shape, np.bool_)
     return joined([nothing[:count] if job.known is None else job.known[some] for job, some, count in parts])
 
 
-def _held(given: Floats, known: Booleans | None, values: Floats) -> Floats:  # (…, n, d)
-    """The values, those held exactly as the cue has them: the way to network units and back may round."""
-    return values if known is None else np.where(known, given, values)
+def _held(given: Floats | None, known: Booleans | None, values: Floats) -> Floats:  # (…, n, d)
+    """Put back those values that are held, exactly: the way to network units and back may round."""
+    return values if given is None or known is None else np.where(known, given, values)
 
 
 def _parts(rows: Sequence[PageQuery]) -> Iterator[tuple[Job, Selection, slice, Integers | None]]:
@@ -240,60 +249,3 @@ def _parts(rows: Sequence[PageQuery]) -> Iterator[tuple[Job, Selection, slice, I
     ends = accumulate(count for _, _, count, _ in parts)
     for (job, some, count, number), end in zip(parts, ends, strict=True):
         yield job, some, slice(end - count, end), np.full(count, number) if number else None
-
-
-def _put_together(job: Job, pieces: Sequence[tuple[Selection, Answer]], chosen: Routes | None) -> Answer:
-    """The answer to a job of which different pages answered some each; an error, if one of them could not."""
-    for _, answer in pieces:
-        if isinstance(answer, ServerError):
-            return answer
-    places = np.concatenate([some for some, _ in pieces])
-    recalled = [answer for _, answer in pieces if isinstance(answer, Recalled)]
-    recognized = [answer for _, answer in pieces if isinstance(answer, Recognized)]
-    order = np.argsort(places) if chosen is None else _decided(job, places, recalled, chosen)
-    return _one_recalled(recalled, order) if recalled else _one_recognized(recognized, order)
-
-
-def _decided(job: Job, places: Order, pieces: Sequence[Recalled], chosen: Routes) -> Order:
-    """Which of the answers, one after another, are the job's: of two to one pattern that with more evidence."""
-    assert job.values is not None
-    pages = np.concatenate([_pages(one) for one in pieces])
-    behind = np.where(pages == chosen.page[places], 0, chosen.lead[places])
-    misfits = misfit(
-        torch.from_numpy(job.values[places]), torch.from_numpy(np.concatenate([one.values for one in pieces]))
-    )
-    order = np.lexsort((-evidence(torch.from_numpy(behind), misfits).numpy(), places))
-    return order[np.diff(places[order], prepend=-1) > 0]
-
-
-def _one_recalled(pieces: Sequence[Recalled], order: Order) -> Recalled:
-    iterates = [one.iterates for one in pieces if one.iterates is not None]
-    energies = [one.energies for one in pieces if one.energies is not None]
-    return Recalled(
-        values=_in_order([one.values for one in pieces], order),
-        energy_before=_in_order([one.energy_before for one in pieces], order),
-        energy_after=_in_order([one.energy_after for one in pieces], order),
-        delta_energy=_in_order([one.delta_energy for one in pieces], order),
-        steps=pieces[0].steps,
-        iterates=_in_order(iterates, order, 1) if iterates else None,
-        energies=_in_order(energies, order, 1) if energies else None,
-        pages=_in_order([_pages(one) for one in pieces], order),
-    )
-
-
-def _one_recognized(pieces: Sequence[Recognized], order: Order) -> Recognized:
-    probability = [one.probability for one in pieces if one.probability is not None]
-    return Recognized(
-        energy=_in_order([one.energy for one in pieces], order),
-        delta_energy=_in_order([one.delta_energy for one in pieces], order),
-        probability=_in_order(probability, order) if probability else None,
-        pages=_in_order([_pages(one) for one in pieces], order),
-    )
-
-
-def _pages(one: Recalled | Recognized) -> Integers:
-    return np.zeros(len(one.delta_energy), np.int64) if one.pages is None else one.pages
-
-
-def _in_order(arrays: Sequence[NDArray[Scalar]], order: Order, axis: int = 0) -> NDArray[Scalar]:
-    return np.concatenate(arrays, axis).take(order, axis)

@@ -47,6 +47,8 @@ class PageQuery:
     """Each with the number of patterns"""
     size: int
     """Patterns in all of them"""
+    routes: "Mapping[Job, Routes] | None" = None
+    """Of their jobs, with the cues encoded; None where there was no choice"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,8 @@ class Cues:
 class Routes:
     """Pages of some cues by their numbers in the memory, (n,) each."""
 
+    x: Tensor
+    """The cues in network units, (n, entries)"""
     page: PageNumbers
     rival: PageNumbers
     lead: Floats
@@ -70,7 +74,7 @@ class Routes:
 
     def part(self, some: slice) -> "Routes":
         """Of some of the cues."""
-        return Routes(self.page[some], self.rival[some], self.lead[some], self.contested[some])
+        return Routes(self.x[some], self.page[some], self.rival[some], self.lead[some], self.contested[some])
 
     def settled(self) -> "Routes":
         """The same without contests."""
@@ -149,7 +153,7 @@ def _rows(lane: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[PageQuery
     numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
     for number in np.unique(np.concatenate(numbers)).tolist():
         parts = list(_parts(chosen, number))
-        yield PageQuery(pages[number], number, among, parts, sum([count for _, _, count in parts]))
+        yield PageQuery(pages[number], number, among, parts, sum([count for _, _, count in parts]), chosen)
 
 
 def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Selection, int]]:
@@ -162,7 +166,10 @@ def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Sel
 
 def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
     """Of cues whose numbers have the same bucket."""
-    energies, found = yield from _energies(loaded, cues, cut=cut)
+    grid = loaded.grid([len(one.values) for one in cues])
+    x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
+    energies, found = yield from _energies(loaded, cues, x, cut=cut)
+    row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
     alike: dict[int, list[tuple[Cues, int]]] = defaultdict(list)
     for one, start in zip(cues, starts, strict=False):
@@ -179,22 +186,25 @@ def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dic
             yield
         joint = [np.concatenate(parts, 1) for parts in zip(*columns, strict=True)]
         for row, (one, _) in enumerate(group):
-            found[one] = Routes(*(column[row, : len(one.values)] for column in joint))
+            n = len(one.values)
+            found[one] = Routes(x[row_of[one], :n], *(column[row, :n] for column in joint))
     return found
 
 
 def _energies(
-    loaded: ModelState, cues: Sequence[Cues], *, cut: bool
+    loaded: ModelState,
+    cues: Sequence[Cues],
+    x: Tensor,  # (rows, width, entries), encoded
+    *,
+    cut: bool,
 ) -> Stops[tuple[Tensor, dict[Cues, Routes | ServerError]]]:
-    """E (pages of all, width) of the cues in their pages, one after another; and the cues whose pages did not come."""
-    grid = loaded.grid([len(one.values) for one in cues])
-    x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
+    """Compute E (pages of all, width) of the cues in their pages, one after another; and which pages did not come."""
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
-    energies = torch.empty(len(asked), grid.shape[1], device=x.device)
+    energies = torch.empty(len(asked), x.shape[1], device=x.device)
     failed: dict[Cues, Routes | ServerError] = {}
     lent, limit = loaded.lent, loaded.reading_limit(())
     if cut:
-        limit = min(limit, max(1, PART_LOOKS // grid.shape[1]))
+        limit = min(limit, max(1, PART_LOOKS // x.shape[1]))
     for start in range(0, len(asked), limit):
         part = asked[start : start + limit]
         errors = loaded.bank.bring([page for _, page in part])
@@ -203,9 +213,9 @@ def _energies(
         rows = loaded.rows(len(part))
         own = x.index_select(0, loaded.column([row for row, _ in part], rows))
         if lent is not None:
-            found, _ = compute.recognize_in_place(loaded.model, lent, loaded.bank.enter(pages), own)
+            found, _ = compute.recognize_in_place(loaded.model, lent, loaded.bank.locate(pages), own)
         else:
-            found = compute.compute_energies(loaded.model, loaded.fast(pages, rows), own)
+            found = compute.compute_energies(loaded.model, loaded.copies(pages, rows), own)
         energies[start : start + len(part)] = found[: len(part)]
         yield
     return energies, failed

@@ -87,6 +87,10 @@ class Bank:
         """
         for error in self.bring(pages).values():
             raise error
+        return self.locate(pages)
+
+    def locate(self, pages: Sequence[Page]) -> Tensor:
+        """Return where pages that `bring` has just brought are until the next call: (pages,) int64."""
         return self._stack.column([page.place for page in pages])
 
     @property
