@@ -1,4 +1,4 @@
-"""One shard put together: models, engine, batcher, and the gRPC server before them. No Ray here."""
+"""One shard put together: models, engine, batcher, and the gRPC server before them."""
 
 import logging
 import tempfile
@@ -79,21 +79,21 @@ class RunningShard:
 
     @property
     def epoch(self) -> int:
-        """Of the topology that the shard follows: it has claimed and released what that says. 0 for none."""
+        """Epoch of the topology that the shard follows: it has claimed and released what that says. 0 for none."""
         return self._shard.followed
 
     @property
     def topology(self) -> Topology | None:
-        """The newest topology that the shard was told."""
+        """Newest topology that the shard was given."""
         return self._shard.newest
 
     @property
     def held(self) -> frozenset[int]:
-        """The groups of slots that are the shard's in the store."""
+        """Groups of slots that are the shard's in the store."""
         return frozenset() if self._shard.holding is None else self._shard.holding.held
 
     async def learn(self, topology: Topology, *, seize: Collection[int] = ()) -> None:
-        """Tells the shard of the others, once it is warm; from the first time on it serves.
+        """Give the shard a topology, once it is warm; from the first time on it serves.
 
         Groups in `seize` are taken from owners that may be alive. Returns when what is free has been claimed.
 
@@ -108,13 +108,13 @@ class RunningShard:
         await self._listening.ready()
 
     async def drain(self, grace_s: float) -> bool:
-        """Sends clients away and stops. Whether everything that was accepted is finished."""
+        """Send clients away and stop. Return whether everything that was accepted is finished."""
         return await self._listening.drain(grace_s)
 
 
 @asynccontextmanager
 async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIterator[RunningShard]:
-    """A shard in this process and event loop, until the end of the block.
+    """Run a shard in this process and event loop, until the end of the block.
 
     `resize` is called with the number of shards that a client asks for.
 
@@ -165,7 +165,7 @@ async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], 
 
 
 def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]:
-    """What reads files and takes memory: not for the event loop."""
+    """Read the files and take the memory that a shard needs: not on the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_make_spill_folder(spec))
@@ -186,14 +186,14 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
 
 
 def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
-    """Two connections: a look must not wait for a commit, which may wait for that of another shard."""
+    """Open two connections: a look must not wait for a commit, which may wait for that of another shard."""
     looks = open_store(spec.store_uri, busy_ms=LOOKS_BUSY_MS)
     ownership = Claims(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
     return SqlMemoryStore(open_store(spec.store_uri), ownership, artifacts=artifacts)
 
 
 def _close(engine: Engine, journal: SqlMemoryStore | None) -> None:
-    """Lets others have at once what was this shard's."""
+    """Let others have at once what was this shard's."""
     engine.close()
     if journal is None:
         return
@@ -206,7 +206,7 @@ def _close(engine: Engine, journal: SqlMemoryStore | None) -> None:
 
 
 def _make_spill_folder(spec: ShardSpec) -> Path | None:
-    """The shard's part of the artifact store, made now: that it cannot be made is told before anybody needs it."""
+    """Make the shard's part of the artifact store now: that it cannot be made is said before anybody needs it."""
     if not isinstance(spec.artifacts, Path):
         return None
     folder = spec.artifacts / f"shard-{spec.number}"
@@ -222,7 +222,7 @@ def _make_spill_folder(spec: ShardSpec) -> Path | None:
 
 
 def compute_limits(models: Mapping[str, Model]) -> Limits:
-    """Bounds under which the answer to a full frame fits in one message.
+    """Return the bounds under which the answer to a full frame fits in one message.
 
     Raises:
         SettingsError: a single pattern of some model does not.

@@ -23,7 +23,7 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Deleted, Outcome, TaskDone, Unfinished
 from attractor_server.memories.page import release
 from attractor_server.memories.store import MemoryStore
-from attractor_server.scheduling.failures import find_misfit, gone_error, log_fault, unserved_error
+from attractor_server.scheduling.failures import find_misfit, log_fault, memory_gone_error, model_gone_error
 from attractor_server.scheduling.jobs import Job, Operation
 
 FREED = 64
@@ -115,12 +115,12 @@ class Engine:
         by_model: dict[str, list[Job]] = {}
         for job in jobs:
             if job.memory.deleted:
-                yield job, gone_error(job.memory)
+                yield job, memory_gone_error(job.memory)
             else:
                 by_model.setdefault(job.memory.model_digest, []).append(job)
         for digest, own in by_model.items():
             if (loaded := self._loaded.get(digest)) is None:
-                yield from ((job, unserved_error(job.memory)) for job in own)
+                yield from ((job, model_gone_error(job.memory)) for job in own)
             else:
                 yield from _computed(loaded, own)
 

@@ -8,7 +8,7 @@ from attractor_server.engine.batch import Results
 from attractor_server.errors import ServerError
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Outcome, Unfinished
-from attractor_server.scheduling.failures import gone_error
+from attractor_server.scheduling.failures import memory_gone_error
 from attractor_server.scheduling.jobs import Job
 
 PART_S = 0.007
@@ -38,7 +38,7 @@ class TimeSlicer:
         memory, end_s = jobs[0].memory, time.perf_counter() + self._part_s
         if memory.deleted:
             self._drop(memory)
-            return [gone_error(memory) for _ in jobs]
+            return [memory_gone_error(memory) for _ in jobs]
         one = self._under_way.pop(memory, None) or _UnderWay(jobs, self._compute(jobs))
         for answered in one.steps:
             if answered is not None:

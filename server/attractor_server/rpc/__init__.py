@@ -1,1 +1,1 @@
-"""The contract served: servicers, codec, errors and forwarding; neither torch nor Ray."""
+"""The service contract: servicers, codec, errors and forwarding. Imports neither torch nor Ray."""

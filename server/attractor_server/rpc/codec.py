@@ -1,4 +1,4 @@
-"""Tensors of the wire to flat numpy patterns and back, with every check a caller's bytes need."""
+"""Tensors on the wire to flat numpy patterns and back, with every check that a caller's bytes need."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ DIMENSIONS_SHOWN = 8
 
 
 def count_rows(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:
-    """Patterns in the first tensor; 0 if there is none.
+    """Return the number of patterns in the first tensor; 0 if there is none.
 
     Raises:
         InvalidRequest: the tensor has none, or more than may be sent.
@@ -44,7 +44,7 @@ def count_rows(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int)
 
 
 def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: str, partial: bool = False) -> Patterns:
-    """The tensors of all fields side by side, so many patterns in each; NaN for what is missing from `partial` ones.
+    """Return the tensors of all fields side by side; NaN for what is missing from `partial` patterns.
 
     Only form is checked: fields, dtype, shape, lengths. `check_values` looks at the numbers.
 
@@ -67,7 +67,7 @@ def decode(layout: Layout, tensors: Sequence[pb.Tensor], *, rows: int, where: st
 
 
 def _decode_single(field: Field, path: str, tensor: pb.Tensor, rows: int) -> Patterns:
-    """The only field there is: its values as they came, where they are float32."""
+    """Decode the only field of a layout: its values as they came, where they are float32."""
     values = _decode_values(field, tensor, rows, path).reshape(rows, field.size)
     return Patterns(values, _decode_mask(field, tensor, rows, path).reshape(rows, field.size) if tensor.known else None)
 
@@ -75,7 +75,7 @@ def _decode_single(field: Field, path: str, tensor: pb.Tensor, rows: int) -> Pat
 def encode(
     layout: Layout, values: Floats, *, into: "RepeatedCompositeFieldContainer[pb.Tensor]"
 ) -> None:  # values (rows, d)
-    """Adds one float32 tensor for each field."""
+    """Add one float32 tensor for each field."""
     for field, span in layout.spans:
         part = np.ascontiguousarray(values[:, span], dtype="<f4")
         shape = (len(values), *field.shape)
@@ -83,7 +83,7 @@ def encode(
 
 
 def encode_scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
-    """Adds the scores of several answers, one after another."""
+    """Add the scores of several answers, one after another."""
     into.energy_before.extend(_concatenate([one.energy_before for one in recalled]))
     into.energy_after.extend(_concatenate([one.energy_after for one in recalled]))
     into.delta_energy.extend(_concatenate([one.delta_energy for one in recalled]))
@@ -92,7 +92,7 @@ def encode_scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
 
 
 def encode_matches(layout: Layout, recalled: Sequence[Recalled], *, into: pb.Matches) -> None:
-    """Adds the matches of several answers, one after another, where they were asked for."""
+    """Add the matches of several answers, one after another, where they were asked for."""
     found = [one.matches for one in recalled if one.matches is not None]
     if not found:
         return
@@ -109,7 +109,7 @@ def _concatenate(parts: Sequence[Floats]) -> list[float]:
 
 
 def encode_pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int]:
-    """Which page answered each pattern of several answers; none where it was page 0 for all."""
+    """Return the page that answered each pattern of several answers; nothing where that is page 0 for all."""
     if all(one.pages is None for one in answers):
         return []
     columns = [np.zeros(len(one.delta_energy), np.int64) if one.pages is None else one.pages for one in answers]
@@ -118,12 +118,12 @@ def encode_pages(answers: Sequence[Recalled] | Sequence[Recognized]) -> list[int
 
 
 def encode_probabilities(recognized: Recognized) -> list[float]:
-    """One for each pattern; none where the model is not calibrated."""
+    """Return a probability for each pattern; nothing where the model is not calibrated."""
     return [] if recognized.probability is None else recognized.probability.tolist()
 
 
 def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int) -> list[slice]:
-    """The rows of each request of a frame.
+    """Return the rows of each request of a frame.
 
     Raises:
         InvalidRequest: the arrays disagree, or ask for too much.
@@ -149,7 +149,7 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
 
 
 def check_form(tensors: Sequence[pb.Tensor], *, where: str, rows: int) -> None:
-    """Refuses tensors that are malformed whatever model they are for: they can be cut by rows only if they agree.
+    """Refuse tensors that are malformed whatever model they are for: they can be cut by rows only if they agree.
 
     Raises:
         InvalidRequest: naming the tensor, the value seen and the value expected.
@@ -174,7 +174,7 @@ def check_form(tensors: Sequence[pb.Tensor], *, where: str, rows: int) -> None:
 def select(
     columns: pb.RequestColumns, rows: Sequence[slice], chosen: Sequence[int], *, into: pb.RequestColumns
 ) -> None:
-    """Puts the columns of the chosen requests alone into an empty message. Their masks are packed anew.
+    """Put the columns of the chosen requests alone into an empty message. Their masks are packed anew.
 
     The tensors are those that `check_form` lets pass.
     """
@@ -204,7 +204,7 @@ def _select_rows(tensor: pb.Tensor, total: int, index: list[int]) -> pb.Tensor:
 def _match_fields(
     layout: Layout, tensors: Sequence[pb.Tensor], where: str, *, partial: bool
 ) -> dict[str, tuple[str, pb.Tensor]]:
-    """Each tensor, with its place in the request, under the name of its field."""
+    """Return each tensor, with its path in the request, under the name of its field."""
     expected = [field.name for field in layout.fields]
     found: dict[str, tuple[str, pb.Tensor]] = {}
     for i, tensor in enumerate(tensors):

@@ -17,13 +17,13 @@ FELLOW_KEY = "attractor-fellow"
 
 
 def read_fellow_secret(context: Context) -> str:
-    """The secret that the caller gives to prove that it is a shard of this store; empty where it gives none."""
+    """Return the secret by which the caller proves that it is a shard of this store; empty where it sends none."""
     values = [value for key, value in context.invocation_metadata() or () if key == FELLOW_KEY]
     return values[0] if values and isinstance(values[0], str) else ""
 
 
 def get_account(context: Context) -> Account:
-    """What the call holds of the shard's memory."""
+    """Return the call's account of the shard's memory."""
     account = getattr(context, "account", None)
     assert isinstance(account, Account)
     return account
@@ -35,5 +35,5 @@ def get_address(context: Context) -> str:
 
 
 def is_forwarded(context: Context) -> bool:
-    """Whether another shard sent this call: it is not passed on again. Proves nothing, as anybody may say so."""
+    """Return whether another shard sent this call: it is not passed on again. Proves nothing, as anybody may say so."""
     return any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())

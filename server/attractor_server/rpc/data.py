@@ -34,7 +34,7 @@ class _UnaryRequest:
 
 
 class MemoryDataServicer(rpc.MemoryDataServicer):
-    """Stores and queries; what another shard owns is passed on to it."""
+    """Stores, erases, queries and recognitions; calls for memories of other shards are passed on."""
 
     def __init__(self, shard: Shard, peers: Peers) -> None:
         self._shard = shard
@@ -136,7 +136,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     async def _read(
         self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context
     ) -> _UnaryRequest:
-        """Everything that can be refused at once is refused here, before a write is counted."""
+        """Decode a request and refuse here whatever can be refused at once, before a write is numbered."""
         record = await self._shard.memories.get(memory)
         model = self._shard.model(record.model)
         rows = codec.count_rows(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
@@ -161,7 +161,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
 
     @staticmethod
     async def _wait(answer: OutcomeFuture, job: Job) -> Outcome:
-        """The outcome; a caller that goes away withdraws its own job, unless that is counted: it will be repeated."""
+        """Wait for the outcome; a caller that goes away withdraws its job, unless it is numbered: it will come again."""
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
@@ -176,7 +176,7 @@ def _write_deadline_s(request: pb.StoreRequest | pb.EraseRequest, asked: _UnaryR
 
 
 def _check_number(request: pb.StoreRequest | pb.EraseRequest) -> None:
-    """Refuses a write that is counted by half, or for a client that cannot be.
+    """Refuse a write of which exactly one of client_id and sequence is set, or whose client_id is invalid.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.

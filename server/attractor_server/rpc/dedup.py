@@ -1,4 +1,4 @@
-"""Numbers of requests, as they come by the wire: a numbered write or call is carried out once."""
+"""Numbers of requests as they come by the wire: a numbered write or call is carried out once."""
 
 from typing import Protocol
 

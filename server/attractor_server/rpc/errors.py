@@ -23,7 +23,7 @@ _RETRY_AFTER_S = 0.1
 
 
 class ForwardedError(Exception):
-    """The error of another shard, which is told as it came."""
+    """The error of another shard, passed on as it came."""
 
     def __init__(self, code: grpc.StatusCode, message: str, trailing: Metadata) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class ForwardedError(Exception):
 
 
 def encode_status(error: BaseException) -> status_pb2.Status:
-    """What a client is told; of an error nobody foresaw, nothing, and the log has it."""
+    """Return the status that a client gets; an unforeseen error is logged, and the client gets no details of it."""
     if not isinstance(error, ServerError):
         error = log_unforeseen(error, "a call")
     if error.told != error.message:
@@ -53,7 +53,7 @@ def encode_status(error: BaseException) -> status_pb2.Status:
 
 
 def log_unforeseen(error: BaseException, what: str) -> ServerError:
-    """The error that a client is told of for one that nobody foresaw, which one line of the log names."""
+    """Log an unforeseen error in one line, and return the error that the client gets in its place."""
     places = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{place.name} ({Path(place.filename).name}:{place.lineno})" for place in reversed(places))
     logger.error("%s met an unforeseen error: %s: %s; in %s", what, type(error).__name__, quoted(str(error)), where)
@@ -61,7 +61,7 @@ def log_unforeseen(error: BaseException, what: str) -> ServerError:
 
 
 def fail(context: Context, error: BaseException) -> None:
-    """Sets the status that the call will end with: the error's, with its details.
+    """Set the status that the call ends with: the error's, with its details.
 
     gRPC's own `abort` raises: its error, kept with the call, leads to the frames that have the call. Such a cycle keeps
     the request until Python looks for cycles.
@@ -78,7 +78,7 @@ def fail(context: Context, error: BaseException) -> None:
 
 
 def _log_once(error: ServerError) -> None:
-    """All requests of a batch may have failed with it."""
+    """Log the error's message once, though all requests of a batch may have failed with it."""
     if not error.logged:
         error.logged = True
         logger.warning("%s", error.message)

@@ -19,7 +19,7 @@ WELCOME_TIMEOUT_S = 5.0
 
 
 class ForwardedSession:
-    """Passes frames on as they are, and answers back. Once lost it stays so, and all it was asked fails."""
+    """Passes frames on as they are, and answers back. Once lost it stays so, and all requests under way fail."""
 
     def __init__(
         self, peers: Peers, peer: ShardInfo, hello: pb.Hello, answers: ResponseQueue, unbind: Callable[[int], None]
@@ -49,7 +49,7 @@ class ForwardedSession:
         return self._unanswered
 
     async def run(self) -> None:
-        """Passes answers back until the owner ends the session, or drains and has answered; then fails what is left."""
+        """Pass answers back until the owner ends the session, or drains and has answered; then fail what is left."""
         try:
             with self._peers.track_call(self.peer, self._give_up):
                 if await self._greet():
@@ -67,7 +67,7 @@ class ForwardedSession:
             self.lose()
 
     async def send(self, frame: pb.SessionRequest, request_ids: Iterable[int] = ()) -> None:
-        """Passes a frame on, as fast as the owner takes it; the ids are those that it will answer."""
+        """Pass a frame on, as fast as the owner takes it; the ids are those that it will answer."""
         ids = set(request_ids)
         self._unanswered |= ids
         if frame.HasField("open"):
@@ -85,13 +85,13 @@ class ForwardedSession:
                 raise
 
     def _give_up(self) -> None:
-        """The owner has nothing any more, and has had time to answer."""
+        """End the session with an owner that owns nothing any more, and has had time to answer."""
         self._given_up = True
         self._call.cancel()
         self.lose()
 
     def lose(self) -> None:
-        """Fails everything unanswered; handles bound here must be opened anew."""
+        """Fail everything unanswered; handles bound here must be opened anew."""
         self.lost = True
         self._welcomed.set()
         self._fail(set(self._unanswered))
@@ -118,7 +118,7 @@ class ForwardedSession:
         return False
 
     async def _pass_back(self, frame: pb.SessionResponse) -> None:
-        """Hands a frame on, and forgets the requests that it answers."""
+        """Hand a frame on, and forget the requests that it answers."""
         weight = 0
         kind = frame.WhichOneof("frame")
         if kind in BY_ANSWER:

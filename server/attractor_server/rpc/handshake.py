@@ -1,4 +1,4 @@
-"""How a session begins: the client's hello, and the welcome it gets."""
+"""The beginning of a session: the client's hello, and the welcome it gets."""
 
 import random
 
@@ -20,7 +20,7 @@ AGENT_KEPT = 256
 
 
 async def receive_hello(context: Context) -> pb.Hello:
-    """The hello of a client that can be served.
+    """Wait for the hello of a client that can be served.
 
     Raises:
         InvalidRequest: there is none, or it cannot be meant.
@@ -40,7 +40,7 @@ async def receive_hello(context: Context) -> pb.Hello:
 
 
 def welcome(shard: Shard) -> pb.Welcome:
-    """What a client is told of the shard.
+    """Return the shard's part of the handshake.
 
     Raises:
         Unavailable: the shard does not know the others yet.

@@ -1,4 +1,4 @@
-"""Around every call: its messages are counted before they are decoded, and server errors become statuses."""
+"""The frame around every call: messages are counted before they are decoded, and server errors become statuses."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar, cast
@@ -42,7 +42,7 @@ class CallInterceptor(aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Request, Response] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
-        """Wraps the handlers of this project's package; where they stream, they read and write by the context."""
+        """Wrap the handlers of this project's package; where they stream, they read and write by the context."""
         handler = await continuation(handler_call_details)
         kind = _REQUESTS.get(handler_call_details.method)
         if handler is None or kind is None:
@@ -71,7 +71,7 @@ class Incoming:
         self.set_trailing_metadata = context.set_trailing_metadata
 
     async def read(self) -> object:
-        """The next message, or EOF; what the one before it needed is given back.
+        """Return the next message, or EOF; the room of the one before it is given back.
 
         Raises:
             InvalidRequest: the bytes cannot be meant.
@@ -100,7 +100,7 @@ class _Served:
         self._behaviour: Behaviour = getattr(handler, f"{asks}_{answers}")
 
     async def serve(self, messages: object, context: Context) -> None:
-        """Ends as the servicer does, with its answer or its error."""
+        """Serve the call, and end it with the servicer's answer or its error."""
         with self._budget.open_account() as account:
             try:
                 await account.take(CALL_BYTES)

@@ -31,7 +31,7 @@ PAGE_SIZE_LIMIT = 1000
 
 
 class MemoriesServicer(rpc.MemoriesServicer):
-    """Memories by name; what another shard owns is passed on to it."""
+    """Memories by name; calls for memories of other shards are passed on."""
 
     def __init__(self, shard: Shard, peers: Peers) -> None:
         self._shard = shard
@@ -49,7 +49,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         return pb.CreateResponse(memory=encode_memory(record))
 
     async def _find_settings(self, name: str, model: ModelCard) -> MemorySettings:
-        """Those of the memory of that name; if there is none, those that a new one has by default."""
+        """Return the settings of the memory of that name; if there is none, those that a new one has by default."""
         try:
             return (await self._shard.memories.get(name)).settings
         except MemoryNotFound:
@@ -123,7 +123,7 @@ class ModelsServicer(rpc.ModelsServicer):
 
 
 class ClusterServicer(rpc.ClusterServicer):
-    """Who owns which slot, and how many shards there are."""
+    """The owner of each slot, and the number of shards."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard

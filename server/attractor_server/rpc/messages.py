@@ -49,7 +49,7 @@ class RequestedSettings(TypedDict, total=False):
 
 
 def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSettings:
-    """What is not left unspecified.
+    """Return the settings that are not left unspecified.
 
     Raises:
         InvalidRequest: naming each field that cannot be meant, the value seen and the values expected.
@@ -82,7 +82,7 @@ def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSett
 
 
 def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
-    """The settings that are in force."""
+    """Return the message of these settings."""
     return pb.MemorySettings(
         write=pb.WriteMode.Value(f"WRITE_MODE_{settings.write.upper()}"),
         when_full=pb.WhenFull.Value(f"WHEN_FULL_{settings.when_full.upper()}"),
@@ -93,7 +93,7 @@ def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
 
 
 def encode_memory(record: MemoryRecord) -> pb.Memory:
-    """What clients are told of a memory."""
+    """Return the message that describes a memory to clients."""
     return pb.Memory(
         name=record.name,
         model=record.model,
@@ -108,14 +108,14 @@ def encode_memory(record: MemoryRecord) -> pb.Memory:
 
 
 def encode_timestamp(time_s: float) -> timestamp_pb2.Timestamp:
-    """Seconds since 1970 on the wire."""
+    """Return the message of a time in seconds since 1970."""
     stamp = timestamp_pb2.Timestamp()
     stamp.FromMicroseconds(int(min(max(time_s, 0.0), _END_S) * 1e6))
     return stamp
 
 
 def _check_known(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:
-    """A violation, if the number is neither 0, for unspecified, nor one of those."""
+    """Return a violation if the number is neither 0, for unspecified, nor one of those."""
     if not number or number in words:
         return []
     known = ", ".join(f"{one} ({word})" for one, word in words.items())
@@ -127,7 +127,7 @@ NESTING = 900
 
 
 def read_items(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Sequence[Item]:
-    """One for each pattern; empty where none carries anything.
+    """Return one item for each pattern; nothing where none carries anything.
 
     Raises:
         InvalidRequest: naming the item, the value seen and the value expected.
@@ -140,7 +140,7 @@ def read_items(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Seq
 
 
 def encode_items(items: Iterable[Item]) -> Iterable[pb.Item]:
-    """The inverse of `read_items`."""
+    """Return the messages of these items."""
     return map(_encode_item, items)
 
 

@@ -25,7 +25,7 @@ _SMALL_BYTES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class WireOperation:
-    """How requests of one operation are read from a frame, passed on to another shard, and answered."""
+    """One operation: how its requests are read from a frame, passed on to another shard, and answered."""
 
     operation: Operation
     """Its value is the field of SessionRequest"""
@@ -50,19 +50,19 @@ class WireOperation:
     """What an outcome takes of a frame, at most"""
 
 
-def encode_stored(ids: Sequence[int], layout: Layout | None, stored: Sequence[Stored]) -> Iterator[pb.SessionResponse]:
+def encode_stores(ids: Sequence[int], layout: Layout | None, stored: Sequence[Stored]) -> Iterator[pb.SessionResponse]:
     """Yield the frame that answers these stores."""
     versions, totals = [one.version for one in stored], [one.patterns for one in stored]
     yield pb.SessionResponse(stored=pb.StoredFrame(request_ids=ids, versions=versions, totals=totals))
 
 
-def encode_erased(ids: Sequence[int], layout: Layout | None, erased: Sequence[Erased]) -> Iterator[pb.SessionResponse]:
+def encode_erases(ids: Sequence[int], layout: Layout | None, erased: Sequence[Erased]) -> Iterator[pb.SessionResponse]:
     """Yield the frame that answers these erases."""
     versions, totals = [one.version for one in erased], [one.patterns for one in erased]
     yield pb.SessionResponse(erased=pb.ErasedFrame(request_ids=ids, versions=versions, totals=totals))
 
 
-def encode_recalled(
+def encode_recalls(
     ids: Sequence[int], layout: Layout | None, recalled: Sequence[Recalled]
 ) -> Iterator[pb.SessionResponse]:
     """Yield the frame that answers these queries, after one for each iterate of those with a trajectory."""
@@ -92,7 +92,7 @@ def _encode_trajectory(request_id: int, recalled: Recalled, layout: Layout) -> I
         yield answer
 
 
-def encode_recognized(
+def encode_recognitions(
     ids: Sequence[int], layout: Layout | None, recognized: Sequence[Recognized]
 ) -> Iterator[pb.SessionResponse]:
     """Yield the frame that answers these requests."""
@@ -117,7 +117,7 @@ def _query_options(frame: pb.QueryFrame, model: ModelCard) -> Mapping[str, Any]:
     }
 
 
-def _recalled_bytes(recalled: Recalled) -> int:
+def _measure_recall(recalled: Recalled) -> int:
     size_bytes = recalled.values.nbytes + _SMALL_BYTES * len(recalled.values)
     if (matches := recalled.matches) is not None:
         size_bytes += matches.values.nbytes
@@ -131,7 +131,7 @@ OPERATIONS = (
         answer="stored",
         outcome=Stored,
         make_job=Job.store,
-        encode=encode_stored,
+        encode=encode_stores,
         per_request=("sequences",),
         per_pattern=("items",),
     ),
@@ -140,7 +140,7 @@ OPERATIONS = (
         answer="erased",
         outcome=Erased,
         make_job=Job.erase,
-        encode=encode_erased,
+        encode=encode_erases,
         per_request=("sequences",),
     ),
     WireOperation(
@@ -148,19 +148,19 @@ OPERATIONS = (
         answer="recalled",
         outcome=Recalled,
         make_job=Job.query,
-        encode=encode_recalled,
+        encode=encode_recalls,
         per_frame=("steps", "trajectory", "pull_known", "match"),
         masked=True,
         options=_query_options,
         share=lambda recalled, layout: (Recalled, layout, recalled.matches is None),
-        size_bytes=_recalled_bytes,
+        size_bytes=_measure_recall,
     ),
     WireOperation(
         operation=Operation.RECOGNIZE,
         answer="recognized",
         outcome=Recognized,
         make_job=Job.recognize,
-        encode=encode_recognized,
+        encode=encode_recognitions,
         share=lambda recognized, layout: (Recognized, recognized.probability is None),
         size_bytes=lambda recognized: 32 * len(recognized.energy),
     ),

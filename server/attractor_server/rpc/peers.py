@@ -42,7 +42,7 @@ class Call(Awaitable[Response], Protocol[Response]):
     """A call that was made."""
 
     def cancel(self) -> bool:
-        """Ends it."""
+        """End it."""
 
 
 class Peers:
@@ -54,18 +54,18 @@ class Peers:
         self._ends: dict[str, set[Callable[[], object]]] = defaultdict(set)
 
     def channel(self, peer: ShardInfo) -> aio.Channel:
-        """The channel to that shard; owned by this object."""
+        """Return the channel to that shard; owned by this object."""
         if (channel := self._channels.get(peer.address)) is None:
             channel = self._channels[peer.address] = aio.insecure_channel(peer.address, options=_OPTIONS)
         return channel
 
     async def close(self) -> None:
-        """Ends all calls to other shards."""
+        """End all calls to other shards."""
         for channel in self._channels.values():
             await channel.close()
 
     def keep_only(self, owners: Collection[str]) -> None:
-        """Ends, in a moment, the calls to all shards but these, which own nothing: a stopped one would never answer."""
+        """End, in a moment, the calls to all shards but these, which own nothing: a stopped one would never answer."""
         self._owners = owners
         loop = asyncio.get_running_loop()
         for address in self._ends.keys() - set(owners):
@@ -73,7 +73,7 @@ class Peers:
 
     @contextmanager
     def track_call(self, peer: ShardInfo, end: Callable[[], object]) -> Iterator[None]:
-        """While a call to that shard is under way; `end` is called if the shard has nothing any more."""
+        """Hold a call to that shard under way; `end` is called if the shard owns nothing any more."""
         ends = self._ends[peer.address]
         ends.add(end)
         try:
@@ -90,7 +90,7 @@ class Peers:
         *,
         secret: str = "",
     ) -> Response:
-        """The owner's answer, or its error, with a routing hint in the trailing metadata.
+        """Return the owner's answer, or raise its error, with a routing hint in the trailing metadata.
 
         The `secret` of the store proves to the owner that it is a fellow shard that asks.
 
@@ -165,10 +165,10 @@ def owner_answers(
 
 
 def unreachable_error(peer: ShardInfo) -> OwnerUnreachable:
-    """What a client is told when the owner of its memory is gone."""
+    """Return the error of a request whose owner is gone."""
     return OwnerUnreachable(f"the shard at {peer.address} does not answer; try again in a moment")
 
 
 def disagreement_error() -> OwnerUnreachable:
-    """What a client is told when a request was passed on to a shard that does not own the memory either."""
+    """Return the error of a request that was passed on to a shard that does not own the memory either."""
     return OwnerUnreachable("the shards disagree on who owns this memory; try again in a moment")

@@ -1,4 +1,4 @@
-"""From frames of requests to jobs."""
+"""Jobs from frames of requests."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class RequestFrame:
     """Session that it came by; None where another shard passed it on"""
 
     def split_rows(self, patterns_limit: int) -> list[slice]:
-        """The rows of each request.
+        """Return the rows of each request.
 
         Raises:
             InvalidRequest: the arrays disagree, or ask for too much.
@@ -58,7 +58,7 @@ class RequestFrame:
         return rows
 
     def check_items(self, patterns: int) -> Sequence[Item]:
-        """One for each of so many patterns; empty where none carries anything.
+        """Return one item for each of so many patterns; nothing where none carries anything.
 
         Raises:
             InvalidRequest: naming the item, the value seen and the value expected.
@@ -66,7 +66,7 @@ class RequestFrame:
         return read_items(self.items, patterns=patterns, where=f"{self.operation.value}.items")
 
     def select(self, rows: Sequence[slice], chosen: Sequence[int]) -> pb.SessionRequest:
-        """A frame of the chosen requests alone: of all of them the frame as it came, nothing in it decoded.
+        """Return a frame of the chosen requests alone; of all of them the frame as it came, with nothing in it decoded.
 
         Items are cut as they are: `check_items` comes first.
         """
@@ -114,7 +114,7 @@ class FrameRequest:
 def make_jobs(
     shard: Shard, ask: RequestFrame, asked: Sequence[FrameRequest], model: ModelCard, *, rows: int
 ) -> Iterator[tuple[int, Job | ServerError]]:
-    """The place in the columns, and the job or why there is none, of requests for memories of one model.
+    """Yield the place in the columns, and the job or why there is none, of requests for memories of one model.
 
     `rows` is the number of patterns in the whole frame.
     """
@@ -142,7 +142,7 @@ def make_jobs(
 def _find_invalid(
     layout: Layout, patterns: Patterns, asked: Sequence[FrameRequest], *, where: str, partial: bool
 ) -> dict[int, ServerError]:
-    """By place the requests with values that cannot be meant, which are looked for only where there are any."""
+    """Return the error of each request with invalid values, by place; they are looked for only where there are any."""
     wrong: dict[int, ServerError] = {}
     try:
         check_values(layout, patterns, where=where, partial=partial)

@@ -1,4 +1,4 @@
-"""What a session has to tell its client, in order, put together into as few frames as it can be."""
+"""Answers of a session, in order, put together into as few frames as possible."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ _FAILURE_BYTES = 2048
 
 @dataclass(slots=True, eq=False)  # not frozen: that would double what it costs to make one
 class PendingResponse:
-    """One thing to tell: the outcome of a request, or a frame that is ready to be sent."""
+    """One answer to send: the outcome of a request, or a frame that is ready."""
 
     content: Outcome | ServerError | pb.SessionResponse
     request_id: int = 0
@@ -45,7 +45,7 @@ class PendingResponse:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Neighbours of one kind share a frame."""
+        """Key by which neighbours share a frame."""
         content = self.content
         if (wire := BY_OUTCOME.get(type(content))) is not None and wire.share is not None:
             return wire.share(content, self.layout)
@@ -62,7 +62,7 @@ class PendingResponse:
 
 
 class ResponseQueue:
-    """A bounded line of answers, written by one task. Use it from one event loop."""
+    """A bounded queue of answers, written by one task. Use it from one event loop."""
 
     def __init__(self, context: Context, account: Account, *, weight_limit: int, message_bytes: int) -> None:
         """`weight_limit` bounds what is reserved: patterns under way in the server, and iterates of trajectories."""
@@ -78,17 +78,17 @@ class ResponseQueue:
 
     @property
     def all_sent(self) -> bool:
-        """Nothing waits here."""
+        """Whether nothing waits here."""
         return self._unsent == 0
 
     async def reserve(self, weight: int) -> None:
-        """Waits until so much more may be under way; an item of that weight gives it back."""
+        """Wait until so much more may be under way; an item of that weight gives it back."""
         while self._reserved and self._reserved + weight > self._weight_limit:
             await self.changes.wait()
         self._reserved += weight
 
     def put(self, item: PendingResponse) -> None:
-        """Takes one more thing to tell; where matches make it longer than a message may be, its request fails."""
+        """Take one more answer; where matches make it longer than a message may be, its request fails."""
         if isinstance(item.content, Recalled) and item.content.matches and item.size_bytes > self._frame_bytes:
             item.content = _too_long_error(item, self._frame_bytes)
         if (more := _COPIES * item.size_bytes - item.held_bytes) > 0:
@@ -99,12 +99,12 @@ class ResponseQueue:
         self.changes.notify()
 
     async def wait_for_room(self) -> None:
-        """Waits until the line is short enough for the answers to another frame."""
+        """Wait until the queue is short enough for the answers to another frame."""
         while self._unsent > _LINE_LIMIT:
             await self.changes.wait()
 
     async def run(self) -> None:
-        """Sends what is put, until cancelled, or until the client is gone."""
+        """Send what is put, until cancelled, or until the client is gone."""
         loop = asyncio.get_running_loop()
         while True:
             while not self._line:
@@ -134,14 +134,14 @@ def _too_long_error(item: PendingResponse, limit_bytes: int) -> ServerError:
 def pack_frames(
     items: Iterable[PendingResponse], limit_bytes: int
 ) -> Iterator[tuple[pb.SessionResponse, Sequence[PendingResponse]]]:
-    """Frames in the order of the items, each with the items that are answered when it is sent."""
+    """Yield frames in the order of the items, each with the items that are answered when it is sent."""
     for _, neighbours in groupby(items, key=lambda item: item.kind):
         for chunk in _chunks(neighbours, limit_bytes):
             yield from _encode(chunk)
 
 
 def _encode(chunk: Sequence[PendingResponse]) -> Iterator[tuple[pb.SessionResponse, Sequence[PendingResponse]]]:
-    """The frames of neighbours; a failure for an answer that none can be made of."""
+    """Yield the frames of neighbours; a failure for an answer that cannot be encoded."""
     try:
         *before, last = _encode_chunk(chunk)
     except Exception as error:

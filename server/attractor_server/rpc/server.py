@@ -53,11 +53,11 @@ class RpcServer:
 
     @property
     def address(self) -> str:
-        """Where clients reach it, host:port."""
+        """Address at which clients reach it, host:port."""
         return _join_port(self._advertise, self._port)
 
     async def open(self) -> None:
-        """Listens from now on; port 0 takes a free one. Nothing happens where it does already.
+        """Listen from now on; port 0 takes a free one. Does nothing where it listens already.
 
         Raises:
             SettingsError: the port is taken, or the host is not of this machine.
@@ -76,12 +76,12 @@ class RpcServer:
         self._open = True
 
     async def ready(self) -> None:
-        """Tells the health service that this shard serves."""
+        """Tell the health service that this shard serves."""
         for service in ("", *SERVICES):
             await self._health.set(service, _SERVING)
 
     async def drain(self, grace_s: float) -> bool:
-        """Sends clients away, finishes what was accepted, and stops. Whether everything was finished in time."""
+        """Send clients away, finish what was accepted, and stop. Return whether everything was finished in time."""
         end_s = anyio.current_time() + grace_s
         self._shard.draining.set()
         await self._health.enter_graceful_shutdown()
@@ -92,7 +92,7 @@ class RpcServer:
         return finished and self._shard.batcher.idle
 
     async def close(self) -> None:
-        """Ends every call that is under way, and the connections to other shards."""
+        """End every call that is under way, and the connections to other shards."""
         await self._server.stop(None)
         await self.peers.close()
 
@@ -101,7 +101,7 @@ class RpcServer:
 async def open_server(
     shard: Shard, *, host: str, port: int, advertise: str, transport: Transport
 ) -> AsyncIterator[RpcServer]:
-    """A server with all services of a shard, to be opened in the block, and closed after it."""
+    """Make a server with all services of a shard, to be opened in the block and closed after it."""
     server = RpcServer(shard, host=host, port=port, advertise=advertise, transport=transport)
     try:
         yield server
@@ -121,7 +121,7 @@ def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.
 
 
 def _join_port(host: str, port: int) -> str:
-    """host:port, with the brackets that an IPv6 address needs."""
+    """Return host:port, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 

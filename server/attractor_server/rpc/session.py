@@ -70,7 +70,7 @@ class Session:
         """One for each owner; of an owner that drains the old one too, until it has answered"""
 
     async def run(self) -> None:
-        """Returns when the client has sent its last and everything is answered.
+        """Serve until the client has sent its last and everything is answered.
 
         Raises:
             ServerError: the stream cannot go on.
@@ -126,7 +126,7 @@ class Session:
             await self._answers.changes.wait()
 
     def _abandon(self) -> None:
-        """Nobody waits here any more. Writes that are counted go on: the client will repeat them, in their order."""
+        """Withdraw what nobody waits for any more, but numbered writes: the client will repeat them, in their order."""
         for upstream in self._upstreams:
             upstream.lose()
         for job in self._pending.values():
@@ -173,7 +173,7 @@ class Session:
         self._answers.put(PendingResponse(pb.SessionResponse(opened=opened)))
 
     async def _wait_open(self, *handles: int) -> None:
-        """Waits until these handles are bound, or cannot be."""
+        """Wait until these handles are bound, or cannot be."""
         for handle in handles:
             if (opening := self._opening.get(handle)) is not None:
                 await opening.wait()
@@ -200,7 +200,7 @@ class Session:
             await bound.send(pb.SessionRequest(close=frame))
 
     async def _cancel(self, frame: pb.Cancel) -> None:
-        """Withdraws those that are not answered; others have the event loop in between, since they may be millions."""
+        """Withdraw those that are not answered; others have the event loop in between, since they may be millions."""
         ids = frame.request_ids
         for start in range(0, len(ids), IDS_AT_A_TIME):
             part = ids[start : start + IDS_AT_A_TIME]
@@ -234,7 +234,7 @@ class Session:
                 case ForwardedSession() as upstream:
                     elsewhere[upstream].append(i)
                 case record if record.moved:
-                    self._fail([ids[i]], self._shard.moved_error(record))
+                    self._fail([ids[i]], self._shard.memory_moved_error(record))
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:
@@ -263,7 +263,7 @@ class Session:
     async def _submit(
         self, ask: RequestFrame, ids: Sequence[int], asked: Sequence[FrameRequest], model: ModelCard, patterns: int
     ) -> None:
-        """Queues the requests of one model, after every check; waits where too much is under way."""
+        """Queue the requests of one model, after every check; wait where too much is under way."""
         sequences = list(ask.sequences) or [0] * len(ids)
         each_bytes = self._account.message_bytes // patterns
         for i, made in make_jobs(self._shard, ask, asked, model, rows=patterns):
@@ -280,7 +280,7 @@ class Session:
                 self._fail([ids[i]], made)
 
     async def _take_iterates(self, job: Job, layout: Layout) -> int:
-        """Takes what the iterates of a trajectory need beside the answer, and says how much that is.
+        """Take the room that the iterates of a trajectory need beside the answer, and return its size.
 
         Raises:
             MemoryShort: there was no room for a while.
@@ -290,7 +290,7 @@ class Session:
         return size_bytes
 
     async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int) -> None:
-        """Queues the job, unless it is a write that was sent before: then its first answer is awaited."""
+        """Queue the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
             first = number_job(job, self._hello.client_id, sequence)
         except Exception as error:
@@ -311,7 +311,7 @@ class Session:
             self._answers.put(PendingResponse(error, request_id))
 
     def _check_count(self, count: int, where: str) -> None:
-        """Of the requests in a frame, before anything is done for each.
+        """Check the number of requests in a frame, before anything is done for each.
 
         Raises:
             InvalidRequest: there are none, or too many.
@@ -322,19 +322,19 @@ class Session:
             raise InvalidRequest.of(f"{where}.request_ids", f"saw {count} requests; expected at most {limit}")
 
     def _check_ids(self, ids: Sequence[int], where: str) -> None:
-        """With doubtful ids the client could not be told which of its requests failed.
+        """Check the ids of requests: with doubtful ones the client could not be told which of its requests failed.
 
         Raises:
             InvalidRequest: naming the ids.
         """
         if len(set(ids)) < len(ids):
             raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
-        if (taken := self._find_pending(ids)) is not None:
+        if (taken := self._find_taken_id(ids)) is not None:
             seen = f"saw {taken}, which is not answered yet"
             raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
 
-    def _find_pending(self, ids: Sequence[int]) -> int | None:
-        """One of the ids that a request has which is not answered."""
+    def _find_taken_id(self, ids: Sequence[int]) -> int | None:
+        """Return one of the ids that a request has which is not answered."""
         for unanswered in (self._pending.keys(), *(upstream.unanswered for upstream in self._upstreams)):
             if not unanswered.isdisjoint(ids):
                 return next(i for i in ids if i in unanswered)

@@ -1,4 +1,4 @@
-"""Servicer of forks, snapshots and files of memories, and of memories made anew."""
+"""Servicer of forks, snapshots, exports, imports and rebuilds of memories."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ SNAPSHOTS_LIMIT = 50_000
 
 
 class CopiesServicer(rpc.CopiesServicer):
-    """What another shard owns is passed on to it; files go by way of the store, which all shards share."""
+    """Calls for memories of other shards are passed on; exports read the store, which all shards share."""
 
     def __init__(self, shard: Shard, peers: Peers) -> None:
         self._shard = shard
@@ -114,7 +114,7 @@ class CopiesServicer(rpc.CopiesServicer):
             await asyncio.shield(ending)
 
     async def _forget_hidden(self, taking: "asyncio.Future[None]", name: str, tag: str) -> None:
-        """Forgets such a snapshot as soon as it was taken; what fails here is left to who clears the store."""
+        """Forget such a snapshot as soon as it was taken; what fails here is left to `expiry.clear`."""
         try:
             await asyncio.wait((taking,))
             taking.cancelled() or taking.exception()  # which was raised, or concerns nobody any more
@@ -123,7 +123,7 @@ class CopiesServicer(rpc.CopiesServicer):
             logger.warning("a snapshot of memory %r that was taken to be read once stays for a while: %s", name, error)
 
     async def _take_hidden(self, name: str, tag: str, context: Context) -> None:
-        """Takes a snapshot to be read once."""
+        """Take a snapshot to be read once."""
         if peer := self._shard.owner(name):
             taken = pb.TakeSnapshotRequest(name=name, tag=tag)
             secret = await self._shard.memories.ask(lambda store: store.secret())
@@ -143,14 +143,14 @@ class CopiesServicer(rpc.CopiesServicer):
                 await importing.abandon()
 
     async def _is_fellow(self, context: Context) -> bool:
-        """Whether it is a shard of the same store that asks."""
+        """Return whether a shard of the same store asks."""
         if not (claimed := read_fellow_secret(context)):
             return False
         secret = await self._shard.memories.ask(lambda store: store.secret())
         return compare_digest(claimed.encode(), secret.encode())
 
     async def _perform(self, record: MemoryRecord, task: Task, call: Call | None = None) -> TaskDone:
-        """Has the task carried out in the memory's order of requests; it goes on where the caller goes away."""
+        """Carry out a task in the memory's order of requests; it goes on where the caller goes away."""
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         self._shard.check_here(record)
@@ -161,7 +161,7 @@ class CopiesServicer(rpc.CopiesServicer):
         return outcome
 
     def _choose_page_patterns(self, request: pb.RebuildRequest, record: MemoryRecord, model: ModelCard) -> int:
-        """As asked; else what a page took, or the model's capacity where that was the old one's."""
+        """Return the number asked for; else that of before, or the model's capacity where that was the old one's."""
         limit = PAGE_CAPACITIES * model.capacity
         if request.page_patterns > limit:
             expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (as it was)"
@@ -174,7 +174,7 @@ class CopiesServicer(rpc.CopiesServicer):
 
 
 def _read_page_token(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
-    """The number of the snapshot that a page begins behind, and how many it has at most.
+    """Return the number of the snapshot that a page begins behind, and how many it has at most.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -188,7 +188,7 @@ def _read_page_token(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
 
 
 def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None:
-    """Refuses what cannot be a snapshot's tag; those of `hidden` ones are for shards among themselves.
+    """Refuse an invalid tag; those of `hidden` snapshots are for shards among themselves.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -202,7 +202,7 @@ def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None
 
 
 def _encode_made(tended: TaskDone) -> Memory:
-    """The memory as the task made it, whatever came after that."""
+    """Return the memory as the task made it, whatever came after that."""
     assert isinstance(tended.made, StoredMemory)
     return encode_memory(record_of(tended.made))
 

@@ -1,4 +1,4 @@
-"""A memory in pieces: as it is sent to be kept in a file, and as it comes back from one."""
+"""A memory in pieces: exported to a file, and imported from one."""
 
 import hashlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -35,7 +35,7 @@ PAGE_COPIES = 3
 
 
 async def read_pieces(memories: MemoryDirectory, name: str, stored: StoredMemory) -> AsyncGenerator[pb.Piece, None]:
-    """All pieces of a memory that nobody changes; a page is read when those before it are sent."""
+    """Yield all pieces of a memory that nobody changes; a page is read when those before it are sent."""
     digest = hashlib.sha256()
     head = pb.Head(memory=encode_memory(record_of(stored)))
     head.memory.name = name
@@ -73,7 +73,7 @@ def _hash(piece: pb.Piece, digest: "hashlib._Hash") -> pb.Piece:
 
 @dataclass
 class _Open:
-    """The page that pieces come for."""
+    """The page whose pieces are coming."""
 
     head: pb.PagePiece
     weights: bytearray = field(default_factory=bytearray)
@@ -105,7 +105,7 @@ class Importing:
         self._pages = 0
 
     async def take(self, request: pb.ImportRequest) -> None:
-        """One more piece.
+        """Take one more piece.
 
         Raises:
             InvalidRequest: it cannot be meant here.
@@ -146,7 +146,7 @@ class Importing:
         self._digest.update(piece.SerializeToString(deterministic=True))
 
     async def end(self) -> StoredMemory:
-        """The memory, once its last piece was taken.
+        """Return the memory, once its last piece was taken.
 
         Raises:
             InvalidRequest: there are pieces missing.
@@ -160,7 +160,7 @@ class Importing:
         return made
 
     async def abandon(self) -> None:
-        """Leaves nothing of a memory that has not ended."""
+        """Leave nothing of a memory that has not ended."""
         if (draft := self._begun) is not None:
             while await self._shard.memories.ask(lambda store: store.shorten(draft, pages=LEFTOVER_PAGES)):
                 pass
@@ -223,13 +223,13 @@ class Importing:
         self._page, self._last = _Open(page), page.number
 
     def _check_length(self, piece: pb.Piece) -> None:
-        """Refuses more weights than the page has, as soon as there are any."""
+        """Refuse more weights than the page has, as soon as there are any."""
         assert self._page is not None
         seen, expected = len(self._page.weights) + len(piece.weights), self._page.head.weights_bytes
         _expect(seen <= expected, "piece.weights", f"saw {seen} bytes", f"at most {expected}, as the page says")
 
     async def _hold(self, size_bytes: int) -> None:
-        """Takes memory for a piece of a page, until that is in the store.
+        """Take room for a piece of a page, until that is in the store.
 
         Raises:
             MemoryShort: there was no room for a while.
@@ -271,7 +271,7 @@ class Importing:
         _expect(page.held <= page.head.patterns, "piece.entry", held, f"at most {page.head.patterns}")
 
     async def _flush(self) -> None:
-        """Puts the open page in the store."""
+        """Put the open page in the store."""
         page, self._page = self._page, None
         if page is None:
             return
@@ -304,7 +304,7 @@ class Importing:
 
 
 def _join(pieces: Sequence[Entry]) -> Entry:
-    """One entry of all its pieces."""
+    """Return one entry of all its pieces."""
     if len(pieces) == 1:
         return pieces[0]
     items = [item for piece in pieces for item in piece.items]
@@ -320,7 +320,7 @@ def _read_head_settings(memory: Memory, model: ModelCard) -> MemorySettings:
 
 
 def _check_number(number: int, where: str) -> None:
-    """Refuses what no store can count on from."""
+    """Refuse a number that no store can count on from."""
     _expect(number < NUMBERS_END, where, f"saw {number}", f"less than {NUMBERS_END}")
 
 

@@ -12,7 +12,7 @@ SEQUENCE_LIMIT = (1 << 63) - 1
 
 
 def check_no_nul(text: str, where: str) -> None:
-    """Refuses what a database cannot be asked for, and no name has.
+    """Refuse U+0000, which no name has and a database cannot be asked for.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -22,7 +22,7 @@ def check_no_nul(text: str, where: str) -> None:
 
 
 def check_steps(steps: int, where: str) -> None:
-    """Refuses more reading steps than a query may take.
+    """Refuse more reading steps than a query may take.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -32,7 +32,7 @@ def check_steps(steps: int, where: str) -> None:
 
 
 def check_client_id(client_id: str, where: str) -> None:
-    """Refuses what no client can be called.
+    """Refuse an empty client id, one that is too long, and U+0000 in it.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -43,7 +43,7 @@ def check_client_id(client_id: str, where: str) -> None:
 
 
 def check_sequence(sequence: int, where: str) -> None:
-    """Refuses what no store can note.
+    """Refuse a sequence number that no store can note.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -53,7 +53,7 @@ def check_sequence(sequence: int, where: str) -> None:
 
 
 def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: bool = False) -> None:
-    """Refuses infinity, values outside a field's range, and NaN, which only in `partial` patterns means missing.
+    """Refuse infinity, values outside a field's range, and NaN, which only in `partial` patterns means missing.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
@@ -73,7 +73,7 @@ def check_values(layout: Layout, patterns: Patterns, *, where: str, partial: boo
 
 
 def _find_empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
-    """Which patterns have no value at all; all their entries are looked at only where the first one is missing."""
+    """Mark the patterns without any value; all entries are looked at only where the first one is missing."""
     empty = np.isnan(values[:, 0])
     if empty.any():
         empty[empty] = np.isnan(values[empty]).all(1)
@@ -81,7 +81,7 @@ def _find_empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool
 
 
 def _find_problem(field: Field, part: Floats, *, partial: bool) -> str:
-    """What is wrong with the values (patterns, entries) of a field; empty where nothing is."""
+    """Describe the fault in the values (patterns, entries) of a field; empty where there is none."""
     low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
     if field.traits.has_alphabet:
         return _find_text_problem(field, part, partial=partial)

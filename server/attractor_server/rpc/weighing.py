@@ -1,4 +1,4 @@
-"""What a message will take once it is decoded, found by a look at its fields alone."""
+"""The size of a message once it is decoded, found by a look at its fields alone."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -32,7 +32,7 @@ _GROWTH = {
 
 
 def weigh(raw: bytes, kind: type[Message], *, fields_limit: int = FIELDS_LIMIT) -> int:
-    """Bytes that a message of that kind takes while it is served, at most about.
+    """Return about how many bytes a message of that kind takes while it is served, at most.
 
     Raises:
         InvalidRequest: it has too many fields to be meant, or its bytes are none of that kind.
@@ -44,7 +44,7 @@ def weigh(raw: bytes, kind: type[Message], *, fields_limit: int = FIELDS_LIMIT) 
 
 
 def unreadable_error(kind: type[Message]) -> InvalidRequest:
-    """What a client is told whose bytes are no message."""
+    """Return the error of a request whose bytes are no message."""
     return InvalidRequest.of("message", f"saw bytes that are no {kind.DESCRIPTOR.full_name}; expected one")
 
 
@@ -100,7 +100,7 @@ def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
 
 @lru_cache
 def _inner_fields(kind: type[Message]) -> Mapping[int, tuple[type[Message] | None, int]]:
-    """By number: the kind of a field that is a message, and how much a field of numbers grows."""
+    """Return, by number, the kind of a field that is a message, and how much a field of numbers grows."""
     fields = kind.DESCRIPTOR.fields
     messages = {
         field.number: GetMessageClass(field.message_type)  # type: ignore[arg-type]  # the stubs have two of a name

@@ -1,4 +1,4 @@
-"""The entrance of a queue: jobs that wait for room, in a line for each namespace."""
+"""Admission to a queue: jobs that wait for room, in a line for each namespace."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -20,19 +20,19 @@ class Admission:
         """By namespace, whose turn is next first"""
 
     def is_open(self, job: Job, limit: int) -> bool:
-        """Whether the job may enter at once, where so many patterns may wait: there is room, and nobody before it."""
+        """Return whether the job may enter at once: there is room for it, and no job of its namespace is before it."""
         namespace = namespace_of(job.memory.name)
         mine = self._queue.weight_of(namespace)
         return namespace not in self._lines and has_room(job.weight, mine=mine, free=limit - self._queue.weight)
 
     async def wait(self, job: Job) -> None:
-        """Returns when `admit` has let the job in."""
+        """Wait until `admit` has let the job in."""
         entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lines.setdefault(namespace_of(job.memory.name), deque()).append((job, entered))
         await entered
 
     def admit(self, limit: int) -> None:
-        """Lets in what there is room for, of each namespace in its turn one job after another."""
+        """Let in the jobs that there is room for, one of each namespace in its turn."""
         shut = 0
         while shut < len(self._lines):
             namespace, line = next(iter(self._lines.items()))

@@ -1,4 +1,4 @@
-"""How much goes into one batch: so much that the next request waits for little more than one pace."""
+"""The size of a batch: such that the next request waits for little more than one batch's time."""
 
 import math
 from collections.abc import Hashable
@@ -25,13 +25,13 @@ class BatchSizer:
         self._limits: dict[Hashable, int] = {}
 
     def limit_of(self, program: Hashable) -> int:
-        """Patterns in the next batch of that program."""
+        """Return the number of patterns in the next batch of that program."""
         if self._batch_s is None:
             return self._batch_limit
         return self._limits.get(program, min(START, self._batch_limit))
 
     def learn(self, program: Hashable, weight: int, took_s: float) -> None:
-        """Takes note of a batch of that weight: the bound falls or grows to its double or half at once.
+        """Learn from a batch of that weight: the bound falls or grows to its double or half at once.
 
         It grows after batches only that were about as large as it allowed: smaller ones say nothing of larger ones.
         """
@@ -47,7 +47,7 @@ class BatchSizer:
 
 
 class SliceCost:
-    """What a part of a long request counts on its namespace's account: as much as is computed of others meanwhile."""
+    """Cost of a part of a long request on its namespace's account: as much as is computed of others meanwhile."""
 
     def __init__(self) -> None:
         self._patterns = 0.0
@@ -66,18 +66,18 @@ class SliceCost:
 
 
 class Contention:
-    """Whether several namespaces ask for work: then they wait for one another, and batches are short."""
+    """Contention of namespaces: several ask for work and wait for one another, so that batches are kept short."""
 
     def __init__(self) -> None:
         self._last: str | None = None
         self._changed_s = -math.inf
 
     def note(self, namespace: str, now_s: float) -> None:
-        """One has asked."""
+        """Note that a namespace has asked."""
         if namespace != self._last:
             self._changed_s = -math.inf if self._last is None else now_s
             self._last = namespace
 
     def is_present(self, now_s: float) -> bool:
-        """Whether another one asked than the one before, a short while ago at most."""
+        """Return whether two namespaces asked one after the other, a short while ago at most."""
         return now_s - self._changed_s < COMPANY_S

@@ -23,10 +23,10 @@ SUBMITS_AT_A_TIME = 64
 
 
 class Executor(Protocol):
-    """What computes a batch of jobs of one program, in a worker thread."""
+    """Computes a batch of jobs of one program, in a worker thread."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        """An outcome or an error for each job, in their order.
+        """Return an outcome or an error for each job, in their order.
 
         Raises:
             BankBroken: nothing that it computes can be trusted any more.
@@ -59,12 +59,12 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is being computed."""
+        """Whether nothing waits and nothing is being computed."""
         return not self._queue and not self._computing
 
     @property
     def waiting(self) -> Sequence[Job]:
-        """The jobs that wait, those of one memory in their order."""
+        """Jobs that wait, those of one memory in their order."""
         return self._queue.list_jobs()
 
     @property
@@ -73,12 +73,12 @@ class Batcher:
         return self._queue.weight
 
     def find_busy(self, memories: Iterable[MemoryRecord]) -> set[MemoryRecord]:
-        """Those of the memories of which something waits or is being computed."""
+        """Return those of the memories of which a job waits or is being computed."""
         computing = {job.memory for job in self._computing}
         return {memory for memory in memories if memory in computing or memory in self._queue}
 
     def offer(self, job: Job) -> None:
-        """Takes the job at once or not at all.
+        """Queue the job at once, or refuse it.
 
         Raises:
             QueueFull: so much is waiting that the job would have to wait for room; it has failed with that, too.
@@ -90,11 +90,11 @@ class Batcher:
         self._put(job)
 
     def add(self, job: Job) -> None:
-        """Takes the job whatever waits: for what must not be lost, and is never many."""
+        """Queue the job whatever waits: for jobs that must not be lost, and are never many."""
         self._put(job)
 
     async def submit(self, job: Job) -> None:
-        """Takes the job as soon as there is room for it; withdraws it where the caller is cancelled first.
+        """Queue the job as soon as there is room for it; withdraw it where the caller is cancelled first.
 
         Now and then others have the event loop in between, though there is room: a caller may bring very many.
         """
@@ -114,7 +114,7 @@ class Batcher:
     async def run(
         self, before: Iterable[Callable[[], object]] = (), *, between: Iterable[Callable[[], object]] = ()
     ) -> None:
-        """Computes batch after batch, until cancelled.
+        """Compute batch after batch, until cancelled.
 
         In the engine's thread it calls all of `before` first, and one of `between` whenever nothing waits.
 
@@ -143,7 +143,7 @@ class Batcher:
             thread.shutdown(wait=False)  # a batch that is being computed ends there: nobody waits on the event loop
 
     async def wait_until_idle(self) -> None:
-        """Returns when everything accepted has been answered."""
+        """Wait until everything accepted has been answered."""
         while not self.idle:
             await self.changes.wait()
 
@@ -165,7 +165,7 @@ class Batcher:
         )
 
     def _take(self, now_s: float) -> list[Job]:
-        """The next batch, and in its place whatever has been waiting for room."""
+        """Take the next batch, and admit to its place jobs that have been waiting for room."""
         before = self._queue.weight
         self._pace = self._together if self._company.is_present(now_s) else self._alone
         self._queue.part_cost = self._worth.count_patterns(self._part_s)
@@ -178,7 +178,7 @@ class Batcher:
     async def _compute(self, batch: list[Job], thread: ThreadPoolExecutor) -> None:
         self._computing = batch
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._compute_timed, batch)
+            outcomes = await asyncio.get_running_loop().run_in_executor(thread, self._time_batch, batch)
         except BankBroken as error:
             for job in batch:
                 job.fail(error)
@@ -195,8 +195,10 @@ class Batcher:
                 job.succeed(outcome)
         self.changes.notify()
 
-    def _compute_timed(self, batch: list[Job]) -> list[Outcome | ServerError]:
-        """In the engine's thread, while the event loop leaves the pace alone."""
+    def _time_batch(self, batch: list[Job]) -> list[Outcome | ServerError]:
+        """Compute a batch in the engine's thread, and learn from its time; the event loop leaves the sizer alone
+        meanwhile.
+        """
         program, cost = batch[0].program, sum(job.cost for job in batch)
         started_s = time.perf_counter()
         outcomes = self._engine.run(batch)
@@ -208,7 +210,7 @@ class Batcher:
 
 
 class Lease(Protocol):
-    """For how long nobody else can have changed what this shard believes to be its own."""
+    """The time in which nobody else can have changed what this shard believes to be its own."""
 
     @property
     def fresh(self) -> bool:
@@ -216,7 +218,7 @@ class Lease(Protocol):
 
 
 class LeaseGuard:
-    """Computes as another computer does, and answers jobs that read only while a lease holds.
+    """Executes batches by another executor, and answers jobs that read only while a lease holds.
 
     It is looked at before a batch, and again after it, since the process may have been stopped between. Jobs that write
     need no lease: the store takes nothing from who is not the owner.
@@ -227,7 +229,7 @@ class LeaseGuard:
         self._lease = lease
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        """An outcome or an error for each job, in their order."""
+        """Return an outcome or an error for each job, in their order."""
         if jobs[0].operation.writes:
             return self._computer.run(jobs)
         outcomes = self._computer.run(jobs) if self._lease.fresh else []

@@ -1,4 +1,4 @@
-"""What jobs are told that fail for no fault of their own, or by numbers out of bounds."""
+"""Errors of jobs that fail for no fault of their own, or by numbers out of bounds."""
 
 import logging
 
@@ -28,7 +28,7 @@ class _Once(logging.Filter):
         self._written: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write the line."""
+        """Return whether to write the line."""
         line = record.getMessage()
         self._written = {one: at_s for one, at_s in self._written.items() if record.created - at_s < _AGAIN_S}
         if line in self._written:
@@ -41,29 +41,29 @@ logger.addFilter(_Once())
 
 
 def log_fault(error: Exception, what: str, count: int) -> ServerError:
-    """Logs an error that nobody foresaw, and says what clients are told of it."""
+    """Log an unforeseen error, and return the error that clients get in its place."""
     logger.error("a %s over %d memories failed: %s: %s", what, count, type(error).__name__, quoted(str(error)))
     logger.debug("which came so", exc_info=error)
     return ServerError("the engine failed; the server's log says why")
 
 
 def describe_divergence(job: Job, loop: str) -> str:
-    """The message of a job whose loop left finite numbers."""
+    """Return the message of a job whose loop left finite numbers."""
     return (
         f"the {loop} loop on memory {job.memory.name!r} left finite numbers and changed nothing: "
         "the values are far from those the model was trained on; check their scale"
     )
 
 
-def gone_error(memory: MemoryRecord) -> ServerError:
-    """What becomes of a job whose memory went away before it was done."""
+def memory_gone_error(memory: MemoryRecord) -> ServerError:
+    """Return the error of a job whose memory went away before it was done."""
     if memory.moved:
         return OwnerChanged(f"memory {memory.name!r} went to another shard; try again in a moment")
     return MemoryNotFound(f"memory {memory.name!r} was deleted while the request was waiting")
 
 
-def unserved_error(memory: MemoryRecord) -> ServerError:
-    """The error of a job whose memory is of a model that is not served."""
+def model_gone_error(memory: MemoryRecord) -> ServerError:
+    """Return the error of a job whose memory is of a model that is not served."""
     return ModelGone(
         f"memory {memory.name!r} is of model {memory.model} ({memory.model_digest}), which this server does not have: "
         "put its file in the folder of --models and start again, or rebuild the memory"
@@ -71,7 +71,7 @@ def unserved_error(memory: MemoryRecord) -> ServerError:
 
 
 def find_misfit(job: Job, model: ModelCard) -> ServerError | None:
-    """Why the job cannot be computed by this model, where it was checked against the one that its memory had before."""
+    """Return why this model cannot compute the job, which was checked against the one that its memory had before."""
     if job.layout is not None and job.layout is not model.layout and job.layout != model.layout:
         return ModelChanged(
             f"memory {job.memory.name!r} became one of model {model.name} while the request waited, and the values "

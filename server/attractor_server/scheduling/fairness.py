@@ -25,13 +25,13 @@ is not held against it for longer than that."""
 
 @lru_cache(maxsize=NAMES_LIMIT)
 def namespace_of(name: str) -> str:
-    """What stands before the first `/` of a memory's name; names without one are of one common namespace, ""."""
+    """Return the part of a memory's name before the first `/`; names without one share the namespace ""."""
     head, slash, _ = name.partition("/")
     return head if slash else ""
 
 
 def has_room(weight: int, *, mine: int, free: int) -> bool:
-    """Whether a job of that weight may wait, where `mine` of its namespace do and `free` is what is left of the bound.
+    """Return whether a job of that weight may wait, beside `mine` of its namespace and with `free` left of the bound.
 
     A namespace may hold as much as is left free. So one alone fills half of the room, n of them fill n/(n + 1) of it,
     and whoever comes next finds as much as each of those has. The first job of a namespace may be larger than that.
@@ -41,19 +41,19 @@ def has_room(weight: int, *, mine: int, free: int) -> bool:
 
 @dataclass(eq=False, slots=True)
 class Account:
-    """What one namespace was served, in patterns."""
+    """Service that one namespace has had, in patterns."""
 
     number: int
     """Of two that were served alike, the lower number goes first"""
     served: int
 
     def charge(self, weight: int, *, least: int) -> None:
-        """Counts what was served; `least` is the account of whoever was served least."""
+        """Count what was served; `least` is the account of whoever was served least."""
         self.served = min(self.served + weight, least + LEAD_LIMIT)
 
 
 class Crowds:
-    """How many namespaces wait by way of each session, and how many sessions of each address they come by.
+    """Counts of the namespaces that wait by way of each session, and of the sessions of each address they come by.
 
     Those of one share its part: a name costs nothing, and a session little.
     """
@@ -88,7 +88,7 @@ class Crowds:
 
 
 class Holder(Protocol):
-    """Whoever has an account."""
+    """Holder of an account."""
 
     @property
     def account(self) -> Account: ...  # noqa: D102
@@ -107,17 +107,17 @@ class Ranking(Generic[HolderType]):
         return bool(self._heap)
 
     def add(self, holder: HolderType) -> None:
-        """Takes one more, which must not be ranked here."""
+        """Take one more, which must not be ranked here."""
         heapq.heappush(self._heap, _entry(holder))
 
     def first(self) -> HolderType:
-        """The one that was served least; there must be one."""
+        """Return the holder that was served least; there must be one."""
         while (holder := self._heap[0][2]).account.served != self._heap[0][0]:
             heapq.heapreplace(self._heap, _entry(holder))
         return holder
 
     def drop_first(self) -> None:
-        """Takes out the one that `first` gave last."""
+        """Take out the holder that `first` gave last."""
         heapq.heappop(self._heap)
 
 

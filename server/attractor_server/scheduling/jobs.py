@@ -29,7 +29,7 @@ COMPARED = 1024
 
 
 class Operation(Enum):
-    """What a job asks of its memory."""
+    """Kind of request that a job makes of its memory."""
 
     STORE = "store"
     ERASE = "erase"
@@ -295,7 +295,7 @@ class Job:
 
     @property
     def cost(self) -> int:
-        """How long it takes at its turn, in patterns that are read from one page, about: all pages are asked first."""
+        """Time at its turn, in patterns that are read from one page, about: all pages are asked first."""
         pages = len(self.memory.pages)
         if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
             return self.weight
@@ -305,7 +305,7 @@ class Job:
 
     @property
     def program(self) -> tuple[object, ...]:
-        """Jobs of one program can be computed in one batch. It changes with the memory's model while the job waits."""
+        """Key of jobs that can be computed in one batch. It changes with the memory's model while the job waits."""
         digest = self.memory.model_digest
         if not self._program or self._program_of is not digest:
             kind = self.operation.value  # whose hash is at hand, where that of a member is computed in Python
@@ -340,18 +340,18 @@ class Job:
             self.steps = steps
 
     def fail(self, error: ServerError) -> None:
-        """Answers with an error, unless there is an answer."""
+        """Answer with an error, unless there is an answer."""
         if not self.future.done():
             self.future.set_exception(error)
             self.future.exception()  # seen: that nobody waits for it any more is no fault
 
     def succeed(self, outcome: Outcome) -> None:
-        """Answers, unless there is an answer."""
+        """Answer, unless there is an answer."""
         if not self.future.done():
             self.future.set_result(outcome)
 
     def withdraw(self) -> None:
-        """Nobody wants the outcome any more: if the job has not started it fails, and leaves its queue uncomputed."""
+        """Give up the outcome: a job that has not started fails, and leaves its queue uncomputed."""
         if not self.started or (self.cut and not self.operation.writes):
             self.fail(Cancelled("cancelled before it was computed"))
 
@@ -364,5 +364,5 @@ class Patterns:
         self.known = known
 
     def rows(self, rows: slice) -> "Patterns":
-        """A view of some rows."""
+        """Return a view of some rows."""
         return Patterns(self.values[rows], None if self.known is None else self.known[rows])

@@ -1,4 +1,4 @@
-"""What waits for the engine: a lane for each memory, and for each program and namespace a line of lanes that are ready.
+"""Jobs that wait for the engine: a queue for each memory, and a line of ready queues for each program and namespace.
 
 Taking a batch costs what is taken from here, and not what waits.
 """
@@ -35,7 +35,7 @@ Program: TypeAlias = tuple[object, ...]
 
 
 class Tenant:
-    """One namespace of which something waits."""
+    """A namespace with jobs that wait."""
 
     def __init__(self, name: str, account: Account, origin: Origin | None) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Tenant:
 
 
 class MemoryQueue:
-    """The waiting jobs of one memory, the oldest first. It is ready: nothing of its memory is being computed."""
+    """Waiting jobs of one memory, the oldest first. It is ready: nothing of its memory is being computed."""
 
     def __init__(self, memory: MemoryRecord, tenant: Tenant) -> None:
         self.memory = memory
@@ -71,16 +71,16 @@ class MemoryQueue:
 
     @property
     def program(self) -> Program:
-        """Of what is to be done next; what is done in parts shares a batch with nothing."""
+        """Program of the next job; a job that is done in parts shares a batch with nothing."""
         return ("in parts", self.memory) if self.begun else self.jobs[0].program
 
     def put(self, job: Job) -> None:
-        """Takes a job, behind all others of the memory."""
+        """Take a job, behind all others of the memory."""
         self.jobs.append(job)
         self.weight += job.weight
 
     def take(self, program: Program, room: float, *, first: bool, now_s: float) -> tuple[list[Job], int]:
-        """Its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its cost.
+        """Take its oldest jobs of that program, up to the turn's end; the first one of a batch whatever its cost.
 
         With them the sum of their costs. What costs more than there is room for is done in parts; those behind it that
         read come along, up to a turn, since they share the search of the pages.
@@ -110,7 +110,7 @@ class MemoryQueue:
         return taken, cost
 
     def _continue_parts(self, now_s: float) -> tuple[list[Job], int]:
-        """Those of the begun jobs that are not answered, and what the next part of them costs."""
+        """Return the begun jobs that are not answered, and what the next part of them costs."""
         for job in self.begun:
             if job.deadline_s is not None and job.deadline_s <= now_s and not job.operation.writes:
                 job.fail(Expired("the deadline passed while the request was computed, part by part"))
@@ -119,7 +119,7 @@ class MemoryQueue:
         return list(self.begun), self._part if self.begun else 0
 
     def _peek(self, now_s: float) -> Job | None:
-        """The oldest job that somebody waits for; those before it leave."""
+        """Return the oldest job that somebody waits for; those before it leave."""
         while self.jobs:
             job = self.jobs[0]
             if job.deadline_s is not None and job.deadline_s <= now_s:
@@ -163,15 +163,15 @@ class Queue:
         return memory in self._lanes
 
     def list_jobs(self) -> list[Job]:
-        """All that wait, those of one memory in their order."""
+        """Return all jobs that wait, those of one memory in their order."""
         return [job for lane in self._lanes.values() for job in lane.jobs]
 
     def weight_of(self, namespace: str) -> int:
-        """Patterns of that namespace that wait."""
+        """Return the number of patterns of that namespace that wait."""
         return tenant.weight if (tenant := self._tenants.get(namespace)) else 0
 
     def put(self, job: Job) -> None:
-        """Takes a job, behind all others of its memory."""
+        """Take a job, behind all others of its memory."""
         if (lane := self._lanes.get(job.memory)) is None:
             lane = self._lanes[job.memory] = MemoryQueue(
                 job.memory, self._get_tenant(namespace_of(job.memory.name), job.origin)
@@ -185,7 +185,7 @@ class Queue:
         self.weight += job.weight
 
     def take(self, limit_of: Callable[[Program], int], now_s: float) -> list[Job]:
-        """The next batch: of the program that whoever was served least has waited with for longest.
+        """Take the next batch: of the program that the namespace served least has waited with for longest.
 
         Empty only where nothing waits that somebody wants.
         """
@@ -228,7 +228,7 @@ class Queue:
     def _serve(
         self, lane: MemoryQueue, program: Program, room: int, *, first: bool, now_s: float
     ) -> tuple[list[Job], int]:
-        """What the lane has for the batch, and its cost, on its namespace's account."""
+        """Take the queue's jobs for the batch, and charge their cost to its namespace's account."""
         before = lane.weight
         taken, cost = lane.take(program, room, first=first, now_s=now_s)
         left = before - lane.weight
@@ -239,7 +239,7 @@ class Queue:
         return taken, cost
 
     def _get_tenant(self, name: str, origin: Origin | None) -> Tenant:
-        """The namespace; one that was idle keeps its account, and is hardly owed anything for that time.
+        """Return the namespace; one that was idle keeps its account, and is hardly owed anything for that time.
 
         One that is new begins behind the others of its session, as if each of them had been served before.
         """
@@ -252,7 +252,7 @@ class Queue:
         return tenant
 
     def _drop(self, tenant: Tenant) -> None:
-        """Forgets a namespace of which nothing waits, and all accounts once nobody waits."""
+        """Forget a namespace of which nothing waits, and all accounts once nobody waits."""
         del self._tenants[tenant.name]
         self._crowds.leave(tenant.origin)
         if not self._tenants:
@@ -263,7 +263,7 @@ class Queue:
             self._gone.popitem(last=False)
 
     def _enter(self, lane: MemoryQueue) -> None:
-        """Lines the lane up for the program of its next job; one without a job is gone."""
+        """Line the queue up for the program of its next job; one without a job is dropped."""
         tenant = lane.tenant
         if not lane.waits:
             del self._lanes[lane.memory]
@@ -279,7 +279,7 @@ class Queue:
         tenant.ready[lane] = program
 
     def _leave(self, lane: MemoryQueue, program: Program) -> None:
-        """Takes out the first lane of the first namespace in that program's line."""
+        """Take out the first queue of the first namespace in that program's line."""
         tenant = lane.tenant
         tenant.lines[program].popleft()
         del tenant.ready[lane]

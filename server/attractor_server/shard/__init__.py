@@ -1,1 +1,1 @@
-"""The state of one shard, which its services share. Neither torch nor gRPC nor Ray."""
+"""The state of one shard, which its services share. Imports neither torch nor gRPC nor Ray."""

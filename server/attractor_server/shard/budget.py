@@ -37,7 +37,7 @@ class Budget:
 
     @contextmanager
     def open_account(self) -> Iterator["Account"]:
-        """The account of one call, which gives back at the end of the block what it still holds."""
+        """Open the account of one call, which gives back at the end of the block what it still holds."""
         account = Account(self)
         self._accounts.add(account)
         try:
@@ -48,7 +48,7 @@ class Budget:
             account.closed = True
 
     async def take(self, size_bytes: int, *, patient: bool) -> None:
-        """Waits for room, and takes it; longer where `patient`.
+        """Wait for room, and take it; wait longer where `patient`.
 
         Raises:
             MemoryShort: there was none for a while, or never will be.
@@ -75,7 +75,7 @@ class Budget:
             raise
 
     def give(self, size_bytes: int) -> None:
-        """Gives bytes back; those who wait get them in order."""
+        """Give bytes back; those who wait get them in order."""
         self.used_bytes -= size_bytes
         self._serve()
 
@@ -102,7 +102,7 @@ class Budget:
             turn.set_result(None)
 
     def _end_unread(self, before_s: float) -> None:
-        """Ends the session that holds the most of those that have not read since then."""
+        """End the session that holds the most of those that have not read since then."""
         unread = [one for one in self._accounts if one.unread_since_s is not None and one.unread_since_s < before_s]
         if unread:
             worst = max(unread, key=lambda one: one.held_bytes)
@@ -112,7 +112,7 @@ class Budget:
 
 @dataclass(eq=False, slots=True)
 class Account:
-    """What one call holds of the budget."""
+    """Bytes that one call holds of the budget."""
 
     budget: Budget
     held_bytes: int = 0
@@ -126,7 +126,7 @@ class Account:
     """Ends the call, which holds memory that its client does not fetch"""
 
     async def take(self, size_bytes: int, *, patient: bool = False) -> None:
-        """Takes so much more, once there is room; a `patient` one waits longer.
+        """Take so much more, once there is room; a `patient` one waits longer.
 
         Raises:
             MemoryShort: there was none for a while, or never will be.
@@ -135,19 +135,19 @@ class Account:
         self.held_bytes += size_bytes
 
     def add(self, size_bytes: int) -> None:
-        """Takes so much more, whether there is room or not: it is there already."""
+        """Take so much more, whether there is room or not: it is there already."""
         if not self.closed:
             self.budget.used_bytes += size_bytes
             self.held_bytes += size_bytes
 
     def give(self, size_bytes: int) -> None:
-        """Gives so much back."""
+        """Give so much back."""
         if not self.closed:
             self.held_bytes -= size_bytes
             self.budget.give(size_bytes)
 
     async def take_message(self, size_bytes: int, *, patient: bool) -> None:
-        """Takes what a message needs, which `give_message` gives back.
+        """Take what a message needs, which `give_message` gives back.
 
         Raises:
             MemoryShort: as `take`.
@@ -156,11 +156,11 @@ class Account:
         self.message_bytes = size_bytes
 
     def give_message(self) -> None:
-        """Gives back what the last message needed, less what was moved to its requests."""
+        """Give back what the last message needed, less what was moved to its requests."""
         size_bytes, self.message_bytes = self.message_bytes, 0
         self.give(size_bytes)
 
     def move(self, size_bytes: int) -> int:
-        """So much of what the last message needs, which whoever gets it gives back."""
+        """Move so much of the last message's room to whoever will give it back."""
         self.message_bytes -= size_bytes
         return size_bytes

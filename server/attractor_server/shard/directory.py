@@ -29,7 +29,7 @@ class _Waiting(Generic[Wish, Granted]):
 
 
 class Coalescer(Generic[Wish, Granted]):
-    """Whoever comes first asks for all who wait by then: one thread is woken once, not once for each."""
+    """Coalesces concurrent calls into one batched call in a worker thread: that is woken once, not once for each."""
 
     def __init__(
         self, grant: Callable[[Sequence[Wish]], Sequence[Granted]], threads: anyio.CapacityLimiter, *, limit: int
@@ -42,7 +42,7 @@ class Coalescer(Generic[Wish, Granted]):
         self._asking = anyio.Lock()
 
     async def ask(self, wish: Wish) -> Granted:
-        """The answer to this wish. An error reaches only the one who asked for all; the others ask again."""
+        """Return the answer to this wish. An error reaches only the caller that asked for all; the others ask again."""
         mine: _Waiting[Wish, Granted] = _Waiting(wish)
         try:
             while not mine.granted:
@@ -81,7 +81,7 @@ _WRITERS = 1
 
 @contextmanager
 def _check_ownership(journal: SqlMemoryStore, name: str) -> Iterator[None]:
-    """What comes of the block is of use only if the memory was this shard's, without a break, all the time.
+    """Check that the memory is this shard's from the beginning of the block to its end, without a break.
 
     Raises:
         OwnerChanged: it was not.
@@ -115,7 +115,7 @@ class MemoryDirectory:
         self._leaving: dict[str, anyio.Event] = {}
 
     async def create(self, memory: NewMemory) -> MemoryRecord:
-        """The memory of that name, model and settings, on the disk if there is a store, made now if there is none.
+        """Return the memory of that name, model and settings, in the store if there is one, made now if there is none.
 
         Raises:
             Conflict: the name is taken by a memory of another model, or with other settings.
@@ -131,7 +131,7 @@ class MemoryDirectory:
         )
 
     async def get(self, name: str, *, any_model: bool = False) -> MemoryRecord:
-        """The memory of that name, whose model is served unless `any_model` will do.
+        """Return the memory of that name, whose model is served unless `any_model` will do.
 
         Raises:
             MemoryNotFound: there is none.
@@ -140,7 +140,7 @@ class MemoryDirectory:
         """
         await self._wait_for_removal(name)
         if self._journal is not None and name not in self._catalog:
-            found = await self._find_stored(self._journal, name)
+            found = await self._look_up(self._journal, name)
             if found is not None and name not in self._leaving:
                 self._adopt(found)
         record = self._catalog.get(name)
@@ -159,14 +159,14 @@ class MemoryDirectory:
         return await anyio.to_thread.run_sync(question, journal, limiter=self._threads)
 
     async def remove(self, name: str) -> MemoryRecord:
-        """Takes a memory out, to be forgotten by its store; until `finish_removal`, whoever asks for the name waits.
+        """Take a memory out, to be deleted; until `finish_removal`, whoever asks for the name waits.
 
         Raises:
             MemoryNotFound: there is none.
         """
         await self._wait_for_removal(name)
         if self._journal is not None and name not in self._catalog:
-            found = await self._find_stored(self._journal, name)
+            found = await self._look_up(self._journal, name)
             if found is not None and name not in self._leaving:
                 self._adopt(found)
         record = self._catalog.remove(name)
@@ -174,22 +174,22 @@ class MemoryDirectory:
         return record
 
     def finish_removal(self, name: str) -> None:
-        """The store has forgotten a memory that was removed, or has failed to."""
+        """Note that the store has forgotten a memory that was removed, or has failed to."""
         self._leaving.pop(name).set()
 
-    async def find_expired(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
-        """Names of up to `size` memories whose time is over, of all shards."""
+    async def find_expired_names(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
+        """Return the names of up to `size` memories whose time is over, of all shards."""
         if (journal := self._journal) is None:
             return self._catalog.expired(now_s=time.time(), size=size)
         return await anyio.to_thread.run_sync(lambda: journal.expired(size=size), limiter=self._threads)
 
     def forget(self, record: MemoryRecord) -> None:
-        """A memory whose time was over was forgotten."""
+        """Take out a memory that was deleted since its time was over."""
         if self._catalog.find(record.name) is record:
             self._catalog.remove(record.name)
 
     async def list_page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
-        """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
+        """Return up to `size` memories with that prefix and names beyond `after`, in the order of names."""
         journal = self._journal
         if journal is None:
             return self._catalog.page(prefix=prefix, after=after, size=size)
@@ -199,7 +199,7 @@ class MemoryDirectory:
         return [self._restore(one) for one in found]
 
     def release(self, groups: Collection[int]) -> Sequence[MemoryRecord]:
-        """The memories at hand of these groups, which are another shard's from now on."""
+        """Take out the memories at hand of these groups, which are another shard's from now on."""
         return self._catalog.part(lambda name: group_of(name) in groups)
 
     def _check(self, memory: MemoryRecord) -> None:
@@ -214,7 +214,7 @@ class MemoryDirectory:
         if stored.name not in self._catalog:
             self._catalog.adopt(self._restore(stored))
 
-    async def _find_stored(self, journal: SqlMemoryStore, name: str) -> StoredMemory | None:
+    async def _look_up(self, journal: SqlMemoryStore, name: str) -> StoredMemory | None:
         with _check_ownership(journal, name):
             return await self._finding.ask(name)
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 
 def loop_options() -> Mapping[str, object]:
-    """Options for anyio's asyncio backend: uvloop where it exists: a lone call took it 15 % less processor time."""
+    """Return options for anyio's asyncio backend: uvloop, where it exists, took 15 % less processor time for a lone
+    call.
+    """
     if sys.platform == "win32":
         return {}
     import uvloop  # noqa: PLC0415 - not on every platform
@@ -19,7 +21,7 @@ RARELY = 100
 
 
 def freeze_heap() -> None:
-    """Never looks again at what there is now: torch and Ray alone are 200,000 objects, which stay for good.
+    """Never collect what there is now: torch and Ray alone are 200,000 objects, which stay for good.
 
     A full look at them took 0.12 s on a quiet machine, 0.45 s on a busy one, and nobody was answered meanwhile. Without
     them what is left is little, so Python would look at all of that often: ten thousand requests that wait cost 0.05 to

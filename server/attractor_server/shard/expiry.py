@@ -1,4 +1,4 @@
-"""Memories whose time is over are forgotten, each by the shard that owns it."""
+"""Deletion of memories whose time is over, each by the shard that owns it."""
 
 import logging
 from functools import partial
@@ -22,7 +22,7 @@ CLEAR_PAUSE_S = 0.01
 
 
 async def clear(shard: Shard) -> None:
-    """Forgets what shards that died have left half done, now and again and again, until cancelled."""
+    """Forget what shards that died have left half done, now and again and again, until cancelled."""
     while shard.durable:
         try:
             await _clear_once(shard)
@@ -40,13 +40,13 @@ async def _clear_once(shard: Shard) -> None:
 
 
 async def sweep(shard: Shard) -> None:
-    """Looks for such memories again and again, until cancelled."""
+    """Delete memories whose time is over, again and again, until cancelled."""
     while True:
         await anyio.sleep(SWEEP_EVERY_S)
         if shard.newest is None or shard.draining.is_set():
             continue
         try:
-            for name in await shard.memories.find_expired():
+            for name in await shard.memories.find_expired_names():
                 if shard.owner(name) is None:
                     forget(shard, await shard.memories.get(name, any_model=True))
         except ServerError as error:  # tried again at the next turn
@@ -54,7 +54,7 @@ async def sweep(shard: Shard) -> None:
 
 
 def forget(shard: Shard, record: MemoryRecord) -> None:
-    """Has a memory deleted in its turn, unless it is written before that."""
+    """Queue the deletion of a memory, unless it is written before its turn."""
     shard.check_here(record)
     job = Job.delete(record, if_expired=True)
     job.future.add_done_callback(partial(_finish, shard, record))

@@ -1,4 +1,4 @@
-"""What a shard holds: it claims groups of slots, parts with them, and forgets what it lost."""
+"""Slots of a shard: it claims groups of them, releases them, and forgets the memories of those it lost."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ RENEWALS = 4
 
 
 class SlotOwnership:
-    """Follows what the shard is told to own. Lives on one event loop; `run` must be running there."""
+    """Follows the topology that the shard is given. Lives on one event loop; `run` must be running there."""
 
     def __init__(self, ownership: Claims, memories: MemoryDirectory, batcher: Batcher) -> None:
         self._ownership = ownership
@@ -44,15 +44,16 @@ class SlotOwnership:
 
     @property
     def held(self) -> frozenset[int]:
-        """The groups that are this shard's."""
+        """Groups that are this shard's."""
         return self._ownership.held
 
     def serves(self, name: str) -> bool:
-        """Whether this shard may answer for the memory of that name now."""
+        """Return whether this shard may answer for the memory of that name now."""
         return self._ownership.serves(name)
 
     async def follow(self, wanted: Collection[int], *, seize: Collection[int] = ()) -> None:
-        """Parts with all groups but the wanted ones, and claims of these what is free; of `seize` what is not, too.
+        """Release all groups but the wanted ones, and claim those of them that are free; of `seize` also those that are
+        not.
 
         What was accepted for a group is finished before the next owner can claim it.
 
@@ -81,7 +82,7 @@ class SlotOwnership:
         self.changes.notify()
 
     async def run(self) -> NoReturn:
-        """Renews the lease again and again, until cancelled."""
+        """Renew the lease again and again, until cancelled."""
         while True:
             await anyio.sleep(self._ownership.lease_s / RENEWALS)
             try:
@@ -90,7 +91,7 @@ class SlotOwnership:
                 logger.warning("the lease is not renewed: %s", error)
 
     async def renew(self) -> None:
-        """Looks whether all claims hold, and forgets what belongs to those that do not before anything else is told.
+        """Look whether all claims hold, and forget the memories of those that do not before anything else is answered.
 
         Raises:
             StoreFailed: the store did not say.
@@ -111,11 +112,11 @@ class SlotOwnership:
             self._ownership.trust(look)
 
     async def release(self) -> None:
-        """Lets others have everything at once; at the shard's end, when nothing is computed any more."""
+        """Release all groups at once; at the shard's end, when nothing is computed any more."""
         await anyio.to_thread.run_sync(self._ownership.release, self.held)
 
     async def _claim(self, groups: Collection[int], seize: Collection[int]) -> None:
-        """Takes what is free, and what becomes so in a moment: its owner was told to part with it when this one was."""
+        """Claim the free groups, and those that become free in a moment: their owner was told to release them, too."""
         ownership, end_s = self._ownership, anyio.current_time() + HANDOVER_S
         await anyio.to_thread.run_sync(lambda: ownership.claim(groups, seize=seize))
         while (missing := set(groups) - self.held) and anyio.current_time() < end_s:
@@ -126,7 +127,7 @@ class SlotOwnership:
         logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
 
     def _evict(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:
-        """Takes these memories' pages out of the bank, each when what waits for it now is done."""
+        """Take these memories' pages out of the bank, each when what waits for it now is done."""
         jobs = [Job.leave(memory) for memory in memories]
         for job in jobs:
             self._batcher.add(job)

@@ -82,7 +82,7 @@ class Shard:
 
     @property
     def topology(self) -> Topology:
-        """The newest topology this shard was told.
+        """Newest topology that this shard was given.
 
         Raises:
             Unavailable: it has not been told of any yet.
@@ -93,16 +93,16 @@ class Shard:
 
     @property
     def newest(self) -> Topology | None:
-        """The newest topology this shard was told, if any."""
+        """Newest topology that this shard was given, if any."""
         return self._topology
 
     def learn(self, topology: Topology) -> None:
-        """Takes over a topology, unless a newer one is known."""
+        """Take over a topology, unless a newer one is known."""
         if self._topology is None or topology.epoch > self._topology.epoch:
             self._topology = topology
 
     async def follow(self, *, seize: Collection[int] = ()) -> None:
-        """Holds in the store what the newest topology says.
+        """Claim and release in the store what the newest topology says.
 
         Raises:
             StoreFailed: not all was claimed or released.
@@ -113,7 +113,7 @@ class Shard:
         self.followed = max(self.followed, newest.epoch)
 
     def owner(self, name: str, *, field: str = "name") -> ShardInfo | None:
-        """The shard that owns that memory, or None if it is this one.
+        """Return the shard that owns that memory, or None if it is this one.
 
         Raises:
             InvalidRequest: no memory can have that name.
@@ -131,7 +131,7 @@ class Shard:
         return None
 
     async def wait_for_arrival(self, name: str) -> None:
-        """Waits for a memory that this shard is to own, and does not serve yet; not for long.
+        """Wait, not for long, for a memory that this shard is to own and does not serve yet.
 
         Raises:
             OwnerChanged: it did not come.
@@ -143,7 +143,7 @@ class Shard:
             raise OwnerChanged(f"memory {name!r} went to another shard; try again in a moment")
 
     def model(self, name: str) -> ModelCard:
-        """The model of that name.
+        """Return the model of that name.
 
         Raises:
             ModelNotFound: the server has none.
@@ -153,7 +153,7 @@ class Shard:
         return model
 
     def check(self, operation: Operation, model: ModelCard, *, pull: bool) -> None:
-        """Refuses what memories of that model cannot do.
+        """Refuse what memories of that model cannot do.
 
         Raises:
             CannotErase: an erase, and the model has not learned it.
@@ -170,7 +170,7 @@ class Shard:
             )
 
     def check_kept(self, field: str) -> None:
-        """Refuses what needs patterns that are kept, if a field asks for it.
+        """Refuse what needs patterns that are kept, if a field asks for it.
 
         Raises:
             NotKept: this shard keeps none.
@@ -178,24 +178,24 @@ class Shard:
         if field and not self.durable:
             raise NotKept(f"{field}: this server keeps no patterns: start it without `--durable no`")
 
-    def moved_error(self, memory: MemoryRecord) -> OwnerUnreachable:
-        """What a client is told whose request came by a handle, or on a way, that led to the owner before."""
+    def memory_moved_error(self, memory: MemoryRecord) -> OwnerUnreachable:
+        """Return the error of a request whose handle, or way, led to the memory's former owner."""
         told = f"memory {memory.name!r} moved to another shard; open it anew"
         if (number := self.topology.owner(memory.name)) == self.number:
             return OwnerUnreachable(told)  # and back
         return MovedAway(told, route=self.topology.shards[number].address)
 
     def check_here(self, memory: MemoryRecord) -> None:
-        """Refuses what is asked of a memory that is another shard's now.
+        """Refuse a request for a memory that is another shard's now.
 
         Raises:
             MovedAway: so it is.
         """
         if memory.moved:
-            raise self.moved_error(memory)
+            raise self.memory_moved_error(memory)
 
 
 def _rename(record: MemoryRecord, names: Mapping[str, str]) -> MemoryRecord:
-    """With the name that the memory's model is served by, which may be another model's by now."""
+    """Give the record the name that the memory's model is served by, which may be another model's by now."""
     record.model = names.get(record.model_digest, record.model)
     return record

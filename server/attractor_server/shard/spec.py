@@ -1,4 +1,4 @@
-"""The settings that a shard is started with."""
+"""Settings that a shard is started with."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from attractor_server.storage.claims import LEASE_S
 
 @dataclass(frozen=True, kw_only=True)
 class Transport:
-    """How connections are kept, in seconds."""
+    """Times of connections, in seconds."""
 
     concurrent_streams: int = 1024
     """On one connection; further calls wait at the client"""
@@ -30,7 +30,7 @@ class Transport:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """All that a shard needs to be told. Travels to whichever process runs it."""
+    """Settings of one shard. Travels to whichever process runs it."""
 
     number: int = 0
     host: str = "127.0.0.1"
@@ -69,7 +69,7 @@ class ShardSpec:
 
 
 def threads_for(asked: int, shards: int) -> int:
-    """Threads of each shard: as asked, or its part of the cores."""
+    """Return the threads of each shard: as asked, or its part of the cores."""
     return asked or max(1, available_cores() // max(shards, 1))
 
 

@@ -1,4 +1,4 @@
-"""Memory that calls have given back goes back to the system, which the allocator alone would keep."""
+"""Return of free memory to the system, which the allocator alone would keep."""
 
 import ctypes
 import sys
@@ -20,7 +20,7 @@ _PAGES = Path("/proc/self/statm")
 
 
 async def trim(budget: Budget) -> None:
-    """Looks again and again, until cancelled; does nothing where the allocator is not glibc's.
+    """Trim the heap again and again, until cancelled; do nothing where the allocator is not glibc's.
 
     After hundreds of megabytes of messages glibc kept most of what was free; to give it back takes some milliseconds.
     """

@@ -20,7 +20,7 @@ from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import NOTHING, Call, Change, Done, Entry, Item, Remade, StoredMemory
 from attractor_server.memories.store import MemoryStore
-from attractor_server.scheduling.failures import gone_error
+from attractor_server.scheduling.failures import memory_gone_error
 from attractor_server.scheduling.jobs import Rebuild
 
 Rebuilt: TypeAlias = Generator[None, None, tuple[Done, int]]
@@ -55,7 +55,7 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
             keeper.add_imported(replace(change, memory=draft))
             yield
             if memory.deleted:
-                raise gone_error(memory)
+                raise memory_gone_error(memory)
         remade = Remade(model=task.model, model_digest=task.model_digest, page_patterns=task.page_patterns)
         change = Change(memory=stored.id, version=new.version, patterns=stored.patterns, remade=remade, call=call)
         keeper.end_rebuild(draft, change)
