@@ -20,7 +20,7 @@ from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
 from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
 from attractor_server.rpc.server import RpcServer, open_server
-from attractor_server.scheduling.batch_size import COMPANY_PART
+from attractor_server.scheduling.batch_size import CONTENTION_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
 from attractor_server.shard.expiry import clear, sweep
 from attractor_server.shard.shard import Limits, Resize, Shard
@@ -180,7 +180,7 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
         residency=residency,
         keeper=journal,
         checked=spec.check_banks,
-        part_s=spec.batch_s / COMPANY_PART,
+        part_s=spec.batch_s / CONTENTION_PART,
     )
     return models, engine, journal
 

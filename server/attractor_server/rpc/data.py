@@ -161,7 +161,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
 
     @staticmethod
     async def _wait(answer: OutcomeFuture, job: Job) -> Outcome:
-        """Wait for the outcome; a caller that goes away withdraws its job, unless it is numbered: it will come again."""
+        """Wait for the outcome; a caller that goes away withdraws its job, unless that is numbered: it comes again."""
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Hashable
 
-COMPANY_S = 1.0
+CONTENTION_S = 1.0
 
-COMPANY_PART = 3
+CONTENTION_PART = 3
 """Batches take this part of the time where several namespaces ask for work"""
 
-FADING = 0.95
+DECAY = 0.95
 """What is left of what was learned of a batch when the next one is done"""
 
 START = 64
@@ -55,8 +55,8 @@ class SliceCost:
 
     def learn(self, cost: int, took_s: float) -> None:
         """Take note of a batch that was done at once."""
-        self._patterns = FADING * self._patterns + cost
-        self._seconds = FADING * self._seconds + took_s
+        self._patterns = DECAY * self._patterns + cost
+        self._seconds = DECAY * self._seconds + took_s
 
     def count_patterns(self, seconds: float | None) -> int:
         """Return how many are computed in that time, at least one."""
@@ -80,4 +80,4 @@ class Contention:
 
     def is_present(self, now_s: float) -> bool:
         """Return whether two namespaces asked one after the other, a short while ago at most."""
-        return now_s - self._changed_s < COMPANY_S
+        return now_s - self._changed_s < CONTENTION_S

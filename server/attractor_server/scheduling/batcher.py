@@ -11,7 +11,7 @@ from attractor_server.errors import BankBroken, OwnerChanged, QueueFull, ServerE
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Outcome, Unfinished
 from attractor_server.scheduling.admission import Admission
-from attractor_server.scheduling.batch_size import COMPANY_PART, BatchSizer, Contention, SliceCost
+from attractor_server.scheduling.batch_size import CONTENTION_PART, BatchSizer, Contention, SliceCost
 from attractor_server.scheduling.fairness import namespace_of
 from attractor_server.scheduling.jobs import Job
 from attractor_server.scheduling.queue import Queue
@@ -45,13 +45,13 @@ class Batcher:
         """`batch_s` bounds the time that a batch takes, a part of it where several namespaces wait for one another."""
         self._engine = engine
         self._waiting_limit = waiting_limit
-        self._alone = self._pace = BatchSizer(batch_s=batch_s, batch_limit=batch_limit)
-        self._together = BatchSizer(batch_s=batch_s and batch_s / COMPANY_PART, batch_limit=batch_limit)
-        self._company = Contention()
-        self._worth = SliceCost()
-        self._part_s = batch_s and batch_s / COMPANY_PART
+        self._sizer_alone = self._sizer = BatchSizer(batch_s=batch_s, batch_limit=batch_limit)
+        self._sizer_contended = BatchSizer(batch_s=batch_s and batch_s / CONTENTION_PART, batch_limit=batch_limit)
+        self._contention = Contention()
+        self._slice_cost = SliceCost()
+        self._part_s = batch_s and batch_s / CONTENTION_PART
         self._queue = Queue()
-        self._entrance = Admission(self._queue)
+        self._admission = Admission(self._queue)
         self._computing: Sequence[Job] = ()
         self._submitted = 0
         self.changes = Signal()
@@ -83,7 +83,7 @@ class Batcher:
         Raises:
             QueueFull: so much is waiting that the job would have to wait for room; it has failed with that, too.
         """
-        if not self._entrance.is_open(job, self._waiting_limit):
+        if not self._admission.is_open(job, self._waiting_limit):
             error = self._full_error(job)
             job.fail(error)
             raise error
@@ -102,9 +102,9 @@ class Batcher:
             self._submitted += 1
             if self._submitted % SUBMITS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-            if not self._entrance.is_open(job, self._waiting_limit):
+            if not self._admission.is_open(job, self._waiting_limit):
                 self._note(job)
-                await self._entrance.wait(job)
+                await self._admission.wait(job)
                 return
         except asyncio.CancelledError:
             job.withdraw()
@@ -153,7 +153,7 @@ class Batcher:
         self.changes.notify()
 
     def _note(self, job: Job) -> None:
-        self._company.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
+        self._contention.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
 
     def _full_error(self, job: Job) -> QueueFull:
         namespace = namespace_of(job.memory.name)
@@ -167,11 +167,11 @@ class Batcher:
     def _take(self, now_s: float) -> list[Job]:
         """Take the next batch, and admit to its place jobs that have been waiting for room."""
         before = self._queue.weight
-        self._pace = self._together if self._company.is_present(now_s) else self._alone
-        self._queue.part_cost = self._worth.count_patterns(self._part_s)
-        batch = self._queue.take(self._pace.limit_of, now_s)
+        self._sizer = self._sizer_contended if self._contention.is_present(now_s) else self._sizer_alone
+        self._queue.part_cost = self._slice_cost.count_patterns(self._part_s)
+        batch = self._queue.take(self._sizer.limit_of, now_s)
         if self._queue.weight != before:
-            self._entrance.admit(self._waiting_limit)
+            self._admission.admit(self._waiting_limit)
             self.changes.notify()
         return batch
 
@@ -204,8 +204,8 @@ class Batcher:
         outcomes = self._engine.run(batch)
         if batch[0].parts <= 1 and not isinstance(outcomes[0], Unfinished):
             took_s = time.perf_counter() - started_s
-            self._pace.learn(program, cost, took_s)
-            self._worth.learn(cost, took_s)
+            self._sizer.learn(program, cost, took_s)
+            self._slice_cost.learn(cost, took_s)
         return outcomes
 
 
@@ -224,15 +224,15 @@ class LeaseGuard:
     need no lease: the store takes nothing from who is not the owner.
     """
 
-    def __init__(self, computer: Executor, *, lease: Lease) -> None:
-        self._computer = computer
+    def __init__(self, executor: Executor, *, lease: Lease) -> None:
+        self._executor = executor
         self._lease = lease
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
         """Return an outcome or an error for each job, in their order."""
         if jobs[0].operation.writes:
-            return self._computer.run(jobs)
-        outcomes = self._computer.run(jobs) if self._lease.fresh else []
+            return self._executor.run(jobs)
+        outcomes = self._executor.run(jobs) if self._lease.fresh else []
         if outcomes and self._lease.fresh:
             return outcomes
         error = OwnerChanged("this shard no longer knows whether the memory is its own; try again in a moment")

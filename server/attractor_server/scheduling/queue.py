@@ -44,11 +44,11 @@ class Tenant:
         self.account = account
         self.weight = 0
         """Patterns that wait"""
-        self.lanes = 0
+        self.queues = 0
         self.lines: dict[Program, deque[MemoryQueue]] = {}
-        """Its lanes by the program of their next job"""
+        """Its queues by the program of their next job"""
         self.ready: OrderedDict[MemoryQueue, Program] = OrderedDict()
-        """All these lanes, the one that has been ready for longest first"""
+        """All these queues, the one that has been ready for longest first"""
 
 
 class MemoryQueue:
@@ -90,18 +90,20 @@ class MemoryQueue:
         taken: list[Job] = []
         weight = cost = 0
         while (job := self._peek(now_s)) is not None and job.program == program:
+            job_cost = job.cost
             if taken:
                 shares = cost > room and not job.operation.writes and len(self.memory.pages) > 1
-                if weight + job.weight > TURN_LIMIT or (cost + job.cost > room and not shares):
+                if weight + job.weight > TURN_LIMIT or (cost + job_cost > room and not shares):
                     break
-            elif job.cost > room and not first:
+            elif job_cost > room and not first:
                 break
             weight += job.weight
-            cost += job.cost
+            cost += job_cost
             job.begin()
             taken.append(self._pop())
             if job.operation in ALONE:
                 break
+        # What does not fit, or never does in one batch, is begun: its parts come before all else of the memory.
         if cost > room or (taken and taken[0].in_parts):
             self.begun, self._part = taken, min(cost, math.ceil(room))
             for job in taken:
@@ -141,10 +143,10 @@ class Queue:
     def __init__(self) -> None:
         self.weight = 0
         """Patterns that wait"""
-        self._lanes: dict[MemoryRecord, MemoryQueue] = {}
+        self._queues: dict[MemoryRecord, MemoryQueue] = {}
         self._tenants: dict[str, Tenant] = {}
         self._lines: dict[Program, Ranking[Tenant]] = {}
-        """By program, those with lanes that are ready for it"""
+        """By program, those with queues that are ready for it"""
         self._ranking: Ranking[Tenant] = Ranking()
         """All; one that is gone leaves when it comes first"""
         self._least = 0
@@ -157,14 +159,14 @@ class Queue:
         """On the account of a namespace for a part of a long request"""
 
     def __bool__(self) -> bool:
-        return bool(self._lanes)
+        return bool(self._queues)
 
     def __contains__(self, memory: MemoryRecord) -> bool:
-        return memory in self._lanes
+        return memory in self._queues
 
     def list_jobs(self) -> list[Job]:
         """Return all jobs that wait, those of one memory in their order."""
-        return [job for lane in self._lanes.values() for job in lane.jobs]
+        return [job for queue in self._queues.values() for job in queue.jobs]
 
     def weight_of(self, namespace: str) -> int:
         """Return the number of patterns of that namespace that wait."""
@@ -172,16 +174,16 @@ class Queue:
 
     def put(self, job: Job) -> None:
         """Take a job, behind all others of its memory."""
-        if (lane := self._lanes.get(job.memory)) is None:
-            lane = self._lanes[job.memory] = MemoryQueue(
+        if (queue := self._queues.get(job.memory)) is None:
+            queue = self._queues[job.memory] = MemoryQueue(
                 job.memory, self._get_tenant(namespace_of(job.memory.name), job.origin)
             )
-            lane.tenant.lanes += 1
-            lane.put(job)
-            self._enter(lane)
+            queue.tenant.queues += 1
+            queue.put(job)
+            self._enter(queue)
         else:
-            lane.put(job)
-        lane.tenant.weight += job.weight
+            queue.put(job)
+        queue.tenant.weight += job.weight
         self.weight += job.weight
 
     def take(self, limit_of: Callable[[Program], int], now_s: float) -> list[Job]:
@@ -191,7 +193,7 @@ class Queue:
         """
         batch: list[Job] = []
         while not batch and self:
-            while not (tenant := self._ranking.first()).lanes:
+            while not (tenant := self._ranking.first()).queues:
                 self._ranking.drop_first()
             self._least = tenant.account.served
             program = next(iter(tenant.ready.values()))
@@ -199,43 +201,47 @@ class Queue:
         return batch
 
     def _fill(self, program: Program, limit: int, now_s: float) -> list[Job]:
+        """Take jobs of that program from one namespace after another, the one served least first, up to the limit."""
         batch: list[Job] = []
         room = limit
         closed: list[MemoryQueue] = []
         served: set[Tenant] = set()
         satisfied = False
         while program in self._lines and (not batch or room > 0):
+            # Whose turn it is: once a namespace got all that it asked for, and enough is taken, nobody gets a second.
             tenant = self._lines[program].first()
             if satisfied and tenant in served and FILLED_PART * (limit - room) >= limit:
                 break
-            lane = tenant.lines[program][0]
-            taken, cost = self._serve(lane, program, room, first=not batch, now_s=now_s)
-            if not taken and lane.waits and lane.program == program:
+            queue = tenant.lines[program][0]
+            # The oldest jobs of its first memory, as far as there is room.
+            taken, cost = self._serve(queue, program, room, first=not batch, now_s=now_s)
+            if not taken and queue.waits and queue.program == program:
                 break  # it has no room in this batch, and keeps its place
             batch += taken
             room -= cost
-            self._leave(lane, program)
-            if taken and (lane.begun or (taken[-1].operation in ALONE and lane.jobs)):
-                closed.append(lane)
+            # The memory lines up again for its next job; with one that needs the batch's end, only after the batch.
+            self._leave(queue, program)
+            if taken and (queue.begun or (taken[-1].operation in ALONE and queue.jobs)):
+                closed.append(queue)
             else:
-                self._enter(lane)
+                self._enter(queue)
             served.add(tenant)
             satisfied = satisfied or program not in tenant.lines
-        for lane in closed:
-            self._enter(lane)
+        for queue in closed:
+            self._enter(queue)
         return batch
 
     def _serve(
-        self, lane: MemoryQueue, program: Program, room: int, *, first: bool, now_s: float
+        self, queue: MemoryQueue, program: Program, room: int, *, first: bool, now_s: float
     ) -> tuple[list[Job], int]:
         """Take the queue's jobs for the batch, and charge their cost to its namespace's account."""
-        before = lane.weight
-        taken, cost = lane.take(program, room, first=first, now_s=now_s)
-        left = before - lane.weight
+        before = queue.weight
+        taken, cost = queue.take(program, room, first=first, now_s=now_s)
+        left = before - queue.weight
         self.weight -= left
-        lane.tenant.weight -= left
+        queue.tenant.weight -= left
         charged = self.part_cost if taken and taken[0].cut else cost
-        lane.tenant.account.charge(charged * self._crowds.count_sharers(lane.tenant.origin), least=self._least)
+        queue.tenant.account.charge(charged * self._crowds.count_sharers(queue.tenant.origin), least=self._least)
         return taken, cost
 
     def _get_tenant(self, name: str, origin: Origin | None) -> Tenant:
@@ -262,27 +268,27 @@ class Queue:
         if len(self._gone) > NAMES_LIMIT:
             self._gone.popitem(last=False)
 
-    def _enter(self, lane: MemoryQueue) -> None:
+    def _enter(self, queue: MemoryQueue) -> None:
         """Line the queue up for the program of its next job; one without a job is dropped."""
-        tenant = lane.tenant
-        if not lane.waits:
-            del self._lanes[lane.memory]
-            tenant.lanes -= 1
-            if not tenant.lanes:
+        tenant = queue.tenant
+        if not queue.waits:
+            del self._queues[queue.memory]
+            tenant.queues -= 1
+            if not tenant.queues:
                 self._drop(tenant)
             return
-        program = lane.program
+        program = queue.program
         if program not in tenant.lines:
             tenant.lines[program] = deque()
             self._lines.setdefault(program, Ranking()).add(tenant)
-        tenant.lines[program].append(lane)
-        tenant.ready[lane] = program
+        tenant.lines[program].append(queue)
+        tenant.ready[queue] = program
 
-    def _leave(self, lane: MemoryQueue, program: Program) -> None:
+    def _leave(self, queue: MemoryQueue, program: Program) -> None:
         """Take out the first queue of the first namespace in that program's line."""
-        tenant = lane.tenant
+        tenant = queue.tenant
         tenant.lines[program].popleft()
-        del tenant.ready[lane]
+        del tenant.ready[queue]
         if not tenant.lines[program]:
             del tenant.lines[program]
             self._lines[program].drop_first()
