@@ -25,7 +25,7 @@ from attractor_server.memories.outcomes import Outcome
 from attractor_server.memories.records import Entry
 from attractor_server.memories.store import MemoryStore
 from attractor_server.rpc import codec
-from attractor_server.rpc import transfer as pieces_module
+from attractor_server.rpc import imports as pieces_module
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.shard.spec import ShardSpec

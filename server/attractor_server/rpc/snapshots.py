@@ -20,9 +20,10 @@ from attractor_server.memories.outcomes import TaskDone
 from attractor_server.memories.records import Call, Snapshot, StoredMemory
 from attractor_server.rpc.context import Context, get_account, read_fellow_secret
 from attractor_server.rpc.dedup import read_call
+from attractor_server.rpc.exports import read_pieces
+from attractor_server.rpc.imports import Importing
 from attractor_server.rpc.messages import PAGE_CAPACITIES, encode_memory, encode_timestamp
 from attractor_server.rpc.peers import Peers, owner_answers
-from attractor_server.rpc.transfer import Importing, read_pieces
 from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.shard.shard import Shard
 
