@@ -52,6 +52,11 @@ def encode_status(error: BaseException) -> status_pb2.Status:
     return status
 
 
+def to_server_error(error: Exception, what: str) -> ServerError:
+    """Return a server error as it is; of any other, which is logged, the one that the client gets in its place."""
+    return error if isinstance(error, ServerError) else log_unforeseen(error, what)
+
+
 def log_unforeseen(error: BaseException, what: str) -> ServerError:
     """Log an unforeseen error in one line, and return the error that the client gets in its place."""
     places = traceback.extract_tb(error.__traceback__)[-3:]

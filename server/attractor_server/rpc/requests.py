@@ -14,7 +14,7 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Booleans
 from attractor_server.memories.records import Item
 from attractor_server.rpc import codec
-from attractor_server.rpc.errors import log_unforeseen
+from attractor_server.rpc.errors import log_unforeseen, to_server_error
 from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.operations import WireOperation
 from attractor_server.rpc.validation import check_steps, check_values
@@ -127,7 +127,7 @@ def make_jobs(
         wrong = _find_invalid(model.layout, patterns, asked, where=where, partial=partial)
         job_of = JobFactory(shard, ask, model, patterns, items)
     except Exception as error:
-        failure = error if isinstance(error, ServerError) else log_unforeseen(error, f"a frame of {ask.where}")
+        failure = to_server_error(error, f"a frame of {ask.where}")
         yield from ((one.place, failure) for one in asked)
         return
     for one in asked:

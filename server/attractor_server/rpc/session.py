@@ -5,43 +5,35 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain, count
-from typing import TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import (
-    Exhausted,
     HandleNotOpen,
     InvalidRequest,
     MemoryNotFound,
     MemoryShort,
-    OwnerChanged,
     ServerError,
 )
 from attractor_server.fields import Layout
-from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
 from attractor_server.rpc.context import Context, get_account, get_address, is_forwarded
 from attractor_server.rpc.dedup import number_job
-from attractor_server.rpc.errors import log_unforeseen
+from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
+from attractor_server.rpc.handles import HandleTable
 from attractor_server.rpc.handshake import receive_hello, welcome
 from attractor_server.rpc.operations import BY_REQUEST
-from attractor_server.rpc.peers import Peers, disagreement_error
+from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.requests import FrameRequest, RequestFrame, make_jobs, read_frame
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
 from attractor_server.scheduling.jobs import Job
 from attractor_server.shard.budget import SETTING
 from attractor_server.shard.shard import Shard
-from attractor_server.sharding.topology import ShardInfo
 
-Bound: TypeAlias = MemoryRecord | ForwardedSession
-
-OPENING_LIMIT = 1024
-"""Handles of a session that are being bound"""
 _numbers = count(1)
 IDS_AT_A_TIME = 4096
 """Of a cancellation, until others have the event loop"""
@@ -53,21 +45,17 @@ class Session:
     def __init__(self, shard: Shard, peers: Peers, context: Context) -> None:
         limits = shard.limits
         self._shard = shard
-        self._peers = peers
         self._context = context
         self._account = get_account(context)
         self._answers = ResponseQueue(
             context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
         )
         self._hello = pb.Hello()
-        self._origin = None if is_forwarded(context) else (get_address(context), next(_numbers))
-        self._handles: dict[int, Bound] = {}
-        self._opening: dict[int, anyio.Event] = {}
-        """Handles whose memories are looked up in the store, many at a time"""
+        forwarded = is_forwarded(context)
+        self._origin = None if forwarded else (get_address(context), next(_numbers))
+        self._handles = HandleTable(shard, peers, self._answers, self._hello, forwarded=forwarded)
         self._pending: dict[int, Job | None] = {}
         """What is not answered; None for a repeat, whose job is another's"""
-        self._upstreams: list[ForwardedSession] = []
-        """One for each owner; of an owner that drains the old one too, until it has answered"""
 
     async def run(self) -> None:
         """Serve until the client has sent its last and everything is answered.
@@ -75,7 +63,7 @@ class Session:
         Raises:
             ServerError: the stream cannot go on.
         """
-        self._hello = await receive_hello(self._context)
+        self._hello.CopyFrom(await receive_hello(self._context))
         self._answers.put(PendingResponse(pb.SessionResponse(welcome=welcome(self._shard))))
         fault: ServerError | None = None
 
@@ -113,91 +101,25 @@ class Session:
             if kind in BY_REQUEST:
                 await self._request(read_frame(frame, BY_REQUEST[kind], origin=self._origin))
             elif kind == "open":
-                await self._open(frame.open, tasks)
+                await self._handles.open(frame.open, tasks)
             elif kind == "close":
-                await self._close(frame.close)
+                await self._handles.close(frame.close)
             elif kind == "cancel":
                 await self._cancel(frame.cancel)
             else:
                 raise InvalidRequest.of("frame", f"saw {kind}; expected open, close, cancel or a frame of requests")
             await self._answers.wait_for_room()
-        await self._wait_open(*self._opening)
-        while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._upstreams)):
+        await self._handles.wait_for_all()
+        while not (self._answers.all_sent and not self._pending and all(up.idle for up in self._handles.upstreams)):
             await self._answers.changes.wait()
 
     def _abandon(self) -> None:
         """Withdraw what nobody waits for any more, but numbered writes: the client will repeat them, in their order."""
-        for upstream in self._upstreams:
+        for upstream in self._handles.upstreams:
             upstream.lose()
         for job in self._pending.values():
             if job is not None and not job.counted:
                 job.withdraw()
-
-    async def _open(self, frame: pb.Open, tasks: TaskGroup) -> None:
-        try:
-            if frame.handle in self._handles or frame.handle in self._opening:
-                bound = f"saw {frame.handle}, which is bound; expected one that is free"
-                raise InvalidRequest.of("open.handle", bound)
-            if len(self._handles) + len(self._opening) >= (limit := self._shard.limits.session_handles):
-                raise Exhausted(f"open: this session has {limit} handles, the most it can: close some")
-            if peer := self._shard.owner(frame.memory, field="open.memory"):
-                upstream = self._handles[frame.handle] = self._open_upstream(peer, tasks)
-                await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
-                return
-        except OwnerChanged:
-            pass  # it is on its way here
-        except ServerError as error:
-            self._answers.put(PendingResponse(error, frame.request_id))
-            return
-        if len(self._opening) >= OPENING_LIMIT:
-            await self._wait_open(*self._opening)
-        self._opening[frame.handle] = anyio.Event()
-        tasks.start_soon(self._open_here, frame)
-
-    async def _open_here(self, frame: pb.Open) -> None:
-        try:
-            await self._shard.wait_for_arrival(frame.memory)
-            record = self._handles[frame.handle] = await self._shard.memories.get(frame.memory)
-        except Exception as error:
-            failure = error if isinstance(error, ServerError) else log_unforeseen(error, "an open")
-            self._answers.put(PendingResponse(failure, frame.request_id))
-            return
-        finally:
-            self._opening.pop(frame.handle).set()
-        opened = pb.Opened(
-            request_id=frame.request_id,
-            handle=frame.handle,
-            model=record.model,
-            last_sequence=record.last_sequence(self._hello.client_id),
-        )
-        self._answers.put(PendingResponse(pb.SessionResponse(opened=opened)))
-
-    async def _wait_open(self, *handles: int) -> None:
-        """Wait until these handles are bound, or cannot be."""
-        for handle in handles:
-            if (opening := self._opening.get(handle)) is not None:
-                await opening.wait()
-
-    def _open_upstream(self, peer: ShardInfo, tasks: TaskGroup) -> ForwardedSession:
-        if is_forwarded(self._context):
-            raise disagreement_error()
-        self._upstreams = [upstream for upstream in self._upstreams if not (upstream.lost and upstream.idle)]
-        for upstream in self._upstreams:
-            if upstream.peer.address == peer.address and not upstream.lost:
-                return upstream
-        upstream = ForwardedSession(self._peers, peer, self._hello, self._answers, self._unbind)
-        self._upstreams.append(upstream)
-        tasks.start_soon(upstream.run)
-        return upstream
-
-    def _unbind(self, handle: int) -> None:
-        self._handles.pop(handle, None)
-
-    async def _close(self, frame: pb.Close) -> None:
-        await self._wait_open(frame.handle)
-        bound = self._handles.pop(frame.handle, None)
-        if isinstance(bound, ForwardedSession) and not bound.lost:
-            await bound.send(pb.SessionRequest(close=frame))
 
     async def _cancel(self, frame: pb.Cancel) -> None:
         """Withdraw those that are not answered; others have the event loop in between, since they may be millions."""
@@ -207,7 +129,7 @@ class Session:
             for request_id in part:
                 if (job := self._pending.get(request_id)) is not None:
                     job.withdraw()
-            for upstream in self._upstreams:
+            for upstream in self._handles.upstreams:
                 if sent := [request_id for request_id in part if request_id in upstream.unanswered]:
                     await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=sent)))
             await asyncio.sleep(0)
@@ -219,16 +141,15 @@ class Session:
         try:
             rows = ask.split_rows(self._shard.limits.frame_patterns)
         except Exception as error:
-            self._fail(
-                ids, error if isinstance(error, ServerError) else log_unforeseen(error, f"a frame of {ask.where}")
-            )
+            self._fail(ids, to_server_error(error, f"a frame of {ask.where}"))
             return
-        if self._opening:
-            await self._wait_open(*ask.columns.handles)
+        if self._handles.opening:
+            await self._handles.wait_for(*ask.columns.handles)
+        # Each request goes to its memory's shard: fails here, is passed on, or becomes a job of its memory's model.
         here: dict[str, list[FrameRequest]] = defaultdict(list)
         elsewhere: dict[ForwardedSession, list[int]] = defaultdict(list)
         for i, handle in enumerate(ask.columns.handles):
-            match self._handles.get(handle):
+            match self._handles.bound.get(handle):
                 case None:
                     self._fail([ids[i]], _not_open_error(handle, ask))
                 case ForwardedSession() as upstream:
@@ -252,9 +173,7 @@ class Session:
             try:
                 part = ask.select(rows, chosen)
             except Exception as error:
-                self._fail(
-                    own, error if isinstance(error, ServerError) else log_unforeseen(error, f"a part of {ask.where}")
-                )
+                self._fail(own, to_server_error(error, f"a part of {ask.where}"))
                 continue
             await upstream.send(part, own)
         for model, asked in here.items():
@@ -271,7 +190,8 @@ class Session:
                 await self._answers.reserve(made.weight)
                 held_bytes = self._account.move(each_bytes * made.size)
                 try:
-                    held_bytes += await self._take_iterates(made, model.layout)
+                    if made.trajectory:
+                        held_bytes += await self._take_iterates(made, model.layout)
                 except MemoryShort as error:
                     self._answers.put(PendingResponse(error, ids[i], weight=made.weight, held_bytes=held_bytes))
                     continue
@@ -285,8 +205,8 @@ class Session:
         Raises:
             MemoryShort: there was no room for a while.
         """
-        if size_bytes := 2 * 4 * layout.size * (job.weight - job.size):  # as computed, and in frames
-            await self._account.take(size_bytes)
+        size_bytes = 2 * 4 * layout.size * (job.weight - job.size)  # as computed, and in frames
+        await self._account.take(size_bytes)
         return size_bytes
 
     async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int) -> None:
@@ -294,7 +214,7 @@ class Session:
         try:
             first = number_job(job, self._hello.client_id, sequence)
         except Exception as error:
-            failure = error if isinstance(error, ServerError) else log_unforeseen(error, "a numbered request")
+            failure = to_server_error(error, "a numbered request")
             self._answers.put(PendingResponse(failure, request_id, weight=job.weight, held_bytes=held_bytes))
             return
         self._pending[request_id] = job if first is None else None
@@ -335,7 +255,7 @@ class Session:
 
     def _find_taken_id(self, ids: Sequence[int]) -> int | None:
         """Return one of the ids that a request has which is not answered."""
-        for unanswered in (self._pending.keys(), *(upstream.unanswered for upstream in self._upstreams)):
+        for unanswered in (self._pending.keys(), *(upstream.unanswered for upstream in self._handles.upstreams)):
             if not unanswered.isdisjoint(ids):
                 return next(i for i in ids if i in unanswered)
         return None
