@@ -59,16 +59,22 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
             if seen > fields_limit:
                 seen_bytes = f"saw more than {fields_limit} fields in {len(raw)} bytes"
                 raise InvalidRequest.of("message", f"{seen_bytes}; expected at most so many")
-            tag, at = _read_varint(raw, at)
+            if (tag := raw[at]) < 0x80:  # as nearly all are
+                at += 1
+            else:
+                tag, at = _read_varint(raw, at)
             match tag & 7:
                 case 0:
-                    _, at = _read_varint(raw, at)
+                    at = at + 1 if raw[at] < 0x80 else _read_varint(raw, at)[1]
                 case 1:
                     at += 8
                 case 5:
                     at += 4
                 case 2:
-                    length, at = _read_varint(raw, at)
+                    if (length := raw[at]) < 0x80:
+                        at += 1
+                    else:
+                        length, at = _read_varint(raw, at)
                     inner, growth = within.get(tag >> 3, (None, 0))
                     if inner is not None and at + length <= end:
                         todo.append((at, at + length, inner))

@@ -39,10 +39,9 @@ class Operation(Enum):
     TEND = "tend"
     LEAVE = "leave"
 
-    @property
-    def writes(self) -> bool:
-        """Whether jobs behind it have to wait for its effect."""
-        return self not in (Operation.QUERY, Operation.RECOGNIZE)
+    def __init__(self, name: str) -> None:
+        self.writes = name not in ("query", "recognize")
+        """Whether jobs behind it have to wait for its effect"""
 
 
 @dataclass(frozen=True)
@@ -139,6 +138,8 @@ class Job:
     """That were begun"""
     aside: bool = False
     """Another thread is at it: the engine's has nothing to do for it now"""
+    size: int = field(default=0, init=False)
+    """Patterns in it; one where it has none, and of what is done in parts those of a part, about"""
     weight: int = field(default=0, init=False)
     """Patterns in it and in its answer: with a trajectory, one for each iterate.
 
@@ -149,6 +150,10 @@ class Job:
     _program_of: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.task, Rebuild):
+            self.size = PART_PATTERNS
+        else:
+            self.size = 1 if self.values is None else len(self.values)
         self.weight = self.size * (1 + self.steps) if self.trajectory else self.size
 
     @classmethod
@@ -285,13 +290,6 @@ class Job:
     def in_parts(self) -> bool:
         """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
         return self.cut or self.operation is Operation.DELETE or isinstance(self.task, Rebuild)
-
-    @property
-    def size(self) -> int:
-        """Patterns in it; one where it has none, and of what is done in parts those of a part, about."""
-        if isinstance(self.task, Rebuild):
-            return PART_PATTERNS
-        return 1 if self.values is None else len(self.values)
 
     @property
     def cost(self) -> int:
