@@ -69,7 +69,7 @@ class SqlMemoryReader:
     def told(self, memory: int, client: str) -> Sequence[WriteAck]:
         """Return the answers to that client's stores and erases that are remembered, in the order of versions."""
         with self._store.read() as cursor:
-            return memory_rows.find_acks(cursor, memory, client)
+            return call_rows.load_acks(cursor, memory, [client])
 
     def page(self, memory: int, number: int, *, all_entries: bool = False) -> StoredPage:
         """Return what that page's weights follow from; with `all_entries` also the patterns in its image.

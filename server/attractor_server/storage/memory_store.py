@@ -98,7 +98,7 @@ class SqlMemoryStore(SqlMemoryReader):
             for apart in memory_rows.split_by_memory(changes):
                 there = memory_rows.update_counts(cursor, apart, now_s=now_s)
                 page_rows.apply(cursor, there)
-                memory_rows.save_acks(cursor, there)
+                call_rows.save_acks(cursor, there)
                 for change in there:
                     call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
         if any(change.dropped or change.emptied for change in changes):
@@ -235,7 +235,7 @@ class SqlMemoryStore(SqlMemoryReader):
             if there := memory_rows.update_counts(cursor, [kept], now_s=now_s):
                 page_rows.apply(cursor, there)
                 import_rows.give(cursor, change.memory, draft, dropped=change.dropped)
-                memory_rows.save_acks(cursor, there)
+                call_rows.save_acks(cursor, there)
             import_rows.abandon(cursor, draft, now_s=now_s)
 
     def abandon(self, draft: int) -> None:

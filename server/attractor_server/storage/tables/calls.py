@@ -1,13 +1,19 @@
-"""Rows of numbered calls, each with what it has done: noted in its transaction, so that a repeat does nothing.
+"""Rows of numbered writes and calls, each noted in its own transaction, so that a repeat does nothing.
 
-A number is noted with the kind of the call, the memory that it names and a digest of all that it asks, so that another
-call with the same number is refused, and not taken for a repeat.
+The rules by which a repeat is told from another request are those of `memories/ledger.py`. Stores and erases are noted
+with their acknowledgements, for each client of a memory, and calls with what they have done, for each client.
+
+A call's number is noted with the kind of the call, the memory that it names and a digest of all that it asks, so that
+another call with the same number is refused, and not taken for a repeat.
 """
+
+from collections.abc import Sequence
 
 from attractor_server.errors import NumberReused, SequenceForgotten
 from attractor_server.memories.ledger import REMEMBERED_ANSWERS
-from attractor_server.memories.records import Call, Done
-from attractor_server.storage.database import Cursor
+from attractor_server.memories.memory import REMEMBERED_CLIENTS
+from attractor_server.memories.records import Call, Change, Done, WriteAck
+from attractor_server.storage.database import Cursor, several
 
 REMEMBERED_S = 86_400.0
 """A repeat comes sooner: clients give up after minutes"""
@@ -57,3 +63,60 @@ def note(cursor: Cursor, call: Call | None, done: Done, *, now_s: float) -> None
         "DELETE FROM calls WHERE client = ? AND sequence <= ?", (call.client, call.sequence - REMEMBERED_ANSWERS)
     )
     cursor.execute("DELETE FROM calls WHERE made_s < ?", (now_s - REMEMBERED_S,))
+
+
+_CLIENTS = (
+    "SELECT client, max(sequence), max(version) AS newest FROM answers WHERE memory = ? GROUP BY client "
+    "ORDER BY newest DESC"
+)
+
+_ACKS = (
+    "SELECT client, sequence, version, patterns, erases, digest FROM answers WHERE memory = ? "
+    "AND client IN (VALUES {}) ORDER BY version"
+)
+
+
+def load_clients(cursor: Cursor, memory: int) -> tuple[Sequence[WriteAck], Sequence[tuple[str, int]]]:
+    """Return the acks of the clients that wrote last, and the highest number of each other one, the oldest first."""
+    clients = cursor.execute(_CLIENTS, (memory,)).fetchall()
+    former = [(client, last) for client, last, _ in reversed(clients[REMEMBERED_CLIENTS:])]
+    return load_acks(cursor, memory, [client for client, *_ in clients[:REMEMBERED_CLIENTS]]), former
+
+
+def load_acks(cursor: Cursor, memory: int, clients: Sequence[str]) -> Sequence[WriteAck]:
+    """Return the acks of those clients that are remembered, in the order of versions."""
+    if not clients:
+        return []
+    marks, values = several([(client,) for client in clients])
+    rows = cursor.execute(_ACKS.format(marks), (memory, *values)).fetchall()
+    return [
+        WriteAck(
+            client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases), digest=digest
+        )
+        for client, sequence, version, patterns, erases, digest in rows
+    ]
+
+
+def save_acks(cursor: Cursor, changes: Sequence[Change]) -> None:
+    """Note the write acks of the changes, and forget what is older than is remembered."""
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ?",
+        [(change.memory, client) for change in changes for client in change.departed],
+    )
+    acks = [(change.memory, ack) for change in changes for ack in change.told]
+    cursor.executemany(
+        "INSERT INTO answers (memory, client, sequence, version, patterns, erases, digest) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (memory, one.client, one.sequence, one.version, one.patterns, int(one.erases), one.digest)
+            for memory, one in acks
+        ],
+    )
+    cursor.executemany(
+        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
+        [
+            (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
+            for memory, one in acks
+            if one.sequence > REMEMBERED_ANSWERS
+        ],
+    )

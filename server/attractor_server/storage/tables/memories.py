@@ -1,14 +1,13 @@
-"""Rows of memories, and of the write acks that are remembered of their clients."""
+"""Rows of memories."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from attractor_server.memories.ledger import REMEMBERED_ANSWERS
-from attractor_server.memories.memory import REMEMBERED_CLIENTS
-from attractor_server.memories.records import Change, NewMemory, StoredMemory, WriteAck
+from attractor_server.memories.records import Change, NewMemory, StoredMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage.database import Cursor, several
+from attractor_server.storage.tables import calls as call_rows
 from attractor_server.storage.tables import pages as page_rows
 
 STATEMENT_MEMORIES = 1024
@@ -51,15 +50,8 @@ def find(cursor: Cursor, name: str) -> StoredMemory | None:
     if row is None:
         return None
     memory = _memory(cursor, row)
-    clients = cursor.execute(_CLIENTS, (memory.id,)).fetchall()
-    former = [(client, last) for client, last, _ in reversed(clients[REMEMBERED_CLIENTS:])]
-    newest = [client for client, *_ in clients[:REMEMBERED_CLIENTS]]
-    return replace(memory, told=_load_acks(cursor, memory.id, newest), former=former)
-
-
-def find_acks(cursor: Cursor, memory: int, client: str) -> Sequence[WriteAck]:
-    """Return the write acks of that client that are remembered, in the order of versions."""
-    return _load_acks(cursor, memory, [client])
+    acks, former = call_rows.load_clients(cursor, memory.id)
+    return replace(memory, told=acks, former=former)
 
 
 def load(cursor: Cursor, identity: int) -> StoredMemory:
@@ -139,31 +131,6 @@ def update_counts(cursor: Cursor, changes: Sequence[Change], *, now_s: float) ->
     return left
 
 
-def save_acks(cursor: Cursor, changes: Sequence[Change]) -> None:
-    """Note the write acks of the changes, and forget what is older than is remembered."""
-    cursor.executemany(
-        "DELETE FROM answers WHERE memory = ? AND client = ?",
-        [(change.memory, client) for change in changes for client in change.departed],
-    )
-    acks = [(change.memory, ack) for change in changes for ack in change.told]
-    cursor.executemany(
-        "INSERT INTO answers (memory, client, sequence, version, patterns, erases, digest) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (memory, one.client, one.sequence, one.version, one.patterns, int(one.erases), one.digest)
-            for memory, one in acks
-        ],
-    )
-    cursor.executemany(
-        "DELETE FROM answers WHERE memory = ? AND client = ? AND sequence <= ?",
-        [
-            (memory, one.client, one.sequence - REMEMBERED_ANSWERS)
-            for memory, one in acks
-            if one.sequence > REMEMBERED_ANSWERS
-        ],
-    )
-
-
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
     """Return the memory of a row of `_SELECT`."""
     identity, name, model, digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s = row[:11]
@@ -181,27 +148,3 @@ def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
         patterns=row[12],
         pages=page_rows.rows_of(cursor, identity),
     )
-
-
-_CLIENTS = (
-    "SELECT client, max(sequence), max(version) AS newest FROM answers WHERE memory = ? GROUP BY client "
-    "ORDER BY newest DESC"
-)
-
-_ACKS = (
-    "SELECT client, sequence, version, patterns, erases, digest FROM answers WHERE memory = ? "
-    "AND client IN (VALUES {}) ORDER BY version"
-)
-
-
-def _load_acks(cursor: Cursor, memory: int, clients: Sequence[str]) -> Sequence[WriteAck]:
-    if not clients:
-        return []
-    marks, values = several([(client,) for client in clients])
-    rows = cursor.execute(_ACKS.format(marks), (memory, *values)).fetchall()
-    return [
-        WriteAck(
-            client=client, sequence=sequence, version=version, patterns=patterns, erases=bool(erases), digest=digest
-        )
-        for client, sequence, version, patterns, erases, digest in rows
-    ]
