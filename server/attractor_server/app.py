@@ -90,7 +90,7 @@ class RunningShard:
     @property
     def held(self) -> frozenset[int]:
         """Groups of slots that are the shard's in the store."""
-        return frozenset() if self._shard.holding is None else self._shard.holding.held
+        return frozenset() if self._shard.ownership is None else self._shard.ownership.held
 
     async def learn(self, topology: Topology, *, seize: Collection[int] = ()) -> None:
         """Give the shard a topology, once it is warm; from the first time on it serves.
@@ -123,9 +123,9 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ModelFileError: a model file is damaged, or of a newer format.
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
-    async with _prepare(spec) as (models, engine, journal):
+    async with _prepare(spec) as (models, engine, store):
         batcher = Batcher(
-            engine if journal is None else LeaseGuard(engine, lease=journal.ownership),
+            engine if store is None else LeaseGuard(engine, lease=store.ownership),
             waiting_limit=spec.waiting_patterns,
             batch_limit=spec.batch_patterns,
             batch_s=spec.batch_s,
@@ -134,8 +134,8 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         warming = Warmup(engine, warmed, bank_bytes=spec.bank_bytes)
         compiling = BackgroundCompiler(warmed, threads=spec.threads)
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
-        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, journal=journal)
-        shard.resize = None if journal is None else resize
+        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store)
+        shard.resize = None if store is None else resize
         async with open_server(
             shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
         ) as server:
@@ -147,8 +147,8 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 tasks.start_soon(sweep, shard)
                 tasks.start_soon(clear, shard)
                 tasks.start_soon(trim, shard.budget)
-                if shard.holding is not None:
-                    tasks.start_soon(shard.holding.run)
+                if shard.ownership is not None:
+                    tasks.start_soon(shard.ownership.run)
                 info = ShardInfo(server.address, spec.device)
                 yield RunningShard(info, sorted(models), shard, server, warming, compiling)
                 tasks.cancel_scope.cancel()
@@ -156,12 +156,12 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]]:
-    models, engine, journal = await anyio.to_thread.run_sync(_open, spec)
+    models, engine, store = await anyio.to_thread.run_sync(_open, spec)
     try:
-        yield models, engine, journal
+        yield models, engine, store
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_close, engine, journal)
+            await anyio.to_thread.run_sync(_close, engine, store)
 
 
 def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]:
@@ -170,19 +170,19 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
     models = load_models(spec.models, device=device_of(spec.device))
     residency = Residency(precision=spec.bank_dtype, folder=_make_spill_folder(spec))
     artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts)
-    journal = _open_memory_store(spec, artifacts) if spec.durable else None
-    if journal is not None and artifacts is not None:
+    store = _open_memory_store(spec, artifacts) if spec.durable else None
+    if store is not None and artifacts is not None:
         archive_models(model_paths(spec.models), artifacts)
-        models = {**models, **load_former_models(journal, artifacts, models.values(), device_of(spec.device))}
+        models = {**models, **load_former_models(store, artifacts, models.values(), device_of(spec.device))}
     engine = Engine(
         models.values(),
         bank_bytes=spec.bank_bytes,
         residency=residency,
-        keeper=journal,
+        keeper=store,
         checked=spec.check_banks,
         part_s=spec.batch_s / CONTENTION_PART,
     )
-    return models, engine, journal
+    return models, engine, store
 
 
 def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
@@ -192,17 +192,17 @@ def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemor
     return SqlMemoryStore(open_store(spec.store_uri), ownership, artifacts=artifacts)
 
 
-def _close(engine: Engine, journal: SqlMemoryStore | None) -> None:
+def _close(engine: Engine, store: SqlMemoryStore | None) -> None:
     """Let others have at once what was this shard's."""
     engine.close()
-    if journal is None:
+    if store is None:
         return
     try:
-        journal.ownership.release(journal.ownership.held)
+        store.ownership.release(store.ownership.held)
     except StoreFailed as error:
         logger.warning("others have to wait for the end of this shard's lease: %s", error)
-    journal.ownership.close()
-    journal.close()
+    store.ownership.close()
+    store.close()
 
 
 def _make_spill_folder(spec: ShardSpec) -> Path | None:

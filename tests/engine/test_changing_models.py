@@ -69,7 +69,7 @@ class House:
         return job
 
     def tend(self, memory: MemoryRecord, task: Task) -> Job:
-        return self.put(Operation.TEND, memory, task=task)
+        return self.put(Operation.TASK, memory, task=task)
 
     def run(self) -> dict[Job, Outcome | ServerError]:
         """Computes all that waits, batch after batch."""

@@ -49,7 +49,7 @@ async def test_every_operation_that_a_model_has_learned_runs_and_none_fails() ->
     engine = Watched([TINY, ABLE])
     warming = await warmed(engine, TINY, ABLE)
     ran = {(batch[0].memory.model, batch[0].operation, batch[0].pull) for batch in engine.batches}
-    common = {(op, False) for op in Operation if op not in (Operation.ERASE, Operation.TEND, Operation.LEAVE)}
+    common = {(op, False) for op in Operation if op not in (Operation.ERASE, Operation.TASK, Operation.EVICT)}
     assert {(operation, pull) for model, operation, pull in ran if model == "tiny"} == common
     able = common | {(Operation.ERASE, False), (Operation.QUERY, True)}
     assert {(operation, pull) for model, operation, pull in ran if model == "able"} == able

@@ -38,7 +38,7 @@ class Batches:
 
         def run(engine: Engine, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
             self.seen.append(jobs[0].operation)
-            if jobs[0].operation is Operation.TEND:
+            if jobs[0].operation is Operation.TASK:
                 jobs[0].future.get_loop().call_soon_threadsafe(self.tending.set)
             return plain(engine, jobs)
 
@@ -69,8 +69,8 @@ async def test_queries_of_others_wait_for_a_few_parts_alone(durable: ShardSpec, 
             while len(waits) < PAGES // 4:
                 before = len(batches.seen)
                 await other.query(images(1))
-                waits.append(batches.seen[before:].count(Operation.TEND))
-        assert batches.seen.count(Operation.TEND) > PAGES
+                waits.append(batches.seen[before:].count(Operation.TASK))
+        assert batches.seen.count(Operation.TASK) > PAGES
         assert max(waits) <= 4
 
 

@@ -70,8 +70,8 @@ class Engine:
         self._parts = TimeSlicer(self._computed, part_s=part_s)
         self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
             Operation.DELETE: self._delete,
-            Operation.LEAVE: self._leave,
-            Operation.TEND: self._tending.run,
+            Operation.EVICT: self._leave,
+            Operation.TASK: self._tending.run,
         }
 
     @torch.no_grad()

@@ -165,7 +165,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            if not job.counted:
+            if not job.numbered:
                 job.withdraw()
             raise
 

@@ -118,7 +118,7 @@ class Session:
         for upstream in self._handles.upstreams:
             upstream.lose()
         for job in self._pending.values():
-            if job is not None and not job.counted:
+            if job is not None and not job.numbered:
                 job.withdraw()
 
     async def _cancel(self, frame: pb.Cancel) -> None:

@@ -36,8 +36,8 @@ class Operation(Enum):
     QUERY = "query"
     RECOGNIZE = "recognize"
     DELETE = "delete"
-    TEND = "tend"
-    LEAVE = "leave"
+    TASK = "task"
+    EVICT = "evict"
 
     def __init__(self, name: str) -> None:
         self.writes = name not in ("query", "recognize")
@@ -127,7 +127,7 @@ class Job:
     if_expired: bool = False
     """A deletion is one only where the memory's time is over"""
     task: Task | None = None
-    """Of a TEND"""
+    """Of a TASK"""
     origin: Origin | None = None
     """Where it came from; None where that is not known, or the server's own"""
     started: bool = False
@@ -269,7 +269,7 @@ class Job:
     def perform(cls, memory: MemoryRecord, task: Task, *, call: Call | None = None) -> Self:
         """Return a job that carries out a task."""
         return cls(
-            operation=Operation.TEND,
+            operation=Operation.TASK,
             memory=memory,
             future=asyncio.get_running_loop().create_future(),
             task=task,
@@ -277,12 +277,12 @@ class Job:
         )
 
     @classmethod
-    def leave(cls, memory: MemoryRecord) -> Self:
+    def evict(cls, memory: MemoryRecord) -> Self:
         """Return a job that takes the memory's pages out of the bank, since another shard has it."""
-        return cls(operation=Operation.LEAVE, memory=memory, future=asyncio.get_running_loop().create_future())
+        return cls(operation=Operation.EVICT, memory=memory, future=asyncio.get_running_loop().create_future())
 
     @property
-    def counted(self) -> bool:
+    def numbered(self) -> bool:
         """Whether its client will repeat it until it is answered."""
         return self.sequence > 0
 

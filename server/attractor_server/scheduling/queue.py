@@ -28,7 +28,7 @@ TURN_LIMIT = 64
 FILLED_PART = 4
 """Once a namespace got all that it asked for, second turns fill a batch to this part only: its answers wait for them"""
 
-ALONE = (Operation.ERASE, Operation.DELETE, Operation.TEND, Operation.LEAVE)
+ALONE = (Operation.ERASE, Operation.DELETE, Operation.TASK, Operation.EVICT)
 """Of which a batch holds one for each memory"""
 
 Program: TypeAlias = tuple[object, ...]

@@ -80,15 +80,15 @@ _WRITERS = 1
 
 
 @contextmanager
-def _check_ownership(journal: SqlMemoryStore, name: str) -> Iterator[None]:
+def _check_ownership(store: SqlMemoryStore, name: str) -> Iterator[None]:
     """Check that the memory is this shard's from the beginning of the block to its end, without a break.
 
     Raises:
         OwnerChanged: it was not.
     """
-    epoch = journal.ownership.epoch(name)
+    epoch = store.ownership.epoch(name)
     yield
-    if journal.ownership.epoch(name) != epoch:
+    if store.ownership.epoch(name) != epoch:
         raise OwnerChanged(f"memory {name!r} was with another shard meanwhile; try again in a moment")
 
 
@@ -98,20 +98,20 @@ class MemoryDirectory:
     def __init__(
         self,
         catalog: Catalog,
-        journal: SqlMemoryStore | None,
+        store: SqlMemoryStore | None,
         restore: Restore,
         *,
         digests: Collection[str],
     ) -> None:
         """`digests` are those of the models that are served."""
         self._catalog = catalog
-        self._journal = journal
+        self._store = store
         self._restore = restore
         self._digests = digests
         self._threads = anyio.CapacityLimiter(_WRITERS)
-        if journal is not None:
-            self._making = Coalescer(journal.create, self._threads, limit=MADE_AT_A_TIME)
-            self._finding = Coalescer(journal.find_all, self._threads, limit=FOUND_AT_A_TIME)
+        if store is not None:
+            self._making = Coalescer(store.create, self._threads, limit=MADE_AT_A_TIME)
+            self._finding = Coalescer(store.find_all, self._threads, limit=FOUND_AT_A_TIME)
         self._leaving: dict[str, anyio.Event] = {}
 
     async def create(self, memory: NewMemory) -> MemoryRecord:
@@ -122,8 +122,8 @@ class MemoryDirectory:
             StoreFailed: it could not be made.
         """
         await self._wait_for_removal(memory.name)
-        if self._journal is not None and memory.name not in self._catalog:
-            with _check_ownership(self._journal, memory.name):
+        if self._store is not None and memory.name not in self._catalog:
+            with _check_ownership(self._store, memory.name):
                 made = await self._making.ask(memory)
             self._adopt(made)
         return self._catalog.create(
@@ -139,8 +139,8 @@ class MemoryDirectory:
             StoreFailed: the store could not be asked.
         """
         await self._wait_for_removal(name)
-        if self._journal is not None and name not in self._catalog:
-            found = await self._look_up(self._journal, name)
+        if self._store is not None and name not in self._catalog:
+            found = await self._look_up(self._store, name)
             if found is not None and name not in self._leaving:
                 self._adopt(found)
         record = self._catalog.get(name)
@@ -154,9 +154,9 @@ class MemoryDirectory:
         Raises:
             NotKept: there is no store.
         """
-        if (journal := self._journal) is None:
+        if (store := self._store) is None:
             raise NotKept("this server keeps no memories: start it without `--durable no`")
-        return await anyio.to_thread.run_sync(question, journal, limiter=self._threads)
+        return await anyio.to_thread.run_sync(question, store, limiter=self._threads)
 
     async def remove(self, name: str) -> MemoryRecord:
         """Take a memory out, to be deleted; until `finish_removal`, whoever asks for the name waits.
@@ -165,8 +165,8 @@ class MemoryDirectory:
             MemoryNotFound: there is none.
         """
         await self._wait_for_removal(name)
-        if self._journal is not None and name not in self._catalog:
-            found = await self._look_up(self._journal, name)
+        if self._store is not None and name not in self._catalog:
+            found = await self._look_up(self._store, name)
             if found is not None and name not in self._leaving:
                 self._adopt(found)
         record = self._catalog.remove(name)
@@ -179,9 +179,9 @@ class MemoryDirectory:
 
     async def find_expired_names(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
         """Return the names of up to `size` memories whose time is over, of all shards."""
-        if (journal := self._journal) is None:
+        if (store := self._store) is None:
             return self._catalog.expired(now_s=time.time(), size=size)
-        return await anyio.to_thread.run_sync(lambda: journal.expired(size=size), limiter=self._threads)
+        return await anyio.to_thread.run_sync(lambda: store.expired(size=size), limiter=self._threads)
 
     def forget(self, record: MemoryRecord) -> None:
         """Take out a memory that was deleted since its time was over."""
@@ -190,11 +190,11 @@ class MemoryDirectory:
 
     async def list_page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
         """Return up to `size` memories with that prefix and names beyond `after`, in the order of names."""
-        journal = self._journal
-        if journal is None:
+        store = self._store
+        if store is None:
             return self._catalog.page(prefix=prefix, after=after, size=size)
         found = await anyio.to_thread.run_sync(
-            lambda: journal.listed(prefix=prefix, after=after, size=size), limiter=self._threads
+            lambda: store.listed(prefix=prefix, after=after, size=size), limiter=self._threads
         )
         return [self._restore(one) for one in found]
 
@@ -214,8 +214,8 @@ class MemoryDirectory:
         if stored.name not in self._catalog:
             self._catalog.adopt(self._restore(stored))
 
-    async def _look_up(self, journal: SqlMemoryStore, name: str) -> StoredMemory | None:
-        with _check_ownership(journal, name):
+    async def _look_up(self, store: SqlMemoryStore, name: str) -> StoredMemory | None:
+        with _check_ownership(store, name):
             return await self._finding.ask(name)
 
     async def _wait_for_removal(self, name: str) -> None:

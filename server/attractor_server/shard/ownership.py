@@ -29,8 +29,8 @@ RENEWALS = 4
 class SlotOwnership:
     """Follows the topology that the shard is given. Lives on one event loop; `run` must be running there."""
 
-    def __init__(self, ownership: Claims, memories: MemoryDirectory, batcher: Batcher) -> None:
-        self._ownership = ownership
+    def __init__(self, claims: Claims, memories: MemoryDirectory, batcher: Batcher) -> None:
+        self._claims = claims
         self._memories = memories
         self._batcher = batcher
         self._following = anyio.Lock()
@@ -45,11 +45,11 @@ class SlotOwnership:
     @property
     def held(self) -> frozenset[int]:
         """Groups that are this shard's."""
-        return self._ownership.held
+        return self._claims.held
 
     def serves(self, name: str) -> bool:
         """Return whether this shard may answer for the memory of that name now."""
-        return self._ownership.serves(name)
+        return self._claims.serves(name)
 
     async def follow(self, wanted: Collection[int], *, seize: Collection[int] = ()) -> None:
         """Release all groups but the wanted ones, and claim those of them that are free; of `seize` also those that are
@@ -63,7 +63,7 @@ class SlotOwnership:
         async with self._following:
             if leaving := self.held.difference(wanted):
                 logger.info("parting with %d groups of slots", len(leaving))
-                self._ownership.part(leaving)
+                self._claims.part(leaving)
                 gone = self._memories.release(leaving)
                 busy = self._batcher.find_busy(gone)
                 idle = set(gone) - busy
@@ -72,7 +72,7 @@ class SlotOwnership:
                 self._going = self._evict(busy)
                 await _wait_for(self._going)
                 try:
-                    await anyio.to_thread.run_sync(self._ownership.release, leaving)
+                    await anyio.to_thread.run_sync(self._claims.release, leaving)
                 finally:
                     self._evict(idle)  # only now: nobody waits for it
                 self._going = ()
@@ -84,7 +84,7 @@ class SlotOwnership:
     async def run(self) -> NoReturn:
         """Renew the lease again and again, until cancelled."""
         while True:
-            await anyio.sleep(self._ownership.lease_s / RENEWALS)
+            await anyio.sleep(self._claims.lease_s / RENEWALS)
             try:
                 await self.renew()
             except (StoreFailed, StoreDamaged) as error:
@@ -99,36 +99,36 @@ class SlotOwnership:
         """
         async with self._looking:
             try:
-                look = await anyio.to_thread.run_sync(self._ownership.look)
+                look = await anyio.to_thread.run_sync(self._claims.look)
             except StoreDamaged as error:
                 self.damage = error
                 raise
             self.damage = None
-            if lost := self._ownership.lost(look):
+            if lost := self._claims.lost(look):
                 logger.warning("%d groups of slots were taken by another shard", len(lost))
                 going = [job for job in self._going if group_of(job.memory.name) in lost]
                 for job in [*self._evict(self._memories.release(lost)), *going]:
                     job.memory.deleted = True  # nothing that waits is computed
-            self._ownership.trust(look)
+            self._claims.trust(look)
 
     async def release(self) -> None:
         """Release all groups at once; at the shard's end, when nothing is computed any more."""
-        await anyio.to_thread.run_sync(self._ownership.release, self.held)
+        await anyio.to_thread.run_sync(self._claims.release, self.held)
 
     async def _claim(self, groups: Collection[int], seize: Collection[int]) -> None:
         """Claim the free groups, and those that become free in a moment: their owner was told to release them, too."""
-        ownership, end_s = self._ownership, anyio.current_time() + HANDOVER_S
-        await anyio.to_thread.run_sync(lambda: ownership.claim(groups, seize=seize))
+        claims, end_s = self._claims, anyio.current_time() + HANDOVER_S
+        await anyio.to_thread.run_sync(lambda: claims.claim(groups, seize=seize))
         while (missing := set(groups) - self.held) and anyio.current_time() < end_s:
-            if free := await anyio.to_thread.run_sync(ownership.free, missing):
-                await anyio.to_thread.run_sync(ownership.claim, free)
+            if free := await anyio.to_thread.run_sync(claims.free, missing):
+                await anyio.to_thread.run_sync(claims.claim, free)
             else:
                 await anyio.sleep(ASK_EVERY_S)
         logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
 
     def _evict(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:
         """Take these memories' pages out of the bank, each when what waits for it now is done."""
-        jobs = [Job.leave(memory) for memory in memories]
+        jobs = [Job.evict(memory) for memory in memories]
         for job in jobs:
             self._batcher.add(job)
         return jobs

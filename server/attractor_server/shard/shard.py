@@ -59,9 +59,9 @@ class Shard:
         models: Mapping[str, ModelCard],
         batcher: Batcher,
         limits: Limits,
-        journal: SqlMemoryStore | None = None,
+        store: SqlMemoryStore | None = None,
     ) -> None:
-        """Without a journal no memory outlives the shard."""
+        """Without a store no memory outlives the shard."""
         self.number = number
         self.models = models
         self.batcher = batcher
@@ -69,12 +69,12 @@ class Shard:
         self.budget = Budget(limits.request_bytes)
         names = {model.digest: name for name, model in models.items()}
         self.memories: MemoryDirectory = MemoryDirectory(
-            Catalog(), journal, lambda stored: _rename(record_of(stored), names), digests=names
+            Catalog(), store, lambda stored: _rename(record_of(stored), names), digests=names
         )
-        self.durable = journal is not None
+        self.durable = store is not None
         self.resize: Resize | None = None
         """Takes the number of shards that there shall be; None where it cannot change"""
-        self.holding = None if journal is None else SlotOwnership(journal.ownership, self.memories, batcher)
+        self.ownership = None if store is None else SlotOwnership(store.ownership, self.memories, batcher)
         self.draining = anyio.Event()
         self._topology: Topology | None = None
         self.followed = 0
@@ -108,8 +108,8 @@ class Shard:
             StoreFailed: not all was claimed or released.
         """
         newest = self.topology
-        if self.holding is not None:
-            await self.holding.follow(newest.groups(self.number), seize=seize)
+        if self.ownership is not None:
+            await self.ownership.follow(newest.groups(self.number), seize=seize)
         self.followed = max(self.followed, newest.epoch)
 
     def owner(self, name: str, *, field: str = "name") -> ShardInfo | None:
@@ -124,8 +124,8 @@ class Shard:
         number = self.topology.owner(name)
         if number != self.number:
             return self.topology.shards[number]
-        if self.holding is not None and not self.holding.serves(name):
-            raise self.holding.damage or OwnerChanged(
+        if self.ownership is not None and not self.ownership.serves(name):
+            raise self.ownership.damage or OwnerChanged(
                 f"memory {name!r} is about to change its shard; try again in a moment"
             )
         return None
@@ -137,8 +137,8 @@ class Shard:
             OwnerChanged: it did not come.
         """
         with anyio.move_on_after(ARRIVAL_S):
-            while self.holding is not None and not self.holding.serves(name):
-                await self.holding.changes.wait()
+            while self.ownership is not None and not self.ownership.serves(name):
+                await self.ownership.changes.wait()
         if self.owner(name) is not None:
             raise OwnerChanged(f"memory {name!r} went to another shard; try again in a moment")
 
