@@ -187,7 +187,8 @@ def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
     settled = dict(restored(loaded, [job for job in jobs if not job.memory.at_hand]))
     settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
-        job.settle_steps(loaded.model.steps)
+        if job.own_steps:
+            job.settle_steps(loaded.model.steps)
         if job not in settled and (error := find_misfit(job, loaded.model)) is not None:
             settled[job] = error
     yield from settled.items()

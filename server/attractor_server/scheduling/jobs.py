@@ -333,9 +333,8 @@ class Job:
         self.aside = False
 
     def settle_steps(self, steps: int) -> None:
-        """Take that many reading steps, where it takes those of the model that the memory is of at its turn."""
-        if self.own_steps:
-            self.steps = steps
+        """Take the reading steps of the model that the memory is of at the job's turn."""
+        self.steps = steps
 
     def fail(self, error: ServerError) -> None:
         """Answer with an error, unless there is an answer."""
