@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 FRAME_PATTERNS_LIMIT = 1024
 
 LOOKS_BUSY_MS = 2_000
-"""How long a claim waits for a transaction of another shard; a look waits for none"""
+"""Wait of a claim for a transaction of another shard; a look waits for none"""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
 _DIMENSIONS_LIMIT = 32
 
 DIMENSIONS_SHOWN = 8
-"""Of a shape that is refused"""
+"""Dimensions of a refused shape that the error names"""
 
 
 def count_rows(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:

@@ -23,10 +23,10 @@ from attractor_server.shard.budget import Account
 from attractor_server.shard.shard import Shard
 
 NUMBERS_END = 1 << 62
-"""Of versions, patterns and pages: stores count with 64 bits, and a memory goes on from what it came with"""
+"""End of versions, patterns and pages: stores count with 64 bits, and a memory goes on from its imported numbers"""
 
 PAGE_COPIES = 3
-"""Of an imported page: as it came, in one piece, and on its way to the store"""
+"""Copies of an imported page: as it came, in one piece, and on its way to the store"""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Importing:
         self._shard = shard
         self._account = account
         self._held_bytes = 0
-        """Of the account, for the open page"""
+        """Room taken from the account for the open page"""
         self._digest = hashlib.sha256()
         self._name = ""
         self._call: Call | None = None

@@ -15,7 +15,7 @@ from attractor_server.memories.records import NOTHING, Item
 from attractor_server.memories.settings import TTL_LIMIT_S, MemorySettings, Retain, WhenFull, WriteMode
 
 PAGE_CAPACITIES = 4
-"""A page takes at most so many times the patterns that its model holds at the rated error."""
+"""Largest size of a page, in patterns that its model holds at the rated error"""
 
 _END_S = 253402300799.0
 """The end of the year 9999, the last that clients can be told of; what was made for longer is told without"""

@@ -41,13 +41,13 @@ class WireOperation:
     per_pattern: Sequence[str] = ()
     """Fields with an entry for each pattern, or none at all"""
     masked: bool = False
-    """A mask of known values has a meaning"""
+    """Whether a mask of known values has a meaning"""
     options: Callable[[Any, ModelCard], Mapping[str, Any]] = lambda frame, model: {}
     """Arguments of `make_job` that follow from the request frame and the model"""
     share: Callable[[Any, Layout | None], tuple[object, ...]] | None = None
-    """What outcomes must agree in to share a frame; None for nothing"""
+    """Key in which outcomes must agree to share a frame; None where all do"""
     size_bytes: Callable[[Any], int] = lambda outcome: _SMALL_BYTES
-    """What an outcome takes of a frame, at most"""
+    """Room that an outcome takes of a frame, at most"""
 
 
 def encode_stores(ids: Sequence[int], layout: Layout | None, stored: Sequence[Stored]) -> Iterator[pb.SessionResponse]:

@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 Response = TypeVar("Response", covariant=True)
 
 LAST_ANSWERS_S = 1.0
-"""For a shard that has nothing any more, to answer what it accepted"""
+"""Time in which a shard that owns nothing any more answers what it accepted"""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),

@@ -30,7 +30,7 @@ class RequestFrame:
     operation: Operation
     frame: pb.SessionRequest
     message: pb.StoreFrame | pb.EraseFrame | pb.QueryFrame | pb.RecognizeFrame
-    """In the frame"""
+    """Message of the operation in the frame"""
     columns: pb.RequestColumns
     where: str
     """Path of the columns in the frame"""
@@ -164,7 +164,7 @@ class JobFactory:
         self._limit = max(shard.limits.session_patterns, shard.limits.frame_patterns)
         self._values = patterns.values
         self._copies = ask.operation.writes
-        """A page may keep what is written for long: not the whole frame with it"""
+        """Whether values are copied: a page may keep what is written for long, and not the whole frame with it"""
         self._beside: Sequence[Item] | Booleans | None = patterns.known if ask.wire.masked else items or None
         """Row for row, items of a store or the mask of a query"""
         self._deadlines_ms = list(ask.columns.deadline_ms)

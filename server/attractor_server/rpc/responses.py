@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _LINE_LIMIT = 4096
 
 _COPIES = 2
-"""Of an answer: as it was computed, and in the frame"""
+"""Copies of an answer: as it was computed, and in the frame"""
 
 _FAILURE_BYTES = 2048
 """Room for one failure with its message and details."""
@@ -37,11 +37,11 @@ class PendingResponse:
     content: Outcome | ServerError | pb.SessionResponse
     request_id: int = 0
     layout: Layout | None = None
-    """Of the recalled values"""
+    """Layout of the recalled values"""
     weight: int = 0
     """Reserved room that becomes free once it is sent"""
     held_bytes: int = 0
-    """Of the session's account, which it gives back then"""
+    """Room of the session's account that is given back then"""
 
     @property
     def kind(self) -> tuple[object, ...]:

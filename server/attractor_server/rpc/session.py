@@ -36,7 +36,7 @@ from attractor_server.shard.shard import Shard
 
 _numbers = count(1)
 IDS_AT_A_TIME = 4096
-"""Of a cancellation, until others have the event loop"""
+"""Ids of a cancellation, until others have the event loop"""
 
 
 class Session:
@@ -55,7 +55,7 @@ class Session:
         self._origin = None if forwarded else (get_address(context), next(_numbers))
         self._handles = HandleTable(shard, peers, self._answers, self._hello, forwarded=forwarded)
         self._pending: dict[int, Job | None] = {}
-        """What is not answered; None for a repeat, whose job is another's"""
+        """Jobs that are not answered, by request id; None for a repeat, whose job is another's"""
 
     async def run(self) -> None:
         """Serve until the client has sent its last and everything is answered.

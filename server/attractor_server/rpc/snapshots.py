@@ -30,7 +30,7 @@ from attractor_server.shard.shard import Shard
 logger = logging.getLogger(__name__)
 
 SNAPSHOTS_LIMIT = 50_000
-"""In one answer: as many as a message has room for, with the longest tags"""
+"""Snapshots in one answer: as many as a message has room for, with the longest tags"""
 
 
 class CopiesServicer(rpc.CopiesServicer):

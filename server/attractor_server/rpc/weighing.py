@@ -10,13 +10,13 @@ from google.protobuf.message_factory import GetMessageClass
 from attractor_server.errors import InvalidRequest
 
 COPIES = 8
-"""Of a message's bytes while it is served: raw, decoded, as float32, answered, and each again on its way"""
+"""Copies of a message's bytes while it is served: raw, decoded, as float32, answered, and each again on its way"""
 FIELDS_LIMIT = 1 << 14
-"""In one message, those in it included: a frame of 1,024 requests with items has less than half"""
+"""Fields in one message, inner ones included: a frame of 1,024 requests with items has less than half"""
 PIECE_FIELDS_LIMIT = 1 << 20
-"""In a piece of an import, which may have an item for every few bytes"""
+"""Fields in a piece of an import, which may have an item for every few bytes"""
 _FIELD_BYTES = 256
-"""Of an empty message, or the beginning of an array"""
+"""Size of an empty message, or of the beginning of an array"""
 
 _GROWTH = {
     FieldDescriptor.TYPE_BOOL: 1,

@@ -9,7 +9,7 @@ CONTENTION_PART = 3
 """Batches take this part of the time where several namespaces ask for work"""
 
 DECAY = 0.95
-"""What is left of what was learned of a batch when the next one is done"""
+"""Weight of what was learned before when another batch is done"""
 
 START = 64
 """Patterns in the first batch of a program, whose speed nobody knows"""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 NAMES_LIMIT = 16_384
-"""Whose namespaces are at hand: each is asked for several times with every request"""
+"""Names whose namespaces are cached: each is asked for several times with every request"""
 
 CREDIT_LIMIT = 64
 """Patterns that a namespace can be behind the others when it asks again: who asks for less than its share, a few at a
@@ -44,7 +44,7 @@ class Account:
     """Service that one namespace has had, in patterns."""
 
     number: int
-    """Of two that were served alike, the lower number goes first"""
+    """Order among those served alike: the lower number goes first"""
     served: int
 
     def charge(self, weight: int, *, least: int) -> None:

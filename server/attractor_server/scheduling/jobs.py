@@ -83,7 +83,7 @@ class Rebuild:
 
 
 Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
-"""What is done to a memory as the backend store has it"""
+"""Task on a memory as the backend store has it"""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -101,43 +101,43 @@ class Job:
     """(n, d) in user units; None for a deletion or a task, and where the memory leaves"""
     known: Booleans | None = None
     layout: Layout | None = None
-    """How the values lie in a pattern, by the model that the memory was of when they were checked; None: unchecked"""
+    """Layout of the values, by the model that the memory was of when they were checked; None: unchecked"""
     steps: int = 0
     """Reading steps of a query"""
     own_steps: bool = False
     """As many as the model takes that the memory is of at the query's turn; `steps` is then an estimate"""
     trajectory: bool = False
     pull: bool = False
-    """Known entries of a query are pulled towards the cue, not held"""
+    """Whether known entries of a query are pulled towards the cue, not held"""
     match: bool = False
-    """A query also asks for the kept patterns that are nearest"""
+    """Whether a query also asks for the nearest kept patterns"""
     items: Sequence[Item] = ()
-    """What the patterns of a store carry, one for each; empty where none carries anything"""
+    """Items of a store's patterns, one for each; empty where none carries anything"""
     deadline_s: float | None = None
     """On the event loop's clock"""
     client_id: str = ""
     sequence: int = 0
     """Number of a store or an erase that its client repeats, with that number, until it is answered; 0 for none"""
     digest: int = 0
-    """Of what a numbered store or erase writes, by which its repeats are told from others; 0: not noted"""
+    """Digest of what a numbered store or erase writes, by which its repeats are told from others; 0: not noted"""
     looks_back: bool = False
-    """Only the store knows whether a store or an erase with that number was applied"""
+    """Whether only the store knows if a store or an erase with that number was applied"""
     call: Call | None = None
     """Number of a task or a deletion that has one"""
     if_expired: bool = False
-    """A deletion is one only where the memory's time is over"""
+    """Whether a deletion is carried out only where the memory's time is over"""
     task: Task | None = None
-    """Of a TASK"""
+    """Task to carry out, of a job that is one"""
     origin: Origin | None = None
     """Where it came from; None where that is not known, or the server's own"""
     started: bool = False
-    """The engine has it: it can be withdrawn no longer, unless it reads and is done in parts"""
+    """Whether the engine has it: it can be withdrawn no longer, unless it reads and is done in parts"""
     cut: bool = False
-    """It takes longer than others should wait, and is done in parts"""
+    """Whether it takes longer than others should wait, and is done in parts"""
     parts: int = 0
-    """That were begun"""
+    """Parts that were begun"""
     aside: bool = False
-    """Another thread is at it: the engine's has nothing to do for it now"""
+    """Whether another thread is at it, so that the engine's has nothing to do for it now"""
     size: int = field(default=0, init=False)
     """Patterns in it; one where it has none, and of what is done in parts those of a part, about"""
     weight: int = field(default=0, init=False)

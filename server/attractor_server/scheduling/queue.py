@@ -29,7 +29,7 @@ FILLED_PART = 4
 """Once a namespace got all that it asked for, second turns fill a batch to this part only: its answers wait for them"""
 
 ALONE = (Operation.ERASE, Operation.DELETE, Operation.TASK, Operation.EVICT)
-"""Of which a batch holds one for each memory"""
+"""Operations of which a batch holds one for each memory"""
 
 Program: TypeAlias = tuple[object, ...]
 
@@ -40,15 +40,15 @@ class Tenant:
     def __init__(self, name: str, account: Account, origin: Origin | None) -> None:
         self.name = name
         self.origin = origin
-        """Of the job that came first"""
+        """Origin of the job that came first"""
         self.account = account
         self.weight = 0
         """Patterns that wait"""
         self.queues = 0
         self.lines: dict[Program, deque[MemoryQueue]] = {}
-        """Its queues by the program of their next job"""
+        """Ready queues by the program of their next job"""
         self.ready: OrderedDict[MemoryQueue, Program] = OrderedDict()
-        """All these queues, the one that has been ready for longest first"""
+        """Programs of these queues, the one that has been ready for longest first"""
 
 
 class MemoryQueue:
@@ -60,9 +60,9 @@ class MemoryQueue:
         self.jobs: deque[Job] = deque()
         self.weight = 0
         self.begun: list[Job] = []
-        """Those that are done in parts at present, before all others of the memory"""
+        """Jobs that are done in parts at present, before all others of the memory"""
         self._part = 0
-        """Of them, on the account of the namespace"""
+        """Cost of the next part, on the account of the namespace"""
 
     @property
     def waits(self) -> bool:
@@ -148,11 +148,11 @@ class Queue:
         self._lines: dict[Program, Ranking[Tenant]] = {}
         """By program, those with queues that are ready for it"""
         self._ranking: Ranking[Tenant] = Ranking()
-        """All; one that is gone leaves when it comes first"""
+        """Ranking of all namespaces; one that is gone leaves when it comes first"""
         self._least = 0
         """The account of whoever was served least when the last batch was taken"""
         self._gone: OrderedDict[str, int] = OrderedDict()
-        """What those were served of which nothing waits now, while something of others has been waiting"""
+        """Service of namespaces that were gone while others waited, in patterns"""
         self._numbers = count()
         self._crowds = Crowds()
         self.part_cost = TURN_LIMIT

@@ -14,7 +14,7 @@ CALL_BYTES = 16 * 1024
 """Counted for a call before it has sent anything"""
 
 _PATIENCE = 12
-"""How many times longer a patient one waits"""
+"""Factor of a patient one's wait"""
 
 _LOOKS = 10
 """At who reads nothing, in the time that one waits"""
@@ -117,9 +117,9 @@ class Account:
     budget: Budget
     held_bytes: int = 0
     closed: bool = False
-    """It holds nothing any more; what ends later than the call is not counted"""
+    """Whether the call has ended: what ends later than the call is not counted"""
     message_bytes: int = 0
-    """Of these, for the message that was read last"""
+    """Part of these for the message that was read last"""
     unread_since_s: float | None = None
     """Since when, on the loop's clock, the client has not taken what is being written to it"""
     end: Callable[[], object] = field(default=lambda: None)

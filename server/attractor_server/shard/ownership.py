@@ -23,7 +23,7 @@ ASK_EVERY_S = 0.01
 HANDOVER_S = 0.5
 
 RENEWALS = 4
-"""In the time of a lease"""
+"""Renewals in the time of a lease"""
 
 
 class SlotOwnership:
@@ -40,7 +40,7 @@ class SlotOwnership:
         self.changes = Signal()
         """The shard has done what it was told"""
         self._going: Sequence[Job] = ()
-        """Of memories whose groups this shard parts with"""
+        """Jobs that evict memories whose groups this shard releases"""
 
     @property
     def held(self) -> frozenset[int]:

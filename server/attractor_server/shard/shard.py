@@ -40,13 +40,13 @@ class Limits:
     """Bounds of what clients may ask of one shard at a time."""
 
     frame_patterns: int
-    """In one frame or unary call"""
+    """Patterns in one frame or unary call"""
     session_patterns: int = 4096
-    """Of one session in the server, answers and iterates included"""
+    """Patterns of one session in the server, answers and iterates included"""
     session_handles: int = 65_536
     message_bytes: int = MESSAGE_LIMIT_BYTES
     request_bytes: int = 1 << 30
-    """Of memory that all calls together may hold"""
+    """Bytes that all calls together may hold"""
 
 
 class Shard:

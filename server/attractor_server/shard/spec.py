@@ -19,13 +19,13 @@ class Transport:
     keepalive_timeout_s: float = 10.0
     """Silence after that question, until its connection is closed"""
     ping_interval_s: float = 10.0
-    """A client that asks more often than this, some strikes granted, is sent away"""
+    """Shortest time between a client's pings: one that asks more often, some strikes granted, is sent away"""
     idle_s: float = 900.0
-    """A connection without calls is closed after this"""
+    """Time after which a connection without calls is closed"""
     age_s: float = 3600.0
-    """A connection takes no new calls after this, so that clients spread anew; sessions resume by themselves"""
+    """Time after which a connection takes no new calls, so that clients spread anew; sessions resume by themselves"""
     age_grace_s: float = 30.0
-    """Until the calls of such a connection are ended"""
+    """Time until the calls of such a connection are ended"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +49,17 @@ class ShardSpec:
     store_uri: str = field(default="", repr=False)
     """Address of the backend store that shards share; empty: nothing outlives the shard. May hold a password"""
     request_bytes: int = 1 << 30
-    """Of memory that calls may hold, from before their messages are decoded until their answers are sent"""
+    """Bytes that calls may hold, from before their messages are decoded until their answers are sent"""
     waiting_patterns: int = 16_384
     batch_patterns: int = 2048
     batch_s: float = 0.02
-    """What a batch should take at most: requests of others wait for as long"""
+    """Longest time of a batch: requests of others wait for as long"""
     warm_up: bool = True
     """Programs run once before the shard serves"""
     check_banks: bool = False
     """The places of banks are checked after each batch; where two pages share one the shard ends"""
     lease_s: float = LEASE_S
-    """How long a shard that does not reach the store answers from what it has"""
+    """Time for which a shard that does not reach the store answers from what it has"""
     transport: Transport = field(default_factory=Transport)
 
     @property
