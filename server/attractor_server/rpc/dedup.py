@@ -18,7 +18,7 @@ class Numbered(Protocol):
         """Its number; empty for none."""
 
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes:  # noqa: N802 - protobuf's name
-        """The request as bytes."""
+        """Return the request as bytes."""
 
 
 def number_job(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:

@@ -19,7 +19,7 @@ from attractor_server.scheduling.jobs import Job, Operation
 Encoder: TypeAlias = Callable[[Sequence[int], Layout | None, Sequence[Any]], Iterator[pb.SessionResponse]]
 """Makes frames of outcomes that may share them, by their request ids, and the layout of the values"""
 
-_SMALL_BYTES = 64
+SMALL_BYTES = 64
 """Room in a frame for an outcome of a few numbers"""
 
 
@@ -42,12 +42,12 @@ class WireOperation:
     """Fields with an entry for each pattern, or none at all"""
     masked: bool = False
     """Whether a mask of known values has a meaning"""
-    options: Callable[[Any, ModelCard], Mapping[str, Any]] = lambda frame, model: {}
-    """Arguments of `make_job` that follow from the request frame and the model"""
+    options: Callable[[Any, ModelCard], Mapping[str, Any]] | None = None
+    """Arguments of `make_job` that follow from the request frame and the model; None for none"""
     share: Callable[[Any, Layout | None], tuple[object, ...]] | None = None
     """Key in which outcomes must agree to share a frame; None where all do"""
-    size_bytes: Callable[[Any], int] = lambda outcome: _SMALL_BYTES
-    """Room that an outcome takes of a frame, at most"""
+    size_bytes: Callable[[Any], int] | None = None
+    """Room that an outcome takes of a frame, at most; None for that of a few numbers"""
 
 
 def encode_stores(ids: Sequence[int], layout: Layout | None, stored: Sequence[Stored]) -> Iterator[pb.SessionResponse]:
@@ -118,7 +118,7 @@ def _query_options(frame: pb.QueryFrame, model: ModelCard) -> Mapping[str, Any]:
 
 
 def _measure_recall(recalled: Recalled) -> int:
-    size_bytes = recalled.values.nbytes + _SMALL_BYTES * len(recalled.values)
+    size_bytes = recalled.values.nbytes + SMALL_BYTES * len(recalled.values)
     if (matches := recalled.matches) is not None:
         size_bytes += matches.values.nbytes
         size_bytes += sum(len(item.payload) + 4 * len(item.id) + 16 for item in matches.items)

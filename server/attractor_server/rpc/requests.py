@@ -169,9 +169,8 @@ class JobFactory:
         """Row for row, items of a store or the mask of a query"""
         self._deadlines_ms = list(ask.columns.deadline_ms)
         self._now_s = asyncio.get_running_loop().time()
-        self._make = partial(
-            ask.wire.make_job, layout=model.layout, origin=ask.origin, **ask.wire.options(ask.message, model)
-        )
+        options = {} if ask.wire.options is None else ask.wire.options(ask.message, model)
+        self._make = partial(ask.wire.make_job, layout=model.layout, origin=ask.origin, **options)
 
     def __call__(self, asked: FrameRequest) -> Job | ServerError:
         """Return the job of one request of the frame, or why it can be none."""

@@ -15,7 +15,7 @@ from attractor_server.fields import Layout
 from attractor_server.memories.outcomes import Outcome, Recalled
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import encode_status, log_unforeseen
-from attractor_server.rpc.operations import BY_OUTCOME
+from attractor_server.rpc.operations import BY_OUTCOME, SMALL_BYTES
 from attractor_server.scheduling.signal import Signal
 from attractor_server.shard.budget import Account
 
@@ -57,7 +57,7 @@ class PendingResponse:
     def size_bytes(self) -> int:
         """Room that it takes of a frame, at most."""
         if (wire := BY_OUTCOME.get(type(self.content))) is not None:
-            return wire.size_bytes(self.content)
+            return SMALL_BYTES if wire.size_bytes is None else wire.size_bytes(self.content)
         return self.content.ByteSize() if isinstance(self.content, pb.SessionResponse) else _FAILURE_BYTES
 
 

@@ -24,7 +24,7 @@ class Budget:
     """Bytes that calls hold, and who waits for room, in order. Lives on one event loop."""
 
     def __init__(self, limit_bytes: int, *, wait_s: float = 5.0, unread_s: float = 5.0) -> None:
-        """A call waits `wait_s` for room before it is refused; sessions, which are read more slowly, much longer.
+        """Let a call wait `wait_s` for room before it is refused; sessions, which are read more slowly, much longer.
 
         A session that has read nothing for `unread_s` is ended where others wait for the memory of its answers.
         """
