@@ -17,7 +17,7 @@ class Kind:
     uint8_unit: int = 1
     """Number sent as uint8 that means 1"""
     has_alphabet: bool = False
-    """Whether values are indices into the field's alphabet, of which each has a code and none lies between two"""
+    """Whether values are indices into the field's alphabet: each has a code, and none lies between two"""
     limits: tuple[float, float] = (-1e6, 1e6)
     """Least and greatest value of a data set's fields, with room for noise"""
     hint: str = ""
@@ -87,6 +87,11 @@ class Field:
     def traits(self) -> Kind:
         """Row of its kind in the table."""
         return KINDS[self.kind]
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether its values are indices into its alphabet."""
+        return bool(self.alphabet) and self.traits.has_alphabet
 
 
 @dataclass(frozen=True)

@@ -206,11 +206,7 @@ def expected_shapes(
     """The shape of each tensor, by name, with those options; how many steps, codes and components, the tensors say."""
     found = Parameters.of(tensors)
     slow, initial = network.shapes
-    codes = {
-        field.name: (len(field.alphabet), _width(found, field.name))
-        for field in layout.fields
-        if field.traits.has_alphabet
-    }
+    codes = {field.name: (len(field.alphabet), _width(found, field.name)) for field in layout.fields if field.has_codes}
     parts: dict[str, Shapes] = {
         "slow": slow,
         "initial": initial,

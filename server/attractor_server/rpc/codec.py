@@ -258,7 +258,7 @@ def _decode_values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Flo
     if tensor.dtype == pb.DTYPE_BFLOAT16:
         return (raw.astype(np.uint32) << 16).view(np.float32)
     values = raw.astype(np.float32, copy=False)
-    if kind.has_alphabet:
+    if field.has_codes:
         values[raw == MISSING_INDEX] = np.nan
     return values / np.float32(kind.uint8_unit) if tensor.dtype == pb.DTYPE_UINT8 and kind.uint8_unit != 1 else values
 

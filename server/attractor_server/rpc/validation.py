@@ -83,7 +83,7 @@ def _find_empty(values: Floats) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool
 def _find_problem(field: Field, part: Floats, *, partial: bool) -> str:
     """Describe the fault in the values (patterns, entries) of a field; empty where there is none."""
     low, high = float(part.min(initial=np.inf)), float(part.max(initial=-np.inf))  # NaN wins in both
-    if field.traits.has_alphabet:
+    if field.has_codes:
         return _find_text_problem(field, part, partial=partial)
     if partial and np.isnan(low):
         given = part[~np.isnan(part)]

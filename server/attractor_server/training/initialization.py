@@ -33,7 +33,7 @@ def initialize_model(recipe: Recipe, source: Source) -> Model:
     codes = {
         field.name: _codes(len(field.alphabet), recipe.input.code, generator)
         for field in source.layout.fields
-        if field.traits.has_alphabet
+        if field.has_codes
     }
     encoded = Encoding(layout=source.layout, codes=codes).encode(source.pool(POOL))
     transform = transform_for(encoded, recipe.input.components, recipe.input.whitening)

@@ -155,12 +155,12 @@ def recall_error(model: Model, x: Tensor, truth: Tensor) -> Tensor:
     """Return the error of x, in network units, against patterns in users' units, the mean over fields."""
     encoding = model.encoding
     found, wanted = model.transform.decode(x), encoding.encode(truth)
-    widths = [model.parameters.codes[f.name].shape[1] if f.traits.has_alphabet else 1 for f in model.layout.fields]
+    widths = [model.parameters.codes[f.name].shape[1] if f.has_codes else 1 for f in model.layout.fields]
     sizes = [field.size * width for field, width in zip(model.layout.fields, widths, strict=True)]
     errors = []
     parts = zip(model.layout.spans, found.split(sizes, -1), wanted.split(sizes, -1), strict=True)
     for (field, span), one, other in parts:
-        if field.traits.has_alphabet:
+        if field.has_codes:
             scores = SHARPNESS * logits(one, model.parameters.codes[field.name])
             errors.append(cross_entropy(scores.flatten(0, -2), truth[..., span].long().flatten()))
         else:

@@ -53,7 +53,7 @@ def squared_distances(
     found = np.zeros((len(values), len(others)))
     for field, span in layout.spans:
         one, other = values[:, span].astype(np.float64), others[:, span].astype(np.float64)
-        if field.traits.has_alphabet:
+        if field.has_codes:
             found += 2.0 * (one[:, None] != other[None]).sum(-1)
         else:
             products = one @ other.T

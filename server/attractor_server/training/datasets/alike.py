@@ -28,7 +28,7 @@ class Alike:
     """Share of the memories"""
 
     def __post_init__(self) -> None:
-        texts = [field.name for field in self.layout.fields if field.traits.has_alphabet]
+        texts = [field.name for field in self.layout.fields if field.has_codes]
         if texts:
             raise SettingsError(
                 f"data.alike: saw {self.share} for text ({', '.join(texts)}); expected it for numbers alone"
