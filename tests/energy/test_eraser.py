@@ -9,7 +9,7 @@ from tests.support.network_cases import SMALL, Case
 from torch import Generator, Tensor
 from torch.func import grad
 
-from attractor_server.energy.eraser import erase, erasing_steps, initial_eraser
+from attractor_server.energy.eraser import count_erasing_steps, erase, initial_eraser
 from attractor_server.energy.networks.protocol import Tensors
 
 every_case = pytest.mark.parametrize("case", SMALL.values(), ids=SMALL.keys())
@@ -157,8 +157,8 @@ def test_every_coefficient_of_every_step_is_learned_from_what_comes_out(case: Ca
 
 def test_a_model_without_an_eraser_has_no_steps_of_it() -> None:
     case = SMALL["bilinear in closed form"]
-    assert erasing_steps(draw(case).parameters) == 0
-    assert erasing_steps(erasing(case).parameters) == STEPS
+    assert count_erasing_steps(draw(case).parameters) == 0
+    assert count_erasing_steps(erasing(case).parameters) == STEPS
 
 
 def test_erasing_starts_up_the_energy_of_what_is_erased() -> None:

@@ -16,7 +16,7 @@ from attractor_server.energy.networks.protocol import Autodiff
 from attractor_server.engine.background_compile import limit_of
 from attractor_server.engine.compute import aot
 from attractor_server.engine.compute.aot import PROGRAMS, Compiled
-from attractor_server.engine.compute.aot_compiler import functions, gains, traced
+from attractor_server.engine.compute.aot_compiler import functions, gains, trace
 from attractor_server.engine.compute.dispatch import compute_energies, read_pages, recognize_pages, write_pages
 
 GENERIC = ("mlp", "convolutional", "recurrent")
@@ -119,7 +119,7 @@ def test_what_they_are_given_is_contiguous() -> None:
 def test_one_program_is_traced_for_any_number_of_memories_and_patterns(case: Case) -> None:
     network = case.network
     with torch.no_grad():
-        program = traced(network, functions(network)["input_gradient"]).module()
+        program = trace(network, functions(network)["input_gradient"]).module()
         for memories, patterns in ((1, 1), (7, 1), (1, 6), (4, 3)):
             slow, fast, x = some(case, memories, patterns)
             wanted = Autodiff(network).input_gradient(slow, fast, x)

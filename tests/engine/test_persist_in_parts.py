@@ -233,7 +233,7 @@ def test_what_matches_in_many_pages_is_searched_in_another_thread_and_is_what_ma
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory, threads = kept.made("a", STREAM), set[threading.Thread]()
-    plain = matching.squared_distances
+    plain = matching.compute_distances
 
     def noted(layout: Layout, values: Values, others: Values) -> Doubles:
         threads.add(threading.current_thread())
@@ -245,7 +245,7 @@ def test_what_matches_in_many_pages_is_searched_in_another_thread_and_is_what_ma
         return job
 
     whole = kept.run(search())
-    monkeypatch.setattr(matching, "squared_distances", noted)
+    monkeypatch.setattr(matching, "compute_distances", noted)
     monkeypatch.setattr(matching, "AT_A_TIME", 2 * IMAGE.size)  # so that it is searched pattern by pattern
     cut = kept.in_parts(search())
     assert threads

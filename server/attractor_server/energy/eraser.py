@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attractor_server.energy.networks.protocol import EnergyNetwork, Gradients, Tensors, Terms, gradients_of
 from attractor_server.energy.parameters import COUNT_UNIT, Parameters
-from attractor_server.energy.writer import clip_memory, weighted
+from attractor_server.energy.writer import clip_memory, weight_patterns
 
 
 def erase(  # noqa: PLR0913
@@ -42,10 +42,10 @@ def _without(  # noqa: PLR0913
 ) -> Tensors:
     """The fast weights after erasing one pattern of each memory, x (memories, 1, d), where it is `here`."""
     gradients, eraser = gradients_of(network), parameters.eraser
-    x, weight, now = weighted(x, here)
+    x, weight, now = weight_patterns(x, here)
     scale = (eraser["stored"] * (stored / COUNT_UNIT).clamp(min=0).log1p() + eraser["count"] * now).exp()
     limit = eraser["log_clip"].exp()
-    for s in range(erasing_steps(parameters)):
+    for s in range(count_erasing_steps(parameters)):
         along = _directions(gradients, parameters, fast, x, weight)
         moves = {
             name: eraser[f"energy.{name}"][s] * clip_memory(along["energy"][name], limit)
@@ -62,7 +62,7 @@ def _along(factor: Tensor, value: Tensor) -> Tensor:
     return factor.reshape(-1, *(1,) * (value.dim() - 1))
 
 
-def erasing_steps(parameters: Parameters) -> int:
+def count_erasing_steps(parameters: Parameters) -> int:
     """Steps of the eraser; 0 where the model has none."""
     return next((len(value) for name, value in parameters.eraser.items() if name.startswith("energy.")), 0)
 

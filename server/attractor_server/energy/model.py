@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attractor_server.energy.encoding import Encoding
-from attractor_server.energy.eraser import erasing_steps
+from attractor_server.energy.eraser import count_erasing_steps
 from attractor_server.energy.familiarity import Calibration
 from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
@@ -43,7 +43,7 @@ class Model:
         return self.parameters.reading_steps
 
     @property
-    def together(self) -> int:
+    def write_chunk(self) -> int:
         """Patterns to be written in one loop: those of a whole page where it was trained mostly for that, else 8.
 
         Patterns that are much alike make large batches overshoot: a mean of like gradients is as large as each.
@@ -66,7 +66,7 @@ class Model:
     @property
     def erases(self) -> bool:
         """Whether patterns can be erased again."""
-        return erasing_steps(self.parameters) > 0
+        return count_erasing_steps(self.parameters) > 0
 
     @property
     def pulls(self) -> bool:

@@ -80,7 +80,7 @@ def digest_of(path: Path) -> str:
 
 
 def _header(model: Model) -> dict[str, Any]:
-    fields = [_saved(field) for field in model.layout.fields]
+    fields = [_save_field(field) for field in model.layout.fields]
     header = {
         "format": FORMAT,
         "name": model.name,
@@ -130,7 +130,7 @@ def _model(path: Path, header: Mapping[str, Any], tensors: Tensors) -> Model:
     return model
 
 
-def _saved(field: Field) -> dict[str, Any]:
+def _save_field(field: Field) -> dict[str, Any]:
     saved: dict[str, Any] = {
         "name": field.name,
         "kind": field.kind,
@@ -165,7 +165,7 @@ def _field(saved: Mapping[str, Any]) -> Field:
 def _check(model: Model, tensors: Tensors, options: Collection[str]) -> None:
     """Refuses tensors that are missing, not asked for, or not of the shape that network, loops and fields ask for."""
     network, parameters = model.network, model.parameters
-    asked = expected_shapes(network, model.layout, tensors, options)
+    asked = list_shapes(network, model.layout, tensors, options)
     found = shapes_of(tensors)
     wrong = [name for name in sorted({*asked, *found}) if asked.get(name) != found.get(name)]
     if wrong:
@@ -200,7 +200,7 @@ OPTIONS = ("reader.momentum_logit", "reader.log_proximity", *(f"writer.{name}" f
 """Tensors of the loops that a model may do without"""
 
 
-def expected_shapes(
+def list_shapes(
     network: EnergyNetwork, layout: Layout, tensors: Mapping[str, Tensor], options: Collection[str]
 ) -> Mapping[str, object]:
     """The shape of each tensor, by name, with those options; how many steps, codes and components, the tensors say."""

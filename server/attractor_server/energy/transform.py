@@ -79,7 +79,7 @@ class Transform:
 
     def encode(self, values: Tensor) -> Tensor:
         """Encoded values (…, values) to network units (…, entries)."""
-        scaled = self._scaled(values)
+        scaled = self._scale(values)
         return scaled if self.whitening is None else scaled @ self.whitening.forth
 
     def decode(self, x: Tensor) -> Tensor:
@@ -95,18 +95,18 @@ class Transform:
 
     def pull(self, values: Tensor, known: Tensor) -> Pull:
         """What the proximity term ½‖known ⊙ (v − values)‖² descends by, v and values after scale and shift."""
-        target = self._scaled(values)
+        target = self._scale(values)
 
         def gradient(x: Tensor) -> Tensor:
-            gap = (self._unwhitened(x) - target) * known
+            gap = (self._unwhiten(x) - target) * known
             return gap if self.whitening is None else gap @ self.whitening.back.T
 
         return gradient
 
-    def _scaled(self, values: Tensor) -> Tensor:
+    def _scale(self, values: Tensor) -> Tensor:
         return torch.addcmul(self.shift, values, self.scale).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
-    def _unwhitened(self, x: Tensor) -> Tensor:
+    def _unwhiten(self, x: Tensor) -> Tensor:
         return x if self.whitening is None else x @ self.whitening.back
 
 

@@ -24,7 +24,7 @@ def write(  # noqa: PLR0913
     """
     gradients = gradients_of(network)
     writer = parameters.writer
-    patterns, weight, now = weighted(patterns, present)
+    patterns, weight, now = weight_patterns(patterns, present)
     before = (stored.to(patterns.dtype) / COUNT_UNIT).log1p()
     conditioning = writer["rate_count"] * now + writer["rate_stored"] * before
     for t in range(parameters.writing_steps):
@@ -42,7 +42,7 @@ def write(  # noqa: PLR0913
     return fast
 
 
-def weighted(patterns: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def weight_patterns(patterns: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The patterns without what stands in absent places, the weight of each in the mean, and log(n/16)."""
     patterns = patterns.masked_fill(~present[..., None], 0)  # a weight of 0 alone would let infinities through
     count = present.sum(1).clamp(min=1).to(patterns.dtype)  # (memories,)

@@ -67,7 +67,7 @@ class MemoryBatch:
     @property
     def values(self) -> Floats:
         """The patterns of all its jobs (n, d), in user units."""
-        return joined([job.values for job in self.jobs if job.values is not None])
+        return concatenate([job.values for job in self.jobs if job.values is not None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +92,15 @@ class ModelState:
         """Pages that are written together in what is done in parts."""
         return max(1, min(self.limit, PART_BYTES // self.model.page_bytes))
 
-    def reading_limit(self, jobs: Iterable[Job]) -> int:
+    def limit_reads(self, jobs: Iterable[Job]) -> int:
         """The same of a program that reads cues of these jobs: what is read where it lies need not fit in the cache."""
-        in_place = self.lent is not None and not any(job.trajectory or job.pull for job in jobs)
+        in_place = self.in_place_tensors is not None and not any(job.trajectory or job.pull for job in jobs)
         return min(IN_PLACE_LIMIT, self.bank.capacity) if in_place else self.limit
 
     @property
-    def lent(self) -> Tensors | None:
+    def in_place_tensors(self) -> Tensors | None:
         """The bank's tensors, where the model's pages can be read in place."""
-        return self.bank.lent if compute.can_read_in_place(self.model) else None
+        return self.bank.tensors if compute.can_read_in_place(self.model) else None
 
     def rows(self, count: int) -> int:
         """Pages that so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
@@ -118,7 +118,7 @@ class ModelState:
         """Copy as `fast` does, of pages that the bank has just brought."""
         return self.bank.gather(self.bank.locate([*pages, *[Page()] * (rows - len(pages))]))
 
-    def given(self, padded: NDArray[Scalar]) -> Tensor:
+    def to_device(self, padded: NDArray[Scalar]) -> Tensor:
         """The same on the model's device; what cannot be written to, such as a part of a message, is copied."""
         return torch.from_numpy(np.require(padded, requirements="W")).to(self.model.device)
 
@@ -168,7 +168,7 @@ class PaddedBatch:
         return array if self._full else array.take(self._at, axis)
 
 
-def at_once(stops: Stops[Made]) -> Made:
+def run_to_end(stops: Stops[Made]) -> Made:
     """What is made, without a stop."""
     while True:
         try:
@@ -185,12 +185,12 @@ def side_by_side(model: Model) -> int:
     return 1 << max(0, round(CACHE_BYTES / model.page_bytes).bit_length() - 1)
 
 
-def joined(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
+def concatenate(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
     """The arrays one after another; a single one is not copied."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def lanes_of(jobs: Iterable[Job]) -> Sequence[MemoryBatch]:
+def group_by_memory(jobs: Iterable[Job]) -> Sequence[MemoryBatch]:
     """The jobs by memory, so that a page is gathered once for all of them."""
     lanes: dict[MemoryRecord, MemoryBatch] = {}
     for job in jobs:

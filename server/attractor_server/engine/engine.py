@@ -7,12 +7,12 @@ from functools import partial
 import torch
 
 from attractor_server.energy.model import Model
-from attractor_server.engine.batch import MemoryBatch, ModelState, Results, Stops, lanes_of
+from attractor_server.engine.batch import MemoryBatch, ModelState, Results, Stops, group_by_memory
 from attractor_server.engine.bisection import by_halves
-from attractor_server.engine.operations.draft import dropped
+from attractor_server.engine.operations.draft import delete_in_parts
 from attractor_server.engine.operations.erase import erase
 from attractor_server.engine.operations.query import query, recognize
-from attractor_server.engine.operations.restore import repeats, restored
+from attractor_server.engine.operations.restore import repeats, restore_memories
 from attractor_server.engine.operations.store import store
 from attractor_server.engine.operations.tasks import TaskRunner
 from attractor_server.engine.pages.pattern_cache import PatternCache
@@ -154,7 +154,7 @@ class Engine:
             yield
         try:
             if self._keeper is not None and memory.id and self._keeper.begin_delete(memory.id, call=job.call):
-                yield from dropped(self._keeper, memory.id)
+                yield from delete_in_parts(self._keeper, memory.id)
         except ServerError as error:
             memory.at_hand = False
             return error
@@ -184,7 +184,7 @@ def _computed(loaded: ModelState, jobs: Sequence[Job]) -> Results:
 
 
 def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
-    settled = dict(restored(loaded, [job for job in jobs if not job.memory.at_hand]))
+    settled = dict(restore_memories(loaded, [job for job in jobs if not job.memory.at_hand]))
     settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
         if job.own_steps:
@@ -192,7 +192,7 @@ def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
         if job not in settled and (error := find_misfit(job, loaded.model)) is not None:
             settled[job] = error
     yield from settled.items()
-    lanes = lanes_of(job for job in jobs if job not in settled)
+    lanes = group_by_memory(job for job in jobs if job not in settled)
     program = partial(PROGRAMS[operation := jobs[0].operation], loaded)
     if operation.writes and lanes:  # which sees to it that what a lane fails with is its own
         yield from program(lanes)

@@ -98,7 +98,7 @@ class Bilinear:
         """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""
         bowl = (0.5 * slow["log_q"].exp() * x.square() + slow["qb"] * x).sum(-1)
         k, _ = self.keys_of(slow, x)
-        return bowl - (_recalled(fast, k) * values_at(slow, x).v).sum(-1)
+        return bowl - (_recall(fast, k) * values_at(slow, x).v).sum(-1)
 
     def keys_of(self, slow: Tensors, x: Tensor) -> tuple[Tensor, Tensor]:
         """k and k′, (…, keys), of x (…, d)."""
@@ -111,34 +111,34 @@ class Bilinear:
 
     def input_gradient(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """∇ₓE = qx + qb − (Wk + b)JVᵀ − (vW ⊙ k′)Aᵀ with J = ∂v/∂u, like x."""
-        k, bent = self.keys_of(slow, x)
-        return self._slope(slow, fast, x, k, bent, values_at(slow, x))
+        k, key_slope = self.keys_of(slow, x)
+        return self._slope(slow, fast, x, k, key_slope, values_at(slow, x))
 
     def write_gradient(self, slow: Tensors, fast: Tensors, x: Tensor, weight: Tensor, terms: Terms) -> Tensors:
         """∇ of Σᵢ wᵢ(εEᵢ + α‖gᵢ‖²): −(w⊙εv + c)ᵀk − vᵀe by W and −Σ(w⊙εv + c) by b, c = 2αw·gVJ, e = 2αw·gA ⊙ k′.
 
         ‖∇_θE‖² does not depend on the fast weights, so that term has no effect.
         """
-        (k, bent), values = self.keys_of(slow, x), values_at(slow, x)  # (memories, patterns, ·)
+        (k, key_slope), values = self.keys_of(slow, x), values_at(slow, x)  # (memories, patterns, ·)
         v = values.v
         pulled, pushed = torch.zeros_like(v), torch.zeros_like(k)
         if terms.energy is not None:
             pulled = (terms.energy[:, None] * weight)[..., None] * v
         if terms.slope is not None:
-            slope = self._slope(slow, fast, x, k, bent, values)
+            slope = self._slope(slow, fast, x, k, key_slope, values)
             strength = (2 * terms.slope[:, None] * weight)[..., None]
-            pulled = torch.addcmul(pulled, strength, values.turned(values_of(slow["V"], slope)))
-            pushed = strength * (slope @ slow["A"]) * bent
+            pulled = torch.addcmul(pulled, strength, values.turn(values_of(slow["V"], slope)))
+            pushed = strength * (slope @ slow["A"]) * key_slope
         # One product of twice the rank touches the (memories, values, keys) result once.
         w = torch.bmm(torch.cat([pulled, v], 1).mT.neg(), torch.cat([k, pushed], 1))
         return {"W": w, "b": -pulled.sum(1)}
 
     def _slope(  # noqa: PLR0913
-        self, slow: Tensors, fast: Tensors, x: Tensor, k: Tensor, bent: Tensor, values: "Values"
+        self, slow: Tensors, fast: Tensors, x: Tensor, k: Tensor, key_slope: Tensor, values: "Values"
     ) -> Tensor:
-        pushed = torch.bmm(values.v, fast["W"]) * bent
+        pushed = torch.bmm(values.v, fast["W"]) * key_slope
         bowl = torch.addcmul(slow["qb"], slow["log_q"].exp(), x)
-        return bowl - entries_of(slow["V"], values.turned(_recalled(fast, k)), self.inputs) - pushed @ slow["A"].T
+        return bowl - entries_of(slow["V"], values.turn(_recall(fast, k)), self.inputs) - pushed @ slow["A"].T
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Values:
     bound: Tensor | None = None
     """c"""
 
-    def turned(self, pull: Tensor) -> Tensor:
+    def turn(self, pull: Tensor) -> Tensor:
         """A pull along v as one along u = xV, both like v: times J = ∂v/∂u = (1 − c/values·vᵀv) / length."""
         if self.length is None or self.bound is None:
             return pull
@@ -161,10 +161,10 @@ class Values:
 
 def values_at(slow: Tensors, x: Tensor) -> Values:
     """Those of x (…, d)."""
-    return bounded(values_of(slow["V"], x), slow["log_c"].exp() if "log_c" in slow else None)
+    return bound_values(values_of(slow["V"], x), slow["log_c"].exp() if "log_c" in slow else None)
 
 
-def bounded(u: Tensor, bound: Tensor | None) -> Values:
+def bound_values(u: Tensor, bound: Tensor | None) -> Values:
     """Of u = xV (…, values) and c."""
     if bound is None:
         return Values(u)
@@ -182,6 +182,6 @@ def entries_of(v: Tensor, values: Tensor, inputs: int) -> Tensor:
     return values @ v.T if v.dim() == 2 else pad(values * v, (0, inputs - len(v)))
 
 
-def _recalled(fast: Tensors, k: Tensor) -> Tensor:
+def _recall(fast: Tensors, k: Tensor) -> Tensor:
     """Wk + b, (memories, patterns, values)."""
     return torch.baddbmm(fast["b"][:, None], k, fast["W"].mT)

@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d
 
-from attractor_server.energy.networks.heads import head_energy, head_shapes, head_start, lifted_start
-from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divided
+from attractor_server.energy.networks.heads import head_energy, head_shapes, head_start, start_lift
+from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divide_weights
 
 KERNEL = (3, 3)
 
@@ -59,7 +59,7 @@ class Convolutional:
     @property
     def shapes(self) -> tuple[Shapes, Shapes]:
         """Shapes of the slow tensors, and of the fast tensors of one memory."""
-        return divided(self._shapes, self.writable)
+        return divide_weights(self._shapes, self.writable)
 
     def start(self, start: Start) -> Tensors:
         """As the bilinear network, over random kernels.
@@ -72,7 +72,7 @@ class Convolutional:
         biases = {name: torch.zeros(shape) for name, shape in shapes.items() if name.endswith(".bias")}
         colours, height, width = self.image
         # Fields have the colours of a pixel together, a convolution has them apart.
-        lift = lifted_start(shapes["lift"], start).unflatten(1, (height, width, colours)).movedim(3, 1).flatten(1)
+        lift = start_lift(shapes["lift"], start).unflatten(1, (height, width, colours)).movedim(3, 1).flatten(1)
         return {"lift": lift, **kernels, **biases, **head_start(shapes, start)}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:

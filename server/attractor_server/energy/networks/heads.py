@@ -30,13 +30,13 @@ def head_start(shapes: Shapes, start: Start) -> Tensors:
     zeros = {name: torch.zeros(shapes[name]) for name in ("keys.a0", "bowl.log_q", "bowl.qb", "head.W", "head.b")}
     return {
         "keys.A": torch.eye(*shapes["keys.A"]) / start.deviation[:, None].clamp(min=1e-6),
-        "keys.H": WHISPER * scattered(shapes["keys.H"], start.generator),
+        "keys.H": WHISPER * scatter(shapes["keys.H"], start.generator),
         "values.V": torch.eye(*shapes["values.V"]),
         **zeros,
     }
 
 
-def lifted_start(shape: tuple[int, ...], start: Start) -> Tensor:
+def start_lift(shape: tuple[int, ...], start: Start) -> Tensor:
     """The linear map back to scaled values, of this shape.
 
     Raises:
@@ -47,7 +47,7 @@ def lifted_start(shape: tuple[int, ...], start: Start) -> Tensor:
     return start.lift.clone()
 
 
-def scattered(shape: tuple[int, ...], generator: Generator) -> Tensor:
+def scatter(shape: tuple[int, ...], generator: Generator) -> Tensor:
     """Random weights (inputs, outputs) that keep the deviation of what they are given."""
     weights = torch.randn(shape, generator=generator)
     return weights / math.sqrt(shape[0])

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from attractor_server.energy.networks.heads import bowl, scattered
-from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divided
+from attractor_server.energy.networks.heads import bowl, scatter
+from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divide_weights
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "softplus": softplus}
 """Those with a second derivative, which writing needs"""
@@ -62,12 +62,12 @@ class MLP:
     @property
     def shapes(self) -> tuple[Shapes, Shapes]:
         """Shapes of the slow tensors, and of the fast tensors of one memory."""
-        return divided(self._shapes, (*self.layers, "head") if self.writable is None else self.writable)
+        return divide_weights(self._shapes, (*self.layers, "head") if self.writable is None else self.writable)
 
     def start(self, start: Start) -> Tensors:
         """Random layers over entries of deviation 1, in a bowl of curvature 1."""
         tensors = {
-            name: scattered(shape, start.generator) if name == "head.w" or name.endswith(".A") else torch.zeros(shape)
+            name: scatter(shape, start.generator) if name == "head.w" or name.endswith(".A") else torch.zeros(shape)
             for name, shape in self._shapes.items()
         }
         tensors["layer1.A"] /= start.deviation[:, None].clamp(min=1e-6)

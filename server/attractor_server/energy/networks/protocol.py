@@ -133,7 +133,7 @@ def by_memory(energy: Callable[..., Tensor], slow: Tensors, fast: Tensors, *seen
     return energies
 
 
-def divided(shapes: Shapes, writable: tuple[str, ...]) -> tuple[Shapes, Shapes]:
+def divide_weights(shapes: Shapes, writable: tuple[str, ...]) -> tuple[Shapes, Shapes]:
     """The slow and the fast tensors, where `writable` names tensors, or layers: what stands before a dot (claims 6, 7).
 
     Raises:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attractor_server.energy.networks.heads import head_energy, head_shapes, head_start, lifted_start, scattered
-from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divided
+from attractor_server.energy.networks.heads import head_energy, head_shapes, head_start, scatter, start_lift
+from attractor_server.energy.networks.protocol import Shapes, Start, Tensors, by_memory, divide_weights
 
 DIRECTIONS = ("forward", "backward")
 
@@ -61,7 +61,7 @@ class Recurrent:
     @property
     def shapes(self) -> tuple[Shapes, Shapes]:
         """Shapes of the slow tensors, and of the fast tensors of one memory."""
-        return divided(self._shapes, self.writable)
+        return divide_weights(self._shapes, self.writable)
 
     def start(self, start: Start) -> Tensors:
         """As the bilinear network, over random recurrent layers.
@@ -71,11 +71,11 @@ class Recurrent:
         """
         shapes = self._shapes
         gates = {
-            name: torch.zeros(shape) if name.endswith(".bias") else scattered(shape, start.generator)
+            name: torch.zeros(shape) if name.endswith(".bias") else scatter(shape, start.generator)
             for name, shape in shapes.items()
             if name.startswith(DIRECTIONS)
         }
-        return {"lift": lifted_start(shapes["lift"], start), **gates, **head_start(shapes, start)}
+        return {"lift": start_lift(shapes["lift"], start), **gates, **head_start(shapes, start)}
 
     def energy(self, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
         """E(x; θ), (memories, patterns), of x (memories, patterns, d)."""

@@ -50,7 +50,7 @@ def main() -> None:
     network = network_of(order["network"])
     with torch.no_grad():
         for name, function in functions(network).items():
-            compile_to(folder / f"{name}{SUFFIX}", traced(network, function))
+            compile_to(folder / f"{name}{SUFFIX}", trace(network, function))
         sys.stdout.write(json.dumps(gains(network, load(folder))))
 
 
@@ -71,10 +71,10 @@ def functions(network: EnergyNetwork) -> Mapping[str, Function]:
     return {"energy": network.energy, "input_gradient": Autodiff(network).input_gradient}
 
 
-def traced(network: EnergyNetwork, function: Function) -> ExportedProgram:
+def trace(network: EnergyNetwork, function: Function) -> ExportedProgram:
     """The function of tensors one after another, with symbols for the numbers of memories and patterns."""
-    inputs = _some(network, *_telling(network))
-    graph: Any = make_fx(partial(_called, function, network), tracing_mode="symbolic")(*inputs)
+    inputs = _some(network, *_choose_sizes(network))
+    graph: Any = make_fx(partial(_call, function, network), tracing_mode="symbolic")(*inputs)
     shared, own = network.shapes
     memories, patterns = Dim("memories"), Dim("patterns")
     sizes = (*({} for _ in shared), *({0: memories} for _ in own), {0: memories, 1: patterns})
@@ -91,7 +91,7 @@ def gains(network: EnergyNetwork, programs: Mapping[str, Program]) -> list[tuple
     for memories, patterns in SHAPES:
         inputs, plain_s, compiled_s = _some(network, memories, patterns), 0.0, 0.0
         for name, function in functions(network).items():
-            plain, compiled = partial(_called, function, network, *inputs), partial(programs[name], list(inputs))
+            plain, compiled = partial(_call, function, network, *inputs), partial(programs[name], list(inputs))
             expected = plain()
             if not (compiled() - expected).abs().max() <= TOLERANCE * expected.abs().max():
                 raise ValueError(f"the compiled {name} of {memories} × {patterns} patterns is not that of the network")
@@ -100,14 +100,14 @@ def gains(network: EnergyNetwork, programs: Mapping[str, Program]) -> list[tuple
     return found
 
 
-def _telling(network: EnergyNetwork) -> tuple[int, int]:
+def _choose_sizes(network: EnergyNetwork) -> tuple[int, int]:
     """Numbers of memories and patterns that nothing in the network has, so that no size is taken for another."""
     taken = {size for shapes in network.shapes for shape in shapes.values() for size in shape}
     memories, patterns = islice((size for size in count(3) if size not in taken), 2)
     return memories, patterns
 
 
-def _called(function: Function, network: EnergyNetwork, *inputs: Tensor) -> Tensor:
+def _call(function: Function, network: EnergyNetwork, *inputs: Tensor) -> Tensor:
     shared, own = network.shapes
     *weights, x = inputs
     slow, fast = dict(zip(shared, weights, strict=False)), dict(zip(own, weights[len(shared) :], strict=True))

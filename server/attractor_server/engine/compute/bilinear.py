@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attractor_server.energy.networks.bilinear import Bilinear, Values, bounded, values_of
+from attractor_server.energy.networks.bilinear import Bilinear, Values, bound_values, values_of
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.parameters import Parameters
-from attractor_server.engine.compute.closed_form import WritingKernel, bend, bowl, squashed
+from attractor_server.engine.compute.closed_form import WritingKernel, bend, bowl, squash
 from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
 
 Pulls: TypeAlias = tuple[Tensor, Tensor]
@@ -46,7 +46,7 @@ class MixedBasis:
 
     def along(self, rows: Tensor) -> Pulls:
         """See `Basis`."""
-        return self._parted(rows @ self._both)
+        return self._split(rows @ self._both)
 
     def back(self, rows: Tensor, pulls: Pulls) -> None:
         """See `Basis`."""
@@ -54,9 +54,9 @@ class MixedBasis:
 
     def felt(self, along: Pulls, pulls: Pulls) -> Pulls:
         """See `Basis`."""
-        return self._parted(torch.addmm(torch.cat(along, 1), torch.cat(pulls, 1), self._gram, alpha=-1))
+        return self._split(torch.addmm(torch.cat(along, 1), torch.cat(pulls, 1), self._gram, alpha=-1))
 
-    def _parted(self, both: Tensor) -> Pulls:
+    def _split(self, both: Tensor) -> Pulls:
         return both[:, : self._values], both[:, self._values :]
 
 
@@ -89,7 +89,7 @@ class Features(NamedTuple):
 
     values: Values
     k: Tensor
-    bent: Tensor
+    key_slope: Tensor
     """k′"""
 
     @property
@@ -144,12 +144,12 @@ class BilinearForm:
     def features(self, x: Tensor) -> Features:
         """Of x (pages, patterns, d)."""
         rows, shape = x.flatten(0, 1), x.shape[:2]
-        values = bounded(values_of(self.v, rows).view(*shape, -1), self.bound)
+        values = bound_values(values_of(self.v, rows).view(*shape, -1), self.bound)
         doubled = torch.addmm(self.a0, rows, self.a, beta=2, alpha=2).view(*shape, -1)
         if not self.waves:
-            k = squashed(doubled)
+            k = squash(doubled)
             return Features(values, k, bend(k))
-        k, wave = squashed(doubled[..., : -self.waves]), doubled[..., -self.waves :] / 2
+        k, wave = squash(doubled[..., : -self.waves]), doubled[..., -self.waves :] / 2
         return Features(values, torch.cat([k, wave.sin()], -1), torch.cat([bend(k), wave.cos()], -1))
 
     def evaluate(self, fast: Tensors, x: Tensor) -> "BilinearEvaluation":
@@ -159,7 +159,7 @@ class BilinearForm:
             return BilinearEvaluation(self, fast, x, seen, *one_pass(fast["W"], fast["b"], seen.k, seen.v))
         return BilinearEvaluation(self, fast, x, seen, torch.baddbmm(fast["b"][:, None], seen.k, fast["W"].mT))
 
-    def prepare_writing(self, x: Tensor) -> "BilinearWriteTerms":
+    def prepare_write(self, x: Tensor) -> "BilinearWriteTerms":
         """See `ClosedForm`."""
         along = self.basis.along(torch.addcmul(self.qb, self.q, x.flatten(0, 1)))
         return BilinearWriteTerms(self, self.features(x), along)
@@ -191,7 +191,7 @@ class BilinearForm:
             in_order=True,
         )
 
-    def writing_kernel(self) -> WritingKernel | None:
+    def make_writing_kernel(self) -> WritingKernel | None:
         """See `ClosedForm`; the kernel knows this form, so it is imported here."""
         from attractor_server.engine.native.kernels import make_host_writing_kernel  # noqa: PLC0415
 
@@ -232,8 +232,8 @@ class BilinearEvaluation:
         """qx + qb − (Wk + b)Vᵀ − (vW ⊙ k′)Aᵀ."""
         gradient = torch.addcmul(self.form.qb, self.form.q, self.x)
         pushed = torch.bmm(self.seen.v, self.fast["W"]) if self.pushed is None else self.pushed
-        recalled = self.seen.values.turned(self.recalled)
-        pulls = recalled.flatten(0, 1), (pushed * self.seen.bent).flatten(0, 1)
+        recalled = self.seen.values.turn(self.recalled)
+        pulls = recalled.flatten(0, 1), (pushed * self.seen.key_slope).flatten(0, 1)
         self.form.basis.back(gradient.flatten(0, 1), pulls)
         return gradient
 
@@ -266,9 +266,9 @@ class BilinearWriteTerms:
         else:
             strength = (2 * terms.slope[:, None] * weight)[..., None]
             along_v, along_k = self._slope(fast)
-            along_v = self.seen.values.turned(along_v)
+            along_v = self.seen.values.turn(along_v)
             pulled = along_v * strength if own is None else own.addcmul_(along_v, strength)
-            pushed = along_k.mul_(strength).mul_(self.seen.bent)
+            pushed = along_k.mul_(strength).mul_(self.seen.key_slope)
             left, right = torch.cat([pulled, self.seen.v], 1), torch.cat([self.seen.k, pushed], 1)
         assert pulled is not None
         assert left is not None
@@ -278,7 +278,7 @@ class BilinearWriteTerms:
     def _slope(self, fast: Tensors) -> Pulls:
         """∇ₓE along V and A, (pages, patterns, ·) each."""
         recalled = torch.baddbmm(fast["b"][:, None], self.seen.k, fast["W"].mT)
-        recalled = self.seen.values.turned(recalled)
-        pulls = recalled.flatten(0, 1), torch.bmm(self.seen.v, fast["W"]).mul_(self.seen.bent).flatten(0, 1)
+        recalled = self.seen.values.turn(recalled)
+        pulls = recalled.flatten(0, 1), torch.bmm(self.seen.v, fast["W"]).mul_(self.seen.key_slope).flatten(0, 1)
         along_v, along_k = self.form.basis.felt(self.along, pulls)
         return along_v.view(*self.seen.k.shape[:2], -1), along_k.view(*self.seen.k.shape[:2], -1)

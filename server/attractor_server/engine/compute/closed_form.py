@@ -13,7 +13,7 @@ from attractor_server.energy.transform import Hold
 from attractor_server.engine.compute.native_model import NativeModel
 
 
-def squashed(doubled: Tensor) -> Tensor:
+def squash(doubled: Tensor) -> Tensor:
     """tanh z of 2z, in its place, as 2σ(2z) − 1: on a CPU that takes half of tanh's time."""
     return doubled.sigmoid_().mul_(2).sub_(1)
 
@@ -80,14 +80,14 @@ class WritingSchedule:
         before = (stored.to(now.dtype) / COUNT_UNIT).log1p()
         conditioning = writer["rate_count"] * now + writer["rate_stored"] * before
 
-        def conditioned(name: str, exponent: Tensor) -> Tensor | None:
+        def condition(name: str, exponent: Tensor) -> Tensor | None:
             return (writer[name][:, None] + exponent).exp() if name in writer else None
 
         return cls(
             weight=weight,
             rates={name: (writer[f"log_rate.{name}"][:, None] + conditioning).exp() for name in parameters.initial},
-            energy=conditioned("log_energy", torch.zeros_like(now)),
-            slope=conditioned("log_alpha", writer["alpha_count"] * now),
+            energy=condition("log_energy", torch.zeros_like(now)),
+            slope=condition("log_alpha", writer["alpha_count"] * now),
             distances=(2 * writer["log_beta"].exp()).tolist()
             if "log_beta" in writer
             else [0.0] * parameters.writing_steps,
@@ -134,13 +134,13 @@ class ClosedForm(Protocol):
     def evaluate(self, fast: Tensors, x: Tensor) -> Evaluation:
         """The energy of each page at its patterns."""
 
-    def prepare_writing(self, x: Tensor) -> WriteTerms:
+    def prepare_write(self, x: Tensor) -> WriteTerms:
         """What to write x (pages, patterns, d) with."""
 
     def native_model(self) -> NativeModel | None:
         """Describe it for the native library's reading loop; None where its lengths do not fit, or there is no loop."""
 
-    def writing_kernel(self) -> "WritingKernel | None":
+    def make_writing_kernel(self) -> "WritingKernel | None":
         """Make the kernel of its writing loop on a CPU; None where there is none."""
 
 

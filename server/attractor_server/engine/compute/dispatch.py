@@ -50,13 +50,13 @@ def _make_path(model: Model) -> ComputePath | None:
     form, schedule = make_closed_form(model), Schedule.of(model.parameters.reader)
     if form is None:
         return None
-    kernel = _reading_kernel(form, schedule, model)
+    kernel = _make_reading_kernel(form, schedule, model)
     in_place = kernel if isinstance(kernel, InPlaceKernel) else None
-    writing = form.writing_kernel() if model.device.type == "cpu" else None
+    writing = form.make_writing_kernel() if model.device.type == "cpu" else None
     return ComputePath(form=form, schedule=schedule, kernel=kernel, in_place=in_place, writing=writing)
 
 
-def _reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> Kernel | None:
+def _make_reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> Kernel | None:
     """Make a kernel in C on a CPU; on CUDA, one that launches the form's operations as one graph."""
     if model.device.type == "cpu":
         from attractor_server.engine.native.kernels import make_host_kernel  # noqa: PLC0415 - which knows the forms

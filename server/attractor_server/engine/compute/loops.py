@@ -7,7 +7,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Hold, Pull
-from attractor_server.energy.writer import weighted
+from attractor_server.energy.writer import weight_patterns
 from attractor_server.engine.compute.closed_form import ClosedForm, Evaluation, Schedule, WritingKernel, WritingSchedule
 
 
@@ -79,8 +79,8 @@ def write_form(  # noqa: PLR0913
     kernel: WritingKernel | None = None,
 ) -> None:
     """See `energy.writer.write`: the last step puts its weights in `out`; the given ones stay as they are."""
-    patterns, weight, now = weighted(patterns, present)
-    ground = form.prepare_writing(patterns)
+    patterns, weight, now = weight_patterns(patterns, present)
+    ground = form.prepare_write(patterns)
     schedule = WritingSchedule.of(parameters, weight=weight, now=now, stored=stored)
     if kernel is not None and kernel.takes(patterns):
         kernel.write(ground, fast, schedule, out=out)

@@ -13,7 +13,7 @@ from torch import Tensor
 from attractor_server.energy.networks.protocol import Tensors, Terms
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters
-from attractor_server.engine.compute.closed_form import WritingKernel, bend, bowl, squashed
+from attractor_server.engine.compute.closed_form import WritingKernel, bend, bowl, squash
 from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
 
 ROUNDING = 1e-6
@@ -57,7 +57,7 @@ class QuadraticForm:
 
     def features(self, x: Tensor) -> Tensor:
         """f, (pages, patterns, h)."""
-        return squashed(torch.addmm(self.a0, x.flatten(0, 1), self.a, beta=2, alpha=2)).view(*x.shape[:2], -1)
+        return squash(torch.addmm(self.a0, x.flatten(0, 1), self.a, beta=2, alpha=2)).view(*x.shape[:2], -1)
 
     def pull(self, fast: Tensors, f: Tensor) -> Tensor:
         """f(W + Wᵀ) + b, like f."""
@@ -71,7 +71,7 @@ class QuadraticForm:
         f = self.features(x)
         return QuadraticEvaluation(self, fast, x, f, self.pull(fast, f))
 
-    def prepare_writing(self, x: Tensor) -> "QuadraticWriteTerms":
+    def prepare_write(self, x: Tensor) -> "QuadraticWriteTerms":
         """See `ClosedForm`."""
         f = self.features(x)
         along = torch.addcmul(self.qb, self.q, x.flatten(0, 1)) @ self.a
@@ -100,7 +100,7 @@ class QuadraticForm:
             in_order=False,
         )
 
-    def writing_kernel(self) -> WritingKernel | None:
+    def make_writing_kernel(self) -> WritingKernel | None:
         """None: its small products are quick on tensors."""
         return None
 
@@ -147,7 +147,7 @@ class QuadraticWriteTerms:
 
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
         """See `Quadratic.write_gradient` and `WriteTerms`."""
-        c = self._pushed(fast, weight, terms)
+        c = self._compute_push(fast, weight, terms)
         own = None if terms.energy is None else (terms.energy[:, None] * weight)[..., None] * self.f
         pulled = c if own is None else own.add_(c) if c is not None else own
         if pulled is None:
@@ -157,11 +157,11 @@ class QuadraticWriteTerms:
         w = (fast["W"] - initial["W"]).baddbmm_(left.mT, right, beta=distance, alpha=-1)
         return {"W": w, "b": (fast["b"] - initial["b"]).mul_(distance).sub_(pulled.sum(1))}
 
-    def _pushed(self, fast: Tensors, weight: Tensor, terms: Terms) -> Tensor | None:
+    def _compute_push(self, fast: Tensors, weight: Tensor, terms: Terms) -> Tensor | None:
         """2αw·gA ⊙ f′ with gA = (qx + qb)A − (u ⊙ f′)AᵀA, like f; None without the term."""
         if terms.slope is None:
             return None
-        bent = bend(self.f)
-        pulled = self.form.pull(fast, self.f).mul_(bent)
-        along = torch.addmm(self.along.flatten(0, 1), pulled.flatten(0, 1), self.form.gram, alpha=-1).view_as(bent)
-        return along.mul_(bent).mul_((2 * terms.slope[:, None] * weight)[..., None])
+        key_slope = bend(self.f)
+        pulled = self.form.pull(fast, self.f).mul_(key_slope)
+        along = torch.addmm(self.along.flatten(0, 1), pulled.flatten(0, 1), self.form.gram, alpha=-1).view_as(key_slope)
+        return along.mul_(key_slope).mul_((2 * terms.slope[:, None] * weight)[..., None])

@@ -140,10 +140,10 @@ class HostWritingKernel:
         weight = schedule.weight.contiguous()
         v, along_v = self._filled(seen.v), self._filled(ground.along[0].reshape(pages, n, -1))
         length = weight if seen.values.length is None else seen.values.length.contiguous()
-        k, bent, along_k = seen.k.contiguous(), seen.bent.contiguous(), ground.along[1].contiguous()
+        k, key_slope, along_k = seen.k.contiguous(), seen.key_slope.contiguous(), ground.along[1].contiguous()
         size = self.values * self.keys
         room = v.new_empty(2 * (self.wide + self.keys) * n + 2 * size + self.wide * (self.keys + 1))
-        given = (steps, w, b, v, k, bent, length, along_v, along_k, weight, out["W"], out["b"], room)
+        given = (steps, w, b, v, k, key_slope, length, along_v, along_k, weight, out["W"], out["b"], room)
         distances, limit = (torch.tensor(one) for one in (schedule.distances, schedule.limit.tolist()))
         pen = fill("bilinear_pen", **self._sizes(len(distances)), **self._addresses(distances, limit))
         self.run(ctypes.byref(pen), pages, n, *map(_address, given))

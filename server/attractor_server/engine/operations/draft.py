@@ -65,7 +65,7 @@ class Draft:
 
     def forget_old(self) -> Iterator[None]:
         """Delete what the memory had in these places, with stops."""
-        return dropped(self._keeper, self._id)
+        return delete_in_parts(self._keeper, self._id)
 
 
 def draft_of(loaded: ModelState, memory: MemoryRecord) -> Draft | None:
@@ -82,14 +82,14 @@ def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
             del left[-RELEASED:]
             for page in part:
                 if loaded.kept is not None:
-                    loaded.kept.changed(page)
+                    loaded.kept.invalidate(page)
             release(part)
             yield
     finally:
         release(left)
 
 
-def dropped(keeper: MemoryStore, draft: int) -> Iterator[None]:
+def delete_in_parts(keeper: MemoryStore, draft: int) -> Iterator[None]:
     """Deletes that memory, which nobody reaches, with a stop after each part. What fails is left for a later one."""
     pages, started_s = 1, time.perf_counter()
     try:

@@ -9,13 +9,13 @@ import torch
 
 from attractor_server.energy.eraser import erase as erase_by_training
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine.batch import PART_READS, MemoryBatch, ModelState, Results, Stops, joined
+from attractor_server.engine.batch import PART_READS, MemoryBatch, ModelState, Results, Stops, concatenate
 from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.draft import draft_of, release_by_and_by
-from attractor_server.engine.operations.persist import end_erase, erased_content, keep_erases
+from attractor_server.engine.operations.persist import describe_erase, end_erase, keep_erases
 from attractor_server.engine.operations.plans import ErasePlan, PageEdit, without
 from attractor_server.engine.operations.route import Cues, choose
-from attractor_server.engine.operations.store import adding, finite_rows, publish, rows_in
+from attractor_server.engine.operations.store import add_in_parts, finite_rows, publish, rows_in
 from attractor_server.engine.pages.pattern_cache import PatternCache
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
 from attractor_server.memories.outcomes import Erased, Floats, Outcome
@@ -44,7 +44,7 @@ def erase(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
         return
     for part in _parts(loaded, erasures):
         yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
-    outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _counted(one) for one in erasures}
+    outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _count_erase(one) for one in erasures}
     outcomes.update(keep_erases(loaded, erasures, outcomes))
     yield from outcomes.items()
 
@@ -155,7 +155,7 @@ def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
     changes = [change for one in erasures for change in one.changes.values()]
     if not changes:
         return
-    fast = yield from _changed(loaded, changes)
+    fast = yield from _compute_changes(loaded, changes)
     finite = dict(zip(changes, finite_rows(fast), strict=False))
     for one in erasures:
         if not all(finite[change] for change in one.changes.values()):
@@ -184,7 +184,7 @@ def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
             yield from _change_beside(loaded, erasure, part, new)
             if draft is not None:
                 made = {new[change.page]: change for change in part}
-                draft.add(erased_content(loaded.bank, erasure, made, memory.version + 1))
+                draft.add(describe_erase(loaded.bank, erasure, made, memory.version + 1))
             yield None
         outcome = Erased(memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages))
         if draft is not None:
@@ -216,7 +216,7 @@ def _change_beside(
     """
     for error in loaded.bank.bring([change.page for change in changes]).values():
         raise error
-    fast = yield from _changed(loaded, changes)
+    fast = yield from _compute_changes(loaded, changes)
     if not all(finite_rows(fast)[: len(changes)]):
         raise WriteDiverged(describe_divergence(erasure.job, "erasing"))
     for change in changes:
@@ -238,10 +238,10 @@ def _few(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[P
     yield part
 
 
-def _changed(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
+def _compute_changes(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
     """The pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
     fast = yield from _rewritten(loaded, changes)
-    return (yield from _erased(loaded, changes, fast))
+    return (yield from _run_eraser(loaded, changes, fast))
 
 
 def _rewritten(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
@@ -249,25 +249,30 @@ def _rewritten(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors
     rows = loaded.rows(len(changes))
     starts = [change.page if change.kept is None else Page() for change in changes]
     fast = loaded.fast(starts, rows)
-    kept = [_nothing(loaded) if change.kept is None else change.kept for change in changes]
+    kept = [_no_values(loaded) if change.kept is None else change.kept for change in changes]
     if not any(map(len, kept)):
         return fast
-    new = yield from adding(loaded, fast, kept, [0] * len(changes))
+    new = yield from add_in_parts(loaded, fast, kept, [0] * len(changes))
     anew = loaded.column([len(one) for one in kept], rows) > 0
     return {
         name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
     }
 
 
-def _erased(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> Stops[Tensors]:
+def _run_eraser(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> Stops[Tensors]:
     """The fast weights after the eraser, each (pages, *shape), with a stop after each few patterns of a page."""
     model = loaded.model
-    erased = [joined(change.erased) if change.erased and not change.empties else _nothing(loaded) for change in changes]
+    erased = [
+        concatenate(change.erased) if change.erased and not change.empties else _no_values(loaded) for change in changes
+    ]
     if not any(map(len, erased)):
         return fast
     grid = loaded.grid([len(one) for one in erased])
-    x = model.encode(loaded.given(grid.spread(joined(erased))))
-    present, stored = loaded.given(grid.present), loaded.column([change.before for change in changes], grid.shape[0])
+    x = model.encode(loaded.to_device(grid.spread(concatenate(erased))))
+    present, stored = (
+        loaded.to_device(grid.present),
+        loaded.column([change.before for change in changes], grid.shape[0]),
+    )
     for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
         fast = erase_by_training(model.network, model.parameters, fast, some, present=here, stored=stored)
         stored = stored - here.sum(1)
@@ -275,11 +280,11 @@ def _erased(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> S
     return fast
 
 
-def _nothing(loaded: ModelState) -> Floats:
+def _no_values(loaded: ModelState) -> Floats:
     return np.zeros((0, loaded.model.layout.size), np.float32)
 
 
-def _counted(erasure: ErasePlan) -> Erased:
+def _count_erase(erasure: ErasePlan) -> Erased:
     """Counts an erase whose pages have changed."""
     memory = erasure.job.memory
     memory.version += 1

@@ -16,7 +16,7 @@ ROWS = 16
 """Values that are compared in one call with patterns of a large page, at least"""
 
 
-def matches(kept: PatternCache, memory: MemoryRecord, layout: Layout, values: Floats) -> Stops[Matches]:
+def find_matches(kept: PatternCache, memory: MemoryRecord, layout: Layout, values: Floats) -> Stops[Matches]:
     """The nearest kept pattern to each of the values (n, d); an infinite distance where none is kept.
 
     With a stop after each page, and in pages with many patterns.
@@ -35,7 +35,7 @@ def matches(kept: PatternCache, memory: MemoryRecord, layout: Layout, values: Fl
             part = patterns.values[first : first + wide]
             step = max(1, AT_A_TIME // part.size)
             for start in range(0, len(values), step):
-                found = squared_distances(layout, values[start : start + step], part)
+                found = compute_distances(layout, values[start : start + step], part)
                 best = found.argmin(1)
                 least = found[np.arange(len(found)), best]
                 for row in np.flatnonzero(least < squares[start : start + step]).tolist():
@@ -46,7 +46,7 @@ def matches(kept: PatternCache, memory: MemoryRecord, layout: Layout, values: Fl
     return Matches(nearest, np.sqrt(squares).astype(np.float32), tuple(items))
 
 
-def squared_distances(
+def compute_distances(
     layout: Layout, values: Floats, others: Floats
 ) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
     """Between values (n, d) and others (m, d): (n, m). A character that differs counts 2."""

@@ -29,7 +29,7 @@ def merge_answers(job: Job, pieces: Sequence[tuple[Selection, Answer]], chosen: 
     recalled = [answer for _, answer in pieces if isinstance(answer, Recalled)]
     recognized = [answer for _, answer in pieces if isinstance(answer, Recognized)]
     order = np.argsort(places) if chosen is None else _decide(job, places, recalled, chosen)
-    return _merge_recalled(recalled, order) if recalled else _merge_recognized(recognized, order)
+    return _merge_recalls(recalled, order) if recalled else _merge_recognitions(recognized, order)
 
 
 def _decide(job: Job, places: Order, pieces: Sequence[Recalled], chosen: Routes) -> Order:
@@ -44,7 +44,7 @@ def _decide(job: Job, places: Order, pieces: Sequence[Recalled], chosen: Routes)
     return order[np.diff(places[order], prepend=-1) > 0]
 
 
-def _merge_recalled(pieces: Sequence[Recalled], order: Order) -> Recalled:
+def _merge_recalls(pieces: Sequence[Recalled], order: Order) -> Recalled:
     iterates = [one.iterates for one in pieces if one.iterates is not None]
     energies = [one.energies for one in pieces if one.energies is not None]
     return Recalled(
@@ -59,7 +59,7 @@ def _merge_recalled(pieces: Sequence[Recalled], order: Order) -> Recalled:
     )
 
 
-def _merge_recognized(pieces: Sequence[Recognized], order: Order) -> Recognized:
+def _merge_recognitions(pieces: Sequence[Recognized], order: Order) -> Recognized:
     probability = [one.probability for one in pieces if one.probability is not None]
     return Recognized(
         energy=_pick([one.energy for one in pieces], order),

@@ -35,7 +35,7 @@ def keep_stores(loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mappi
     if loaded.keeper is None or loaded.kept is None or not kept:
         return
     for page in {part.page for one in kept for part in one.parts}:
-        loaded.kept.changed(page)
+        loaded.kept.invalidate(page)
     changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one, drafts.get(one)))
     failed |= _commit(loaded.keeper, {one: change for one, change in changes.items() if one not in drafts})
     for one in (one for one in drafts if one in changes):
@@ -46,7 +46,7 @@ def keep_stores(loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mappi
     for one in kept:
         if one in failed:
             one.outcomes |= dict.fromkeys(one.jobs, failed[one])
-            lose(loaded.bank, one.memory)
+            invalidate(loaded.bank, one.memory)
             one.take_back()
         else:
             one.memory.forgot(len(changes[one].departed))
@@ -60,7 +60,7 @@ def keep_erases(
     if loaded.keeper is None or loaded.kept is None or not kept:
         return {}
     for page in {page for one in kept for page in one.changes}:
-        loaded.kept.changed(page)
+        loaded.kept.invalidate(page)
     changes, failed = _changes(kept, lambda one: _by_erase(loaded.bank, one, outcomes[one.job]))
     failed |= _commit(loaded.keeper, changes)
     for one in failed:
@@ -71,7 +71,7 @@ def keep_erases(
         except Exception as error:
             failed = dict.fromkeys(kept, _failure(error, len(kept))) | failed
     for one in failed:
-        lose(loaded.bank, one.job.memory)
+        invalidate(loaded.bank, one.job.memory)
     return {one.job: failure for one, failure in failed.items()}
 
 
@@ -81,11 +81,11 @@ def end_erase(loaded: ModelState, draft: Draft, job: Job, outcome: Erased) -> No
     Raises:
         Exception: that failed, and its memory is as the store has it.
     """
-    told = told_of([(job, outcome)])
+    told = list_acks([(job, outcome)])
     try:
         draft.end(Change(memory=job.memory.id, version=outcome.version, patterns=outcome.patterns, told=told))
     except Exception:
-        lose(loaded.bank, job.memory)
+        invalidate(loaded.bank, job.memory)
         raise
 
 
@@ -134,7 +134,7 @@ def _failure(error: Exception, memories: int) -> ServerError:
     return error if isinstance(error, ServerError) else log_fault(error, "commit", memories)
 
 
-def lose(bank: Bank, memory: MemoryRecord) -> None:
+def invalidate(bank: Bank, memory: MemoryRecord) -> None:
     """Forgets what is at hand of a memory: it comes from the store when it is next needed."""
     for page in memory.pages:
         bank.release(page)
@@ -158,7 +158,7 @@ def _by_stores(bank: Bank, filling: StorePlan, draft: Draft | None) -> Change:
     return replace(
         content,
         dropped=[page.number for page in filling.dropped],
-        told=told_of((job, filling.outcomes[job]) for job in filling.jobs),
+        told=list_acks((job, filling.outcomes[job]) for job in filling.jobs),
         departed=tuple(memory.departed or ()),
     )
 
@@ -189,11 +189,11 @@ def _content(bank: Bank, filling: StorePlan, parts: Sequence[PagePart]) -> Chang
 
 def _by_erase(bank: Bank, erasure: ErasePlan, outcome: Outcome | ServerError) -> Change:
     """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with."""
-    content = erased_content(bank, erasure, erasure.changes, erasure.job.memory.version)
-    return replace(content, emptied=list(content.pages), told=told_of([(erasure.job, outcome)]))
+    content = describe_erase(bank, erasure, erasure.changes, erasure.job.memory.version)
+    return replace(content, emptied=list(content.pages), told=list_acks([(erasure.job, outcome)]))
 
 
-def erased_content(bank: Bank, erasure: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
+def describe_erase(bank: Bank, erasure: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
     """What an erase leaves in pages, of which the bank has the new weights.
 
     These are kept, too, unless it is the page to be filled, and follows from its patterns.
@@ -217,7 +217,7 @@ def erased_content(bank: Bank, erasure: ErasePlan, changes: Mapping[Page, PageCh
     )
 
 
-def told_of(answered: Iterable[tuple[Job, object]]) -> Sequence[WriteAck]:
+def list_acks(answered: Iterable[tuple[Job, object]]) -> Sequence[WriteAck]:
     """The answers to what is counted."""
     return [
         WriteAck(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attractor_server.engine.batch import MemoryBatch, joined
+from attractor_server.engine.batch import MemoryBatch, concatenate
 from attractor_server.errors import MemoryFull, ServerError
 from attractor_server.memories.outcomes import Booleans, Floats, Stored
 from attractor_server.memories.page import Page
@@ -97,7 +97,7 @@ class StorePlan:
     def _writes(self) -> Iterator["PageWrite"]:
         last = self.memory.pages[-1] if self.memory.pages else None
         for page in (page for page in self._pages[-len(self._given) :] if page in self._given):
-            yield PageWrite(self, page, joined(self._given[page]), new=page is not last)
+            yield PageWrite(self, page, concatenate(self._given[page]), new=page is not last)
 
 
 @dataclass(eq=False)
@@ -207,14 +207,14 @@ class ErasePlan:
 def without(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
     """Which of the kept patterns are not erased, one for one; and those erased that are not among them."""
     stays, found = np.ones(len(kept), np.bool_), np.zeros(len(erased), np.bool_)
-    for row in _resembling(kept, erased):
+    for row in _match_rows(kept, erased):
         same = np.flatnonzero(_same(kept, erased[row]) & stays)
         found[row] = bool(len(same))
         stays[same[:1]] = False
     return stays, erased[~found]
 
 
-def _resembling(kept: Floats, erased: Floats) -> Iterator[int]:
+def _match_rows(kept: Floats, erased: Floats) -> Iterator[int]:
     """Rows of the erased patterns that are the same as some kept one in a few of their values."""
     some = np.linspace(0, kept.shape[1] - 1, min(GLANCE, kept.shape[1])).astype(np.int64)
     few, at_a_time = kept[:, some], max(1, AT_A_TIME // (len(kept) * len(some) + 1))

@@ -18,15 +18,15 @@ from attractor_server.engine.batch import (
     PaddedBatch,
     Results,
     Stops,
-    at_once,
     bucket,
     chunks,
-    joined,
+    concatenate,
+    run_to_end,
 )
 from attractor_server.engine.bisection import by_halves
-from attractor_server.engine.operations.matching import matches
+from attractor_server.engine.operations.matching import find_matches
 from attractor_server.engine.operations.merge import Answer, merge_answers
-from attractor_server.engine.operations.route import ALL, PageQuery, Selection, asked_of
+from attractor_server.engine.operations.route import ALL, PageQuery, Selection, route_cues
 from attractor_server.errors import NotKept, ReadDiverged, ServerError
 from attractor_server.memories.outcomes import Booleans, Floats, Integers, Outcome, Recalled, Recognized
 from attractor_server.memories.page import Page
@@ -41,28 +41,28 @@ def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
 
     Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
     """
-    limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
-    for answered in _answered(loaded, lanes, _recalled, limit=limit, contests=True):
+    limit = loaded.limit_reads(job for lane in lanes for job in lane.jobs)
+    for answered in _run_program(loaded, lanes, _read, limit=limit, contests=True):
         if answered is None:
             yield None
             continue
         job, outcome = answered
         if job.match and isinstance(outcome, Recalled):
-            outcome = yield from _matched(loaded, job, outcome)
+            outcome = yield from _add_matches(loaded, job, outcome)
         yield job, outcome
 
 
 def recognize(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
     """How familiar patterns are to the pages that know them best."""
-    limit = loaded.reading_limit(job for lane in lanes for job in lane.jobs)
-    return _answered(loaded, lanes, _recognized, limit=limit, contests=False)
+    limit = loaded.limit_reads(job for lane in lanes for job in lane.jobs)
+    return _run_program(loaded, lanes, _recognize, limit=limit, contests=False)
 
 
-def _matched(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
+def _add_matches(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
     if loaded.kept is None:
         return NotKept("match: this server keeps no patterns: start it without `--durable no`")
     try:
-        searching = matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
+        searching = find_matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
         found = yield from loaded.kept.aside.make(job, searching) if job.cut else searching
         return replace(recalled, matches=found)
     except ServerError as error:
@@ -71,7 +71,7 @@ def _matched(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome 
         return log_fault(error, "match", 1)
 
 
-def _answered(
+def _run_program(
     loaded: ModelState,
     lanes: Sequence[MemoryBatch],
     program: Callable[[ModelState, Sequence[PageQuery]], Answers],
@@ -80,11 +80,11 @@ def _answered(
     contests: bool,
 ) -> Results:
     """Answers of a program to at most `limit` pages at a time, with stops between."""
-    asked = yield from asked_of(loaded, lanes, contests=contests)
+    asked = yield from route_cues(loaded, lanes, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
     for part in _parts_of(asked.rows, limit) if lanes[0].cut else chunks(asked.rows, _size, limit):
-        for job, some, answer in _guarded(loaded, part, program):
+        for job, some, answer in _run_guarded(loaded, part, program):
             if some is ALL:
                 yield job, answer
             else:
@@ -123,7 +123,7 @@ def _cut(rows: Iterable[PageQuery]) -> Iterator[PageQuery]:
                 yield replace(row, parts=[(job, piece, len(piece))], size=len(piece))
 
 
-def _guarded(
+def _run_guarded(
     loaded: ModelState, rows: Sequence[PageQuery], program: Callable[[ModelState, Sequence[PageQuery]], Answers]
 ) -> Answers:
     """Rows that fail do so alone."""
@@ -138,23 +138,23 @@ def _guarded(
     def fail(part: Sequence[PageQuery], error: Exception) -> None:
         failed.update(dict.fromkeys([row.page for row in part], log_fault(error, "reading", len(part))))
 
-    at_once(by_halves(rows, work, fail))
+    run_to_end(by_halves(rows, work, fail))
     yield from answers
     yield from ((job, some, failed[row.page]) for row in rows if row.page in failed for job, some, _ in row.parts)
 
 
-def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
+def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     model, first, own = loaded.model, rows[0].parts[0][0], [row.page for row in rows]
-    lent = None if first.pull or first.trajectory else loaded.lent
+    lent = None if first.pull or first.trajectory else loaded.in_place_tensors
     # The cues, and what is known of them
     grid = PaddedBatch([row.size for row in rows], rows=loaded.rows(len(rows)) if lent is None else len(rows))
     x, given, known = _encode(loaded, rows, grid), None, None
     hold: Hold | None = None
     pull: Pull | None = None
     if any(job.known is not None for row in rows for job, _, _ in row.parts):
-        given = _values(rows)
-        known = _known(rows, given)
-        clamped = loaded.given(grid.spread(given)), loaded.given(grid.spread(known))
+        given = _gather_values(rows)
+        known = _gather_known(rows, given)
+        clamped = loaded.to_device(grid.spread(given)), loaded.to_device(grid.spread(known))
         if first.pull:
             pull = model.pull(*clamped)
         else:
@@ -169,15 +169,15 @@ def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
         )
     # The answers, in user units and cut by job
     held = None if first.pull else known
-    values = _held(given, held, grid.collect(model.decode(reading.pattern)))
+    values = _put_back(given, held, grid.collect(model.decode(reading.pattern)))
     before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))
     iterates = energies = None
     if reading.iterates is not None and reading.energies is not None:
-        iterates = _held(given, held, grid.collect(model.decode(reading.iterates), 1))
+        iterates = _put_back(given, held, grid.collect(model.decode(reading.iterates), 1))
         energies = grid.collect(reading.energies, 1)
     finite = np.isfinite(values).all(1) & np.isfinite(after)
     fine = bool(finite.all())
-    for job, some, part, pages in _parts(rows):
+    for job, some, part, pages in _locate_parts(rows):
         recalled = Recalled(
             values=values[part],
             energy_before=before[part],
@@ -191,9 +191,9 @@ def _recalled(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
         yield job, some, recalled if fine or finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
 
 
-def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
+def _recognize(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
-    model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.lent
+    model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.in_place_tensors
     x, own = _encode(loaded, rows, grid), [row.page for row in rows]
     if lent is not None:
         energies, gaps = compute.recognize_in_place(model, lent, loaded.bank.locate(own), x)
@@ -207,7 +207,7 @@ def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
         with np.errstate(over="ignore"):  # exp may be infinite: then the probability is 0
             probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
     finite = np.isfinite(energy)
-    for job, some, part, pages in _parts(rows):
+    for job, some, part, pages in _locate_parts(rows):
         recognized = Recognized(
             energy=energy[part],
             delta_energy=delta[part],
@@ -217,33 +217,33 @@ def _recognized(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
         yield job, some, recognized if finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
 
 
-def _values(rows: Sequence[PageQuery]) -> Floats:
+def _gather_values(rows: Sequence[PageQuery]) -> Floats:
     """(patterns, d) of all parts, row after row."""
-    return joined([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
+    return concatenate([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
 
 
 def _encode(loaded: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) -> Tensor:
     """Bring the cues of all parts into network units, (rows, width, entries): those that were routed are so already."""
     if any(row.routes is None for row in rows):
-        return loaded.model.encode(loaded.given(grid.spread(_values(rows))))
+        return loaded.model.encode(loaded.to_device(grid.spread(_gather_values(rows))))
     parts = [(row.routes[job].x, some) for row in rows if row.routes is not None for job, some, _ in row.parts]
     cues = [x if isinstance(some, slice) else x[torch.from_numpy(some)] for x, some in parts]
     return grid.spread_tensor(cues[0] if len(cues) == 1 else torch.cat(cues))
 
 
-def _known(rows: Sequence[PageQuery], given: Floats) -> Booleans:
+def _gather_known(rows: Sequence[PageQuery], given: Floats) -> Booleans:
     """Entries that are known, (patterns, d), like the values that are given."""
     parts = [part for row in rows for part in row.parts]
     nothing = np.zeros(given.shape, np.bool_)
-    return joined([nothing[:count] if job.known is None else job.known[some] for job, some, count in parts])
+    return concatenate([nothing[:count] if job.known is None else job.known[some] for job, some, count in parts])
 
 
-def _held(given: Floats | None, known: Booleans | None, values: Floats) -> Floats:  # (…, n, d)
+def _put_back(given: Floats | None, known: Booleans | None, values: Floats) -> Floats:  # (…, n, d)
     """Put back those values that are held, exactly: the way to network units and back may round."""
     return values if given is None or known is None else np.where(known, given, values)
 
 
-def _parts(rows: Sequence[PageQuery]) -> Iterator[tuple[Job, Selection, slice, Integers | None]]:
+def _locate_parts(rows: Sequence[PageQuery]) -> Iterator[tuple[Job, Selection, slice, Integers | None]]:
     """Each part, where it is among the patterns of all, and the number of its page; None where that is 0."""
     parts = [(job, some, count, row.number) for row in rows for job, some, count in row.parts]
     ends = accumulate(count for _, _, count, _ in parts)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeAlias
 
-from attractor_server.engine.batch import ModelState, joined
-from attractor_server.engine.operations.draft import PART_S, dropped
-from attractor_server.engine.operations.store import finite_rows, rows_in, written
+from attractor_server.engine.batch import ModelState, concatenate
+from attractor_server.engine.operations.draft import PART_S, delete_in_parts
+from attractor_server.engine.operations.store import finite_rows, rows_in, write_anew
 from attractor_server.engine.pages.page_images import images_of
 from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, WriteDiverged
 from attractor_server.memories.memory import MemoryRecord, found
@@ -60,7 +60,7 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
         change = Change(memory=stored.id, version=new.version, patterns=stored.patterns, remade=remade, call=call)
         keeper.end_rebuild(draft, change)
     except Exception:
-        yield from dropped(keeper, draft)
+        yield from delete_in_parts(keeper, draft)
         raise
     return Done(new.version, new.patterns), draft
 
@@ -98,11 +98,11 @@ def _contents(keeper: MemoryStore, stored: StoredMemory, size: int) -> Iterator[
         items += [item for entry in entries for item in entry.items or [NOTHING] * len(entry.values)]
         held += row.patterns
         while held >= size:
-            whole = joined(values)
+            whole = concatenate(values)
             yield whole[:size], items[:size]
             values, items, held = [whole[size:]], items[size:], held - size
     if held:
-        yield joined(values), items
+        yield concatenate(values), items
 
 
 def _check_room(new: StoredMemory) -> None:
@@ -145,7 +145,7 @@ def _change(target: ModelState, new: StoredMemory, pages: Sequence[Page], conten
 
 
 def _write(target: ModelState, new: StoredMemory, pages: Sequence[Page], values: Sequence[Floats]) -> None:
-    fast = written(target, [Page() for _ in pages], values, [0] * len(pages))
+    fast = write_anew(target, [Page() for _ in pages], values, [0] * len(pages))
     if not all(finite_rows(fast)[: len(pages)]):
         raise WriteDiverged(
             f"the writing loop on memory {new.name!r} left finite numbers and changed nothing: its patterns are far "

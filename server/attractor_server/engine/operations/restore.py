@@ -7,9 +7,9 @@ from itertools import groupby
 from operator import attrgetter
 
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.engine.batch import MemoryBatch, ModelState, at_once, chunks, joined, lanes_of
+from attractor_server.engine.batch import MemoryBatch, ModelState, chunks, concatenate, group_by_memory, run_to_end
 from attractor_server.engine.bisection import by_halves
-from attractor_server.engine.operations.store import added, finite_rows, publish, rows_in, written
+from attractor_server.engine.operations.store import add_patterns, finite_rows, publish, rows_in, write_anew
 from attractor_server.errors import NumberReused, ServerError, StoreDamaged, StoreFailed
 from attractor_server.memories.ledger import StoredAcks, look_back
 from attractor_server.memories.memory import MemoryRecord, become, found
@@ -42,14 +42,14 @@ class _Replay:
     """The page keeps its patterns at hand: there may be more to come"""
 
 
-def restored(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
     """Brings the memories of these jobs back; the jobs whose memories did not come, each with the cause.
 
     With them the repeats of what the store has, whose first answer was lost with a connection to it.
     """
     settled: dict[Job, Outcome | ServerError] = {}
     coming: dict[MemoryBatch, _Coming] = {}
-    for lane in lanes_of(jobs):
+    for lane in group_by_memory(jobs):
         try:
             assert loaded.keeper is not None
             coming[lane] = _read(loaded, loaded.keeper, lane.memory)
@@ -57,7 +57,7 @@ def restored(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | 
             settled |= dict.fromkeys(lane.jobs, error)
         except Exception as error:
             settled |= dict.fromkeys(lane.jobs, log_fault(error, "restoring", 1))
-    failed = _written_anew(loaded, [one for memory in coming.values() for one in memory.replays])
+    failed = _write_anew(loaded, [one for memory in coming.values() for one in memory.replays])
     for lane, one in coming.items():
         if (cause := next((failed[replay] for replay in one.replays if replay in failed), None)) is not None:
             for page in one.pages:
@@ -77,7 +77,7 @@ def replay(loaded: ModelState, memory: MemoryRecord, page: Page, stored: StoredP
     Raises:
         ServerError: they cannot be written.
     """
-    for error in _written_anew(loaded, [_replay_of(memory, page, stored)]).values():
+    for error in _write_anew(loaded, [_replay_of(memory, page, stored)]).values():
         raise error
 
 
@@ -141,7 +141,7 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
 
 def _replay_of(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Replay:
     """A rewritten page is written with all its entries at once, others in the groups in which they were written."""
-    values = joined([entry.values for entry in stored.entries])
+    values = concatenate([entry.values for entry in stored.entries])
     if memory.settings.write == "rewrite" and stored.image is None:
         page.patterns = 0
         return _Replay(memory, page, [values], keeps=not memory.settings.seals(len(values)))
@@ -157,7 +157,7 @@ def _anew(loaded: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tenso
     """
     fast, before = loaded.fast([Page()], 1), 0
     for values in _replay_of(memory, Page(), stored).groups:
-        fast = added(loaded, fast, [values], [before])
+        fast = add_patterns(loaded, fast, [values], [before])
         before += len(values)
     if not all(finite_rows(fast)):
         raise _not_finite(memory)
@@ -170,10 +170,10 @@ def _not_finite(memory: MemoryRecord) -> StoreDamaged:
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
     for _, together in groupby(entries, key=attrgetter("written")):
-        yield joined([entry.values for entry in together])
+        yield concatenate([entry.values for entry in together])
 
 
-def _written_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
+def _write_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
     """Writes these pages side by side; those that could not be written, each with the cause."""
     failed: dict[_Replay, ServerError] = {}
 
@@ -183,7 +183,7 @@ def _written_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Re
     for turn in range(max((len(one.groups) for one in replays), default=0)):
         ready = [one for one in replays if turn < len(one.groups) and one not in failed]
         for part in chunks(ready, partial(_size, turn=turn), loaded.limit):
-            at_once(by_halves(part, lambda some: failed.update(_write(loaded, some, turn)), fail))  # noqa: B023 - here
+            run_to_end(by_halves(part, lambda some: failed.update(_write(loaded, some, turn)), fail))  # noqa: B023 - here
     return failed
 
 
@@ -198,7 +198,7 @@ def _write(loaded: ModelState, replays: Sequence[_Replay], turn: int) -> Mapping
     rows = [row for row, page in enumerate(pages) if page not in away]
     if not rows:
         return failed
-    fast = written(
+    fast = write_anew(
         loaded, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
     )
     finite = [at for at, ok in enumerate(finite_rows(fast)[: len(rows)]) if ok]

@@ -76,7 +76,7 @@ class Routes:
         """Of some of the cues."""
         return Routes(self.x[some], self.page[some], self.rival[some], self.lead[some], self.contested[some])
 
-    def settled(self) -> "Routes":
+    def settle(self) -> "Routes":
         """The same without contests."""
         return replace(self, contested=np.zeros_like(self.contested))
 
@@ -93,7 +93,7 @@ class RoutedBatch:
     """Those whose pages did not come"""
 
 
-def asked_of(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
+def route_cues(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
     """Rows of the pages that answer, and with `contests` of those that might.
 
     A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
@@ -109,7 +109,7 @@ def asked_of(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bool
             failed |= dict.fromkeys(lane.jobs, chosen)
             continue
         by_job = {
-            job: part if contests and (job.known is None or job.pull) else part.settled()
+            job: part if contests and (job.known is None or job.pull) else part.settle()
             for job, part in zip(lane.jobs, _split(lane, chosen), strict=True)
         }
         rows += _rows(lane, by_job)
@@ -167,7 +167,7 @@ def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Sel
 def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
     """Of cues whose numbers have the same bucket."""
     grid = loaded.grid([len(one.values) for one in cues])
-    x = loaded.model.encode(loaded.given(grid.spread(np.concatenate([one.values for one in cues]))))
+    x = loaded.model.encode(loaded.to_device(grid.spread(np.concatenate([one.values for one in cues]))))
     energies, found = yield from _energies(loaded, cues, x, cut=cut)
     row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
@@ -202,7 +202,7 @@ def _energies(
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), x.shape[1], device=x.device)
     failed: dict[Cues, Routes | ServerError] = {}
-    lent, limit = loaded.lent, loaded.reading_limit(())
+    lent, limit = loaded.in_place_tensors, loaded.limit_reads(())
     if cut:
         limit = min(limit, max(1, PART_LOOKS // x.shape[1]))
     for start in range(0, len(asked), limit):

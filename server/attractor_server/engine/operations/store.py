@@ -15,9 +15,9 @@ from attractor_server.engine.batch import (
     PaddedBatch,
     Results,
     Stops,
-    at_once,
     chunks,
-    joined,
+    concatenate,
+    run_to_end,
 )
 from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.draft import Draft, draft_of
@@ -152,7 +152,7 @@ def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
     values = [_with_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
     starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
-    fast = yield from adding(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
+    fast = yield from add_in_parts(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
     rows = [row for row, ok in enumerate(finite_rows(fast)[: len(writes)]) if ok]
     failed = publish(loaded, [writes[row].page for row in rows], rows_in(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
@@ -167,25 +167,25 @@ def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
 
 
 def _with_kept(write: PageWrite) -> Floats:
-    return write.values if write.page.kept is None else joined([write.page.kept, write.values])
+    return write.values if write.page.kept is None else concatenate([write.page.kept, write.values])
 
 
-def written(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def write_anew(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """The fast weights of the pages `starts`, which hold so many patterns, after writing the values (n, d) in each.
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
     """
-    return added(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
+    return add_patterns(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
 
 
-def added(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def add_patterns(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """The same for pages whose fast weights these are, each (rows, *shape); rows beyond the pages are padding."""
-    return at_once(adding(loaded, fast, values, before))
+    return run_to_end(add_in_parts(loaded, fast, values, before))
 
 
-def adding(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
+def add_in_parts(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
     """The same, with a stop after each writing loop."""
-    size = loaded.model.together
+    size = loaded.model.write_chunk
     for start in range(0, max(map(len, values)), size):
         parts = [one[start : start + size] for one in values]
         rows = [row for row, part in enumerate(parts) if len(part)]
@@ -207,6 +207,6 @@ def _chunk_written(loaded: ModelState, fast: Tensors, values: Sequence[Floats], 
     """The same for values that go through the loop together; rows of `fast` beyond them are padding."""
     rows = len(next(iter(fast.values())))
     grid = PaddedBatch([len(one) for one in values], rows=rows)
-    x = loaded.model.encode(loaded.given(grid.spread(joined(values))))
-    present: Tensor = loaded.given(grid.present)
+    x = loaded.model.encode(loaded.to_device(grid.spread(concatenate(values))))
+    present: Tensor = loaded.to_device(grid.present)
     return compute.write_pages(loaded.model, fast, x, present=present, stored=loaded.column(before, rows))

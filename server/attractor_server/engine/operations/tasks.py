@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias, assert_never
 
 from attractor_server.engine.batch import ModelState
-from attractor_server.engine.operations.draft import dropped
+from attractor_server.engine.operations.draft import delete_in_parts
 from attractor_server.engine.operations.rebuild import rebuilt
 from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
 from attractor_server.memories.memory import MemoryRecord, become, found
@@ -46,7 +46,7 @@ class TaskRunner:
             return TaskDone(end.value)
         except ServerError as error:
             if isinstance(error, StoreFailed):  # a commit whose answer was lost may have been made
-                lose(keeper, loaded, job.memory)
+                invalidate(keeper, loaded, job.memory)
             return error
         except Exception as error:
             return log_fault(error, "a task", 1)
@@ -54,31 +54,31 @@ class TaskRunner:
         return Unfinished()
 
 
-def lose(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord) -> None:
+def invalidate(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord) -> None:
     """Forgets what is at hand of the memory: it is what the store has, and comes from there when it is next needed."""
     release(memory.pages)
     memory.at_hand = False
     with suppress(ServerError):
-        _become(loaded, memory, found(keeper, memory))
+        _reload(loaded, memory, found(keeper, memory))
 
 
 def _steps(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
     """Does the job's task, with stops if it takes long; what comes of it at the end."""
     if job.call is not None and (first := keeper.done(job.call)) is not None:
-        return _repeated(keeper, loaded, job, first)
+        return _repeat_answer(keeper, loaded, job, first)
     if isinstance(job.task, Rebuild):
         return (yield from _rebuild(keeper, loaded, job, job.task))
-    return _done(keeper, loaded, job)
+    return _do_task(keeper, loaded, job)
 
 
 def _rebuild(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, task: Rebuild) -> Steps:
     done, old = yield from rebuilt(keeper, loaded[task.model_digest], job.memory, task, job.call)
-    made = _renewed(keeper, loaded, job.memory, done)
-    yield from dropped(keeper, old)
+    made = _refresh(keeper, loaded, job.memory, done)
+    yield from delete_in_parts(keeper, old)
     return made
 
 
-def _done(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Made:
+def _do_task(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Made:
     memory, call = job.memory, job.call
     assert job.task is not None
     match job.task:
@@ -97,7 +97,7 @@ def _done(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Ma
             assert_never(job.task)
 
 
-def _repeated(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, first: Done) -> Made:
+def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, first: Done) -> Made:
     """The first answer, as far as it is known: what was made then may be another by now, or gone."""
     memory = job.memory
     match job.task:
@@ -110,19 +110,19 @@ def _repeated(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, f
         case ForgetSnapshot():
             return None
         case _:
-            return _renewed(keeper, loaded, memory, first)
+            return _refresh(keeper, loaded, memory, first)
 
 
-def _renewed(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
+def _refresh(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
     """The memory as the store has it, and its record with it, with what a call made of it then."""
     stored = found(keeper, memory)
     if stored.version != memory.version:
-        lose(keeper, loaded, memory)
-        _become(loaded, memory, stored)
+        invalidate(keeper, loaded, memory)
+        _reload(loaded, memory, stored)
     return replace(stored, model=memory.model, version=done.version, patterns=done.patterns)
 
 
-def _become(loaded: Mapping[str, ModelState], memory: MemoryRecord, stored: StoredMemory) -> None:
+def _reload(loaded: Mapping[str, ModelState], memory: MemoryRecord, stored: StoredMemory) -> None:
     become(memory, stored)
     if (new := loaded.get(memory.model_digest)) is not None:
         memory.model = new.model.name  # by which it is served now, whatever it was called before
@@ -150,4 +150,4 @@ def _restore(
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
             "this server does not have: put its file in the folder of --models and start again"
         )
-    return _renewed(keeper, loaded, memory, keeper.restore(memory.id, tag, call=call))
+    return _refresh(keeper, loaded, memory, keeper.restore(memory.id, tag, call=call))

@@ -41,7 +41,7 @@ class Bank:
     """Fast weights of as many pages as its limit has room for; those used least recently leave for the store.
 
     Allocated once. Owns its tensors and hands out copies, as float32 whatever the precision they are kept in; what it
-    keeps as float32 can be `lent`.
+    keeps as float32 can be read in place as `tensors`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Bank:
         return self._stack.column([page.place for page in pages])
 
     @property
-    def lent(self) -> dict[str, Tensor] | None:
+    def tensors(self) -> dict[str, Tensor] | None:
         """The tensors, each (places, *shape), to be read until the next call; None where no kernel could read them."""
         return self._stack.tensors if isinstance(self._form, Float32) else None
 
@@ -197,7 +197,7 @@ class Bank:
 
     def _save(self, pages: Sequence[Page]) -> ServerError | None:
         """Has the store keep these, fetched from the device together; why it stopped before the last one."""
-        images = self._stack.leaving([page.place for page in pages]) if pages else ()
+        images = self._stack.fetch([page.place for page in pages]) if pages else ()
         for page, image in zip(pages, images, strict=True):
             try:
                 self._store.save(page.id, image, page.kept)
@@ -217,7 +217,7 @@ class Bank:
         """Fills free places from the store; the pages that could not be read, each with the cause."""
         failed: dict[Page, ServerError] = {}
         places = self._free[len(self._free) - len(pages) :][::-1]
-        images, land = self._stack.arriving(places)
+        images, land = self._stack.receive(places)
         kept = list[Floats | None]()
         for page, image in zip(pages, images, strict=True):
             try:

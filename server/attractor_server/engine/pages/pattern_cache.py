@@ -69,7 +69,7 @@ class PatternCache:
                 self._bytes -= self._at_hand.popitem(last=False)[1].nbytes
         return found
 
-    def changed(self, page: Page) -> None:
+    def invalidate(self, page: Page) -> None:
         """The page holds something else from now on."""
         with self._lock:
             if (old := self._at_hand.pop(page.id, None)) is not None:

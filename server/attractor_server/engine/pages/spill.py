@@ -70,7 +70,7 @@ class SpillTier:
             return self._below.load(page, image)
         stored = self._keeper.page(place.memory, place.number)
         fast = place.anew(stored) if stored.image is None and stored.entries else self._weights(place, stored)
-        for part, packed in zip(image, self._packed(fast), strict=True):
+        for part, packed in zip(image, self._pack(fast), strict=True):
             part[:] = packed
         return None
 
@@ -94,7 +94,7 @@ class SpillTier:
             for (name, tensor), part in zip(self._initial.items(), parts, strict=True)
         }
 
-    def _packed(self, fast: Tensors) -> Sequence[memoryview]:
+    def _pack(self, fast: Tensors) -> Sequence[memoryview]:
         """Weights as the bank keeps them: the memory of each tensor, in the order of names."""
         packed = sorted(self._form.pack(fast).items())
         return [tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for _, tensor in packed]

@@ -71,11 +71,11 @@ class PageFile:
         length = sum(part.nbytes for part in (header, *content))
         extent = self._room(page, length)
         try:
-            written = os.pwritev(self._opened(), [header, *content], extent.start * self._record_bytes)
+            written = os.pwritev(self._open_file(), [header, *content], extent.start * self._record_bytes)
         except OSError as error:
-            raise self._failed(page, str(error)) from error
+            raise self._report_failure(page, str(error)) from error
         if written < length:
-            raise self._failed(page, f"it took {written} of {length} bytes")
+            raise self._report_failure(page, f"it took {written} of {length} bytes")
 
     def load(self, page: int, image: Sequence[memoryview]) -> Floats | None:
         """Fills `image` with the weights as they were saved; the patterns.
@@ -90,11 +90,13 @@ class PageFile:
         seen, rows, columns, checksum = _HEADER.unpack(header)
         room = extent.records * self._record_bytes - read
         if seen != page or min(rows, columns) < 0 or rows * columns * _VALUE_BYTES > room:
-            raise self._damaged(page, extent, f"its header names page {seen} with {rows} × {columns} values")
+            raise self._report_damage(page, extent, f"its header names page {seen} with {rows} × {columns} values")
         patterns = np.empty((rows, columns), np.float32)
         self._read(page, [_bytes_of(patterns)], start + read)
         if (found := _checksum(page, rows, columns, [*image, _bytes_of(patterns)])) != checksum:
-            raise self._damaged(page, extent, f"its content has checksum {found:08x}, its header says {checksum:08x}")
+            raise self._report_damage(
+                page, extent, f"its content has checksum {found:08x}, its header says {checksum:08x}"
+            )
         return patterns if columns else None
 
     def drop(self, page: int) -> None:
@@ -103,7 +105,7 @@ class PageFile:
             return
         self._free[extent.records].append(extent.start)
         try:
-            os.pwrite(self._opened(), bytes(extent.used_bytes), extent.start * self._record_bytes)
+            os.pwrite(self._open_file(), bytes(extent.used_bytes), extent.start * self._record_bytes)
         except OSError as error:
             logger.warning("what was deleted could not be overwritten in %s: %s", self, error)
 
@@ -121,7 +123,7 @@ class PageFile:
     def __str__(self) -> str:
         return "the page file, which has no name," if self._path is None else f"page file {self._path}"
 
-    def _opened(self) -> int:
+    def _open_file(self) -> int:
         """The file, made when it is first needed."""
         if self._file is None:
             if self._path is None:
@@ -131,7 +133,7 @@ class PageFile:
                 make_folder(self._path.parent)
                 self._path.unlink(missing_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            self._closing = weakref.finalize(self, _closed, self._file, self._path)
+            self._closing = weakref.finalize(self, _report_closed, self._file, self._path)
         return self._file
 
     def _room(self, page: int, length: int) -> _Extent:
@@ -156,17 +158,17 @@ class PageFile:
         """Fills the parts from there on; the bytes read."""
         length = sum(part.nbytes for part in parts)
         try:
-            read = os.preadv(self._opened(), list(parts), start)
+            read = os.preadv(self._open_file(), list(parts), start)
         except OSError as error:
             raise StoreFailed(
                 f"page {page} cannot be read from {self}: {error}",
                 told=f"page {page} cannot be read from the page file; try again in a moment",
             ) from error
         if read < length:
-            raise self._damaged(page, self._extents[page], f"it ends {length - read} bytes early")
+            raise self._report_damage(page, self._extents[page], f"it ends {length - read} bytes early")
         return read
 
-    def _failed(self, page: int, cause: str) -> StoreFailed:
+    def _report_failure(self, page: int, cause: str) -> StoreFailed:
         """What to raise. The page's records are free, to be tried again after those that the disk has taken before."""
         extent = self._extents.pop(page)
         self._free[extent.records].insert(0, extent.start)
@@ -175,7 +177,7 @@ class PageFile:
             told=f"page {page} could not leave the bank: the disk of the page file did not take it",
         )
 
-    def _damaged(self, page: int, extent: _Extent, how: str) -> StoreDamaged:
+    def _report_damage(self, page: int, extent: _Extent, how: str) -> StoreDamaged:
         at = f"at byte {extent.start * self._record_bytes}: {how}"
         return StoreDamaged(
             f"page {page} is damaged, in {self} {at}", told=f"page {page} is damaged, in the page file {at}"
@@ -194,7 +196,7 @@ def _bytes_of(patterns: Floats) -> memoryview:
     return patterns.reshape(-1).view(np.uint8).data
 
 
-def _closed(file: int, path: Path | None) -> None:
+def _report_closed(file: int, path: Path | None) -> None:
     os.close(file)
     if path is not None:
         path.unlink(missing_ok=True)

@@ -48,16 +48,16 @@ class StackedWeights:
         for tensor in self.tensors.values():
             tensor[place].zero_()
 
-    def leaving(self, places: Sequence[int]) -> Sequence[PageBytes]:
+    def fetch(self, places: Sequence[int]) -> Sequence[PageBytes]:
         """The bytes at these places, fetched from the device by one copy a tensor; on the host they are no copies."""
         if self._matrices is not None:
             return [[matrix[place].data for matrix in self._matrices] for place in places]
         return _rows([_bytes_of(tensor.cpu()) for tensor in self.gather(self.column(places)).values()], len(places))
 
-    def arriving(self, places: Sequence[int]) -> tuple[Sequence[PageBytes], Callable[[], None]]:
+    def receive(self, places: Sequence[int]) -> tuple[Sequence[PageBytes], Callable[[], None]]:
         """Bytes to be filled for these places, and what puts all of them there then, by one copy a tensor."""
         if self._matrices is not None:
-            return self.leaving(places), _nothing
+            return self.fetch(places), _do_nothing
         pinned = self.device.type == "cuda"
         staged = {
             name: torch.empty((len(places), *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=pinned)
@@ -77,5 +77,5 @@ def _rows(matrices: Sequence[Bytes], count: int) -> Sequence[PageBytes]:
     return [[matrix[row].data for matrix in matrices] for row in range(count)]
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Nothing is left to do."""

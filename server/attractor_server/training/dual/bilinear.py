@@ -138,10 +138,10 @@ def _write_chunk(  # noqa: PLR0913
     felt_values, felt_keys = _felt(new, old, state.by_key, state.by_value)
     kept, square, shift = torch.ones_like(state.square), state.square, state.shift
     for t in range(parameters.writing_steps):
-        recalled = seen.turned(new.recalled + felt_values + shift[:, None])
+        recalled = seen.turn(new.recalled + felt_values + shift[:, None])
         pushed = (new.pushed + felt_keys) * new.slopes
         drift = new.drift_values - grams.between_values(recalled) - pushed @ grams.mixed.T
-        p = energies[t] * new.values + alphas[t] * seen.turned(drift)
+        p = energies[t] * new.values + alphas[t] * seen.turn(drift)
         e = alphas[t] * (new.drift_keys - recalled @ grams.mixed - pushed @ grams.keys) * new.slopes
         moved_values, moved_keys = _felt(new, new, p, e)
         own = (p * moved_values).sum((1, 2)) + (e * moved_keys).sum((1, 2))  # ‖PᵀK + VᵀE‖²

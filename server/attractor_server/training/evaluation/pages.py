@@ -71,7 +71,7 @@ def _probe(bench: Bench, table: CueTable) -> Probe:
 def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Tensor]:
     patterns = probe.patterns[number].unflatten(0, (-1, bench.recipe.capacity))  # (pages, patterns, values)
     cues = Cues(probe.cues.values[number], probe.cues.known[number])
-    pages = write_memories(bench.model, patterns, bench.model.together)
+    pages = write_memories(bench.model, patterns, bench.model.write_chunk)
     right = torch.arange(len(cues.values)) // bench.recipe.capacity
     answers, chosen = _choose_pages(bench, pages, cues)
     return answers, _read(bench, pages, right, cues), chosen
