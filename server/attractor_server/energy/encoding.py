@@ -1,4 +1,4 @@
-"""Encodings: what stands in a network for the values of a field. Text becomes character codes, the rest stays."""
+"""Encodings of the values of fields for a network. Text becomes character codes, the rest stays."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Encoding:
         return sum(field.size * self._width(field.name) for field in self.layout.fields)
 
     def encode(self, values: Tensor) -> Tensor:
-        """(…, values) to (…, entries)."""
+        """Encode values (…, values) as entries (…, entries)."""
         if not self.codes:
             return values
         parts = [
@@ -33,7 +33,7 @@ class Encoding:
         return torch.cat(parts, -1)
 
     def decode(self, entries: Tensor) -> Tensor:
-        """(…, entries) to (…, values); a character is the one whose code lies nearest."""
+        """Decode entries (…, entries) to values (…, values); a character is the one whose code lies nearest."""
         if not self.codes:
             return entries
         sizes = [field.size * self._width(field.name) for field in self.layout.fields]
@@ -44,7 +44,7 @@ class Encoding:
         return torch.cat(parts, -1)
 
     def spread(self, known: Tensor) -> Tensor:
-        """A mask of values (…, values) as one of entries (…, entries)."""
+        """Spread a mask of values (…, values) over entries (…, entries)."""
         if not self.codes:
             return known
         parts = [known[..., span].repeat_interleave(self._width(field.name), -1) for field, span in self.layout.spans]
@@ -55,7 +55,7 @@ class Encoding:
 
 
 def logits(entries: Tensor, codes: Tensor) -> Tensor:
-    """For each character of text entries (…, length·width) how near each code is, (…, length, characters)."""
+    """Compute how near each code is to each character of text entries (…, length·width): (…, length, characters)."""
     places = entries.unflatten(-1, (-1, codes.shape[1]))
     scores: Tensor = places @ codes.T - 0.5 * codes.square().sum(1)
     return scores

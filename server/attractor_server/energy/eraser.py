@@ -23,7 +23,7 @@ def erase(  # noqa: PLR0913
     present: Tensor,  # (memories, patterns) bool
     stored: Tensor,  # (memories,) patterns written and not erased before
 ) -> Tensors:
-    """The fast weights after erasing the patterns that are present, one after another, each (memories, *shape).
+    """Return the fast weights after erasing the patterns that are present, one after another, each (memories, *shape).
 
     One at a time, because the direction that forgets several at once is not the mean of theirs. For each, at step s:
     θ ← θ − (1 + stored/16)^p·16^−q·(a·∇_θE + b·∇_θ‖∇ₓE‖² + c·(θ − θ₀)), the gradients clipped; p, q, and a, b, c for
@@ -40,7 +40,7 @@ def erase(  # noqa: PLR0913
 def _without(  # noqa: PLR0913
     network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor, here: Tensor, stored: Tensor
 ) -> Tensors:
-    """The fast weights after erasing one pattern of each memory, x (memories, 1, d), where it is `here`."""
+    """Return the fast weights after erasing one pattern of each memory, x (memories, 1, d), where it is `here`."""
     gradients, eraser = gradients_of(network), parameters.eraser
     x, weight, now = weight_patterns(x, here)
     scale = (eraser["stored"] * (stored / COUNT_UNIT).clamp(min=0).log1p() + eraser["count"] * now).exp()
@@ -58,17 +58,17 @@ def _without(  # noqa: PLR0913
 
 
 def _along(factor: Tensor, value: Tensor) -> Tensor:
-    """One entry a memory (memories,) in the form that goes with a value (memories, *shape)."""
+    """Reshape one entry a memory (memories,) to go with a value (memories, *shape)."""
     return factor.reshape(-1, *(1,) * (value.dim() - 1))
 
 
 def count_erasing_steps(parameters: Parameters) -> int:
-    """Steps of the eraser; 0 where the model has none."""
+    """Return the number of the eraser's steps; 0 where the model has none."""
     return next((len(value) for name, value in parameters.eraser.items() if name.startswith("energy.")), 0)
 
 
 def initial_eraser(steps: int, tensors: Iterable[str], *, up: float = 0.02) -> Tensors:
-    """So far up the energy at each step, from where learning goes on."""
+    """Make an eraser that goes so far up the energy at each step, from where learning goes on."""
     start = {"energy": -up, "slope": 0.0, "distance": 0.0}
     names = list(tensors)
     moves = {f"{term}.{name}": torch.full((steps,), value) for term, value in start.items() for name in names}

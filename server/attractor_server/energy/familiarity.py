@@ -14,14 +14,14 @@ class Calibration:
     """(3,): the intercept, by ΔE, by log(1 + stored)"""
 
     def probability(self, delta_energy: Tensor, stored: Tensor) -> Tensor:
-        """(memories, patterns), of ΔE (memories, patterns) in memories that hold so many patterns (memories,).
+        """Return probabilities (memories, patterns) of ΔE (memories, patterns) in memories that hold so many patterns.
 
         As if stored and unseen patterns were asked for equally often.
         """
         return torch.sigmoid(self.logit(delta_energy, stored))
 
     def logit(self, delta_energy: Tensor, stored: Tensor) -> Tensor:
-        """Its log-odds, (…, memories, patterns)."""
+        """Return the log-odds of that probability, (…, memories, patterns)."""
         held = stored.to(delta_energy.dtype).log1p()[..., None]
         return self.weights[0] + self.weights[1] * delta_energy + self.weights[2] * held
 
@@ -58,7 +58,7 @@ def choice_of(
     stored: Tensor,  # (…, pages) patterns in each page
     calibration: Calibration | None,
 ) -> Choice:
-    """By the calibration's logit, which makes pages with different numbers of patterns comparable; else by ΔE alone.
+    """Choose by the calibration's logit, which compares pages of different numbers of patterns; else by ΔE alone.
 
     Energies may stand for ΔE: what is the same in all pages has no effect. A page that holds nothing, or whose energy
     is no number, is chosen only where all are such.
@@ -72,12 +72,12 @@ def choice_of(
 
 
 def misfit(cues: Tensor, answers: Tensor) -> Tensor:
-    """How far answers (…, values) are from their cues (…, values; NaN: missing): squares summed over what fits best."""
+    """Compute how far answers (…, values) are from their cues (NaN: missing): squares summed over what fits best."""
     gaps = (answers - cues).square().nan_to_num(nan=torch.inf).sort(-1).values
     fitting = ((~cues.isnan()).sum(-1) * FITTING_SHARE).long()
     return gaps.masked_fill(torch.arange(gaps.shape[-1], device=gaps.device) >= fitting[..., None], 0).sum(-1)
 
 
 def evidence(lead: Tensor, misfits: Tensor) -> Tensor:
-    """What speaks for a page whose answers have these misfits, and which others are so much ahead of; in log-odds."""
+    """Return the log-odds of a page, given its answers' misfits and how far others are ahead of it."""
     return -lead - MISFIT_WEIGHT * misfits

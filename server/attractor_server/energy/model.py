@@ -75,11 +75,11 @@ class Model:
 
     @property
     def encoding(self) -> Encoding:
-        """What stands for the values of its fields."""
+        """Encoding of the values of its fields."""
         return Encoding(layout=self.layout, codes=self.parameters.codes)
 
     def encode(self, values: Tensor) -> Tensor:
-        """User units (…, values), missing ones NaN, to network units (…, entries)."""
+        """Turn user units (…, values), missing ones NaN, into network units (…, entries)."""
         return self.transform.encode(self.encoding.encode(values))
 
     def decode(self, x: Tensor) -> Tensor:
@@ -91,15 +91,15 @@ class Model:
         return values
 
     def hold(self, values: Tensor, known: Tensor) -> Hold:
-        """What puts known values back into any x; both (…, values), `known` bool."""
+        """Clamp known values hard: return what puts them back into any x; both (…, values), `known` bool."""
         return self.transform.hold(self.encoding.encode(values), self.encoding.spread(known))
 
     def pull(self, values: Tensor, known: Tensor) -> Pull:
-        """What the proximity term descends by towards known values; both (…, values), `known` bool."""
+        """Clamp known values softly: return the gradient of the proximity term; both (…, values), `known` bool."""
         return self.transform.pull(self.encoding.encode(values), self.encoding.spread(known))
 
     def to(self, device: torch.device) -> "Model":
-        """The same model with its tensors on that device."""
+        """Return the model with its tensors on that device."""
         tensors = {name: tensor.to(device) for name, tensor in tensors_of(self).items()}
         return replace(
             self,

@@ -25,7 +25,7 @@ SUFFIX = ".safetensors"
 
 
 def save_model(model: Model, path: Path) -> Model:
-    """Writes the file in one move and returns the model with its digest."""
+    """Write the file in one move and return the model with its digest."""
     from safetensors.torch import save_file
 
     # Copies, because safetensors refuses tensors that share memory.
@@ -42,7 +42,7 @@ def save_model(model: Model, path: Path) -> Model:
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
-    """Reads a model file.
+    """Read a model file.
 
     Raises:
         ModelFileError: it cannot be read, is damaged, or is of a newer format.
@@ -64,7 +64,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
 
 
 def digest_of(path: Path) -> str:
-    """The digest that a model file says it has.
+    """Return the digest that a model file says it has.
 
     Raises:
         ModelFileError: it cannot be read, or is of a newer format.
@@ -163,7 +163,7 @@ def _field(saved: Mapping[str, Any]) -> Field:
 
 
 def _check(model: Model, tensors: Tensors, options: Collection[str]) -> None:
-    """Refuses tensors that are missing, not asked for, or not of the shape that network, loops and fields ask for."""
+    """Refuse tensors that are missing, not asked for, or not of the shape that network, loops and fields ask for."""
     network, parameters = model.network, model.parameters
     asked = list_shapes(network, model.layout, tensors, options)
     found = shapes_of(tensors)
@@ -178,7 +178,7 @@ def _check(model: Model, tensors: Tensors, options: Collection[str]) -> None:
 
 
 def _of_format_1(header: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """As the newest format has it: then no option could be left out, and the energy's weight in writing was 1."""
+    """Bring a file of format 1 to the newest: no option could be left out, and the energy's weight in writing was 1."""
     options = ["reader.momentum_logit", "writer.log_energy", "writer.log_alpha", "writer.log_beta"]
     if (alpha := tensors.get("writer.log_alpha")) is not None:
         tensors = {**tensors, "writer.log_energy": torch.zeros_like(alpha)}
@@ -203,7 +203,7 @@ OPTIONS = ("reader.momentum_logit", "reader.log_proximity", *(f"writer.{name}" f
 def list_shapes(
     network: EnergyNetwork, layout: Layout, tensors: Mapping[str, Tensor], options: Collection[str]
 ) -> Mapping[str, object]:
-    """The shape of each tensor, by name, with those options; how many steps, codes and components, the tensors say."""
+    """Return the shape of each tensor by name, with those options; numbers of steps and components are as found."""
     found = Parameters.of(tensors)
     slow, initial = network.shapes
     codes = {field.name: (len(field.alphabet), _width(found, field.name)) for field in layout.fields if field.has_codes}

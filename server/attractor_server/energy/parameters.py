@@ -41,7 +41,7 @@ class Parameters:
         return next((len(value) for name, value in self.writer.items() if name.startswith("log_rate.")), 0)
 
     def flat(self) -> Tensors:
-        """All tensors in one dictionary, under `part.name`."""
+        """Return all tensors in one dictionary, under `part.name`."""
         parts: dict[str, Tensors] = {part.name: getattr(self, part.name) for part in fields(self)}
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 

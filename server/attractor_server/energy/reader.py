@@ -38,7 +38,7 @@ def read(  # noqa: PLR0913
     steps: int = 0,
     trajectory: bool = False,
 ) -> Reading:
-    """Reads the patterns that the cues lead to, in `steps` steps (0: as many as were trained, K)."""
+    """Read the patterns that the cues lead to, in `steps` steps (0: as many as were trained, K)."""
     steps = steps or parameters.reading_steps
     iterates = descend(network, parameters, fast, cue, known=known, hold=hold, pull=pull, steps=steps)
     pattern = iterates[-1]
@@ -64,7 +64,7 @@ def descend(  # noqa: PLR0913
     pull: Pull | None = None,
     steps: int,
 ) -> list[Tensor]:
-    """The iterates from the cue on, which is the first: Nesterov's method, plain descent where no momentum was learned.
+    """Return the iterates from the cue on, the first: Nesterov's method, plain descent where no momentum was learned.
 
     `known` entries never move. Where what is known is no entry of x, as behind a whitening, `hold` puts it back after
     each step; `pull` instead adds the learned proximity term λ·½‖known ⊙ (v − cue)‖² to what is descended. Steps beyond
@@ -98,5 +98,5 @@ def _schedules(reader: Tensors) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def clip_pattern(gradient: Tensor) -> Tensor:
-    """A smooth bound of √d on the norm of each pattern's gradient: g·(1 + ‖g‖²/d)^−½."""
+    """Bound the norm of each pattern's gradient smoothly by √d: g·(1 + ‖g‖²/d)^−½."""
     return gradient * torch.rsqrt(1 + gradient.square().mean(-1, keepdim=True))

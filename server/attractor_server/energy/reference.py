@@ -17,7 +17,7 @@ def energy(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Ten
 def read(  # noqa: PLR0913
     network: EnergyNetwork, parameters: Parameters, fast: Tensors, cue: Tensor, *, known: Tensor, steps: int
 ) -> Tensor:
-    """What the cue (d,) leads to, (d,)."""
+    """Read what the cue (d,) leads to, (d,)."""
     x, velocity = cue, torch.zeros_like(cue)
     for k in range(steps):
         k = min(k, parameters.reading_steps - 1)
@@ -55,7 +55,7 @@ def write(
 def _terms(  # noqa: PLR0913
     network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor, t: int, now: float
 ) -> Tensor:
-    """What one pattern adds to the objective, for each term that has a weight."""
+    """Return what one pattern adds to the objective, for each term that has a weight."""
     writer, total = parameters.writer, torch.zeros((), dtype=x.dtype)
     count = now ** writer["alpha_count"]
     if "log_energy" in writer:
@@ -77,6 +77,6 @@ def slope(network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tens
 
 
 def fresh(tensor: Tensor) -> Tensor:
-    """The same values as a node of their own: a gradient by it leaves out how else they enter the graph."""
+    """Return the values as a node of their own: a gradient by it leaves out how else they enter the graph."""
     tensor = tensor.clone()
     return tensor if tensor.requires_grad else tensor.requires_grad_()

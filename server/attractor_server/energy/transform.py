@@ -73,28 +73,28 @@ class Transform:
 
     @cached_property
     def decoder(self) -> tuple[Tensor, Tensor]:
-        """What network units are multiplied by for encoded values, and what is added then."""
+        """Factor of network units for encoded values, and the offset that is added then."""
         assert self.whitening is not None
         return self.whitening.back / self.scale, -self.shift / self.scale
 
     def encode(self, values: Tensor) -> Tensor:
-        """Encoded values (…, values) to network units (…, entries)."""
+        """Turn encoded values (…, values) into network units (…, entries)."""
         scaled = self._scale(values)
         return scaled if self.whitening is None else scaled @ self.whitening.forth
 
     def decode(self, x: Tensor) -> Tensor:
-        """Network units (…, entries) to encoded values (…, values)."""
+        """Turn network units (…, entries) into encoded values (…, values)."""
         if self.whitening is None:
             return (x - self.shift) / self.scale
         back, centre = self.decoder
         return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], len(centre))
 
     def hold(self, values: Tensor, known: Tensor) -> "Held":
-        """What puts the known values back into any x, and leaves the others; both (…, values), `known` bool."""
+        """Return what puts the known values back into any x and leaves the others; both (…, values), `known` bool."""
         return Held(self, values, known)
 
     def pull(self, values: Tensor, known: Tensor) -> Pull:
-        """What the proximity term ½‖known ⊙ (v − values)‖² descends by, v and values after scale and shift."""
+        """Return the gradient of the proximity term ½‖known ⊙ (v − values)‖², v and values after scale and shift."""
         target = self._scale(values)
 
         def gradient(x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Held:
     known: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of x (…, entries)."""
+        """Put the known values back into x (…, entries)."""
         if self.transform.whitening is None:
             return torch.where(self.known, self._entries, x)
         return self.transform.encode(torch.where(self.known, self.values, self.transform.decode(x)))

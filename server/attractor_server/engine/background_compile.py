@@ -1,4 +1,4 @@
-"""Compiling beside the serving: networks without a closed form are read as they are until there are programs for them.
+"""Compilation beside the serving: networks without a closed form are read as they are until programs are there.
 
 Torch's compiler works for half of a minute and holds the interpreter, so that it has a process of its own
 (`programs/compiler.py`), which what serves goes before. Where there is no C++ compiler nothing changes.
@@ -35,7 +35,7 @@ TIMEOUT_S = 600.0
 
 
 class BackgroundCompiler:
-    """Has a program made for each network among those of the models that needs one, one after another."""
+    """Compile a program for each network among those of the models that needs one, one after another."""
 
     def __init__(self, models: Iterable[Model], *, threads: int) -> None:
         """`threads` is how many will run the programs, which they are compiled for."""
@@ -51,7 +51,7 @@ class BackgroundCompiler:
         """By the name of the model, as far as its network is compiled"""
 
     async def run(self, after: asyncio.Event) -> None:
-        """Waits for that, and returns when all is compiled that can be; when cancelled it ends what it has begun."""
+        """Wait for that event, and return when all is compiled that can be; when cancelled, end what was begun."""
         await after.wait()
         loop = asyncio.get_running_loop()
         try:
@@ -84,7 +84,7 @@ class BackgroundCompiler:
         )
 
     def _gains(self, network: EnergyNetwork, folder: Path) -> Sequence[tuple[int, float]]:
-        """What the process that made the programs in the folder tells of them.
+        """Make the programs in the folder, in a process of their own, and return the gains that it reports.
 
         Raises:
             RuntimeError: it failed; the last line that it wrote.
@@ -117,13 +117,13 @@ class BackgroundCompiler:
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """Also what it started: a C++ compiler would go on in a folder that is taken away."""
+    """Kill the child and what it started: a C++ compiler would go on in a folder that is taken away."""
     if child.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 
 
 def limit_of(gains: Sequence[tuple[int, float]]) -> float:
-    """Patterns in a batch up to which all gains, (patterns, times as fast), are gains; infinite where all are."""
+    """Return the patterns in a batch up to which all (patterns, times as fast) are gains; infinite where all are."""
     lost = [patterns for patterns, gain in gains if gain < 1]
     return math.inf if not lost else max((patterns for patterns, _ in gains if patterns < min(lost)), default=0)

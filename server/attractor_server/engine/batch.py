@@ -93,7 +93,7 @@ class ModelState:
         return max(1, min(self.limit, PART_BYTES // self.model.page_bytes))
 
     def limit_reads(self, jobs: Iterable[Job]) -> int:
-        """The same of a program that reads cues of these jobs: what is read where it lies need not fit in the cache."""
+        """Return the most pages in one program that reads cues of these jobs: in-place reads need not fit the cache."""
         in_place = self.in_place_tensors is not None and not any(job.trajectory or job.pull for job in jobs)
         return min(IN_PLACE_LIMIT, self.bank.capacity) if in_place else self.limit
 
@@ -103,11 +103,11 @@ class ModelState:
         return self.bank.tensors if compute.can_read_in_place(self.model) else None
 
     def rows(self, count: int) -> int:
-        """Pages that so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
+        """Return how many pages so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
         return count if self.model.device.type == "cpu" else bucket(count)
 
     def grid(self, counts: Sequence[int]) -> "PaddedBatch":
-        """One for pages of so many patterns each."""
+        """Make the batch of pages of so many patterns each."""
         return PaddedBatch(counts, rows=self.rows(len(counts)))
 
     def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
@@ -119,16 +119,16 @@ class ModelState:
         return self.bank.gather(self.bank.locate([*pages, *[Page()] * (rows - len(pages))]))
 
     def to_device(self, padded: NDArray[Scalar]) -> Tensor:
-        """The same on the model's device; what cannot be written to, such as a part of a message, is copied."""
+        """Bring an array to the model's device; read-only ones, such as parts of a message, are copied."""
         return torch.from_numpy(np.require(padded, requirements="W")).to(self.model.device)
 
     def column(self, values: Sequence[int], rows: int) -> Tensor:
-        """One number a row, padded with zeros: (rows,) int64."""
+        """Return one number a row, padded with zeros: (rows,) int64."""
         return torch.tensor([*values, *[0] * (rows - len(values))], device=self.model.device)
 
 
 class PaddedBatch:
-    """Where rows of different numbers of patterns stand, each padded to the same power of two."""
+    """Rows of different numbers of patterns, each padded to the same power of two."""
 
     def __init__(self, counts: Sequence[int], *, rows: int) -> None:
         """`rows` is how many there are with padding."""
@@ -147,7 +147,7 @@ class PaddedBatch:
         return self.spread(np.ones(len(self._at), np.bool_))
 
     def spread(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:  # (patterns, …), row after row
-        """The same in rows, (rows, width, …), with zeros where there is no pattern."""
+        """Spread patterns over rows, (rows, width, …), with zeros where there is no pattern."""
         if self._full:
             return flat.reshape(*self.shape, *flat.shape[1:])
         padded = np.zeros((self.shape[0] * self.shape[1], *flat.shape[1:]), flat.dtype)
@@ -163,13 +163,13 @@ class PaddedBatch:
         return padded.view(*self.shape, *flat.shape[1:])
 
     def collect(self, tensor: Tensor, axis: int = 0) -> Floats:  # (…, rows, width, …), the rows at `axis`
-        """The inverse of `spread`, on the host."""
+        """Collect the patterns again, as the inverse of `spread`, on the host."""
         array = tensor.flatten(axis, axis + 1).float().cpu().numpy()
         return array if self._full else array.take(self._at, axis)
 
 
 def run_to_end(stops: Stops[Made]) -> Made:
-    """What is made, without a stop."""
+    """Run a computation to its end without a stop, and return its result."""
     while True:
         try:
             next(stops)
@@ -179,19 +179,19 @@ def run_to_end(stops: Stops[Made]) -> Made:
 
 
 def side_by_side(model: Model) -> int:
-    """Pages that the device computes together; on a CPU those that its cache holds, as a power of two."""
+    """Return how many pages the device computes together; on a CPU those that its cache holds, as a power of two."""
     if model.device.type != "cpu":
         return PAGES_LIMIT
     return 1 << max(0, round(CACHE_BYTES / model.page_bytes).bit_length() - 1)
 
 
 def concatenate(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
-    """The arrays one after another; a single one is not copied."""
+    """Concatenate the arrays; a single one is not copied."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def group_by_memory(jobs: Iterable[Job]) -> Sequence[MemoryBatch]:
-    """The jobs by memory, so that a page is gathered once for all of them."""
+    """Group jobs by memory, so that a page is gathered once for all of them."""
     lanes: dict[MemoryRecord, MemoryBatch] = {}
     for job in jobs:
         if (lane := lanes.get(job.memory)) is None:
@@ -201,12 +201,12 @@ def group_by_memory(jobs: Iterable[Job]) -> Sequence[MemoryBatch]:
 
 
 def bucket(count: int) -> int:
-    """The power of two that a count is padded to, so that programs meet few shapes."""
+    """Return the power of two that a count is padded to, so that programs meet few shapes."""
     return 1 << (count - 1).bit_length() if count else 1
 
 
 def chunks(items: Iterable[ItemType], size: Callable[[ItemType], int], limit: int) -> Iterator[Sequence[ItemType]]:
-    """The items in parts of at most `limit`, each of items whose sizes have the same bucket."""
+    """Yield the items in parts of at most `limit`, each of items whose sizes have the same bucket."""
     alike: dict[int, list[ItemType]] = defaultdict(list)
     for item in items:
         alike[bucket(size(item))].append(item)

@@ -67,7 +67,7 @@ class Engine:
         self._tending = TaskRunner(keeper, self._loaded)
         self._deleting: dict[Job, Stops[Outcome | ServerError]] = {}
         self._part_s = part_s
-        self._parts = TimeSlicer(self._computed, part_s=part_s)
+        self._parts = TimeSlicer(self._compute_jobs, part_s=part_s)
         self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
             Operation.DELETE: self._delete,
             Operation.EVICT: self._leave,
@@ -76,7 +76,7 @@ class Engine:
 
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        """An outcome or an error for each of these jobs of one operation, in their order.
+        """Return an outcome or an error for each of these jobs of one operation, in their order.
 
         Of one memory there may be several jobs that read, several stores, or a single erase or deletion. A job that is
         Unfinished has to come again, before any other of its memory.
@@ -92,7 +92,7 @@ class Engine:
         return outcomes
 
     def check(self, digests: Collection[str] | None = None) -> None:
-        """Checks the banks of these models, or all.
+        """Check the banks of these models, or all.
 
         Raises:
             BankBroken: not each place of a bank is free once, or one page's.
@@ -102,16 +102,16 @@ class Engine:
                 raise BankBroken(f"the bank of model {loaded.model.name} ({digest}) is in disorder: {found}")
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        self._parts.forget_unwanted()
+        self._parts.drop_stale()
         if (one := self._singly.get(jobs[0].operation)) is not None:
-            return [_guarded(one, job) for job in jobs]
+            return [_run_alone(one, job) for job in jobs]
         if jobs[0].cut:
             return self._parts.run(jobs)
-        outcomes = dict(answered for answered in self._computed(jobs) if answered is not None)
+        outcomes = dict(answered for answered in self._compute_jobs(jobs) if answered is not None)
         return [outcomes[job] for job in jobs]
 
-    def _computed(self, jobs: Sequence[Job]) -> Results:
-        """Computes jobs of one operation, of memories of any models."""
+    def _compute_jobs(self, jobs: Sequence[Job]) -> Results:
+        """Compute jobs of one operation, of memories of any models."""
         by_model: dict[str, list[Job]] = {}
         for job in jobs:
             if job.memory.deleted:
@@ -122,7 +122,7 @@ class Engine:
             if (loaded := self._loaded.get(digest)) is None:
                 yield from ((job, model_gone_error(job.memory)) for job in own)
             else:
-                yield from _computed(loaded, own)
+                yield from _compute(loaded, own)
 
     def close(self) -> None:
         """Remove the files of pages. Nothing can be computed from then on."""
@@ -130,7 +130,7 @@ class Engine:
             loaded.shelf.close()
 
     def _delete(self, job: Job) -> Outcome | ServerError:
-        """Deletes the memory, or the next part of it."""
+        """Delete the memory, or the next part of it."""
         end_s = time.perf_counter() + self._part_s
         steps = self._deleting.pop(job, None) or self._deletion(job)
         try:
@@ -144,7 +144,7 @@ class Engine:
             return outcome
 
     def _deletion(self, job: Job) -> Stops[Outcome | ServerError]:
-        """Frees the places of all pages, and has the backend store forget the memory, whose model may not be served."""
+        """Free the places of all pages, and delete the memory in the store, also where its model is not served."""
         memory = job.memory
         if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
             return TaskDone()
@@ -164,17 +164,17 @@ class Engine:
 
     @staticmethod
     def _leave(job: Job) -> Outcome:
-        """Frees the places of all pages of a memory that another shard will have; the store keeps it."""
+        """Free the places of all pages of a memory that another shard will have; the store keeps it."""
         _free(job.memory)
         job.memory.deleted = True
         return Deleted()
 
 
-def _computed(loaded: ModelState, jobs: Sequence[Job]) -> Results:
-    """Outcomes of jobs whose memories are of that model at this moment, which is the turn of all of them."""
+def _compute(loaded: ModelState, jobs: Sequence[Job]) -> Results:
+    """Compute jobs whose memories are of that model at this moment, which is the turn of all of them."""
     answered: set[Job] = set()
     try:
-        for one in _answered(loaded, jobs):
+        for one in _answer(loaded, jobs):
             if one is not None:
                 answered.add(one[0])
             yield one
@@ -183,7 +183,7 @@ def _computed(loaded: ModelState, jobs: Sequence[Job]) -> Results:
         yield from ((job, failure) for job in jobs if job not in answered)
 
 
-def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
+def _answer(loaded: ModelState, jobs: Sequence[Job]) -> Results:
     settled = dict(restore_memories(loaded, [job for job in jobs if not job.memory.at_hand]))
     settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
@@ -203,7 +203,7 @@ def _answered(loaded: ModelState, jobs: Sequence[Job]) -> Results:
 def _by_halves(
     program: Callable[[Sequence[MemoryBatch]], Results], lanes: Sequence[MemoryBatch], operation: Operation
 ) -> Results:
-    """Answers of lanes that read; what a lane fails with is its own, and what it was answered before stands."""
+    """Yield the answers of lanes that read; a lane fails alone, and what it was answered before stands."""
     answered: set[Job] = set()
 
     def work(part: Sequence[MemoryBatch]) -> Results:
@@ -219,8 +219,8 @@ def _by_halves(
     return by_halves(lanes, work, fail)
 
 
-def _guarded(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome | ServerError:
-    """The job's outcome; what nobody foresaw is this job's error and no other's."""
+def _run_alone(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome | ServerError:
+    """Return the job's outcome; an unforeseen error is this job's and no other's."""
     try:
         return one(job)
     except Exception as error:

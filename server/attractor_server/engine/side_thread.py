@@ -17,7 +17,7 @@ WAIT_S = 0.002
 
 
 class _Work(Generic[Made]):
-    """What makes something, a slice at a time."""
+    """Computation of something, a slice at a time."""
 
     def __init__(self, stops: Generator[None, None, Made]) -> None:
         self._stops = stops

@@ -49,7 +49,7 @@ class TimeSlicer:
         unfinished = Unfinished()
         return [one.outcomes.get(job, unfinished) for job in jobs]
 
-    def forget_unwanted(self) -> None:
+    def drop_stale(self) -> None:
         """Drop what nobody waits for any more."""
         for memory in [memory for memory, one in self._under_way.items() if all(job.future.done() for job in one.jobs)]:
             self._drop(memory)

@@ -56,7 +56,7 @@ class Warmup:
         """By the name of the model, as far as they are warm"""
 
     def steps(self) -> Iterator[Callable[[], None]]:
-        """What is to be called in the engine's thread before the shard serves; then `done` is set."""
+        """Yield what is to be called in the engine's thread before the shard serves; then `done` is set."""
         for model in self._models:
             started_s = time.perf_counter()
             yield from islice(self._steps_of(model), 1 if _is_cpu(model) else None)
@@ -67,7 +67,7 @@ class Warmup:
         self.done.set()
 
     def more(self) -> Iterator[Callable[[], None]]:
-        """What can be called there later, when there is nothing else to do."""
+        """Yield what can be called there later, when there is nothing else to do."""
         for model in self._models:
             if _is_cpu(model):
                 yield from islice(self._steps_of(model), 1, None)
@@ -99,7 +99,7 @@ def _is_cpu(model: Model) -> bool:
 
 
 def shapes(memories_limit: int) -> Sequence[tuple[int, int]]:
-    """Memories and patterns in each, powers of two, small batches first."""
+    """Return memories and patterns in each, powers of two, small batches first."""
     memories = [1 << n for n in range(memories_limit.bit_length())]
     patterns = [1 << n for n in range(PATTERNS_LIMIT.bit_length())]
     return sorted(((m, p) for m in memories for p in patterns), key=lambda shape: (shape[0] * shape[1], shape))
@@ -117,7 +117,7 @@ class Scratch:
         """(patterns, values), the pattern in the middle of those trained with, again and again"""
 
     def batches(self) -> Iterator[Sequence[Job]]:
-        """Batches of one program each, in an order that a client's could be in. The last one frees all places."""
+        """Yield batches of one program each, in an order that a client's could be in. The last one frees all places."""
         rewritten, streamed = self._records("rewrite"), self._records("stream")
         for records in (rewritten, streamed):
             yield self._jobs(Operation.STORE, records)

@@ -31,7 +31,7 @@ def switches_of(kind: object) -> frozenset[str]:
 
 
 def network_of(config: Mapping[str, Any]) -> TrainableNetwork:
-    """The network of such a `config` with its `kind`.
+    """Make the network of such a `config` with its `kind`.
 
     Raises:
         KeyError: the kind is missing.

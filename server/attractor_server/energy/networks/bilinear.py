@@ -63,7 +63,7 @@ class Bilinear:
 
     @property
     def config(self) -> Mapping[str, int]:
-        """What makes it again."""
+        """Settings that make it again."""
         sizes = {"inputs": self.inputs, "keys": self.keys, "values": self.values}
         choices = {"entrywise": self.entrywise, "waves": self.waves, "bounded": self.bounded}
         return {**sizes, **{name: chosen for name, chosen in choices.items() if chosen}}
@@ -77,7 +77,7 @@ class Bilinear:
         return slow, {"W": (v, k), "b": (v,)}
 
     def start(self, start: Start) -> Tensors:
-        """Keys along the leading entries with a deviation of 1 before tanh; values are the leading entries.
+        """Start with keys along the leading entries, of deviation 1 before tanh; values are the leading entries.
 
         Sines begin at random, as waves in the values that users send.
         """
@@ -152,7 +152,7 @@ class Values:
     """c"""
 
     def turn(self, pull: Tensor) -> Tensor:
-        """A pull along v as one along u = xV, both like v: times J = ∂v/∂u = (1 − c/values·vᵀv) / length."""
+        """Turn a pull along v into one along u = xV, both like v: times J = ∂v/∂u = (1 − c/values·vᵀv) / length."""
         if self.length is None or self.bound is None:
             return pull
         along = self.bound * (self.v * pull).mean(-1, keepdim=True)
@@ -160,12 +160,12 @@ class Values:
 
 
 def values_at(slow: Tensors, x: Tensor) -> Values:
-    """Those of x (…, d)."""
+    """Return the values of x (…, d)."""
     return bound_values(values_of(slow["V"], x), slow["log_c"].exp() if "log_c" in slow else None)
 
 
 def bound_values(u: Tensor, bound: Tensor | None) -> Values:
-    """Of u = xV (…, values) and c."""
+    """Bound u = xV (…, values) by c."""
     if bound is None:
         return Values(u)
     length = (1 + bound * u.square().mean(-1, keepdim=True)).sqrt()

@@ -52,7 +52,7 @@ class Convolutional:
 
     @property
     def config(self) -> Mapping[str, object]:
-        """What makes it again."""
+        """Settings that make it again."""
         sizes = {"channels": self.channels, "blocks": self.blocks, "keys": self.keys, "values": self.values}
         return {"inputs": self.inputs, "image": list(self.image), **sizes, "writable": list(self.writable)}
 
@@ -62,7 +62,7 @@ class Convolutional:
         return divide_weights(self._shapes, self.writable)
 
     def start(self, start: Start) -> Tensors:
-        """As the bilinear network, over random kernels.
+        """Start as the bilinear network does, over random kernels.
 
         Raises:
             ValueError: the model has other entries or values than `inputs` and `image`.

@@ -1,4 +1,4 @@
-"""What the deep networks end in: the bilinear energy of values and of keys that also hear what lies below."""
+"""Heads of the deep networks: the bilinear energy of values and of keys that also take what lies below."""
 
 import math
 
@@ -12,7 +12,7 @@ WHISPER = 0.1
 
 
 def head_shapes(*, inputs: int, below: int, keys: int, values: int) -> Shapes:
-    """Shapes of the tensors of the layers `keys`, `values`, `bowl` and `head`, over so many activations `below`."""
+    """Return the shapes of the layers `keys`, `values`, `bowl` and `head`, over so many activations `below`."""
     return {
         "keys.A": (inputs, keys),
         "keys.H": (below, keys),
@@ -26,7 +26,7 @@ def head_shapes(*, inputs: int, below: int, keys: int, values: int) -> Shapes:
 
 
 def head_start(shapes: Shapes, start: Start) -> Tensors:
-    """As the bilinear network starts, keys and values along the leading entries, with a whisper from below."""
+    """Start as the bilinear network does, keys and values along the leading entries, with a little from below."""
     zeros = {name: torch.zeros(shapes[name]) for name in ("keys.a0", "bowl.log_q", "bowl.qb", "head.W", "head.b")}
     return {
         "keys.A": torch.eye(*shapes["keys.A"]) / start.deviation[:, None].clamp(min=1e-6),

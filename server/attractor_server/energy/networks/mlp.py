@@ -45,7 +45,7 @@ class MLP:
 
     @property
     def config(self) -> Mapping[str, object]:
-        """What makes it again."""
+        """Settings that make it again."""
         writable = None if self.writable is None else list(self.writable)
         return {
             "inputs": self.inputs,

@@ -1,4 +1,4 @@
-"""What the loops ask of an energy network, and how any network's gradients are found."""
+"""Protocols of energy networks for the loops, and the gradients of any network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class EnergyNetwork(Protocol):
 
     @property
     def config(self) -> Mapping[str, object]:
-        """What makes it again; JSON values."""
+        """Settings that make it again; JSON values."""
 
     @property
     def shapes(self) -> tuple[Shapes, Shapes]:
@@ -45,7 +45,7 @@ class EnergyNetwork(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a network may know of its training data before it is trained."""
+    """Facts of the training data that a network may start from."""
 
     deviation: Tensor
     """(entries,), standard deviation of each entry"""
@@ -120,12 +120,12 @@ class Autodiff:
 
 
 def gradients_of(network: EnergyNetwork) -> Gradients:
-    """The network's own closed form where it has one, else automatic differentiation."""
+    """Return the network's own closed form where it has one, else automatic differentiation."""
     return network if isinstance(network, WritableNetwork) else Autodiff(network)
 
 
 def by_memory(energy: Callable[..., Tensor], slow: Tensors, fast: Tensors, *seen: Tensor) -> Tensor:
-    """Energies (memories, patterns), where `energy` takes all weights of one memory, and what it sees of its patterns.
+    """Compute energies (memories, patterns) by `energy`, which takes one memory's weights and its patterns.
 
     That is each of `seen`, (memories, patterns, …), without the first dimension.
     """
@@ -134,7 +134,7 @@ def by_memory(energy: Callable[..., Tensor], slow: Tensors, fast: Tensors, *seen
 
 
 def divide_weights(shapes: Shapes, writable: tuple[str, ...]) -> tuple[Shapes, Shapes]:
-    """The slow and the fast tensors, where `writable` names tensors, or layers: what stands before a dot (claims 6, 7).
+    """Divide tensors into slow and fast; `writable` names tensors, or layers: what stands before a dot (claims 6, 7).
 
     Raises:
         ValueError: a name fits no tensor, or the writable set is no proper subset.

@@ -28,7 +28,7 @@ class Quadratic:
 
     @property
     def config(self) -> Mapping[str, int]:
-        """What makes it again."""
+        """Settings that make it again."""
         return {"inputs": self.inputs, "features": self.features}
 
     @property
@@ -38,7 +38,7 @@ class Quadratic:
         return {"A": (d, h), "a0": (h,), "log_q": (d,), "qb": (d,)}, {"W": (h, h), "b": (h,)}
 
     def start(self, start: Start) -> Tensors:
-        """Each leading entry is a feature: random ones learn a denoiser that never looks at its memory."""
+        """Start with each leading entry as a feature: random ones learn a denoiser that never looks at its memory."""
         d, h = self.inputs, self.features
         deviation = start.deviation.clamp(min=1e-6)
         a = torch.eye(d, h) * SPREAD / (deviation * deviation.max()).sqrt()[:, None]

@@ -53,7 +53,7 @@ class Recurrent:
 
     @property
     def config(self) -> Mapping[str, object]:
-        """What makes it again."""
+        """Settings that make it again."""
         sequence = {"steps": self.steps, "width": self.width, "hidden": self.hidden}
         head = {"keys": self.keys, "values": self.values}
         return {"inputs": self.inputs, **sequence, **head, "writable": list(self.writable)}
@@ -64,7 +64,7 @@ class Recurrent:
         return divide_weights(self._shapes, self.writable)
 
     def start(self, start: Start) -> Tensors:
-        """As the bilinear network, over random recurrent layers.
+        """Start as the bilinear network does, over random recurrent layers.
 
         Raises:
             ValueError: the model has other entries or values than `inputs`, `steps` and `width`.
@@ -97,7 +97,7 @@ class Recurrent:
 
 
 def _states(weights: Tensors, frames: Tensor) -> Tensor:
-    """States (n, steps, 2, hidden) after each frame of (n, steps, width), in the order that each direction has it.
+    """Compute states (n, steps, 2, hidden) after each frame of (n, steps, width), in the order of each direction.
 
     Reset r, update z = σ(·), candidate c = tanh(xI + r ⊙ hS + bias), h ← c + z ⊙ (h − c). Both directions go at once.
     """

@@ -24,7 +24,7 @@ class Library:
     """A program with one tensor as its result. One thread at a time runs it."""
 
     def __init__(self, path: Path) -> None:
-        """Loads the library for good: its file may go.
+        """Load the library for good: its file may go.
 
         Raises:
             OSError: it is no such library.
@@ -40,7 +40,7 @@ class Library:
         self._run.argtypes = (c_void_p, handles, c_size_t, handles, c_size_t, c_void_p, c_void_p)
 
     def __call__(self, inputs: list[Tensor]) -> Tensor:
-        """The result for these inputs, as many and of such shapes as the program was made for.
+        """Compute the result for these inputs, as many and of such shapes as the program was made for.
 
         Raises:
             RuntimeError: it cannot be computed.
@@ -95,7 +95,7 @@ class Compiled:
         return x.dtype is torch.float32 and x.device.type == "cpu" and 0 < x.shape[0] * x.shape[1] <= self._limit
 
     def _run(self, name: str, slow: Tensors, fast: Tensors, x: Tensor) -> Tensor:
-        """Programs know no strides but those of what is contiguous, and do not ask."""
+        """Run a program, on contiguous tensors: it knows no other strides, and does not ask."""
         shared, own = self.shapes
         tensors = *(slow[name] for name in shared), *(fast[name] for name in own), x
         return self._programs[name]([tensor.contiguous() for tensor in tensors])
@@ -106,17 +106,17 @@ _COMPILED: dict[EnergyNetwork, Compiled] = {}
 
 
 def adopt(network: EnergyNetwork, compiled: Compiled) -> None:
-    """From now on models with that network are read through its programs."""
+    """Read models with that network through its programs from now on."""
     _COMPILED[network] = compiled
 
 
 def network_for(model: Model) -> EnergyNetwork:
-    """The model's network, compiled where that has been done."""
+    """Return the model's network, compiled where that has been done."""
     return _COMPILED.get(model.network, model.network) if _COMPILED else model.network
 
 
 def load(folder: Path) -> Mapping[str, Program]:
-    """The programs in that folder, which may go afterwards.
+    """Load the programs in that folder, which may go afterwards.
 
     Raises:
         OSError: one is missing, or cannot be loaded.

@@ -43,7 +43,7 @@ HEADERS = ("cpp_cache_precompile_headers", "aot_inductor.precompile_headers")
 
 
 def main() -> None:
-    """Does what is ordered on the standard input."""
+    """Carry out the order on the standard input."""
     os.nice(NICE)
     folder, order = Path(sys.argv[1]), json.load(sys.stdin)
     torch.set_num_threads(order["threads"])
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def compile_to(target: Path, program: ExportedProgram) -> None:
-    """Keeps of the package, which is what the compiler makes, the library: a program without weights needs no more."""
+    """Write the library of the package that the compiler makes: a program without weights needs no more."""
     from torch._inductor import config  # noqa: PLC0415 - loads more than torch itself needs
 
     package = str(target.with_suffix(".pt2"))
@@ -67,12 +67,12 @@ def compile_to(target: Path, program: ExportedProgram) -> None:
 
 
 def functions(network: EnergyNetwork) -> Mapping[str, Function]:
-    """What the programs are made of, by their names."""
+    """Return the functions that the programs are made of, by name."""
     return {"energy": network.energy, "input_gradient": Autodiff(network).input_gradient}
 
 
 def trace(network: EnergyNetwork, function: Function) -> ExportedProgram:
-    """The function of tensors one after another, with symbols for the numbers of memories and patterns."""
+    """Trace the function of tensors one after another, with symbols for the numbers of memories and patterns."""
     inputs = _some(network, *_choose_sizes(network))
     graph: Any = make_fx(partial(_call, function, network), tracing_mode="symbolic")(*inputs)
     shared, own = network.shapes
@@ -82,7 +82,7 @@ def trace(network: EnergyNetwork, function: Function) -> ExportedProgram:
 
 
 def gains(network: EnergyNetwork, programs: Mapping[str, Program]) -> list[tuple[int, float]]:
-    """For each of `SHAPES`, patterns in it and how many times as fast the programs are.
+    """Return for each of `SHAPES` the patterns in it, and how many times as fast the programs are.
 
     Raises:
         ValueError: a program computes something else.
@@ -101,7 +101,7 @@ def gains(network: EnergyNetwork, programs: Mapping[str, Program]) -> list[tuple
 
 
 def _choose_sizes(network: EnergyNetwork) -> tuple[int, int]:
-    """Numbers of memories and patterns that nothing in the network has, so that no size is taken for another."""
+    """Return numbers of memories and patterns that nothing in the network has, so that no size is taken for another."""
     taken = {size for shapes in network.shapes for shape in shapes.values() for size in shape}
     memories, patterns = islice((size for size in count(3) if size not in taken), 2)
     return memories, patterns
@@ -115,7 +115,7 @@ def _call(function: Function, network: EnergyNetwork, *inputs: Tensor) -> Tensor
 
 
 def _some(network: EnergyNetwork, memories: int, patterns: int) -> tuple[Tensor, ...]:
-    """Random weights and patterns (memories, patterns, d) of a network with `inputs`."""
+    """Draw random weights and patterns (memories, patterns, d) of a network with `inputs`."""
     generator = Generator().manual_seed(0)
     shared, own = network.shapes
     shapes = [*shared.values(), *((memories, *shape) for shape in own.values())]
@@ -125,7 +125,7 @@ def _some(network: EnergyNetwork, memories: int, patterns: int) -> tuple[Tensor,
 
 
 def _took_s(way: Callable[[], object]) -> float:
-    """The shortest of some runs."""
+    """Return the time of the shortest of some runs."""
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()

@@ -28,13 +28,13 @@ class Basis(Protocol):
     """Products with V and A; of pulls, the first are along the values and the second along the keys."""
 
     def along(self, rows: Tensor) -> Pulls:
-        """rows·V and rows·A, of rows (n, d)."""
+        """Compute rows·V and rows·A, of rows (n, d)."""
 
     def back(self, rows: Tensor, pulls: Pulls) -> None:
-        """Takes the pulls, times Vᵀ and Aᵀ, from the rows (n, d)."""
+        """Subtract the pulls, times Vᵀ and Aᵀ, from the rows (n, d)."""
 
     def felt(self, along: Pulls, pulls: Pulls) -> Pulls:
-        """What is left of `along` when such rows are taken from those it is of; the caller's own."""
+        """Return `along` after such rows are taken from those it is of; the caller's own."""
 
 
 class MixedBasis:
@@ -85,7 +85,7 @@ class EntrywiseBasis:
 
 
 class Features(NamedTuple):
-    """What the network makes of patterns, (pages, patterns, ·) each."""
+    """Features of patterns, (pages, patterns, ·) each."""
 
     values: Values
     k: Tensor
@@ -142,7 +142,7 @@ class BilinearForm:
         return len(self.b0)
 
     def features(self, x: Tensor) -> Features:
-        """Of x (pages, patterns, d)."""
+        """Compute the features of x (pages, patterns, d)."""
         rows, shape = x.flatten(0, 1), x.shape[:2]
         values = bound_values(values_of(self.v, rows).view(*shape, -1), self.bound)
         doubled = torch.addmm(self.a0, rows, self.a, beta=2, alpha=2).view(*shape, -1)
@@ -204,7 +204,7 @@ def _has_triton() -> bool:
 
 
 def _one_pass(k: Tensor) -> OnePass | None:
-    """What gives Wk + b and vW of W, b, k and v in one pass over W; None where nothing does for keys like these.
+    """Return a function that gives Wk + b and vW in one pass over W; None where there is none for keys like these.
 
     Triton is there only with CUDA.
     """

@@ -14,17 +14,17 @@ from attractor_server.engine.compute.native_model import NativeModel
 
 
 def squash(doubled: Tensor) -> Tensor:
-    """tanh z of 2z, in its place, as 2σ(2z) − 1: on a CPU that takes half of tanh's time."""
+    """Compute tanh z of 2z, in its place, as 2σ(2z) − 1: on a CPU that takes half of tanh's time."""
     return doubled.sigmoid_().mul_(2).sub_(1)
 
 
 def bend(f: Tensor) -> Tensor:
-    """tanh′ where tanh is f: 1 − f²."""
+    """Compute tanh′ where tanh is f: 1 − f²."""
     return torch.addcmul(f.new_ones(()), f, f, value=-1)
 
 
 def bowl(q: Tensor, qb: Tensor, x: Tensor) -> Tensor:
-    """½Σqx² + x·qb, (pages, patterns), of x (pages, patterns, d)."""
+    """Compute ½Σqx² + x·qb, (pages, patterns), of x (pages, patterns, d)."""
     return torch.addcmul(qb + qb, q, x).mul_(x).sum(-1).mul_(0.5)
 
 
@@ -39,7 +39,7 @@ class Schedule:
 
     @classmethod
     def of(cls, reader: Tensors) -> "Schedule":
-        """As numbers, which cost no operation of their own."""
+        """Turn the reader's tensors into numbers, which cost no operation of their own."""
         sizes = reader["log_step"].exp().tolist()
         return cls(
             sizes=sizes,
@@ -48,14 +48,14 @@ class Schedule:
         )
 
     def at(self, step: int) -> tuple[float, float, float | None]:
-        """Size, momentum and proximity of a step from 0 on."""
+        """Return size, momentum and proximity of a step from 0 on."""
         k = min(step, len(self.sizes) - 1)
         return self.sizes[k], self.momenta[k], None if self.proximities is None else self.proximities[k]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WritingSchedule:
-    """What the steps of one writing are weighed with, conditioned on how much each page is given and holds."""
+    """Weights of the steps of one writing, conditioned on how much each page is given and holds."""
 
     weight: Tensor
     """Of each pattern in its page's mean, (pages, patterns)"""
@@ -95,7 +95,7 @@ class WritingSchedule:
         )
 
     def terms(self, t: int) -> Terms:
-        """Those of a step."""
+        """Return the terms of a step."""
         return Terms(
             energy=None if self.energy is None else self.energy[t], slope=None if self.slope is None else self.slope[t]
         )
@@ -115,7 +115,7 @@ class Evaluation(Protocol):
 
 
 class WriteTerms(Protocol):
-    """What patterns that are being written have in common through all steps."""
+    """Terms of patterns that are being written, which all steps share."""
 
     def slopes(self, fast: Tensors, distance: float, initial: Tensors, weight: Tensor, terms: Terms) -> Tensors:
         """∇_θ of Σᵢ weightᵢ·(the terms of xᵢ) + ½·distance·‖θ − θ₀‖²; the caller's own."""
@@ -132,10 +132,10 @@ class ClosedForm(Protocol):
         """Prepare what all pages share."""
 
     def evaluate(self, fast: Tensors, x: Tensor) -> Evaluation:
-        """The energy of each page at its patterns."""
+        """Evaluate the energy of each page at its patterns."""
 
     def prepare_write(self, x: Tensor) -> WriteTerms:
-        """What to write x (pages, patterns, d) with."""
+        """Compute the terms that writing x (pages, patterns, d) needs in all steps."""
 
     def native_model(self) -> NativeModel | None:
         """Describe it for the native library's reading loop; None where its lengths do not fit, or there is no loop."""
@@ -145,10 +145,10 @@ class ClosedForm(Protocol):
 
 
 class Kernel(Protocol):
-    """All steps of a reading in one go."""
+    """Kernel that takes all steps of a reading in one go."""
 
     def takes(self, x: Tensor) -> bool:
-        """Whether it fits patterns like these (pages, patterns, d)."""
+        """Return whether it fits patterns like these (pages, patterns, d)."""
 
     def read(self, fast: Tensors, x: Tensor, *, steps: int) -> Reading:
         """See `energy.reader.read`."""
@@ -163,22 +163,22 @@ class InPlaceKernel(Kernel, Protocol):
         """Whether it goes through W as that lies in memory; if not, it wants W in the cache before, as a copy is."""
 
     def holds(self, hold: Hold) -> bool:
-        """Whether it can do so with these."""
+        """Return whether it can put these values back."""
 
     def evaluate_at(self, fast: Tensors, places: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        """E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each, in pages as of `read_at`."""
+        """Compute E(x; θ) and E(x; θ) − E(x; θ₀), (pages, patterns) each, in pages as of `read_at`."""
 
     def read_at(
         self, fast: Tensors, places: Tensor | None, x: Tensor, *, steps: int, hold: Hold | None = None
     ) -> Reading:
-        """The same with page i at `places`[i], (pages,) int64, of each tensor (places, *shape); without places at i."""
+        """Read with page i at `places`[i], (pages,) int64, of each tensor (places, *shape); without places at i."""
 
 
 class WritingKernel(Protocol):
-    """All steps of a writing in one go."""
+    """Kernel that takes all steps of a writing in one go."""
 
     def takes(self, x: Tensor) -> bool:
-        """Whether it fits patterns like these (pages, patterns, d)."""
+        """Return whether it fits patterns like these (pages, patterns, d)."""
 
     def write(self, ground: WriteTerms, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
-        """Puts what the loop makes of the fast weights in `out`, each (pages, *shape)."""
+        """Write, and put the new fast weights in `out`, each (pages, *shape)."""

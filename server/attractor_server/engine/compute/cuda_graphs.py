@@ -28,7 +28,7 @@ class Captured:
     reading: Reading
 
     def replay(self, fast: Tensors, x: Tensor) -> Reading:
-        """The same reading of other pages and cues."""
+        """Run the reading on other pages and cues."""
         for name, place in self.fast.items():
             place.copy_(fast[name])
         self.x.copy_(x)
@@ -52,7 +52,7 @@ class GraphedReads:
     captured: dict[tuple[object, ...], Captured] = field(default_factory=dict)
 
     def takes(self, x: Tensor) -> bool:
-        """Batches in powers of two on CUDA whose weights are quickly copied."""
+        """Accept batches in powers of two on CUDA whose weights are quickly copied."""
         pages, n = x.shape[:2]
         small = 0 < pages * self.page_bytes <= COPIED_BYTES
         return x.is_cuda and small and not pages & (pages - 1) and not n & (n - 1)

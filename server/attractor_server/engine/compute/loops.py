@@ -61,7 +61,7 @@ def _descend(  # noqa: PLR0913
 
 
 def _scale(gradient: Tensor, size: float) -> Tensor:
-    """What clips each pattern's gradient smoothly and makes it a step: −size·(1 + ‖g‖²/d)^−½."""
+    """Compute the factor that clips each pattern's gradient smoothly and makes it a step: −size·(1 + ‖g‖²/d)^−½."""
     norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
     scale: Tensor = norm.square_().div_(gradient.shape[-1]).add_(1).rsqrt_().mul_(-size)
     return scale
@@ -95,7 +95,7 @@ def write_form(  # noqa: PLR0913
 
 
 def _move(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor, *, into: Tensor) -> None:
-    """Puts the value less rate (pages,) times its clipped gradient there, which may be the gradient's own place."""
+    """Put the value less rate (pages,) times its clipped gradient there, which may be the gradient's own place."""
     norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     scale = (norm / limit).square_().add_(1).rsqrt_().mul_(rate).neg_()
     torch.addcmul(value, gradient, scale.reshape(-1, *(1,) * (value.dim() - 1)), out=into)

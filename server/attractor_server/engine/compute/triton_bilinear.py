@@ -41,12 +41,12 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0913
 
 
 def takes(k: Tensor) -> bool:
-    """Whether it fits keys like these (pages, patterns, keys): float32, and few patterns a page."""
+    """Return whether it fits keys like these (pages, patterns, keys): float32, and few patterns a page."""
     return k.dtype == torch.float32 and k.numel() > 0 and k.shape[1] <= ROWS_LIMIT
 
 
 def pulls(w: Tensor, b: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Wk + b (pages, patterns, values) and vW (pages, patterns, keys).
+    """Compute Wk + b (pages, patterns, values) and vW (pages, patterns, keys).
 
     Of W (pages, values, keys), b (pages, values), k (pages, patterns, keys) and v (pages, patterns, values).
     """

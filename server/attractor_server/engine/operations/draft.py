@@ -90,7 +90,7 @@ def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
 
 
 def delete_in_parts(keeper: MemoryStore, draft: int) -> Iterator[None]:
-    """Deletes that memory, which nobody reaches, with a stop after each part. What fails is left for a later one."""
+    """Delete that memory, which nobody reaches, with a stop after each part. What fails is left for a later call."""
     pages, started_s = 1, time.perf_counter()
     try:
         while keeper.shorten(draft, pages=pages):

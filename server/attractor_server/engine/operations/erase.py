@@ -31,7 +31,7 @@ ERASED_TOGETHER = 4
 
 
 def erase(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
-    """Erases the patterns of one job in each lane, all of them or none.
+    """Erase the patterns of one job in each lane, all of them or none.
 
     A pattern that is kept, by an open page or by the backend store, leaves its page as if it had been stored one time
     less. Any other goes to the eraser, on the page that knows it best; that page keeps no patterns from then on, as it
@@ -63,7 +63,7 @@ def _fail(what: str, erasures: Sequence[ErasePlan], error: Exception) -> None:
 
 
 def _find_kept(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
-    """Plans to rewrite pages without those of their patterns that are kept."""
+    """Plan to rewrite pages without those of their patterns that are kept."""
     if loaded.kept is None:
         _find_at_hand(loaded, erasures)
         return
@@ -75,7 +75,7 @@ def _find_kept(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]
 
 
 def _find_in_store(kept: PatternCache, erasure: ErasePlan) -> Stops[None]:
-    """Looks in all pages, the newest first, until all patterns are found; stops after each."""
+    """Search all pages, the newest first, until all patterns are found; stop after each."""
     memory = erasure.job.memory
     for page in reversed(memory.pages):
         if not len(erasure.rest):
@@ -90,7 +90,7 @@ def _find_in_store(kept: PatternCache, erasure: ErasePlan) -> Stops[None]:
 
 
 def _find_at_hand(loaded: ModelState, erasures: Sequence[ErasePlan]) -> None:
-    """Looks in open pages, the only ones that keep patterns where there is no store."""
+    """Search the open pages, the only ones that keep patterns where there is no store."""
     keeping = [one for one in erasures if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
     for start in range(0, len(keeping), loaded.bank.capacity):
         part = keeping[start : start + loaded.bank.capacity]
@@ -105,7 +105,7 @@ def _find_at_hand(loaded: ModelState, erasures: Sequence[ErasePlan]) -> None:
 
 
 def _find_others(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
-    """Plans which pages the eraser is to change; where nothing is stored there is nothing to change."""
+    """Plan which pages the eraser is to change; where nothing is stored there is nothing to change."""
     holding = [one for one in erasures if any(page.written for page in one.job.memory.pages)]
     if not loaded.model.erases:
         for one in holding:
@@ -126,7 +126,7 @@ def _find_others(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[Non
 
 
 def _parts(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
-    """Erasures whose pages are in the bank at the same time; no more of them than one program takes, if that can be."""
+    """Group erasures whose pages fit in the bank together, and where possible in one program."""
     part, pages = list[ErasePlan](), 0
     for one in (one for one in erasures if one.error is None and one.changes):
         if (count := len(one.changes)) > loaded.bank.capacity:
@@ -151,7 +151,7 @@ def _apply(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
 
 
 def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
-    """Computes the pages, and puts those of erasures that are finite throughout in the bank."""
+    """Compute the pages, and put those of erasures that are finite throughout in the bank."""
     changes = [change for one in erasures for change in one.changes.values()]
     if not changes:
         return
@@ -175,7 +175,7 @@ def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
 
 
 def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
-    """Erases with stops: changed pages are made beside those of the memory, and take their places all at once."""
+    """Erase with stops: changed pages are made beside those of the memory, and take their places all at once."""
     job, memory = erasure.job, erasure.job.memory
     new: dict[Page, Page] = {}
     draft = draft_of(loaded, memory)
@@ -209,7 +209,7 @@ def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
 def _change_beside(
     loaded: ModelState, erasure: ErasePlan, changes: Sequence[PageEdit], new: MutableMapping[Page, Page]
 ) -> Stops[None]:
-    """Makes the pages that changes lead to, each noted in `new` by the one that is in its place.
+    """Make the changed pages, each noted in `new` by the page that it replaces.
 
     Raises:
         ServerError: they cannot be made.
@@ -285,7 +285,7 @@ def _no_values(loaded: ModelState) -> Floats:
 
 
 def _count_erase(erasure: ErasePlan) -> Erased:
-    """Counts an erase whose pages have changed."""
+    """Count an erase whose pages have changed."""
     memory = erasure.job.memory
     memory.version += 1
     memory.touch()

@@ -1,4 +1,4 @@
-"""Matching: which of the patterns that a memory's store keeps is nearest to each that was recalled."""
+"""Matching: the pattern in a memory's store that is nearest to each recalled one."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ ROWS = 16
 
 
 def find_matches(kept: PatternCache, memory: MemoryRecord, layout: Layout, values: Floats) -> Stops[Matches]:
-    """The nearest kept pattern to each of the values (n, d); an infinite distance where none is kept.
+    """Find the nearest kept pattern to each of the values (n, d); the distance is infinite where none is kept.
 
     With a stop after each page, and in pages with many patterns.
 
@@ -49,7 +49,7 @@ def find_matches(kept: PatternCache, memory: MemoryRecord, layout: Layout, value
 def compute_distances(
     layout: Layout, values: Floats, others: Floats
 ) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    """Between values (n, d) and others (m, d): (n, m). A character that differs counts 2."""
+    """Compute squared distances (n, m) of values (n, d) to others (m, d). A character that differs counts 2."""
     found = np.zeros((len(values), len(others)))
     for field, span in layout.spans:
         one, other = values[:, span].astype(np.float64), others[:, span].astype(np.float64)

@@ -135,7 +135,7 @@ def _failure(error: Exception, memories: int) -> ServerError:
 
 
 def invalidate(bank: Bank, memory: MemoryRecord) -> None:
-    """Forgets what is at hand of a memory: it comes from the store when it is next needed."""
+    """Forget a memory's pages and counts here: they come from the store when they are next needed."""
     for page in memory.pages:
         bank.release(page)
     memory.at_hand = False
@@ -151,7 +151,7 @@ def keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Collec
 
 
 def _by_stores(bank: Bank, filling: StorePlan, draft: Draft | None) -> Change:
-    """What the stores of a lane did to their memory, but for the pages that a draft has."""
+    """Describe how the stores of a lane changed their memory, but for the pages that a draft has."""
     memory, there = filling.memory, draft.numbers if draft is not None else set()
     gone = {*filling.dropped, *(part.page for part in filling.parts if part.page.number in there)}
     content = _content(bank, filling, [part for part in filling.parts if part.page not in gone])
@@ -164,7 +164,7 @@ def _by_stores(bank: Bank, filling: StorePlan, draft: Draft | None) -> Change:
 
 
 def _content(bank: Bank, filling: StorePlan, parts: Sequence[PagePart]) -> Change:
-    """What came into pages: entries, and images of those that are sealed by now.
+    """Describe what came into pages: entries, and images of those that are sealed by now.
 
     Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
     """
@@ -188,13 +188,13 @@ def _content(bank: Bank, filling: StorePlan, parts: Sequence[PagePart]) -> Chang
 
 
 def _by_erase(bank: Bank, erasure: ErasePlan, outcome: Outcome | ServerError) -> Change:
-    """What an erase did to its memory: nothing stays of what a changed page had, but what it was rewritten with."""
+    """Describe how an erase changed its memory: of a changed page nothing stays but what it was rewritten with."""
     content = describe_erase(bank, erasure, erasure.changes, erasure.job.memory.version)
     return replace(content, emptied=list(content.pages), told=list_acks([(erasure.job, outcome)]))
 
 
 def describe_erase(bank: Bank, erasure: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
-    """What an erase leaves in pages, of which the bank has the new weights.
+    """Describe what an erase leaves in pages, of which the bank has the new weights.
 
     These are kept, too, unless it is the page to be filled, and follows from its patterns.
     """

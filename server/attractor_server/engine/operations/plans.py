@@ -26,7 +26,7 @@ class PagePart:
 
 
 class StorePlan:
-    """What the stores of a lane make of its memory. Nothing of it is applied before `apply`."""
+    """Plan of the stores of a lane: the pages to write. Nothing of it is applied before `apply`."""
 
     def __init__(self, lane: MemoryBatch) -> None:
         self.memory = lane.memory
@@ -51,13 +51,13 @@ class StorePlan:
         self.writes = list(self._writes())
 
     def apply(self) -> None:
-        """Makes the memory's record what the stores made of it."""
+        """Bring the memory's record up to the stores."""
         self.memory.pages[:] = self._pages
         self.memory.version, self.memory.patterns = self.version, self.patterns
         self.memory.touch()
 
     def take_back(self) -> None:
-        """Makes the memory's record what it was before; its pages are not at hand."""
+        """Restore the memory's record as it was before; its pages are not at hand."""
         self.memory.pages[:] = [*self.dropped, *self._pages][: self._count_before]
         self.memory.take_back(self._before)
 
@@ -126,7 +126,7 @@ class PageWrite:
         return len(self.values) + (0 if adds else self.page.patterns)
 
     def keeps(self, patterns: int) -> bool:
-        """Whether a page that was rewritten, with so many patterns, keeps them: there may be more to come."""
+        """Return whether a page that was rewritten, with so many patterns, keeps them: there may be more to come."""
         return not self.filling.memory.settings.seals(patterns)
 
 
@@ -142,7 +142,7 @@ AT_A_TIME = 1 << 20
 
 @dataclass(eq=False)
 class PageEdit:
-    """What an erase does to one page: patterns (n, d) in user units."""
+    """Change of one page by an erase: patterns (n, d) in user units."""
 
     page: Page
     kept: Floats | None = None
@@ -175,7 +175,7 @@ class PageEdit:
 
 @dataclass(eq=False)
 class ErasePlan:
-    """What one job erases. Nothing of it is applied before all its pages are computed."""
+    """Plan of one job's erase: the pages to change. Nothing of it is applied before all its pages are computed."""
 
     job: Job
     rest: Floats
@@ -187,7 +187,7 @@ class ErasePlan:
         self._before = self.job.memory.counts()
 
     def take_back(self) -> None:
-        """Makes the memory's record what it was before; its pages are not at hand."""
+        """Restore the memory's record as it was before; its pages are not at hand."""
         self.job.memory.take_back(self._before)
 
     def begin(self) -> None:
@@ -205,7 +205,7 @@ class ErasePlan:
 
 
 def without(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
-    """Which of the kept patterns are not erased, one for one; and those erased that are not among them."""
+    """Return a mask of the kept patterns that remain, one erased for one kept, and the erased that matched none."""
     stays, found = np.ones(len(kept), np.bool_), np.zeros(len(erased), np.bool_)
     for row in _match_rows(kept, erased):
         same = np.flatnonzero(_same(kept, erased[row]) & stays)

@@ -37,7 +37,7 @@ Answers: TypeAlias = Iterator[tuple[Job, Selection, Answer]]
 
 
 def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
-    """What the cues lead to in the chosen pages, and where it was asked for, the kept patterns nearest to that.
+    """Read what the cues lead to in the chosen pages, and where asked for, find the kept patterns nearest to that.
 
     Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
     """
@@ -53,7 +53,7 @@ def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
 
 
 def recognize(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
-    """How familiar patterns are to the pages that know them best."""
+    """Tell how familiar patterns are to the pages that know them best."""
     limit = loaded.limit_reads(job for lane in lanes for job in lane.jobs)
     return _run_program(loaded, lanes, _recognize, limit=limit, contests=False)
 
@@ -79,12 +79,12 @@ def _run_program(
     limit: int,
     contests: bool,
 ) -> Results:
-    """Answers of a program to at most `limit` pages at a time, with stops between."""
+    """Yield the answers of a program to at most `limit` pages at a time, with stops between."""
     asked = yield from route_cues(loaded, lanes, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
     for part in _parts_of(asked.rows, limit) if lanes[0].cut else chunks(asked.rows, _size, limit):
-        for job, some, answer in _run_guarded(loaded, part, program):
+        for job, some, answer in _run_rows(loaded, part, program):
             if some is ALL:
                 yield job, answer
             else:
@@ -99,7 +99,7 @@ def _size(row: PageQuery) -> int:
 
 
 def _parts_of(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQuery]]:
-    """The rows cut into such of few patterns, as many of these at a time as have few together."""
+    """Cut the rows into pieces of few patterns, and group pieces that have few together."""
     alike: dict[int, list[PageQuery]] = {}
     for row in _cut(rows):
         alike.setdefault(bucket(row.size), []).append(row)
@@ -108,7 +108,7 @@ def _parts_of(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQu
 
 
 def _cut(rows: Iterable[PageQuery]) -> Iterator[PageQuery]:
-    """The rows, none of more than PART_READS patterns."""
+    """Yield the rows, none of more than PART_READS patterns."""
     for row in rows:
         if row.size <= PART_READS:
             yield row
@@ -123,10 +123,10 @@ def _cut(rows: Iterable[PageQuery]) -> Iterator[PageQuery]:
                 yield replace(row, parts=[(job, piece, len(piece))], size=len(piece))
 
 
-def _run_guarded(
+def _run_rows(
     loaded: ModelState, rows: Sequence[PageQuery], program: Callable[[ModelState, Sequence[PageQuery]], Answers]
 ) -> Answers:
-    """Rows that fail do so alone."""
+    """Run a program on rows whose pages the bank brings; rows that fail do so alone."""
     failed: dict[Page, ServerError] = {}
     answers: list[tuple[Job, Selection, Answer]] = []
 
@@ -192,7 +192,7 @@ def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
 
 
 def _recognize(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
-    """Probabilities are as if a stored pattern were as likely in any one page of its memory as in another."""
+    """Recognize the patterns of these rows, as if a stored one were as likely in any page of its memory."""
     model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.in_place_tensors
     x, own = _encode(loaded, rows, grid), [row.page for row in rows]
     if lent is not None:
@@ -218,7 +218,7 @@ def _recognize(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
 
 
 def _gather_values(rows: Sequence[PageQuery]) -> Floats:
-    """(patterns, d) of all parts, row after row."""
+    """Gather the values of all parts, row after row: (patterns, d)."""
     return concatenate([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
 
 
@@ -232,7 +232,7 @@ def _encode(loaded: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) ->
 
 
 def _gather_known(rows: Sequence[PageQuery], given: Floats) -> Booleans:
-    """Entries that are known, (patterns, d), like the values that are given."""
+    """Gather which entries are known, (patterns, d), like the values that are given."""
     parts = [part for row in rows for part in row.parts]
     nothing = np.zeros(given.shape, np.bool_)
     return concatenate([nothing[:count] if job.known is None else job.known[some] for job, some, count in parts])
@@ -244,7 +244,7 @@ def _put_back(given: Floats | None, known: Booleans | None, values: Floats) -> F
 
 
 def _locate_parts(rows: Sequence[PageQuery]) -> Iterator[tuple[Job, Selection, slice, Integers | None]]:
-    """Each part, where it is among the patterns of all, and the number of its page; None where that is 0."""
+    """Yield each part, its place among the patterns of all, and the number of its page; None where that is 0."""
     parts = [(job, some, count, row.number) for row in rows for job, some, count in row.parts]
     ends = accumulate(count for _, _, count, _ in parts)
     for (job, some, count, number), end in zip(parts, ends, strict=True):

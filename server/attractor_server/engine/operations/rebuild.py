@@ -30,7 +30,7 @@ _Content: TypeAlias = tuple[Floats, Sequence[Item]]
 
 
 def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task: Rebuild, call: Call | None) -> Rebuilt:
-    """Makes the memory, in the store, one of that model with all its patterns in full pages, or leaves it as it is.
+    """Make the memory, in the store, one of that model with all its patterns in full pages, or leave it as it is.
 
     Stops after each part. What it is then, and the number of the memory that has the old pages.
 
@@ -85,7 +85,7 @@ def _changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory, new:
 
 
 def _contents(keeper: MemoryStore, stored: StoredMemory, size: int) -> Iterator[_Content]:
-    """What comes into each page: all that the memory holds, in the order in which it was stored."""
+    """Yield the content of each page: all that the memory holds, in the order in which it was stored."""
     values, items, held = list[Floats](), list[Item](), 0
     for row in stored.pages:
         entries = [one for one in keeper.page(stored.id, row.number, all_entries=True).entries if len(one.values)]

@@ -33,7 +33,7 @@ class _Coming:
 
 @dataclass(eq=False)
 class _Replay:
-    """What a page is written with once more: groups of patterns (n, d), one after another."""
+    """Groups of patterns (n, d) that a page is written with once more, one after another."""
 
     memory: MemoryRecord
     page: Page
@@ -43,7 +43,7 @@ class _Replay:
 
 
 def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
-    """Brings the memories of these jobs back; the jobs whose memories did not come, each with the cause.
+    """Bring the memories of these jobs back; return the jobs whose memories did not come, each with the cause.
 
     With them the repeats of what the store has, whose first answer was lost with a connection to it.
     """
@@ -72,7 +72,7 @@ def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Ou
 
 
 def replay(loaded: ModelState, memory: MemoryRecord, page: Page, stored: StoredPage) -> None:
-    """Sends a page's entries through the writing loop.
+    """Send a page's entries through the writing loop.
 
     Raises:
         ServerError: they cannot be written.
@@ -111,7 +111,7 @@ def _repeats(jobs: Sequence[Job], acks: Sequence[WriteAck]) -> Mapping[Job, Outc
 
 
 def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Coming:
-    """What the store has of the memory.
+    """Return the memory's contents in the store.
 
     Sealed pages are read when a batch needs them. A page with entries of its own is to be written anew.
 
@@ -174,7 +174,7 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
 
 
 def _write_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
-    """Writes these pages side by side; those that could not be written, each with the cause."""
+    """Write these pages side by side; return those that could not be written, each with the cause."""
     failed: dict[_Replay, ServerError] = {}
 
     def fail(part: Sequence[_Replay], error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Which page of a memory answers each cue: all pages' energies of all cues in few calls, before any reading.
+"""Routing of each cue to the page of its memory that answers it: all pages' energies in few calls, before any reading.
 
 Where two pages are about as probable, both are read.
 """
@@ -36,7 +36,7 @@ PageNumbers: TypeAlias = NDArray[np.int64]
 
 @dataclass(eq=False, slots=True)  # not frozen: that would double what it costs to make one
 class PageQuery:
-    """The patterns that one page is asked about."""
+    """Patterns that one page is asked about."""
 
     page: Page
     number: int
@@ -73,17 +73,17 @@ class Routes:
     """Where both are to be read"""
 
     def part(self, some: slice) -> "Routes":
-        """Of some of the cues."""
+        """Return the routes of some of the cues."""
         return Routes(self.x[some], self.page[some], self.rival[some], self.lead[some], self.contested[some])
 
     def settle(self) -> "Routes":
-        """The same without contests."""
+        """Return the routes without contests."""
         return replace(self, contested=np.zeros_like(self.contested))
 
 
 @dataclass(frozen=True, eq=False)
 class RoutedBatch:
-    """What lanes' jobs ask of pages."""
+    """Page queries that lanes' jobs come to."""
 
     rows: Sequence[PageQuery]
     """One for each page"""
@@ -94,7 +94,7 @@ class RoutedBatch:
 
 
 def route_cues(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
-    """Rows of the pages that answer, and with `contests` of those that might.
+    """Make rows of the pages that answer, and with `contests` of those that might.
 
     A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
     """
@@ -118,7 +118,7 @@ def route_cues(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bo
 
 
 def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequence[Routes | ServerError]]:
-    """For each of the cues which pages may answer it, or why its pages could not be asked.
+    """Choose for each of the cues the pages that may answer it; an error where its pages could not be asked.
 
     Where it is cut, a stop comes after few energies.
     """
@@ -165,7 +165,7 @@ def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Sel
 
 
 def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
-    """Of cues whose numbers have the same bucket."""
+    """Choose pages for cues whose numbers have the same bucket."""
     grid = loaded.grid([len(one.values) for one in cues])
     x = loaded.model.encode(loaded.to_device(grid.spread(np.concatenate([one.values for one in cues]))))
     energies, found = yield from _energies(loaded, cues, x, cut=cut)

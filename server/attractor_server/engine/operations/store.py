@@ -30,7 +30,7 @@ from attractor_server.scheduling.failures import describe_divergence, log_fault
 
 
 def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
-    """Applies the stores of each lane together or not at all; where they diverge together, one after another.
+    """Apply the stores of each lane together or not at all; where they diverge together, one after another.
 
     New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
     """
@@ -68,7 +68,7 @@ def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
 
 
 def _drafts(loaded: ModelState, fillings: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
-    """Drafts for the fillings that make several pages, and are kept."""
+    """Start drafts for the fillings that make several pages, and are kept."""
     drafts = {one: draft_of(loaded, one.memory) for one in fillings if sum(write.new for write in one.writes) > 1}
     return {one: draft for one, draft in drafts.items() if draft is not None}
 
@@ -76,7 +76,7 @@ def _drafts(loaded: ModelState, fillings: Iterable[StorePlan]) -> Mapping[StoreP
 def _write_all(
     loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft], *, cut: bool
 ) -> Stops[None]:
-    """Writes all pages; where it is cut, of few patterns at a time, with a stop between."""
+    """Write all pages; where it is cut, of few patterns at a time, with a stop between."""
     for new in (True, False):
         writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
         limit = loaded.limit
@@ -92,7 +92,7 @@ def _write_all(
 
 
 def _keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Sequence[Page]) -> None:
-    """Has the draft keep these pages, unless the filling fails."""
+    """Keep these pages in the draft, unless the filling fails."""
     try:
         if filling.error is None and pages:
             keep_new(loaded, filling, draft, pages)
@@ -101,18 +101,18 @@ def _keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Seque
 
 
 def finite_rows(fast: Tensors) -> list[bool]:
-    """Of which pages all weights, each (pages, *shape), are finite."""
+    """Return for each page whether all its weights, each (pages, *shape), are finite."""
     finite: list[bool] = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
     return finite
 
 
 def rows_in(fast: Tensors, rows: Sequence[int]) -> Tensors:
-    """The weights of these pages alone."""
+    """Return the weights of these pages alone."""
     return {name: tensor[list(rows)] for name, tensor in fast.items()}
 
 
 def _settle(loaded: ModelState, filling: StorePlan) -> None:
-    """Applies a filling whose pages are all written; of another it releases what was."""
+    """Apply a filling whose pages are all written; release the written pages of another."""
     if filling.error is None:
         gone = filling.dropped
         filling.apply()
@@ -147,7 +147,7 @@ def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
 
 
 def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
-    """Computes the pages, with stops, and puts those that are finite in the bank, with the patterns they keep."""
+    """Compute the pages, with stops, and put those that are finite in the bank, with the patterns they keep."""
     anew = [write.rewrites for write in writes]
     before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
     values = [_with_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
@@ -171,7 +171,7 @@ def _with_kept(write: PageWrite) -> Floats:
 
 
 def write_anew(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
-    """The fast weights of the pages `starts`, which hold so many patterns, after writing the values (n, d) in each.
+    """Return the fast weights of the pages `starts`, which hold so many patterns, after writing values (n, d) in each.
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
     """
@@ -179,12 +179,12 @@ def write_anew(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floa
 
 
 def add_patterns(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
-    """The same for pages whose fast weights these are, each (rows, *shape); rows beyond the pages are padding."""
+    """Write as `write_anew` does, from fast weights (rows, *shape); rows beyond the pages are padding."""
     return run_to_end(add_in_parts(loaded, fast, values, before))
 
 
 def add_in_parts(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
-    """The same, with a stop after each writing loop."""
+    """Write as `add_patterns` does, with a stop after each writing loop."""
     size = loaded.model.write_chunk
     for start in range(0, max(map(len, values)), size):
         parts = [one[start : start + size] for one in values]
@@ -204,7 +204,7 @@ def add_in_parts(loaded: ModelState, fast: Tensors, values: Sequence[Floats], be
 
 
 def _chunk_written(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
-    """The same for values that go through the loop together; rows of `fast` beyond them are padding."""
+    """Write values that go through the loop together; rows of `fast` beyond them are padding."""
     rows = len(next(iter(fast.values())))
     grid = PaddedBatch([len(one) for one in values], rows=rows)
     x = loaded.model.encode(loaded.to_device(grid.spread(concatenate(values))))

@@ -24,7 +24,7 @@ Steps: TypeAlias = Generator[None, None, Made]
 
 
 class TaskRunner:
-    """Carries out tasks, each once. Lives on the engine's thread."""
+    """Carry out tasks, each once. Lives on the engine's thread."""
 
     def __init__(self, keeper: MemoryStore | None, loaded: Mapping[str, ModelState]) -> None:
         """`loaded` is by digest; a memory's own model may not be among them."""
@@ -33,7 +33,7 @@ class TaskRunner:
         self._under_way: dict[Job, Steps] = {}
 
     def run(self, job: Job) -> Outcome | ServerError:
-        """Carries out the job's task, or the next part of it."""
+        """Carry out the job's task, or the next part of it."""
         keeper, loaded = self._keeper, self._loaded
         if keeper is None or not job.memory.id:
             return NotKept(
@@ -55,7 +55,7 @@ class TaskRunner:
 
 
 def invalidate(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord) -> None:
-    """Forgets what is at hand of the memory: it is what the store has, and comes from there when it is next needed."""
+    """Forget the memory's pages and counts here: they come from the store when they are next needed."""
     release(memory.pages)
     memory.at_hand = False
     with suppress(ServerError):
@@ -63,7 +63,7 @@ def invalidate(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: Me
 
 
 def _steps(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
-    """Does the job's task, with stops if it takes long; what comes of it at the end."""
+    """Do the job's task, with stops if it takes long; return its result."""
     if job.call is not None and (first := keeper.done(job.call)) is not None:
         return _repeat_answer(keeper, loaded, job, first)
     if isinstance(job.task, Rebuild):
@@ -98,7 +98,7 @@ def _do_task(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) ->
 
 
 def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, first: Done) -> Made:
-    """The first answer, as far as it is known: what was made then may be another by now, or gone."""
+    """Return the first answer, as far as it is known: what was made then may be another by now, or gone."""
     memory = job.memory
     match job.task:
         case Fork(name):
@@ -114,7 +114,7 @@ def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: J
 
 
 def _refresh(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
-    """The memory as the store has it, and its record with it, with what a call made of it then."""
+    """Bring the memory's record up to the store; return the memory with what a call made of it then."""
     stored = found(keeper, memory)
     if stored.version != memory.version:
         invalidate(keeper, loaded, memory)
@@ -143,7 +143,7 @@ def _snapshot(memory: MemoryRecord, tag: str, first: Done) -> Snapshot:
 def _restore(
     keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, tag: str, call: Call | None
 ) -> Made:
-    """What is at hand of the memory goes; it comes back as the store has it when it is next needed."""
+    """Restore a snapshot in the store; the memory's pages come from there when they are next needed."""
     snapshot = keeper.tagged(memory.id, tag)
     if snapshot is not None and snapshot.model_digest not in loaded:
         raise ModelGone(

@@ -14,10 +14,10 @@ from attractor_server.memories.page import INITIAL, Floats, Page
 
 
 class PageStore(Protocol):
-    """Where pages go that the bank has no room for. One thread calls it."""
+    """Store of pages that the bank has no room for. One thread calls it."""
 
     def save(self, page: int, image: PageBytes, kept: Floats | None) -> None:
-        """Keeps the page's weights and patterns (n, d), in the place of what was kept of it before.
+        """Keep the page's weights and patterns (n, d), in the place of what was kept of it before.
 
         Raises:
             ServerError: it could not; what was kept before may be lost.
@@ -27,14 +27,14 @@ class PageStore(Protocol):
         """Leave nothing of what was saved."""
 
     def load(self, page: int, image: PageBytes) -> Floats | None:
-        """Fills `image` with the weights as they were saved, and returns the patterns.
+        """Fill `image` with the weights as they were saved, and return the patterns.
 
         Raises:
             ServerError: what was saved cannot be read, or is damaged.
         """
 
     def drop(self, page: int) -> None:
-        """Forgets the page, if it was saved."""
+        """Forget the page, if it was saved."""
 
 
 class Bank:
@@ -59,7 +59,7 @@ class Bank:
         """Pages in the bank, the least recently used first"""
 
     def bring(self, pages: Iterable[Page]) -> Mapping[Page, ServerError]:
-        """Brings pages into the bank that are not there; those that could not come, each with the cause.
+        """Bring pages into the bank that are not there; return those that could not come, each with the cause.
 
         They all stay until the next call. What was never written needs no room.
 
@@ -78,7 +78,7 @@ class Bank:
         return failed | self._load([page for page in cold if page not in failed])
 
     def enter(self, pages: Sequence[Page]) -> Tensor:
-        """Where these pages are in the bank from now on until the next call: (pages,) int64.
+        """Bring these pages, and return where they are in the bank until the next call: (pages,) int64.
 
         Never fails for want of room while they are no more than `capacity`.
 
@@ -99,11 +99,11 @@ class Bank:
         return self._stack.tensors if isinstance(self._form, Float32) else None
 
     def gather(self, places: Tensor) -> dict[str, Tensor]:  # (pages,) int64
-        """Copies of the fast weights at these places, each (pages, *shape)."""
+        """Copy the fast weights at these places, each (pages, *shape)."""
         return self._form.unpack(self._stack.gather(places))
 
     def publish(self, pages: Sequence[Page], fast: Mapping[str, Tensor]) -> Mapping[Page, ServerError]:
-        """Puts new fast weights, each (pages, *shape), in these pages, which must differ.
+        """Put new fast weights, each (pages, *shape), in these pages, which must differ.
 
         The pages that found no room, each with the cause, are as they were; all others hold their new weights. What the
         pages keep beside their weights is saved with these, so change that before the next call.
@@ -126,12 +126,12 @@ class Bank:
         return failed
 
     def image(self, page: Page) -> bytes:
-        """The weights of a page that is in the bank, or was never written: float32, tensors in order of their names."""
+        """Return the weights of a page in the bank, or one never written: float32, tensors in order of their names."""
         fast = sorted(self.gather(self._stack.column([page.place])).items())
         return b"".join(tensor.float().cpu().numpy().tobytes() for _, tensor in fast)
 
     def release(self, page: Page) -> None:
-        """Forgets the page here and in the store; it is as one never written.
+        """Forget the page here and in the store; it is as one never written.
 
         Raises:
             ValueError: the page is another bank's; nothing has changed.
@@ -145,7 +145,7 @@ class Bank:
         page.place, page.stored, page.patterns, page.kept, page.home = INITIAL, False, 0, None, None
 
     def disorder(self) -> str:
-        """The first place that is neither free once nor one page's that knows this bank, in words; empty: none is."""
+        """Describe the first place that is neither free once nor one page's that knows this bank; empty: none is."""
         places = [*self._free, *(page.place for page in self._resident)]
         whole = len(places) == len(set(places)) == self.capacity and min(places) > INITIAL
         if whole and max(places) <= self.capacity and all(page.home is self for page in self._resident):
@@ -166,7 +166,7 @@ class Bank:
                 raise ValueError(f"page {page.id} is not of this bank: its memory's model has changed")
 
     def _put(self, pages: Sequence[Page], fast: Mapping[str, Tensor]) -> None:
-        """Overwrites pages, and gives a free place to each that has none."""
+        """Overwrite pages, and give a free place to each that has none."""
         free = reversed(self._free)
         places = [page.place or next(free) for page in pages]
         self._stack.put(self._stack.column(places), self._form.pack(fast))
@@ -176,11 +176,11 @@ class Bank:
             self._resident[page] = None
 
     def _take(self, count: int) -> list[int]:
-        """The last free places, the very last one first, which are free no longer."""
+        """Take the last free places, the very last one first."""
         return [self._free.pop() for _ in range(count)]
 
     def _make_room(self, coming: Sequence[Page], *, beside: int) -> dict[Page, ServerError]:
-        """Frees a place for each, sparing the `beside` pages used last; those left without one, with the cause.
+        """Free a place for each, sparing the `beside` pages used last; return those left without one, with the cause.
 
         Pages that the store does not take stay; in their stead leave those that it has already.
         """
@@ -196,7 +196,7 @@ class Bank:
         return dict.fromkeys(coming[len(self._free) :], error or self._too_many(len(coming) + beside))
 
     def _save(self, pages: Sequence[Page]) -> ServerError | None:
-        """Has the store keep these, fetched from the device together; why it stopped before the last one."""
+        """Save these pages, fetched from the device together; return why that stopped before the last one."""
         images = self._stack.fetch([page.place for page in pages]) if pages else ()
         for page, image in zip(pages, images, strict=True):
             try:
@@ -207,14 +207,14 @@ class Bank:
         return None
 
     def _leave(self, pages: Iterable[Page]) -> None:
-        """Frees the places of pages that the store holds."""
+        """Free the places of pages that the store holds."""
         for page in pages:
             self._free.append(page.place)
             del self._resident[page]
             page.place, page.kept = INITIAL, None
 
     def _load(self, pages: Sequence[Page]) -> dict[Page, ServerError]:
-        """Fills free places from the store; the pages that could not be read, each with the cause."""
+        """Fill free places from the store; return the pages that could not be read, each with the cause."""
         failed: dict[Page, ServerError] = {}
         places = self._free[len(self._free) - len(pages) :][::-1]
         images, land = self._stack.receive(places)

@@ -8,7 +8,7 @@ from attractor_server.memories.records import Image
 
 
 def images_of(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
-    """The weights of these pages after that version of their memory."""
+    """Return the weights of these pages after that version of their memory."""
     images = []
     for page in pages:
         for error in bank.bring([page]).values():

@@ -19,7 +19,7 @@ LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True, eq=False)
 class PagePatterns:
-    """What a page holds, in the order in which it was stored."""
+    """Patterns of a page, in the order in which they were stored."""
 
     values: Floats
     """(n, d) in user units"""
@@ -28,7 +28,7 @@ class PagePatterns:
 
     @property
     def nbytes(self) -> int:
-        """What it takes of the memory, about."""
+        """Bytes that it takes, about."""
         return self.values.nbytes + sum(len(item.payload) + 64 for item in self.items)
 
 
@@ -46,7 +46,7 @@ class PatternCache:
         """For long work with these patterns"""
 
     def of(self, memory: MemoryRecord, page: Page) -> PagePatterns | None:
-        """All patterns of that page; None where not all are kept, since its weights alone were, or the eraser's.
+        """Return all patterns of that page; None where not all are kept, since its weights alone were, or the eraser's.
 
         Raises:
             ServerError: the store cannot be read, or is damaged.
@@ -70,7 +70,7 @@ class PatternCache:
         return found
 
     def invalidate(self, page: Page) -> None:
-        """The page holds something else from now on."""
+        """Forget the page's patterns: it holds something else from now on."""
         with self._lock:
             if (old := self._at_hand.pop(page.id, None)) is not None:
                 self._bytes -= old.nbytes

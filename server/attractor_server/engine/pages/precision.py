@@ -23,7 +23,7 @@ class WeightFormat(Protocol):
     """Packs fast weights, each (pages, *shape), and unpacks them again; what is packed has a row for each page, too."""
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
-        """What the bank keeps of them; never one of the given tensors' own memory where that may change later."""
+        """Return what the bank keeps of the weights; never the given tensors' own memory if that may change later."""
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
         """The weights that computing goes on from."""
@@ -65,7 +65,7 @@ class BFloat16:
         self._initial = initial
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
-        """Differences, rounded to the nearest."""
+        """Return the differences, rounded to the nearest."""
         return {name: (tensor - self._initial[name]).to(torch.bfloat16) for name, tensor in fast.items()}
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class Int8:
         self._initial = initial
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
-        """Numbers of steps (pages, *shape), rounded to the nearest, and the size of a step (pages,)."""
+        """Return numbers of steps (pages, *shape), rounded to the nearest, and the size of a step (pages,)."""
         packed: dict[str, Tensor] = {}
         for name, tensor in fast.items():
             difference = tensor - self._initial[name]

@@ -1,4 +1,4 @@
-"""Where pages wait that have no room in a bank."""
+"""Spilling: pages that have no room in a bank wait in a file or in the backend store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,12 +56,12 @@ class SpillTier:
         page.stored = True
 
     def save(self, page: int, image: PageBytes, kept: Floats | None) -> None:
-        """Keeps the page in the file."""
+        """Keep the page in the file."""
         self._below.save(page, image, kept)
         self._expected.pop(page, None)
 
     def load(self, page: int, image: PageBytes) -> Floats | None:
-        """Fills `image` with the weights, and returns the patterns.
+        """Fill `image` with the weights, and return the patterns.
 
         Raises:
             ServerError: what was saved cannot be read, or is damaged.
@@ -75,7 +75,7 @@ class SpillTier:
         return None
 
     def drop(self, page: int) -> None:
-        """Forgets the page here; what the backend store has of it is the journal's matter."""
+        """Forget the page here; what the backend store has of it stays."""
         self._expected.pop(page, None)
         self._below.drop(page)
 
@@ -95,7 +95,7 @@ class SpillTier:
         }
 
     def _pack(self, fast: Tensors) -> Sequence[memoryview]:
-        """Weights as the bank keeps them: the memory of each tensor, in the order of names."""
+        """Return the weights as the bank keeps them: the memory of each tensor, in the order of names."""
         packed = sorted(self._form.pack(fast).items())
         return [tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for _, tensor in packed]
 
@@ -105,7 +105,7 @@ _DIGEST_LETTERS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Residency:
-    """How the banks of an engine hold pages, and where those go that they have no room for."""
+    """Size and precision of an engine's banks, and the place of pages that they have no room for."""
 
     precision: Precision = "float32"
     folder: Path | None = None
@@ -128,6 +128,6 @@ def bank_for(
 
 
 def _file_name(model: Model) -> str:
-    """Of no other model: names may be taken twice, digests are not."""
+    """Keep the tier of a model apart by its digest: names may be taken twice, digests are not."""
     digest = model.digest.rpartition(":")[2]
     return f"{model.name}-{digest[:_DIGEST_LETTERS]}.pages"

@@ -59,7 +59,7 @@ class PageFile:
         self._closing: weakref.finalize[..., PageFile] | None = None
 
     def save(self, page: int, image: Sequence[memoryview], kept: Floats | None) -> None:
-        """Writes the page over what was saved of it before.
+        """Write the page over what was saved of it before.
 
         Raises:
             StoreFailed: the disk did not take it; what was saved before may be lost.
@@ -78,7 +78,7 @@ class PageFile:
             raise self._report_failure(page, f"it took {written} of {length} bytes")
 
     def load(self, page: int, image: Sequence[memoryview]) -> Floats | None:
-        """Fills `image` with the weights as they were saved; the patterns.
+        """Fill `image` with the weights as they were saved; return the patterns.
 
         Raises:
             StoreFailed: the disk cannot be read.
@@ -100,7 +100,7 @@ class PageFile:
         return patterns if columns else None
 
     def drop(self, page: int) -> None:
-        """Forgets the page, if there is one: its bytes are overwritten, and its records free."""
+        """Forget the page, if there is one: its bytes are overwritten, and its records free."""
         if (extent := self._extents.pop(page, None)) is None:
             return
         self._free[extent.records].append(extent.start)
@@ -133,11 +133,11 @@ class PageFile:
                 make_folder(self._path.parent)
                 self._path.unlink(missing_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            self._closing = weakref.finalize(self, _report_closed, self._file, self._path)
+            self._closing = weakref.finalize(self, _close_file, self._file, self._path)
         return self._file
 
     def _room(self, page: int, length: int) -> _Extent:
-        """Where that many bytes of the page go: where it was if that suffices."""
+        """Return the place for that many bytes of the page: its old one if that suffices."""
         records, before = -(-length // self._record_bytes), self._extents.get(page)
         if before is not None and before.records >= records:
             extent = before._replace(used_bytes=max(length, before.used_bytes))
@@ -148,14 +148,14 @@ class PageFile:
         return extent
 
     def _start(self, records: int) -> int:
-        """Of so many records that are free, or at the end of the file."""
+        """Return an extent of so many records that are free, or at the end of the file."""
         if free := self._free[records]:
             return free.pop()
         self._end += records
         return self._end - records
 
     def _read(self, page: int, parts: Sequence[memoryview], start: int) -> int:
-        """Fills the parts from there on; the bytes read."""
+        """Fill the parts from there on; return the bytes read."""
         length = sum(part.nbytes for part in parts)
         try:
             read = os.preadv(self._open_file(), list(parts), start)
@@ -169,7 +169,7 @@ class PageFile:
         return read
 
     def _report_failure(self, page: int, cause: str) -> StoreFailed:
-        """What to raise. The page's records are free, to be tried again after those that the disk has taken before."""
+        """Return the error to raise. The page's records are free, and come after those that the disk has taken."""
         extent = self._extents.pop(page)
         self._free[extent.records].insert(0, extent.start)
         return StoreFailed(
@@ -196,7 +196,7 @@ def _bytes_of(patterns: Floats) -> memoryview:
     return patterns.reshape(-1).view(np.uint8).data
 
 
-def _report_closed(file: int, path: Path | None) -> None:
+def _close_file(file: int, path: Path | None) -> None:
     os.close(file)
     if path is not None:
         path.unlink(missing_ok=True)

@@ -35,16 +35,16 @@ class StackedWeights:
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def gather(self, places: Tensor) -> dict[str, Tensor]:  # (pages,) int64
-        """Copies, each (pages, *shape)."""
+        """Copy the weights at these places, each (pages, *shape)."""
         return {name: tensor.index_select(0, places) for name, tensor in self.tensors.items()}
 
     def put(self, places: Tensor, packed: Mapping[str, Tensor]) -> None:  # (pages,) int64, each (pages, *shape)
-        """Overwrites these places, which must differ."""
+        """Overwrite these places, which must differ."""
         for name, tensor in self.tensors.items():
             tensor.index_copy_(0, places, packed[name])
 
     def clear(self, place: int) -> None:
-        """Leaves nothing of what stood there."""
+        """Clear what stood there."""
         for tensor in self.tensors.values():
             tensor[place].zero_()
 
@@ -57,7 +57,7 @@ class StackedWeights:
     def receive(self, places: Sequence[int]) -> tuple[Sequence[PageBytes], Callable[[], None]]:
         """Bytes to be filled for these places, and what puts all of them there then, by one copy a tensor."""
         if self._matrices is not None:
-            return self.fetch(places), _do_nothing
+            return self.fetch(places), _pass
         pinned = self.device.type == "cuda"
         staged = {
             name: torch.empty((len(places), *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=pinned)
@@ -77,5 +77,5 @@ def _rows(matrices: Sequence[Bytes], count: int) -> Sequence[PageBytes]:
     return [[matrix[row].data for matrix in matrices] for row in range(count)]
 
 
-def _do_nothing() -> None:
-    """Nothing is left to do."""
+def _pass() -> None:
+    """Do nothing."""
