@@ -76,10 +76,10 @@ class ModelState:
 
     model: Model
     bank: Bank
-    shelf: SpillTier
-    keeper: MemoryStore | None = None
+    spill: SpillTier
+    store: MemoryStore | None = None
     """None: nothing outlives this process"""
-    kept: PatternCache | None = None
+    patterns: PatternCache | None = None
     """Of that store"""
 
     @property
@@ -192,12 +192,12 @@ def concatenate(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
 
 def group_by_memory(jobs: Iterable[Job]) -> Sequence[MemoryBatch]:
     """Group jobs by memory, so that a page is gathered once for all of them."""
-    lanes: dict[MemoryRecord, MemoryBatch] = {}
+    batches: dict[MemoryRecord, MemoryBatch] = {}
     for job in jobs:
-        if (lane := lanes.get(job.memory)) is None:
-            lane = lanes[job.memory] = MemoryBatch(job.memory)
-        lane.jobs.append(job)
-    return list(lanes.values())
+        if (batch := batches.get(job.memory)) is None:
+            batch = batches[job.memory] = MemoryBatch(job.memory)
+        batch.jobs.append(job)
+    return list(batches.values())
 
 
 def bucket(count: int) -> int:

@@ -127,7 +127,7 @@ class Engine:
     def close(self) -> None:
         """Remove the files of pages. Nothing can be computed from then on."""
         for loaded in self._loaded.values():
-            loaded.shelf.close()
+            loaded.spill.close()
 
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Delete the memory, or the next part of it."""
@@ -192,18 +192,18 @@ def _answer(loaded: ModelState, jobs: Sequence[Job]) -> Results:
         if job not in settled and (error := find_misfit(job, loaded.model)) is not None:
             settled[job] = error
     yield from settled.items()
-    lanes = group_by_memory(job for job in jobs if job not in settled)
+    batches = group_by_memory(job for job in jobs if job not in settled)
     program = partial(PROGRAMS[operation := jobs[0].operation], loaded)
-    if operation.writes and lanes:  # which sees to it that what a lane fails with is its own
-        yield from program(lanes)
-    elif lanes:
-        yield from _by_halves(program, lanes, operation)
+    if operation.writes and batches:  # in which each memory fails alone
+        yield from program(batches)
+    elif batches:
+        yield from _by_halves(program, batches, operation)
 
 
 def _by_halves(
-    program: Callable[[Sequence[MemoryBatch]], Results], lanes: Sequence[MemoryBatch], operation: Operation
+    program: Callable[[Sequence[MemoryBatch]], Results], batches: Sequence[MemoryBatch], operation: Operation
 ) -> Results:
-    """Yield the answers of lanes that read; a lane fails alone, and what it was answered before stands."""
+    """Yield the answers of batches that read; each memory fails alone, and what it was answered before stands."""
     answered: set[Job] = set()
 
     def work(part: Sequence[MemoryBatch]) -> Results:
@@ -214,9 +214,9 @@ def _by_halves(
 
     def fail(part: Sequence[MemoryBatch], error: Exception) -> Results:
         failure = log_fault(error, operation.value, len(part))
-        yield from ((job, failure) for lane in part for job in lane.jobs if job not in answered)
+        yield from ((job, failure) for batch in part for job in batch.jobs if job not in answered)
 
-    return by_halves(lanes, work, fail)
+    return by_halves(batches, work, fail)
 
 
 def _run_alone(one: Callable[[Job], Outcome | ServerError], job: Job) -> Outcome | ServerError:

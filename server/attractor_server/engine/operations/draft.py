@@ -70,7 +70,7 @@ class Draft:
 
 def draft_of(loaded: ModelState, memory: MemoryRecord) -> Draft | None:
     """Return a new one, or None where no store keeps the memory."""
-    return None if loaded.keeper is None or not memory.id else Draft(loaded.keeper, memory)
+    return None if loaded.store is None or not memory.id else Draft(loaded.store, memory)
 
 
 def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
@@ -81,8 +81,8 @@ def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
             part = left[-RELEASED:]
             del left[-RELEASED:]
             for page in part:
-                if loaded.kept is not None:
-                    loaded.kept.invalidate(page)
+                if loaded.patterns is not None:
+                    loaded.patterns.invalidate(page)
             release(part)
             yield
     finally:

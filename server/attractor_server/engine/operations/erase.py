@@ -30,68 +30,68 @@ ERASED_TOGETHER = 4
 """Patterns of a page before each stop"""
 
 
-def erase(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
-    """Erase the patterns of one job in each lane, all of them or none.
+def erase(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
+    """Erase the patterns of one job of each memory, all of them or none.
 
     A pattern that is kept, by an open page or by the backend store, leaves its page as if it had been stored one time
     less. Any other goes to the eraser, on the page that knows it best; that page keeps no patterns from then on, as it
     does not follow from them any more.
     """
-    erasures = [ErasePlan(lane.jobs[0], lane.values) for lane in lanes]
-    yield from by_halves(erasures, partial(_find, loaded), partial(_fail, "search for what to erase"))
-    if lanes[0].cut and len(erasures) == 1 and erasures[0].error is None and erasures[0].changes:
-        yield from _erase_beside(loaded, erasures[0])
+    plans = [ErasePlan(batch.jobs[0], batch.values) for batch in batches]
+    yield from by_halves(plans, partial(_find, loaded), partial(_fail, "search for what to erase"))
+    if batches[0].cut and len(plans) == 1 and plans[0].error is None and plans[0].changes:
+        yield from _erase_beside(loaded, plans[0])
         return
-    for part in _parts(loaded, erasures):
+    for part in _parts(loaded, plans):
         yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
-    outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _count_erase(one) for one in erasures}
-    outcomes.update(keep_erases(loaded, erasures, outcomes))
+    outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _count_erase(one) for one in plans}
+    outcomes.update(keep_erases(loaded, plans, outcomes))
     yield from outcomes.items()
 
 
-def _find(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+def _find(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan what to do to which pages."""
-    for one in erasures:
+    for one in plans:
         one.begin()
-    yield from _find_kept(loaded, erasures)
-    yield from _find_others(loaded, [one for one in erasures if one.error is None and len(one.rest)])
+    yield from _find_kept(loaded, plans)
+    yield from _find_others(loaded, [one for one in plans if one.error is None and len(one.rest)])
 
 
-def _fail(what: str, erasures: Sequence[ErasePlan], error: Exception) -> None:
-    for one in erasures:
-        one.error = log_fault(error, what, len(erasures))
+def _fail(what: str, plans: Sequence[ErasePlan], error: Exception) -> None:
+    for one in plans:
+        one.error = log_fault(error, what, len(plans))
 
 
-def _find_kept(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+def _find_kept(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan to rewrite pages without those of their patterns that are kept."""
-    if loaded.kept is None:
-        _find_at_hand(loaded, erasures)
+    if loaded.patterns is None:
+        _find_at_hand(loaded, plans)
         return
-    for one in erasures:
+    for one in plans:
         try:
-            yield from _find_in_store(loaded.kept, one)
+            yield from _find_in_store(loaded.patterns, one)
         except ServerError as error:
             one.error = error
 
 
-def _find_in_store(kept: PatternCache, erasure: ErasePlan) -> Stops[None]:
+def _find_in_store(kept: PatternCache, plan: ErasePlan) -> Stops[None]:
     """Search all pages, the newest first, until all patterns are found; stop after each."""
-    memory = erasure.job.memory
+    memory = plan.job.memory
     for page in reversed(memory.pages):
-        if not len(erasure.rest):
+        if not len(plan.rest):
             return
         if (patterns := kept.of(memory, page)) is None:
             continue
-        stays, erasure.rest = without(patterns.values, erasure.rest)
+        stays, plan.rest = without(patterns.values, plan.rest)
         if not stays.all():
             items = tuple(compress(patterns.items, stays))
-            erasure.changes[page] = PageEdit(page, patterns.values[stays], items)
+            plan.changes[page] = PageEdit(page, patterns.values[stays], items)
         yield
 
 
-def _find_at_hand(loaded: ModelState, erasures: Sequence[ErasePlan]) -> None:
+def _find_at_hand(loaded: ModelState, plans: Sequence[ErasePlan]) -> None:
     """Search the open pages, the only ones that keep patterns where there is no store."""
-    keeping = [one for one in erasures if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
+    keeping = [one for one in plans if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
     for start in range(0, len(keeping), loaded.bank.capacity):
         part = keeping[start : start + loaded.bank.capacity]
         failed = loaded.bank.bring([one.job.memory.pages[-1] for one in part])
@@ -104,9 +104,9 @@ def _find_at_hand(loaded: ModelState, erasures: Sequence[ErasePlan]) -> None:
                     one.changes[page] = PageEdit(page, page.kept[stays])
 
 
-def _find_others(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
+def _find_others(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan which pages the eraser is to change; where nothing is stored there is nothing to change."""
-    holding = [one for one in erasures if any(page.written for page in one.job.memory.pages)]
+    holding = [one for one in plans if any(page.written for page in one.job.memory.pages)]
     if not loaded.model.erases:
         for one in holding:
             one.error = CannotErase(
@@ -125,10 +125,10 @@ def _find_others(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[Non
             one.changes.setdefault(page, PageEdit(page)).erased.append(one.rest[chosen.page == number])
 
 
-def _parts(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
-    """Group erasures whose pages fit in the bank together, and where possible in one program."""
+def _parts(loaded: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
+    """Group plans whose pages fit in the bank together, and where possible in one program."""
     part, pages = list[ErasePlan](), 0
-    for one in (one for one in erasures if one.error is None and one.changes):
+    for one in (one for one in plans if one.error is None and one.changes):
         if (count := len(one.changes)) > loaded.bank.capacity:
             one.error = BankFull(
                 f"the patterns to be erased lie in {count} pages of memory {one.job.memory.name!r}, and the bank holds "
@@ -143,24 +143,24 @@ def _parts(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Iterator[Sequen
         yield part
 
 
-def _apply(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
-    failed = loaded.bank.bring([page for one in erasures for page in one.changes])
-    for one in erasures:
+def _apply(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+    failed = loaded.bank.bring([page for one in plans for page in one.changes])
+    for one in plans:
         one.error = next((failed[page] for page in one.changes if page in failed), None)
-    yield from _publish(loaded, [one for one in erasures if one.error is None])
+    yield from _publish(loaded, [one for one in plans if one.error is None])
 
 
-def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
-    """Compute the pages, and put those of erasures that are finite throughout in the bank."""
-    changes = [change for one in erasures for change in one.changes.values()]
+def _publish(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+    """Compute the pages, and put those of plans that are finite throughout in the bank."""
+    changes = [change for one in plans for change in one.changes.values()]
     if not changes:
         return
     fast = yield from _compute_changes(loaded, changes)
     finite = dict(zip(changes, finite_rows(fast), strict=False))
-    for one in erasures:
+    for one in plans:
         if not all(finite[change] for change in one.changes.values()):
             one.error = WriteDiverged(describe_divergence(one.job, "erasing"))
-    finished = [one for one in erasures if one.error is None]
+    finished = [one for one in plans if one.error is None]
     done = [change for one in finished for change in one.changes.values()]
     rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
     loaded.bank.bring([change.page for change in changes])
@@ -174,17 +174,17 @@ def _publish(loaded: ModelState, erasures: Sequence[ErasePlan]) -> Stops[None]:
             change.page.patterns, change.page.kept = change.left, one.keeps(change)
 
 
-def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
+def _erase_beside(loaded: ModelState, plan: ErasePlan) -> Results:
     """Erase with stops: changed pages are made beside those of the memory, and take their places all at once."""
-    job, memory = erasure.job, erasure.job.memory
+    job, memory = plan.job, plan.job.memory
     new: dict[Page, Page] = {}
     draft = draft_of(loaded, memory)
     try:
-        for part in _few(loaded, list(erasure.changes.values())):
-            yield from _change_beside(loaded, erasure, part, new)
+        for part in _few(loaded, list(plan.changes.values())):
+            yield from _change_beside(loaded, plan, part, new)
             if draft is not None:
                 made = {new[change.page]: change for change in part}
-                draft.add(describe_erase(loaded.bank, erasure, made, memory.version + 1))
+                draft.add(describe_erase(loaded.bank, plan, made, memory.version + 1))
             yield None
         outcome = Erased(memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages))
         if draft is not None:
@@ -207,7 +207,7 @@ def _erase_beside(loaded: ModelState, erasure: ErasePlan) -> Results:
 
 
 def _change_beside(
-    loaded: ModelState, erasure: ErasePlan, changes: Sequence[PageEdit], new: MutableMapping[Page, Page]
+    loaded: ModelState, plan: ErasePlan, changes: Sequence[PageEdit], new: MutableMapping[Page, Page]
 ) -> Stops[None]:
     """Make the changed pages, each noted in `new` by the page that it replaces.
 
@@ -218,9 +218,9 @@ def _change_beside(
         raise error
     fast = yield from _compute_changes(loaded, changes)
     if not all(finite_rows(fast)[: len(changes)]):
-        raise WriteDiverged(describe_divergence(erasure.job, "erasing"))
+        raise WriteDiverged(describe_divergence(plan.job, "erasing"))
     for change in changes:
-        new[change.page] = Page(number=change.page.number, patterns=change.left, kept=erasure.keeps(change))
+        new[change.page] = Page(number=change.page.number, patterns=change.left, kept=plan.keeps(change))
     rows = [row for row, change in enumerate(changes) if not change.empties]
     for error in publish(loaded, [new[changes[row].page] for row in rows], rows_in(fast, rows)).values():
         raise error
@@ -284,9 +284,9 @@ def _no_values(loaded: ModelState) -> Floats:
     return np.zeros((0, loaded.model.layout.size), np.float32)
 
 
-def _count_erase(erasure: ErasePlan) -> Erased:
+def _count_erase(plan: ErasePlan) -> Erased:
     """Count an erase whose pages have changed."""
-    memory = erasure.job.memory
+    memory = plan.job.memory
     memory.version += 1
     memory.touch()
     memory.patterns = sum(page.patterns for page in memory.pages)

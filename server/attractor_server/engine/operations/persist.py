@@ -26,18 +26,18 @@ PATIENCE_S = 1.0
 _Kept = TypeVar("_Kept", StorePlan, ErasePlan)
 
 
-def keep_stores(loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft]) -> None:
+def keep_stores(loaded: ModelState, plans: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft]) -> None:
     """Commit what was applied. Where that fails, the jobs fail, and their memories are as the store has them.
 
-    Of a filling with a draft the store has new pages by now, which come into their places.
+    Of a plan with a draft the store has new pages by now, which come into their places.
     """
-    kept = [one for one in fillings if one.memory.id]
-    if loaded.keeper is None or loaded.kept is None or not kept:
+    kept = [one for one in plans if one.memory.id]
+    if loaded.store is None or loaded.patterns is None or not kept:
         return
     for page in {part.page for one in kept for part in one.parts}:
-        loaded.kept.invalidate(page)
+        loaded.patterns.invalidate(page)
     changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one, drafts.get(one)))
-    failed |= _commit(loaded.keeper, {one: change for one, change in changes.items() if one not in drafts})
+    failed |= _commit(loaded.store, {one: change for one, change in changes.items() if one not in drafts})
     for one in (one for one in drafts if one in changes):
         try:
             drafts[one].end(changes[one])
@@ -53,21 +53,21 @@ def keep_stores(loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mappi
 
 
 def keep_erases(
-    loaded: ModelState, erasures: Sequence[ErasePlan], outcomes: Mapping[Job, Outcome | ServerError]
+    loaded: ModelState, plans: Sequence[ErasePlan], outcomes: Mapping[Job, Outcome | ServerError]
 ) -> Mapping[Job, ServerError]:
     """Commit what was erased; return the jobs that fail by that, whose memories are as the store has them."""
-    kept = [one for one in erasures if one.error is None and one.job.memory.id]
-    if loaded.keeper is None or loaded.kept is None or not kept:
+    kept = [one for one in plans if one.error is None and one.job.memory.id]
+    if loaded.store is None or loaded.patterns is None or not kept:
         return {}
     for page in {page for one in kept for page in one.changes}:
-        loaded.kept.invalidate(page)
+        loaded.patterns.invalidate(page)
     changes, failed = _changes(kept, lambda one: _by_erase(loaded.bank, one, outcomes[one.job]))
-    failed |= _commit(loaded.keeper, changes)
+    failed |= _commit(loaded.store, changes)
     for one in failed:
         one.take_back()
     if len(failed) < len(kept):
         try:
-            loaded.keeper.purge()
+            loaded.store.purge()
         except Exception as error:
             failed = dict.fromkeys(kept, _failure(error, len(kept))) | failed
     for one in failed:
@@ -141,41 +141,41 @@ def invalidate(bank: Bank, memory: MemoryRecord) -> None:
     memory.at_hand = False
 
 
-def keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Collection[Page]) -> None:
-    """Have the draft keep new pages of the filling, which are in the bank.
+def keep_new(loaded: ModelState, plan: StorePlan, draft: Draft, pages: Collection[Page]) -> None:
+    """Have the draft keep new pages of the plan, which are in the bank.
 
     Raises:
         ServerError: the store failed.
     """
-    draft.add(_content(loaded.bank, filling, [part for part in filling.parts if part.page in pages]))
+    draft.add(_content(loaded.bank, plan, [part for part in plan.parts if part.page in pages]))
 
 
-def _by_stores(bank: Bank, filling: StorePlan, draft: Draft | None) -> Change:
-    """Describe how the stores of a lane changed their memory, but for the pages that a draft has."""
-    memory, there = filling.memory, draft.numbers if draft is not None else set()
-    gone = {*filling.dropped, *(part.page for part in filling.parts if part.page.number in there)}
-    content = _content(bank, filling, [part for part in filling.parts if part.page not in gone])
+def _by_stores(bank: Bank, plan: StorePlan, draft: Draft | None) -> Change:
+    """Describe how the stores of a memory changed it, but for the pages that a draft has."""
+    memory, there = plan.memory, draft.numbers if draft is not None else set()
+    gone = {*plan.dropped, *(part.page for part in plan.parts if part.page.number in there)}
+    content = _content(bank, plan, [part for part in plan.parts if part.page not in gone])
     return replace(
         content,
-        dropped=[page.number for page in filling.dropped],
-        told=list_acks((job, filling.outcomes[job]) for job in filling.jobs),
+        dropped=[page.number for page in plan.dropped],
+        told=list_acks((job, plan.outcomes[job]) for job in plan.jobs),
         departed=tuple(memory.departed or ()),
     )
 
 
-def _content(bank: Bank, filling: StorePlan, parts: Sequence[PagePart]) -> Change:
+def _content(bank: Bank, plan: StorePlan, parts: Sequence[PagePart]) -> Change:
     """Describe what came into pages: entries, and images of those that are sealed by now.
 
     Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
     """
-    memory, first = filling.memory, filling.parts[0].version
+    memory, first = plan.memory, plan.parts[0].version
     given = dict.fromkeys(part.page for part in parts)
     sealed = [page for page in given if memory.settings.seals(page.patterns)]
     bare = [] if memory.settings.retain == "all" else sealed
     return Change(
         memory=memory.id,
-        version=filling.version,
-        patterns=filling.patterns,
+        version=plan.version,
+        patterns=plan.patterns,
         emptied=[page.number for page in bare],
         pages={page.number: page.patterns for page in given},
         entries=[
@@ -183,22 +183,22 @@ def _content(bank: Bank, filling: StorePlan, parts: Sequence[PagePart]) -> Chang
             for part in parts
             if part.page not in bare
         ],
-        images=images_of(bank, sealed, filling.version),
+        images=images_of(bank, sealed, plan.version),
     )
 
 
-def _by_erase(bank: Bank, erasure: ErasePlan, outcome: Outcome | ServerError) -> Change:
+def _by_erase(bank: Bank, plan: ErasePlan, outcome: Outcome | ServerError) -> Change:
     """Describe how an erase changed its memory: of a changed page nothing stays but what it was rewritten with."""
-    content = describe_erase(bank, erasure, erasure.changes, erasure.job.memory.version)
-    return replace(content, emptied=list(content.pages), told=list_acks([(erasure.job, outcome)]))
+    content = describe_erase(bank, plan, plan.changes, plan.job.memory.version)
+    return replace(content, emptied=list(content.pages), told=list_acks([(plan.job, outcome)]))
 
 
-def describe_erase(bank: Bank, erasure: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
+def describe_erase(bank: Bank, plan: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
     """Describe what an erase leaves in pages, of which the bank has the new weights.
 
     These are kept, too, unless it is the page to be filled, and follows from its patterns.
     """
-    memory = erasure.job.memory
+    memory = plan.job.memory
     kept = {page: one for page, one in changes.items() if one.kept is not None and not one.erased}
     filled = memory.pages[-1]
     bare = [page for page, one in changes.items() if page not in kept or (one.page is not filled and page.patterns)]

@@ -26,10 +26,10 @@ class PagePart:
 
 
 class StorePlan:
-    """Plan of the stores of a lane: the pages to write. Nothing of it is applied before `apply`."""
+    """Plan of the stores of a memory: the pages to write. Nothing of it is applied before `apply`."""
 
-    def __init__(self, lane: MemoryBatch) -> None:
-        self.memory = lane.memory
+    def __init__(self, batch: MemoryBatch) -> None:
+        self.memory = batch.memory
         self.jobs: list[Job] = []
         """Those that the memory takes"""
         self.outcomes: dict[Job, Stored | ServerError] = {}
@@ -39,12 +39,12 @@ class StorePlan:
         """Those that are forgotten"""
         self.parts: list[PagePart] = []
         """What goes where, in the order of the stores"""
-        self._before, self._count_before = lane.memory.counts(), len(lane.memory.pages)
-        self._pages = list(lane.memory.pages)
+        self._before, self._count_before = batch.memory.counts(), len(batch.memory.pages)
+        self._pages = list(batch.memory.pages)
         self._held = {page: page.patterns for page in self._pages[-2:]}
         self._given: dict[Page, list[Floats]] = {}
-        self._version, self._total = lane.memory.version, lane.memory.patterns
-        for job in lane.jobs:
+        self._version, self._total = batch.memory.version, batch.memory.patterns
+        for job in batch.jobs:
             self._take(job)
         self.version, self.patterns = self._version, self._total
         """Of the memory, once they are applied"""
@@ -104,7 +104,7 @@ class StorePlan:
 class PageWrite:
     """Patterns (n, d) that go to one page."""
 
-    filling: StorePlan
+    plan: StorePlan
     page: Page
     values: Floats
     new: bool
@@ -116,18 +116,18 @@ class PageWrite:
 
         A page that the eraser changed has none, and does not follow from its patterns any more: it is added to.
         """
-        settings = self.filling.memory.settings
+        settings = self.plan.memory.settings
         return settings.write == "rewrite" and (self.page.kept is not None or not self.page.patterns)
 
     @property
     def size(self) -> int:
         """Patterns in the program that writes it, if the page has kept its own."""
-        adds = self.filling.memory.settings.write == "stream"
+        adds = self.plan.memory.settings.write == "stream"
         return len(self.values) + (0 if adds else self.page.patterns)
 
     def keeps(self, patterns: int) -> bool:
         """Return whether a page that was rewritten, with so many patterns, keeps them: there may be more to come."""
-        return not self.filling.memory.settings.seals(patterns)
+        return not self.plan.memory.settings.seals(patterns)
 
 
 TOLERANCE = 1e-5

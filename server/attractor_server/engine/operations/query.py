@@ -36,13 +36,13 @@ from attractor_server.scheduling.jobs import Job
 Answers: TypeAlias = Iterator[tuple[Job, Selection, Answer]]
 
 
-def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
+def query(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Read what the cues lead to in the chosen pages, and where asked for, find the kept patterns nearest to that.
 
     Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
     """
-    limit = loaded.limit_reads(job for lane in lanes for job in lane.jobs)
-    for answered in _run_program(loaded, lanes, _read, limit=limit, contests=True):
+    limit = loaded.limit_reads(job for batch in batches for job in batch.jobs)
+    for answered in _run_program(loaded, batches, _read, limit=limit, contests=True):
         if answered is None:
             yield None
             continue
@@ -52,18 +52,18 @@ def query(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
         yield job, outcome
 
 
-def recognize(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
+def recognize(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Tell how familiar patterns are to the pages that know them best."""
-    limit = loaded.limit_reads(job for lane in lanes for job in lane.jobs)
-    return _run_program(loaded, lanes, _recognize, limit=limit, contests=False)
+    limit = loaded.limit_reads(job for batch in batches for job in batch.jobs)
+    return _run_program(loaded, batches, _recognize, limit=limit, contests=False)
 
 
 def _add_matches(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
-    if loaded.kept is None:
+    if loaded.patterns is None:
         return NotKept("match: this server keeps no patterns: start it without `--durable no`")
     try:
-        searching = find_matches(loaded.kept, job.memory, loaded.model.layout, recalled.values)
-        found = yield from loaded.kept.aside.make(job, searching) if job.cut else searching
+        searching = find_matches(loaded.patterns, job.memory, loaded.model.layout, recalled.values)
+        found = yield from loaded.patterns.aside.make(job, searching) if job.cut else searching
         return replace(recalled, matches=found)
     except ServerError as error:
         return error
@@ -73,17 +73,17 @@ def _add_matches(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outc
 
 def _run_program(
     loaded: ModelState,
-    lanes: Sequence[MemoryBatch],
+    batches: Sequence[MemoryBatch],
     program: Callable[[ModelState, Sequence[PageQuery]], Answers],
     *,
     limit: int,
     contests: bool,
 ) -> Results:
     """Yield the answers of a program to at most `limit` pages at a time, with stops between."""
-    asked = yield from route_cues(loaded, lanes, contests=contests)
+    asked = yield from route_cues(loaded, batches, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
-    for part in _parts_of(asked.rows, limit) if lanes[0].cut else chunks(asked.rows, _size, limit):
+    for part in _parts_of(asked.rows, limit) if batches[0].cut else chunks(asked.rows, _size, limit):
         for job, some, answer in _run_rows(loaded, part, program):
             if some is ALL:
                 yield job, answer

@@ -49,25 +49,25 @@ def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Ou
     """
     settled: dict[Job, Outcome | ServerError] = {}
     coming: dict[MemoryBatch, _Coming] = {}
-    for lane in group_by_memory(jobs):
+    for batch in group_by_memory(jobs):
         try:
-            assert loaded.keeper is not None
-            coming[lane] = _read(loaded, loaded.keeper, lane.memory)
+            assert loaded.store is not None
+            coming[batch] = _read(loaded, loaded.store, batch.memory)
         except ServerError as error:
-            settled |= dict.fromkeys(lane.jobs, error)
+            settled |= dict.fromkeys(batch.jobs, error)
         except Exception as error:
-            settled |= dict.fromkeys(lane.jobs, log_fault(error, "restoring", 1))
+            settled |= dict.fromkeys(batch.jobs, log_fault(error, "restoring", 1))
     failed = _write_anew(loaded, [one for memory in coming.values() for one in memory.replays])
-    for lane, one in coming.items():
+    for batch, one in coming.items():
         if (cause := next((failed[replay] for replay in one.replays if replay in failed), None)) is not None:
             for page in one.pages:
                 loaded.bank.release(page)
-            settled |= dict.fromkeys(lane.jobs, cause)
+            settled |= dict.fromkeys(batch.jobs, cause)
             continue
         memory, stored = one.memory, one.stored
         memory.pages[:], memory.at_hand = one.pages, True
         memory.version, memory.patterns = stored.version, stored.patterns
-        settled |= _repeats(lane.jobs, stored.told)
+        settled |= _repeats(batch.jobs, stored.told)
     return settled
 
 
@@ -85,9 +85,9 @@ def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | S
     """Return what the store knows of jobs that may be repeats; those that it does not know are new."""
     settled: dict[Job, Outcome | ServerError] = {}
     for job in jobs:
-        assert loaded.keeper is not None
+        assert loaded.store is not None
         try:
-            acks = loaded.keeper.told(job.memory.id, job.client_id)
+            acks = loaded.store.told(job.memory.id, job.client_id)
             first = look_back(acks, job.client_id, job.sequence, job.digest)
         except Exception as error:
             settled[job] = error if isinstance(error, ServerError) else log_fault(error, "look for repeats", 1)
@@ -129,7 +129,7 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
             coming.pages.append(page := Page(number=row.number, patterns=row.patterns, home=loaded.bank))
             stored = keeper.page(memory.id, row.number) if row.entries else None
             if row.image and (stored is None or stored.image is not None):
-                loaded.shelf.expect(page, memory.id, partial(_anew, loaded, memory))
+                loaded.spill.expect(page, memory.id, partial(_anew, loaded, memory))
             if stored is not None:
                 coming.replays.append(_replay_of(memory, page, stored))
     except BaseException:

@@ -83,7 +83,7 @@ class Routes:
 
 @dataclass(frozen=True, eq=False)
 class RoutedBatch:
-    """Page queries that lanes' jobs come to."""
+    """Page queries that the jobs of some memories come to."""
 
     rows: Sequence[PageQuery]
     """One for each page"""
@@ -93,26 +93,26 @@ class RoutedBatch:
     """Those whose pages did not come"""
 
 
-def route_cues(loaded: ModelState, lanes: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
+def route_cues(loaded: ModelState, batches: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
     """Make rows of the pages that answer, and with `contests` of those that might.
 
     A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
     """
-    rows = [_whole(lane) for lane in lanes if len(lane.memory.pages) < 2]
-    several = [lane for lane in lanes if len(lane.memory.pages) > 1]
+    rows = [_whole(batch) for batch in batches if len(batch.memory.pages) < 2]
+    several = [batch for batch in batches if len(batch.memory.pages) > 1]
     failed: dict[Job, ServerError] = {}
     contested: dict[Job, Routes] = {}
-    cut = any(lane.cut for lane in lanes)
-    found = yield from choose(loaded, [Cues(lane.memory.pages, lane.values) for lane in several], cut=cut)
-    for lane, chosen in zip(several, found, strict=True):
+    cut = any(batch.cut for batch in batches)
+    found = yield from choose(loaded, [Cues(batch.memory.pages, batch.values) for batch in several], cut=cut)
+    for batch, chosen in zip(several, found, strict=True):
         if isinstance(chosen, ServerError):
-            failed |= dict.fromkeys(lane.jobs, chosen)
+            failed |= dict.fromkeys(batch.jobs, chosen)
             continue
         by_job = {
             job: part if contests and (job.known is None or job.pull) else part.settle()
-            for job, part in zip(lane.jobs, _split(lane, chosen), strict=True)
+            for job, part in zip(batch.jobs, _split(batch, chosen), strict=True)
         }
-        rows += _rows(lane, by_job)
+        rows += _rows(batch, by_job)
         contested |= {job: part for job, part in by_job.items() if part.contested.any()}
     return RoutedBatch(rows, contested, failed)
 
@@ -135,20 +135,20 @@ def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequ
     return [found[one] for one in cues]
 
 
-def _whole(lane: MemoryBatch) -> PageQuery:
-    page = lane.memory.pages[0] if lane.memory.pages else Page()
-    parts = [(job, ALL, job.size) for job in lane.jobs]
+def _whole(batch: MemoryBatch) -> PageQuery:
+    page = batch.memory.pages[0] if batch.memory.pages else Page()
+    parts = [(job, ALL, job.size) for job in batch.jobs]
     return PageQuery(page, 0, 1, parts, sum([size for _, _, size in parts]))
 
 
-def _split(lane: MemoryBatch, chosen: Routes) -> Iterator[Routes]:
+def _split(batch: MemoryBatch, chosen: Routes) -> Iterator[Routes]:
     start = 0
-    for job in lane.jobs:
+    for job in batch.jobs:
         yield chosen.part(slice(start, start := start + job.size))
 
 
-def _rows(lane: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[PageQuery]:
-    pages = lane.memory.pages
+def _rows(batch: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[PageQuery]:
+    pages = batch.memory.pages
     among = max(1, sum(page.patterns > 0 for page in pages))
     numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
     for number in np.unique(np.concatenate(numbers)).tolist():

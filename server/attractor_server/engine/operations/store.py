@@ -29,36 +29,36 @@ from attractor_server.memories.page import Page
 from attractor_server.scheduling.failures import describe_divergence, log_fault
 
 
-def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
-    """Apply the stores of each lane together or not at all; where they diverge together, one after another.
+def store(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
+    """Apply the stores of each memory together or not at all; where they diverge together, one after another.
 
     New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
     """
-    fillings = list[StorePlan]()
-    for lane in lanes:
+    plans = list[StorePlan]()
+    for batch in batches:
         try:
-            fillings.append(StorePlan(lane))
+            plans.append(StorePlan(batch))
         except Exception as error:
-            yield from dict.fromkeys(lane.jobs, log_fault(error, "store", 1)).items()
-    drafts = _drafts(loaded, fillings) if lanes and lanes[0].cut else {}
+            yield from dict.fromkeys(batch.jobs, log_fault(error, "store", 1)).items()
+    drafts = _drafts(loaded, plans) if batches and batches[0].cut else {}
     try:
-        yield from _write_all(loaded, fillings, drafts, cut=lanes[0].cut if lanes else False)
+        yield from _write_all(loaded, plans, drafts, cut=batches[0].cut if batches else False)
     except GeneratorExit:  # it does not go on after a stop
-        for page in (write.page for one in fillings for write in one.writes if write.new):
+        for page in (write.page for one in plans for write in one.writes if write.new):
             loaded.bank.release(page)
         for draft in drafts.values():
             draft.discard()
         raise
-    singly = [one for one in fillings if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
-    for one in fillings:
+    singly = [one for one in plans if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
+    for one in plans:
         _settle(loaded, one)
-    keep_stores(loaded, [one for one in fillings if one.error is None and one.jobs], drafts)
+    keep_stores(loaded, [one for one in plans if one.error is None and one.jobs], drafts)
     for one, draft in drafts.items():
         if one.error is None:
             yield from draft.forget_old()
         else:
             draft.discard()
-    for one in fillings:
+    for one in plans:
         yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
     for turn in zip_longest(*(one.jobs for one in singly)):
         jobs = [job for job in turn if job is not None]
@@ -67,18 +67,18 @@ def store(loaded: ModelState, lanes: Sequence[MemoryBatch]) -> Results:
         yield from store(loaded, [MemoryBatch(job.memory, [job]) for job in jobs if job not in lost])
 
 
-def _drafts(loaded: ModelState, fillings: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
-    """Start drafts for the fillings that make several pages, and are kept."""
-    drafts = {one: draft_of(loaded, one.memory) for one in fillings if sum(write.new for write in one.writes) > 1}
+def _drafts(loaded: ModelState, plans: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
+    """Start drafts for the plans that make several pages, and are kept."""
+    drafts = {one: draft_of(loaded, one.memory) for one in plans if sum(write.new for write in one.writes) > 1}
     return {one: draft for one, draft in drafts.items() if draft is not None}
 
 
 def _write_all(
-    loaded: ModelState, fillings: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft], *, cut: bool
+    loaded: ModelState, plans: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft], *, cut: bool
 ) -> Stops[None]:
     """Write all pages; where it is cut, of few patterns at a time, with a stop between."""
     for new in (True, False):
-        writes = [write for one in fillings if one.error is None for write in one.writes if write.new is new]
+        writes = [write for one in plans if one.error is None for write in one.writes if write.new is new]
         limit = loaded.limit
         if cut and writes:
             limit = min(loaded.part_limit, max(1, PART_READS // max(write.size for write in writes)))
@@ -87,17 +87,17 @@ def _write_all(
             if new:
                 yield
                 for one in drafts:
-                    _keep_new(loaded, one, drafts[one], [write.page for write in part if write.filling is one])
+                    _keep_new(loaded, one, drafts[one], [write.page for write in part if write.plan is one])
                 yield
 
 
-def _keep_new(loaded: ModelState, filling: StorePlan, draft: Draft, pages: Sequence[Page]) -> None:
-    """Keep these pages in the draft, unless the filling fails."""
+def _keep_new(loaded: ModelState, plan: StorePlan, draft: Draft, pages: Sequence[Page]) -> None:
+    """Keep these pages in the draft, unless the plan fails."""
     try:
-        if filling.error is None and pages:
-            keep_new(loaded, filling, draft, pages)
+        if plan.error is None and pages:
+            keep_new(loaded, plan, draft, pages)
     except Exception as error:
-        filling.error = error if isinstance(error, ServerError) else log_fault(error, "store", 1)
+        plan.error = error if isinstance(error, ServerError) else log_fault(error, "store", 1)
 
 
 def finite_rows(fast: Tensors) -> list[bool]:
@@ -111,14 +111,14 @@ def rows_in(fast: Tensors, rows: Sequence[int]) -> Tensors:
     return {name: tensor[list(rows)] for name, tensor in fast.items()}
 
 
-def _settle(loaded: ModelState, filling: StorePlan) -> None:
-    """Apply a filling whose pages are all written; release the written pages of another."""
-    if filling.error is None:
-        gone = filling.dropped
-        filling.apply()
+def _settle(loaded: ModelState, plan: StorePlan) -> None:
+    """Apply a plan whose pages are all written; release the written pages of another."""
+    if plan.error is None:
+        gone = plan.dropped
+        plan.apply()
     else:
-        gone = [write.page for write in filling.writes if write.new]
-        filling.outcomes |= dict.fromkeys(filling.jobs, filling.error)
+        gone = [write.page for write in plan.writes if write.new]
+        plan.outcomes |= dict.fromkeys(plan.jobs, plan.error)
     for page in gone:
         loaded.bank.release(page)
 
@@ -135,13 +135,13 @@ def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     def work(part: Sequence[PageWrite]) -> Stops[None]:
         failed = loaded.bank.bring([write.page for write in part])
         for write in part:
-            write.filling.error = failed.get(write.page, write.filling.error)
+            write.plan.error = failed.get(write.page, write.plan.error)
         if ready := [write for write in part if write.page not in failed]:
             yield from _publish(loaded, ready)
 
     def fail(part: Sequence[PageWrite], error: Exception) -> None:
         for write in part:
-            write.filling.error = log_fault(error, "store", 1)
+            write.plan.error = log_fault(error, "store", 1)
 
     yield from by_halves(writes, work, fail)
 
@@ -157,9 +157,9 @@ def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     failed = publish(loaded, [writes[row].page for row in rows], rows_in(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
         if row not in rows:
-            write.filling.error = WriteDiverged(describe_divergence(write.filling.jobs[0], "writing"))
+            write.plan.error = WriteDiverged(describe_divergence(write.plan.jobs[0], "writing"))
         elif write.page in failed:
-            write.filling.error = failed[write.page]
+            write.plan.error = failed[write.page]
         else:
             write.page.patterns = before[row] + len(patterns)
             keeps = anew[row] and write.keeps(len(patterns))
