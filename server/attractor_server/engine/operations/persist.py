@@ -1,4 +1,4 @@
-"""Keeping: what a batch has done to memories goes to the backend store before anybody is told of it."""
+"""Commits of batches: changes of memories go to the backend store before anybody gets an answer."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -34,15 +34,18 @@ def keep_stores(loaded: ModelState, plans: Sequence[StorePlan], drafts: Mapping[
     kept = [one for one in plans if one.memory.id]
     if loaded.store is None or loaded.patterns is None or not kept:
         return
+    # What is cached of the changed pages is out of date.
     for page in {part.page for one in kept for part in one.parts}:
         loaded.patterns.invalidate(page)
-    changes, failed = _changes(kept, lambda one: _by_stores(loaded.bank, one, drafts.get(one)))
+    # Changes without a draft are committed together; a draft ends in a commit of its own.
+    changes, failed = _collect_changes(kept, lambda one: _describe_stores(loaded.bank, one, drafts.get(one)))
     failed |= _commit(loaded.store, {one: change for one, change in changes.items() if one not in drafts})
     for one in (one for one in drafts if one in changes):
         try:
             drafts[one].end(changes[one])
         except Exception as error:
-            failed[one] = _failure(error, 1)
+            failed[one] = _make_failure(error, 1)
+    # A memory whose commit failed goes back to what the store has.
     for one in kept:
         if one in failed:
             one.outcomes |= dict.fromkeys(one.jobs, failed[one])
@@ -59,17 +62,21 @@ def keep_erases(
     kept = [one for one in plans if one.error is None and one.job.memory.id]
     if loaded.store is None or loaded.patterns is None or not kept:
         return {}
+    # What is cached of the changed pages is out of date.
     for page in {page for one in kept for page in one.changes}:
         loaded.patterns.invalidate(page)
-    changes, failed = _changes(kept, lambda one: _by_erase(loaded.bank, one, outcomes[one.job]))
+    # All changes are committed together.
+    changes, failed = _collect_changes(kept, lambda one: _describe_one_erase(loaded.bank, one, outcomes[one.job]))
     failed |= _commit(loaded.store, changes)
     for one in failed:
         one.take_back()
+    # Erased bytes leave the files before an erase is acknowledged.
     if len(failed) < len(kept):
         try:
             loaded.store.purge()
         except Exception as error:
-            failed = dict.fromkeys(kept, _failure(error, len(kept))) | failed
+            failed = dict.fromkeys(kept, _make_failure(error, len(kept))) | failed
+    # Memories of those that failed are loaded again from the store.
     for one in failed:
         invalidate(loaded.bank, one.job.memory)
     return {one.job: failure for one, failure in failed.items()}
@@ -89,17 +96,17 @@ def end_erase(loaded: ModelState, draft: Draft, job: Job, outcome: Erased) -> No
         raise
 
 
-def _changes(
+def _collect_changes(
     kept: Sequence[_Kept], change: Callable[[_Kept], Change]
 ) -> tuple[dict[_Kept, Change], dict[_Kept, ServerError]]:
-    """The changes of those that have one, and the errors of the others."""
+    """Return the changes of those that have one, and the errors of the others."""
     changes: dict[_Kept, Change] = {}
     failed: dict[_Kept, ServerError] = {}
     for one in kept:
         try:
             changes[one] = change(one)
         except Exception as error:
-            failed[one] = _failure(error, 1)
+            failed[one] = _make_failure(error, 1)
     return changes, failed
 
 
@@ -126,11 +133,11 @@ def _commit(keeper: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept,
                 half = len(part) // 2
                 waiting += [part[half:], part[:half]]
                 continue
-            failed |= dict.fromkeys(part, _failure(error, len(part)))
+            failed |= dict.fromkeys(part, _make_failure(error, len(part)))
     return failed
 
 
-def _failure(error: Exception, memories: int) -> ServerError:
+def _make_failure(error: Exception, memories: int) -> ServerError:
     return error if isinstance(error, ServerError) else log_fault(error, "commit", memories)
 
 
@@ -147,14 +154,14 @@ def keep_new(loaded: ModelState, plan: StorePlan, draft: Draft, pages: Collectio
     Raises:
         ServerError: the store failed.
     """
-    draft.add(_content(loaded.bank, plan, [part for part in plan.parts if part.page in pages]))
+    draft.add(_describe_pages(loaded.bank, plan, [part for part in plan.parts if part.page in pages]))
 
 
-def _by_stores(bank: Bank, plan: StorePlan, draft: Draft | None) -> Change:
+def _describe_stores(bank: Bank, plan: StorePlan, draft: Draft | None) -> Change:
     """Describe how the stores of a memory changed it, but for the pages that a draft has."""
     memory, there = plan.memory, draft.numbers if draft is not None else set()
     gone = {*plan.dropped, *(part.page for part in plan.parts if part.page.number in there)}
-    content = _content(bank, plan, [part for part in plan.parts if part.page not in gone])
+    content = _describe_pages(bank, plan, [part for part in plan.parts if part.page not in gone])
     return replace(
         content,
         dropped=[page.number for page in plan.dropped],
@@ -163,7 +170,7 @@ def _by_stores(bank: Bank, plan: StorePlan, draft: Draft | None) -> Change:
     )
 
 
-def _content(bank: Bank, plan: StorePlan, parts: Sequence[PagePart]) -> Change:
+def _describe_pages(bank: Bank, plan: StorePlan, parts: Sequence[PagePart]) -> Change:
     """Describe what came into pages: entries, and images of those that are sealed by now.
 
     Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
@@ -187,7 +194,7 @@ def _content(bank: Bank, plan: StorePlan, parts: Sequence[PagePart]) -> Change:
     )
 
 
-def _by_erase(bank: Bank, plan: ErasePlan, outcome: Outcome | ServerError) -> Change:
+def _describe_one_erase(bank: Bank, plan: ErasePlan, outcome: Outcome | ServerError) -> Change:
     """Describe how an erase changed its memory: of a changed page nothing stays but what it was rewritten with."""
     content = describe_erase(bank, plan, plan.changes, plan.job.memory.version)
     return replace(content, emptied=list(content.pages), told=list_acks([(plan.job, outcome)]))
@@ -218,7 +225,7 @@ def describe_erase(bank: Bank, plan: ErasePlan, changes: Mapping[Page, PageChang
 
 
 def list_acks(answered: Iterable[tuple[Job, object]]) -> Sequence[WriteAck]:
-    """The answers to what is counted."""
+    """List the acknowledgements of jobs that have a sequence number."""
     return [
         WriteAck(
             client=job.client_id,
