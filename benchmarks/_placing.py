@@ -19,12 +19,12 @@ from attractor_server.sharding.placement import (
     Floats,
     Owners,
     cool,
-    dealt,
+    deal,
     imbalance,
     join,
     least_to_cool,
     leave,
-    moved,
+    load_moved,
 )
 
 EVENTS, SHIFTS, CHUNK = 50, 4, 10_000_000
@@ -66,7 +66,7 @@ class Drawn:
 def churned(label: str, loads: Floats, shards: int) -> Iterator[Result]:
     """Yield the worst of all moves and states while shards join and others leave, in turns."""
     rng = default_rng(1)
-    ours = churn(dealt(len(loads), np.ones(shards)), loads, join, leave)
+    ours = churn(deal(len(loads), np.ones(shards)), loads, join, leave)
     drawn = partial(rendezvous, rng)
     theirs = churn(rng.integers(shards, size=len(loads)).astype(np.int32), loads, drawn, drawn)
     units = ("a join moves", "% of its share"), ("a leave moves", "% of its load"), ("max/mean meanwhile", "%")
@@ -82,12 +82,12 @@ def churn(owners: Owners, loads: Floats, joining: Mover, leaving: Mover) -> tupl
     for newcomer in range(shards, shards + EVENTS):
         weights[newcomer] = 1
         joined = joining(owners, loads, weights, newcomer)
-        joins.append(moved(owners, joined, loads) * weights.sum() / loads.sum())
+        joins.append(load_moved(owners, joined, loads) * weights.sum() / loads.sum())
         levels.append(imbalance(joined, loads, weights))
         gone = int(rng.choice(np.flatnonzero(weights)))
         weights[gone] = 0
         owners = leaving(joined, loads, weights, gone)
-        leaves.append(moved(joined, owners, loads) / loads[joined == gone].sum())
+        leaves.append(load_moved(joined, owners, loads) / loads[joined == gone].sum())
         levels.append(imbalance(owners, loads, weights))
     return 100 * max(joins), 100 * max(leaves), 100 * max(levels)
 
@@ -102,12 +102,12 @@ def rendezvous(rng: Generator, owners: Owners, loads: Floats, weights: Floats, s
 
 def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
     """Yield the results of hot spots that wander: each time others are hot, and their shards are cooled."""
-    owners, weights = dealt(len(asked), np.ones(shards)), np.ones(shards)
+    owners, weights = deal(len(asked), np.ones(shards)), np.ones(shards)
     moves, before, after = [], [], []
     for shift in range(SHIFTS):
         heat = np.roll(asked, shift * 7)
         now = cool(owners, heat, weights)
-        moves.append(100 * moved(owners, now, heat) / least_to_cool(owners, heat, weights))
+        moves.append(100 * load_moved(owners, now, heat) / least_to_cool(owners, heat, weights))
         before.append(100 * imbalance(owners, heat, weights))
         after.append(100 * imbalance(now, heat, weights))
         owners = now
@@ -120,7 +120,7 @@ def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
 def alone(label: str, asked: Floats, shards: int) -> Result:
     """Compare with the bound for a memory above a shard's share: no placement does better than its slot alone."""
     weights = np.ones(shards)
-    level = imbalance(cool(dealt(len(asked), weights), asked, weights), asked, weights)
+    level = imbalance(cool(deal(len(asked), weights), asked, weights), asked, weights)
     bound = max(LIMIT, asked.max() * shards / asked.sum())
     return Result(
         name=f"{label}: max/mean, one too hot", unit="%", ours=100 * level, peer="its slot alone", theirs=100 * bound
@@ -131,7 +131,7 @@ def told(label: str, slots: int, shards: int) -> Result:
     """Measure the answer to a client that asks for the topology."""
     addresses = [pb.Shard(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:7171", device="cuda") for n in range(shards)]
     bare = pb.GetTopologyResponse(epoch=1, shards=addresses)
-    full = pb.GetTopologyResponse(epoch=1, shards=addresses, slot_owners=dealt(slots, np.ones(shards)).tolist())
+    full = pb.GetTopologyResponse(epoch=1, shards=addresses, slot_owners=deal(slots, np.ones(shards)).tolist())
     return Result(
         name=f"{label}: topology", unit="bytes", ours=full.ByteSize(), peer="addresses", theirs=bare.ByteSize()
     )

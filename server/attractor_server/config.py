@@ -23,7 +23,7 @@ ENV_PREFIX = "ATTRACTOR_"
 
 
 class Settings(BaseSettings):
-    """All that `attractor serve` can be told. The descriptions are its `--help`."""
+    """Settings of `attractor serve`. The descriptions are its `--help`."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
 
     @field_validator("slots")
     @classmethod
-    def _shared_out(cls, slots: int, info: ValidationInfo) -> int:
+    def _check_slots(cls, slots: int, info: ValidationInfo) -> int:
         shards = info.data.get("shards", 1)
         if slots & (slots - 1) or slots < shards:
             raise PydanticCustomError(
@@ -121,12 +121,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags win over the environment, and that over the file."""
+        """Put flags before the environment, and that before the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:
-    """The settings; `flags` holds what was given on the command line.
+    """Read the settings; `flags` holds what was given on the command line.
 
     Raises:
         SettingsError: naming the setting, the value seen and the value expected.

@@ -61,7 +61,7 @@ class Violation:
 
 
 def quoted(value: object) -> str:
-    """What was seen, as an error repeats it; of what is long, the beginning: errors travel in headers."""
+    """Return a value as an error repeats it, a long one cut off: errors travel in headers."""
     text = repr(value)
     return text if len(text) <= _QUOTED_LIMIT else f"{text[:_QUOTED_LIMIT]}…"
 
@@ -275,7 +275,7 @@ class SettingsError(ServerError):
 
 
 def forget_frames(error: BaseException) -> None:
-    """Lets go of what the functions had that an error came through, once that was told to whom it concerns.
+    """Drop the frames of the functions that an error came through, once it was reported.
 
     An error that lies in a future would keep the future, the request and the call, which lead back to it.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder, and those above it that are missing, for this user alone, whatever the umask.
+    """Make the folder, and those above it that are missing, for this user alone, whatever the umask.
 
     Raises:
         OSError: it cannot be made.
@@ -19,7 +19,7 @@ def make_folder(folder: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Makes an empty file for this user alone, whatever the umask; one that is there is not touched.
+    """Make an empty file for this user alone, whatever the umask; one that is there is not touched.
 
     Raises:
         OSError: it cannot be made.

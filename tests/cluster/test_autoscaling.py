@@ -26,7 +26,7 @@ class Nodes:
     def wanted(self, places: int, now_s: float, shards: int, *, whole: bool = True) -> int:
         self.places, self.now_s = places, now_s
         self.following.look()
-        return self.following.wanted(shards, whole=whole)
+        return self.following.target(shards, whole=whole)
 
 
 def test_a_shard_is_added_for_a_new_node_but_not_while_another_one_may_be_lost() -> None:
@@ -45,7 +45,7 @@ def test_a_node_counts_until_it_has_been_gone_for_long() -> None:
 
 
 def test_as_long_as_nobody_has_counted_nothing_changes() -> None:
-    assert Autoscaler(lambda: 5).wanted(2, whole=True) == 2
+    assert Autoscaler(lambda: 5).target(2, whole=True) == 2
 
 
 @pytest.fixture

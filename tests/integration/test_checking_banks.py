@@ -129,10 +129,10 @@ def _actor(spec: ShardSpec, line: Connection) -> None:
 
 
 def _stand_in(spec: ShardSpec, line: Connection) -> None:
-    from attractor_server.cluster.standin import standing_in  # noqa: PLC0415 - loads torch
+    from attractor_server.cluster.standin import run_stand_in  # noqa: PLC0415 - loads torch
 
     free_twice(pytest.MonkeyPatch())
-    with standing_in(spec) as stand_in:
+    with run_stand_in(spec) as stand_in:
         line.send(stand_in.address)
         line.recv()
         stand_in.leave()

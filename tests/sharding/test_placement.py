@@ -23,14 +23,14 @@ from attractor_server.sharding.placement import (
     LIMIT,
     Floats,
     Owners,
-    carried,
     cool,
-    dealt,
+    deal,
     imbalance,
     join,
     least_to_cool,
     leave,
-    moved,
+    load_moved,
+    loads_of,
 )
 from attractor_server.sharding.topology import Topology
 
@@ -51,7 +51,7 @@ class State:
         return float(self.loads.sum() / self.weights.sum())
 
     def levels(self, owners: Owners) -> Floats:
-        return carried(owners, self.loads, self.weights) / self.weights
+        return loads_of(owners, self.loads, self.weights) / self.weights
 
 
 @st.composite
@@ -64,7 +64,7 @@ def states(draw: st.DrawFn, *, least: int = 2, spare: int = 0) -> State:
     weights = draw(
         arrays(np.float64, shards + spare, elements=st.sampled_from([1.0, 1.0, 2.0, 4.0]), fill=st.nothing())
     )
-    owners = dealt(slots, weights[:shards])
+    owners = deal(slots, weights[:shards])
     strays = draw(st.lists(st.tuples(st.integers(0, slots - 1), st.integers(0, shards - 1)), max_size=8))
     for slot, shard in strays:
         owners[slot] = shard
@@ -81,7 +81,7 @@ def granted(state: State) -> float:
     slots=st.sampled_from([64, 1024, 4096]), weights=st.lists(st.sampled_from([1.0, 1.5, 3.0]), min_size=1, max_size=40)
 )
 def test_slots_are_dealt_out_by_weight_to_within_one(slots: int, weights: list[float]) -> None:
-    owners = dealt(slots, np.array(weights))
+    owners = deal(slots, np.array(weights))
     counts = np.bincount(owners, minlength=len(weights))
     assert counts.sum() == slots
     assert np.abs(counts - slots * np.array(weights) / sum(weights)).max() < SLACK
@@ -89,8 +89,8 @@ def test_slots_are_dealt_out_by_weight_to_within_one(slots: int, weights: list[f
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 16, 1000, 1024])
 def test_equal_shards_get_slots_in_turn(shards: int) -> None:
-    assert dealt(1024, np.ones(shards)).tolist() == [slot % shards for slot in range(1024)]
-    assert dealt(1024, np.full(shards, 0.1)).tolist() == [slot % shards for slot in range(1024)]
+    assert deal(1024, np.ones(shards)).tolist() == [slot % shards for slot in range(1024)]
+    assert deal(1024, np.full(shards, 0.1)).tolist() == [slot % shards for slot in range(1024)]
 
 
 @EXACT
@@ -100,7 +100,7 @@ def test_a_join_moves_slots_to_the_newcomer_only_and_no_more_than_its_share(stat
     after = join(state.owners, state.loads, state.weights, newcomer)
     assert set(after[after != state.owners].tolist()) <= {newcomer}
     share = state.mean * state.weights[newcomer]
-    assert moved(state.owners, after, state.loads) <= share * SLACK
+    assert load_moved(state.owners, after, state.loads) <= share * SLACK
     assert imbalance(after, state.loads, state.weights) <= imbalance(state.owners, state.loads, state.weights) * SLACK
 
 
@@ -125,8 +125,8 @@ def test_a_leave_moves_the_slots_of_the_one_that_left_only_and_leaves_it_none(
     after = leave(state.owners, state.loads, weights, gone)
     assert np.array_equal(after != state.owners, state.owners == gone)
     rest = np.flatnonzero(weights)
-    highest = (carried(state.owners, state.loads, weights)[rest] / weights[rest]).max()
-    levels = carried(after, state.loads, weights)[rest] / weights[rest]
+    highest = (loads_of(state.owners, state.loads, weights)[rest] / weights[rest]).max()
+    levels = loads_of(after, state.loads, weights)[rest] / weights[rest]
     granted = (state.loads.sum() + len(rest) * state.loads.max()) / weights.sum()
     assert levels.max() <= max(highest, granted) * SLACK
 
@@ -152,7 +152,7 @@ def test_cooling_takes_from_hot_shards_only_and_nothing_that_could_have_stayed(s
         if level <= bound:
             assert not lost.size
         elif lost.size:
-            kept = carried(state.owners, state.loads, state.weights)[shard] - lost.sum()
+            kept = loads_of(state.owners, state.loads, state.weights)[shard] - lost.sum()
             alone = state.loads[state.owners == shard].max()
             assert kept + lost.min() > max(bound * state.weights[shard], alone) / SLACK
 
@@ -181,38 +181,38 @@ def test_the_same_state_gives_the_same_owners_and_is_not_changed(state: State) -
 def test_shards_that_come_and_go_for_long_stay_in_balance(seed: int, events: list[int]) -> None:
     loads = np.random.default_rng(seed).multinomial(100_000, np.full(1024, 1 / 1024)).astype(np.float64)
     weights = np.ones(8)
-    owners = dealt(1024, weights)
+    owners = deal(1024, weights)
     for shard in events:
         if weights[shard]:
             if weights.sum() == 1:
                 continue
             weights[shard] = 0
             after = leave(owners, loads, weights, shard)
-            assert moved(owners, after, loads) == loads[owners == shard].sum()
+            assert load_moved(owners, after, loads) == loads[owners == shard].sum()
         else:
             weights[shard] = 1
             after = join(owners, loads, weights, shard)
-            assert 0.9 < moved(owners, after, loads) * weights.sum() / loads.sum() <= SLACK
+            assert 0.9 < load_moved(owners, after, loads) * weights.sum() / loads.sum() <= SLACK
         owners = after
         assert imbalance(owners, loads, weights) < 1.1
 
 
 def test_a_worked_example_comes_out_as_by_hand() -> None:
     loads = np.array([8.0, 1, 1, 2, 3, 1, 2, 2])
-    owners = dealt(8, np.ones(2))  # 0 has 8 + 1 + 3 + 2, 1 has 1 + 2 + 1 + 2
-    assert carried(owners, loads, np.ones(2)).tolist() == [14, 6]
+    owners = deal(8, np.ones(2))  # 0 has 8 + 1 + 3 + 2, 1 has 1 + 2 + 1 + 2
+    assert loads_of(owners, loads, np.ones(2)).tolist() == [14, 6]
     cooled = cool(owners, loads, np.ones(2))  # 11 are allowed, so 3 must go: the slot of 3
     assert np.flatnonzero(cooled != owners).tolist() == [4]
     assert least_to_cool(owners, loads, np.ones(2)) == pytest.approx(3)
     joined = join(cooled, loads, np.ones(3), 2)  # 6.67 each: 2 and 1 come from 0, 2 and 1 from 1, and 8 does not fit
-    assert carried(joined, loads, np.ones(3)).tolist() == [8, 6, 6]
-    assert carried(leave(joined, loads, np.array([0.0, 1, 1]), 0), loads, np.ones(3)).tolist() == [0, 14, 6]
+    assert loads_of(joined, loads, np.ones(3)).tolist() == [8, 6, 6]
+    assert loads_of(leave(joined, loads, np.array([0.0, 1, 1]), 0), loads, np.ones(3)).tolist() == [0, 14, 6]
 
 
 def test_a_slot_too_heavy_for_any_shard_keeps_its_own_and_all_others_leave_it() -> None:
     loads = np.ones(64)
     loads[0] = 100
-    after = cool(dealt(64, np.ones(4)), loads, np.ones(4))
+    after = cool(deal(64, np.ones(4)), loads, np.ones(4))
     assert np.flatnonzero(after == after[0]).tolist() == [0]
     assert np.bincount(after).max() == 21
 
@@ -231,7 +231,7 @@ def test_a_state_that_cannot_be_is_refused(arguments: tuple[Owners, Floats, Floa
     with pytest.raises(ValueError, match=message):
         cool(*arguments)
     with pytest.raises(ValueError, match="slots: saw 1000; expected a power of two"):
-        dealt(1000, np.ones(2))
+        deal(1000, np.ones(2))
     with pytest.raises(ValueError, match=r"weights\[1\]: saw 1; expected 0"):
         leave(np.zeros(4, np.int32), np.ones(4), np.ones(2), 1)
 
@@ -252,7 +252,7 @@ async def test_a_cluster_made_with_more_slots_tells_them_and_forwards_by_them(mo
     async with AsyncExitStack() as stack:
         spec = ShardSpec(models=models, bank_bytes=1 << 20, warm_up=False)
         running = [await stack.enter_async_context(run_shard(replace(spec, number=n))) for n in range(2)]
-        loads, owners = np.ones(4096), dealt(4096, np.ones(1))
+        loads, owners = np.ones(4096), deal(4096, np.ones(1))
         owners = join(owners, loads, np.ones(2), 1)
         for shard in running:
             await shard.learn(Topology(1, tuple(shard.info for shard in running), owners))

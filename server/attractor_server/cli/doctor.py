@@ -15,11 +15,11 @@ from attractor_server.config import load_settings
 def doctor(server: str, config: Path | None, **flags: str | None) -> None:
     """Say what is wrong with this installation, for a server with these settings; exit with 1 if anything is."""
     with clear_errors(damage_status=1):
-        from attractor_server.cli.installation import findings  # noqa: PLC0415 - loads what it looks at
+        from attractor_server.cli.installation import examine  # noqa: PLC0415 - loads what it looks at
 
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         wrong = 0
-        for finding in findings(settings, server):
+        for finding in examine(settings, server):
             click.echo(finding)
             wrong += finding.level == "wrong"
         click.echo(f"{wrong or 'nothing'} wrong")

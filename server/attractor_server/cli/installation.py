@@ -1,4 +1,4 @@
-"""What may be wrong with an installation, looked at one thing after another; nothing is left behind."""
+"""Checks of an installation, one thing after another; nothing is left behind."""
 
 import resource
 import socket
@@ -28,22 +28,22 @@ BUILT_S = 1_750_000_000
 """No clock that is right shows less"""
 
 
-def findings(settings: Settings, server: str) -> Iterator[Finding]:
-    """All that can be told of this machine for a server with these settings, and of the one at `server`, if named."""
+def examine(settings: Settings, server: str) -> Iterator[Finding]:
+    """Yield findings on this machine, for a server with these settings, and on the one at `server`, if named."""
     yield _python()
     for name in PACKAGES:
         yield _package(name)
     yield _sqlite()
-    yield from _guarded("native library", _native_library)
+    yield from _guard("native library", _native_library)
     yield _files()
     yield _clock()
-    yield from _guarded("models", lambda: _models(settings))
+    yield from _guard("models", lambda: _models(settings))
     if not server:
         yield _port(settings)
     if isinstance(settings.artifacts, Path):
         yield examine_folder("artifact store", settings.artifacts)
     elif settings.artifacts is not None:
-        yield from _guarded("artifact store", lambda: _bucket(settings.artifacts))
+        yield from _guard("artifact store", lambda: _bucket(settings.artifacts))
     if settings.backend_store_uri or settings.durable:
         yield from backend_of(settings.store_uri).examine(settings.store_uri)
     if server:
@@ -112,7 +112,7 @@ def _port(settings: Settings) -> Finding:
 
 
 def _bucket(address: Path | str | None) -> Finding:
-    """Whether an object can be put there, and deleted."""
+    """Find out whether an object can be put there, and deleted."""
     assert address is not None
     artifacts = Artifacts(address)
     artifacts.delete([artifacts.put("doctor", b"Attractor was here")])
@@ -130,7 +130,7 @@ def _server(address: str) -> Finding:
     return Finding("ok", "server", f"{address} answers, models: {', '.join(models)}")
 
 
-def _guarded(what: str, look: Callable[[], Finding]) -> Iterator[Finding]:
+def _guard(what: str, look: Callable[[], Finding]) -> Iterator[Finding]:
     try:
         yield look()
     except ServerError as error:

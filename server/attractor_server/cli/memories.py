@@ -8,7 +8,7 @@ from typing import get_args
 import click
 
 import attractor
-from attractor_server.cli.options import connected, server_option
+from attractor_server.cli.options import connect, server_option
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line.")
 
@@ -56,7 +56,7 @@ def create(  # noqa: PLR0913
     server: str,
 ) -> None:
     """Make the memory NAME, if there is none; one that is there has to be of that model and have the settings given."""
-    with connected(server) as client:
+    with connect(server) as client:
         made = client.create_memory(
             name,
             model=model,
@@ -75,7 +75,7 @@ def create(  # noqa: PLR0913
 @server_option
 def show(name: str, as_json: bool, server: str) -> None:
     """Tell what the server knows of the memory NAME."""
-    with connected(server) as client:
+    with connect(server) as client:
         print_info(client.memory(name).info(), as_json=as_json)
 
 
@@ -85,25 +85,29 @@ def show(name: str, as_json: bool, server: str) -> None:
 @server_option
 def ls(prefix: str, as_json: bool, server: str) -> None:
     """List the memories whose names begin with PREFIX, or all, in the order of names."""
-    with connected(server) as client:
+    with connect(server) as client:
         for number, info in enumerate(client.memories(prefix)):
-            told = _told(info)
+            shown = _describe(info)
             if number == 0 and not as_json:
-                click.echo("\t".join(told))
-            click.echo(_json(info) if as_json else "\t".join(told.values()))
+                click.echo("\t".join(shown))
+            click.echo(_json(info) if as_json else "\t".join(shown.values()))
 
 
 def print_info(info: attractor.MemoryInfo, *, as_json: bool) -> None:
-    """A line for each thing there is to tell, or one line of JSON."""
+    """Print a line for each thing there is to tell, or one line of JSON."""
     if as_json:
         click.echo(_json(info))
         return
-    told = {**_told(info), "model_digest": info.model_digest, "created": info.created.isoformat(timespec="seconds")}
-    for name, value in told.items():
+    shown = {
+        **_describe(info),
+        "model_digest": info.model_digest,
+        "created": info.created.isoformat(timespec="seconds"),
+    }
+    for name, value in shown.items():
         click.echo(f"{name:<13} {value}")
 
 
-def _told(info: attractor.MemoryInfo) -> dict[str, str]:
+def _describe(info: attractor.MemoryInfo) -> dict[str, str]:
     return {
         "name": info.name,
         "model": info.model,
@@ -134,7 +138,7 @@ tag_option = click.option("--tag", help="As it was when this snapshot was taken.
 @server_option
 def fork(name: str, target: str, tag: str | None, as_json: bool, server: str) -> None:
     """Make the memory TARGET with all that NAME has; what they share is stored once."""
-    with connected(server) as client:
+    with connect(server) as client:
         print_info(client.memory(name).fork(target, tag=tag).info(), as_json=as_json)
 
 
@@ -145,7 +149,7 @@ def fork(name: str, target: str, tag: str | None, as_json: bool, server: str) ->
 @server_option
 def snapshot(name: str, tag: str, forget: bool, server: str) -> None:
     """Keep the memory NAME as it is now under TAG, until the memory is deleted."""
-    with connected(server) as client:
+    with connect(server) as client:
         if forget:
             client.memory(name).forget_snapshot(tag)
             click.echo(f"{name} has no snapshot {tag} any more")
@@ -159,7 +163,7 @@ def snapshot(name: str, tag: str, forget: bool, server: str) -> None:
 @server_option
 def snapshots(name: str, server: str) -> None:
     """List the snapshots of the memory NAME, the oldest first."""
-    with connected(server) as client:
+    with connect(server) as client:
         click.echo("tag\tversion\tpatterns\tcreated")
         for one in client.memory(name).snapshots():
             click.echo(f"{one.tag}\t{one.version}\t{one.patterns}\t{one.created.isoformat(timespec='seconds')}")
@@ -172,7 +176,7 @@ def snapshots(name: str, server: str) -> None:
 @server_option
 def restore(name: str, tag: str, as_json: bool, server: str) -> None:
     """Make the memory NAME what it was when its snapshot TAG was taken."""
-    with connected(server) as client:
+    with connect(server) as client:
         print_info(client.memory(name).restore(tag), as_json=as_json)
 
 
@@ -182,7 +186,7 @@ def restore(name: str, tag: str, as_json: bool, server: str) -> None:
 @server_option
 def export(name: str, file: Path, server: str) -> None:
     """Write the memory NAME, with its patterns and their payloads, to FILE, which `import` takes on any server."""
-    with connected(server) as client:
+    with connect(server) as client:
         client.memory(name).export(file)
     click.echo(f"{name} is in {file}, {file.stat().st_size} bytes")
 
@@ -194,7 +198,7 @@ def export(name: str, file: Path, server: str) -> None:
 @server_option
 def import_(file: Path, name: str | None, as_json: bool, server: str) -> None:
     """Make a memory of FILE, which `export` wrote."""
-    with connected(server) as client:
+    with connect(server) as client:
         print_info(client.import_memory(file, name=name).info(), as_json=as_json)
 
 
@@ -203,7 +207,7 @@ def import_(file: Path, name: str | None, as_json: bool, server: str) -> None:
 @server_option
 def rm(names: tuple[str, ...], server: str) -> None:
     """Forget the memories NAMES, with their snapshots."""
-    with connected(server) as client:
+    with connect(server) as client:
         for name in names:
             client.delete_memory(name)
             click.echo(f"{name} is forgotten")
@@ -217,7 +221,7 @@ def rm(names: tuple[str, ...], server: str) -> None:
 @server_option
 def rebuild(name: str, model: str | None, page_patterns: int | None, as_json: bool, server: str) -> None:
     """Write the memory NAME anew from its patterns, into full pages."""
-    with connected(server) as client:
+    with connect(server) as client:
         print_info(client.memory(name).rebuild(model=model, page_patterns=page_patterns), as_json=as_json)
 
 

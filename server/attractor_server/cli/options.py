@@ -17,7 +17,7 @@ server_option = click.option(
 
 
 @contextmanager
-def connected(server: str) -> Iterator[attractor.Client]:
+def connect(server: str) -> Iterator[attractor.Client]:
     """Open a client; print what the user can mend as one line, and exit with 2."""
     try:
         with attractor.Client(server) as client:

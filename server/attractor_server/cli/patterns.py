@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import attractor
 from attractor_server.cli.memories import COMMANDS, create, ls, show
-from attractor_server.cli.options import connected, server_option
+from attractor_server.cli.options import connect, server_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy|FILE.npz")
 
@@ -40,7 +40,7 @@ for command in COMMANDS:
 @server_option
 def store(name: str, file: Path, model: str | None, server: str) -> None:
     """Write all patterns of a file into the memory NAME, at once."""
-    with connected(server) as client:
+    with connect(server) as client:
         patterns = _read(file)
         target = client.memory(name) if model is None else client.create_memory(name, model=model)
         result = target.store(patterns)
@@ -53,7 +53,7 @@ def store(name: str, file: Path, model: str | None, server: str) -> None:
 @server_option
 def erase(name: str, file: Path, server: str) -> None:
     """Make the patterns of a file, whole and as they were stored, strangers to the memory NAME."""
-    with connected(server) as client:
+    with connect(server) as client:
         result = client.memory(name).erase(_read(file))
     click.echo(f"{name} is at version {result.version} with {result.total} patterns")
 
@@ -66,7 +66,7 @@ def erase(name: str, file: Path, server: str) -> None:
 @server_option
 def query(name: str, file: Path, output: Path, steps: int, server: str) -> None:
     """Complete the cues of a file, where NaN and fields that are left out are missing."""
-    with connected(server) as client:
+    with connect(server) as client:
         recall = client.memory(name).query(_read(file), steps=steps)
         with output.open("wb") as target:
             np.savez(target, **{**recall.fields, **recall.texts})  # type: ignore[arg-type] # no field is allow_pickle
@@ -88,14 +88,14 @@ def recognize(name: str, file: Path, server: str) -> None:
 
     Where the model was calibrated, also the probability that each is stored.
     """
-    with connected(server) as client:
+    with connect(server) as client:
         familiarity = client.memory(name).recognize(_read(file))
     probability = {} if familiarity.probability is None else {"probability": familiarity.probability}
     _print_rows(energy=familiarity.energy, familiarity=familiarity.delta_energy, page=familiarity.page, **probability)
 
 
 def _read(file: Path) -> attractor.Patterns:
-    """The arrays of a file.
+    """Return the arrays of a file.
 
     Raises:
         InvalidRequest: it cannot be read, or is of another kind.
@@ -111,7 +111,7 @@ def _read(file: Path) -> attractor.Patterns:
 
 
 def _print_rows(**columns: NDArray[np.float32] | NDArray[np.uint32]) -> None:
-    """One line for each pattern, under a line of names."""
+    """Print one line for each pattern, under a line of names."""
     click.echo("\t".join(["pattern", *columns]))
     for number, row in enumerate(zip(*(np.atleast_1d(column) for column in columns.values()), strict=True)):
         click.echo("\t".join([str(number), *(f"{value:.6g}" for value in row)]))

@@ -38,7 +38,7 @@ def scale(shards: int, timeout_s: float, server: str) -> None:
     Shards that go finish what they accepted; clients see calls repeated, and no error.
     """
     try:
-        found = anyio.run(_scaled, server, shards, timeout_s)
+        found = anyio.run(_scale, server, shards, timeout_s)
     except TimeoutError:
         wanted = f"{shards} shards" if shards else "a shard for each node"
         _fail(f"not {wanted} after {timeout_s:g} s; the log of the server says why")
@@ -47,20 +47,20 @@ def scale(shards: int, timeout_s: float, server: str) -> None:
     click.echo(f"{found} shard{'s share' if found > 1 else ' has'} all memories")
 
 
-async def _scaled(server: str, shards: int, timeout_s: float) -> int:
-    """How many there are, when it is so."""
+async def _scale(server: str, shards: int, timeout_s: float) -> int:
+    """Ask for so many shards; return how many there are once they share what the server keeps."""
     with anyio.fail_after(timeout_s):
         async with aio.insecure_channel(await _first_shard(server)) as channel:
             cluster = rpc.ClusterStub(channel)
-            while not await _asked(cluster, shards):  # noqa: ASYNC110 - of another process
+            while not await _ask(cluster, shards):  # noqa: ASYNC110 - of another process
                 await anyio.sleep(ASK_EVERY_S)
-            while not (found := await _found(cluster, shards)):  # noqa: ASYNC110 - of another process
+            while not (found := await _count_shards(cluster, shards)):  # noqa: ASYNC110 - of another process
                 await anyio.sleep(ASK_EVERY_S)
             return found
 
 
-async def _asked(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
-    """Whether the server knows what is wanted; while its shards start it cannot."""
+async def _ask(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
+    """Ask for so many shards; return whether the server could note it: while its shards start it cannot."""
     try:
         await cluster.Scale(pb.ScaleRequest(shards=shards), timeout=CALL_TIMEOUT_S)
     except aio.AioRpcError as error:
@@ -71,14 +71,14 @@ async def _asked(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
 
 
 async def _first_shard(server: str) -> str:
-    """The address of shard 0: it stays for as long as the server."""
+    """Return the address of shard 0: it stays for as long as the server."""
     async with aio.insecure_channel(server) as channel:
         topology = await rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
     return topology.shards[0].address
 
 
-async def _found(cluster: "rpc.ClusterAsyncStub", shards: int) -> int:
-    """How many shards there are, if it is as was asked for; else 0."""
+async def _count_shards(cluster: "rpc.ClusterAsyncStub", shards: int) -> int:
+    """Return how many shards there are, if it is as was asked for; else 0."""
     try:
         topology = await cluster.GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
     except aio.AioRpcError as error:

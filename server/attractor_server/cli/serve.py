@@ -23,7 +23,7 @@ def serve(config: Path | None, **flags: str | None) -> None:
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        from attractor_server.cluster.serve import Ended, describe_store, serving  # noqa: PLC0415 - takes seconds
+        from attractor_server.cluster.serve import Ended, describe_store, run_server  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
 
@@ -34,7 +34,7 @@ def serve(config: Path | None, **flags: str | None) -> None:
                 f"Attractor is ready on {address}, {who}, models: {', '.join(models)}; {describe_store(settings)}"
             )
 
-        with suppress(Ended), serving(settings, early=ready, ended=stop.is_set) as cluster:
+        with suppress(Ended), run_server(settings, early=ready, ended=stop.is_set) as cluster:
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
             ready(cluster.addresses[0], cluster.models, shards)
             while not stop.wait(1.0):  # a wait without an end would hold signals back

@@ -1,4 +1,4 @@
-"""The commands `attractor verify` and `attractor backup`: what is kept, looked at without a server."""
+"""The commands `attractor verify` and `attractor backup`: a store, read without a server."""
 
 import sys
 from collections import Counter
@@ -47,10 +47,10 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
         seen: Counter[str] = Counter()
         artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
         with inspect_store(settings.store_uri) as view:
-            faults = _told(find_faults(view, seen, artifacts))
+            faults = _print_faults(find_faults(view, seen, artifacts))
             if replay:
                 pages = load_pages(view.cursor, artifacts)
-                faults += _told(_replayed(pages, _replay(settings), tolerance, seen))
+                faults += _print_faults(_compare_weights(pages, _load_replay(settings), tolerance, seen))
         read = ", ".join(f"{seen[what]} {what}" for what in ("memories", "pages", "entries", "images"))
         anew = f", {seen['written anew']} pages written anew" if replay else ""
         click.echo(f"{view.name}: {read}{anew}; {faults or 'nothing'} wrong")
@@ -71,18 +71,18 @@ def backup(target: Path, config: Path | None, **flags: str | None) -> None:
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         backend = backend_of(settings.store_uri)
         artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
-        faults = _told(iter(backend.copy(settings.store_uri, target, artifacts)))
+        faults = _print_faults(iter(backend.copy(settings.store_uri, target, artifacts)))
         with inspect_store(uri_of(target)) as view:
             copied = None if artifacts is None else Artifacts(target / ARTIFACTS)
-            faults += _told(find_faults(view, Counter(), copied))
+            faults += _print_faults(find_faults(view, Counter(), copied))
         if faults:
             click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
             sys.exit(1)
         click.echo(f"{backend.label(settings.store_uri)} is copied to {target}, and verified there")
 
 
-def _told(faults: Iterator[Fault]) -> int:
-    """How many there are, each told as it is found."""
+def _print_faults(faults: Iterator[Fault]) -> int:
+    """Print each fault as it is found; return how many there are."""
     count = 0
     for fault in faults:
         click.echo(fault)
@@ -90,14 +90,14 @@ def _told(faults: Iterator[Fault]) -> int:
     return count
 
 
-def _replay(settings: Settings) -> "Replay":
+def _load_replay(settings: Settings) -> "Replay":
     from attractor_server.engine.operations.replay import Replay  # noqa: PLC0415
     from attractor_server.model_registry import load_models  # noqa: PLC0415 - loads torch
 
     return Replay(load_models(settings.models, device="cpu").values(), precision=settings.bank_dtype)
 
 
-def _replayed(pages: Iterator[Found], replay: "Replay", tolerance: float, seen: Counter[str]) -> Iterator[Fault]:
+def _compare_weights(pages: Iterator[Found], replay: "Replay", tolerance: float, seen: Counter[str]) -> Iterator[Fault]:
     for memory, row, stored in pages:
         where = f"memory {memory.name!r}, page {row.number}"
         try:

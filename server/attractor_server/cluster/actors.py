@@ -13,15 +13,15 @@ SUPERVISOR = "supervisor"
 
 
 def find_shards() -> Sequence[Handle]:
-    """The shards there are, from number 0 to the first one missing."""
+    """Return the shards there are, from number 0 to the first one missing."""
     found: list[Handle] = []
-    while (handle := _found(shard_name(len(found)))) is not None:
+    while (handle := _find(shard_name(len(found)))) is not None:
         found.append(handle)
     return found
 
 
 def find_supervisor() -> Handle:
-    """The supervisor.
+    """Return the supervisor.
 
     Raises:
         ValueError: there is none.
@@ -30,7 +30,7 @@ def find_supervisor() -> Handle:
 
 
 def end(handle: Handle) -> None:
-    """Ends an actor for good."""
+    """End an actor for good."""
     ray.kill(handle, no_restart=True)
 
 
@@ -39,7 +39,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number}"
 
 
-def _found(name: str) -> Handle | None:
+def _find(name: str) -> Handle | None:
     try:
         return ray.get_actor(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How many shards a Ray cluster has places for, and how many there shall be as its nodes come and go."""
+"""Autoscaling: the number of shards that a Ray cluster has places for, as its nodes come and go."""
 
 import logging
 import threading
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 
 GONE_S = 15.0
-"""After which a node is taken to be gone for good; Ray calls it dead after 15 to 20 s of silence itself"""
+"""Time after which a node is taken to be gone for good; Ray calls it dead after 15 to 20 s of silence itself"""
 
 
-def places(spec: ShardSpec) -> int:
-    """One for each node that can carry a shard, of shards that need a GPU one for each; at least 1."""
+def count_places(spec: ShardSpec) -> int:
+    """Count one for each node that can carry a shard, of shards that need a GPU one for each; at least 1."""
     nodes: Sequence[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     if spec.device == "cuda":
@@ -32,12 +32,12 @@ def places(spec: ShardSpec) -> int:
 
 
 class Autoscaler:
-    """Says how many shards there shall be where they follow the nodes. A thread looks: Ray's head may be away."""
+    """The number of shards there shall be where they follow the nodes. A thread looks: Ray's head may be away."""
 
     def __init__(
         self, look: Callable[[], int], *, clock: Callable[[], float] = time.monotonic, gone_s: float = GONE_S
     ) -> None:
-        """`look` tells how many places there are."""
+        """Ask `look` how many places there are."""
         self._look = look
         self._clock = clock
         self._gone_s = gone_s
@@ -46,15 +46,15 @@ class Autoscaler:
         """When there was last a place for each shard"""
 
     def start(self) -> None:
-        """Looks from now on, until the process ends."""
+        """Look from now on, until the process ends."""
         threading.Thread(target=self._run, name="places", daemon=True).start()
 
     def look(self) -> None:
-        """Counts the places once."""
+        """Count the places once."""
         self._places = self._look()
 
-    def wanted(self, shards: int, *, whole: bool) -> int:
-        """How many there shall be after so many; `whole` if all of them answer.
+    def target(self, shards: int, *, whole: bool) -> int:
+        """Return how many there shall be after so many; `whole` if all of them answer.
 
         While one does not answer none is added: its node may be lost and replaced, and Ray may still count it.
         """

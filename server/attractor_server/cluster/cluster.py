@@ -1,4 +1,4 @@
-"""The shards of one server as the command sees them: started, waited for, listened to, and sent home."""
+"""The shards of one server as its command sees them: it starts them, prints what they log, and ends them."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
 
 from attractor_server.cluster.actors import Handle, end, find_shards, find_supervisor
-from attractor_server.cluster.autoscaling import places
+from attractor_server.cluster.autoscaling import count_places
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.cluster.supervisor import start_supervisor
@@ -31,9 +31,9 @@ START_TIMEOUT_S = 120.0
 LOST_S = 30.0
 """Silence of the supervisor after which this process is taken to have lost its Ray node; elsewhere all may be well"""
 REFUSED_S = ABANDONED_S + 3.0
-"""For which a supervisor that has a command is asked again"""
+"""Time for which a supervisor that has a command is asked again"""
 _OURS = f"{ServerError.__module__}."
-"""What an error of ours begins with, in what Ray tells of it"""
+"""Start of the name of an error of ours, in Ray's message"""
 
 
 class Cluster:
@@ -50,11 +50,11 @@ class Cluster:
 
     @property
     def addresses(self) -> Sequence[str]:
-        """Of all shards, by number; any of them answers any client."""
+        """Addresses of all shards, by number; any of them answers any client."""
         return self._status.addresses
 
     def wait_until_ready(self) -> None:
-        """Returns when each shard knows of all and serves.
+        """Return when each shard knows of all and serves.
 
         Raises:
             SettingsError: that takes too long.
@@ -67,7 +67,7 @@ class Cluster:
             self._stop.wait(READY_EVERY_S)
 
     def listen(self) -> None:
-        """Prints what is logged until told to stop."""
+        """Print what is logged until `stop`."""
         while not self._stop.wait(LISTEN_EVERY_S):
             self._listen()
 
@@ -77,7 +77,7 @@ class Cluster:
         return time.monotonic() - self._heard_s > LOST_S
 
     def check(self) -> None:
-        """Makes sure that the shards can still be reached.
+        """Make sure that the shards can still be reached.
 
         Raises:
             Unavailable: they are lost to this process.
@@ -89,11 +89,11 @@ class Cluster:
             )
 
     def stop(self) -> None:
-        """Ends `listen`."""
+        """End `listen`."""
         self._stop.set()
 
     def drain(self, grace_s: float) -> bool:
-        """Lets every shard finish what it accepted. Whether all of them could."""
+        """Let every shard finish what it accepted; return whether all of them could."""
         self.stop()
         end(self._supervisor)
         asked = [handle.drain.remote(grace_s) for handle in find_shards()]
@@ -119,14 +119,14 @@ class Cluster:
         if self._missing and self._status.addresses:
             logger.warning("the supervisor answers again")
             self._missing = False
-        _show(self._status.log)
+        _print_log(self._status.log)
 
 
 @contextmanager
 def cluster(
     spec: ShardSpec, *, shards: int, slots: int, log_level: str, stand_in: "StandIn | None" = None
 ) -> Iterator[Cluster]:
-    """Shards 0 to `shards` - 1 of this spec, each with the next port; gone at the end. Ray must be running.
+    """Run shards 0 to `shards` - 1 of this spec, each with the next port, until the block ends. Ray must be running.
 
     Where `shards` is 0 there is one for each node, as nodes come and go. A stand-in leaves when all could serve.
 
@@ -137,10 +137,10 @@ def cluster(
     """
     started: list[Handle] = []
     try:
-        if (supervisor := _abandoned(spec, slots)) is not None:
+        if (supervisor := _take_over(spec, slots)) is not None:
             started.extend(find_shards())
         else:
-            started.extend(start_shard(spec, number, log_level) for number in range(shards or places(spec)))
+            started.extend(start_shard(spec, number, log_level) for number in range(shards or count_places(spec)))
             supervisor = start_supervisor(spec, slots, log_level, follows_nodes=shards == 0)
         first = _first_statuses(started)
         started.append(supervisor)
@@ -166,14 +166,14 @@ def cluster(
 
 
 def _relieve(stand_in: "StandIn", shards: Sequence[Handle]) -> None:
-    """Sends the stand-in home as soon as its clients need not wait for these shards."""
+    """End the stand-in as soon as its clients need not wait for these shards."""
     while not all(status.warm for status in _first_statuses(shards)):
         time.sleep(READY_EVERY_S)
     stand_in.leave()
 
 
-def _abandoned(spec: ShardSpec, slots: int) -> Handle | None:
-    """The supervisor of such shards as are wanted, that nobody has, if there is one.
+def _take_over(spec: ShardSpec, slots: int) -> Handle | None:
+    """Take over the supervisor of such shards, if there is one that no command has.
 
     One that Ray has just started again does not answer yet, and knows of no command before it has heard of none for a
     while.
@@ -186,7 +186,7 @@ def _abandoned(spec: ShardSpec, slots: int) -> Handle | None:
     refused = False
     while time.monotonic() < end_s:
         try:
-            if ray.get(supervisor.adopted.remote(spec, slots), timeout=STATUS_TIMEOUT_S):
+            if ray.get(supervisor.adopt.remote(spec, slots), timeout=STATUS_TIMEOUT_S):
                 return supervisor
             if not refused:
                 refused, end_s = True, time.monotonic() + REFUSED_S
@@ -198,7 +198,7 @@ def _abandoned(spec: ShardSpec, slots: int) -> Handle | None:
     return None
 
 
-def _show(log: Sequence[str]) -> None:
+def _print_log(log: Sequence[str]) -> None:
     for line in log:
         print(line, file=sys.stderr)  # noqa: T201 - it was logged already, over there
 
@@ -214,12 +214,12 @@ def _first_statuses(handles: Sequence[Handle]) -> Sequence[ShardStatus]:
     except RayActorError as error:
         raise _cause(error) from error
     for status in statuses:
-        _show(status.log)
+        _print_log(status.log)
     return statuses
 
 
 def _cause(error: RayActorError) -> ServerError:
-    """Why the constructor failed, as it said itself."""
+    """Return the reason why the constructor failed, as it said itself."""
     text = str(error)
     for line in reversed(text.splitlines()):
         if line.startswith(_OURS):

@@ -1,4 +1,4 @@
-"""One shard as the supervisor sees it: asked again and again, told what it does not know yet, sent home."""
+"""One shard as the supervisor sees it: its status, the topology that it was sent, and its end."""
 
 import logging
 import time
@@ -20,10 +20,10 @@ DRAIN_S = 5.0
 
 
 class ShardMonitor:
-    """A shard's newest status, and what was asked of it and is not answered."""
+    """A shard's newest status, and the calls to it that are not answered yet."""
 
     def __init__(self, number: int, handle: Handle, logbook: Logbook) -> None:
-        """Lines that the shard logs go to the `logbook`."""
+        """Put lines that the shard logs in the `logbook`."""
         self.number = number
         self.status: ShardStatus | None = None
         self.failed = False
@@ -33,13 +33,13 @@ class ShardMonitor:
         self._asked_s = time.monotonic()
         self._missing = False
         self._asked: ray.ObjectRef[ShardStatus] | None = None
-        self._told: ray.ObjectRef[None] | None = None
-        self._told_epoch = 0
+        self._sent: ray.ObjectRef[None] | None = None
+        self._sent_epoch = 0
         self._draining: ray.ObjectRef[bool] | None = None
 
     @property
     def info(self) -> ShardInfo | None:
-        """Where it is; None before its first answer."""
+        """Address and device; None before its first answer."""
         return self.status.info if self.status else None
 
     @property
@@ -68,44 +68,44 @@ class ShardMonitor:
         return self.status.held if self.status and self.answers else frozenset()
 
     def follows(self, topology: Topology) -> bool:
-        """Whether it has done what that says, as far as it can."""
+        """Return whether it has done what the topology says, as far as it can."""
         return self.status is not None and self.status.epoch == topology.epoch
 
     def ask(self) -> "ray.ObjectRef[ShardStatus]":
-        """The answer to come of how it is."""
+        """Ask for its status, unless that was asked and is not answered; return the answer to come."""
         if self._asked is None:
             self._asked, self._asked_s = self.handle.status.remote(), time.monotonic()
         return self._asked
 
     def note(self) -> None:
-        """Takes the answer, if it has come."""
+        """Take the answer, if it has come."""
         if self._asked is None:
             return
         if not ray.wait([self._asked], timeout=0)[0]:
             if self.status is not None and not self._missing:
                 if self.ended:
-                    self._lost("its process has ended")
+                    self._note_silence("its process has ended")
                 elif self.silent:
-                    self._lost(f"no answer for {UNRESPONSIVE_S:g} s")
+                    self._note_silence(f"no answer for {UNRESPONSIVE_S:g} s")
             return
         asked, self._asked = self._asked, None
         try:
-            self._heard(ray.get(asked))
+            self._take_status(ray.get(asked))
         except RayError as error:
             self.failed = self.status is None and isinstance(error, ActorDiedError)
             if not (self._missing or self.failed):
-                self._lost(str(error))
+                self._note_silence(str(error))
 
-    def tell(self, topology: Topology, seize: Collection[int]) -> None:
-        """Tells it of the others, unless it was told that and has not answered."""
-        if self._told is not None:
-            if not ray.wait([self._told], timeout=0)[0] and self._told_epoch == topology.epoch:
+    def send(self, topology: Topology, seize: Collection[int]) -> None:
+        """Send it a topology, unless it was sent that one and has not answered."""
+        if self._sent is not None:
+            if not ray.wait([self._sent], timeout=0)[0] and self._sent_epoch == topology.epoch:
                 return
-            self._check(self._told)
-        self._told, self._told_epoch = self.handle.learn.remote(topology, seize), topology.epoch
+            self._check(self._sent)
+        self._sent, self._sent_epoch = self.handle.learn.remote(topology, seize), topology.epoch
 
     def topology(self) -> Topology | None:
-        """The newest topology that it was told.
+        """Fetch the newest topology that it was sent.
 
         Raises:
             RayError: it does not answer.
@@ -113,8 +113,8 @@ class ShardMonitor:
         found: Topology | None = ray.get(self.handle.topology.remote(), timeout=UNRESPONSIVE_S)
         return found
 
-    def retired(self) -> bool:
-        """Whether it is gone, after finishing what it accepted; it begins with that at the first call."""
+    def retire(self) -> bool:
+        """End it once it has finished what it accepted, which begins at the first call; return whether it has ended."""
         if self._draining is None:
             self._draining = self.handle.drain.remote(DRAIN_S)
         if self.answers and not ray.wait([self._draining], timeout=0)[0]:
@@ -124,17 +124,17 @@ class ShardMonitor:
 
     @property
     def retiring(self) -> bool:
-        """Whether it was sent home."""
+        """Whether it has begun to end."""
         return self._draining is not None
 
-    def _heard(self, status: ShardStatus) -> None:
+    def _take_status(self, status: ShardStatus) -> None:
         self.status = status
         self._logbook.keep(*status.log)
         if self._missing:
             logger.warning("shard %d answers again, on %s", self.number, status.info.address)
             self._missing = False
 
-    def _lost(self, why: str) -> None:
+    def _note_silence(self, why: str) -> None:
         self._missing = True
         if self.ended:
             logger.warning("shard %d has ended; Ray starts it again", self.number)
@@ -142,9 +142,9 @@ class ShardMonitor:
             logger.warning("shard %d does not answer; Ray starts it again if it has ended", self.number)
         logger.debug("shard %d: %s", self.number, why)
 
-    def _check(self, told: "ray.ObjectRef[None]") -> None:
-        if ray.wait([told], timeout=0)[0]:
+    def _check(self, sent: "ray.ObjectRef[None]") -> None:
+        if ray.wait([sent], timeout=0)[0]:
             try:
-                ray.get(told)
+                ray.get(sent)
             except RayError as error:
                 logger.info("shard %d could not follow: %s", self.number, error)

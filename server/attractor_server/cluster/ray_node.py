@@ -1,4 +1,4 @@
-"""Ray itself: joining a cluster, or starting one inside this process, quietly."""
+"""The Ray node of this process: it joins a cluster, or starts one of its own, quietly."""
 
 import fcntl
 import logging
@@ -29,7 +29,7 @@ _FOLDER, _LOCK = "attractor-ray-", "lock"
 
 @contextmanager
 def ray_node(address: str) -> Iterator[None]:
-    """Connects to the Ray cluster at `address`, or to one of our own that ends with the block.
+    """Connect to the Ray cluster at `address`, or to one of our own that ends with the block.
 
     Raises:
         SettingsError: no cluster answers there.
@@ -60,10 +60,10 @@ def ray_node(address: str) -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    """A folder for what Ray writes, gone after the block; those of servers that were killed go now."""
+    """Make a folder for what Ray writes, removed after the block; remove those of servers that were killed."""
     parent = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     for left in parent.glob(f"{_FOLDER}*/{_LOCK}"):
-        _remove_left(left)
+        _remove_leftover(left)
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
     with (folder / _LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -73,8 +73,8 @@ def _folder() -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)  # what an agent of Ray writes later, the next server removes
 
 
-def _remove_left(path: Path) -> None:
-    """Removes the folder that has this lock, unless a server holds it, or it is another user's."""
+def _remove_leftover(path: Path) -> None:
+    """Remove the folder that has this lock, unless a server holds it, or it is another user's."""
     try:
         with path.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,7 +84,7 @@ def _remove_left(path: Path) -> None:
 
 
 def make_token() -> None:
-    """Makes the token by which Ray refuses strangers, and closes it to other users of this machine, as Ray does not.
+    """Make the token by which Ray refuses strangers, and close it to other users of this machine, as Ray does not.
 
     What the environment says of tokens goes before.
     """
@@ -102,7 +102,7 @@ def make_token() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself would wait for minutes."""
+    """Raise SettingsError if nothing answers at the address: Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
         return
@@ -117,5 +117,5 @@ def _no_cluster(address: str, error: Exception) -> SettingsError:
 
 
 def node_address() -> str:
-    """The address at which other nodes reach the one this process runs on."""
+    """Return the address at which other nodes reach the one this process runs on."""
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

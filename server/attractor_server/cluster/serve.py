@@ -32,12 +32,12 @@ Early: TypeAlias = Callable[[str, Sequence[str]], None]
 
 
 def spec_of(settings: Settings) -> ShardSpec:
-    """What each shard is told, apart from its number and port."""
+    """Return the spec of each shard, but for its number and port."""
     embedded = not settings.ray_address
     return ShardSpec(
         host=settings.host,
         port=settings.port,
-        advertise=settings.advertise or (_local(settings.host) if embedded else ""),
+        advertise=settings.advertise or (_local_host(settings.host) if embedded else ""),
         device=settings.device,
         threads=threads_for(settings.threads, settings.shards),
         models=None if settings.models is None else settings.models.resolve(),
@@ -71,10 +71,10 @@ def describe_store(settings: Settings) -> str:
 
 
 @contextmanager
-def serving(
+def run_server(
     settings: Settings, *, early: Early = lambda address, models: None, ended: Callable[[], bool] = lambda: False
 ) -> Iterator["Cluster"]:
-    """A server as the settings ask for it, until the end of the block.
+    """Run a server as the settings ask for it, until the end of the block.
 
     One whose memories are kept in this machine calls `early` as soon as a stand-in serves them; shards in Ray take over
     from that before the block begins. Where it has `ended` by then, the stand-in finishes what it accepted instead.
@@ -98,10 +98,10 @@ def serving(
             stack.enter_context(backend_of(spec.store_uri).lock(spec.store_uri))
         stand_in: StandIn | None = None
         if spec.durable and spec.device == "cpu" and not settings.ray_address:
-            from attractor_server.cluster.standin import standing_in  # noqa: PLC0415 - loads torch
+            from attractor_server.cluster.standin import run_stand_in  # noqa: PLC0415 - loads torch
 
             with sigterm_waits():
-                stand_in = stack.enter_context(standing_in(spec))
+                stand_in = stack.enter_context(run_stand_in(spec))
             spec = replace(spec, follows=stand_in.port)
             early(stand_in.address, stand_in.models)
             _go_on(stand_in, ended)
@@ -127,27 +127,31 @@ def _go_on(stand_in: "StandIn", ended: Callable[[], bool]) -> None:
 
 @contextmanager
 def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None]:
-    """Ray runs; models were checked before, or are while it starts, which for the most part is waiting."""
+    """Run Ray; models were checked before, or are while it starts, which for the most part is waiting."""
     if not (settings.ray_address or "ray" in sys.modules):
         for name, value in _CLOSED.items():
             os.environ.setdefault(name, value)
     from attractor_server.cluster.ray_node import ray_node  # noqa: PLC0415 - loads ray
 
     with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
-        check = None if checked else thread.submit(_check, spec, device="cpu" if settings.ray_address else spec.device)
+        check = (
+            None
+            if checked
+            else thread.submit(_check_models, spec, device="cpu" if settings.ray_address else spec.device)
+        )
         stack.enter_context(ray_node(settings.ray_address))
         if check is not None:
             check.result()
         yield
 
 
-def _check(spec: ShardSpec, *, device: str) -> None:
-    """Finds faults here, where they are told in few words; another node may well have the GPU that this one lacks."""
+def _check_models(spec: ShardSpec, *, device: str) -> None:
+    """Find faults here, where they are told in few words; another node may well have the GPU that this one lacks."""
     from attractor_server.model_registry import device_of, load_models  # noqa: PLC0415 - loads torch
 
     load_models(spec.models, device=device_of(device))
 
 
-def _local(host: str) -> str:
-    """Where a client on this machine reaches what listens on that address."""
+def _local_host(host: str) -> str:
+    """Return the host at which a client on this machine reaches a server that listens on that address."""
     return "127.0.0.1" if host in ("0.0.0.0", "[::]", "::") else host  # noqa: S104

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 ASKED_BYTES = 1 << 20
-"""Of a shard's node, as Ray counts: an actor that asks for nothing is put on any node, and SPREAD is not looked at"""
+"""Memory of a shard's node, as Ray counts: an actor that asks for nothing is put on any node, SPREAD or not"""
 
 
 def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
-    """A shard of that number, with a port of its own, that Ray starts again whenever it ends.
+    """Start a shard of that number, with a port of its own, that Ray starts again whenever it ends.
 
     Raises:
         SettingsError: there is one already.
@@ -54,14 +54,14 @@ logger = logging.getLogger(__name__)
 RESIZE_TIMEOUT_S = 10.0
 
 FAREWELL_S = 1.0
-"""In which the supervisor fetches what was logged"""
+"""Time in which the supervisor fetches what was logged"""
 
 
 class ShardActor:
-    """Runs one shard on an event loop in a thread of its own; Ray's calls carry control traffic only."""
+    """One shard, on an event loop in a thread of its own; Ray's calls carry control traffic only."""
 
     def __init__(self, spec: ShardSpec, log_level: str) -> None:
-        """Returns once the shard listens. An empty `spec.advertise` means this node's own address."""
+        """Return once the shard listens. An empty `spec.advertise` means this node's own address."""
         self._logbook = Logbook(f"shard {spec.number}")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         self._process = Incarnation.here(f"shard-{spec.number}")
@@ -70,13 +70,13 @@ class ShardActor:
             portal = stack.enter_context(
                 start_blocking_portal("asyncio", dict(loop_options()), name=f"shard {spec.number}")
             )
-            self._shard = stack.enter_context(portal.wrap_async_context_manager(_to_the_end(spec)))
+            self._shard = stack.enter_context(portal.wrap_async_context_manager(_run_shard(spec)))
             self._portal = portal
             self._stack = stack.pop_all()
         freeze_heap()
 
     def status(self) -> ShardStatus:
-        """How it is now; fails if its event loop is no more."""
+        """Return its status now; fail if its event loop has ended."""
         self._portal.call(_breathe)
         shard = self._shard
         return ShardStatus(
@@ -87,25 +87,25 @@ class ShardActor:
             epoch=shard.epoch,
             known=shard.topology.epoch if shard.topology else 0,
             held=shard.held,
-            log=self._logbook.taken(),
+            log=self._logbook.take(),
         )
 
     def topology(self) -> Topology | None:
-        """The newest one it was told."""
+        """Return the newest topology that it was sent."""
         return self._shard.topology
 
     def learn(self, topology: Topology, seize: Collection[int] = ()) -> None:
-        """Tells it of the others, and which groups to take from whoever has them; from the first time on it serves."""
+        """Take over a topology, and the groups of `seize` from whoever has them; it serves from the first time on."""
         self._portal.call(partial(self._shard.learn, topology, seize=seize))
 
     def drain(self, grace_s: float) -> bool:
-        """Sends clients away and stops. Whether everything that was accepted is finished."""
+        """Send clients away and stop; return whether everything that was accepted is finished."""
         return self._portal.call(partial(self._shard.drain, grace_s))
 
 
 @asynccontextmanager
-async def _to_the_end(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
-    """A shard; where it ends by an error so does the process, and Ray starts another one."""
+async def _run_shard(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
+    """Run a shard; where it ends by an error so does the process, and Ray starts another one."""
     from attractor_server.app import run_shard  # noqa: PLC0415 - loads torch
 
     serves = False
@@ -122,21 +122,21 @@ async def _to_the_end(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
 
 
 async def _breathe() -> None:
-    """Runs on the shard's event loop, if that still turns."""
+    """Do nothing, on the shard's event loop, if that still runs."""
 
 
 async def _resize(shards: int) -> None:
-    """Tells the supervisor how many shards there shall be.
+    """Ask the supervisor for so many shards.
 
     Raises:
         Unavailable: it does not answer.
     """
     try:
-        await asyncio.wait_for(_noted(shards), RESIZE_TIMEOUT_S)
+        await asyncio.wait_for(_ask_supervisor(shards), RESIZE_TIMEOUT_S)
     except (RayError, ValueError, TimeoutError) as error:
         raise Unavailable(f"the supervisor of the shards does not answer; try again in a moment: {error}") from error
 
 
-async def _noted(shards: int) -> None:
+async def _ask_supervisor(shards: int) -> None:
     supervisor = await asyncio.to_thread(find_supervisor)  # which blocks for as long as Ray's head is away
     await asyncio.wrap_future(supervisor.scale.remote(shards).future())

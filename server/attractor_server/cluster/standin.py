@@ -52,7 +52,7 @@ class StandIn:
         return tuple(self._shard.models)
 
     def leave(self) -> None:
-        """Finishes what it accepted, closes its port, and lets others have what it owned."""
+        """Finish what it accepted, close its port, and let others have what it owned."""
         if not self._portal.call(self._shard.drain, DRAIN_S):
             logger.warning("some requests were cut off after %g s; clients repeat them", DRAIN_S)
         try:
@@ -62,8 +62,8 @@ class StandIn:
 
 
 @contextmanager
-def standing_in(spec: ShardSpec) -> Iterator[StandIn]:
-    """A stand-in for the shards of that spec, until it has left or the block ends. No other server has their store.
+def run_stand_in(spec: ShardSpec) -> Iterator[StandIn]:
+    """Run a stand-in for the shards of that spec, until it has left or the block ends. No other server has their store.
 
     Raises:
         SettingsError: the spec cannot be meant on this machine.
@@ -91,6 +91,6 @@ async def _resize(shards: int) -> None:
 
 
 def _end_leftovers(spec: ShardSpec) -> None:
-    """Shards of a command that was killed end a moment later than it; until then they would hold ports and leases."""
+    """End the shards of a command that was killed: they end a moment later than it, and hold ports and leases."""
     with closing(open_store(spec.store_uri)) as store:
         end_owners(store)

@@ -1,4 +1,4 @@
-"""What shards and their supervisor tell of themselves. Light: nothing here computes."""
+"""Status of shards and of their supervisor. Light: nothing here computes."""
 
 import logging
 from collections import deque
@@ -13,37 +13,37 @@ ABANDONED_S = 5.0
 
 @dataclass(frozen=True)
 class ShardStatus:
-    """What a shard tells of itself."""
+    """Status of a shard, as it says."""
 
     info: ShardInfo
     process: Incarnation
     models: tuple[str, ...]
     warm: bool
-    """It can be told of the others, and will serve then"""
+    """It can be sent a topology, and will serve then"""
     epoch: int
-    """Of the topology it follows; 0 after a restart, until it is told"""
+    """Epoch of the topology it follows; 0 after a restart, until it is sent one"""
     known: int
-    """Epoch of the newest topology it was told"""
+    """Epoch of the newest topology it was sent"""
     held: frozenset[int]
     """Groups of slots that it has claimed; none where nothing is kept"""
     log: tuple[str, ...]
-    """What it logged since it was asked last"""
+    """Lines that it logged since it was asked last"""
 
 
 @dataclass(frozen=True)
 class SupervisorStatus:
-    """What the supervisor tells of all shards."""
+    """Status of all shards, as the supervisor says."""
 
     addresses: tuple[str, ...]
     """Of the shards that were told of each other, by number; none before the first time"""
     settled: bool
     """Every shard that answers holds what it should, and there are as many as were asked for"""
     log: tuple[str, ...]
-    """What it and the shards logged since it was asked last"""
+    """Lines that it and the shards logged since it was asked last"""
 
 
 class Logbook(logging.Handler):
-    """Keeps the newest lines until they are asked for: the terminal is where the server was started, not here."""
+    """The newest lines, kept until they are asked for: the terminal is where the server was started, not here."""
 
     def __init__(self, name: str, *, lines: int = 1000) -> None:
         super().__init__()
@@ -51,15 +51,15 @@ class Logbook(logging.Handler):
         self._lines: deque[str] = deque(maxlen=lines)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps one line."""
+        """Keep one line."""
         self.keep(self.format(record))
 
     def keep(self, *lines: str) -> None:
-        """Keeps lines that are complete."""
+        """Keep lines that are complete."""
         self._lines.extend(lines)
 
-    def taken(self) -> tuple[str, ...]:
-        """The lines, which are forgotten here."""
+    def take(self) -> tuple[str, ...]:
+        """Return the lines, and forget them here."""
         lines = []
         while self._lines:
             lines.append(self._lines.popleft())

@@ -1,4 +1,4 @@
-"""The supervisor: a Ray actor that starts shards, watches them, and says who owns what.
+"""The supervisor: a Ray actor that starts shards, watches them, and assigns slots to them.
 
 All that it knows it finds again after a restart: the shards by their names, and the topology with the shards. What they
 own stands in the store; while there is no supervisor they go on.
@@ -16,20 +16,20 @@ import ray
 from ray.exceptions import RayError
 
 from attractor_server.cluster.actors import SUPERVISOR, Handle, end, find_shards, start_actor
-from attractor_server.cluster.autoscaling import Autoscaler, places
+from attractor_server.cluster.autoscaling import Autoscaler, count_places
 from attractor_server.cluster.monitor import ShardMonitor
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, Logbook, SupervisorStatus
 from attractor_server.shard.spec import ShardSpec
-from attractor_server.sharding.placement import Owners, dealt, first, groups_of, reassigned, spread
+from attractor_server.sharding.placement import Owners, deal, first, groups_of, reassign, spread
 from attractor_server.sharding.topology import Topology
 
 HEAD, HEAD_SHARE = "node:__internal_head__", 0.001
-"""A resource of Ray's head node, and what the supervisor asks of it: Ray is slow to see that another one is lost"""
+"""A resource of Ray's head node, and the supervisor's share of it: Ray is slow to see that another one is lost"""
 
 
 def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nodes: bool) -> Handle:
-    """The supervisor of the shards that were started before it; where they follow a stand-in it waits to be asked.
+    """Start the supervisor of the shards that were started before; after a stand-in it waits until it is asked.
 
     Raises:
         SettingsError: there is one already.
@@ -55,7 +55,7 @@ class Supervisor:
     """One thread looks after the shards; calls only leave word."""
 
     def __init__(self, spec: ShardSpec, slots: int, log_level: str, follows_nodes: bool) -> None:
-        """Finds the shards there are: those that were just started, or that have been at work for long."""
+        """Find the shards there are: those that were just started, or that have been at work for long."""
         self._logbook = Logbook("supervisor")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         self._spec = spec
@@ -66,7 +66,7 @@ class Supervisor:
         self._follows_nodes = follows_nodes
         self._begun = not spec.follows
         """No stand-in serves any more what the shards are to own"""
-        self._following = Autoscaler(partial(places, spec))
+        self._autoscaler = Autoscaler(partial(count_places, spec))
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
         self._orphans: frozenset[int] = frozenset()
@@ -74,21 +74,21 @@ class Supervisor:
         self._settled = False
         self._pause_s = WATCH_EVERY_S
         self._listened_s = time.monotonic()
-        self._call = threading.Event()
-        self._following.start()
+        self._wake = threading.Event()
+        self._autoscaler.start()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
     def status(self) -> SupervisorStatus:
-        """How the shards are; for the command that runs the server, which asks all the time once no stand-in serves."""
+        """Return the status of the shards to the command that runs the server, which asks once no stand-in serves."""
         self._listened_s = time.monotonic()
         if not self._begun:
             self._begun = True
-            self._call.set()
+            self._wake.set()
         addresses = tuple(shard.address for shard in self._topology.shards) if self._topology else ()
-        return SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.taken())
+        return SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.take())
 
-    def adopted(self, spec: ShardSpec, slots: int) -> bool:
-        """Whether whoever asks may go on with these shards: they are what it would start, and nobody else has them."""
+    def adopt(self, spec: ShardSpec, slots: int) -> bool:
+        """Return True, and be the caller's, if these shards are what it would start, and no other command has them."""
         if time.monotonic() - self._listened_s < ABANDONED_S or (spec, slots) != (self._spec, self._slots):
             return False
         self._listened_s = time.monotonic()
@@ -96,10 +96,10 @@ class Supervisor:
         return True
 
     def scale(self, shards: int) -> None:
-        """Notes how many shards there shall be; 0: as many as nodes."""
+        """Set how many shards there shall be; 0: as many as nodes."""
         logger.info("%s shards are wanted", shards or "as many as nodes")
         self._wanted, self._follows_nodes, self._settled = shards or self._wanted, shards == 0, False
-        self._call.set()
+        self._wake.set()
 
     def _run(self) -> None:
         while True:
@@ -107,21 +107,28 @@ class Supervisor:
                 self._step()
             except Exception:  # of one look; the next may find things in order
                 logger.exception("unforeseen error while looking after the shards")
-            self._call.wait(self._pause_s)
-            self._call.clear()
+            self._wake.wait(self._pause_s)
+            self._wake.clear()
 
     def _step(self) -> None:
+        # Shards: as many as are wanted, each asked how it is.
         self._follow_nodes()
         self._start_missing()
-        self._look()
+        self._poll()
+
+        # The topology: of before a restart, or else the first one, once all shards can serve.
         if self._topology is None:
-            self._topology = self._remembered() or self._first()
+            self._topology = self._recover_topology() or self._first_topology()
         if (topology := self._topology) is None:
             self._pause_s = SETTLE_EVERY_S[1]
             return
-        self._topology = self._changed(topology)
-        self._tell(self._topology)
+
+        # What has changed since is sent to the shards; one too many leaves once it has nothing.
+        self._topology = self._update(topology)
+        self._send(self._topology)
         self._retire()
+
+        # Until all follow, the next step comes soon.
         self._settled = self._is_settled(self._topology)
         if self._settled:
             self._pause_s, self._orphans = WATCH_EVERY_S, frozenset()
@@ -133,7 +140,7 @@ class Supervisor:
     def _follow_nodes(self) -> None:
         if not self._follows_nodes or self._topology is None:
             return
-        wanted = self._following.wanted(self._wanted, whole=all(shard.answers for shard in self._shards))
+        wanted = self._autoscaler.target(self._wanted, whole=all(shard.answers for shard in self._shards))
         if wanted != self._wanted:
             logger.warning("%d shards follow the nodes of the Ray cluster, before: %d", wanted, self._wanted)
             self._wanted = wanted
@@ -144,7 +151,7 @@ class Supervisor:
             logger.info("starting shard %d", number)
             self._shards.append(ShardMonitor(number, start_shard(self._spec, number, self._log_level), self._logbook))
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         asked = [(shard, shard.ask()) for shard in self._shards]
         awaited = [answer for shard, answer in asked if not shard.ended]
         if awaited:
@@ -157,8 +164,8 @@ class Supervisor:
             end(self._shards.pop().handle)
             self._wanted, self._follows_nodes = len(self._shards), False  # else it would be tried for ever
 
-    def _remembered(self) -> Topology | None:
-        """The newest topology that a shard was told, once every shard has answered or will not."""
+    def _recover_topology(self) -> Topology | None:
+        """Return the newest topology that a shard was sent, once every shard has answered or will not."""
         if any(shard.status is None and not shard.silent for shard in self._shards):
             return None
         newest: Topology | None = None
@@ -177,8 +184,8 @@ class Supervisor:
         # A next one may have been told to a shard that does not answer, and told of one that was sent home since.
         return replace(newest, epoch=newest.epoch + 1, shards=newest.shards[: self._wanted])
 
-    def _first(self) -> Topology | None:
-        """The first topology, once all shards can serve, and may."""
+    def _first_topology(self) -> Topology | None:
+        """Make the first topology, once all shards can serve, and may."""
         if not self._begun:
             return None
         infos = tuple(shard.info for shard in self._shards if shard.info and shard.serves)
@@ -186,16 +193,16 @@ class Supervisor:
             return None
         self._members = frozenset(range(self._wanted))
         kept = self._spec.durable
-        owners = spread(first(len(infos)), self._slots) if kept else dealt(self._slots, np.ones(len(infos)))
+        owners = spread(first(len(infos)), self._slots) if kept else deal(self._slots, np.ones(len(infos)))
         return Topology(1, infos, owners, self._follows_nodes)
 
-    def _changed(self, topology: Topology) -> Topology:
-        """The topology now: where shards are, and who is to own what."""
+    def _update(self, topology: Topology) -> Topology:
+        """Return the topology as it is now: the shards' addresses, and the owners of slots."""
         infos = list(topology.shards)
         for shard in self._shards[: len(infos) + 1]:
             if shard.info:
                 infos[shard.number : shard.number + 1] = [shard.info]
-        owners = self._owners(topology, len(infos))
+        owners = self._assign(topology, len(infos))
         follows = self._follows_nodes
         if (tuple(infos), follows) == (topology.shards, topology.follows_nodes) and np.array_equal(
             owners, topology.slot_owners
@@ -203,22 +210,22 @@ class Supervisor:
             return topology
         return Topology(topology.epoch + 1, tuple(infos), owners, follows)
 
-    def _owners(self, topology: Topology, shards: int) -> Owners:
-        """Owners of the slots: where memories are kept, of all shards that serve and are to stay."""
+    def _assign(self, topology: Topology, shards: int) -> Owners:
+        """Assign slots: where memories are kept, to all shards that serve and are to stay."""
         if not self._spec.durable:
             return topology.slot_owners
         serving = frozenset(shard.number for shard in self._shards[: min(self._wanted, shards)] if shard.serves)
         if not serving or serving == self._members:
             return topology.slot_owners
         logger.info("shards that own memories: %s, before: %s", sorted(serving), sorted(self._members))
-        owners = reassigned(groups_of(topology.slot_owners), self._members, serving)
+        owners = reassign(groups_of(topology.slot_owners), self._members, serving)
         silent = self._members - {shard.number for shard in self._shards if shard.serves}
         self._orphans = self._orphans.union(*(topology.groups(number) for number in silent))
         self._members = serving
         return spread(owners, self._slots)
 
-    def _tell(self, topology: Topology) -> None:
-        """Tells each shard what it does not follow yet.
+    def _send(self, topology: Topology) -> None:
+        """Send the topology to each shard that does not follow it yet.
 
         A group is taken from whoever has it, if that is silent, or all who answer have followed and none has the group.
         """
@@ -229,16 +236,16 @@ class Supervisor:
             if shard.serves and not (shard.follows(topology) and self._holds(shard, wanted)):
                 logger.debug("telling shard %d of epoch %d", shard.number, topology.epoch)
                 lacking = wanted - held
-                shard.tell(topology, lacking if followed else lacking & self._orphans)
+                shard.send(topology, lacking if followed else lacking & self._orphans)
 
     def _retire(self) -> None:
-        """Sends the last shard home when it has nothing left, if there are more than there shall be."""
+        """End the last shard when it has nothing left, if there are more than there shall be."""
         last = self._shards[-1]
         if (len(self._shards) <= self._wanted and not last.retiring) or self._topology is None:
             return
         if last.held or last.number in self._members or not self._is_held(self._topology):
             return
-        if last.retired():
+        if last.retire():
             logger.info("shard %d was sent home", last.number)
             self._shards.pop()
             shards = self._topology.shards[: len(self._shards)]
@@ -248,7 +255,7 @@ class Supervisor:
         return len(self._shards) == len(topology.shards) == self._wanted and self._is_held(topology)
 
     def _is_held(self, topology: Topology) -> bool:
-        """Whether all shards that answer follow the topology."""
+        """Return whether all shards that answer follow the topology."""
         return all(
             shard.follows(topology) and self._holds(shard, topology.groups(shard.number))
             for shard in self._shards

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import click
 
-from attractor_server.cluster.serve import serving
+from attractor_server.cluster.serve import run_server
 from attractor_server.config import Settings
 from attractor_server.demo.drawing import draw
 from attractor_server.demo.figures import figures_of
@@ -35,7 +35,7 @@ def run_demo(images: Sequence[Path], output: Path) -> None:
     """
     plans = picture_plans(images) if images else glyph_plans()
     click.echo(f"Starting a server with {SHARDS} shards on this machine")
-    with serving(Settings(shards=SHARDS, port=0, durable=False)) as cluster:
+    with run_server(Settings(shards=SHARDS, port=0, durable=False)) as cluster:
         report = anyio.run(run_job, cluster.addresses[0], plans)
     figures = figures_of(plans, report)
     draw(plans[0], report, output)

@@ -1,1 +1,1 @@
-"""Slots, the topology of shards, and which shard owns which slot. Pure functions on numbers."""
+"""Slots, the topology of shards, and the owners of slots. Pure functions on numbers."""

@@ -1,4 +1,4 @@
-"""Placement: which shard owns which slot, and the least that has to move when shards or loads change."""
+"""Placement: the owner of each slot, and the least that has to move when shards or loads change."""
 
 import heapq
 from collections.abc import Set
@@ -19,8 +19,8 @@ LIMIT = 1.1
 """Level above which a shard is hot, in mean levels: what `cool` leaves has room to grow before it reaches 1.15."""
 
 
-def dealt(slots: int, weights: Floats) -> Owners:
-    """Owners by weight alone, while nothing is known of loads; dealt out in turn where weights are equal.
+def deal(slots: int, weights: Floats) -> Owners:
+    """Assign slots by weight alone, while nothing is known of loads; in turn where weights are equal.
 
     Hamilton's apportionment says how many each shard gets; its k-th is dealt at time (k + 1/2) / weight.
 
@@ -38,32 +38,32 @@ def dealt(slots: int, weights: Floats) -> Owners:
     return shards[np.lexsort((shards, (turns + 0.5) / weights[shards]))].astype(np.int32)
 
 
-def carried(owners: Owners, loads: Floats, weights: Floats) -> Floats:
-    """What each shard carries. (shards,)"""
+def loads_of(owners: Owners, loads: Floats, weights: Floats) -> Floats:
+    """Return the load that each shard carries. (shards,)"""
     return np.bincount(owners, loads, minlength=len(weights)).astype(np.float64)
 
 
 def imbalance(owners: Owners, loads: Floats, weights: Floats) -> float:
-    """The highest level, in mean levels; infinite while a shard of weight 0 owns something."""
-    carries, present = carried(owners, loads, weights), weights > 0
+    """Return the highest level, in mean levels; infinite while a shard of weight 0 owns something."""
+    carries, present = loads_of(owners, loads, weights), weights > 0
     if np.any(carries[~present]):
         return np.inf
     return float(np.max(carries[present] / weights[present]) * weights.sum() / loads.sum())
 
 
-def moved(before: Owners, after: Owners, loads: Floats) -> float:
-    """The load of all slots that changed their owner."""
+def load_moved(before: Owners, after: Owners, loads: Floats) -> float:
+    """Return the load of all slots that changed their owner."""
     return float(loads[before != after].sum())
 
 
 def join(owners: Owners, loads: Floats, weights: Floats, newcomer: int) -> Owners:
-    """Owners after that shard came in, which gets no more than its share; nothing else moves.
+    """Return the owners after that shard came in, which gets no more than its share; nothing else moves.
 
     Greedy: whoever is highest above the mean gives the heaviest slot that fits into the newcomer's room and does not
     take the giver below the mean, or else its lightest; until nothing fits. `weights` are those with the newcomer.
     """
     _check(owners, loads, weights)
-    carries, shares = carried(owners, loads, weights), weights * loads.sum() / weights.sum()
+    carries, shares = loads_of(owners, loads, weights), weights * loads.sum() / weights.sum()
     room = shares[newcomer] - carries[newcomer]
     slots_of, after, lightest = _Index(owners, loads, len(weights)), owners.copy(), loads.min()
     givers = [(-carries[n] / weights[n], n) for n in np.flatnonzero(carries > shares).tolist() if weights[n]]
@@ -81,7 +81,7 @@ def join(owners: Owners, loads: Floats, weights: Floats, newcomer: int) -> Owner
 
 
 def leave(owners: Owners, loads: Floats, weights: Floats, gone: int) -> Owners:
-    """Owners after that shard left: each of its slots goes to whoever is lowest with it, and nothing else moves.
+    """Return the owners after that shard left: each of its slots goes to the lowest level, and nothing else moves.
 
     Longest processing time first (Graham 1969). `weights` are those without it: weights[gone] is 0.
 
@@ -91,7 +91,7 @@ def leave(owners: Owners, loads: Floats, weights: Floats, gone: int) -> Owners:
     _check(owners, loads, weights)
     if weights[gone] != 0:
         raise ValueError(f"weights[{gone}]: saw {weights[gone]:g}; expected 0 for a shard that left")
-    after, carries = owners.copy(), carried(owners, loads, weights)
+    after, carries = owners.copy(), loads_of(owners, loads, weights)
     for slot in _heaviest_first(np.flatnonzero(owners == gone), loads):
         after[slot] = target = _lowest_with(loads[slot], carries, weights)
         carries[target] += loads[slot]
@@ -99,7 +99,7 @@ def leave(owners: Owners, loads: Floats, weights: Floats, gone: int) -> Owners:
 
 
 def cool(owners: Owners, loads: Floats, weights: Floats, limit: float = LIMIT) -> Owners:
-    """Owners after each shard above `limit` mean levels gave away as many slots as bring it there, and none to spare.
+    """Return the owners after each shard above `limit` mean levels gave away just as many slots as bring it there.
 
     The bound is that of consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018). A slot goes to
     whoever is lowest with it, if that is lower than its giver would be. One heavier than the bound stays, and all
@@ -107,10 +107,10 @@ def cool(owners: Owners, loads: Floats, weights: Floats, limit: float = LIMIT) -
     heaviest slot by the mean weight.
     """
     _check(owners, loads, weights)
-    after, carries = owners.copy(), carried(owners, loads, weights)
+    after, carries = owners.copy(), loads_of(owners, loads, weights)
     bounds = limit * weights * loads.sum() / weights.sum()
     hot = np.flatnonzero((carries > bounds) & (weights > 0))
-    given = [_given(np.flatnonzero(owners == shard), loads, float(bounds[shard])) for shard in hot]
+    given = [_choose_given(np.flatnonzero(owners == shard), loads, float(bounds[shard])) for shard in hot]
     leaving = np.concatenate([*given, np.empty(0, np.intp)])
     np.subtract.at(carries, owners[leaving], loads[leaving])
     for slot in _heaviest_first(leaving, loads):
@@ -122,13 +122,13 @@ def cool(owners: Owners, loads: Floats, weights: Floats, limit: float = LIMIT) -
 
 
 def least_to_cool(owners: Owners, loads: Floats, weights: Floats, limit: float = LIMIT) -> float:
-    """What would have to move if slots could be cut to measure: all that is carried above the limit."""
+    """Return the load above the limit: what would have to move if slots could be cut to measure."""
     bounds = limit * weights * loads.sum() / weights.sum()
-    return float(np.maximum(carried(owners, loads, weights) - bounds, 0.0).sum())
+    return float(np.maximum(loads_of(owners, loads, weights) - bounds, 0.0).sum())
 
 
 class _Index:
-    """The slots of every shard, found at once, and each shard's put in order when it is first asked for one."""
+    """Slots by shard; those of a shard are sorted when it is first asked for one."""
 
     def __init__(self, owners: Owners, loads: Floats, shards: int) -> None:
         self._loads = loads
@@ -137,7 +137,7 @@ class _Index:
         self._parts: dict[int, list[int]] = {}
 
     def take(self, shard: int, *, at_most: float, never_above: float) -> int | None:
-        """The shard's heaviest slot of at most that load, or else its lightest; None above the other bound."""
+        """Return the shard's heaviest slot of at most that load, or else its lightest; None above the other bound."""
         if (part := self._parts.get(shard)) is None:
             slots = self._order[self._ends[shard - 1] if shard else 0 : self._ends[shard]]
             part = self._parts[shard] = slots[np.argsort(self._loads[slots], kind="stable")].tolist()
@@ -145,8 +145,8 @@ class _Index:
         return part.pop(place) if part and self._loads[part[place]] <= never_above else None
 
 
-def _given(slots: Places, loads: Floats, bound: float) -> Places:
-    """Of a hot shard's slots those to give: no less than its excess, and none of them could stay."""
+def _choose_given(slots: Places, loads: Floats, bound: float) -> Places:
+    """Choose slots of a hot shard to give away: no less than its excess, and none of them could stay."""
     slots = _heaviest_first(slots, loads)
     if loads[slots[0]] >= bound:
         return slots[1:]
@@ -174,7 +174,7 @@ def _heaviest_first(slots: Places, loads: Floats) -> Places:
 
 
 def _lowest_with(load: float, carries: Floats, weights: Floats) -> int:
-    """The shard whose level is lowest once it carries that load as well."""
+    """Return the shard whose level is lowest once it carries that load as well."""
     levels = np.full(len(weights), np.inf)
     return int(np.argmin(np.divide(carries + load, weights, out=levels, where=weights > 0)))
 
@@ -198,12 +198,12 @@ LOADS = np.ones(GROUPS)
 
 
 def first(shards: int) -> Owners:
-    """Owners of the groups while nobody has anything: the shards in turn."""
-    return dealt(GROUPS, np.ones(shards))
+    """Assign the groups while nobody has anything: to the shards in turn."""
+    return deal(GROUPS, np.ones(shards))
 
 
-def reassigned(owners: Owners, before: Set[int], now: Set[int]) -> Owners:
-    """Owners of the groups after the shards `before` have become those `now`; the least that has to moves.
+def reassign(owners: Owners, before: Set[int], now: Set[int]) -> Owners:
+    """Return the owners of the groups after the shards `before` have become those `now`; the least possible moves.
 
     Where no shard is left everything stays as it is: one of them will come back.
     """
@@ -221,12 +221,12 @@ def reassigned(owners: Owners, before: Set[int], now: Set[int]) -> Owners:
 
 
 def spread(owners: Owners, slots: int) -> Owners:
-    """Owners of the slots, from those of their groups."""
+    """Return the owners of the slots, from those of their groups."""
     return np.tile(owners, slots // GROUPS)
 
 
 def groups_of(slot_owners: Owners) -> Owners:
-    """The inverse of `spread`."""
+    """Return the owners of the groups, from those of the slots: the inverse of `spread`."""
     return slot_owners[:GROUPS]
 
 

@@ -7,5 +7,5 @@ GROUPS = 64
 
 
 def group_of(name: str) -> int:
-    """The group of a memory's slot: the slot modulo the number of groups, whatever the number of slots."""
+    """Return the group of a memory's slot: the slot modulo the number of groups, whatever the number of slots."""
     return slot_of(name, GROUPS)

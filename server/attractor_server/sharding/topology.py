@@ -1,4 +1,4 @@
-"""Which shard owns which slot, as every shard knows it."""
+"""The topology: shards and their slots, as every shard knows them."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -6,13 +6,13 @@ from functools import cached_property
 import numpy as np
 
 from attractor_proto.names import SLOTS, slot_of
-from attractor_server.sharding.placement import Owners, dealt
+from attractor_server.sharding.placement import Owners, deal
 from attractor_server.sharding.slots import GROUPS
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """Where clients reach a shard (host:port), and what it computes on."""
+    """The address at which clients reach a shard (host:port), and the device it computes on."""
 
     address: str
     device: str
@@ -25,14 +25,14 @@ class Topology:
     epoch: int
     shards: tuple[ShardInfo, ...]
     owners: Owners | None = field(default=None, compare=False, repr=False)
-    """(slots,); None: as many slots as a cluster has by default, dealt out in turn"""
+    """(slots,); None: as many slots as a cluster has by default, deal out in turn"""
     follows_nodes: bool = False
     """There shall be a shard for each node of the Ray cluster; else as many as were asked for"""
 
     @cached_property
     def slot_owners(self) -> Owners:
         """For each slot, the number of the shard that owns it."""
-        return dealt(SLOTS, np.ones(len(self.shards))) if self.owners is None else self.owners
+        return deal(SLOTS, np.ones(len(self.shards))) if self.owners is None else self.owners
 
     def groups(self, number: int) -> frozenset[int]:
         """The groups of slots that are that shard's."""
