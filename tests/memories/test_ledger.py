@@ -7,7 +7,7 @@ import pytest
 
 from attractor_server.errors import NumberReused, SequenceForgotten
 from attractor_server.memories.catalog import Catalog
-from attractor_server.memories.ledger import REMEMBERED_ANSWERS, Applied, Ledger
+from attractor_server.memories.ledger import REMEMBERED_ANSWERS, Applied
 from attractor_server.memories.memory import KNOWN_CLIENTS, REMEMBERED_CLIENTS, MemoryRecord
 from attractor_server.memories.settings import MemorySettings
 
@@ -20,7 +20,7 @@ def record() -> "MemoryRecord":
 
 
 def test_a_number_is_answered_as_it_was_first_and_a_new_one_is_none() -> None:
-    ledger: Ledger[Any] = record().ledger("client")
+    ledger: Any = record().ledger("client")
     assert ledger.find(1) is None
     for sequence in (1, 2, 4):
         ledger.enter(sequence, f"answer {sequence}")
@@ -33,13 +33,13 @@ def test_a_number_is_answered_as_it_was_first_and_a_new_one_is_none() -> None:
 
 
 def test_numbers_that_are_like_other_figures_are_not_taken_for_them() -> None:
-    ledger: Ledger[Any] = record().ledger("client")
+    ledger: Any = record().ledger("client")
     ledger.settle(5, Applied(version=3, patterns=4, erases=False))
     assert [ledger.find(sequence) for sequence in (3, 4, 5)] == [None, None, Applied(3, 4, False)]
 
 
 def test_what_is_too_old_is_said_to_be_forgotten() -> None:
-    ledger: Ledger[Any] = record().ledger("client")
+    ledger: Any = record().ledger("client")
     for sequence in range(1, REMEMBERED_ANSWERS + 3):
         ledger.settle(sequence, Applied(sequence, sequence, False))
     for sequence in (1, 2):
@@ -75,7 +75,7 @@ def test_of_clients_that_are_too_many_nothing_is_at_hand_and_the_store_is_to_for
 
 
 def test_a_number_that_comes_again_with_something_else_is_refused() -> None:
-    ledger: Ledger[Any] = record().ledger("client")
+    ledger: Any = record().ledger("client")
     ledger.enter(1, "under way", 11)
     ledger.settle(2, Applied(1, 1, False, 22))
     assert [ledger.find(1, 11), ledger.find(2, 22), ledger.find(2)] == [
@@ -96,7 +96,7 @@ def test_a_memory_with_stores_of_a_client_takes_little_beside_its_page() -> None
         for number in range(1000):
             made = catalog.create(f"{prefix}/{number}", model="m", model_digest="d", settings=SETTINGS)
             for sequence in range(1, 33):
-                ledger: Ledger[Any] = made.ledger(client)
+                ledger: Any = made.ledger(client)
                 ledger.enter(sequence, object())
                 ledger.settle(sequence, Applied(1000 + sequence, 1000 + sequence, False))
 

@@ -18,7 +18,7 @@ class Catalog:
         self._records: dict[str, MemoryRecord] = {}
         self._names: list[str] = []
         self._mortal: dict[str, MemoryRecord] = {}
-        """Those that will expire"""
+        """Memories that will expire"""
         self._settings: dict[MemorySettings, MemorySettings] = {}
         """One of each, which all memories share that have it"""
 
@@ -26,11 +26,11 @@ class Catalog:
         return name in self._records
 
     def find(self, name: str) -> MemoryRecord | None:
-        """The memory of that name, or None."""
+        """Return the memory of that name, or None."""
         return self._records.get(name)
 
     def adopt(self, record: MemoryRecord) -> None:
-        """Takes in a memory that was made elsewhere, under a name that is free."""
+        """Add a memory that was made elsewhere, under a name that is free."""
         assert record.name not in self._records
         self._records[record.name] = record
         if record.settings.ttl_s is not None:
@@ -38,7 +38,7 @@ class Catalog:
         bisect.insort(self._names, record.name)
 
     def create(self, name: str, *, model: str, model_digest: str, settings: MemorySettings) -> MemoryRecord:
-        """The memory of that name, model and settings, made now if there is none.
+        """Return the memory of that name, model and settings, made now if there is none.
 
         Raises:
             Conflict: the name is taken by a memory of another model, or with other settings.
@@ -62,7 +62,7 @@ class Catalog:
         return record
 
     def get(self, name: str) -> MemoryRecord:
-        """The memory of that name.
+        """Return the memory of that name.
 
         Raises:
             MemoryNotFound: there is none.
@@ -72,7 +72,7 @@ class Catalog:
         return record
 
     def remove(self, name: str) -> MemoryRecord:
-        """Takes the memory out of the catalog and marks it deleted.
+        """Take the memory out of the catalog and mark it deleted.
 
         Raises:
             MemoryNotFound: there is none.
@@ -85,12 +85,12 @@ class Catalog:
         return record
 
     def expired(self, *, now_s: float, size: int) -> Sequence[str]:
-        """Names of up to `size` memories whose time is over."""
+        """Return the names of up to `size` memories whose time is over."""
         over = (name for name, record in self._mortal.items() if (record.expires_s or now_s) < now_s)
         return list(islice(over, size))
 
     def part(self, goes: Callable[[str], bool]) -> Sequence[MemoryRecord]:
-        """Takes the memories out whose names `goes` is true of, and marks them moved."""
+        """Take out the memories whose names `goes` is true of, and mark them moved."""
         moved = [record for name, record in self._records.items() if goes(name)]
         for record in moved:
             record.moved = True
@@ -100,7 +100,7 @@ class Catalog:
         return moved
 
     def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
-        """Up to `size` memories with that prefix and names beyond `after`, in the order of names."""
+        """Return up to `size` memories with that prefix and names beyond `after`, in the order of names."""
         start = max(bisect.bisect_left(self._names, prefix), bisect.bisect_right(self._names, after))
         names = self._names[start : start + size]
         return [self._records[name] for name in names if name.startswith(prefix)]

@@ -11,13 +11,11 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from attractor_server.errors import NumberReused, SequenceForgotten
 from attractor_server.memories.outcomes import Erased, Floats, OutcomeFuture, Stored, outcome_of
 from attractor_server.memories.records import Item, WriteAck
-
-AnswerType = TypeVar("AnswerType")
 
 REMEMBERED_ANSWERS = 1024
 """Stores and erases a memory remembers of each client, to recognise a repeat."""
@@ -43,19 +41,19 @@ class Applied(NamedTuple):
 
 
 @dataclass(slots=True)
-class Ledger(Generic[AnswerType]):
+class Ledger:
     """The stores and erases one client sent to one memory: a repeated sequence number gets the first answer."""
 
     last: int = 0
     elsewhere: int = 0
     """Of the numbers up to this one only the store knows which were applied"""
-    _under_way: dict[int, tuple[AnswerType, int]] | None = None
+    _under_way: dict[int, tuple[OutcomeFuture, int]] | None = None
     """Answers that are not known yet, and digests of what is written; None for none, which takes less memory"""
     _applied: "array[int]" = field(default_factory=lambda: array("q"))
     """Sequence, version, patterns, whether it erased, and digest, of one after another, as they were answered"""
     _forgotten: int = 0
 
-    def find(self, sequence: int, digest: int = 0) -> AnswerType | Applied | None:
+    def find(self, sequence: int, digest: int = 0) -> OutcomeFuture | Applied | None:
         """Return the first answer to that number, or None if none is at hand.
 
         Args:
@@ -87,15 +85,15 @@ class Ledger(Generic[AnswerType]):
             raise reuse_error(sequence)
         return Applied(version, patterns, bool(erases), first)
 
-    def enter(self, sequence: int, answer: AnswerType, digest: int = 0) -> None:
-        """Remembers an answer that is on its way."""
+    def enter(self, sequence: int, answer: OutcomeFuture, digest: int = 0) -> None:
+        """Remember an answer that is on its way."""
         if self._under_way is None:
             self._under_way = {}
         self._under_way[sequence] = answer, digest
         self.last = max(self.last, sequence)
 
     def settle(self, sequence: int, applied: Applied) -> None:
-        """Remembers the answer that has come."""
+        """Remember the answer that has come."""
         self.strike(sequence)
         self.last = max(self.last, sequence)
         self._applied.extend((sequence, *applied))
@@ -104,11 +102,11 @@ class Ledger(Generic[AnswerType]):
             del self._applied[:_ENTRY]
 
     def forget(self, sequence: int) -> None:
-        """Knows of no number up to this one whether it was applied."""
+        """Forget of all numbers up to this one whether they were applied."""
         self._forgotten = max(self._forgotten, sequence)
 
     def strike(self, sequence: int) -> None:
-        """Takes back a number whose store or erase was not applied, so that a repeat is tried afresh."""
+        """Take back a number whose store or erase was not applied, so that a repeat is tried afresh."""
         if self._under_way is not None:
             self._under_way.pop(sequence, None)
             self._under_way = self._under_way or None
@@ -156,7 +154,7 @@ def look_back(acks: Sequence[WriteAck], client: str, sequence: int, digest: int)
 
 
 def apply_once(
-    ledger: Ledger[OutcomeFuture], sequence: int, digest: int, answer: OutcomeFuture, *, in_store: bool
+    ledger: Ledger, sequence: int, digest: int, answer: OutcomeFuture, *, in_store: bool
 ) -> OutcomeFuture | None:
     """Return the first answer to that number, or None after entering `answer` as the one that is on its way.
 
@@ -185,7 +183,7 @@ def apply_once(
     return None
 
 
-def _close(ledger: Ledger[OutcomeFuture], sequence: int, digest: int, answer: OutcomeFuture) -> None:
+def _close(ledger: Ledger, sequence: int, digest: int, answer: OutcomeFuture) -> None:
     if isinstance(outcome := outcome_of(answer), Stored | Erased):
         erases = isinstance(outcome, Erased)
         ledger.settle(sequence, Applied(outcome.version, outcome.patterns, erases, digest))

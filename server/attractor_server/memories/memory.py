@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from attractor_server.errors import MemoryNotFound
 from attractor_server.memories.ledger import REMEMBERED_ANSWERS, Applied, Ledger
-from attractor_server.memories.outcomes import OutcomeFuture
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import StoredMemory
 from attractor_server.memories.settings import MemorySettings
@@ -45,12 +44,12 @@ class MemoryRecord:
     moved: bool = False
     """Another shard has it, or will when what was accepted is finished; nothing new is taken"""
     id: int = 0
-    """In the backend store; 0 for a memory that no store has"""
+    """Number in the backend store; 0 for a memory that no store has"""
     expires_s: float | None = None
     """When it is forgotten unless it is written before"""
     at_hand: bool = True
     """Whether the engine has its pages; if not, it makes them as the store has them before anything else"""
-    _ledgers: dict[str, Ledger[OutcomeFuture]] | None = None
+    _ledgers: dict[str, Ledger] | None = None
     """By client, the one silent for longest first; None for none, which takes less memory"""
     _former: dict[str, int] | None = None
     """Highest numbers of the clients before those, the one silent for longest first; None for none"""
@@ -58,28 +57,28 @@ class MemoryRecord:
     """Clients before those, whose answers the store is to forget; None for none"""
 
     def touch(self) -> None:
-        """It was written: its time begins anew."""
+        """Note that it was written: its time begins anew."""
         if self.settings.ttl_s is not None:
             self.expires_s = time.time() + self.settings.ttl_s
 
     def counts(self) -> "Counts":
-        """What its writes have made of it by now."""
+        """Return the numbers that its writes have made by now."""
         return Counts(self.version, self.patterns, self.expires_s)
 
     def take_back(self, counts: "Counts") -> None:
-        """Makes it what it was before writes that the store has not."""
+        """Make it what it was before writes that the store has not."""
         self.version, self.patterns, self.expires_s = counts.version, counts.patterns, counts.expires_s
 
     def last_sequence(self, client_id: str) -> int:
-        """Highest number of that client's stores and erases; 0 if none is remembered."""
+        """Return the highest number of that client's stores and erases; 0 if none is remembered."""
         ledger = (self._ledgers or {}).get(client_id)
         return (self._former or {}).get(client_id, 0) if ledger is None else ledger.last
 
-    def ledger(self, client_id: str) -> Ledger[OutcomeFuture]:
-        """The stores and erases of that client."""
+    def ledger(self, client_id: str) -> Ledger:
+        """Return the ledger of that client, which is the newest from now on."""
         if self._ledgers is None:
             self._ledgers = {}
-        ledger = self._ledgers.pop(client_id, None) or self._returned(client_id)
+        ledger = self._ledgers.pop(client_id, None) or self._new_ledger(client_id)
         self._ledgers[client_id] = ledger
         if len(self._ledgers) > REMEMBERED_CLIENTS:
             silent = next(iter(self._ledgers))
@@ -99,25 +98,25 @@ class MemoryRecord:
                 self.departed.append(silent)
 
     def forgot(self, clients: int) -> None:
-        """The store has forgotten so many of those that departed, the first ones."""
+        """Note that the store has forgotten so many of the departed clients, the first ones."""
         if self.departed:
             del self.departed[:clients]
 
-    def _returned(self, client_id: str) -> Ledger[OutcomeFuture]:
-        """A ledger of a client that has none at hand."""
+    def _new_ledger(self, client_id: str) -> Ledger:
+        """Make a ledger of a client that has none at hand."""
         last = (self._former or {}).pop(client_id, 0)
         return Ledger(last=last, elsewhere=last)
 
 
 def record_of(stored: StoredMemory) -> MemoryRecord:
-    """The record of a memory that is not at hand, with what its clients were told."""
+    """Make the record of a memory that is not at hand, with its clients' write acks."""
     record: MemoryRecord = MemoryRecord(
         stored.name,
         stored.model,
         stored.model_digest,
         stored.created_s,
         stored.settings,
-        pages=_expected(stored),
+        pages=_pages_of(stored),
         patterns=stored.patterns,
         version=stored.version,
         expires_s=stored.expires_s,
@@ -136,7 +135,7 @@ def record_of(stored: StoredMemory) -> MemoryRecord:
 
 
 def found(keeper: MemoryStore, memory: MemoryRecord) -> StoredMemory:
-    """The memory as the store has it.
+    """Return the memory as the store has it.
 
     Raises:
         MemoryNotFound: it has it no more.
@@ -148,12 +147,12 @@ def found(keeper: MemoryStore, memory: MemoryRecord) -> StoredMemory:
 
 
 def become(memory: MemoryRecord, stored: StoredMemory) -> None:
-    """Makes the record what the store has: its pages are not at hand from now on."""
+    """Make the record what the store has: its pages are not at hand from now on."""
     memory.model, memory.model_digest, memory.settings = stored.model, stored.model_digest, stored.settings
     memory.version, memory.patterns, memory.expires_s = stored.version, stored.patterns, stored.expires_s
-    memory.pages[:] = _expected(stored)
+    memory.pages[:] = _pages_of(stored)
     memory.at_hand = False
 
 
-def _expected(stored: StoredMemory) -> list[Page]:
+def _pages_of(stored: StoredMemory) -> list[Page]:
     return [Page(number=row.number, patterns=row.patterns) for row in stored.pages]

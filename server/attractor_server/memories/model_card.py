@@ -1,4 +1,4 @@
-"""What is known of a model where torch is not loaded."""
+"""The card of a model, for modules without torch."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,7 +7,7 @@ from attractor_server.fields import Layout
 
 
 class ModelCard(Protocol):
-    """What servicers need to know of a model."""
+    """Facts of a model that servicers need."""
 
     @property
     def name(self) -> str: ...  # noqa: D102

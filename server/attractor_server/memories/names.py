@@ -5,7 +5,7 @@ from attractor_server.errors import InvalidRequest
 
 
 def check_name(name: str, *, field: str = "name") -> None:
-    """Refuses what cannot be a memory's name.
+    """Refuse a text that cannot be a memory's name.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.

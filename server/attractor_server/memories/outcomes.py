@@ -100,7 +100,7 @@ OutcomeFuture: TypeAlias = asyncio.Future[Outcome]
 
 
 def outcome_of(answer: OutcomeFuture) -> Outcome | ServerError:
-    """What a settled answer holds."""
+    """Return the outcome, or the error, that a settled answer holds."""
     error = answer.exception()
     if error is None:
         return answer.result()

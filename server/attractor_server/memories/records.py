@@ -1,4 +1,4 @@
-"""What the backend store keeps of a memory, with the checksums that tell damage."""
+"""Records of the backend store: memories, pages, entries, changes; with the checksums that tell damage."""
 
 import struct
 import zlib
@@ -18,7 +18,7 @@ _PLACE = struct.Struct("<qqq")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What a pattern carries beside its values."""
+    """Id and payload of a pattern, beside its values."""
 
     id: str = ""
     payload: bytes = b""
@@ -29,7 +29,7 @@ class Item:
 
 
 NOTHING = Item()
-"""Of a pattern that carries nothing"""
+"""Item of a pattern that carries nothing"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,7 @@ class Call(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a call has made of a memory, or found in it."""
+    """Version and patterns of a memory after a call."""
 
     version: int
     patterns: int
@@ -102,7 +102,7 @@ class Remade:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """All that one batch does to one memory, in the order of its fields."""
+    """Changes of one memory by one batch, in the order of the fields."""
 
     memory: int
     version: int
@@ -171,7 +171,7 @@ class StoredMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredPage:
-    """What a page's weights follow from: its image, if there is one, then the entries after that, oldest first."""
+    """Source of a page's weights: its image, if there is one, then the entries after that, oldest first."""
 
     image: Image | None
     entries: Sequence[Entry] = ()
@@ -191,6 +191,6 @@ class Snapshot:
 
 
 def checksum(content: int, version: int, stored: bytes, items: bytes = b"") -> int:
-    """Over the bytes and where they belong: a row in the wrong place is as bad as a flipped bit."""
+    """Return the checksum over bytes and where they belong: a row in the wrong place is as bad as a flipped bit."""
     place = _PLACE.pack(content, version, len(stored))
     return zlib.crc32(items, zlib.crc32(stored, zlib.crc32(place)))

@@ -1,4 +1,4 @@
-"""How a memory takes what is stored in it: chosen when it is made, and kept."""
+"""Settings of a memory: chosen when it is made, and kept."""
 
 import math
 from dataclasses import dataclass, fields
@@ -56,11 +56,11 @@ class MemorySettings:
         return {"grow": None, "refuse": 1, "forget": 2}[self.when_full]
 
     def seals(self, patterns: int) -> bool:
-        """Whether a page with so many patterns takes no more: one that refuses may get room by an erase."""
+        """Return whether a page with so many patterns takes no more: one that refuses may get room by an erase."""
         return patterns >= self.page_patterns and self.when_full != "refuse"
 
     def difference(self, other: "MemorySettings") -> str:
-        """The first setting that differs, with both values; empty where none does."""
+        """Name the first setting that differs, with both values; "" where none does."""
         for name in (field.name for field in fields(self)):
             if (here := getattr(self, name)) != (there := getattr(other, name)):
                 return f"{name} is {here}; asked for {there}"
