@@ -50,13 +50,13 @@ class Kept:
         self.engine = self.started()
         self.parts: list[int] = []
         """Pages that the store was given in each part of what is done in parts"""
-        plain = self.journal.add_imported
+        plain = self.journal.add_pages
 
         def counted(change: Change) -> None:
             self.parts.append(len(change.pages))
             plain(change)
 
-        self.journal.add_imported = counted  # type: ignore[method-assign]
+        self.journal.add_pages = counted  # type: ignore[method-assign]
 
     def close(self) -> None:
         self.database.close()
@@ -174,21 +174,21 @@ def test_what_fails_in_a_late_part_leaves_the_memory_as_it_was(
     memory, bank = kept.made("a", STREAM), kept.engine._loaded[MODEL.digest].bank
     before, contents, free = kept.recall(memory), kept.contents(memory), len(bank._free)
     values = some(2 * PAGES, seed=0 if operation is Operation.ERASE else 1)
-    plain = kept.journal.add_imported
+    plain = kept.journal.add_pages
 
     def failing(change: Change) -> None:
         if len(kept.parts) > 1:
             raise StoreFailed("the store failed")
         plain(change)
 
-    monkeypatch.setattr(kept.journal, "add_imported", failing)
+    monkeypatch.setattr(kept.journal, "add_pages", failing)
     assert isinstance(kept.in_parts(kept.job(operation, memory, values)), StoreFailed)
     assert len(kept.parts) == 2
     assert len(bank._free) == free
     assert kept.contents(memory) == contents
     assert_array_equal(kept.recall(memory), before)
     assert list(kept.journal.forget_leftovers())  # what there was of it
-    monkeypatch.setattr(kept.journal, "add_imported", plain)
+    monkeypatch.setattr(kept.journal, "add_pages", plain)
     assert isinstance(kept.in_parts(kept.job(operation, memory, values)), Stored | Erased)
 
 

@@ -116,7 +116,7 @@ async def test_a_memory_that_is_deleted_meanwhile_is_not_written_any_further(
 async def test_a_rebuild_that_fails_in_the_middle_leaves_the_memory_as_it_was(
     on_disk: ShardSpec, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = SqlMemoryStore.add_imported, list[Change]()
+    plain, calls = SqlMemoryStore.add_pages, list[Change]()
 
     def failing(journal: SqlMemoryStore, change: Change) -> None:
         calls.append(change)
@@ -127,7 +127,7 @@ async def test_a_rebuild_that_fails_in_the_middle_leaves_the_memory_as_it_was(
     async with connected(on_disk) as client:
         memory = await large(client)
         before = (await memory.query(images(PAGES))).pattern
-        monkeypatch.setattr(SqlMemoryStore, "add_imported", failing)
+        monkeypatch.setattr(SqlMemoryStore, "add_pages", failing)
         with pytest.raises(attractor.AttractorError, match="another error"):
             await memory.rebuild()
         assert np.allclose((await memory.query(images(PAGES))).pattern, before, atol=1e-5)

@@ -69,7 +69,7 @@ def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -
         entry = Entry(page=0, version=1, written=1, values=values(1))
         journal.commit([Change(memory=made.id, version=1, patterns=1, pages={0: 1}, entries=[entry])])
     with closing(SqliteDatabase(tmp_path)) as database:
-        assert len(SqlMemoryStore(database).listed(prefix="", after="", size=9)) == 3
+        assert len(SqlMemoryStore(database).list_by_name(prefix="", after="", size=9)) == 3
 
 
 def _opened(golden: Path) -> apsw.Connection:
@@ -103,18 +103,18 @@ def call(kind: str, sequence: int, *, client: str = "c", memory: str = "golden/k
 def test_calls_of_format_2_are_known_when_they_are_repeated(of_format_2: str) -> None:
     with closing(store_of(of_format_2)) as store:
         journal = SqlMemoryStore(store)
-        assert journal.done(call("TakeSnapshot", 1)) == Done(1, 2)
-        assert journal.done(call("Restore", 2)) == Done(2, 2)
-        assert journal.done(call("Fork", 3)) == Done(2, 2)
-        assert journal.done(call("Delete", 4, client="c d", memory="golden/gone")) == Done(0, 0)
-        assert journal.done(call("Restore", 5)) is None
+        assert journal.find_call(call("TakeSnapshot", 1)) == Done(1, 2)
+        assert journal.find_call(call("Restore", 2)) == Done(2, 2)
+        assert journal.find_call(call("Fork", 3)) == Done(2, 2)
+        assert journal.find_call(call("Delete", 4, client="c d", memory="golden/gone")) == Done(0, 0)
+        assert journal.find_call(call("Restore", 5)) is None
         with pytest.raises(NumberReused, match="Restore of 'another'"):
-            journal.done(call("Restore", 2, memory="another"))
+            journal.find_call(call("Restore", 2, memory="another"))
         kept = journal.find("golden/kept")
         assert kept is not None
         assert journal.restore(kept.id, "one", call=call("Restore", 5)) == Done(1103, 2)
     with closing(store_of(of_format_2)) as store:
-        assert SqlMemoryStore(store).done(call("Restore", 5)) == Done(1103, 2)
+        assert SqlMemoryStore(store).find_call(call("Restore", 5)) == Done(1103, 2)
 
 
 def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_silent_are_forgotten(
@@ -127,10 +127,10 @@ def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_si
         clients = [f"short {at}" for at in range(1100)]
         assert [one.client for one in kept.told] == clients[-64:]
         assert kept.former == [(client, 1) for client in clients[-KNOWN_CLIENTS:-64]]
-        assert journal.told(kept.id, clients[-65]) == [
+        assert journal.find_acks(kept.id, clients[-65]) == [
             WriteAck(client=clients[-65], sequence=1, version=1038, patterns=2)
         ]
-        assert journal.told(kept.id, "c") == []
+        assert journal.find_acks(kept.id, "c") == []
 
 
 def store_of(store_uri: str) -> Store:

@@ -160,7 +160,7 @@ def test_names_come_in_order_by_prefix_and_place(journal: SqlMemoryStore) -> Non
         made(journal, name)
 
     def names(prefix: str, after: str, size: int) -> list[str]:
-        return [memory.name for memory in journal.listed(prefix=prefix, after=after, size=size)]
+        return [memory.name for memory in journal.list_by_name(prefix=prefix, after=after, size=size)]
 
     assert names("", "", 10) == ["a/1", "b/1", "b/2", "b_", "c"]
     assert names("b/", "b/1", 10) == ["b/2"]

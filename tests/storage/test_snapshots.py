@@ -96,7 +96,7 @@ def test_a_snapshot_is_no_memory_and_keeps_what_was(journal: SqlMemoryStore) -> 
         journal.snapshot(memory.id, "before")
     assert journal.snapshots(memory.id) == [first]
     assert journal.find("a@before") is None
-    assert [one.name for one in journal.listed(prefix="", after="", size=9)] == ["a"]
+    assert [one.name for one in journal.list_by_name(prefix="", after="", size=9)] == ["a"]
 
 
 def test_restoring_brings_the_pages_back_and_the_version_goes_on(journal: SqlMemoryStore) -> None:
@@ -133,7 +133,7 @@ def test_no_byte_of_a_deleted_memory_stays_in_its_snapshots(on_disk: SqlMemorySt
     assert some(1).tobytes() in bytes_in(tmp_path)
     on_disk.delete(memory.id)
     assert some(1).tobytes() not in bytes_in(tmp_path)
-    assert on_disk.listed(prefix="", after="", size=9) == []
+    assert on_disk.list_by_name(prefix="", after="", size=9) == []
 
 
 def test_no_byte_of_a_forgotten_snapshot_stays(on_disk: SqlMemoryStore, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(jou
     for name in ("short", "written", "long"):
         made(journal, name, ttl_s=1e-9 if name == "short" else 1000)
     made(journal, "kept")
-    assert journal.expired(size=9) == ["short"]
+    assert journal.find_expired(size=9) == ["short"]
 
 
 def take_many(journal: SqlMemoryStore, memory: int, tags: Iterable[str]) -> None:
@@ -199,7 +199,7 @@ def test_a_snapshot_costs_no_more_where_there_are_many(tmp_path: Path) -> None:
             take_many(journal, memory.id, (f"{begun}-{number}" for number in range(begun)))
             with counted(database) as steps:
                 journal.snapshot(memory.id, f"more-{begun}")
-                journal.tagged(memory.id, f"more-{begun}")
+                journal.find_snapshot(memory.id, f"more-{begun}")
                 journal.forget_snapshot(memory.id, f"more-{begun}")
             work.append(sum(steps))
     assert work[1] < 2 * work[0]
@@ -255,8 +255,8 @@ def test_what_exports_left_when_their_server_died_is_forgotten(journal: SqlMemor
     journal.snapshot(memory.id, ".new")
     assert len(list(journal.forget_leftovers())) == 1
     with pytest.raises(SnapshotNotFound):
-        journal.kept("a", ".old")
-    assert (journal.kept("a", ".new").version, journal.kept("a", "kept").version) == (1, 1)
+        journal.load_snapshot("a", ".old")
+    assert (journal.load_snapshot("a", ".new").version, journal.load_snapshot("a", "kept").version) == (1, 1)
 
 
 def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
@@ -269,7 +269,7 @@ def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
     assert on_disk.begin_delete(memory.id)
     assert on_disk.find("a") is None
     with pytest.raises(SnapshotNotFound):
-        on_disk.kept("a", "t1")
+        on_disk.load_snapshot("a", "t1")
     again = made(on_disk, "a")
     on_disk.snapshot(again.id, "t1")
     portions = 1
@@ -330,7 +330,7 @@ def test_a_change_of_many_pages_comes_by_way_of_a_draft_all_at_once(journal: Sql
     assert [versions(journal, memory.id, number) for number in (1, 2, 3, 4)] == [[5], [3], [4, 6], [6]]
     assert list(journal.forget_leftovers())
     assert [versions(journal, memory.id, number) for number in (1, 2, 3, 4)] == [[5], [3], [4, 6], [6]]
-    kept = journal.kept("a", "t")
+    kept = journal.load_snapshot("a", "t")
     assert [versions(journal, kept.id, number) for number in range(4)] == [[1], [2], [3], [4]]
     journal.restore(memory.id, "t")
     assert [versions(journal, memory.id, number) for number in range(5)] == [[1], [2], [3], [4], []]

@@ -84,7 +84,7 @@ class Catalog:
         self._names.pop(bisect.bisect_left(self._names, name))
         return record
 
-    def expired(self, *, now_s: float, size: int) -> Sequence[str]:
+    def find_expired(self, *, now_s: float, size: int) -> Sequence[str]:
         """Return the names of up to `size` memories whose time is over."""
         over = (name for name, record in self._mortal.items() if (record.expires_s or now_s) < now_s)
         return list(islice(over, size))

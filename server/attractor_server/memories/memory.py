@@ -134,7 +134,7 @@ def record_of(stored: StoredMemory) -> MemoryRecord:
     return record
 
 
-def found(keeper: MemoryStore, memory: MemoryRecord) -> StoredMemory:
+def find_stored(keeper: MemoryStore, memory: MemoryRecord) -> StoredMemory:
     """Return the memory as the store has it.
 
     Raises:
@@ -146,7 +146,7 @@ def found(keeper: MemoryStore, memory: MemoryRecord) -> StoredMemory:
     return stored
 
 
-def become(memory: MemoryRecord, stored: StoredMemory) -> None:
+def reload(memory: MemoryRecord, stored: StoredMemory) -> None:
     """Make the record what the store has: its pages are not at hand from now on."""
     memory.model, memory.model_digest, memory.settings = stored.model, stored.model_digest, stored.settings
     memory.version, memory.patterns, memory.expires_s = stored.version, stored.patterns, stored.expires_s

@@ -27,10 +27,10 @@ class MemoryStore(Protocol):
     def commit(self, changes: Sequence[Change]) -> None:
         """Apply all these changes or none."""
 
-    def told(self, memory: int, client: str) -> Sequence[WriteAck]:
+    def find_acks(self, memory: int, client: str) -> Sequence[WriteAck]:
         """Return the answers to that client's stores and erases that are remembered, in the order of versions."""
 
-    def done(self, call: Call) -> Done | None:
+    def find_call(self, call: Call) -> Done | None:
         """Return what that call has done; None if it is new.
 
         Raises:
@@ -52,13 +52,13 @@ class MemoryStore(Protocol):
     def snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> Snapshot:
         """Keep the memory as it is now under a tag."""
 
-    def tagged(self, memory: int, tag: str) -> Snapshot | None:
+    def find_snapshot(self, memory: int, tag: str) -> Snapshot | None:
         """Return the snapshot with that tag, if there is one."""
 
     def snapshots(self, memory: int, *, after: int = 0, size: int = -1) -> Sequence[Snapshot]:
         """Return snapshots of a memory, the oldest first, with numbers beyond `after`; no more than `size`."""
 
-    def kept(self, name: str, tag: str) -> StoredMemory:
+    def load_snapshot(self, name: str, tag: str) -> StoredMemory:
         """Return a snapshot as a memory of its own, with its pages, which `page` reads by its number."""
 
     def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
@@ -67,7 +67,7 @@ class MemoryStore(Protocol):
     def begin_import(self, memory: StoredMemory) -> int:
         """Begin a draft: a memory like that one, which nobody reaches and which has no pages yet. Return its number."""
 
-    def add_imported(self, change: Change) -> None:
+    def add_pages(self, change: Change) -> None:
         """Give pages to a draft."""
 
     def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:

@@ -252,7 +252,7 @@ class Importing:
             images=[image] if page.weights else [],
         )
         self._patterns += head.patterns
-        await self._shard.memories.ask(lambda store: store.add_imported(change))
+        await self._shard.memories.ask(lambda store: store.add_pages(change))
         held_bytes, self._held_bytes = self._held_bytes, 0
         self._account.give(held_bytes)
 

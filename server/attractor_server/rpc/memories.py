@@ -65,7 +65,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         try:
             record = await memories.remove(name)
         except MemoryNotFound:
-            if call is None or not self._shard.durable or not await memories.ask(lambda store: store.done(call)):
+            if call is None or not self._shard.durable or not await memories.ask(lambda store: store.find_call(call)):
                 raise
             return pb.DeleteResponse()
         self._shard.check_here(record)

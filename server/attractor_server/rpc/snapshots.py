@@ -104,7 +104,7 @@ class CopiesServicer(rpc.CopiesServicer):
         taking = asyncio.ensure_future(self._take_hidden(name, tag, context))
         try:
             await asyncio.shield(taking)
-            stored = await memories.ask(lambda store: store.kept(name, tag))
+            stored = await memories.ask(lambda store: store.load_snapshot(name, tag))
             async with aclosing(read_pieces(memories, name, stored)) as pieces:
                 async for piece in pieces:
                     await context.write(pb.ExportResponse(piece=piece))

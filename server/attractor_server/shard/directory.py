@@ -180,8 +180,8 @@ class MemoryDirectory:
     async def find_expired_names(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
         """Return the names of up to `size` memories whose time is over, of all shards."""
         if (store := self._store) is None:
-            return self._catalog.expired(now_s=time.time(), size=size)
-        return await anyio.to_thread.run_sync(lambda: store.expired(size=size), limiter=self._threads)
+            return self._catalog.find_expired(now_s=time.time(), size=size)
+        return await anyio.to_thread.run_sync(lambda: store.find_expired(size=size), limiter=self._threads)
 
     def forget(self, record: MemoryRecord) -> None:
         """Take out a memory that was deleted since its time was over."""
@@ -194,7 +194,7 @@ class MemoryDirectory:
         if store is None:
             return self._catalog.page(prefix=prefix, after=after, size=size)
         found = await anyio.to_thread.run_sync(
-            lambda: store.listed(prefix=prefix, after=after, size=size), limiter=self._threads
+            lambda: store.list_by_name(prefix=prefix, after=after, size=size), limiter=self._threads
         )
         return [self._restore(one) for one in found]
 

@@ -41,7 +41,7 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return [memory_rows.find(cursor, name) for name in names]
 
-    def listed(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
+    def list_by_name(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
         """Return up to `size` memories with that prefix and names beyond `after`, by name; without their write acks."""
         with self._store.read() as cursor:
             return memory_rows.list_by_name(cursor, prefix=prefix, after=after, size=size)
@@ -51,12 +51,12 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return list(memory_rows.list_models(cursor))
 
-    def expired(self, *, size: int) -> Sequence[str]:
+    def find_expired(self, *, size: int) -> Sequence[str]:
         """Return the names of up to `size` memories whose time is over."""
         with self._store.read() as cursor:
             return memory_rows.find_expired(cursor, now_s=time.time(), size=size)
 
-    def done(self, call: Call) -> Done | None:
+    def find_call(self, call: Call) -> Done | None:
         """Return what that call has done; None if it is new.
 
         Raises:
@@ -66,7 +66,7 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return call_rows.find(cursor, call)
 
-    def told(self, memory: int, client: str) -> Sequence[WriteAck]:
+    def find_acks(self, memory: int, client: str) -> Sequence[WriteAck]:
         """Return the answers to that client's stores and erases that are remembered, in the order of versions."""
         with self._store.read() as cursor:
             return call_rows.load_acks(cursor, memory, [client])
@@ -89,12 +89,12 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return snapshot_rows.list_all(cursor, memory, after=after, size=size)
 
-    def tagged(self, memory: int, tag: str) -> Snapshot | None:
+    def find_snapshot(self, memory: int, tag: str) -> Snapshot | None:
         """Return the snapshot of a memory with that tag, if there is one."""
         with self._store.read() as cursor:
             return snapshot_rows.find(cursor, memory, tag)
 
-    def kept(self, name: str, tag: str) -> StoredMemory:
+    def load_snapshot(self, name: str, tag: str) -> StoredMemory:
         """Return a snapshot as a memory of its own, with its pages, which `page` reads by its number.
 
         Raises:

@@ -192,7 +192,7 @@ class SqlMemoryStore(SqlMemoryReader):
         with self._change() as cursor:
             return import_rows.begin(cursor, memory, now_s=time.time())
 
-    def add_imported(self, change: Change) -> None:
+    def add_pages(self, change: Change) -> None:
         """Give pages to a draft."""
         changes = offload_images([change], self._artifacts)
         with self._change() as cursor:

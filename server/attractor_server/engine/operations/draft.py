@@ -46,7 +46,7 @@ class Draft:
         """
         if not self._id:
             self._id = self._keeper.begin_import(_like(self._memory))
-        self._keeper.add_imported(replace(change, memory=self._id))
+        self._keeper.add_pages(replace(change, memory=self._id))
         self.numbers.update(change.pages)
 
     def end(self, change: Change) -> None:

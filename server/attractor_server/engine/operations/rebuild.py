@@ -15,7 +15,7 @@ from attractor_server.engine.operations.draft import PART_S, delete_in_parts
 from attractor_server.engine.operations.store import finite_rows, rows_in, write_anew
 from attractor_server.engine.pages.page_images import images_of
 from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, WriteDiverged
-from attractor_server.memories.memory import MemoryRecord, found
+from attractor_server.memories.memory import MemoryRecord, find_stored
 from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import NOTHING, Call, Change, Done, Entry, Item, Remade, StoredMemory
@@ -40,7 +40,7 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
         MemoryFull: they need more pages than the memory may have.
         WriteDiverged: the writing loop left finite numbers.
     """
-    stored = found(keeper, memory)
+    stored = find_stored(keeper, memory)
     new = replace(
         stored,
         model=task.model,
@@ -52,7 +52,7 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
     draft = keeper.begin_import(new)
     try:
         for change in _changes(keeper, target, stored, new):
-            keeper.add_imported(replace(change, memory=draft))
+            keeper.add_pages(replace(change, memory=draft))
             yield
             if memory.deleted:
                 raise memory_gone_error(memory)

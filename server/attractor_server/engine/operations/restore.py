@@ -12,7 +12,7 @@ from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.store import add_patterns, finite_rows, publish, rows_in, write_anew
 from attractor_server.errors import NumberReused, ServerError, StoreDamaged, StoreFailed
 from attractor_server.memories.ledger import StoredAcks, look_back
-from attractor_server.memories.memory import MemoryRecord, become, found
+from attractor_server.memories.memory import MemoryRecord, find_stored, reload
 from attractor_server.memories.outcomes import Floats, Outcome
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import Entry, StoredMemory, StoredPage, WriteAck
@@ -87,7 +87,7 @@ def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | S
     for job in jobs:
         assert loaded.store is not None
         try:
-            acks = loaded.store.told(job.memory.id, job.client_id)
+            acks = loaded.store.find_acks(job.memory.id, job.client_id)
             first = look_back(acks, job.client_id, job.sequence, job.digest)
         except Exception as error:
             settled[job] = error if isinstance(error, ServerError) else log_fault(error, "look for repeats", 1)
@@ -120,9 +120,9 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
         StoreFailed: it is of another model there, by a call whose answer was lost; the record knows it from now on.
         ServerError: the store cannot be read, or is damaged.
     """
-    coming = _Coming(memory, stored_memory := found(keeper, memory))
+    coming = _Coming(memory, stored_memory := find_stored(keeper, memory))
     if stored_memory.model_digest != loaded.model.digest:
-        become(memory, stored_memory)
+        reload(memory, stored_memory)
         raise StoreFailed(f"memory {memory.name!r} is of model {stored_memory.model} by now; try again in a moment")
     try:
         for row in coming.stored.pages:

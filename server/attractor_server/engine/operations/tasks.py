@@ -10,7 +10,7 @@ from attractor_server.engine.batch import ModelState
 from attractor_server.engine.operations.draft import delete_in_parts
 from attractor_server.engine.operations.rebuild import rebuilt
 from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
-from attractor_server.memories.memory import MemoryRecord, become, found
+from attractor_server.memories.memory import MemoryRecord, find_stored, reload
 from attractor_server.memories.outcomes import Outcome, TaskDone, Unfinished
 from attractor_server.memories.page import release
 from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory
@@ -59,12 +59,12 @@ def invalidate(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: Me
     release(memory.pages)
     memory.at_hand = False
     with suppress(ServerError):
-        _reload(loaded, memory, found(keeper, memory))
+        _reload(loaded, memory, find_stored(keeper, memory))
 
 
 def _steps(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
     """Do the job's task, with stops if it takes long; return its result."""
-    if job.call is not None and (first := keeper.done(job.call)) is not None:
+    if job.call is not None and (first := keeper.find_call(job.call)) is not None:
         return _repeat_answer(keeper, loaded, job, first)
     if isinstance(job.task, Rebuild):
         return (yield from _rebuild(keeper, loaded, job, job.task))
@@ -102,10 +102,10 @@ def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: J
     memory = job.memory
     match job.task:
         case Fork(name):
-            made = keeper.find(name) or found(keeper, memory)
+            made = keeper.find(name) or find_stored(keeper, memory)
             return replace(made, name=name, version=first.version, patterns=first.patterns)
         case TakeSnapshot(tag):
-            there = keeper.tagged(memory.id, tag)
+            there = keeper.find_snapshot(memory.id, tag)
             return there if there and there.version == first.version else _snapshot(memory, tag, first)
         case ForgetSnapshot():
             return None
@@ -115,7 +115,7 @@ def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: J
 
 def _refresh(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
     """Bring the memory's record up to the store; return the memory with what a call made of it then."""
-    stored = found(keeper, memory)
+    stored = find_stored(keeper, memory)
     if stored.version != memory.version:
         invalidate(keeper, loaded, memory)
         _reload(loaded, memory, stored)
@@ -123,7 +123,7 @@ def _refresh(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: Memo
 
 
 def _reload(loaded: Mapping[str, ModelState], memory: MemoryRecord, stored: StoredMemory) -> None:
-    become(memory, stored)
+    reload(memory, stored)
     if (new := loaded.get(memory.model_digest)) is not None:
         memory.model = new.model.name  # by which it is served now, whatever it was called before
 
@@ -144,7 +144,7 @@ def _restore(
     keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, tag: str, call: Call | None
 ) -> Made:
     """Restore a snapshot in the store; the memory's pages come from there when they are next needed."""
-    snapshot = keeper.tagged(memory.id, tag)
+    snapshot = keeper.find_snapshot(memory.id, tag)
     if snapshot is not None and snapshot.model_digest not in loaded:
         raise ModelGone(
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
