@@ -33,7 +33,7 @@ def signs(count: int, seed: int = 0) -> NDArray[np.float32]:
     return np.sign(drawn).astype(np.float32)
 
 
-async def filled(
+async def fill_memory(
     client: attractor.AsyncClient, pages: int, page_patterns: int, name: str = "beside/m"
 ) -> attractor.AsyncMemory:
     """Create a memory of so many full pages."""
@@ -45,33 +45,33 @@ async def filled(
 
 
 async def match(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    memory = await filled(client, round(1563 * size), 32)
+    memory = await fill_memory(client, round(1563 * size), 32)
     return lambda: memory.query(signs(FRAME), match=True, timeout_s=LONG_S)
 
 
 async def query(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    memory = await filled(client, round(3000 * size), 1)
+    memory = await fill_memory(client, round(3000 * size), 1)
     return lambda: memory.query(signs(FRAME), timeout_s=LONG_S)
 
 
 async def recognize(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    memory = await filled(client, round(3000 * size), 1)
+    memory = await fill_memory(client, round(3000 * size), 1)
     return lambda: memory.recognize(signs(FRAME), timeout_s=LONG_S)
 
 
 async def erase(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    memory = await filled(client, round(3000 * size), 1)
+    memory = await fill_memory(client, round(3000 * size), 1)
     return lambda: memory.erase(signs(FRAME, seed=1), timeout_s=LONG_S)
 
 
 async def store(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
-    memory = await filled(client, 1, 32)
+    memory = await fill_memory(client, 1, 32)
     return lambda: memory.store(signs(round(FRAME * size)), timeout_s=LONG_S)
 
 
 async def delete(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
     async def once() -> None:
-        memory = await filled(client, round(3000 * size), 1, "beside/deleted")
+        memory = await fill_memory(client, round(3000 * size), 1, "beside/deleted")
         await client.delete_memory(memory.name, timeout_s=LONG_S)
 
     return once
@@ -114,15 +114,15 @@ async def pieces(client: attractor.AsyncClient, address: str, data: Path, size: 
 
 async def cancel(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
     frame = pb.SessionRequest(cancel=pb.Cancel(request_ids=[1] * round(16e6 * size)))
-    return await _framed(address, frame)
+    return await _repeat_frame(address, frame)
 
 
 async def columns(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
     asked = pb.RequestColumns(request_ids=[1], handles=[1], patterns=[1] * round(16e6 * size))
-    return await _framed(address, pb.SessionRequest(query=pb.QueryFrame(columns=asked)))
+    return await _repeat_frame(address, pb.SessionRequest(query=pb.QueryFrame(columns=asked)))
 
 
-async def _framed(address: str, frame: pb.SessionRequest) -> Once:
+async def _repeat_frame(address: str, frame: pb.SessionRequest) -> Once:
     content = frame.SerializeToString()
     channel = aio.insecure_channel(address, options=[("grpc.max_send_message_length", 1 << 25)])
     stub = memory_data_pb2_grpc.MemoryDataStub(channel)
@@ -140,7 +140,7 @@ async def _framed(address: str, frame: pb.SessionRequest) -> Once:
 
 async def verify(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
     """Verify the store, and delete a memory meanwhile."""
-    await filled(client, round(1563 * size), 32)
+    await fill_memory(client, round(1563 * size), 32)
     command = [sys.executable, "-m", "attractor_server.cli", "verify", "--data-dir", str(data)]
 
     async def once() -> None:
@@ -192,7 +192,7 @@ class Beside(Steered):
         """Repeat the load from now on."""
         self._pipe.send(None)
 
-    def done(self) -> int:
+    def count_repetitions(self) -> int:
         """Return how often the load was repeated so far."""
         self._pipe.send(None)
         return int(self._pipe.recv())

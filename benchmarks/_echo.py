@@ -29,13 +29,13 @@ class Data(rpc.MemoryDataServicer):
                     opened = pb.Opened(request_id=frame.open.request_id, handle=frame.open.handle)
                     yield pb.SessionResponse(opened=opened)
                 case "query":
-                    yield recalled(frame.query.columns)
+                    yield answer_queries(frame.query.columns)
 
     async def Query(self, request: pb.QueryRequest, context: Any) -> pb.QueryResponse:  # noqa: ANN401, N802
         return pb.QueryResponse(tensors=request.tensors)
 
 
-def recalled(columns: pb.RequestColumns) -> pb.SessionResponse:
+def answer_queries(columns: pb.RequestColumns) -> pb.SessionResponse:
     """Return the answer to a frame of queries."""
     answer = pb.SessionResponse()
     frame, patterns = answer.recalled, sum(columns.patterns)

@@ -67,7 +67,7 @@ def loop_writes(model: Model, fast: Tensors, patterns: Tensor, memories: int) ->
     parameters = model.parameters
     writer, slow, initial = parameters.writer, parameters.slow, parameters.initial
 
-    def written(w: Tensor, b: Tensor, x: Tensor) -> None:
+    def write(w: Tensor, b: Tensor, x: Tensor) -> None:
         for t in range(parameters.writing_steps):
             w, b, x = w.detach().requires_grad_(), b.detach().requires_grad_(), x.detach().requires_grad_()
             at = energy(slow, w, b, x)
@@ -83,7 +83,7 @@ def loop_writes(model: Model, fast: Tensors, patterns: Tensor, memories: int) ->
 
     def job() -> None:
         for memory in range(memories):
-            written(fast["W"][memory], fast["b"][memory], patterns[memory])
+            write(fast["W"][memory], fast["b"][memory], patterns[memory])
 
     return job
 

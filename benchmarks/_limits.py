@@ -82,10 +82,10 @@ class Work(Protocol):
     def page_bytes(self) -> int:
         """Bytes of W and b, float32."""
 
-    def reading(self, steps: int) -> int:
+    def count_reading_operations(self, steps: int) -> int:
         """Count the operations."""
 
-    def writing(self, steps: int) -> int:
+    def count_writing_operations(self, steps: int) -> int:
         """Count the operations."""
 
 
@@ -112,11 +112,11 @@ class QuadraticWork:
         """Bytes of W and b, float32."""
         return 4 * self.h * (self.h + 1)
 
-    def reading(self, steps: int) -> int:
+    def count_reading_operations(self, steps: int) -> int:
         """Count operations: xA, (·)Aᵀ and fW in each step; then xA and fW for the energy after, fW₀ for ΔE."""
         return self.n * (steps * (4 * self.d * self.h + 2 * self.h**2) + 2 * self.d * self.h + 4 * self.h**2)
 
-    def writing(self, steps: int) -> int:
+    def count_writing_operations(self, steps: int) -> int:
         """Count operations: xA and (qx + qb)A; in each step fW, (·)AᵀA, and fᵀc + cᵀf into W."""
         return self.n * (4 * self.d * self.h + steps * 8 * self.h**2)
 
@@ -135,12 +135,12 @@ class BilinearWork:
         """Bytes of W and b, float32."""
         return 4 * self.v * (self.k + 1)
 
-    def reading(self, steps: int) -> int:
+    def count_reading_operations(self, steps: int) -> int:
         """Count operations: xA, (·)Aᵀ, Wk and vW in each step; then xA and Wk for the energy after, W₀k for ΔE."""
         d, k, v = self.d, self.k, self.v
         return self.n * (steps * (4 * d * k + 4 * v * k) + 2 * d * k + 4 * v * k)
 
-    def writing(self, steps: int) -> int:
+    def count_writing_operations(self, steps: int) -> int:
         """Count operations: xA and (qx + qb)A; in each step Wk, vW, both along VᵀA, keys along AᵀA, and two into W."""
         d, k, v = self.d, self.k, self.v
         return self.n * (4 * d * k + steps * (12 * v * k + 2 * k**2))

@@ -11,7 +11,7 @@ from _tenants import Vectors
 Query = Callable[[int], Awaitable[object]]
 
 
-async def closed(query: Query, *, callers: int, seconds: float) -> float:
+async def run_closed_loop(query: Query, *, callers: int, seconds: float) -> float:
     """Return queries a second of so many callers, each with one query under way."""
     answered, number = 0, 0
     started_s = time.perf_counter()
@@ -30,7 +30,7 @@ async def closed(query: Query, *, callers: int, seconds: float) -> float:
     return answered / (time.perf_counter() - started_s)
 
 
-async def opened(query: Query, *, rate: float, seconds: float) -> Vectors:
+async def run_open_loop(query: Query, *, rate: float, seconds: float) -> Vectors:
     """Return the seconds from each arrival of a Poisson process to its answer, whenever it was really sent."""
     gaps_s = np.random.default_rng(0).exponential(1 / rate, round(rate * seconds))
     took_s: list[float] = []
@@ -48,7 +48,7 @@ async def opened(query: Query, *, rate: float, seconds: float) -> Vectors:
     return np.array(took_s, np.float32)
 
 
-async def lone(query: Query, *, count: int) -> float:
+async def time_lone_queries(query: Query, *, count: int) -> float:
     """Return the median seconds of a query while there is no other."""
     took_s = []
     for number in range(count):

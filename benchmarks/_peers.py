@@ -17,8 +17,8 @@ import aiohttp
 import numpy as np
 import ray
 import uvicorn
-from _loads import closed, lone
-from _processes import serving
+from _loads import run_closed_loop, time_lone_queries
+from _processes import run_server
 from _tenants import MEMORIES, Tenants, Vectors
 from _unary import Ask, tensor_of, unary
 from fastapi import FastAPI, Request, Response
@@ -42,20 +42,22 @@ ROUNDS, ROUND_S, LONE_COUNT = 3, 1.5, 100
 async def rates_of_peers(cues: Vectors) -> dict[str, float]:
     """Return queries a second by peer, one after another, each alone."""
     figures: dict[str, float] = {}
-    async with ray_serve() as (multiplexed, batched):
-        figures[RAY_MULTIPLEXED] = await asked(multiplexed, cues, callers=BATCH)
-        figures[RAY_BATCHED] = await asked(batched, cues, callers=BATCH)
+    async with ray_serve() as (ask_multiplexed, ask_batched):
+        figures[RAY_MULTIPLEXED] = await measure_rate(ask_multiplexed, cues, callers=BATCH)
+        figures[RAY_BATCHED] = await measure_rate(ask_batched, cues, callers=BATCH)
     async with fastapi() as ask:
-        figures[FASTAPI] = await asked(ask, cues, callers=64)
+        figures[FASTAPI] = await measure_rate(ask, cues, callers=64)
     async with unary_grpc() as ask:
-        figures[GRPC] = await asked(ask, cues, callers=64)
+        figures[GRPC] = await measure_rate(ask, cues, callers=64)
     return figures
 
 
-async def asked(ask: Ask, cues: Vectors, *, callers: int) -> float:
+async def measure_rate(ask: Ask, cues: Vectors, *, callers: int) -> float:
     """Return queries a second, the median of rounds after one to warm up."""
     rounds = [
-        await closed(lambda number: ask(number % MEMORIES, cues[number % 64]), callers=callers, seconds=ROUND_S)
+        await run_closed_loop(
+            lambda number: ask(number % MEMORIES, cues[number % 64]), callers=callers, seconds=ROUND_S
+        )
         for _ in range(ROUNDS + 1)
     ]
     return statistics.median(rounds[1:])
@@ -63,8 +65,11 @@ async def asked(ask: Ask, cues: Vectors, *, callers: int) -> float:
 
 async def lone_ray_serve(cues: Vectors) -> float:
     """Return the median seconds of a query to Ray Serve while there is no other."""
-    async with ray_serve() as (_, batched):
-        rounds = [await lone(lambda number: batched(number, cues[number % 64]), count=LONE_COUNT) for _ in range(3)]
+    async with ray_serve() as (_, ask_batched):
+        rounds = [
+            await time_lone_queries(lambda number: ask_batched(number, cues[number % 64]), count=LONE_COUNT)
+            for _ in range(3)
+        ]
     return statistics.median(rounds[1:])
 
 
@@ -84,13 +89,13 @@ class Replica:
         """Answer a batch; Ray Serve makes none across tenants where it multiplexes."""
         return list(self._tenants.recall([tenant for tenant, _ in asked], np.stack([cue for _, cue in asked])))
 
-    async def multiplexed(self, cue: Vectors) -> Vectors:
+    async def recall_multiplexed(self, cue: Vectors) -> Vectors:
         """Answer a query for the tenant that the call names."""
         tenant = await self.tenant(serve.get_multiplexed_model_id())
         answer: Vectors = await self.recall((tenant, cue))
         return answer
 
-    async def batched(self, tenant: int, cue: Vectors) -> Vectors:
+    async def recall_batched(self, tenant: int, cue: Vectors) -> Vectors:
         """Answer a query for the tenant that is an argument."""
         answer: Vectors = await self.recall((tenant, cue))
         return answer
@@ -109,13 +114,13 @@ async def ray_serve() -> AsyncIterator[tuple[Ask, Ask]]:
         deployment: Any = serve.deployment(Replica, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 1})
         handle: Any = await asyncio.to_thread(serve.run, deployment.bind())
 
-        async def multiplexed(tenant: int, cue: Vectors) -> object:
-            return await handle.options(multiplexed_model_id=str(tenant)).multiplexed.remote(cue)
+        async def ask_multiplexed(tenant: int, cue: Vectors) -> object:
+            return await handle.options(multiplexed_model_id=str(tenant)).recall_multiplexed.remote(cue)
 
-        async def batched(tenant: int, cue: Vectors) -> object:
-            return await handle.batched.remote(tenant, cue)
+        async def ask_batched(tenant: int, cue: Vectors) -> object:
+            return await handle.recall_batched.remote(tenant, cue)
 
-        yield multiplexed, batched
+        yield ask_multiplexed, ask_batched
     finally:
         await asyncio.to_thread(serve.shutdown)
         await asyncio.to_thread(ray.shutdown)
@@ -124,7 +129,7 @@ async def ray_serve() -> AsyncIterator[tuple[Ask, Ask]]:
 @asynccontextmanager
 async def fastapi() -> AsyncIterator[Ask]:
     """Start a FastAPI server, and yield its calls: one handler per query, bytes in and out."""
-    with serving(start_fastapi) as address:
+    with run_server(start_fastapi) as address:
         connector = aiohttp.TCPConnector(limit=64)
         async with aiohttp.ClientSession(f"http://{address}", connector=connector) as session:
 
@@ -169,7 +174,7 @@ class Data(rpc.MemoryDataServicer):
 @asynccontextmanager
 async def unary_grpc() -> AsyncIterator[Ask]:
     """Start a gRPC server, and yield its calls: one per query."""
-    with serving(start_grpc) as address:
+    with run_server(start_grpc) as address:
         async with unary(address) as ask:
             yield ask
 

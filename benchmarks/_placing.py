@@ -31,14 +31,14 @@ EVENTS, SHIFTS, CHUNK = 50, 4, 10_000_000
 Mover: TypeAlias = Callable[[Owners, Floats, Floats, int], Owners]
 
 
-def placing() -> Iterator[Result]:
+def placement_results() -> Iterator[Result]:
     """Yield all results, in percent of the mean level, or of the load that has to move at least."""
     for slots, shards, memories, exponent in ((1 << 10, 16, 1_000_000, 0.9), (1 << 20, 10_000, 100_000_000, 0.5)):
         label, drawn = f"{shards:,} shards", Drawn.of(slots, memories, exponent, default_rng(0))
-        yield from churned(label, drawn.counts, shards)
-        yield from cooled(label, drawn.uneven, shards)
-        yield alone(label, drawn.steep, shards)
-        yield told(label, slots, shards)
+        yield from churn_results(label, drawn.counts, shards)
+        yield from cooling_results(label, drawn.uneven, shards)
+        yield hot_memory_result(label, drawn.steep, shards)
+        yield topology_result(label, slots, shards)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Drawn:
         return cls(*sums)
 
 
-def churned(label: str, loads: Floats, shards: int) -> Iterator[Result]:
+def churn_results(label: str, loads: Floats, shards: int) -> Iterator[Result]:
     """Yield the worst of all moves and states while shards join and others leave, in turns."""
     rng = default_rng(1)
     ours = churn(deal(len(loads), np.ones(shards)), loads, join, leave)
@@ -100,7 +100,7 @@ def rendezvous(rng: Generator, owners: Owners, loads: Floats, weights: Floats, s
     return np.where(owners == shard, others, owners)
 
 
-def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
+def cooling_results(label: str, asked: Floats, shards: int) -> Iterator[Result]:
     """Yield the results of hot spots that wander: each time others are hot, and their shards are cooled."""
     owners, weights = deal(len(asked), np.ones(shards)), np.ones(shards)
     moves, before, after = [], [], []
@@ -117,7 +117,7 @@ def cooled(label: str, asked: Floats, shards: int) -> Iterator[Result]:
     yield Result(name=f"{label}: max/mean cooled", unit="%", ours=max(after), peer="before", theirs=max(before))
 
 
-def alone(label: str, asked: Floats, shards: int) -> Result:
+def hot_memory_result(label: str, asked: Floats, shards: int) -> Result:
     """Compare with the bound for a memory above a shard's share: no placement does better than its slot alone."""
     weights = np.ones(shards)
     level = imbalance(cool(deal(len(asked), weights), asked, weights), asked, weights)
@@ -127,7 +127,7 @@ def alone(label: str, asked: Floats, shards: int) -> Result:
     )
 
 
-def told(label: str, slots: int, shards: int) -> Result:
+def topology_result(label: str, slots: int, shards: int) -> Result:
     """Measure the answer to a client that asks for the topology."""
     addresses = [pb.Shard(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:7171", device="cuda") for n in range(shards)]
     bare = pb.GetTopologyResponse(epoch=1, shards=addresses)

@@ -13,7 +13,7 @@ from attractor_server.shard.event_loop import loop_options
 
 
 @contextmanager
-def serving(start: Callable[[], Awaitable[str]]) -> Iterator[str]:
+def run_server(start: Callable[[], Awaitable[str]]) -> Iterator[str]:
     """Run `start`, a function of a module, in another process, and yield the address that it returns."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()

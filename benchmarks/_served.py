@@ -10,7 +10,7 @@ import attractor
 from attractor_proto.names import slot_of
 
 
-async def connected(
+async def connect_queries(
     stack: AsyncExitStack,
     address: str,
     cues: Vectors,

@@ -42,7 +42,7 @@ def main() -> None:
 
 def stores_per_s(store_uri: str, group: int) -> float:
     """Return stores a second of one shard, one commit after another."""
-    with opened(store_uri) as journal:
+    with open_memory_store(store_uri) as journal:
         settings = MemorySettings(page_patterns=1 << 20)
         new = [NewMemory(name=f"m/{n}", model="m", model_digest="d", settings=settings) for n in range(group)]
         memories = [memory.id for memory in journal.create(new)]
@@ -66,7 +66,7 @@ def change(memory: int, version: int) -> Change:
 
 
 @contextmanager
-def opened(store_uri: str) -> Iterator[SqlMemoryStore]:
+def open_memory_store(store_uri: str) -> Iterator[SqlMemoryStore]:
     """Open a memory store in a database of its own."""
     store = open_store(store_uri)
     with closing(store):

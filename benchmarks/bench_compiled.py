@@ -69,7 +69,7 @@ def reads(model: Model, memories: int, queries: int) -> list[Result]:
     name = f"{network.kind}: reads of {memories} memories × {queries}"
     items = memories * queries
     started_s = time.perf_counter()
-    whole = compiled_as_one(model, fast, cues)
+    whole = compile_as_one(model, fast, cues)
     whole()
     print(f"{name}: torch.compile of all, for this shape, took {time.perf_counter() - started_s:.1f} s")
     jobs: dict[str, tuple[Job, int]] = {
@@ -85,7 +85,7 @@ def reads(model: Model, memories: int, queries: int) -> list[Result]:
     ]
 
 
-def compiled_as_one(model: Model, fast: Tensors, cues: Tensor) -> Job:
+def compile_as_one(model: Model, fast: Tensors, cues: Tensor) -> Job:
     """Return a job of this loop and its energies, compiled as one."""
 
     def parts(fast: Tensors, cues: Tensor) -> tuple[Tensor, ...]:

@@ -63,10 +63,10 @@ def main() -> None:
     # Each in a process of its own: what one has freed would be taken by the next, and not seen.
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         results = pool.starmap(resident, kinds, chunksize=1)
-    report([*results, *spilling(loaded(), given.memories, given.turns)])
+    report([*results, *measure_spills(load(), given.memories, given.turns)])
 
 
-def loaded() -> Model:
+def load() -> Model:
     """Load the model, for one thread."""
     torch.set_num_threads(1)
     return load_models(None, device=torch.device("cpu"))[MODEL]
@@ -124,7 +124,7 @@ class Bench:
                 told = Applied(memory.version, memory.patterns, erases=False)
                 memory.ledger(CLIENT).settle(memory.version, told)
 
-    def timed(self, number: int) -> float:
+    def time_query(self, number: int) -> float:
         """Return the seconds that a lone query takes."""
         jobs = [self.job(Operation.QUERY, number)]
         started_s = time.perf_counter()
@@ -142,7 +142,7 @@ def resident(count: int, precision: Precision, write: WriteMode) -> Result:
 
     Where they are rewritten, a page is its weights and the patterns that it keeps until it is full.
     """
-    model = loaded()
+    model = load()
     bench = Bench(model, count + WARMING, write=write, precision=precision)
     bench.store(range(WARMING), patterns=4)
     before = resident_bytes()
@@ -165,7 +165,7 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def spilling(model: Model, memories: int, turns: int) -> Iterator[Result]:
+def measure_spills(model: Model, memories: int, turns: int) -> Iterator[Result]:
     """Measure the cost of a cold memory, beside a warm one."""
     places = memories // MEMORIES_A_PLACE
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +177,7 @@ def spilling(model: Model, memories: int, turns: int) -> Iterator[Result]:
         warm, cold = under_load(bench, memories, turns)
         synchronise(Path(folder), forget=True)
         numbers = np.random.default_rng(2).permutation(memories).tolist()
-        from_disk = [bench.timed(number) for number in numbers[:FROM_DISK] if bench.cold(number)]
+        from_disk = [bench.time_query(number) for number in numbers[:FROM_DISK] if bench.cold(number)]
     if bench.failed:
         raise SystemExit(f"{len(bench.failed)} requests failed, the first: {bench.failed[0]}")
     print(f"of {len(warm) + len(cold):,} lone queries {len(cold):,} were cold; no request failed")
@@ -203,7 +203,7 @@ def under_load(bench: Bench, memories: int, turns: int) -> tuple[list[float], li
         bench.run([bench.job(Operation.QUERY, number) for number in turn[:BATCH]])
         bench.store(list(dict.fromkeys(turn[BATCH:-LONE])))
         for number in turn[-LONE:]:
-            (cold if bench.cold(number) else warm).append(bench.timed(number))
+            (cold if bench.cold(number) else warm).append(bench.time_query(number))
     return warm, cold
 
 

@@ -39,8 +39,8 @@ def main() -> None:
         without, _ = stores(SPEC, vectors)
         stored, count = stores(kept, vectors)
         bytes_each = sum(path.stat().st_size for path in data.iterdir()) / count
-        synchronised = synchronised_per_s(data / "probe", ENTRIES * vectors.itemsize)
-        back = coming_back(kept, vectors)
+        synchronised = count_synchronised_writes(data / "probe", ENTRIES * vectors.itemsize)
+        back = time_restart(kept, vectors)
     job = f"single stores, {CALLERS} callers"
     report(
         [
@@ -58,11 +58,11 @@ def main() -> None:
 def stores(spec: ShardSpec, vectors: Vectors) -> tuple[float, int]:
     """Return stores a second, and their number."""
     with Shards(spec, 1) as shards:
-        count = anyio.run(_storing, shards.addresses[0], vectors)
+        count = anyio.run(_store, shards.addresses[0], vectors)
     return count / SECONDS, count
 
 
-async def _storing(address: str, vectors: Vectors) -> int:
+async def _store(address: str, vectors: Vectors) -> int:
     count = 0
 
     async def work(memory: attractor.AsyncMemory) -> None:
@@ -80,7 +80,7 @@ async def _storing(address: str, vectors: Vectors) -> int:
     return count
 
 
-def synchronised_per_s(path: Path, size: int) -> float:
+def count_synchronised_writes(path: Path, size: int) -> float:
     """Return writes a second that the disk confirms, one after another."""
     file, count = os.open(path, os.O_WRONLY | os.O_CREAT), 0
     end_s = time.perf_counter() + 2
@@ -92,7 +92,7 @@ def synchronised_per_s(path: Path, size: int) -> float:
     return count / 2
 
 
-def coming_back(spec: ShardSpec, vectors: Vectors) -> Mapping[int, tuple[float, float]]:
+def time_restart(spec: ShardSpec, vectors: Vectors) -> Mapping[int, tuple[float, float]]:
     """Return microseconds of the first and of the second query after a restart, by the patterns of the memory."""
     with Shards(spec, 1) as shards:
         anyio.run(_fill, shards.addresses[0], vectors)

@@ -49,7 +49,9 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(given.device)
     ruler = Ruler(device)
-    results = [result for model in (shipped(), random_model()) for result in all_of(model.to(device), ruler, given)]
+    results = [
+        result for model in (load_shipped(), random_model()) for result in all_of(model.to(device), ruler, given)
+    ]
     best = ruler.machine
     print(f"{FORMULA}\n{READING}\n{WRITING}")
     print(f"peak {best.peak_flops / 1e9:,.1f} GFLOP/s, bandwidth {best.bandwidth / 1e9:,.1f} GB/s, {device}\n")
@@ -59,7 +61,7 @@ def main() -> None:
 def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Result]:
     """Yield every figure of one model."""
     patterns = torch.randn(given.memories, 8, INPUTS, device=ruler.device)
-    fast = filled(model, patterns)
+    fast = fill_memories(model, patterns)
     cues = patterns + 0.3 * torch.randn_like(patterns)
     yield from reads(model, ruler, fast, cues[:, :1].contiguous(), given.seconds, others=True)
     yield from reads(model, ruler, fast, cues, given.seconds, others=False)
@@ -68,7 +70,7 @@ def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Re
 
 
 def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: float, *, others: bool) -> list[Result]:
-    """Yield our queries/s, with pages in order or scattered, and in a large bank, beside peers and limit."""
+    """Return our queries/s, with pages in order or scattered, and in a large bank, beside peers and limit."""
     memories, n, _ = cues.shape
     name = f"{model.name}: reads of {memories:,} memories × {n}"
     looped = min(memories, LOOPED)
@@ -79,18 +81,20 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: floa
     }
     if others:
         places = torch.randperm(memories, device=cues.device)
-        jobs["scattered"] = (lambda: scattered(model, fast, places, cues), memories * n)
+        jobs["scattered"] = (lambda: read_scattered(model, fast, places, cues), memories * n)
         values, known = model.decode(cues), torch.rand(cues.shape, device=cues.device) < 0.5
         jobs["held"] = (lambda: read_pages(model, fast, cues, hold=model.hold(values, known)), memories * n)
         if can_compile():
             jobs["vmap(grad) compiled"] = (vmap_reads(model, fast, cues, compiled=True), memories * n)
         if (titans := titans_reads(cues, weights=FEATURES**2)) is not None:
             jobs["titans-pytorch NeuralMemory, one pass"] = (titans, memories)
-    measured = settled(jobs, cues.device, seconds)
+    measured = measure_rates(jobs, cues.device, seconds)
     work = work_of(model.network, n)
-    least_s = ruler.again().limit_s(operations=work.reading(model.steps), touched_bytes=work.page_bytes)
+    least_s = ruler.again().limit_s(
+        operations=work.count_reading_operations(model.steps), touched_bytes=work.page_bytes
+    )
     in_bank, held = measured.pop("scattered", None), measured.pop("held", None)
-    results = compared(name, "queries/s", measured, n / least_s)
+    results = compare(name, "queries/s", measured, n / least_s)
     for kind, ours, peer, theirs in (
         ("scattered in a bank", in_bank, "limit", n / least_s),
         ("half of the values held", held, "nothing held", measured["ours"]),
@@ -100,7 +104,7 @@ def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: floa
     return results
 
 
-def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
+def read_scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None:
     """Read as the engine does: where the pages lie in the bank, or else from a copy."""
     if can_read_in_place(model):
         read_in_place(model, bank, places, cues)
@@ -109,7 +113,7 @@ def scattered(model: Model, bank: Tensors, places: Tensor, cues: Tensor) -> None
 
 
 def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, seconds: float) -> list[Result]:
-    """Yield memories/s of a rewrite from the initial weights, or of single stores onto present weights."""
+    """Return memories/s of a rewrite from the initial weights, or of single stores onto present weights."""
     rewrite = n > 1
     patterns = torch.randn(memories, n, INPUTS, device=model.device)
     before = (
@@ -123,15 +127,15 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, sec
     }
     if rewrite and (titans := titans_writes(patterns, weights=FEATURES**2)) is not None:
         jobs["titans-pytorch NeuralMemory, one step"] = (titans, memories)
-    measured = settled(jobs, model.device, seconds)
+    measured = measure_rates(jobs, model.device, seconds)
     work = work_of(model.network, n)
     steps = model.parameters.writing_steps
-    least_s = ruler.again().limit_s(operations=work.writing(steps), touched_bytes=2 * work.page_bytes)
+    least_s = ruler.again().limit_s(operations=work.count_writing_operations(steps), touched_bytes=2 * work.page_bytes)
     kind = f"rewrites of {n} patterns" if rewrite else "single stores"
-    return compared(f"{model.name}: {kind}, {memories} memories", "memories/s", measured, 1 / least_s)
+    return compare(f"{model.name}: {kind}, {memories} memories", "memories/s", measured, 1 / least_s)
 
 
-def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: float) -> dict[str, float]:
+def measure_rates(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: float) -> dict[str, float]:
     """Return items/s of each job, in turns, each timed until the device is done."""
 
     def until_done(job: Job) -> Job:
@@ -144,14 +148,14 @@ def settled(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: 
     return rates({name: (until_done(job), items) for name, (job, items) in jobs.items()}, seconds=seconds)
 
 
-def compared(name: str, unit: str, measured: Mapping[str, float], limit: float) -> list[Result]:
-    """Yield our figure beside every other one."""
+def compare(name: str, unit: str, measured: Mapping[str, float], limit: float) -> list[Result]:
+    """Return our figure beside every other one."""
     ours = measured["ours"]
     others = {**{peer: figure for peer, figure in measured.items() if peer != "ours"}, "limit": limit}
     return [Result(name=name, unit=unit, ours=ours, peer=peer, theirs=figure) for peer, figure in others.items()]
 
 
-def filled(model: Model, patterns: Tensor) -> Tensors:
+def fill_memories(model: Model, patterns: Tensor) -> Tensors:
     """Return fast weights that hold the patterns, each (memories, *shape)."""
     parts = []
     for x in patterns.split(AT_ONCE):
@@ -161,7 +165,7 @@ def filled(model: Model, patterns: Tensor) -> Tensors:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def shipped() -> Model:
+def load_shipped() -> Model:
     """Load the model of embeddings that ships."""
     return load_model(Path(str(files("attractor_server"))) / "models" / "embedding-384.safetensors", "cpu")
 

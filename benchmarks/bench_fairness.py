@@ -61,7 +61,7 @@ def main() -> None:
 
 def beside_a_flood() -> None:
     with Shards(SPEC, 1) as shards, Flooder(shards.addresses[0]) as flooder:
-        times, answered = anyio.run(measured, shards.addresses[0], flooder)
+        times, answered = anyio.run(time_beside, shards.addresses[0], flooder)
     alone, beside, flooded = (times[load] for load in LOADS)
     share, got = (float(np.median(answered[load])) for load in ("its share", "a flood"))
     name = f"queries of {PATTERNS} beside a flood"
@@ -82,7 +82,7 @@ def beside(name: str, size: float, seconds: float) -> None:
             alone = anyio.run(in_turn, address, "alone", seconds)
             load.start()
             there = anyio.run(in_turn, address, "there", seconds)
-            print(f"{name} of size {size:g}: done {load.done()} times", flush=True)
+            print(f"{name} of size {size:g}: done {load.count_repetitions()} times", flush=True)
     results = [
         row(f"{kind} beside {name}, {figure}", "µs", one(there[kind]) * 1e6, "alone", one(alone[kind]) * 1e6)
         for kind in ("queries", "stores")
@@ -134,7 +134,7 @@ def percentile(percent: float, rounds: Sequence[NDArray[np.float64]]) -> float:
     return float(np.median([np.percentile(times, percent) for times in rounds])) * 1e6
 
 
-async def measured(
+async def time_beside(
     address: str, flooder: "Flooder"
 ) -> tuple[dict[str, list[NDArray[np.float64]]], dict[str, list[float]]]:
     """Return seconds of the quiet tenant's queries beside each load, and answered patterns a second of the other."""
@@ -230,10 +230,10 @@ class Flooder(Steered):
 
 def flood(address: str, pipe: Connection) -> None:
     os.nice(19)
-    anyio.run(flooding, address, pipe)
+    anyio.run(serve_floods, address, pipe)
 
 
-async def flooding(address: str, pipe: Connection) -> None:
+async def serve_floods(address: str, pipe: Connection) -> None:
     async with (
         tenant(address, "loud") as first,
         tenant(address, "loud") as second,
@@ -242,10 +242,10 @@ async def flooding(address: str, pipe: Connection) -> None:
         pipe.send(None)
         while True:
             rate = await anyio.to_thread.run_sync(pipe.recv)
-            pipe.send(await flooded((first, second, third), rate, pipe))
+            pipe.send(await run_flood((first, second, third), rate, pipe))
 
 
-async def flooded(tenants: Sequence[Tenant], rate: float, pipe: Connection) -> float:
+async def run_flood(tenants: Sequence[Tenant], rate: float, pipe: Connection) -> float:
     """Return the answered patterns a second, once the other end says stop."""
     answered = under_way = due = 0
     started_s = time.perf_counter()

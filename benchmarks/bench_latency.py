@@ -17,10 +17,10 @@ import anyio
 import numpy as np
 from _directly import Directly
 from _echo import echo_server
-from _loads import closed, lone, opened
-from _processes import serving
+from _loads import run_closed_loop, run_open_loop, time_lone_queries
+from _processes import run_server
 from _report import Result, report
-from _served import connected
+from _served import connect_queries
 from _shards import Shards
 from _tenants import MEMORIES, MODEL, Vectors, vectors
 from _unary import unary
@@ -38,7 +38,7 @@ SPEC = ShardSpec(bank_bytes=256 << 20)
 def main() -> None:
     size = load_models(None, device="cpu")[MODEL].layout.size
     cues = vectors(64, size)
-    with Shards(SPEC, 1) as shards, serving(partial(echo_server, (size,))) as echo:
+    with Shards(SPEC, 1) as shards, run_server(partial(echo_server, (size,))) as echo:
         alone, bare, peak, loads = anyio.run(ours, shards.addresses[0], echo, cues)
     report(
         [
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def beside_ray(alone: float, cues: Vectors) -> list[Result]:
-    """Yield the lone query beside Ray Serve, if that is installed."""
+    """Return the lone query beside Ray Serve, if that is installed."""
     if find_spec("fastapi") is None:
         print("Ray Serve is left out: install '.[bench]' to have it measured")
         return []
@@ -66,7 +66,7 @@ def beside_ray(alone: float, cues: Vectors) -> list[Result]:
 
 
 def under_load(rate: float, share: float, took_s: Vectors) -> list[Result]:
-    """Yield percentiles beside the median."""
+    """Return percentiles beside the median."""
     job = f"at {share:.0%} of peak, {rate:,.0f} queries/s"
     half, *tail = np.percentile(took_s, [50, 99, 99.9]).tolist()
     return [
@@ -88,20 +88,20 @@ async def ours(address: str, echo: str, cues: Vectors) -> tuple[float, float, fl
         return engine.run([jobs[number % MEMORIES]])
 
     async with AsyncExitStack() as stack:
-        query = await connected(stack, address, cues)
+        query = await connect_queries(stack, address, cues)
         ask = await stack.enter_async_context(unary(echo))
         rounds = [
             (
-                await lone(query, count=COUNT),
-                await lone(lambda number: ask(number, cues[number % 64]), count=COUNT),
-                await lone(compute, count=COUNT),
+                await time_lone_queries(query, count=COUNT),
+                await time_lone_queries(lambda number: ask(number, cues[number % 64]), count=COUNT),
+                await time_lone_queries(compute, count=COUNT),
             )
             for _ in range(ROUNDS + 1)
         ]
         freeze_heap()  # this process has torch as well, for the engine above, and is the client below
-        await closed(query, callers=CALLERS, seconds=PEAK_S / 3)
-        peak = await closed(query, callers=CALLERS, seconds=PEAK_S)
-        loads = [await opened(query, rate=share * peak, seconds=LOAD_S) for share in SHARES]
+        await run_closed_loop(query, callers=CALLERS, seconds=PEAK_S / 3)
+        peak = await run_closed_loop(query, callers=CALLERS, seconds=PEAK_S)
+        loads = [await run_open_loop(query, rate=share * peak, seconds=LOAD_S) for share in SHARES]
     alone, echoed, computed = (median(figures) for figures in zip(*rounds[1:], strict=True))
     return alone, echoed + computed, peak, loads
 

@@ -45,21 +45,21 @@ def main() -> None:
             bank_bytes=64 << 20, request_bytes=SETTING_BYTES, store_uri=uri_of(Path(folder)), warm_up=False
         )
         with Shards(spec, 1) as shards, Watch(shards.pids[0]) as watch:
-            anyio.run(prepared, shards.addresses[0])
-            anyio.run(attacked, shards.addresses[0], ATTACKS["small stores that fail"])
+            anyio.run(prepare, shards.addresses[0])
+            anyio.run(run_attack, shards.addresses[0], ATTACKS["small stores that fail"])
             rest, rows = watch.now(), []
             for name in ATTACKS:
                 if asked.only in name:
-                    rows += measured(shards.addresses[0], name, rest, watch, asked.times)
+                    rows += measure_attack(shards.addresses[0], name, rest, watch, asked.times)
             report(rows)
 
 
-def measured(address: str, name: str, rest: int, watch: "Watch", times: int) -> list[Result]:
-    """Yield the highest resident memory during the attacks, and the lowest after them, against their bounds."""
+def measure_attack(address: str, name: str, rest: int, watch: "Watch", times: int) -> list[Result]:
+    """Return the highest resident memory during the attacks, and the lowest after them, against their bounds."""
     watch.peak = watch.now()
     start_s = time.monotonic()
     for _ in range(times):
-        anyio.run(attacked, address, ATTACKS[name])
+        anyio.run(run_attack, address, ATTACKS[name])
     took_s, peak = time.monotonic() - start_s, watch.peak
     after, end_s = watch.now(), time.monotonic() + AFTER_S
     while time.monotonic() < end_s and after > 1.2 * rest:
@@ -101,14 +101,14 @@ class Watch:
             self.peak = max(self.peak, self.now())
 
 
-async def prepared(address: str) -> None:
+async def prepare(address: str) -> None:
     """Create the memory that is attacked."""
     async with aio.insecure_channel(address) as channel:
         await memories_pb2_grpc.MemoriesStub(channel).Create(memories_pb2.CreateRequest(name="a", model=MODEL))
         await memory_data_pb2_grpc.MemoryDataStub(channel).Store(data.StoreRequest(memory="a", tensors=[images(4)]))
 
 
-async def attacked(address: str, attack: "Attack") -> None:
+async def run_attack(address: str, attack: "Attack") -> None:
     """Run one attack over a connection of its own, whatever the answers."""
     async with aio.insecure_channel(address, options=OPTIONS) as channel:
         with anyio.move_on_after(ATTEMPT_S), suppress(aio.AioRpcError, asyncio.InvalidStateError):
@@ -174,17 +174,17 @@ async def unread_sessions(channel: aio.Channel) -> None:
 
 
 async def weights_without_end(channel: aio.Channel) -> None:
-    await imported(channel, [copies.Piece(weights=bytes(MIB))] * 300)
+    await import_page(channel, [copies.Piece(weights=bytes(MIB))] * 300)
 
 
 async def patterns_without_end(channel: aio.Channel) -> None:
     vectors = np.zeros((MIB // (4 * 784), 784), "<f4").tobytes()
-    await imported(
+    await import_page(
         channel, [copies.Piece(entry=copies.EntryPiece(version=v, written=1, vectors=vectors)) for v in range(1, 300)]
     )
 
 
-async def imported(channel: aio.Channel, pieces: list[copies.Piece]) -> None:
+async def import_page(channel: aio.Channel, pieces: list[copies.Piece]) -> None:
     """Import a page that announces endless patterns, and no weights or all of the model's."""
     stub = memory_copies_pb2_grpc.CopiesStub(channel)
     head, page = [one.piece async for one in stub.Export(copies.ExportRequest(name="a"))][:2]

@@ -43,7 +43,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir=build) as folder,
         Shards(replace(SPEC, store_uri=uri_of(Path(folder).resolve())), 2) as pair,
     ):
-        moved, still, took_ms = anyio.run(measured, pair)
+        moved, still, took_ms = anyio.run(measure_moves, pair)
     shares = (("p50", 0.5), ("p99", 0.99))
     report(
         [
@@ -89,7 +89,7 @@ class Watched:
         return 1e3 * max(after - before for before, after in pairs if after > began_s and before < ended_s)
 
 
-async def measured(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
+async def measure_moves(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
     """Measure pauses of watched memories in moves and without, and the times of the moves, in milliseconds."""
     moved: list[float] = []
     still: list[float] = []
@@ -98,11 +98,11 @@ async def measured(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
         attractor.connect(pair.addresses[0], timeout_s=60, retry=QUICK) as client,
         anyio.create_task_group() as tasks,
     ):
-        await told(pair, epoch=2, owner=0)
-        watched = await started(client, tasks)
+        await assign_slots(pair, epoch=2, owner=0)
+        watched = await start_callers(client, tasks)
         for number in range(MOVES):
             await anyio.sleep(APART_S)
-            pauses, took_s = await around(watched, told(pair, epoch=number + 3, owner=(number + 1) % 2))
+            pauses, took_s = await around(watched, assign_slots(pair, epoch=number + 3, owner=(number + 1) % 2))
             moved += pauses
             took_ms.append(1e3 * took_s)
             await anyio.sleep(APART_S)
@@ -111,7 +111,7 @@ async def measured(pair: Shards) -> tuple[Times, Times, Sequence[float]]:
     return np.array(moved), np.array(still), took_ms
 
 
-async def started(client: attractor.AsyncClient, tasks: TaskGroup) -> Sequence[Watched]:
+async def start_callers(client: attractor.AsyncClient, tasks: TaskGroup) -> Sequence[Watched]:
     """Create all memories with patterns, and start to query each; return those that are queried all the time."""
     vector = np.random.default_rng(0).integers(0, 2, ENTRIES).astype(np.float32)
     memories: list[attractor.AsyncMemory] = []
@@ -137,7 +137,7 @@ async def ask_round(memories: Iterator[attractor.AsyncMemory], vector: NDArray[n
         await memory.query(vector)
 
 
-async def told(pair: Shards, *, epoch: int, owner: int) -> None:
+async def assign_slots(pair: Shards, *, epoch: int, owner: int) -> None:
     """Make one shard the owner of all slots, and wait until it is."""
     topology = Topology(epoch, pair.infos, np.full(SLOTS, owner, np.int32))
     await anyio.to_thread.run_sync(pair.learn, topology)

@@ -44,7 +44,7 @@ def choices(model: Model) -> Iterator[Result]:
     recipe, held = recipe_of(model), [model.capacity, model.capacity // FEW] * (PAGES // 2)
     source = load_dataset(recipe.data.name, "test")
     patterns = different(source, sum(held))
-    fast, stored = written(model, patterns, held), torch.tensor(held)
+    fast, stored = write_memories(model, patterns, held), torch.tensor(held)
     right = torch.arange(PAGES).repeat_interleave(stored)
     for kind in recipe.cues:
         cues = distort(patterns[None], source.layout, [kind], Generator().manual_seed(3)).values[0]
@@ -104,7 +104,7 @@ def different(source: Source, count: int) -> Tensor:
     return some.index_select(0, torch.randperm(len(some), generator=generator)[:count])
 
 
-def written(model: Model, patterns: Tensor, held: list[int]) -> Tensors:
+def write_memories(model: Model, patterns: Tensor, held: list[int]) -> Tensors:
     """Return the fast weights of pages that hold so many of the patterns, each (pages, *shape)."""
     parts = torch.nn.utils.rnn.pad_sequence(list(patterns.split(held)), batch_first=True)
     present = torch.arange(parts.shape[1]) < torch.tensor(held)[:, None]

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import anyio
 import numpy as np
-from _placing import placing
+from _placing import placement_results
 from _report import Result, report
 from _shards import Shards
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ Images: TypeAlias = NDArray[np.float32]
 
 def main() -> None:
     with Shards(SPEC, 1) as one, Shards(SPEC, 2) as two:
-        single, double = anyio.run(compared, one, two)
+        single, double = anyio.run(compare, one, two)
     job = f"queries of {PATTERNS} {MODEL} patterns"
     report(
         [
@@ -46,7 +46,7 @@ def main() -> None:
                 peer="shards",
                 theirs=double.shards_us,
             ),
-            *placing(),
+            *placement_results(),
         ]
     )
 
@@ -60,17 +60,19 @@ class Round:
     shards_us: float
 
 
-async def compared(one: Shards, two: Shards) -> tuple[Round, Round]:
+async def compare(one: Shards, two: Shards) -> tuple[Round, Round]:
     """Compare one shard and two, in turns; return medians."""
     images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
     async with AsyncExitStack() as stack:
-        sides = [(shards, await written(stack, shards, images)) for shards in (one, two)]
-        rounds = [[await queried(shards, memories, images) for shards, memories in sides] for _ in range(ROUNDS + 1)]
+        sides = [(shards, await create_memories(stack, shards, images)) for shards in (one, two)]
+        rounds = [
+            [await run_queries(shards, memories, images) for shards, memories in sides] for _ in range(ROUNDS + 1)
+        ]
     single, double = (median([turn[side] for turn in rounds[1:]]) for side in (0, 1))
     return single, double
 
 
-async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.AsyncMemory]:
+async def create_memories(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequence[attractor.AsyncMemory]:
     """Create memories with patterns, of two shards every other one on the second."""
     client = await stack.enter_async_context(attractor.connect(shards.addresses[0]))
     names = [[name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == shard] for shard in (0, 1)]
@@ -82,7 +84,7 @@ async def written(stack: AsyncExitStack, shards: Shards, images: Images) -> Sequ
     return memories
 
 
-async def queried(shards: Shards, memories: Sequence[attractor.AsyncMemory], images: Images) -> Round:
+async def run_queries(shards: Shards, memories: Sequence[attractor.AsyncMemory], images: Images) -> Round:
     """Run a round of queries, from callers that stay with one shard and wait for each answer before the next query."""
     answered = 0
     started_s, client_s, shards_s = time.perf_counter(), time.process_time(), shards.cpu_s()

@@ -18,10 +18,10 @@ from multiprocessing import get_context
 import anyio
 from _directly import Directly
 from _echo import echo_server
-from _loads import closed
-from _processes import serving
+from _loads import run_closed_loop
+from _processes import run_server
 from _report import Result, rate, report
-from _served import connected
+from _served import connect_queries
 from _shards import Shards
 from _tenants import MEMORIES, MODEL, Vectors, vectors
 
@@ -37,7 +37,7 @@ SPEC = ShardSpec(bank_bytes=256 << 20, warm_up=False)
 def main() -> None:
     size = load_models(None, device="cpu")[MODEL].layout.size
     cues = vectors(64, size)
-    with Shards(SPEC, 2) as shards, serving(partial(echo_server, (size,))) as echo:
+    with Shards(SPEC, 2) as shards, run_server(partial(echo_server, (size,))) as echo:
         served, echoed, computed, forwarded, spread = anyio.run(ours, shards.addresses, echo, cues)
     peers = peers_of(cues)
     job = f"single queries, {MEMORIES:,} memories"
@@ -76,17 +76,17 @@ async def ours(addresses: Sequence[str], echo: str, cues: Vectors) -> Sequence[f
     batch = engine.queries(BATCH)
     freeze_heap()  # torch is here as well, and not in a client's process
     async with AsyncExitStack() as stack:
-        straight = await connected(stack, addresses[0], cues, direct=True)
-        bare = await connected(stack, echo, cues, direct=True, store=False)
-        around = await connected(stack, addresses[1], cues, direct=False, store=False)
-        both = await connected(stack, addresses[0], cues, spread=True)
+        straight = await connect_queries(stack, addresses[0], cues, direct=True)
+        bare = await connect_queries(stack, echo, cues, direct=True, store=False)
+        around = await connect_queries(stack, addresses[1], cues, direct=False, store=False)
+        both = await connect_queries(stack, addresses[0], cues, spread=True)
         figures: list[list[float]] = [[], [], [], [], []]
         for _ in range(ROUNDS + 1):
-            figures[0].append(await closed(straight, callers=CALLERS, seconds=ROUND_S))
-            figures[1].append(await closed(bare, callers=CALLERS, seconds=ROUND_S))
+            figures[0].append(await run_closed_loop(straight, callers=CALLERS, seconds=ROUND_S))
+            figures[1].append(await run_closed_loop(bare, callers=CALLERS, seconds=ROUND_S))
             figures[2].append(rate(lambda: engine.run(batch), BATCH, seconds=ROUND_S))
-            figures[3].append(await closed(around, callers=CALLERS, seconds=ROUND_S))
-            figures[4].append(await closed(both, callers=CALLERS, seconds=ROUND_S))
+            figures[3].append(await run_closed_loop(around, callers=CALLERS, seconds=ROUND_S))
+            figures[4].append(await run_closed_loop(both, callers=CALLERS, seconds=ROUND_S))
     return [statistics.median(rounds[1:]) for rounds in figures]
 
 

@@ -18,9 +18,9 @@ from subprocess import DEVNULL
 
 import anyio
 import psutil
-from _loads import Query, closed
+from _loads import Query, run_closed_loop
 from _report import Result, report
-from _served import connected
+from _served import connect_queries
 from _shards import Shards
 from _tenants import MODEL, Vectors, vectors
 
@@ -90,18 +90,18 @@ def main() -> None:
         return
     size = load_models(None, device="cpu")[MODEL].layout.size
     with Shards(SPEC, 2) as shards:
-        report(anyio.run(measured, shards, vectors(64, size)))
+        report(anyio.run(measure_steps, shards, vectors(64, size)))
 
 
-async def measured(shards: Shards, cues: Vectors) -> list[Result]:
-    """Yield a line for each step."""
+async def measure_steps(shards: Shards, cues: Vectors) -> list[Result]:
+    """Return a line for each step."""
     freeze_heap()
     client, (owner, other) = os.getpid(), shards.pids
     async with AsyncExitStack() as stack:
-        straight = await connected(stack, shards.addresses[0], cues)
-        around = await connected(stack, shards.addresses[1], cues, direct=False, store=False)
-        steps, all_us = await watched(straight, {client: ("SDK", SDK), owner: ("shard", SHARD)})
-        forwarding, with_us = await watched(around, {other: ("shard", FORWARDER)}, also=(client, owner))
+        straight = await connect_queries(stack, shards.addresses[0], cues)
+        around = await connect_queries(stack, shards.addresses[1], cues, direct=False, store=False)
+        steps, all_us = await watch(straight, {client: ("SDK", SDK), owner: ("shard", SHARD)})
+        forwarding, with_us = await watch(around, {other: ("shard", FORWARDER)}, also=(client, owner))
     return [
         *(result(step, figure, all_us, "all, straight") for step, figure in steps.items()),
         *(result(step, figure, with_us, "all, forwarded") for step, figure in forwarding.items()),
@@ -113,18 +113,18 @@ def result(step: str, figure: float, whole: float, peer: str) -> Result:
     return Result(name=step, unit="µs a query", ours=figure, peer=peer, theirs=whole)
 
 
-async def watched(
+async def watch(
     query: Query, processes: Mapping[int, tuple[str, Mapping[str, str]]], *, also: Iterable[int] = ()
 ) -> tuple[dict[str, float], float]:
     """Return microseconds a query of each step of these processes, and of all that they and others use."""
     pids = [*processes, *also]
-    await closed(query, callers=CALLERS, seconds=WARM_S)
+    await run_closed_loop(query, callers=CALLERS, seconds=WARM_S)
     with tempfile.TemporaryDirectory() as folder:
         files = {pid: Path(folder) / str(pid) for pid in processes}
-        spies = [await anyio.open_process(_spying(pid, path), stdout=DEVNULL) for pid, path in files.items()]
-        await closed(query, callers=CALLERS, seconds=ATTACHING_S)
+        spies = [await anyio.open_process(_spy_command(pid, path), stdout=DEVNULL) for pid, path in files.items()]
+        await run_closed_loop(query, callers=CALLERS, seconds=ATTACHING_S)
         before = {pid: cpu_s(pid) for pid in pids}
-        queries = SECONDS * await closed(query, callers=CALLERS, seconds=SECONDS)
+        queries = SECONDS * await run_closed_loop(query, callers=CALLERS, seconds=SECONDS)
         used_us = {pid: (cpu_s(pid) - before[pid]) / queries * 1e6 for pid in pids}
         for spy in spies:
             await spy.wait()
@@ -137,14 +137,14 @@ async def watched(
     return found, sum(used_us.values())
 
 
-def _spying(pid: int, path: Path) -> list[str]:
+def _spy_command(pid: int, path: Path) -> list[str]:
     """Return the command that samples a process's threads into the file, without stopping them."""
     how = ["--nonblocking", "--function", "--rate", str(RATE), "--duration", str(SECONDS), "--format", "raw"]
     return [str(PY_SPY), "record", *how, "--output", str(path), "--pid", str(pid)]
 
 
 def places(stacks: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Return FILE:NAME of the innermost function of ours in a stack, or nothing, and how often it was seen."""
+    """Yield FILE:NAME of the innermost function of ours in a stack, or nothing, and how often it was seen."""
     for stack, _, samples in (line.rpartition(" ") for line in stacks):
         found = OURS.findall(stack)
         yield (f"{found[-1][1]}:{found[-1][0]}" if found else ""), int(samples)

@@ -58,17 +58,17 @@ def main(
     """Measure models that ship, all without a NAME, and write their rows, tables and curves; rows of others stay."""
     wanted = names or sorted(path.stem for path in SHIPPED.glob(f"*{SUFFIX}"))
     plan = Plan(memories=memories, controls=controls, seeds=seeds, rivals=not no_rivals)
-    rows = list(kept())
+    rows = list(read_rows())
     for name in () if draw_only else wanted:
         left = [row for row in rows if row.model != name or stays(row, plan)]
-        rows = [*left, *measured(name, plan)]
+        rows = [*left, *measure_rows(name, plan)]
         RESULTS.write_text("".join(f"{row.as_json()}\n" for row in rows))
     models = dict.fromkeys(row.model for row in rows)
     drawn = [one for one in models if draw_curves(of(rows, one), PICTURES / picture_of(one))]
     PAGE.write_text(fill_page(PAGE.read_text(), rows, drawn=drawn))
 
 
-def kept() -> Iterator[Row]:
+def read_rows() -> Iterator[Row]:
     """Read the rows of earlier runs."""
     if RESULTS.is_file():
         yield from (Row(**json.loads(line)) for line in RESULTS.read_text().splitlines())
@@ -88,7 +88,7 @@ def of(rows: Sequence[Row], model: str) -> Sequence[Row]:
     return [row for row in rows if row.model == model]
 
 
-def measured(name: str, plan: Plan) -> Sequence[Row]:
+def measure_rows(name: str, plan: Plan) -> Sequence[Row]:
     """Measure a model's rows; their command and time go to the terminal."""
     started_s, found = time.perf_counter(), control_file(plan.controls, name)
     control = None if found is None else str(found)

@@ -69,7 +69,7 @@ class Recorder:
         sys.setprofile(self._observe)
 
     @contextmanager
-    def recording(self) -> Iterator[list[Called]]:
+    def record(self) -> Iterator[list[Called]]:
         """Note the calls of the block."""
         self._calls, self._on = [], True
         try:
@@ -113,7 +113,7 @@ async def shortest(recorder: Recorder, operation: Callable[[int], Awaitable[obje
     seen: list[list[Called]] = []
     for n in range(REPETITIONS):
         await anyio.sleep(0.005)  # what the one before has left to be done is over
-        with recorder.recording() as calls:
+        with recorder.record() as calls:
             await operation(n)
         seen.append(calls)
     return min(seen[WARM_AFTER:], key=len)
