@@ -5,6 +5,7 @@ Another operation is one more entry of `OPERATIONS`, with its frames in the prot
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,6 +49,11 @@ class WireOperation:
     """Key in which outcomes must agree to share a frame; None where all do"""
     size_bytes: Callable[[Any], int] | None = None
     """Room that an outcome takes of a frame, at most; None for that of a few numbers"""
+
+    @cached_property
+    def fields(self) -> Sequence[str]:
+        """Fields of the request frame beside the columns."""
+        return (*self.per_frame, *self.per_request, *self.per_pattern)
 
 
 def encode_stores(ids: Sequence[int], layout: Layout | None, stored: Sequence[Stored]) -> Iterator[pb.SessionResponse]:

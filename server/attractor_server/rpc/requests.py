@@ -22,7 +22,7 @@ from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
 from attractor_server.shard.shard import Shard
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, slots=True)  # not frozen: that would double what it costs to make one
 class RequestFrame:
     """A frame of requests: their columns, and what is asked of all of them."""
 
@@ -98,7 +98,7 @@ def read_frame(frame: pb.SessionRequest, wire: WireOperation, *, origin: Origin 
         columns=message.columns,
         where=f"{name}.columns",
         origin=origin,
-        **{name: getattr(message, name) for name in (*wire.per_frame, *wire.per_request, *wire.per_pattern)},
+        **{name: getattr(message, name) for name in wire.fields},
     )
 
 
