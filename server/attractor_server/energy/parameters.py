@@ -47,7 +47,7 @@ class Parameters:
 
     @classmethod
     def of(cls, flat: Mapping[str, Tensor]) -> "Parameters":
-        """The inverse of `flat`; other names are left out."""
+        """Gather parameters from such a dictionary, as the inverse of `flat`; other names are left out."""
 
         def part(prefix: str) -> Tensors:
             return {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
@@ -55,7 +55,7 @@ class Parameters:
         return cls(**{one.name: part(f"{one.name}.") for one in fields(cls)})
 
     def memories(self, count: int) -> Tensors:
-        """Initial fast weights of so many memories, each (memories, *shape)."""
+        """Return initial fast weights of so many memories, each (memories, *shape)."""
         return {name: tensor.expand(count, *tensor.shape) for name, tensor in self.initial.items()}
 
 
@@ -80,5 +80,5 @@ def initial_writer(
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
-    """The shape of each tensor."""
+    """Return the shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -32,7 +32,7 @@ def read(  # noqa: PLR0913
 def write(
     network: EnergyNetwork, parameters: Parameters, fast: Tensors, patterns: Sequence[Tensor], *, stored: int
 ) -> Tensors:
-    """The fast weights of one memory after writing these patterns, each (d,)."""
+    """Return the fast weights of one memory after writing these patterns, each (d,)."""
     writer = parameters.writer
     now, before = len(patterns) / COUNT_UNIT, 1 + stored / COUNT_UNIT
     for t in range(parameters.writing_steps):

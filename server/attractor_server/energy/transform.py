@@ -53,7 +53,7 @@ class Transform:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Transform":
-        """The one whose `tensors` these are.
+        """Make the transform whose `tensors` these are.
 
         Raises:
             KeyError: one of them is missing.
@@ -90,11 +90,11 @@ class Transform:
         return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], len(centre))
 
     def hold(self, values: Tensor, known: Tensor) -> "Held":
-        """Return what puts the known values back into any x and leaves the others; both (…, values), `known` bool."""
+        """Clamp hard: return what puts known values back into any x; both (…, values), `known` bool."""
         return Held(self, values, known)
 
     def pull(self, values: Tensor, known: Tensor) -> Pull:
-        """Return the gradient of the proximity term ½‖known ⊙ (v − values)‖², v and values after scale and shift."""
+        """Clamp softly: return the gradient of ½‖known ⊙ (v − values)‖², v and values after scale and shift."""
         target = self._scale(values)
 
         def gradient(x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Transform:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Puts what is known back into any x, see `Transform.hold`."""
+    """Hard clamping: puts what is known back into any x, see `Transform.hold`."""
 
     transform: Transform
     values: Tensor

@@ -16,7 +16,7 @@ def write(  # noqa: PLR0913
     present: Tensor,  # (memories, patterns) bool
     stored: Tensor,  # (memories,) patterns written before
 ) -> Tensors:
-    """The fast weights after writing the patterns that are present, each (memories, *shape).
+    """Return the fast weights after writing the patterns that are present, each (memories, *shape).
 
     Descends, in T steps, the mean over patterns of ε·E + α‖∇ₓE‖² + γ‖∇_θE‖², plus β‖θ − θ₀‖²; terms without a weight
     among the parameters are off. Step sizes, α and γ are conditioned on the number of patterns written now (n) and
@@ -43,7 +43,7 @@ def write(  # noqa: PLR0913
 
 
 def weight_patterns(patterns: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The patterns without what stands in absent places, the weight of each in the mean, and log(n/16)."""
+    """Return the patterns without what stands in absent places, the weight of each in the mean, and log(n/16)."""
     patterns = patterns.masked_fill(~present[..., None], 0)  # a weight of 0 alone would let infinities through
     count = present.sum(1).clamp(min=1).to(patterns.dtype)  # (memories,)
     return patterns, present.to(patterns.dtype) / count[:, None], (count / COUNT_UNIT).log()
@@ -67,7 +67,7 @@ def clip_memory(gradient: Tensor, limit: Tensor) -> Tensor:
 
 
 def _terms(writer: Tensors, t: int, now: Tensor) -> Terms:
-    """The objective's weights at step t; `now` (memories,) is log(n/16)."""
+    """Return the objective's weights at step t; `now` (memories,) is log(n/16)."""
 
     def weight(name: str, exponent: Tensor) -> Tensor | None:
         return (writer[name][t] + exponent).exp() if name in writer else None
@@ -81,12 +81,12 @@ def _terms(writer: Tensors, t: int, now: Tensor) -> Terms:
 
 
 def _step(value: Tensor, gradient: Tensor, rate: Tensor, limit: Tensor) -> Tensor:
-    """The value less rate (memories,) times its clipped gradient."""
+    """Return the value less rate (memories,) times its clipped gradient."""
     norm = gradient.flatten(1).square().sum(1)
     scale = rate * (1 + norm / limit.square()).rsqrt()
     return torch.addcmul(value, gradient, -_along(scale, value))
 
 
 def _along(factor: Tensor, value: Tensor) -> Tensor:
-    """A factor (memories,) in the form that multiplies a value (memories, *shape)."""
+    """Reshape a factor (memories,) to multiply a value (memories, *shape)."""
     return factor.reshape(-1, *(1,) * (value.dim() - 1))

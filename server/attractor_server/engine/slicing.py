@@ -31,7 +31,7 @@ class TimeSlicer:
         self._under_way: dict[MemoryRecord, _UnderWay] = {}
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
-        """An outcome, an error or Unfinished for each of these jobs of one memory, in their order.
+        """Return an outcome, an error or Unfinished for each of these jobs of one memory, in their order.
 
         Those that are Unfinished have to come again, all that somebody waits for, before any other of their memory.
         """

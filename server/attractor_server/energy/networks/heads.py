@@ -37,7 +37,7 @@ def head_start(shapes: Shapes, start: Start) -> Tensors:
 
 
 def start_lift(shape: tuple[int, ...], start: Start) -> Tensor:
-    """The linear map back to scaled values, of this shape.
+    """Start the lift of this shape as the linear map back to scaled values.
 
     Raises:
         ValueError: the model has other entries or values than the network was made for.

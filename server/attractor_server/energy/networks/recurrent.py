@@ -115,7 +115,7 @@ def _states(weights: Tensors, frames: Tensor) -> Tensor:
 
 
 def _turn(given: Tensor, h: Tensor, recurrence: Tensor) -> Tensor:
-    """The next states (2, n, hidden) from what the frames give (2, n, 3·hidden) and the states before."""
+    """Compute the next states (2, n, hidden) from what the frames give (2, n, 3·hidden) and the states before."""
     hidden = h.shape[-1]
     remembered = h @ recurrence
     reset, update = (given + remembered)[..., : 2 * hidden].sigmoid().chunk(2, -1)

@@ -238,11 +238,11 @@ class BilinearEvaluation:
         return gradient
 
     def energy(self) -> Tensor:
-        """The bowl less v·(Wk + b)."""
+        """Compute the bowl less v·(Wk + b)."""
         return bowl(self.form.q, self.form.qb, self.x) - (self.recalled * self.seen.v).sum(-1)
 
     def gap(self) -> Tensor:
-        """The bowl is the same in both, and is left out."""
+        """Leave out the bowl, which is the same in both."""
         empty = torch.addmm(self.form.b0, self.seen.k.flatten(0, 1), self.form.w0.mT).view_as(self.seen.v)
         return empty.sub_(self.recalled).mul_(self.seen.v).sum(-1)
 

@@ -128,7 +128,7 @@ class QuadraticEvaluation:
         return bowl(self.form.q, self.form.qb, self.x) - self._wells(self.u, self.fast["b"][:, None])
 
     def gap(self) -> Tensor:
-        """The bowl is the same in both, and is left out."""
+        """Leave out the bowl, which is the same in both."""
         empty = torch.addmm(self.form.b0, self.f.flatten(0, 1), self.form.empty).view_as(self.f)
         return self._wells(empty, self.form.b0) - self._wells(self.u, self.fast["b"][:, None])
 

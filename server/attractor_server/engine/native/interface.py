@@ -63,7 +63,7 @@ def parse_structures(header: str) -> Structures:
 
 
 def _fields(declaration: str, known: Structures) -> Iterator[tuple[str, str, Any]]:
-    """Base type, name and ctype of each of the fields that one declaration names."""
+    """Yield base type, name and ctype of each of the fields that one declaration names."""
     found = _DECLARATION.fullmatch(declaration.strip())
     if found is None or found[1] not in (*_NUMBERS, *known):
         raise ValueError(f"{declaration.strip()!r}: expected {', '.join((*_NUMBERS, *known))} and names")

@@ -227,7 +227,7 @@ def _change_beside(
 
 
 def _few(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[PageEdit]]:
-    """The changes in parts of few pages, and of few patterns that are written or erased, or of a single one."""
+    """Cut the changes into parts of few pages and few patterns that are written or erased, or of a single page."""
     part, patterns = list[PageEdit](), 0
     for change in changes:
         count = 1 + ERASING * change.count + (0 if change.kept is None else len(change.kept))
@@ -239,13 +239,13 @@ def _few(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[P
 
 
 def _compute_changes(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
-    """The pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
+    """Return the pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
     fast = yield from _rewritten(loaded, changes)
     return (yield from _run_eraser(loaded, changes, fast))
 
 
 def _rewritten(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
-    """The pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
+    """Return the pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
     rows = loaded.rows(len(changes))
     starts = [change.page if change.kept is None else Page() for change in changes]
     fast = loaded.fast(starts, rows)
@@ -260,7 +260,7 @@ def _rewritten(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors
 
 
 def _run_eraser(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> Stops[Tensors]:
-    """The fast weights after the eraser, each (pages, *shape), with a stop after each few patterns of a page."""
+    """Return the fast weights after the eraser, each (pages, *shape); stop after each few patterns of a page."""
     model = loaded.model
     erased = [
         concatenate(change.erased) if change.erased and not change.empties else _no_values(loaded) for change in changes

@@ -84,7 +84,7 @@ class StorePlan:
         self.outcomes[job] = Stored(version=self._version, patterns=self._total)
 
     def _open_page(self) -> Page:
-        """The page with room for a pattern; a new one, if need be in the place of the oldest."""
+        """Return the page with room for a pattern; a new one, if need be in the place of the oldest."""
         settings = self.memory.settings
         if not self._pages or self._held[self._pages[-1]] >= settings.page_patterns:
             self._pages.append(Page(number=self._pages[-1].number + 1 if self._pages else 0))
@@ -196,7 +196,7 @@ class ErasePlan:
         self.rest, self.changes, self.error = self.job.values, {}, None
 
     def keeps(self, change: PageEdit) -> Floats | None:
-        """The patterns that a changed page keeps at hand: those it was rewritten with, if it is to be filled."""
+        """Return the patterns that a changed page keeps at hand: those it was rewritten with, if it is to be filled."""
         memory = self.job.memory
         open_page = change.page is memory.pages[-1] and not memory.settings.seals(change.left)
         if change.erased or change.kept is None or memory.settings.write != "rewrite" or not open_page:

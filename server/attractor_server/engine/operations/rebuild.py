@@ -66,7 +66,7 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
 
 
 def _changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:
-    """The new pages, as many at a time as take about as long as a part should."""
+    """Yield the new pages, as many at a time as take about as long as a part should."""
     first = stored.pages[-1].number + 1 if stored.pages else 0
     contents, width = _contents(keeper, stored, new.settings.page_patterns), 1
     while True:
@@ -125,7 +125,7 @@ def _check_size(target: ModelState, new: StoredMemory, values: Floats) -> None:
 
 
 def _change(target: ModelState, new: StoredMemory, pages: Sequence[Page], contents: Sequence[_Content]) -> Change:
-    """New pages with these patterns in them. The bank has them for as long as that takes."""
+    """Write new pages with these patterns in them. The bank has them for as long as that takes."""
     _check_size(target, new, contents[0][0])
     sealed = [page for page in pages if new.settings.seals(page.patterns)]
     kept = pages if new.settings.retain == "all" else [page for page in pages if page not in sealed]
@@ -158,7 +158,7 @@ def _write(target: ModelState, new: StoredMemory, pages: Sequence[Page], values:
 def _entries(
     pages: Sequence[Page], contents: Sequence[_Content], version: int, kept: Sequence[Page]
 ) -> Iterator[Entry]:
-    """One for each page that keeps its patterns."""
+    """Yield one for each page that keeps its patterns."""
     for page, (values, items) in zip(pages, contents, strict=True):
         if page in kept:
             yield Entry(page=page.number, version=version, written=version, values=values, items=items)

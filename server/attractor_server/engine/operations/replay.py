@@ -22,7 +22,7 @@ class Replay:
     """Writes pages of these models, in banks of its own."""
 
     def __init__(self, models: Iterable[Model], *, precision: Precision) -> None:
-        """`precision` is what the images' bank kept weights as."""
+        """Take `precision`, in which the images' bank kept weights."""
         residency = Residency(precision=precision)
         self._loaded = {
             model.digest: ModelState(model, *bank_for(model, limit_bytes=BANK_BYTES, residency=residency))
@@ -31,7 +31,7 @@ class Replay:
 
     @torch.no_grad()
     def distance(self, memory: StoredMemory, row: PageRow, stored: StoredPage) -> float | None:
-        """The largest difference of a weight, in parts of the largest change that writing made.
+        """Return the largest difference of a weight, in parts of the largest change that writing made.
 
         `stored` has all entries. None for what cannot be compared: a page without an image, one that does not follow
         from its entries, as after an erase, or of a model that is not here.

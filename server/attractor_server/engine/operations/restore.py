@@ -140,7 +140,7 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
 
 
 def _replay_of(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Replay:
-    """A rewritten page is written with all its entries at once, others in the groups in which they were written."""
+    """Group a page's entries as they are written again: of a rewritten page all at once, else as they were."""
     values = concatenate([entry.values for entry in stored.entries])
     if memory.settings.write == "rewrite" and stored.image is None:
         page.patterns = 0
@@ -150,7 +150,7 @@ def _replay_of(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Replay:
 
 
 def _anew(loaded: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tensors:
-    """The weights of a page by its entries alone, each (1, *shape).
+    """Compute the weights of a page by its entries alone, each (1, *shape).
 
     Raises:
         StoreDamaged: they are not finite.

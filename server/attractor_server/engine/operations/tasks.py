@@ -27,7 +27,7 @@ class TaskRunner:
     """Carry out tasks, each once. Lives on the engine's thread."""
 
     def __init__(self, keeper: MemoryStore | None, loaded: Mapping[str, ModelState]) -> None:
-        """`loaded` is by digest; a memory's own model may not be among them."""
+        """Carry out tasks on models `loaded`, by digest; a memory's own model may not be among them."""
         self._keeper = keeper
         self._loaded = loaded
         self._under_way: dict[Job, Steps] = {}

@@ -47,7 +47,7 @@ class Bank:
     def __init__(
         self, initial: Mapping[str, Tensor], *, limit_bytes: int, store: PageStore, precision: Precision = "float32"
     ) -> None:
-        """`initial` are the weights that every page starts from, each (*shape)."""
+        """Allocate a bank; `initial` are the weights that every page starts from, each (*shape)."""
         self.capacity = max(1, limit_bytes // page_bytes(precision, initial))
         """Pages that can be in the bank at the same time"""
         self._form = form_of(precision, initial)

@@ -26,11 +26,11 @@ class WeightFormat(Protocol):
         """Return what the bank keeps of the weights; never the given tensors' own memory if that may change later."""
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
-        """The weights that computing goes on from."""
+        """Return the weights that computing goes on from."""
 
 
 def form_of(precision: Precision, initial: Tensors) -> WeightFormat:
-    """The form for pages that start from these weights, each (*shape)."""
+    """Return the form for pages that start from these weights, each (*shape)."""
     match precision:
         case "float32":
             return Float32()
@@ -50,11 +50,11 @@ class Float32:
     """Bit for bit."""
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
-        """The weights themselves."""
+        """Return the weights themselves."""
         return dict(fast)
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
-        """The weights themselves."""
+        """Return the weights themselves."""
         return dict(packed)
 
 
@@ -69,7 +69,7 @@ class BFloat16:
         return {name: (tensor - self._initial[name]).to(torch.bfloat16) for name, tensor in fast.items()}
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
-        """Initial weights and differences together, as float32."""
+        """Add initial weights and differences, as float32."""
         return {name: self._initial[name] + tensor for name, tensor in packed.items()}
 
 
@@ -90,7 +90,7 @@ class Int8:
         return packed
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
-        """Initial weights and differences together, as float32."""
+        """Add initial weights and differences, as float32."""
         return {
             name: torch.addcmul(initial, packed[name].to(initial.dtype), _beside(packed[_step(name)], packed[name]))
             for name, initial in self._initial.items()

@@ -35,7 +35,7 @@ class SpillTier:
     def __init__(
         self, below: PageStore, keeper: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
     ) -> None:
-        """`initial` are the weights that every page starts from, each (*shape); `form` is the bank's."""
+        """Take `initial`, the weights that every page starts from, each (*shape); `form` is the bank's."""
         self._below = below
         self._keeper = keeper
         self._initial = dict(sorted(initial.items()))
@@ -48,7 +48,7 @@ class SpillTier:
         self._below.close()
 
     def expect(self, page: Page, memory: int, anew: Callable[[StoredPage], Tensors]) -> None:
-        """From now on the page counts as stored, and is read from the backend store when it is needed.
+        """Count the page as stored from now on; it is read from the backend store when it is needed.
 
         If its image is damaged then, `anew` makes its weights from its entries, each (1, *shape).
         """
@@ -80,7 +80,7 @@ class SpillTier:
         self._below.drop(page)
 
     def _weights(self, place: _Expected, stored: StoredPage) -> Tensors:
-        """The float32 weights of a page's image, each (1, *shape)."""
+        """Return the float32 weights of a page's image, each (1, *shape)."""
         content = b"" if stored.image is None else stored.image.content
         if len(content) != sum(tensor.nbytes for tensor in self._initial.values()):
             found = "none" if stored.image is None else f"one of {len(content)} bytes"
@@ -116,7 +116,7 @@ class Residency:
 def bank_for(
     model: Model, *, limit_bytes: int, residency: Residency, keeper: MemoryStore | None = None
 ) -> tuple[Bank, SpillTier]:
-    """An empty bank for pages of that model, and the shelf behind it: a file, and what the backend store has."""
+    """Make an empty bank for pages of that model, and the spill tier behind it: a file, and what the store has."""
     initial, precision = model.parameters.initial, residency.precision
     below = PageFile(
         None if residency.folder is None else residency.folder / _file_name(model),

@@ -45,7 +45,7 @@ class PageFile:
     """Not thread-safe. Takes no space before the first page; what is dropped makes room for what comes."""
 
     def __init__(self, path: Path | None = None, *, image_bytes: int, kept_values: int = 0) -> None:
-        """A record takes weights of `image_bytes` bytes and `kept_values` values of patterns.
+        """Size a record to take weights of `image_bytes` bytes and `kept_values` values of patterns.
 
         Without a path the file has no name, in the system's folder for temporary ones; what is at the path is replaced.
         Either ends with this object, or at the latest with the process.
@@ -124,7 +124,7 @@ class PageFile:
         return "the page file, which has no name," if self._path is None else f"page file {self._path}"
 
     def _open_file(self) -> int:
-        """The file, made when it is first needed."""
+        """Return the file, made when it is first needed."""
         if self._file is None:
             if self._path is None:
                 self._file, name = tempfile.mkstemp(prefix="attractor-", suffix=".pages")
@@ -192,7 +192,7 @@ def _checksum(page: int, rows: int, columns: int, content: Sequence[memoryview])
 
 
 def _bytes_of(patterns: Floats) -> memoryview:
-    """Their memory."""
+    """Return their memory."""
     return patterns.reshape(-1).view(np.uint8).data
 
 

@@ -18,7 +18,7 @@ class StackedWeights:
     """Tensors (places, *shape), allocated once."""
 
     def __init__(self, first: Mapping[str, Tensor], places: int) -> None:
-        """`first` is what stands at place 0, each (1, *shape)."""
+        """Allocate places; `first` is what stands at place 0, each (1, *shape)."""
         self.device = next(iter(first.values())).device
         # The system backs places with memory as they are first written.
         self.tensors = {
@@ -31,7 +31,7 @@ class StackedWeights:
         self._matrices = [_bytes_of(tensor) for tensor in self.tensors.values()] if on_host else None
 
     def column(self, numbers: Sequence[int]) -> Tensor:
-        """The numbers on the device, int64."""
+        """Return the numbers on the device, int64."""
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def gather(self, places: Tensor) -> dict[str, Tensor]:  # (pages,) int64
@@ -49,7 +49,7 @@ class StackedWeights:
             tensor[place].zero_()
 
     def fetch(self, places: Sequence[int]) -> Sequence[PageBytes]:
-        """The bytes at these places, fetched from the device by one copy a tensor; on the host they are no copies."""
+        """Return the bytes at these places, by one copy a tensor from the device; on the host they are no copies."""
         if self._matrices is not None:
             return [[matrix[place].data for matrix in self._matrices] for place in places]
         return _rows([_bytes_of(tensor.cpu()) for tensor in self.gather(self.column(places)).values()], len(places))
@@ -68,7 +68,7 @@ class StackedWeights:
 
 
 def _bytes_of(tensor: Tensor) -> Bytes:
-    """The memory of a host tensor (rows, …) as (rows, bytes)."""
+    """Return the memory of a host tensor (rows, …) as (rows, bytes)."""
     matrix: Bytes = tensor.view(len(tensor), -1).view(torch.uint8).numpy()
     return matrix
 
