@@ -81,16 +81,16 @@ def test_a_missing_value_is_taken_in_a_cue_alone(field: Field) -> None:
 def test_what_is_recalled_lies_within_the_kind(field: Field) -> None:
     model = tiny_model("tiny", field)
     values = model.decode(100 * torch.randn(8, model.encoding.size, generator=torch.Generator().manual_seed(0)))
-    low, high = field.traits.clamp or ((0, 5) if field.has_codes else (-torch.inf, torch.inf))
+    low, high = field.traits.recall_limits or ((0, 5) if field.has_codes else (-torch.inf, torch.inf))
     assert values.shape == (8, 6)
     assert float(values.min()) >= low
     assert float(values.max()) <= high
 
 
 def test_what_a_kind_is_recalled_as_is_judged_from_minus_one_to_one(field: Field) -> None:
-    if field.traits.judged is not None and field.traits.clamp is not None:
+    if field.traits.judged is not None and field.traits.recall_limits is not None:
         factor, offset = field.traits.judged
-        assert [factor * limit + offset for limit in field.traits.clamp] == [-1, 1]
+        assert [factor * limit + offset for limit in field.traits.recall_limits] == [-1, 1]
 
 
 def test_a_model_file_brings_the_field_back(field: Field, tmp_path: Path) -> None:

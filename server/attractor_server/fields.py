@@ -22,7 +22,7 @@ class Kind:
     """Least and greatest value of a data set's fields, with room for noise"""
     hint: str = ""
     """End of the error about values out of range: how they are sent"""
-    clamp: tuple[float, float] | None = None
+    recall_limits: tuple[float, float] | None = None
     """Least and greatest value that is recalled"""
     has_area: bool = False
     """Whether the first two dimensions are height and width, which a block can cover and a shift can move"""
@@ -38,7 +38,7 @@ KINDS: Mapping[str, Kind] = {
         uint8_unit=255,
         limits=(-4.0, 5.0),
         hint="an image is sent as uint8, or as floats from 0 to 1",
-        clamp=(0.0, 1.0),  # dark and bright
+        recall_limits=(0.0, 1.0),  # dark and bright
         has_area=True,
         judged=(2.0, -1.0),
     ),

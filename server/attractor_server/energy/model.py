@@ -86,7 +86,7 @@ class Model:
         """Turn network units into user units (…, values), within the limits of each field's kind."""
         values = self.encoding.decode(self.transform.decode(x))
         for field, span in self.layout.spans:
-            if (limits := field.traits.clamp) is not None:
+            if (limits := field.traits.recall_limits) is not None:
                 values[..., span] = values[..., span].clamp(*limits)
         return values
 

@@ -66,9 +66,9 @@ def descend(  # noqa: PLR0913
 ) -> list[Tensor]:
     """Return the iterates from the cue on, the first: Nesterov's method, plain descent where no momentum was learned.
 
-    `known` entries never move. Where what is known is no entry of x, as behind a whitening, `hold` clamps it hard: it is
-    put back after each step. `pull` clamps it softly: the learned proximity term λ·½‖known ⊙ (v − cue)‖² is added to
-    what is descended. Steps beyond those trained repeat the last one's size and momentum.
+    `known` entries never move. Where what is known is no entry of x, as behind a whitening, `hold` clamps it hard: it
+    is put back after each step. `pull` clamps it softly: the learned proximity term λ·½‖known ⊙ (v − cue)‖² is added
+    to what is descended. Steps beyond those trained repeat the last one's size and momentum.
     """
     gradients = gradients_of(network)
     step, momentum, proximity = _schedules(parameters.reader)
