@@ -41,6 +41,8 @@ class WireOperation:
     """Fields with an entry for each request, beside the columns"""
     per_pattern: Sequence[str] = ()
     """Fields with an entry for each pattern, or none at all"""
+    partial: bool = False
+    """Patterns may have missing values"""
     masked: bool = False
     """Whether a mask of known values has a meaning"""
     options: Callable[[Any, ModelCard], Mapping[str, Any]] | None = None
@@ -156,6 +158,7 @@ OPERATIONS = (
         make_job=Job.query,
         encode=encode_recalls,
         per_frame=("steps", "trajectory", "pull_known", "match"),
+        partial=True,
         masked=True,
         options=_query_options,
         share=lambda recalled, layout: (Recalled, layout, recalled.matches is None),
@@ -167,6 +170,7 @@ OPERATIONS = (
         outcome=Recognized,
         make_job=Job.recognize,
         encode=encode_recognitions,
+        partial=True,
         share=lambda recognized, layout: (Recognized, recognized.probability is None),
         size_bytes=lambda recognized: 32 * len(recognized.energy),
     ),

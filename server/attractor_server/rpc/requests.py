@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from google.protobuf.message import Message
+
 from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import InvalidRequest, ServerError
@@ -29,7 +31,7 @@ class RequestFrame:
     wire: WireOperation
     operation: Operation
     frame: pb.SessionRequest
-    message: pb.StoreFrame | pb.EraseFrame | pb.QueryFrame | pb.RecognizeFrame
+    message: Message
     """Message of the operation in the frame"""
     columns: pb.RequestColumns
     where: str
@@ -118,7 +120,7 @@ def make_jobs(
 
     `rows` is the number of patterns in the whole frame.
     """
-    where, partial = f"{ask.where}.tensors", not ask.operation.writes
+    where, partial = f"{ask.where}.tensors", ask.wire.partial
     try:
         shard.check(ask.operation, model, pull=ask.pull_known)
         shard.check_kept("items" if ask.items else "match" if ask.match else "")
