@@ -77,7 +77,7 @@ class RecognizeSlice:
 
 Piece: TypeAlias = StoreResult | EraseResult | RecallSlice | RecognizeSlice
 """Result of one request; of a call that was split there are several"""
-_Piece = TypeVar("_Piece", StoreResult, EraseResult, RecallSlice, RecognizeSlice)
+_Piece = TypeVar("_Piece", bound=Piece)
 
 
 def decode_writes(frame: pb.StoredFrame | pb.ErasedFrame, result: type[Written]) -> Iterator[tuple[int, Written]]:
@@ -181,7 +181,7 @@ def join_recognitions(pieces: Sequence[Piece], model: ModelInfo, single: bool) -
     return Familiarity(energy, delta, page, *probability)
 
 
-def _check_kind(pieces: Sequence[Piece], kind: type[_Piece]) -> list[_Piece]:
+def _check_kind(pieces: Sequence[Piece], kind: type[_Piece]) -> Sequence[_Piece]:
     fitting = [piece for piece in pieces if isinstance(piece, kind)]
     if len(fitting) < len(pieces):
         raise ServerFault(f"the server answered with something else than {kind.__name__}")
