@@ -1,5 +1,6 @@
-"""Rules of the repository: tests share code through `tests/support` alone, and the pages name files that exist."""
+"""Rules of the repository: imports of tests, paths that pages name, and first words of docstrings."""
 
+import ast
 import functools
 import re
 from collections import Counter
@@ -90,3 +91,12 @@ def functions_of(name: str) -> frozenset[str]:
 def test_pages_name_tests_that_there_are(page: Path) -> None:
     named = [match for word in words_marked_as_code(page) if (match := re.fullmatch(r"(?:(.+)::)?(test_\w+)", word))]
     assert [match[0] for match in named if match[2] not in functions_of(match[1] or "*")] == []
+
+
+def test_docstrings_begin_with_a_verb_or_with_the_name_of_a_thing() -> None:
+    sources = [path for part in ("client", "server", "protos", "benchmarks") for path in (ROOT / part).rglob("*.py")]
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for path in (path for path in sources if "_pb2" not in path.name):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, documented) else None
+            assert not re.match(r"(What|Which|Those|The same|Of)\b", text or ""), f"{path}: {text}"
