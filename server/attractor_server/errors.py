@@ -60,7 +60,7 @@ class Violation:
     description: str
 
 
-def quoted(value: object) -> str:
+def quote(value: object) -> str:
     """Return a value as an error repeats it, a long one cut off: errors travel in headers."""
     text = repr(value)
     return text if len(text) <= _QUOTED_LIMIT else f"{text[:_QUOTED_LIMIT]}…"

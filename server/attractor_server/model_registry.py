@@ -12,7 +12,7 @@ import torch
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import SUFFIX, digest_of, load_model
-from attractor_server.errors import ModelFileError, SettingsError, quoted
+from attractor_server.errors import ModelFileError, SettingsError, quote
 from attractor_server.storage.artifacts import MODELS, Artifacts
 from attractor_server.storage.memory_store import SqlMemoryStore
 
@@ -36,7 +36,7 @@ def load_models(folder: Path | None, *, device: torch.device | str) -> Mapping[s
         model = load_model(path, device)
         if not MODEL_NAME.fullmatch(model.name):
             raise ModelFileError(
-                f"{path.name}: saw a model called {quoted(model.name)}; expected 1 to {MODEL_NAME_LIMIT} characters, "
+                f"{path.name}: saw a model called {quote(model.name)}; expected 1 to {MODEL_NAME_LIMIT} characters, "
                 "none of them '/', '\\', '@' or one that cannot be seen"
             )
         if model.name in models:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
-from attractor_server.errors import SettingsError, quoted
+from attractor_server.errors import SettingsError, quote
 
 WriteMode: TypeAlias = Literal["rewrite", "stream"]
 
@@ -44,7 +44,7 @@ class MemorySettings:
     def __post_init__(self) -> None:
         for name, kind in (("write", WriteMode), ("when_full", WhenFull), ("retain", Retain)):
             if (seen := getattr(self, name)) not in (expected := get_args(kind)):
-                raise SettingsError(f"{name}: saw {quoted(seen)}; expected one of {', '.join(expected)}")
+                raise SettingsError(f"{name}: saw {quote(seen)}; expected one of {', '.join(expected)}")
         if self.page_patterns < 1:
             raise SettingsError(f"page_patterns: saw {self.page_patterns}; expected at least 1")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:

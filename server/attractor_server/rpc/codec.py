@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.errors import InvalidRequest, Violation, quoted
+from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Booleans, Floats, Recalled, Recognized
 from attractor_server.memories.records import NOTHING
@@ -158,14 +158,14 @@ def check_form(tensors: Sequence[pb.Tensor], *, where: str, rows: int) -> None:
         path = f"{where}[{i}]"
         dtype = _read_dtype(tensor, _DTYPES, path)
         if tensor.shape[:1] != [rows]:
-            seen = f"saw {quoted(tuple(tensor.shape))}"
+            seen = f"saw {quote(tuple(tensor.shape))}"
             raise InvalidRequest.of(f"{path}.shape", f"{seen}; expected {rows} patterns, a row for each")
         if len(tensor.shape) > _DIMENSIONS_LIMIT:
             seen = f"saw {len(tensor.shape)} dimensions"
             raise InvalidRequest.of(f"{path}.shape", f"{seen}; expected at most {_DIMENSIONS_LIMIT}")
         entries = math.prod(tensor.shape)
         if len(tensor.data) != (length := entries * dtype.itemsize):
-            expected = f"{length} for {quoted(tuple(tensor.shape))} of {pb.DType.Name(tensor.dtype)}"
+            expected = f"{length} for {quote(tuple(tensor.shape))} of {pb.DType.Name(tensor.dtype)}"
             raise InvalidRequest.of(f"{path}.data", f"saw {len(tensor.data)} bytes; expected {expected}")
         if tensor.known:
             _check_mask(tensor, entries, path)
@@ -211,7 +211,7 @@ def _match_fields(
         path = f"{where}[{i}]"
         name = tensor.field or (expected[0] if len(expected) == 1 else "")
         if name not in expected:
-            raise InvalidRequest.of(f"{path}.field", f"saw {quoted(tensor.field)}; expected one of {expected}")
+            raise InvalidRequest.of(f"{path}.field", f"saw {quote(tensor.field)}; expected one of {expected}")
         if name in found:
             raise InvalidRequest.of(f"{path}.field", f"saw {name!r} a second time; expected each field once")
         found[name] = (path, tensor)
@@ -246,7 +246,7 @@ def _decode_values(field: Field, tensor: pb.Tensor, rows: int, path: str) -> Flo
         more = "" if len(tensor.shape) <= DIMENSIONS_SHOWN else f" and {len(tensor.shape) - DIMENSIONS_SHOWN} more"
         raise InvalidRequest.of(
             f"{path}.shape",
-            f"saw {quoted(tuple(tensor.shape[:DIMENSIONS_SHOWN]))}{more}; expected {expected} for {field.name!r}",
+            f"saw {quote(tuple(tensor.shape[:DIMENSIONS_SHOWN]))}{more}; expected {expected} for {field.name!r}",
         )
     length = rows * field.size * dtype.itemsize
     if len(tensor.data) != length:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from attractor_proto.names import CLIENT_ID_LIMIT
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
-from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest, Violation, quoted
+from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest, Violation, quote
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
@@ -182,8 +182,8 @@ def _check_number(request: pb.StoreRequest | pb.EraseRequest) -> None:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
     if bool(request.sequence) != bool(request.client_id):
-        seen = f"saw client_id {quoted(request.client_id)} and sequence {request.sequence}"
+        seen = f"saw client_id {quote(request.client_id)} and sequence {request.sequence}"
         raise InvalidRequest(Violation("sequence", f"{seen}; expected both or neither"))
     if len(request.client_id) > CLIENT_ID_LIMIT or "\0" in request.client_id:
-        seen = f"saw {quoted(request.client_id)}, {len(request.client_id)} characters"
+        seen = f"saw {quote(request.client_id)}, {len(request.client_id)} characters"
         raise InvalidRequest.of("client_id", f"{seen}; expected at most {CLIENT_ID_LIMIT}, none of them U+0000")

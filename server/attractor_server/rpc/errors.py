@@ -10,7 +10,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from attractor_proto.names import ERROR_DOMAIN
-from attractor_server.errors import Exhausted, InvalidRequest, MovedAway, ServerError, quoted
+from attractor_server.errors import Exhausted, InvalidRequest, MovedAway, ServerError, quote
 from attractor_server.rpc.context import Context
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def log_unforeseen(error: BaseException, what: str) -> ServerError:
     """Log an unforeseen error in one line, and return the error that the client gets in its place."""
     places = traceback.extract_tb(error.__traceback__)[-3:]
     where = " < ".join(f"{place.name} ({Path(place.filename).name}:{place.lineno})" for place in reversed(places))
-    logger.error("%s met an unforeseen error: %s: %s; in %s", what, type(error).__name__, quoted(str(error)), where)
+    logger.error("%s met an unforeseen error: %s: %s; in %s", what, type(error).__name__, quote(str(error)), where)
     return ServerError("internal error; the server's log says more")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Memory
-from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quoted
+from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quote
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
 from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory
@@ -136,7 +136,7 @@ class Importing:
         model = next((one for one in self._shard.models.values() if one.digest == memory.model_digest), None)
         if model is None:
             raise ModelGone(
-                f"the memory is of model {quoted(memory.model)} ({quoted(memory.model_digest)}), which this server "
+                f"the memory is of model {quote(memory.model)} ({quote(memory.model_digest)}), which this server "
                 "does not have: put its file in the folder of --models and start again"
             )
         _check_number(memory.version, "piece.head.memory.version")

@@ -9,7 +9,7 @@ from google.protobuf import timestamp_pb2
 
 from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
-from attractor_server.errors import InvalidRequest, Violation, quoted
+from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.records import NOTHING, Item
 from attractor_server.memories.settings import TTL_LIMIT_S, MemorySettings, Retain, WhenFull, WriteMode
@@ -174,7 +174,7 @@ def _check_json(payload: bytes, where: str) -> None:
     except RecursionError:
         raise _too_deep_error(where) from None
     except ValueError as error:
-        seen = f"saw bytes that are no JSON in UTF-8 ({quoted(str(error))})"
+        seen = f"saw bytes that are no JSON in UTF-8 ({quote(str(error))})"
         raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected JSON") from None
     if payload.count(b"[") + payload.count(b"{") > NESTING and _measure_depth(text) > NESTING:
         raise _too_deep_error(where)

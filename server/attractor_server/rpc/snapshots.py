@@ -12,7 +12,7 @@ from attractor_proto.names import TAG_LIMIT, is_valid_tag
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_proto.v1 import memory_copies_pb2_grpc as rpc
 from attractor_proto.v1.memories_pb2 import Memory
-from attractor_server.errors import Draining, InvalidRequest, ServerError, quoted
+from attractor_server.errors import Draining, InvalidRequest, ServerError, quote
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import HIDDEN, check_name
@@ -184,7 +184,7 @@ def _read_page_token(request: pb.ListSnapshotsRequest) -> tuple[int, int]:
         raise InvalidRequest.of("page_size", f"saw {request.page_size}; expected at most {SNAPSHOTS_LIMIT}")
     token = request.page_token or "0"
     if not (token.isascii() and token.isdigit() and int(token) < 1 << 63):
-        raise InvalidRequest.of("page_token", f"saw {quoted(token)}; expected the next_page_token of another answer")
+        raise InvalidRequest.of("page_token", f"saw {quote(token)}; expected the next_page_token of another answer")
     return int(token), request.page_size or SNAPSHOTS_LIMIT
 
 
@@ -198,7 +198,7 @@ def _check_tag(tag: str, *, or_none: bool = False, hidden: bool = False) -> None
         return
     raise InvalidRequest.of(
         "tag",
-        f"saw {quoted(tag)}; expected 1 to {TAG_LIMIT} letters, digits, '.', '_', '-', the first of them no '.'",
+        f"saw {quote(tag)}; expected 1 to {TAG_LIMIT} letters, digits, '.', '_', '-', the first of them no '.'",
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from attractor_proto.names import CLIENT_ID_LIMIT, STEPS_LIMIT
-from attractor_server.errors import InvalidRequest, quoted
+from attractor_server.errors import InvalidRequest, quote
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Floats
 from attractor_server.scheduling.jobs import Patterns
@@ -18,7 +18,7 @@ def check_no_nul(text: str, where: str) -> None:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
     if "\0" in text:
-        raise InvalidRequest.of(where, f"saw {quoted(text)}; expected none of its characters to be U+0000")
+        raise InvalidRequest.of(where, f"saw {quote(text)}; expected none of its characters to be U+0000")
 
 
 def check_steps(steps: int, where: str) -> None:
@@ -38,7 +38,7 @@ def check_client_id(client_id: str, where: str) -> None:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
     if not 0 < len(client_id) <= CLIENT_ID_LIMIT or "\0" in client_id:
-        seen = f"saw {quoted(client_id)}, {len(client_id)} characters"
+        seen = f"saw {quote(client_id)}, {len(client_id)} characters"
         raise InvalidRequest.of(where, f"{seen}; expected 1 to {CLIENT_ID_LIMIT}, none of them U+0000")
 
 

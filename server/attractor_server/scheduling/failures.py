@@ -9,7 +9,7 @@ from attractor_server.errors import (
     ModelGone,
     OwnerChanged,
     ServerError,
-    quoted,
+    quote,
 )
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
@@ -42,7 +42,7 @@ logger.addFilter(_Once())
 
 def log_fault(error: Exception, what: str, count: int) -> ServerError:
     """Log an unforeseen error, and return the error that clients get in its place."""
-    logger.error("a %s over %d memories failed: %s: %s", what, count, type(error).__name__, quoted(str(error)))
+    logger.error("a %s over %d memories failed: %s: %s", what, count, type(error).__name__, quote(str(error)))
     logger.debug("which came so", exc_info=error)
     return ServerError("the engine failed; the server's log says why")
 

@@ -16,7 +16,7 @@ from attractor_server.errors import (
     OwnerChanged,
     OwnerUnreachable,
     Unavailable,
-    quoted,
+    quote,
 )
 from attractor_server.memories.catalog import Catalog
 from attractor_server.memories.memory import MemoryRecord, record_of
@@ -149,7 +149,7 @@ class Shard:
             ModelNotFound: the server has none.
         """
         if (model := self.models.get(name)) is None:
-            raise ModelNotFound(f"model: saw {quoted(name)}; expected one of {sorted(self.models)}")
+            raise ModelNotFound(f"model: saw {quote(name)}; expected one of {sorted(self.models)}")
         return model
 
     def check(self, operation: Operation, model: ModelCard, *, pull: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from attractor_server.errors import SettingsError, quoted
+from attractor_server.errors import SettingsError, quote
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Field(gt=0)]
@@ -199,4 +199,4 @@ def _describe_fault(fault: ErrorDetails) -> str:
         case "extra_forbidden":
             return f"{place}: unknown entry; expected none of that name"
         case _:
-            return f"{place}: saw {quoted(fault['input'])}; expected {fault['msg'].removeprefix('Input should be ')}"
+            return f"{place}: saw {quote(fault['input'])}; expected {fault['msg'].removeprefix('Input should be ')}"
