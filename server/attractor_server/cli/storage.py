@@ -101,7 +101,7 @@ def _compare_weights(pages: Iterator[Found], replay: "Replay", tolerance: float,
     for memory, row, stored in pages:
         where = f"memory {memory.name!r}, page {row.number}"
         try:
-            distance = replay.distance(memory, row, stored)
+            distance = replay.measure_distance(memory, row, stored)
         except ServerError as error:
             yield Fault(where, error.message)
             continue

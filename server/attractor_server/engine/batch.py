@@ -85,7 +85,7 @@ class ModelState:
     @property
     def limit(self) -> int:
         """Pages in one program: on a CPU no more than whose fast weights stay in its cache through all steps."""
-        return min(side_by_side(self.model), self.bank.capacity)
+        return min(count_side_by_side(self.model), self.bank.capacity)
 
     @property
     def part_limit(self) -> int:
@@ -102,27 +102,27 @@ class ModelState:
         """The bank's tensors, where the model's pages can be read in place."""
         return self.bank.tensors if compute.can_read_in_place(self.model) else None
 
-    def rows(self, count: int) -> int:
+    def count_rows(self, count: int) -> int:
         """Return how many pages so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
         return count if self.model.device.type == "cpu" else bucket(count)
 
-    def grid(self, counts: Sequence[int]) -> "PaddedBatch":
+    def pad(self, counts: Sequence[int]) -> "PaddedBatch":
         """Make the batch of pages of so many patterns each."""
-        return PaddedBatch(counts, rows=self.rows(len(counts)))
+        return PaddedBatch(counts, rows=self.count_rows(len(counts)))
 
-    def fast(self, pages: Sequence[Page], rows: int) -> Tensors:
+    def copy_pages(self, pages: Sequence[Page], rows: int) -> Tensors:
         """Copy the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
         return self.bank.gather(self.bank.enter([*pages, *[Page()] * (rows - len(pages))]))
 
-    def copies(self, pages: Sequence[Page], rows: int) -> Tensors:
-        """Copy as `fast` does, of pages that the bank has just brought."""
+    def copy_brought_pages(self, pages: Sequence[Page], rows: int) -> Tensors:
+        """Copy as `copy_pages` does, of pages that the bank has just brought."""
         return self.bank.gather(self.bank.locate([*pages, *[Page()] * (rows - len(pages))]))
 
     def to_device(self, padded: NDArray[Scalar]) -> Tensor:
         """Bring an array to the model's device; read-only ones, such as parts of a message, are copied."""
         return torch.from_numpy(np.require(padded, requirements="W")).to(self.model.device)
 
-    def column(self, values: Sequence[int], rows: int) -> Tensor:
+    def make_column(self, values: Sequence[int], rows: int) -> Tensor:
         """Return one number a row, padded with zeros: (rows,) int64."""
         return torch.tensor([*values, *[0] * (rows - len(values))], device=self.model.device)
 
@@ -178,7 +178,7 @@ def run_to_end(stops: Stops[Made]) -> Made:
             return made
 
 
-def side_by_side(model: Model) -> int:
+def count_side_by_side(model: Model) -> int:
     """Return how many pages the device computes together; on a CPU those that its cache holds, as a power of two."""
     if model.device.type != "cpu":
         return PAGES_LIMIT

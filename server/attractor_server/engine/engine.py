@@ -12,7 +12,7 @@ from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.draft import delete_in_parts
 from attractor_server.engine.operations.erase import erase
 from attractor_server.engine.operations.query import query, recognize
-from attractor_server.engine.operations.restore import repeats, restore_memories
+from attractor_server.engine.operations.restore import find_repeats, restore_memories
 from attractor_server.engine.operations.store import store
 from attractor_server.engine.operations.tasks import TaskRunner
 from attractor_server.engine.pages.pattern_cache import PatternCache
@@ -98,7 +98,7 @@ class Engine:
             BankBroken: not each place of a bank is free once, or one page's.
         """
         for digest, loaded in self._loaded.items():
-            if (digests is None or digest in digests) and (found := loaded.bank.disorder()):
+            if (digests is None or digest in digests) and (found := loaded.bank.find_disorder()):
                 raise BankBroken(f"the bank of model {loaded.model.name} ({digest}) is in disorder: {found}")
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
@@ -132,7 +132,7 @@ class Engine:
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Delete the memory, or the next part of it."""
         end_s = time.perf_counter() + self._part_s
-        steps = self._deleting.pop(job, None) or self._deletion(job)
+        steps = self._deleting.pop(job, None) or self._delete_in_steps(job)
         try:
             while True:
                 next(steps)
@@ -143,7 +143,7 @@ class Engine:
             outcome: Outcome | ServerError = end.value
             return outcome
 
-    def _deletion(self, job: Job) -> Stops[Outcome | ServerError]:
+    def _delete_in_steps(self, job: Job) -> Stops[Outcome | ServerError]:
         """Free the places of all pages, and delete the memory in the store, also where its model is not served."""
         memory = job.memory
         if job.if_expired and (memory.expires_s is None or memory.expires_s > time.time()):
@@ -185,7 +185,7 @@ def _compute(loaded: ModelState, jobs: Sequence[Job]) -> Results:
 
 def _answer(loaded: ModelState, jobs: Sequence[Job]) -> Results:
     settled = dict(restore_memories(loaded, [job for job in jobs if not job.memory.at_hand]))
-    settled |= repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
+    settled |= find_repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
         if job.own_steps:
             job.settle_steps(loaded.model.steps)

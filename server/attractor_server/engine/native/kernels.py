@@ -135,10 +135,10 @@ class HostWritingKernel:
         assert isinstance(ground, BilinearWriteTerms)
         seen = ground.seen
         pages, n, _ = seen.v.shape
-        steps = self._numbers(schedule, pages)
+        steps = self._stack_numbers(schedule, pages)
         w, b = fast["W"].contiguous(), fast["b"].contiguous()
         weight = schedule.weight.contiguous()
-        v, along_v = self._filled(seen.v), self._filled(ground.along[0].reshape(pages, n, -1))
+        v, along_v = self._fill_up(seen.v), self._fill_up(ground.along[0].reshape(pages, n, -1))
         length = weight if seen.values.length is None else seen.values.length.contiguous()
         k, key_slope, along_k = seen.k.contiguous(), seen.key_slope.contiguous(), ground.along[1].contiguous()
         size = self.values * self.keys
@@ -158,13 +158,13 @@ class HostWritingKernel:
         given = {"distances": distances, "limit": limit, "bound": self.bound}
         return _addresses({**products, "w0": self.w0, "b0": self.b0, **given})
 
-    def _numbers(self, schedule: WritingSchedule, pages: int) -> Tensor:
+    def _stack_numbers(self, schedule: WritingSchedule, pages: int) -> Tensor:
         """ε, α and the step sizes of W and b, (4, T, pages)."""
         off = schedule.weight.new_zeros(len(schedule.distances), pages)
         terms = (off if one is None else one for one in (schedule.energy, schedule.slope))
         return torch.stack([*terms, schedule.rates["W"], schedule.rates["b"]])
 
-    def _filled(self, rows: Tensor) -> Tensor:
+    def _fill_up(self, rows: Tensor) -> Tensor:
         return pad(rows, (0, self.wide - self.values)).contiguous()
 
 

@@ -13,9 +13,9 @@ from attractor_server.engine.batch import PART_READS, MemoryBatch, ModelState, R
 from attractor_server.engine.bisection import by_halves
 from attractor_server.engine.operations.draft import draft_of, release_by_and_by
 from attractor_server.engine.operations.persist import describe_erase, end_erase, keep_erases
-from attractor_server.engine.operations.plans import ErasePlan, PageEdit, without
+from attractor_server.engine.operations.plans import ErasePlan, PageEdit, remove_erased
 from attractor_server.engine.operations.route import Cues, choose
-from attractor_server.engine.operations.store import add_in_parts, finite_rows, publish, rows_in
+from attractor_server.engine.operations.store import add_in_parts, find_finite_rows, publish, select_rows
 from attractor_server.engine.pages.pattern_cache import PatternCache
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
 from attractor_server.memories.outcomes import Erased, Floats, Outcome
@@ -42,7 +42,7 @@ def erase(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     if batches[0].cut and len(plans) == 1 and plans[0].error is None and plans[0].changes:
         yield from _erase_beside(loaded, plans[0])
         return
-    for part in _parts(loaded, plans):
+    for part in _group_plans(loaded, plans):
         yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
     outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _count_erase(one) for one in plans}
     outcomes.update(keep_erases(loaded, plans, outcomes))
@@ -82,7 +82,7 @@ def _find_in_store(kept: PatternCache, plan: ErasePlan) -> Stops[None]:
             return
         if (patterns := kept.of(memory, page)) is None:
             continue
-        stays, plan.rest = without(patterns.values, plan.rest)
+        stays, plan.rest = remove_erased(patterns.values, plan.rest)
         if not stays.all():
             items = tuple(compress(patterns.items, stays))
             plan.changes[page] = PageEdit(page, patterns.values[stays], items)
@@ -99,7 +99,7 @@ def _find_at_hand(loaded: ModelState, plans: Sequence[ErasePlan]) -> None:
             page = one.job.memory.pages[-1]
             one.error = failed.get(page)
             if page.kept is not None and page not in failed:
-                stays, one.rest = without(page.kept, one.rest)
+                stays, one.rest = remove_erased(page.kept, one.rest)
                 if not stays.all():
                     one.changes[page] = PageEdit(page, page.kept[stays])
 
@@ -125,7 +125,7 @@ def _find_others(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
             one.changes.setdefault(page, PageEdit(page)).erased.append(one.rest[chosen.page == number])
 
 
-def _parts(loaded: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
+def _group_plans(loaded: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
     """Group plans whose pages fit in the bank together, and where possible in one program."""
     part, pages = list[ErasePlan](), 0
     for one in (one for one in plans if one.error is None and one.changes):
@@ -156,7 +156,7 @@ def _publish(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     if not changes:
         return
     fast = yield from _compute_changes(loaded, changes)
-    finite = dict(zip(changes, finite_rows(fast), strict=False))
+    finite = dict(zip(changes, find_finite_rows(fast), strict=False))
     for one in plans:
         if not all(finite[change] for change in one.changes.values()):
             one.error = WriteDiverged(describe_divergence(one.job, "erasing"))
@@ -164,7 +164,7 @@ def _publish(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     done = [change for one in finished for change in one.changes.values()]
     rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
     loaded.bank.bring([change.page for change in changes])
-    failed = publish(loaded, [changes[row].page for row in rows], rows_in(fast, rows))
+    failed = publish(loaded, [changes[row].page for row in rows], select_rows(fast, rows))
     for one in finished:
         one.error = next((failed[page] for page in one.changes if page in failed), None)
     for one in (one for one in finished if one.error is None):
@@ -180,7 +180,7 @@ def _erase_beside(loaded: ModelState, plan: ErasePlan) -> Results:
     new: dict[Page, Page] = {}
     draft = draft_of(loaded, memory)
     try:
-        for part in _few(loaded, list(plan.changes.values())):
+        for part in _cut_changes(loaded, list(plan.changes.values())):
             yield from _change_beside(loaded, plan, part, new)
             if draft is not None:
                 made = {new[change.page]: change for change in part}
@@ -217,16 +217,16 @@ def _change_beside(
     for error in loaded.bank.bring([change.page for change in changes]).values():
         raise error
     fast = yield from _compute_changes(loaded, changes)
-    if not all(finite_rows(fast)[: len(changes)]):
+    if not all(find_finite_rows(fast)[: len(changes)]):
         raise WriteDiverged(describe_divergence(plan.job, "erasing"))
     for change in changes:
         new[change.page] = Page(number=change.page.number, patterns=change.left, kept=plan.keeps(change))
     rows = [row for row, change in enumerate(changes) if not change.empties]
-    for error in publish(loaded, [new[changes[row].page] for row in rows], rows_in(fast, rows)).values():
+    for error in publish(loaded, [new[changes[row].page] for row in rows], select_rows(fast, rows)).values():
         raise error
 
 
-def _few(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[PageEdit]]:
+def _cut_changes(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[PageEdit]]:
     """Cut the changes into parts of few pages and few patterns that are written or erased, or of a single page."""
     part, patterns = list[PageEdit](), 0
     for change in changes:
@@ -240,20 +240,20 @@ def _few(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[P
 
 def _compute_changes(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
     """Return the pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
-    fast = yield from _rewritten(loaded, changes)
+    fast = yield from _rewrite_pages(loaded, changes)
     return (yield from _run_eraser(loaded, changes, fast))
 
 
-def _rewritten(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
+def _rewrite_pages(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
     """Return the pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
-    rows = loaded.rows(len(changes))
+    rows = loaded.count_rows(len(changes))
     starts = [change.page if change.kept is None else Page() for change in changes]
-    fast = loaded.fast(starts, rows)
+    fast = loaded.copy_pages(starts, rows)
     kept = [_no_values(loaded) if change.kept is None else change.kept for change in changes]
     if not any(map(len, kept)):
         return fast
     new = yield from add_in_parts(loaded, fast, kept, [0] * len(changes))
-    anew = loaded.column([len(one) for one in kept], rows) > 0
+    anew = loaded.make_column([len(one) for one in kept], rows) > 0
     return {
         name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
     }
@@ -267,11 +267,11 @@ def _run_eraser(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) 
     ]
     if not any(map(len, erased)):
         return fast
-    grid = loaded.grid([len(one) for one in erased])
+    grid = loaded.pad([len(one) for one in erased])
     x = model.encode(loaded.to_device(grid.spread(concatenate(erased))))
     present, stored = (
         loaded.to_device(grid.present),
-        loaded.column([change.before for change in changes], grid.shape[0]),
+        loaded.make_column([change.before for change in changes], grid.shape[0]),
     )
     for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
         fast = erase_by_training(model.network, model.parameters, fast, some, present=here, stored=stored)

@@ -10,7 +10,7 @@ from attractor_server.engine.operations.draft import Draft
 from attractor_server.engine.operations.plans import ErasePlan, PagePart, StorePlan
 from attractor_server.engine.operations.plans import PageEdit as PageChange
 from attractor_server.engine.pages.bank import Bank
-from attractor_server.engine.pages.page_images import images_of
+from attractor_server.engine.pages.page_images import export_images
 from attractor_server.errors import CommitUnknown, ServerError
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Erased, Outcome, Stored
@@ -190,7 +190,7 @@ def _describe_pages(bank: Bank, plan: StorePlan, parts: Sequence[PagePart]) -> C
             for part in parts
             if part.page not in bare
         ],
-        images=images_of(bank, sealed, plan.version),
+        images=export_images(bank, sealed, plan.version),
     )
 
 
@@ -219,7 +219,7 @@ def describe_erase(bank: Bank, plan: ErasePlan, changes: Mapping[Page, PageChang
             for page, one in kept.items()
             if one.kept is not None and len(one.kept)
         ],
-        images=images_of(bank, bare, version),
+        images=export_images(bank, bare, version),
         erases=True,
     )
 

@@ -48,7 +48,7 @@ class StorePlan:
             self._take(job)
         self.version, self.patterns = self._version, self._total
         """Of the memory, once they are applied"""
-        self.writes = list(self._writes())
+        self.writes = list(self._plan_writes())
 
     def apply(self) -> None:
         """Bring the memory's record up to the stores."""
@@ -73,7 +73,7 @@ class StorePlan:
         start = 0
         self._version += 1
         while start < len(values):
-            page = self._open_page()
+            page = self._find_open_page()
             part = values[start : start + settings.page_patterns - self._held[page]]
             self._given.setdefault(page, []).append(part)
             self.parts.append(PagePart(page, self._version, part, job.items[start : start + len(part)]))
@@ -83,7 +83,7 @@ class StorePlan:
         self.jobs.append(job)
         self.outcomes[job] = Stored(version=self._version, patterns=self._total)
 
-    def _open_page(self) -> Page:
+    def _find_open_page(self) -> Page:
         """Return the page with room for a pattern; a new one, if need be in the place of the oldest."""
         settings = self.memory.settings
         if not self._pages or self._held[self._pages[-1]] >= settings.page_patterns:
@@ -94,7 +94,7 @@ class StorePlan:
                 self._total -= self._held.pop(oldest)
         return self._pages[-1]
 
-    def _writes(self) -> Iterator["PageWrite"]:
+    def _plan_writes(self) -> Iterator["PageWrite"]:
         last = self.memory.pages[-1] if self.memory.pages else None
         for page in (page for page in self._pages[-len(self._given) :] if page in self._given):
             yield PageWrite(self, page, concatenate(self._given[page]), new=page is not last)
@@ -204,7 +204,7 @@ class ErasePlan:
         return change.kept
 
 
-def without(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
+def remove_erased(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
     """Return a mask of the kept patterns that remain, one erased for one kept, and the erased that matched none."""
     stays, found = np.ones(len(kept), np.bool_), np.zeros(len(erased), np.bool_)
     for row in _match_rows(kept, erased):

@@ -83,7 +83,7 @@ def _run_program(
     asked = yield from route_cues(loaded, batches, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
-    for part in _parts_of(asked.rows, limit) if batches[0].cut else chunks(asked.rows, _size, limit):
+    for part in _group_rows(asked.rows, limit) if batches[0].cut else chunks(asked.rows, _size, limit):
         for job, some, answer in _run_rows(loaded, part, program):
             if some is ALL:
                 yield job, answer
@@ -98,7 +98,7 @@ def _size(row: PageQuery) -> int:
     return row.size
 
 
-def _parts_of(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQuery]]:
+def _group_rows(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQuery]]:
     """Cut the rows into pieces of few patterns, and group pieces that have few together."""
     alike: dict[int, list[PageQuery]] = {}
     for row in _cut(rows):
@@ -147,7 +147,7 @@ def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     model, first, own = loaded.model, rows[0].parts[0][0], [row.page for row in rows]
     lent = None if first.pull or first.trajectory else loaded.in_place_tensors
     # The cues, and what is known of them
-    grid = PaddedBatch([row.size for row in rows], rows=loaded.rows(len(rows)) if lent is None else len(rows))
+    grid = PaddedBatch([row.size for row in rows], rows=loaded.count_rows(len(rows)) if lent is None else len(rows))
     x, given, known = _encode(loaded, rows, grid), None, None
     hold: Hold | None = None
     pull: Pull | None = None
@@ -163,7 +163,7 @@ def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     if lent is not None:
         reading = compute.read_in_place(model, lent, loaded.bank.locate(own), x, hold=hold, steps=first.steps)
     else:
-        fast = loaded.copies(own, grid.shape[0])
+        fast = loaded.copy_brought_pages(own, grid.shape[0])
         reading = compute.read_pages(
             model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory
         )
@@ -193,15 +193,15 @@ def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
 
 def _recognize(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
     """Recognize the patterns of these rows, as if a stored one were as likely in any page of its memory."""
-    model, grid, lent = loaded.model, loaded.grid([row.size for row in rows]), loaded.in_place_tensors
+    model, grid, lent = loaded.model, loaded.pad([row.size for row in rows]), loaded.in_place_tensors
     x, own = _encode(loaded, rows, grid), [row.page for row in rows]
     if lent is not None:
         energies, gaps = compute.recognize_in_place(model, lent, loaded.bank.locate(own), x)
     else:
-        energies, gaps = compute.recognize_pages(model, loaded.copies(own, grid.shape[0]), x)
+        energies, gaps = compute.recognize_pages(model, loaded.copy_brought_pages(own, grid.shape[0]), x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
     if model.calibration is not None:
-        stored = loaded.column([row.page.patterns for row in rows], grid.shape[0])
+        stored = loaded.make_column([row.page.patterns for row in rows], grid.shape[0])
         among = np.repeat(np.log([row.among for row in rows]), grid.counts)
         logit = grid.collect(model.calibration.logit(gaps, stored)) - among
         with np.errstate(over="ignore"):  # exp may be infinite: then the probability is 0

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 from attractor_server.engine.batch import ModelState, concatenate
 from attractor_server.engine.operations.draft import PART_S, delete_in_parts
-from attractor_server.engine.operations.store import finite_rows, rows_in, write_anew
-from attractor_server.engine.pages.page_images import images_of
+from attractor_server.engine.operations.store import find_finite_rows, select_rows, write_anew
+from attractor_server.engine.pages.page_images import export_images
 from attractor_server.errors import InvalidRequest, MemoryFull, NotRetained, WriteDiverged
 from attractor_server.memories.memory import MemoryRecord, find_stored
 from attractor_server.memories.outcomes import Floats
@@ -29,7 +29,9 @@ _Content: TypeAlias = tuple[Floats, Sequence[Item]]
 """Patterns of a page (n, d), and what they carry"""
 
 
-def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task: Rebuild, call: Call | None) -> Rebuilt:
+def rebuild_memory(
+    keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task: Rebuild, call: Call | None
+) -> Rebuilt:
     """Make the memory, in the store, one of that model with all its patterns in full pages, or leave it as it is.
 
     Stops after each part. What it is then, and the number of the memory that has the old pages.
@@ -51,7 +53,7 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
     _check_room(new)
     draft = keeper.begin_import(new)
     try:
-        for change in _changes(keeper, target, stored, new):
+        for change in _make_changes(keeper, target, stored, new):
             keeper.add_pages(replace(change, memory=draft))
             yield
             if memory.deleted:
@@ -65,10 +67,10 @@ def rebuilt(keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task:
     return Done(new.version, new.patterns), draft
 
 
-def _changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:
+def _make_changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:
     """Yield the new pages, as many at a time as take about as long as a part should."""
     first = stored.pages[-1].number + 1 if stored.pages else 0
-    contents, width = _contents(keeper, stored, new.settings.page_patterns), 1
+    contents, width = _read_contents(keeper, stored, new.settings.page_patterns), 1
     while True:
         started_s = time.perf_counter()
         if not (part := list(islice(contents, width))):
@@ -84,7 +86,7 @@ def _changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory, new:
         yield change
 
 
-def _contents(keeper: MemoryStore, stored: StoredMemory, size: int) -> Iterator[_Content]:
+def _read_contents(keeper: MemoryStore, stored: StoredMemory, size: int) -> Iterator[_Content]:
     """Yield the content of each page: all that the memory holds, in the order in which it was stored."""
     values, items, held = list[Floats](), list[Item](), 0
     for row in stored.pages:
@@ -136,8 +138,8 @@ def _change(target: ModelState, new: StoredMemory, pages: Sequence[Page], conten
             version=new.version,
             patterns=new.patterns,
             pages={page.number: page.patterns for page in pages},
-            entries=list(_entries(pages, contents, new.version, kept)),
-            images=images_of(target.bank, sealed, new.version),
+            entries=list(_make_entries(pages, contents, new.version, kept)),
+            images=export_images(target.bank, sealed, new.version),
         )
     finally:
         for page in pages:
@@ -146,16 +148,16 @@ def _change(target: ModelState, new: StoredMemory, pages: Sequence[Page], conten
 
 def _write(target: ModelState, new: StoredMemory, pages: Sequence[Page], values: Sequence[Floats]) -> None:
     fast = write_anew(target, [Page() for _ in pages], values, [0] * len(pages))
-    if not all(finite_rows(fast)[: len(pages)]):
+    if not all(find_finite_rows(fast)[: len(pages)]):
         raise WriteDiverged(
             f"the writing loop on memory {new.name!r} left finite numbers and changed nothing: its patterns are far "
             f"from those that model {target.model.name} was trained on"
         )
-    for error in target.bank.publish(pages, rows_in(fast, range(len(pages)))).values():
+    for error in target.bank.publish(pages, select_rows(fast, range(len(pages)))).values():
         raise error
 
 
-def _entries(
+def _make_entries(
     pages: Sequence[Page], contents: Sequence[_Content], version: int, kept: Sequence[Page]
 ) -> Iterator[Entry]:
     """Yield one for each page that keeps its patterns."""

@@ -30,7 +30,7 @@ class Replay:
         }
 
     @torch.no_grad()
-    def distance(self, memory: StoredMemory, row: PageRow, stored: StoredPage) -> float | None:
+    def measure_distance(self, memory: StoredMemory, row: PageRow, stored: StoredPage) -> float | None:
         """Return the largest difference of a weight, in parts of the largest change that writing made.
 
         `stored` has all entries. None for what cannot be compared: a page without an image, one that does not follow

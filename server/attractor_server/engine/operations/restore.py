@@ -9,7 +9,7 @@ from operator import attrgetter
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import MemoryBatch, ModelState, chunks, concatenate, group_by_memory, run_to_end
 from attractor_server.engine.bisection import by_halves
-from attractor_server.engine.operations.store import add_patterns, finite_rows, publish, rows_in, write_anew
+from attractor_server.engine.operations.store import add_patterns, find_finite_rows, publish, select_rows, write_anew
 from attractor_server.errors import NumberReused, ServerError, StoreDamaged, StoreFailed
 from attractor_server.memories.ledger import StoredAcks, look_back
 from attractor_server.memories.memory import MemoryRecord, find_stored, reload
@@ -67,7 +67,7 @@ def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Ou
         memory, stored = one.memory, one.stored
         memory.pages[:], memory.at_hand = one.pages, True
         memory.version, memory.patterns = stored.version, stored.patterns
-        settled |= _repeats(batch.jobs, stored.told)
+        settled |= _match_repeats(batch.jobs, stored.told)
     return settled
 
 
@@ -77,11 +77,11 @@ def replay(loaded: ModelState, memory: MemoryRecord, page: Page, stored: StoredP
     Raises:
         ServerError: they cannot be written.
     """
-    for error in _write_anew(loaded, [_replay_of(memory, page, stored)]).values():
+    for error in _write_anew(loaded, [_make_replay(memory, page, stored)]).values():
         raise error
 
 
-def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+def find_repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
     """Return what the store knows of jobs that may be repeats; those that it does not know are new."""
     settled: dict[Job, Outcome | ServerError] = {}
     for job in jobs:
@@ -97,7 +97,7 @@ def repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | S
     return settled
 
 
-def _repeats(jobs: Sequence[Job], acks: Sequence[WriteAck]) -> Mapping[Job, Outcome | ServerError]:
+def _match_repeats(jobs: Sequence[Job], acks: Sequence[WriteAck]) -> Mapping[Job, Outcome | ServerError]:
     """Return the first answers to those jobs that the store has applied before."""
     settled: dict[Job, Outcome | ServerError] = {}
     applied = StoredAcks(acks)
@@ -129,9 +129,9 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
             coming.pages.append(page := Page(number=row.number, patterns=row.patterns, home=loaded.bank))
             stored = keeper.page(memory.id, row.number) if row.entries else None
             if row.image and (stored is None or stored.image is not None):
-                loaded.spill.expect(page, memory.id, partial(_anew, loaded, memory))
+                loaded.spill.expect(page, memory.id, partial(_load_anew, loaded, memory))
             if stored is not None:
-                coming.replays.append(_replay_of(memory, page, stored))
+                coming.replays.append(_make_replay(memory, page, stored))
     except BaseException:
         for page in coming.pages:
             loaded.bank.release(page)
@@ -139,36 +139,36 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
     return coming
 
 
-def _replay_of(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Replay:
+def _make_replay(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Replay:
     """Group a page's entries as they are written again: of a rewritten page all at once, else as they were."""
     values = concatenate([entry.values for entry in stored.entries])
     if memory.settings.write == "rewrite" and stored.image is None:
         page.patterns = 0
         return _Replay(memory, page, [values], keeps=not memory.settings.seals(len(values)))
     page.patterns = max(0, page.patterns - len(values))
-    return _Replay(memory, page, list(_groups(stored.entries)), keeps=False)
+    return _Replay(memory, page, list(_group_entries(stored.entries)), keeps=False)
 
 
-def _anew(loaded: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tensors:
+def _load_anew(loaded: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tensors:
     """Compute the weights of a page by its entries alone, each (1, *shape).
 
     Raises:
         StoreDamaged: they are not finite.
     """
-    fast, before = loaded.fast([Page()], 1), 0
-    for values in _replay_of(memory, Page(), stored).groups:
+    fast, before = loaded.copy_pages([Page()], 1), 0
+    for values in _make_replay(memory, Page(), stored).groups:
         fast = add_patterns(loaded, fast, [values], [before])
         before += len(values)
-    if not all(finite_rows(fast)):
-        raise _not_finite(memory)
+    if not all(find_finite_rows(fast)):
+        raise _not_finite_error(memory)
     return fast
 
 
-def _not_finite(memory: MemoryRecord) -> StoreDamaged:
+def _not_finite_error(memory: MemoryRecord) -> StoreDamaged:
     return StoreDamaged(f"memory {memory.name!r}: its patterns, written anew, left finite numbers")
 
 
-def _groups(entries: Sequence[Entry]) -> Iterator[Floats]:
+def _group_entries(entries: Sequence[Entry]) -> Iterator[Floats]:
     for _, together in groupby(entries, key=attrgetter("written")):
         yield concatenate([entry.values for entry in together])
 
@@ -201,12 +201,12 @@ def _write(loaded: ModelState, replays: Sequence[_Replay], turn: int) -> Mapping
     fast = write_anew(
         loaded, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
     )
-    finite = [at for at, ok in enumerate(finite_rows(fast)[: len(rows)]) if ok]
-    refused = publish(loaded, [pages[rows[at]] for at in finite], rows_in(fast, finite))
+    finite = [at for at, ok in enumerate(find_finite_rows(fast)[: len(rows)]) if ok]
+    refused = publish(loaded, [pages[rows[at]] for at in finite], select_rows(fast, finite))
     for at, row in enumerate(rows):
         one, page = replays[row], pages[row]
         if at not in finite:
-            failed[one] = _not_finite(one.memory)
+            failed[one] = _not_finite_error(one.memory)
         elif page in refused:
             failed[one] = refused[page]
         else:

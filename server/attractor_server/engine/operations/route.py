@@ -98,7 +98,7 @@ def route_cues(loaded: ModelState, batches: Sequence[MemoryBatch], *, contests: 
 
     A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
     """
-    rows = [_whole(batch) for batch in batches if len(batch.memory.pages) < 2]
+    rows = [_query_whole(batch) for batch in batches if len(batch.memory.pages) < 2]
     several = [batch for batch in batches if len(batch.memory.pages) > 1]
     failed: dict[Job, ServerError] = {}
     contested: dict[Job, Routes] = {}
@@ -112,7 +112,7 @@ def route_cues(loaded: ModelState, batches: Sequence[MemoryBatch], *, contests: 
             job: part if contests and (job.known is None or job.pull) else part.settle()
             for job, part in zip(batch.jobs, _split(batch, chosen), strict=True)
         }
-        rows += _rows(batch, by_job)
+        rows += _make_rows(batch, by_job)
         contested |= {job: part for job, part in by_job.items() if part.contested.any()}
     return RoutedBatch(rows, contested, failed)
 
@@ -125,7 +125,7 @@ def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequ
     found: dict[Cues, Routes | ServerError] = {}
 
     def work(part: Sequence[Cues]) -> Stops[None]:
-        found.update((yield from _chosen(loaded, part, cut=cut)))
+        found.update((yield from _choose_alike(loaded, part, cut=cut)))
 
     def fail(part: Sequence[Cues], error: Exception) -> None:
         found.update(dict.fromkeys(part, log_fault(error, "choice of pages", len(part))))
@@ -135,7 +135,7 @@ def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequ
     return [found[one] for one in cues]
 
 
-def _whole(batch: MemoryBatch) -> PageQuery:
+def _query_whole(batch: MemoryBatch) -> PageQuery:
     page = batch.memory.pages[0] if batch.memory.pages else Page()
     parts = [(job, ALL, job.size) for job in batch.jobs]
     return PageQuery(page, 0, 1, parts, sum([size for _, _, size in parts]))
@@ -147,16 +147,16 @@ def _split(batch: MemoryBatch, chosen: Routes) -> Iterator[Routes]:
         yield chosen.part(slice(start, start := start + job.size))
 
 
-def _rows(batch: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[PageQuery]:
+def _make_rows(batch: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[PageQuery]:
     pages = batch.memory.pages
     among = max(1, sum(page.patterns > 0 for page in pages))
     numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
     for number in np.unique(np.concatenate(numbers)).tolist():
-        parts = list(_parts(chosen, number))
+        parts = list(_select_parts(chosen, number))
         yield PageQuery(pages[number], number, among, parts, sum([count for _, _, count in parts]), chosen)
 
 
-def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Selection, int]]:
+def _select_parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Selection, int]]:
     for job, one in chosen.items():
         places = np.flatnonzero((one.page == number) | (one.contested & (one.rival == number)))
         if len(places):
@@ -164,11 +164,11 @@ def _parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Sel
             yield job, ALL if whole else places, len(places)
 
 
-def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
+def _choose_alike(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
     """Choose pages for cues whose numbers have the same bucket."""
-    grid = loaded.grid([len(one.values) for one in cues])
+    grid = loaded.pad([len(one.values) for one in cues])
     x = loaded.model.encode(loaded.to_device(grid.spread(np.concatenate([one.values for one in cues]))))
-    energies, found = yield from _energies(loaded, cues, x, cut=cut)
+    energies, found = yield from _compute_energies(loaded, cues, x, cut=cut)
     row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
     alike: dict[int, list[tuple[Cues, int]]] = defaultdict(list)
@@ -191,7 +191,7 @@ def _chosen(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dic
     return found
 
 
-def _energies(
+def _compute_energies(
     loaded: ModelState,
     cues: Sequence[Cues],
     x: Tensor,  # (rows, width, entries), encoded
@@ -210,12 +210,12 @@ def _energies(
         errors = loaded.bank.bring([page for _, page in part])
         failed |= {cues[row]: errors[page] for row, page in part if page in errors}
         pages = [Page() if page in errors else page for _, page in part]
-        rows = loaded.rows(len(part))
-        own = x.index_select(0, loaded.column([row for row, _ in part], rows))
+        rows = loaded.count_rows(len(part))
+        own = x.index_select(0, loaded.make_column([row for row, _ in part], rows))
         if lent is not None:
             found, _ = compute.recognize_in_place(loaded.model, lent, loaded.bank.locate(pages), own)
         else:
-            found = compute.compute_energies(loaded.model, loaded.copies(pages, rows), own)
+            found = compute.compute_energies(loaded.model, loaded.copy_brought_pages(pages, rows), own)
         energies[start : start + len(part)] = found[: len(part)]
         yield
     return energies, failed

@@ -40,7 +40,7 @@ def store(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
             plans.append(StorePlan(batch))
         except Exception as error:
             yield from dict.fromkeys(batch.jobs, log_fault(error, "store", 1)).items()
-    drafts = _drafts(loaded, plans) if batches and batches[0].cut else {}
+    drafts = _start_drafts(loaded, plans) if batches and batches[0].cut else {}
     try:
         yield from _write_all(loaded, plans, drafts, cut=batches[0].cut if batches else False)
     except GeneratorExit:  # it does not go on after a stop
@@ -67,7 +67,7 @@ def store(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
         yield from store(loaded, [MemoryBatch(job.memory, [job]) for job in jobs if job not in lost])
 
 
-def _drafts(loaded: ModelState, plans: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
+def _start_drafts(loaded: ModelState, plans: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
     """Start drafts for the plans that make several pages, and are kept."""
     drafts = {one: draft_of(loaded, one.memory) for one in plans if sum(write.new for write in one.writes) > 1}
     return {one: draft for one, draft in drafts.items() if draft is not None}
@@ -100,13 +100,13 @@ def _keep_new(loaded: ModelState, plan: StorePlan, draft: Draft, pages: Sequence
         plan.error = error if isinstance(error, ServerError) else log_fault(error, "store", 1)
 
 
-def finite_rows(fast: Tensors) -> list[bool]:
+def find_finite_rows(fast: Tensors) -> list[bool]:
     """Return for each page whether all its weights, each (pages, *shape), are finite."""
     finite: list[bool] = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
     return finite
 
 
-def rows_in(fast: Tensors, rows: Sequence[int]) -> Tensors:
+def select_rows(fast: Tensors, rows: Sequence[int]) -> Tensors:
     """Return the weights of these pages alone."""
     return {name: tensor[list(rows)] for name, tensor in fast.items()}
 
@@ -150,11 +150,11 @@ def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     """Compute the pages, with stops, and put those that are finite in the bank, with the patterns they keep."""
     anew = [write.rewrites for write in writes]
     before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
-    values = [_with_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
+    values = [_join_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
     starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
-    fast = yield from add_in_parts(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
-    rows = [row for row, ok in enumerate(finite_rows(fast)[: len(writes)]) if ok]
-    failed = publish(loaded, [writes[row].page for row in rows], rows_in(fast, rows))
+    fast = yield from add_in_parts(loaded, loaded.copy_pages(starts, loaded.count_rows(len(values))), values, before)
+    rows = [row for row, ok in enumerate(find_finite_rows(fast)[: len(writes)]) if ok]
+    failed = publish(loaded, [writes[row].page for row in rows], select_rows(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
         if row not in rows:
             write.plan.error = WriteDiverged(describe_divergence(write.plan.jobs[0], "writing"))
@@ -166,7 +166,7 @@ def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
             write.page.kept = patterns.copy() if keeps else None
 
 
-def _with_kept(write: PageWrite) -> Floats:
+def _join_kept(write: PageWrite) -> Floats:
     return write.values if write.page.kept is None else concatenate([write.page.kept, write.values])
 
 
@@ -175,7 +175,7 @@ def write_anew(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floa
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
     """
-    return add_patterns(loaded, loaded.fast(starts, loaded.rows(len(values))), values, before)
+    return add_patterns(loaded, loaded.copy_pages(starts, loaded.count_rows(len(values))), values, before)
 
 
 def add_patterns(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
@@ -191,11 +191,11 @@ def add_in_parts(loaded: ModelState, fast: Tensors, values: Sequence[Floats], be
         rows = [row for row, part in enumerate(parts) if len(part)]
         stored = [before[row] + start for row in rows]
         if len(rows) == len(parts):
-            fast = _chunk_written(loaded, fast, parts, stored)
+            fast = _write_chunk(loaded, fast, parts, stored)
             yield
             continue
-        at = loaded.column(rows, len(rows))
-        new = _chunk_written(
+        at = loaded.make_column(rows, len(rows))
+        new = _write_chunk(
             loaded, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored
         )
         fast = {name: tensor.index_copy(0, at, new[name]) for name, tensor in fast.items()}
@@ -203,10 +203,10 @@ def add_in_parts(loaded: ModelState, fast: Tensors, values: Sequence[Floats], be
     return fast
 
 
-def _chunk_written(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def _write_chunk(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """Write values that go through the loop together; rows of `fast` beyond them are padding."""
     rows = len(next(iter(fast.values())))
     grid = PaddedBatch([len(one) for one in values], rows=rows)
     x = loaded.model.encode(loaded.to_device(grid.spread(concatenate(values))))
     present: Tensor = loaded.to_device(grid.present)
-    return compute.write_pages(loaded.model, fast, x, present=present, stored=loaded.column(before, rows))
+    return compute.write_pages(loaded.model, fast, x, present=present, stored=loaded.make_column(before, rows))

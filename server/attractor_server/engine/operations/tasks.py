@@ -8,7 +8,7 @@ from typing import TypeAlias, assert_never
 
 from attractor_server.engine.batch import ModelState
 from attractor_server.engine.operations.draft import delete_in_parts
-from attractor_server.engine.operations.rebuild import rebuilt
+from attractor_server.engine.operations.rebuild import rebuild_memory
 from attractor_server.errors import ModelGone, NotKept, ServerError, StoreFailed
 from attractor_server.memories.memory import MemoryRecord, find_stored, reload
 from attractor_server.memories.outcomes import Outcome, TaskDone, Unfinished
@@ -40,7 +40,7 @@ class TaskRunner:
                 "this server keeps no memories, so that there is nothing to copy: start it without `--durable no`"
             )
         try:
-            steps = self._under_way.pop(job, None) or _steps(keeper, loaded, job)
+            steps = self._under_way.pop(job, None) or _start_task(keeper, loaded, job)
             next(steps)
         except StopIteration as end:
             return TaskDone(end.value)
@@ -62,7 +62,7 @@ def invalidate(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: Me
         _reload(loaded, memory, find_stored(keeper, memory))
 
 
-def _steps(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
+def _start_task(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
     """Do the job's task, with stops if it takes long; return its result."""
     if job.call is not None and (first := keeper.find_call(job.call)) is not None:
         return _repeat_answer(keeper, loaded, job, first)
@@ -72,7 +72,7 @@ def _steps(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> S
 
 
 def _rebuild(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, task: Rebuild) -> Steps:
-    done, old = yield from rebuilt(keeper, loaded[task.model_digest], job.memory, task, job.call)
+    done, old = yield from rebuild_memory(keeper, loaded[task.model_digest], job.memory, task, job.call)
     made = _refresh(keeper, loaded, job.memory, done)
     yield from delete_in_parts(keeper, old)
     return made
@@ -106,7 +106,7 @@ def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: J
             return replace(made, name=name, version=first.version, patterns=first.patterns)
         case TakeSnapshot(tag):
             there = keeper.find_snapshot(memory.id, tag)
-            return there if there and there.version == first.version else _snapshot(memory, tag, first)
+            return there if there and there.version == first.version else _describe_snapshot(memory, tag, first)
         case ForgetSnapshot():
             return None
         case _:
@@ -128,7 +128,7 @@ def _reload(loaded: Mapping[str, ModelState], memory: MemoryRecord, stored: Stor
         memory.model = new.model.name  # by which it is served now, whatever it was called before
 
 
-def _snapshot(memory: MemoryRecord, tag: str, first: Done) -> Snapshot:
+def _describe_snapshot(memory: MemoryRecord, tag: str, first: Done) -> Snapshot:
     return Snapshot(
         id=0,
         tag=tag,

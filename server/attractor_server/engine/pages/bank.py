@@ -144,7 +144,7 @@ class Bank:
         self._store.drop(page.id)
         page.place, page.stored, page.patterns, page.kept, page.home = INITIAL, False, 0, None, None
 
-    def disorder(self) -> str:
+    def find_disorder(self) -> str:
         """Describe the first place that is neither free once nor one page's that knows this bank; empty: none is."""
         places = [*self._free, *(page.place for page in self._resident)]
         whole = len(places) == len(set(places)) == self.capacity and min(places) > INITIAL
@@ -193,7 +193,7 @@ class Bank:
         if error is not None and (short := len(coming) - len(self._free)) > 0:
             rest = islice(self._resident, max(0, len(self._resident) - beside))
             self._leave(list(islice((page for page in rest if page.stored), short)))
-        return dict.fromkeys(coming[len(self._free) :], error or self._too_many(len(coming) + beside))
+        return dict.fromkeys(coming[len(self._free) :], error or self._too_many_error(len(coming) + beside))
 
     def _save(self, pages: Sequence[Page]) -> ServerError | None:
         """Save these pages, fetched from the device together; return why that stopped before the last one."""
@@ -235,7 +235,7 @@ class Bank:
                 self._resident[page] = None
         return failed
 
-    def _too_many(self, pages: int) -> ServerError:
+    def _too_many_error(self, pages: int) -> ServerError:
         return BankFull(
             f"{pages} pages of this model have to be in the bank at the same time, which has room for "
             f"{self.capacity}: raise --bank-memory-mib"

@@ -7,7 +7,7 @@ from attractor_server.memories.page import Page
 from attractor_server.memories.records import Image
 
 
-def images_of(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
+def export_images(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
     """Return the weights of these pages after that version of their memory."""
     images = []
     for page in pages:
