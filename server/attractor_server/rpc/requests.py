@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -171,8 +171,10 @@ class JobFactory:
         """Row for row, items of a store or the mask of a query"""
         self._deadlines_ms = list(ask.columns.deadline_ms)
         self._now_s = asyncio.get_running_loop().time()
-        options = {} if ask.wire.options is None else ask.wire.options(ask.message, model)
-        self._make = partial(ask.wire.make_job, layout=model.layout, origin=ask.origin, **options)
+        self._make = ask.wire.make_job
+        self._options: dict[str, Any] = {"layout": model.layout, "origin": ask.origin}
+        if ask.wire.options is not None:
+            self._options |= ask.wire.options(ask.message, model)
 
     def __call__(self, asked: FrameRequest) -> Job | ServerError:
         """Return the job of one request of the frame, or why it can be none."""
@@ -184,6 +186,7 @@ class JobFactory:
             values.copy() if self._copies else values,
             *beside,
             deadline_s=self._now_s + deadline_ms / 1000 if deadline_ms else None,
+            **self._options,
         )
         return self._too_heavy_error(job) if job.weight > self._limit else job
 

@@ -42,6 +42,8 @@ class PendingResponse:
     """Reserved room that becomes free once it is sent"""
     held_bytes: int = 0
     """Room of the session's account that is given back then"""
+    room_bytes: int = 0
+    """Its `size_bytes`, once it is put"""
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -89,9 +91,12 @@ class ResponseQueue:
 
     def put(self, item: PendingResponse) -> None:
         """Take one more answer; where matches make it longer than a message may be, its request fails."""
-        if isinstance(item.content, Recalled) and item.content.matches and item.size_bytes > self._frame_bytes:
+        size_bytes = item.size_bytes
+        if size_bytes > self._frame_bytes and isinstance(item.content, Recalled) and item.content.matches:
             item.content = _too_long_error(item, self._frame_bytes)
-        if (more := _COPIES * item.size_bytes - item.held_bytes) > 0:
+            size_bytes = item.size_bytes
+        item.room_bytes = size_bytes
+        if (more := _COPIES * size_bytes - item.held_bytes) > 0:
             self._account.add(more)
             item.held_bytes += more
         self._line.append(item)
@@ -158,7 +163,7 @@ def _chunks(items: Iterable[PendingResponse], limit_bytes: int) -> Iterator[list
     chunk: list[PendingResponse] = []
     room = limit_bytes
     for item in items:
-        size_bytes = item.size_bytes
+        size_bytes = item.room_bytes or item.size_bytes
         if chunk and size_bytes > room:
             yield chunk
             chunk, room = [], limit_bytes

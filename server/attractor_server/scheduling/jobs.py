@@ -138,9 +138,9 @@ class Job:
     """Parts that were begun"""
     aside: bool = False
     """Whether another thread is at it, so that the engine's has nothing to do for it now"""
-    size: int = field(default=0, init=False)
+    size: int = field(init=False)
     """Patterns in it; one where it has none, and of what is done in parts those of a part, about"""
-    weight: int = field(default=0, init=False)
+    weight: int = field(init=False)
     """Patterns in it and in its answer: with a trajectory, one for each iterate.
 
     Fixed when the job is made, so that sums get back what they were given: of a query that takes its model's own steps
@@ -150,11 +150,9 @@ class Job:
     _program_of: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.task, Rebuild):
-            self.size = PART_PATTERNS
-        else:
-            self.size = 1 if self.values is None else len(self.values)
-        self.weight = self.size * (1 + self.steps) if self.trajectory else self.size
+        without = PART_PATTERNS if isinstance(self.task, Rebuild) else 1
+        self.size = size = without if self.values is None else len(self.values)
+        self.weight = size * (1 + self.steps) if self.trajectory else size
 
     @classmethod
     def store(  # noqa: PLR0913 - each a part of the request
