@@ -165,9 +165,6 @@ async def test_an_export_goes_where_a_link_leads_and_into_a_pipe(on_disk: ShardS
     async with connected(on_disk) as client:
         memory = await stored(client, "a", images(1))
         folder = anyio.Path(tmp_path)
-        await memory.export(folder / "file")
-        whole = await (folder / "file").read_bytes()
-
         await (folder / "there").mkdir()
         await (folder / "there" / "real").write_bytes(b"before")
         await (folder / "link").symlink_to("there/real")
@@ -175,7 +172,8 @@ async def test_an_export_goes_where_a_link_leads_and_into_a_pipe(on_disk: ShardS
         for link, real in (("link", "real"), ("dangling", "new")):
             await memory.export(folder / link)
             assert await (folder / link).is_symlink()
-            assert len(await (folder / "there" / real).read_bytes()) == len(whole)
+            copy = await client.import_memory(folder / "there" / real, name=real)
+            assert (await copy.info()).patterns == 1
 
         await anyio.to_thread.run_sync(os.mkfifo, tmp_path / "pipe")
         async with anyio.create_task_group() as tasks:
