@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 _PROC = Path("/proc")
 
-_STATE, _STARTED = 0, 19
+_STATE, _THREADS, _STARTED = 0, 17, 19
 """Places in /proc/PID/stat, behind the name of the program"""
 
 
@@ -30,7 +30,7 @@ class Incarnation:
     def here(cls, shard: str) -> "Incarnation":
         """Make a new one of that shard, in this process."""
         process = os.getpid()
-        return cls(shard, _machine(), process, _stat(process)[1], uuid.uuid4().hex[:12])
+        return cls(shard, _machine(), process, _stat(process)[-1], uuid.uuid4().hex[:12])
 
     @classmethod
     def of(cls, text: str) -> "Incarnation":
@@ -46,8 +46,9 @@ class Incarnation:
         """Whether its process is known to have ended. False also where this machine cannot tell."""
         if not self.is_here:
             return False
-        state, started = _stat(self.process)
-        return state in ("", "Z", "X") or started != self.started
+        state, threads, started = _stat(self.process)
+        # Its first thread may be a zombie while others of it still let go of their memory and their files.
+        return state in ("", "X") or (state == "Z" and threads == "1") or started != self.started
 
     @property
     def is_here(self) -> bool:
@@ -71,10 +72,10 @@ def _machine() -> str:
         return ""
 
 
-def _stat(process: int) -> tuple[str, str]:
-    """Return the state of a process and when it started, both empty if there is none."""
+def _stat(process: int) -> tuple[str, str, str]:
+    """Return the state of a process, its number of threads, and when it started; all empty if there is none."""
     try:
         words = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "", ""
-    return words[_STATE], words[_STARTED]
+        return "", "", ""
+    return words[_STATE], words[_THREADS], words[_STARTED]
