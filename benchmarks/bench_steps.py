@@ -73,7 +73,7 @@ SHARD: Mapping[str, str] = {
     ),
     **dict.fromkeys(("rpc/", "shard/"), "bytes to arrays, checks, a job for each request"),
     **dict.fromkeys(("scheduling/", "memories/"), WAITING),
-    **dict.fromkeys(("engine/native/", "engine/compute/"), "the reading loop"),
+    "engine/compute/": "the reading loop",
     "energy/": "into the network's units, and back",
     "engine/": "finding the pages, patterns side by side",
     "": WIRE,

@@ -15,7 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 from packaging.tags import platform_tags
 
-NATIVE = Path("attractor_server/engine/native")
+NATIVE = Path("attractor_server/engine/compute/native")
 OLDEST_GLIBC = (2, 17)
 
 

@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import pytest
 from packaging.requirements import Requirement
 
-from attractor_server.engine.native.build import LEVELS, cpu_flags, find_compiler
+from attractor_server.engine.compute.native.build import LEVELS, cpu_flags, find_compiler
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"attractor": ROOT, "attractor-server": ROOT / "server"}
@@ -177,9 +177,8 @@ def test_an_installed_server_needs_no_compiler_for_its_native_library(
 ) -> None:
     assert LEVEL is not None
     assert "-py3-none-any" not in wheels["attractor-server"].name
-    script = (
-        "from attractor_server.engine.native.library import library; print(library()._name, library().read_bilinear)"
-    )
+    imports = "from attractor_server.engine.compute.native.library import library"
+    script = f"{imports}; print(library()._name, library().read_bilinear)"
     said = run(installed / "python", "-c", script, PATH=str(installed), XDG_CACHE_HOME=str(tmp_path))
-    assert f"site-packages/attractor_server/engine/native/{LEVEL.file_name} " in said
+    assert f"site-packages/attractor_server/engine/compute/native/{LEVEL.file_name} " in said
     assert not list(tmp_path.iterdir()), "nothing was compiled"

@@ -16,9 +16,8 @@ from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.errors import InvalidRequest
 from attractor_server.fields import KINDS, Field, Layout
 from attractor_server.memories.outcomes import Floats
-from attractor_server.rpc.codec import decode
+from attractor_server.rpc.codec import Patterns, decode
 from attractor_server.rpc.validation import check_values
-from attractor_server.scheduling.jobs import Patterns
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
 SHAPE = (2, 3)

@@ -20,8 +20,9 @@ from attractor_server.memories.outcomes import Deleted, Outcome, Recalled, Store
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import NewMemory
 from attractor_server.memories.settings import MemorySettings
-from attractor_server.scheduling.jobs import Job, Operation, Rebuild, Restore, TakeSnapshot, Task
+from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.scheduling.queue import Queue
+from attractor_server.scheduling.tasks import Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.memory_store import SqlMemoryStore
 

@@ -15,7 +15,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform, Whitening
 from attractor_server.engine.compute.dispatch import compute_path, read_pages
-from attractor_server.engine.native.library import library
+from attractor_server.engine.compute.native.library import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
 every = pytest.mark.parametrize("name", CASES.keys())

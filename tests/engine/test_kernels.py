@@ -22,8 +22,8 @@ from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
 from attractor_server.engine.compute.cuda_graphs import COPIED_BYTES, GraphedReads
 from attractor_server.engine.compute.dispatch import compute_path, read_pages
-from attractor_server.engine.native.kernels import HostKernel
-from attractor_server.engine.native.library import library
+from attractor_server.engine.compute.native.kernels import HostKernel
+from attractor_server.engine.compute.native.library import library
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 compiled = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")

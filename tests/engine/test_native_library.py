@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from attractor_server.engine.native import library as loading
-from attractor_server.engine.native.build import FOLDER, LEVELS, compile_library, find_compiler
-from attractor_server.engine.native.interface import fill, parse_structures, structures
+from attractor_server.engine.compute.native import library as loading
+from attractor_server.engine.compute.native.build import FOLDER, LEVELS, compile_library, find_compiler
+from attractor_server.engine.compute.native.interface import fill, parse_structures, structures
 
 COMPILER = find_compiler()
 compiled = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
@@ -183,7 +183,7 @@ def test_the_name_of_what_is_kept_depends_on_processor_and_compiler(
     here = loading.kept_path(compiler.path)
     Path(compiler.path).write_text(Path(compiler.path).read_text().replace("echo fake", "echo newer"))
     newer = loading.kept_path(compiler.path)
-    monkeypatch.setattr("attractor_server.engine.native.build.cpu_description", lambda: "another processor")
+    monkeypatch.setattr("attractor_server.engine.compute.native.build.cpu_description", lambda: "another processor")
     assert len({here, newer, loading.kept_path(compiler.path)}) == 3
 
 

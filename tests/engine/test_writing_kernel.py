@@ -13,8 +13,8 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.bilinear import Bilinear
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.compute.dispatch import compute_path, write_pages
-from attractor_server.engine.native.kernels import HostWritingKernel
-from attractor_server.engine.native.library import library
+from attractor_server.engine.compute.native.kernels import HostWritingKernel
+from attractor_server.engine.compute.native.library import library
 
 NETWORKS = {
     "matrix": Bilinear(inputs=48, keys=32, values=37),

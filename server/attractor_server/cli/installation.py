@@ -77,7 +77,7 @@ def _sqlite() -> Finding:
 
 
 def _native_library() -> Finding:
-    from attractor_server.engine.native.library import describe_library  # noqa: PLC0415 - needs the engine
+    from attractor_server.engine.compute.native.library import describe_library  # noqa: PLC0415 - needs the engine
 
     found, which = describe_library()
     return Finding("ok" if found else "warning", "native library", which)

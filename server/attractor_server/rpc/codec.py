@@ -14,7 +14,6 @@ from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Booleans, Floats, Recalled, Recognized
 from attractor_server.memories.records import NOTHING
 from attractor_server.rpc.messages import encode_items
-from attractor_server.scheduling.jobs import Patterns
 
 _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
@@ -27,6 +26,18 @@ _DIMENSIONS_LIMIT = 32
 
 DIMENSIONS_SHOWN = 8
 """Dimensions of a refused shape that the error names"""
+
+
+class Patterns:
+    """Decoded rows of one or many requests: values (rows, d) in user units, known (rows, d) or None."""
+
+    def __init__(self, values: Floats, known: Booleans | None) -> None:
+        self.values = values
+        self.known = known
+
+    def rows(self, rows: slice) -> "Patterns":
+        """Return a view of some rows."""
+        return Patterns(self.values[rows], None if self.known is None else self.known[rows])
 
 
 def count_rows(tensors: Sequence[pb.Tensor], *, where: str, patterns_limit: int) -> int:

@@ -12,13 +12,14 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
+from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.context import Context, get_address, is_forwarded
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.validation import check_steps, check_values
-from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
+from attractor_server.scheduling.jobs import Job, Operation, Origin
 from attractor_server.shard.shard import Shard
 
 

@@ -15,10 +15,10 @@ from attractor_server.memories.names import check_name
 from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.memories.store import LEFTOVER_PAGES
+from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.dedup import read_call
 from attractor_server.rpc.messages import read_items, read_settings
 from attractor_server.rpc.validation import check_values
-from attractor_server.scheduling.jobs import Patterns
 from attractor_server.shard.budget import Account
 from attractor_server.shard.shard import Shard
 

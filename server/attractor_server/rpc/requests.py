@@ -16,11 +16,12 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Booleans
 from attractor_server.memories.records import Item
 from attractor_server.rpc import codec
+from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.errors import log_unforeseen, to_server_error
 from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.operations import WireOperation
 from attractor_server.rpc.validation import check_steps, check_values
-from attractor_server.scheduling.jobs import Job, Operation, Origin, Patterns
+from attractor_server.scheduling.jobs import Job, Operation, Origin
 from attractor_server.shard.shard import Shard
 
 

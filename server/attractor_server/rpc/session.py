@@ -10,13 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from attractor_proto.v1 import memory_data_pb2 as pb
-from attractor_server.errors import (
-    HandleNotOpen,
-    InvalidRequest,
-    MemoryNotFound,
-    MemoryShort,
-    ServerError,
-)
+from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFound, MemoryShort, ServerError
 from attractor_server.fields import Layout
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of

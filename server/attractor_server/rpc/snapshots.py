@@ -24,7 +24,8 @@ from attractor_server.rpc.exports import read_pieces
 from attractor_server.rpc.imports import Importing
 from attractor_server.rpc.messages import PAGE_CAPACITIES, encode_memory, encode_timestamp
 from attractor_server.rpc.peers import Peers, owner_answers
-from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot, Task
+from attractor_server.scheduling.jobs import Job
+from attractor_server.scheduling.tasks import ForgetSnapshot, Fork, Rebuild, Restore, TakeSnapshot, Task
 from attractor_server.shard.shard import Shard
 
 logger = logging.getLogger(__name__)

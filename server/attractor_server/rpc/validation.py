@@ -6,7 +6,7 @@ from attractor_proto.names import CLIENT_ID_LIMIT, STEPS_LIMIT
 from attractor_server.errors import InvalidRequest, quote
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Floats
-from attractor_server.scheduling.jobs import Patterns
+from attractor_server.rpc.codec import Patterns
 
 SEQUENCE_LIMIT = (1 << 63) - 1
 

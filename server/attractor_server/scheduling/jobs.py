@@ -11,19 +11,14 @@ from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Booleans, Floats, Outcome, OutcomeFuture
 from attractor_server.memories.records import Call, Item
+from attractor_server.scheduling.tasks import PART_PATTERNS, Rebuild, Task
 
 Origin: TypeAlias = tuple[str, int]
 """The address of a client, and the number of its session; 0 for unary calls"""
-
-PART_PATTERNS = 64
-"""On the account of whoever has a rebuild done in parts, for each"""
-
 LOOKS = 16
 """Pages that can be asked for a pattern's energy in the time in which the pattern is read from one, about"""
-
 SEARCH = 2
 """Patterns that are read in the time in which a page's kept patterns are fetched and looked through, about"""
-
 COMPARED = 1024
 """Kept patterns that are compared with a pattern in the time in which it is read, about"""
 
@@ -42,48 +37,6 @@ class Operation(Enum):
     def __init__(self, name: str) -> None:
         self.writes = name not in ("query", "recognize")
         """Whether jobs behind it have to wait for its effect"""
-
-
-@dataclass(frozen=True)
-class Fork:
-    """Make a memory of that name with all that this one has, or had at a snapshot."""
-
-    name: str
-    tag: str = ""
-
-
-@dataclass(frozen=True)
-class TakeSnapshot:
-    """Keep the memory as it is under a tag."""
-
-    tag: str
-
-
-@dataclass(frozen=True)
-class ForgetSnapshot:
-    """Keep it no longer."""
-
-    tag: str
-
-
-@dataclass(frozen=True)
-class Restore:
-    """Make the memory what it was at a snapshot."""
-
-    tag: str
-
-
-@dataclass(frozen=True)
-class Rebuild:
-    """Write the memory anew from its patterns."""
-
-    model: str
-    model_digest: str
-    page_patterns: int
-
-
-Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
-"""Task on a memory as the backend store has it"""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -349,15 +302,3 @@ class Job:
         """Give up the outcome: a job that has not started fails, and leaves its queue uncomputed."""
         if not self.started or (self.cut and not self.operation.writes):
             self.fail(Cancelled("cancelled before it was computed"))
-
-
-class Patterns:
-    """Decoded rows of one or many requests: values (rows, d) in user units, known (rows, d) or None."""
-
-    def __init__(self, values: Floats, known: Booleans | None) -> None:
-        self.values = values
-        self.known = known
-
-    def rows(self, rows: slice) -> "Patterns":
-        """Return a view of some rows."""
-        return Patterns(self.values[rows], None if self.known is None else self.known[rows])

@@ -5,14 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from attractor_server.memories.records import (
-    Call,
-    Change,
-    Done,
-    NewMemory,
-    Snapshot,
-    StoredMemory,
-)
+from attractor_server.memories.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory
 from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.claims import Claims, claim_all

@@ -193,7 +193,7 @@ class BilinearForm:
 
     def make_writing_kernel(self) -> WritingKernel | None:
         """See `ClosedForm`; the kernel knows this form, so it is imported here."""
-        from attractor_server.engine.native.kernels import make_host_writing_kernel  # noqa: PLC0415
+        from attractor_server.engine.compute.native.kernels import make_host_writing_kernel  # noqa: PLC0415
 
         return make_host_writing_kernel(self)
 

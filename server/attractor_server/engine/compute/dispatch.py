@@ -59,7 +59,7 @@ def _make_path(model: Model) -> ComputePath | None:
 def _make_reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> Kernel | None:
     """Make a kernel in C on a CPU; on CUDA, one that launches the form's operations as one graph."""
     if model.device.type == "cpu":
-        from attractor_server.engine.native.kernels import make_host_kernel  # noqa: PLC0415 - which knows the forms
+        from attractor_server.engine.compute.native.kernels import make_host_kernel  # noqa: PLC0415 - which knows the forms
 
         return make_host_kernel(form, schedule, model.transform)
     cuda = model.device.type == "cuda"

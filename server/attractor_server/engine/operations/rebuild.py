@@ -21,7 +21,7 @@ from attractor_server.memories.page import Page
 from attractor_server.memories.records import NOTHING, Call, Change, Done, Entry, Item, Remade, StoredMemory
 from attractor_server.memories.store import MemoryStore
 from attractor_server.scheduling.failures import memory_gone_error
-from attractor_server.scheduling.jobs import Rebuild
+from attractor_server.scheduling.tasks import Rebuild
 
 Rebuilt: TypeAlias = Generator[None, None, tuple[Done, int]]
 

@@ -16,7 +16,8 @@ from attractor_server.memories.page import release
 from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory
 from attractor_server.memories.store import MemoryStore
 from attractor_server.scheduling.failures import log_fault
-from attractor_server.scheduling.jobs import ForgetSnapshot, Fork, Job, Rebuild, Restore, TakeSnapshot
+from attractor_server.scheduling.jobs import Job
+from attractor_server.scheduling.tasks import ForgetSnapshot, Fork, Rebuild, Restore, TakeSnapshot
 
 Made: TypeAlias = StoredMemory | Snapshot | None
 

@@ -4,7 +4,7 @@ import ctypes
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from torch.nn.functional import pad
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Held, Hold, Transform
-from attractor_server.engine.compute.bilinear import BilinearForm, BilinearWriteTerms
 from attractor_server.engine.compute.closed_form import ClosedForm, Schedule, WriteTerms, WritingSchedule
+from attractor_server.engine.compute.native.interface import fill
+from attractor_server.engine.compute.native.library import library
 from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
-from attractor_server.engine.native.interface import fill
-from attractor_server.engine.native.library import library
+
+if TYPE_CHECKING:
+    from attractor_server.engine.compute.bilinear import BilinearForm, BilinearWriteTerms
 
 ROWS = 24
 Function: TypeAlias = Callable[..., None]
@@ -132,7 +134,7 @@ class HostWritingKernel:
 
     def write(self, ground: WriteTerms, fast: Tensors, schedule: WritingSchedule, *, out: Tensors) -> None:
         """See `WritingKernel`; `ground` is that of the form that this was made of."""
-        assert isinstance(ground, BilinearWriteTerms)
+        ground = cast("BilinearWriteTerms", ground)  # of the form that this kernel was made for
         seen = ground.seen
         pages, n, _ = seen.v.shape
         steps = self._stack_numbers(schedule, pages)
@@ -168,7 +170,7 @@ class HostWritingKernel:
         return pad(rows, (0, self.wide - self.values)).contiguous()
 
 
-def make_host_writing_kernel(form: BilinearForm) -> HostWritingKernel | None:
+def make_host_writing_kernel(form: "BilinearForm") -> HostWritingKernel | None:
     """Make the kernel of this model; None where its shape or dtype does not fit, or there is no native library."""
     keys, wide = form.a.shape[1], -(-form.values // PANEL) * PANEL
     if form.q.dtype != torch.float32 or keys % PANEL or (native := library()) is None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from attractor_server.engine.native.build import (
+from attractor_server.engine.compute.native.build import (
     COMPILERS,
     FOLDER,
     HOST_FLAGS,
@@ -24,7 +24,7 @@ from attractor_server.engine.native.build import (
     digest_of,
     find_compiler,
 )
-from attractor_server.engine.native.interface import declare_functions
+from attractor_server.engine.compute.native.interface import declare_functions
 
 logger = logging.getLogger(__name__)
 

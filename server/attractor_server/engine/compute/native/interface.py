@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
-from attractor_server.engine.native.build import FOLDER
+from attractor_server.engine.compute.native.build import FOLDER
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _STRUCTURE = re.compile(r"typedef struct \{(.*?)\} (\w+);", re.DOTALL)

@@ -1,0 +1,49 @@
+"""Tasks on memories as the backend store has them: forks, snapshots, and writing anew."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+PART_PATTERNS = 64
+"""On the account of whoever has a rebuild done in parts, for each"""
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Make a memory of that name with all that this one has, or had at a snapshot."""
+
+    name: str
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class TakeSnapshot:
+    """Keep the memory as it is under a tag."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class ForgetSnapshot:
+    """Keep it no longer."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Make the memory what it was at a snapshot."""
+
+    tag: str
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Write the memory anew from its patterns."""
+
+    model: str
+    model_digest: str
+    page_patterns: int
+
+
+Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
+"""Task on a memory as the backend store has it"""
