@@ -178,7 +178,7 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
         models.values(),
         bank_bytes=spec.bank_bytes,
         residency=residency,
-        keeper=store,
+        store=store,
         checked=spec.check_banks,
         part_s=spec.batch_s / CONTENTION_PART,
     )

@@ -89,7 +89,7 @@ def archive_models(paths: Iterable[Path], artifacts: Artifacts) -> None:
 
 
 def load_former_models(
-    journal: SqlMemoryStore, artifacts: Artifacts, served: Iterable[Model], device: torch.device | str
+    store: SqlMemoryStore, artifacts: Artifacts, served: Iterable[Model], device: torch.device | str
 ) -> Mapping[str, Model]:
     """Load models that memories need and no folder has, from the artifact store, named by name and digest.
 
@@ -98,7 +98,7 @@ def load_former_models(
     """
     found: dict[str, Model] = {}
     here = {model.digest for model in served}
-    for name, digest in journal.models():
+    for name, digest in store.models():
         if digest in here or (content := artifacts.find(_location(digest))) is None:
             continue
         try:

@@ -32,7 +32,7 @@ class Many:
     def __init__(self, store_uri: str, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._loop = open_store(store_uri), loop
         self.journal = SqlMemoryStore(self._store)
-        self.engine = Engine([MODEL], bank_bytes=1 << 20, keeper=self.journal)
+        self.engine = Engine([MODEL], bank_bytes=1 << 20, store=self.journal)
         settings = MemorySettings(page_patterns=PAGE)
         new = [NewMemory(name=name, model="able", model_digest=MODEL.digest, settings=settings) for name in NAMES]
         self.memories: list[MemoryRecord] = [record_of(one) for one in self.journal.create(new)]

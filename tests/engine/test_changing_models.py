@@ -43,7 +43,7 @@ class House:
     def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
         self.database, self.loop, self.queue = SqliteDatabase(folder), loop, Queue()
         self.journal = SqlMemoryStore(self.database)
-        self.engine = Engine([ONE, OTHER, KEYS], bank_bytes=1 << 16, keeper=self.journal)
+        self.engine = Engine([ONE, OTHER, KEYS], bank_bytes=1 << 16, store=self.journal)
 
     def memory(self, name: str, model: Model) -> MemoryRecord:
         settings = MemorySettings(page_patterns=8)
@@ -180,7 +180,7 @@ def test_a_batch_of_two_models_is_computed_by_each_its_own(house: House) -> None
     jobs = [house.put(Operation.STORE, memory, patterns(n)) for n, memory in enumerate((one, other))]
     assert house.engine.run(jobs) == [Stored(1, 1)] * 2
     assert {memory.pages[0].home for memory in (one, other)} == {
-        house.engine._loaded[model.digest].bank for model in (ONE, OTHER)
+        house.engine._states[model.digest].bank for model in (ONE, OTHER)
     }
 
 
@@ -198,7 +198,7 @@ def test_a_deletion_that_fails_for_a_reason_nobody_foresaw_fails_alone(house: Ho
 
 
 def test_a_bank_neither_frees_nor_reads_nor_writes_a_page_of_another(house: House) -> None:
-    one, other = (house.engine._loaded[model.digest].bank for model in (ONE, OTHER))
+    one, other = (house.engine._states[model.digest].bank for model in (ONE, OTHER))
     memory = house.memory("m", ONE)
     house.put(Operation.STORE, memory, patterns(0))
     house.run()

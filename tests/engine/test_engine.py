@@ -130,7 +130,7 @@ def test_what_is_pulled_is_read_as_the_core_reads_it_and_nothing_is_put_back(
     (recalled,) = bench.run(job)
     assert isinstance(recalled, Recalled)
     given, mask = torch.from_numpy(cue)[None], torch.from_numpy(known)[None]
-    fast = bench.engine._loaded[model.digest].bank.gather(torch.tensor([1]))
+    fast = bench.engine._states[model.digest].bank.gather(torch.tensor([1]))
     x, pull = model.encode(given), model.pull(given, mask)
     with torch.no_grad():
         expected = read(model.network, model.parameters, fast, x, pull=pull)
@@ -180,7 +180,7 @@ def test_deleting_leaves_nothing_of_the_weights(loop: asyncio.AbstractEventLoop,
     bench.store("a", patterns(random, 2))
     place = bench.memories["a"].pages[0].place
     assert bench.run(bench.job(Operation.DELETE, "a")) == [Deleted()]
-    weights = bench.engine._loaded[MODEL.digest].bank.gather(torch.tensor([place]))
+    weights = bench.engine._states[MODEL.digest].bank.gather(torch.tensor([place]))
     assert all((tensor == 0).all() for tensor in weights.values())
 
 

@@ -85,7 +85,7 @@ def test_others_are_served_between_the_parts(loop: Loop, binary: Model) -> None:
 
 def test_a_store_whose_memory_goes_between_its_parts_leaves_nothing_in_the_bank(loop: Loop, binary: Model) -> None:
     made = bench_of(binary, loop)
-    bank = made.engine._loaded[binary.digest].bank
+    bank = made.engine._states[binary.digest].bank
     before = len(bank._free)
     long = made.job(Operation.STORE, "m", signs(90, seed=1))
     long.cut = True

@@ -31,7 +31,7 @@ class Kept:
         self.path, self.loop = folder / FILE, loop
         self.database = SqliteDatabase(folder)
         self.journal = SqlMemoryStore(self.database)
-        self.engine = Engine([MODEL], bank_bytes=1 << 20, keeper=self.journal)
+        self.engine = Engine([MODEL], bank_bytes=1 << 20, store=self.journal)
         new = NewMemory(name="a", model="tiny", model_digest=MODEL.digest, settings=MemorySettings(page_patterns=8))
         self.memory: MemoryRecord = record_of(self.journal.create([new])[0])
 
@@ -123,6 +123,6 @@ def test_stores_behind_one_that_was_not_committed_fail_with_it(kept: Kept, rando
 
 def test_a_memory_of_a_model_that_is_not_loaded_can_be_forgotten(kept: Kept, random: np.random.Generator) -> None:
     kept.store(some(random))
-    engine = Engine([], bank_bytes=1, keeper=kept.journal)
+    engine = Engine([], bank_bytes=1, store=kept.journal)
     engine.run([Job(operation=Operation.DELETE, memory=kept.memory, future=kept.loop.create_future())])
     assert kept.journal.find("a") is None

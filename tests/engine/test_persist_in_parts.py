@@ -63,7 +63,7 @@ class Kept:
         self.loop.close()
 
     def started(self) -> Engine:
-        return Engine([MODEL], bank_bytes=16 << 20, keeper=self.journal, part_s=0.0)
+        return Engine([MODEL], bank_bytes=16 << 20, store=self.journal, part_s=0.0)
 
     def made(self, name: str, settings: MemorySettings) -> MemoryRecord:
         new = NewMemory(name=name, model="able", model_digest=MODEL.digest, settings=settings)
@@ -171,7 +171,7 @@ def test_an_erase_in_many_pages_is_kept_in_parts_and_nothing_of_it_stays(kept: K
 def test_what_fails_in_a_late_part_leaves_the_memory_as_it_was(
     kept: Kept, operation: Operation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, bank = kept.made("a", STREAM), kept.engine._loaded[MODEL.digest].bank
+    memory, bank = kept.made("a", STREAM), kept.engine._states[MODEL.digest].bank
     before, contents, free = kept.recall(memory), kept.contents(memory), len(bank._free)
     values = some(2 * PAGES, seed=0 if operation is Operation.ERASE else 1)
     plain = kept.journal.add_pages
@@ -196,7 +196,7 @@ def test_what_fails_in_a_late_part_leaves_the_memory_as_it_was(
 def test_a_change_whose_last_commit_fails_is_not_made(
     kept: Kept, operation: Operation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, free = kept.made("a", STREAM), len(kept.engine._loaded[MODEL.digest].bank._free)
+    memory, free = kept.made("a", STREAM), len(kept.engine._states[MODEL.digest].bank._free)
     contents = kept.contents(memory)
     values = some(2 * PAGES, seed=0 if operation is Operation.ERASE else 1)
 
@@ -210,14 +210,14 @@ def test_a_change_whose_last_commit_fails_is_not_made(
     list(kept.journal.forget_leftovers())
     assert kept.contents(memory) == contents
     assert isinstance(kept.in_parts(kept.job(operation, memory, values)), Stored | Erased)
-    assert free < len(kept.engine._loaded[MODEL.digest].bank._free) + 3 * PAGES
+    assert free < len(kept.engine._states[MODEL.digest].bank._free) + 3 * PAGES
 
 
 @pytest.mark.parametrize("operation", [Operation.STORE, Operation.ERASE])
 def test_a_memory_that_is_deleted_between_the_parts_leaves_nothing_of_the_change(
     kept: Kept, operation: Operation
 ) -> None:
-    memory, bank = kept.made("a", STREAM), kept.engine._loaded[MODEL.digest].bank
+    memory, bank = kept.made("a", STREAM), kept.engine._states[MODEL.digest].bank
     free = len(bank._free)
     job = kept.job(operation, memory, some(2 * PAGES, seed=0 if operation is Operation.ERASE else 1))
     while len(kept.parts) < 2:

@@ -45,33 +45,33 @@ class Engine:
         *,
         bank_bytes: int,
         residency: Residency | None = None,
-        keeper: MemoryStore | None = None,
+        store: MemoryStore | None = None,
         checked: bool = False,
         part_s: float = PART_S,
     ) -> None:
         """`bank_bytes` bounds the fast weights of each model that are on the device at the same time.
 
-        With a `keeper` memories that have an id there outlive the engine. With `checked` the banks of a batch are
+        With a `store` memories that have an id there outlive the engine. With `checked` the banks of a batch are
         checked after it. What is done in parts stops after `part_s`.
         """
         residency = residency or Residency()
-        self._keeper = keeper
+        self._store = store
         self._checked = checked
-        kept = None if keeper is None else PatternCache(keeper)
-        self._loaded: Mapping[str, ModelState] = {
+        kept = None if store is None else PatternCache(store)
+        self._states: Mapping[str, ModelState] = {
             model.digest: ModelState(
-                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, keeper=keeper), keeper, kept
+                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, store=store), store, kept
             )
             for model in models
         }
-        self._tending = TaskRunner(keeper, self._loaded)
+        self._tasks = TaskRunner(store, self._states)
         self._deleting: dict[Job, Stops[Outcome | ServerError]] = {}
         self._part_s = part_s
         self._parts = TimeSlicer(self._compute_jobs, part_s=part_s)
         self._singly: Mapping[Operation, Callable[[Job], Outcome | ServerError]] = {
             Operation.DELETE: self._delete,
             Operation.EVICT: self._leave,
-            Operation.TASK: self._tending.run,
+            Operation.TASK: self._tasks.run,
         }
 
     @torch.no_grad()
@@ -97,9 +97,9 @@ class Engine:
         Raises:
             BankBroken: not each place of a bank is free once, or one page's.
         """
-        for digest, loaded in self._loaded.items():
-            if (digests is None or digest in digests) and (found := loaded.bank.find_disorder()):
-                raise BankBroken(f"the bank of model {loaded.model.name} ({digest}) is in disorder: {found}")
+        for digest, state in self._states.items():
+            if (digests is None or digest in digests) and (found := state.bank.find_disorder()):
+                raise BankBroken(f"the bank of model {state.model.name} ({digest}) is in disorder: {found}")
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
         self._parts.drop_stale()
@@ -119,15 +119,15 @@ class Engine:
             else:
                 by_model.setdefault(job.memory.model_digest, []).append(job)
         for digest, own in by_model.items():
-            if (loaded := self._loaded.get(digest)) is None:
+            if (state := self._states.get(digest)) is None:
                 yield from ((job, model_gone_error(job.memory)) for job in own)
             else:
-                yield from _compute(loaded, own)
+                yield from _compute(state, own)
 
     def close(self) -> None:
         """Remove the files of pages. Nothing can be computed from then on."""
-        for loaded in self._loaded.values():
-            loaded.spill.close()
+        for state in self._states.values():
+            state.spill.close()
 
     def _delete(self, job: Job) -> Outcome | ServerError:
         """Delete the memory, or the next part of it."""
@@ -153,8 +153,8 @@ class Engine:
             del memory.pages[-FREED:]
             yield
         try:
-            if self._keeper is not None and memory.id and self._keeper.begin_delete(memory.id, call=job.call):
-                yield from delete_in_parts(self._keeper, memory.id)
+            if self._store is not None and memory.id and self._store.begin_delete(memory.id, call=job.call):
+                yield from delete_in_parts(self._store, memory.id)
         except ServerError as error:
             memory.at_hand = False
             return error
@@ -170,11 +170,11 @@ class Engine:
         return Deleted()
 
 
-def _compute(loaded: ModelState, jobs: Sequence[Job]) -> Results:
+def _compute(state: ModelState, jobs: Sequence[Job]) -> Results:
     """Compute jobs whose memories are of that model at this moment, which is the turn of all of them."""
     answered: set[Job] = set()
     try:
-        for one in _answer(loaded, jobs):
+        for one in _answer(state, jobs):
             if one is not None:
                 answered.add(one[0])
             yield one
@@ -183,17 +183,17 @@ def _compute(loaded: ModelState, jobs: Sequence[Job]) -> Results:
         yield from ((job, failure) for job in jobs if job not in answered)
 
 
-def _answer(loaded: ModelState, jobs: Sequence[Job]) -> Results:
-    settled = dict(restore_memories(loaded, [job for job in jobs if not job.memory.at_hand]))
-    settled |= find_repeats(loaded, [job for job in jobs if job.looks_back and job not in settled])
+def _answer(state: ModelState, jobs: Sequence[Job]) -> Results:
+    settled = dict(restore_memories(state, [job for job in jobs if not job.memory.at_hand]))
+    settled |= find_repeats(state, [job for job in jobs if job.looks_back and job not in settled])
     for job in jobs:
         if job.own_steps:
-            job.settle_steps(loaded.model.steps)
-        if job not in settled and (error := find_misfit(job, loaded.model)) is not None:
+            job.settle_steps(state.model.steps)
+        if job not in settled and (error := find_misfit(job, state.model)) is not None:
             settled[job] = error
     yield from settled.items()
     batches = group_by_memory(job for job in jobs if job not in settled)
-    program = partial(PROGRAMS[operation := jobs[0].operation], loaded)
+    program = partial(PROGRAMS[operation := jobs[0].operation], state)
     if operation.writes and batches:  # in which each memory fails alone
         yield from program(batches)
     elif batches:

@@ -31,8 +31,8 @@ RELEASED = 8
 class Draft:
     """Pages on their way into the store. Lives on the engine's thread."""
 
-    def __init__(self, keeper: MemoryStore, memory: MemoryRecord) -> None:
-        self._keeper = keeper
+    def __init__(self, store: MemoryStore, memory: MemoryRecord) -> None:
+        self._store = store
         self._memory = memory
         self._id = 0
         self.numbers: set[int] = set()
@@ -45,8 +45,8 @@ class Draft:
             ServerError: the store failed.
         """
         if not self._id:
-            self._id = self._keeper.begin_import(_like(self._memory))
-        self._keeper.add_pages(replace(change, memory=self._id))
+            self._id = self._store.begin_import(_like(self._memory))
+        self._store.add_pages(replace(change, memory=self._id))
         self.numbers.update(change.pages)
 
     def end(self, change: Change) -> None:
@@ -55,25 +55,25 @@ class Draft:
         Raises:
             ServerError: the store failed; whether it did this is not known.
         """
-        self._keeper.end_change(self._id, change)
+        self._store.end_change(self._id, change)
 
     def discard(self) -> None:
         """Leave nothing of it, or, if it has ended after all, of what the memory had, by and by."""
         if self._id:
             with suppress(ServerError):
-                self._keeper.abandon(self._id)
+                self._store.abandon(self._id)
 
     def forget_old(self) -> Iterator[None]:
         """Delete what the memory had in these places, with stops."""
-        return delete_in_parts(self._keeper, self._id)
+        return delete_in_parts(self._store, self._id)
 
 
-def draft_of(loaded: ModelState, memory: MemoryRecord) -> Draft | None:
+def draft_of(state: ModelState, memory: MemoryRecord) -> Draft | None:
     """Return a new one, or None where no store keeps the memory."""
-    return None if loaded.store is None or not memory.id else Draft(loaded.store, memory)
+    return None if state.store is None or not memory.id else Draft(state.store, memory)
 
 
-def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
+def release_by_and_by(state: ModelState, pages: Iterable[Page]) -> Stops[None]:
     """Free the places of pages, with stops; all of them also where it does not go on after one."""
     left = list(pages)
     try:
@@ -81,24 +81,24 @@ def release_by_and_by(loaded: ModelState, pages: Iterable[Page]) -> Stops[None]:
             part = left[-RELEASED:]
             del left[-RELEASED:]
             for page in part:
-                if loaded.patterns is not None:
-                    loaded.patterns.invalidate(page)
+                if state.patterns is not None:
+                    state.patterns.invalidate(page)
             release(part)
             yield
     finally:
         release(left)
 
 
-def delete_in_parts(keeper: MemoryStore, draft: int) -> Iterator[None]:
+def delete_in_parts(store: MemoryStore, draft: int) -> Iterator[None]:
     """Delete that memory, which nobody reaches, with a stop after each part. What fails is left for a later call."""
     pages, started_s = 1, time.perf_counter()
     try:
-        while keeper.shorten(draft, pages=pages):
+        while store.shorten(draft, pages=pages):
             took_s = time.perf_counter() - started_s
             pages = max(1, pages // 2) if took_s > PART_S else min(2 * pages, DROPPED) if 2 * took_s < PART_S else pages
             yield
             started_s = time.perf_counter()
-        keeper.forget_unreached(draft)
+        store.forget_unreached(draft)
     except ServerError as error:
         logger.warning("pages of a memory that was deleted or rebuilt are still in the store: %s", error)
 

@@ -30,7 +30,7 @@ ERASED_TOGETHER = 4
 """Patterns of a page before each stop"""
 
 
-def erase(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
+def erase(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Erase the patterns of one job of each memory, all of them or none.
 
     A pattern that is kept, by an open page or by the backend store, leaves its page as if it had been stored one time
@@ -38,23 +38,23 @@ def erase(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     does not follow from them any more.
     """
     plans = [ErasePlan(batch.jobs[0], batch.values) for batch in batches]
-    yield from by_halves(plans, partial(_find, loaded), partial(_fail, "search for what to erase"))
+    yield from by_halves(plans, partial(_find, state), partial(_fail, "search for what to erase"))
     if batches[0].cut and len(plans) == 1 and plans[0].error is None and plans[0].changes:
-        yield from _erase_beside(loaded, plans[0])
+        yield from _erase_beside(state, plans[0])
         return
-    for part in _group_plans(loaded, plans):
-        yield from by_halves(part, partial(_apply, loaded), partial(_fail, "erasing"))
+    for part in _group_plans(state, plans):
+        yield from by_halves(part, partial(_apply, state), partial(_fail, "erasing"))
     outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _count_erase(one) for one in plans}
-    outcomes.update(keep_erases(loaded, plans, outcomes))
+    outcomes.update(keep_erases(state, plans, outcomes))
     yield from outcomes.items()
 
 
-def _find(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+def _find(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan what to do to which pages."""
     for one in plans:
         one.begin()
-    yield from _find_kept(loaded, plans)
-    yield from _find_others(loaded, [one for one in plans if one.error is None and len(one.rest)])
+    yield from _find_kept(state, plans)
+    yield from _find_others(state, [one for one in plans if one.error is None and len(one.rest)])
 
 
 def _fail(what: str, plans: Sequence[ErasePlan], error: Exception) -> None:
@@ -62,14 +62,14 @@ def _fail(what: str, plans: Sequence[ErasePlan], error: Exception) -> None:
         one.error = log_fault(error, what, len(plans))
 
 
-def _find_kept(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+def _find_kept(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan to rewrite pages without those of their patterns that are kept."""
-    if loaded.patterns is None:
-        _find_at_hand(loaded, plans)
+    if state.patterns is None:
+        _find_at_hand(state, plans)
         return
     for one in plans:
         try:
-            yield from _find_in_store(loaded.patterns, one)
+            yield from _find_in_store(state.patterns, one)
         except ServerError as error:
             one.error = error
 
@@ -89,12 +89,12 @@ def _find_in_store(kept: PatternCache, plan: ErasePlan) -> Stops[None]:
         yield
 
 
-def _find_at_hand(loaded: ModelState, plans: Sequence[ErasePlan]) -> None:
+def _find_at_hand(state: ModelState, plans: Sequence[ErasePlan]) -> None:
     """Search the open pages, the only ones that keep patterns where there is no store."""
     keeping = [one for one in plans if one.job.memory.pages and one.job.memory.settings.write == "rewrite"]
-    for start in range(0, len(keeping), loaded.bank.capacity):
-        part = keeping[start : start + loaded.bank.capacity]
-        failed = loaded.bank.bring([one.job.memory.pages[-1] for one in part])
+    for start in range(0, len(keeping), state.bank.capacity):
+        part = keeping[start : start + state.bank.capacity]
+        failed = state.bank.bring([one.job.memory.pages[-1] for one in part])
         for one in part:
             page = one.job.memory.pages[-1]
             one.error = failed.get(page)
@@ -104,18 +104,18 @@ def _find_at_hand(loaded: ModelState, plans: Sequence[ErasePlan]) -> None:
                     one.changes[page] = PageEdit(page, page.kept[stays])
 
 
-def _find_others(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+def _find_others(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan which pages the eraser is to change; where nothing is stored there is nothing to change."""
     holding = [one for one in plans if any(page.written for page in one.job.memory.pages)]
-    if not loaded.model.erases:
+    if not state.model.erases:
         for one in holding:
             one.error = CannotErase(
-                f"model {loaded.model.name} cannot erase, and {len(one.rest)} of the patterns are not kept "
+                f"model {state.model.name} cannot erase, and {len(one.rest)} of the patterns are not kept "
                 f"by the page of memory {one.job.memory.name!r} that is being filled: make the memory anew without them"
             )
         return
     cut = any(one.job.cut for one in holding)
-    found = yield from choose(loaded, [Cues(one.job.memory.pages, one.rest) for one in holding], cut=cut)
+    found = yield from choose(state, [Cues(one.job.memory.pages, one.rest) for one in holding], cut=cut)
     for one, chosen in zip(holding, found, strict=True):
         if isinstance(chosen, ServerError):
             one.error = chosen
@@ -125,17 +125,17 @@ def _find_others(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
             one.changes.setdefault(page, PageEdit(page)).erased.append(one.rest[chosen.page == number])
 
 
-def _group_plans(loaded: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
+def _group_plans(state: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
     """Group plans whose pages fit in the bank together, and where possible in one program."""
     part, pages = list[ErasePlan](), 0
     for one in (one for one in plans if one.error is None and one.changes):
-        if (count := len(one.changes)) > loaded.bank.capacity:
+        if (count := len(one.changes)) > state.bank.capacity:
             one.error = BankFull(
                 f"the patterns to be erased lie in {count} pages of memory {one.job.memory.name!r}, and the bank holds "
-                f"{loaded.bank.capacity}: erase fewer at a time, or raise --bank-memory-mib"
+                f"{state.bank.capacity}: erase fewer at a time, or raise --bank-memory-mib"
             )
             continue
-        if part and pages + count > loaded.limit:
+        if part and pages + count > state.limit:
             yield part
             part, pages = [], 0
         part, pages = [*part, one], pages + count
@@ -143,19 +143,19 @@ def _group_plans(loaded: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Seq
         yield part
 
 
-def _apply(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
-    failed = loaded.bank.bring([page for one in plans for page in one.changes])
+def _apply(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+    failed = state.bank.bring([page for one in plans for page in one.changes])
     for one in plans:
         one.error = next((failed[page] for page in one.changes if page in failed), None)
-    yield from _publish(loaded, [one for one in plans if one.error is None])
+    yield from _publish(state, [one for one in plans if one.error is None])
 
 
-def _publish(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
+def _publish(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Compute the pages, and put those of plans that are finite throughout in the bank."""
     changes = [change for one in plans for change in one.changes.values()]
     if not changes:
         return
-    fast = yield from _compute_changes(loaded, changes)
+    fast = yield from _compute_changes(state, changes)
     finite = dict(zip(changes, find_finite_rows(fast), strict=False))
     for one in plans:
         if not all(finite[change] for change in one.changes.values()):
@@ -163,32 +163,32 @@ def _publish(loaded: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     finished = [one for one in plans if one.error is None]
     done = [change for one in finished for change in one.changes.values()]
     rows = [row for row, change in enumerate(changes) if change in done and not change.empties]
-    loaded.bank.bring([change.page for change in changes])
-    failed = publish(loaded, [changes[row].page for row in rows], select_rows(fast, rows))
+    state.bank.bring([change.page for change in changes])
+    failed = publish(state, [changes[row].page for row in rows], select_rows(fast, rows))
     for one in finished:
         one.error = next((failed[page] for page in one.changes if page in failed), None)
     for one in (one for one in finished if one.error is None):
         for change in one.changes.values():
             if change.empties:
-                loaded.bank.release(change.page)
+                state.bank.release(change.page)
             change.page.patterns, change.page.kept = change.left, one.keeps(change)
 
 
-def _erase_beside(loaded: ModelState, plan: ErasePlan) -> Results:
+def _erase_beside(state: ModelState, plan: ErasePlan) -> Results:
     """Erase with stops: changed pages are made beside those of the memory, and take their places all at once."""
     job, memory = plan.job, plan.job.memory
     new: dict[Page, Page] = {}
-    draft = draft_of(loaded, memory)
+    draft = draft_of(state, memory)
     try:
-        for part in _cut_changes(loaded, list(plan.changes.values())):
-            yield from _change_beside(loaded, plan, part, new)
+        for part in _cut_changes(state, list(plan.changes.values())):
+            yield from _change_beside(state, plan, part, new)
             if draft is not None:
                 made = {new[change.page]: change for change in part}
-                draft.add(describe_erase(loaded.bank, plan, made, memory.version + 1))
+                draft.add(describe_erase(state.bank, plan, made, memory.version + 1))
             yield None
         outcome = Erased(memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages))
         if draft is not None:
-            end_erase(loaded, draft, job, outcome)
+            end_erase(state, draft, job, outcome)
     except BaseException as error:
         release(new.values())
         if draft is not None:
@@ -200,78 +200,78 @@ def _erase_beside(loaded: ModelState, plan: ErasePlan) -> Results:
     memory.pages[:] = [new.get(page, page) for page in memory.pages]
     memory.version, memory.patterns = outcome.version, outcome.patterns
     memory.touch()
-    yield from release_by_and_by(loaded, new)
+    yield from release_by_and_by(state, new)
     if draft is not None:
         yield from draft.forget_old()
     yield job, outcome
 
 
 def _change_beside(
-    loaded: ModelState, plan: ErasePlan, changes: Sequence[PageEdit], new: MutableMapping[Page, Page]
+    state: ModelState, plan: ErasePlan, changes: Sequence[PageEdit], new: MutableMapping[Page, Page]
 ) -> Stops[None]:
     """Make the changed pages, each noted in `new` by the page that it replaces.
 
     Raises:
         ServerError: they cannot be made.
     """
-    for error in loaded.bank.bring([change.page for change in changes]).values():
+    for error in state.bank.bring([change.page for change in changes]).values():
         raise error
-    fast = yield from _compute_changes(loaded, changes)
+    fast = yield from _compute_changes(state, changes)
     if not all(find_finite_rows(fast)[: len(changes)]):
         raise WriteDiverged(describe_divergence(plan.job, "erasing"))
     for change in changes:
         new[change.page] = Page(number=change.page.number, patterns=change.left, kept=plan.keeps(change))
     rows = [row for row, change in enumerate(changes) if not change.empties]
-    for error in publish(loaded, [new[changes[row].page] for row in rows], select_rows(fast, rows)).values():
+    for error in publish(state, [new[changes[row].page] for row in rows], select_rows(fast, rows)).values():
         raise error
 
 
-def _cut_changes(loaded: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[PageEdit]]:
+def _cut_changes(state: ModelState, changes: Sequence[PageEdit]) -> Iterator[Sequence[PageEdit]]:
     """Cut the changes into parts of few pages and few patterns that are written or erased, or of a single page."""
     part, patterns = list[PageEdit](), 0
     for change in changes:
         count = 1 + ERASING * change.count + (0 if change.kept is None else len(change.kept))
-        if part and (patterns + count > PART_READS or len(part) >= loaded.part_limit):
+        if part and (patterns + count > PART_READS or len(part) >= state.part_limit):
             yield part
             part, patterns = [], 0
         part, patterns = [*part, change], patterns + count
     yield part
 
 
-def _compute_changes(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
+def _compute_changes(state: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
     """Return the pages' fast weights, rewritten with what they keep and after the eraser, each (pages, *shape)."""
-    fast = yield from _rewrite_pages(loaded, changes)
-    return (yield from _run_eraser(loaded, changes, fast))
+    fast = yield from _rewrite_pages(state, changes)
+    return (yield from _run_eraser(state, changes, fast))
 
 
-def _rewrite_pages(loaded: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
+def _rewrite_pages(state: ModelState, changes: Sequence[PageEdit]) -> Stops[Tensors]:
     """Return the pages' fast weights, those that are rewritten with what they keep, each (pages, *shape)."""
-    rows = loaded.count_rows(len(changes))
+    rows = state.count_rows(len(changes))
     starts = [change.page if change.kept is None else Page() for change in changes]
-    fast = loaded.copy_pages(starts, rows)
-    kept = [_no_values(loaded) if change.kept is None else change.kept for change in changes]
+    fast = state.copy_pages(starts, rows)
+    kept = [_no_values(state) if change.kept is None else change.kept for change in changes]
     if not any(map(len, kept)):
         return fast
-    new = yield from add_in_parts(loaded, fast, kept, [0] * len(changes))
-    anew = loaded.make_column([len(one) for one in kept], rows) > 0
+    new = yield from add_in_parts(state, fast, kept, [0] * len(changes))
+    anew = state.make_column([len(one) for one in kept], rows) > 0
     return {
         name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
     }
 
 
-def _run_eraser(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> Stops[Tensors]:
+def _run_eraser(state: ModelState, changes: Sequence[PageEdit], fast: Tensors) -> Stops[Tensors]:
     """Return the fast weights after the eraser, each (pages, *shape); stop after each few patterns of a page."""
-    model = loaded.model
+    model = state.model
     erased = [
-        concatenate(change.erased) if change.erased and not change.empties else _no_values(loaded) for change in changes
+        concatenate(change.erased) if change.erased and not change.empties else _no_values(state) for change in changes
     ]
     if not any(map(len, erased)):
         return fast
-    grid = loaded.pad([len(one) for one in erased])
-    x = model.encode(loaded.to_device(grid.spread(concatenate(erased))))
+    grid = state.pad([len(one) for one in erased])
+    x = model.encode(state.to_device(grid.spread(concatenate(erased))))
     present, stored = (
-        loaded.to_device(grid.present),
-        loaded.make_column([change.before for change in changes], grid.shape[0]),
+        state.to_device(grid.present),
+        state.make_column([change.before for change in changes], grid.shape[0]),
     )
     for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
         fast = erase_by_training(model.network, model.parameters, fast, some, present=here, stored=stored)
@@ -280,8 +280,8 @@ def _run_eraser(loaded: ModelState, changes: Sequence[PageEdit], fast: Tensors) 
     return fast
 
 
-def _no_values(loaded: ModelState) -> Floats:
-    return np.zeros((0, loaded.model.layout.size), np.float32)
+def _no_values(state: ModelState) -> Floats:
+    return np.zeros((0, state.model.layout.size), np.float32)
 
 
 def _count_erase(plan: ErasePlan) -> Erased:

@@ -26,20 +26,20 @@ PATIENCE_S = 1.0
 _Kept = TypeVar("_Kept", StorePlan, ErasePlan)
 
 
-def keep_stores(loaded: ModelState, plans: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft]) -> None:
+def keep_stores(state: ModelState, plans: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft]) -> None:
     """Commit what was applied. Where that fails, the jobs fail, and their memories are as the store has them.
 
     Of a plan with a draft the store has new pages by now, which come into their places.
     """
     kept = [one for one in plans if one.memory.id]
-    if loaded.store is None or loaded.patterns is None or not kept:
+    if state.store is None or state.patterns is None or not kept:
         return
     # What is cached of the changed pages is out of date.
     for page in {part.page for one in kept for part in one.parts}:
-        loaded.patterns.invalidate(page)
+        state.patterns.invalidate(page)
     # Changes without a draft are committed together; a draft ends in a commit of its own.
-    changes, failed = _collect_changes(kept, lambda one: _describe_stores(loaded.bank, one, drafts.get(one)))
-    failed |= _commit(loaded.store, {one: change for one, change in changes.items() if one not in drafts})
+    changes, failed = _collect_changes(kept, lambda one: _describe_stores(state.bank, one, drafts.get(one)))
+    failed |= _commit(state.store, {one: change for one, change in changes.items() if one not in drafts})
     for one in (one for one in drafts if one in changes):
         try:
             drafts[one].end(changes[one])
@@ -49,40 +49,40 @@ def keep_stores(loaded: ModelState, plans: Sequence[StorePlan], drafts: Mapping[
     for one in kept:
         if one in failed:
             one.outcomes |= dict.fromkeys(one.jobs, failed[one])
-            invalidate(loaded.bank, one.memory)
+            invalidate(state.bank, one.memory)
             one.take_back()
         else:
             one.memory.forgot(len(changes[one].departed))
 
 
 def keep_erases(
-    loaded: ModelState, plans: Sequence[ErasePlan], outcomes: Mapping[Job, Outcome | ServerError]
+    state: ModelState, plans: Sequence[ErasePlan], outcomes: Mapping[Job, Outcome | ServerError]
 ) -> Mapping[Job, ServerError]:
     """Commit what was erased; return the jobs that fail by that, whose memories are as the store has them."""
     kept = [one for one in plans if one.error is None and one.job.memory.id]
-    if loaded.store is None or loaded.patterns is None or not kept:
+    if state.store is None or state.patterns is None or not kept:
         return {}
     # What is cached of the changed pages is out of date.
     for page in {page for one in kept for page in one.changes}:
-        loaded.patterns.invalidate(page)
+        state.patterns.invalidate(page)
     # All changes are committed together.
-    changes, failed = _collect_changes(kept, lambda one: _describe_one_erase(loaded.bank, one, outcomes[one.job]))
-    failed |= _commit(loaded.store, changes)
+    changes, failed = _collect_changes(kept, lambda one: _describe_one_erase(state.bank, one, outcomes[one.job]))
+    failed |= _commit(state.store, changes)
     for one in failed:
         one.take_back()
     # Erased bytes leave the files before an erase is acknowledged.
     if len(failed) < len(kept):
         try:
-            loaded.store.purge()
+            state.store.purge()
         except Exception as error:
             failed = dict.fromkeys(kept, _make_failure(error, len(kept))) | failed
     # Memories of those that failed are loaded again from the store.
     for one in failed:
-        invalidate(loaded.bank, one.job.memory)
+        invalidate(state.bank, one.job.memory)
     return {one.job: failure for one, failure in failed.items()}
 
 
-def end_erase(loaded: ModelState, draft: Draft, job: Job, outcome: Erased) -> None:
+def end_erase(state: ModelState, draft: Draft, job: Job, outcome: Erased) -> None:
     """Commit an erase whose pages a draft has.
 
     Raises:
@@ -92,7 +92,7 @@ def end_erase(loaded: ModelState, draft: Draft, job: Job, outcome: Erased) -> No
     try:
         draft.end(Change(memory=job.memory.id, version=outcome.version, patterns=outcome.patterns, told=told))
     except Exception:
-        invalidate(loaded.bank, job.memory)
+        invalidate(state.bank, job.memory)
         raise
 
 
@@ -110,7 +110,7 @@ def _collect_changes(
     return changes, failed
 
 
-def _commit(keeper: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept, ServerError]:
+def _commit(store: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept, ServerError]:
     """Commit all changes together; where that fails by halves, so that a change that cannot be kept fails alone.
 
     A store that fails slowly, as one that is locked does, is not asked again for each. Return those that failed.
@@ -122,7 +122,7 @@ def _commit(keeper: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept,
         part = waiting.pop()
         started_s = perf_counter()
         try:
-            keeper.commit([changes[one] for one in part])
+            store.commit([changes[one] for one in part])
         except Exception as error:
             spent_s += perf_counter() - started_s
             if spent_s > PATIENCE_S:
@@ -148,13 +148,13 @@ def invalidate(bank: Bank, memory: MemoryRecord) -> None:
     memory.at_hand = False
 
 
-def keep_new(loaded: ModelState, plan: StorePlan, draft: Draft, pages: Collection[Page]) -> None:
+def keep_new(state: ModelState, plan: StorePlan, draft: Draft, pages: Collection[Page]) -> None:
     """Have the draft keep new pages of the plan, which are in the bank.
 
     Raises:
         ServerError: the store failed.
     """
-    draft.add(_describe_pages(loaded.bank, plan, [part for part in plan.parts if part.page in pages]))
+    draft.add(_describe_pages(state.bank, plan, [part for part in plan.parts if part.page in pages]))
 
 
 def _describe_stores(bank: Bank, plan: StorePlan, draft: Draft | None) -> Change:

@@ -36,34 +36,34 @@ from attractor_server.scheduling.jobs import Job
 Answers: TypeAlias = Iterator[tuple[Job, Selection, Answer]]
 
 
-def query(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
+def query(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Read what the cues lead to in the chosen pages, and where asked for, find the kept patterns nearest to that.
 
     Of two pages that are about as probable, the one answers whose answer is nearer to the cue.
     """
-    limit = loaded.limit_reads(job for batch in batches for job in batch.jobs)
-    for answered in _run_program(loaded, batches, _read, limit=limit, contests=True):
+    limit = state.limit_reads(job for batch in batches for job in batch.jobs)
+    for answered in _run_program(state, batches, _read, limit=limit, contests=True):
         if answered is None:
             yield None
             continue
         job, outcome = answered
         if job.match and isinstance(outcome, Recalled):
-            outcome = yield from _add_matches(loaded, job, outcome)
+            outcome = yield from _add_matches(state, job, outcome)
         yield job, outcome
 
 
-def recognize(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
+def recognize(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Tell how familiar patterns are to the pages that know them best."""
-    limit = loaded.limit_reads(job for batch in batches for job in batch.jobs)
-    return _run_program(loaded, batches, _recognize, limit=limit, contests=False)
+    limit = state.limit_reads(job for batch in batches for job in batch.jobs)
+    return _run_program(state, batches, _recognize, limit=limit, contests=False)
 
 
-def _add_matches(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
-    if loaded.patterns is None:
+def _add_matches(state: ModelState, job: Job, recalled: Recalled) -> Stops[Outcome | ServerError]:
+    if state.patterns is None:
         return NotKept("match: this server keeps no patterns: start it without `--durable no`")
     try:
-        searching = find_matches(loaded.patterns, job.memory, loaded.model.layout, recalled.values)
-        found = yield from loaded.patterns.aside.make(job, searching) if job.cut else searching
+        searching = find_matches(state.patterns, job.memory, state.model.layout, recalled.values)
+        found = yield from state.patterns.aside.make(job, searching) if job.cut else searching
         return replace(recalled, matches=found)
     except ServerError as error:
         return error
@@ -72,7 +72,7 @@ def _add_matches(loaded: ModelState, job: Job, recalled: Recalled) -> Stops[Outc
 
 
 def _run_program(
-    loaded: ModelState,
+    state: ModelState,
     batches: Sequence[MemoryBatch],
     program: Callable[[ModelState, Sequence[PageQuery]], Answers],
     *,
@@ -80,11 +80,11 @@ def _run_program(
     contests: bool,
 ) -> Results:
     """Yield the answers of a program to at most `limit` pages at a time, with stops between."""
-    asked = yield from route_cues(loaded, batches, contests=contests)
+    asked = yield from route_cues(state, batches, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
     for part in _group_rows(asked.rows, limit) if batches[0].cut else chunks(asked.rows, _size, limit):
-        for job, some, answer in _run_rows(loaded, part, program):
+        for job, some, answer in _run_rows(state, part, program):
             if some is ALL:
                 yield job, answer
             else:
@@ -124,16 +124,16 @@ def _cut(rows: Iterable[PageQuery]) -> Iterator[PageQuery]:
 
 
 def _run_rows(
-    loaded: ModelState, rows: Sequence[PageQuery], program: Callable[[ModelState, Sequence[PageQuery]], Answers]
+    state: ModelState, rows: Sequence[PageQuery], program: Callable[[ModelState, Sequence[PageQuery]], Answers]
 ) -> Answers:
     """Run a program on rows whose pages the bank brings; rows that fail do so alone."""
     failed: dict[Page, ServerError] = {}
     answers: list[tuple[Job, Selection, Answer]] = []
 
     def work(part: Sequence[PageQuery]) -> None:
-        failed.update(loaded.bank.bring([row.page for row in part]))
+        failed.update(state.bank.bring([row.page for row in part]))
         if ready := [row for row in part if row.page not in failed]:
-            answers.extend(list(program(loaded, ready)))
+            answers.extend(list(program(state, ready)))
 
     def fail(part: Sequence[PageQuery], error: Exception) -> None:
         failed.update(dict.fromkeys([row.page for row in part], log_fault(error, "reading", len(part))))
@@ -143,27 +143,27 @@ def _run_rows(
     yield from ((job, some, failed[row.page]) for row in rows if row.page in failed for job, some, _ in row.parts)
 
 
-def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
-    model, first, own = loaded.model, rows[0].parts[0][0], [row.page for row in rows]
-    lent = None if first.pull or first.trajectory else loaded.in_place_tensors
+def _read(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
+    model, first, own = state.model, rows[0].parts[0][0], [row.page for row in rows]
+    lent = None if first.pull or first.trajectory else state.in_place_tensors
     # The cues, and what is known of them
-    grid = PaddedBatch([row.size for row in rows], rows=loaded.count_rows(len(rows)) if lent is None else len(rows))
-    x, given, known = _encode(loaded, rows, grid), None, None
+    grid = PaddedBatch([row.size for row in rows], rows=state.count_rows(len(rows)) if lent is None else len(rows))
+    x, given, known = _encode(state, rows, grid), None, None
     hold: Hold | None = None
     pull: Pull | None = None
     if any(job.known is not None for row in rows for job, _, _ in row.parts):
         given = _gather_values(rows)
         known = _gather_known(rows, given)
-        clamped = loaded.to_device(grid.spread(given)), loaded.to_device(grid.spread(known))
+        clamped = state.to_device(grid.spread(given)), state.to_device(grid.spread(known))
         if first.pull:
             pull = model.pull(*clamped)
         else:
             hold = model.hold(*clamped)
     # The reading loop
     if lent is not None:
-        reading = compute.read_in_place(model, lent, loaded.bank.locate(own), x, hold=hold, steps=first.steps)
+        reading = compute.read_in_place(model, lent, state.bank.locate(own), x, hold=hold, steps=first.steps)
     else:
-        fast = loaded.copy_brought_pages(own, grid.shape[0])
+        fast = state.copy_brought_pages(own, grid.shape[0])
         reading = compute.read_pages(
             model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory
         )
@@ -191,17 +191,17 @@ def _read(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
         yield job, some, recalled if fine or finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
 
 
-def _recognize(loaded: ModelState, rows: Sequence[PageQuery]) -> Answers:
+def _recognize(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
     """Recognize the patterns of these rows, as if a stored one were as likely in any page of its memory."""
-    model, grid, lent = loaded.model, loaded.pad([row.size for row in rows]), loaded.in_place_tensors
-    x, own = _encode(loaded, rows, grid), [row.page for row in rows]
+    model, grid, lent = state.model, state.pad([row.size for row in rows]), state.in_place_tensors
+    x, own = _encode(state, rows, grid), [row.page for row in rows]
     if lent is not None:
-        energies, gaps = compute.recognize_in_place(model, lent, loaded.bank.locate(own), x)
+        energies, gaps = compute.recognize_in_place(model, lent, state.bank.locate(own), x)
     else:
-        energies, gaps = compute.recognize_pages(model, loaded.copy_brought_pages(own, grid.shape[0]), x)
+        energies, gaps = compute.recognize_pages(model, state.copy_brought_pages(own, grid.shape[0]), x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
     if model.calibration is not None:
-        stored = loaded.make_column([row.page.patterns for row in rows], grid.shape[0])
+        stored = state.make_column([row.page.patterns for row in rows], grid.shape[0])
         among = np.repeat(np.log([row.among for row in rows]), grid.counts)
         logit = grid.collect(model.calibration.logit(gaps, stored)) - among
         with np.errstate(over="ignore"):  # exp may be infinite: then the probability is 0
@@ -222,10 +222,10 @@ def _gather_values(rows: Sequence[PageQuery]) -> Floats:
     return concatenate([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
 
 
-def _encode(loaded: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) -> Tensor:
+def _encode(state: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) -> Tensor:
     """Bring the cues of all parts into network units, (rows, width, entries): those that were routed are so already."""
     if any(row.routes is None for row in rows):
-        return loaded.model.encode(loaded.to_device(grid.spread(_gather_values(rows))))
+        return state.model.encode(state.to_device(grid.spread(_gather_values(rows))))
     parts = [(row.routes[job].x, some) for row in rows if row.routes is not None for job, some, _ in row.parts]
     cues = [x if isinstance(some, slice) else x[torch.from_numpy(some)] for x, some in parts]
     return grid.spread_tensor(cues[0] if len(cues) == 1 else torch.cat(cues))

@@ -30,7 +30,7 @@ _Content: TypeAlias = tuple[Floats, Sequence[Item]]
 
 
 def rebuild_memory(
-    keeper: MemoryStore, target: ModelState, memory: MemoryRecord, task: Rebuild, call: Call | None
+    store: MemoryStore, target: ModelState, memory: MemoryRecord, task: Rebuild, call: Call | None
 ) -> Rebuilt:
     """Make the memory, in the store, one of that model with all its patterns in full pages, or leave it as it is.
 
@@ -42,7 +42,7 @@ def rebuild_memory(
         MemoryFull: they need more pages than the memory may have.
         WriteDiverged: the writing loop left finite numbers.
     """
-    stored = find_stored(keeper, memory)
+    stored = find_stored(store, memory)
     new = replace(
         stored,
         model=task.model,
@@ -51,26 +51,26 @@ def rebuild_memory(
         version=stored.version + 1,
     )
     _check_room(new)
-    draft = keeper.begin_import(new)
+    draft = store.begin_import(new)
     try:
-        for change in _make_changes(keeper, target, stored, new):
-            keeper.add_pages(replace(change, memory=draft))
+        for change in _make_changes(store, target, stored, new):
+            store.add_pages(replace(change, memory=draft))
             yield
             if memory.deleted:
                 raise memory_gone_error(memory)
         remade = Remade(model=task.model, model_digest=task.model_digest, page_patterns=task.page_patterns)
         change = Change(memory=stored.id, version=new.version, patterns=stored.patterns, remade=remade, call=call)
-        keeper.end_rebuild(draft, change)
+        store.end_rebuild(draft, change)
     except Exception:
-        yield from delete_in_parts(keeper, draft)
+        yield from delete_in_parts(store, draft)
         raise
     return Done(new.version, new.patterns), draft
 
 
-def _make_changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:
+def _make_changes(store: MemoryStore, target: ModelState, stored: StoredMemory, new: StoredMemory) -> Iterator[Change]:
     """Yield the new pages, as many at a time as take about as long as a part should."""
     first = stored.pages[-1].number + 1 if stored.pages else 0
-    contents, width = _read_contents(keeper, stored, new.settings.page_patterns), 1
+    contents, width = _read_contents(store, stored, new.settings.page_patterns), 1
     while True:
         started_s = time.perf_counter()
         if not (part := list(islice(contents, width))):
@@ -86,11 +86,11 @@ def _make_changes(keeper: MemoryStore, target: ModelState, stored: StoredMemory,
         yield change
 
 
-def _read_contents(keeper: MemoryStore, stored: StoredMemory, size: int) -> Iterator[_Content]:
+def _read_contents(store: MemoryStore, stored: StoredMemory, size: int) -> Iterator[_Content]:
     """Yield the content of each page: all that the memory holds, in the order in which it was stored."""
     values, items, held = list[Floats](), list[Item](), 0
     for row in stored.pages:
-        entries = [one for one in keeper.page(stored.id, row.number, all_entries=True).entries if len(one.values)]
+        entries = [one for one in store.page(stored.id, row.number, all_entries=True).entries if len(one.values)]
         if sum(len(entry.values) for entry in entries) != row.patterns:
             raise NotRetained(
                 f"page {row.number} of memory {stored.name!r} has its weights alone, and not its {row.patterns} "

@@ -24,7 +24,7 @@ class Replay:
     def __init__(self, models: Iterable[Model], *, precision: Precision) -> None:
         """Take `precision`, in which the images' bank kept weights."""
         residency = Residency(precision=precision)
-        self._loaded = {
+        self._states = {
             model.digest: ModelState(model, *bank_for(model, limit_bytes=BANK_BYTES, residency=residency))
             for model in models
         }
@@ -39,17 +39,17 @@ class Replay:
         Raises:
             StoreDamaged: the entries, written anew, left finite numbers.
         """
-        loaded, image = self._loaded.get(memory.model_digest), stored.image
-        if loaded is None or image is None:
+        state, image = self._states.get(memory.model_digest), stored.image
+        if state is None or image is None:
             return None
         entries = [entry for entry in stored.entries if entry.version <= image.version]
         if sum(len(entry.values) for entry in stored.entries) != row.patterns or not entries:
             return None
         page = Page(number=row.number)
-        start = _weights(loaded.bank.image(page))
-        replay(loaded, record_of(memory), page, StoredPage(image=None, entries=entries))
-        anew, kept = _weights(loaded.bank.image(page)), _weights(image.content)
-        loaded.bank.release(page)
+        start = _weights(state.bank.image(page))
+        replay(state, record_of(memory), page, StoredPage(image=None, entries=entries))
+        anew, kept = _weights(state.bank.image(page)), _weights(image.content)
+        state.bank.release(page)
         if kept.shape != anew.shape:
             return np.inf
         return float(np.abs(anew - kept).max() / max(float(np.abs(anew - start).max()), np.finfo(np.float32).tiny))

@@ -42,7 +42,7 @@ class _Replay:
     """The page keeps its patterns at hand: there may be more to come"""
 
 
-def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+def restore_memories(state: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
     """Bring the memories of these jobs back; return the jobs whose memories did not come, each with the cause.
 
     With them the repeats of what the store has, whose first answer was lost with a connection to it.
@@ -51,17 +51,17 @@ def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Ou
     coming: dict[MemoryBatch, _Coming] = {}
     for batch in group_by_memory(jobs):
         try:
-            assert loaded.store is not None
-            coming[batch] = _read(loaded, loaded.store, batch.memory)
+            assert state.store is not None
+            coming[batch] = _read(state, state.store, batch.memory)
         except ServerError as error:
             settled |= dict.fromkeys(batch.jobs, error)
         except Exception as error:
             settled |= dict.fromkeys(batch.jobs, log_fault(error, "restoring", 1))
-    failed = _write_anew(loaded, [one for memory in coming.values() for one in memory.replays])
+    failed = _write_anew(state, [one for memory in coming.values() for one in memory.replays])
     for batch, one in coming.items():
         if (cause := next((failed[replay] for replay in one.replays if replay in failed), None)) is not None:
             for page in one.pages:
-                loaded.bank.release(page)
+                state.bank.release(page)
             settled |= dict.fromkeys(batch.jobs, cause)
             continue
         memory, stored = one.memory, one.stored
@@ -71,23 +71,23 @@ def restore_memories(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Ou
     return settled
 
 
-def replay(loaded: ModelState, memory: MemoryRecord, page: Page, stored: StoredPage) -> None:
+def replay(state: ModelState, memory: MemoryRecord, page: Page, stored: StoredPage) -> None:
     """Send a page's entries through the writing loop.
 
     Raises:
         ServerError: they cannot be written.
     """
-    for error in _write_anew(loaded, [_make_replay(memory, page, stored)]).values():
+    for error in _write_anew(state, [_make_replay(memory, page, stored)]).values():
         raise error
 
 
-def find_repeats(loaded: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
+def find_repeats(state: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
     """Return what the store knows of jobs that may be repeats; those that it does not know are new."""
     settled: dict[Job, Outcome | ServerError] = {}
     for job in jobs:
-        assert loaded.store is not None
+        assert state.store is not None
         try:
-            acks = loaded.store.find_acks(job.memory.id, job.client_id)
+            acks = state.store.find_acks(job.memory.id, job.client_id)
             first = look_back(acks, job.client_id, job.sequence, job.digest)
         except Exception as error:
             settled[job] = error if isinstance(error, ServerError) else log_fault(error, "look for repeats", 1)
@@ -110,7 +110,7 @@ def _match_repeats(jobs: Sequence[Job], acks: Sequence[WriteAck]) -> Mapping[Job
     return settled
 
 
-def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Coming:
+def _read(state: ModelState, store: MemoryStore, memory: MemoryRecord) -> _Coming:
     """Return the memory's contents in the store.
 
     Sealed pages are read when a batch needs them. A page with entries of its own is to be written anew.
@@ -120,21 +120,21 @@ def _read(loaded: ModelState, keeper: MemoryStore, memory: MemoryRecord) -> _Com
         StoreFailed: it is of another model there, by a call whose answer was lost; the record knows it from now on.
         ServerError: the store cannot be read, or is damaged.
     """
-    coming = _Coming(memory, stored_memory := find_stored(keeper, memory))
-    if stored_memory.model_digest != loaded.model.digest:
+    coming = _Coming(memory, stored_memory := find_stored(store, memory))
+    if stored_memory.model_digest != state.model.digest:
         reload(memory, stored_memory)
         raise StoreFailed(f"memory {memory.name!r} is of model {stored_memory.model} by now; try again in a moment")
     try:
         for row in coming.stored.pages:
-            coming.pages.append(page := Page(number=row.number, patterns=row.patterns, home=loaded.bank))
-            stored = keeper.page(memory.id, row.number) if row.entries else None
+            coming.pages.append(page := Page(number=row.number, patterns=row.patterns, home=state.bank))
+            stored = store.page(memory.id, row.number) if row.entries else None
             if row.image and (stored is None or stored.image is not None):
-                loaded.spill.expect(page, memory.id, partial(_load_anew, loaded, memory))
+                state.spill.expect(page, memory.id, partial(_load_anew, state, memory))
             if stored is not None:
                 coming.replays.append(_make_replay(memory, page, stored))
     except BaseException:
         for page in coming.pages:
-            loaded.bank.release(page)
+            state.bank.release(page)
         raise
     return coming
 
@@ -149,15 +149,15 @@ def _make_replay(memory: MemoryRecord, page: Page, stored: StoredPage) -> _Repla
     return _Replay(memory, page, list(_group_entries(stored.entries)), keeps=False)
 
 
-def _load_anew(loaded: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tensors:
+def _load_anew(state: ModelState, memory: MemoryRecord, stored: StoredPage) -> Tensors:
     """Compute the weights of a page by its entries alone, each (1, *shape).
 
     Raises:
         StoreDamaged: they are not finite.
     """
-    fast, before = loaded.copy_pages([Page()], 1), 0
+    fast, before = state.copy_pages([Page()], 1), 0
     for values in _make_replay(memory, Page(), stored).groups:
-        fast = add_patterns(loaded, fast, [values], [before])
+        fast = add_patterns(state, fast, [values], [before])
         before += len(values)
     if not all(find_finite_rows(fast)):
         raise _not_finite_error(memory)
@@ -173,7 +173,7 @@ def _group_entries(entries: Sequence[Entry]) -> Iterator[Floats]:
         yield concatenate([entry.values for entry in together])
 
 
-def _write_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
+def _write_anew(state: ModelState, replays: Sequence[_Replay]) -> Mapping[_Replay, ServerError]:
     """Write these pages side by side; return those that could not be written, each with the cause."""
     failed: dict[_Replay, ServerError] = {}
 
@@ -182,8 +182,8 @@ def _write_anew(loaded: ModelState, replays: Sequence[_Replay]) -> Mapping[_Repl
 
     for turn in range(max((len(one.groups) for one in replays), default=0)):
         ready = [one for one in replays if turn < len(one.groups) and one not in failed]
-        for part in chunks(ready, partial(_size, turn=turn), loaded.limit):
-            run_to_end(by_halves(part, lambda some: failed.update(_write(loaded, some, turn)), fail))  # noqa: B023 - here
+        for part in chunks(ready, partial(_size, turn=turn), state.limit):
+            run_to_end(by_halves(part, lambda some: failed.update(_write(state, some, turn)), fail))  # noqa: B023 - here
     return failed
 
 
@@ -191,18 +191,18 @@ def _size(one: _Replay, *, turn: int) -> int:
     return len(one.groups[turn])
 
 
-def _write(loaded: ModelState, replays: Sequence[_Replay], turn: int) -> Mapping[_Replay, ServerError]:
+def _write(state: ModelState, replays: Sequence[_Replay], turn: int) -> Mapping[_Replay, ServerError]:
     pages, values = [one.page for one in replays], [one.groups[turn] for one in replays]
-    away = loaded.bank.bring(pages)
+    away = state.bank.bring(pages)
     failed = {one: away[one.page] for one in replays if one.page in away}
     rows = [row for row, page in enumerate(pages) if page not in away]
     if not rows:
         return failed
     fast = write_anew(
-        loaded, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
+        state, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
     )
     finite = [at for at, ok in enumerate(find_finite_rows(fast)[: len(rows)]) if ok]
-    refused = publish(loaded, [pages[rows[at]] for at in finite], select_rows(fast, finite))
+    refused = publish(state, [pages[rows[at]] for at in finite], select_rows(fast, finite))
     for at, row in enumerate(rows):
         one, page = replays[row], pages[row]
         if at not in finite:

@@ -93,7 +93,7 @@ class RoutedBatch:
     """Those whose pages did not come"""
 
 
-def route_cues(loaded: ModelState, batches: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
+def route_cues(state: ModelState, batches: Sequence[MemoryBatch], *, contests: bool) -> Stops[RoutedBatch]:
     """Make rows of the pages that answer, and with `contests` of those that might.
 
     A cue whose known entries are held has no contest: it says little of them that the answers would not repeat.
@@ -103,7 +103,7 @@ def route_cues(loaded: ModelState, batches: Sequence[MemoryBatch], *, contests: 
     failed: dict[Job, ServerError] = {}
     contested: dict[Job, Routes] = {}
     cut = any(batch.cut for batch in batches)
-    found = yield from choose(loaded, [Cues(batch.memory.pages, batch.values) for batch in several], cut=cut)
+    found = yield from choose(state, [Cues(batch.memory.pages, batch.values) for batch in several], cut=cut)
     for batch, chosen in zip(several, found, strict=True):
         if isinstance(chosen, ServerError):
             failed |= dict.fromkeys(batch.jobs, chosen)
@@ -117,7 +117,7 @@ def route_cues(loaded: ModelState, batches: Sequence[MemoryBatch], *, contests: 
     return RoutedBatch(rows, contested, failed)
 
 
-def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequence[Routes | ServerError]]:
+def choose(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequence[Routes | ServerError]]:
     """Choose for each of the cues the pages that may answer it; an error where its pages could not be asked.
 
     Where it is cut, a stop comes after few energies.
@@ -125,7 +125,7 @@ def choose(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Sequ
     found: dict[Cues, Routes | ServerError] = {}
 
     def work(part: Sequence[Cues]) -> Stops[None]:
-        found.update((yield from _choose_alike(loaded, part, cut=cut)))
+        found.update((yield from _choose_alike(state, part, cut=cut)))
 
     def fail(part: Sequence[Cues], error: Exception) -> None:
         found.update(dict.fromkeys(part, log_fault(error, "choice of pages", len(part))))
@@ -164,11 +164,11 @@ def _select_parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[J
             yield job, ALL if whole else places, len(places)
 
 
-def _choose_alike(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
+def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
     """Choose pages for cues whose numbers have the same bucket."""
-    grid = loaded.pad([len(one.values) for one in cues])
-    x = loaded.model.encode(loaded.to_device(grid.spread(np.concatenate([one.values for one in cues]))))
-    energies, found = yield from _compute_energies(loaded, cues, x, cut=cut)
+    grid = state.pad([len(one.values) for one in cues])
+    x = state.model.encode(state.to_device(grid.spread(np.concatenate([one.values for one in cues]))))
+    energies, found = yield from _compute_energies(state, cues, x, cut=cut)
     row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
     alike: dict[int, list[tuple[Cues, int]]] = defaultdict(list)
@@ -181,7 +181,7 @@ def _choose_alike(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Sto
         width = max(1, CHOICES // count) if cut else energies.shape[1]
         for left in range(0, energies.shape[1], width):
             gaps = torch.stack([energies[start : start + count, left : left + width] for _, start in group])
-            choice = choice_of(gaps, stored, loaded.model.calibration)
+            choice = choice_of(gaps, stored, state.model.calibration)
             columns.append([one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)])
             yield
         joint = [np.concatenate(parts, 1) for parts in zip(*columns, strict=True)]
@@ -192,7 +192,7 @@ def _choose_alike(loaded: ModelState, cues: Sequence[Cues], *, cut: bool) -> Sto
 
 
 def _compute_energies(
-    loaded: ModelState,
+    state: ModelState,
     cues: Sequence[Cues],
     x: Tensor,  # (rows, width, entries), encoded
     *,
@@ -202,20 +202,20 @@ def _compute_energies(
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), x.shape[1], device=x.device)
     failed: dict[Cues, Routes | ServerError] = {}
-    lent, limit = loaded.in_place_tensors, loaded.limit_reads(())
+    lent, limit = state.in_place_tensors, state.limit_reads(())
     if cut:
         limit = min(limit, max(1, PART_LOOKS // x.shape[1]))
     for start in range(0, len(asked), limit):
         part = asked[start : start + limit]
-        errors = loaded.bank.bring([page for _, page in part])
+        errors = state.bank.bring([page for _, page in part])
         failed |= {cues[row]: errors[page] for row, page in part if page in errors}
         pages = [Page() if page in errors else page for _, page in part]
-        rows = loaded.count_rows(len(part))
-        own = x.index_select(0, loaded.make_column([row for row, _ in part], rows))
+        rows = state.count_rows(len(part))
+        own = x.index_select(0, state.make_column([row for row, _ in part], rows))
         if lent is not None:
-            found, _ = compute.recognize_in_place(loaded.model, lent, loaded.bank.locate(pages), own)
+            found, _ = compute.recognize_in_place(state.model, lent, state.bank.locate(pages), own)
         else:
-            found = compute.compute_energies(loaded.model, loaded.copy_brought_pages(pages, rows), own)
+            found = compute.compute_energies(state.model, state.copy_brought_pages(pages, rows), own)
         energies[start : start + len(part)] = found[: len(part)]
         yield
     return energies, failed

@@ -29,7 +29,7 @@ from attractor_server.memories.page import Page
 from attractor_server.scheduling.failures import describe_divergence, log_fault
 
 
-def store(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
+def store(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Apply the stores of each memory together or not at all; where they diverge together, one after another.
 
     New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
@@ -40,19 +40,19 @@ def store(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
             plans.append(StorePlan(batch))
         except Exception as error:
             yield from dict.fromkeys(batch.jobs, log_fault(error, "store", 1)).items()
-    drafts = _start_drafts(loaded, plans) if batches and batches[0].cut else {}
+    drafts = _start_drafts(state, plans) if batches and batches[0].cut else {}
     try:
-        yield from _write_all(loaded, plans, drafts, cut=batches[0].cut if batches else False)
+        yield from _write_all(state, plans, drafts, cut=batches[0].cut if batches else False)
     except GeneratorExit:  # it does not go on after a stop
         for page in (write.page for one in plans for write in one.writes if write.new):
-            loaded.bank.release(page)
+            state.bank.release(page)
         for draft in drafts.values():
             draft.discard()
         raise
     singly = [one for one in plans if isinstance(one.error, WriteDiverged) and len(one.jobs) > 1]
     for one in plans:
-        _settle(loaded, one)
-    keep_stores(loaded, [one for one in plans if one.error is None and one.jobs], drafts)
+        _settle(state, one)
+    keep_stores(state, [one for one in plans if one.error is None and one.jobs], drafts)
     for one, draft in drafts.items():
         if one.error is None:
             yield from draft.forget_old()
@@ -64,38 +64,38 @@ def store(loaded: ModelState, batches: Sequence[MemoryBatch]) -> Results:
         jobs = [job for job in turn if job is not None]
         lost = [job for job in jobs if not job.memory.at_hand]  # by a commit that failed in an earlier turn
         yield from ((job, StoreFailed("the store failed with what came before this; try again")) for job in lost)
-        yield from store(loaded, [MemoryBatch(job.memory, [job]) for job in jobs if job not in lost])
+        yield from store(state, [MemoryBatch(job.memory, [job]) for job in jobs if job not in lost])
 
 
-def _start_drafts(loaded: ModelState, plans: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
+def _start_drafts(state: ModelState, plans: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
     """Start drafts for the plans that make several pages, and are kept."""
-    drafts = {one: draft_of(loaded, one.memory) for one in plans if sum(write.new for write in one.writes) > 1}
+    drafts = {one: draft_of(state, one.memory) for one in plans if sum(write.new for write in one.writes) > 1}
     return {one: draft for one, draft in drafts.items() if draft is not None}
 
 
 def _write_all(
-    loaded: ModelState, plans: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft], *, cut: bool
+    state: ModelState, plans: Sequence[StorePlan], drafts: Mapping[StorePlan, Draft], *, cut: bool
 ) -> Stops[None]:
     """Write all pages; where it is cut, of few patterns at a time, with a stop between."""
     for new in (True, False):
         writes = [write for one in plans if one.error is None for write in one.writes if write.new is new]
-        limit = loaded.limit
+        limit = state.limit
         if cut and writes:
-            limit = min(loaded.part_limit, max(1, PART_READS // max(write.size for write in writes)))
+            limit = min(state.part_limit, max(1, PART_READS // max(write.size for write in writes)))
         for part in chunks(writes, lambda write: write.size, limit):
-            yield from _write(loaded, part)
+            yield from _write(state, part)
             if new:
                 yield
                 for one in drafts:
-                    _keep_new(loaded, one, drafts[one], [write.page for write in part if write.plan is one])
+                    _keep_new(state, one, drafts[one], [write.page for write in part if write.plan is one])
                 yield
 
 
-def _keep_new(loaded: ModelState, plan: StorePlan, draft: Draft, pages: Sequence[Page]) -> None:
+def _keep_new(state: ModelState, plan: StorePlan, draft: Draft, pages: Sequence[Page]) -> None:
     """Keep these pages in the draft, unless the plan fails."""
     try:
         if plan.error is None and pages:
-            keep_new(loaded, plan, draft, pages)
+            keep_new(state, plan, draft, pages)
     except Exception as error:
         plan.error = error if isinstance(error, ServerError) else log_fault(error, "store", 1)
 
@@ -111,7 +111,7 @@ def select_rows(fast: Tensors, rows: Sequence[int]) -> Tensors:
     return {name: tensor[list(rows)] for name, tensor in fast.items()}
 
 
-def _settle(loaded: ModelState, plan: StorePlan) -> None:
+def _settle(state: ModelState, plan: StorePlan) -> None:
     """Apply a plan whose pages are all written; release the written pages of another."""
     if plan.error is None:
         gone = plan.dropped
@@ -120,24 +120,24 @@ def _settle(loaded: ModelState, plan: StorePlan) -> None:
         gone = [write.page for write in plan.writes if write.new]
         plan.outcomes |= dict.fromkeys(plan.jobs, plan.error)
     for page in gone:
-        loaded.bank.release(page)
+        state.bank.release(page)
 
 
-def publish(loaded: ModelState, pages: Sequence[Page], fast: Tensors) -> Mapping[Page, ServerError]:
+def publish(state: ModelState, pages: Sequence[Page], fast: Tensors) -> Mapping[Page, ServerError]:
     """Put the weights, each (pages, *shape), in the bank; return the pages for which that failed, and why."""
     try:
-        return loaded.bank.publish(pages, fast) if pages else {}
+        return state.bank.publish(pages, fast) if pages else {}
     except Exception as error:  # by which some may be there: nobody may compute them a second time
         return dict.fromkeys(pages, log_fault(error, "publication", len(pages)))
 
 
-def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
+def _write(state: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     def work(part: Sequence[PageWrite]) -> Stops[None]:
-        failed = loaded.bank.bring([write.page for write in part])
+        failed = state.bank.bring([write.page for write in part])
         for write in part:
             write.plan.error = failed.get(write.page, write.plan.error)
         if ready := [write for write in part if write.page not in failed]:
-            yield from _publish(loaded, ready)
+            yield from _publish(state, ready)
 
     def fail(part: Sequence[PageWrite], error: Exception) -> None:
         for write in part:
@@ -146,15 +146,15 @@ def _write(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     yield from by_halves(writes, work, fail)
 
 
-def _publish(loaded: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
+def _publish(state: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     """Compute the pages, with stops, and put those that are finite in the bank, with the patterns they keep."""
     anew = [write.rewrites for write in writes]
     before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
     values = [_join_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
     starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
-    fast = yield from add_in_parts(loaded, loaded.copy_pages(starts, loaded.count_rows(len(values))), values, before)
+    fast = yield from add_in_parts(state, state.copy_pages(starts, state.count_rows(len(values))), values, before)
     rows = [row for row, ok in enumerate(find_finite_rows(fast)[: len(writes)]) if ok]
-    failed = publish(loaded, [writes[row].page for row in rows], select_rows(fast, rows))
+    failed = publish(state, [writes[row].page for row in rows], select_rows(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
         if row not in rows:
             write.plan.error = WriteDiverged(describe_divergence(write.plan.jobs[0], "writing"))
@@ -170,43 +170,41 @@ def _join_kept(write: PageWrite) -> Floats:
     return write.values if write.page.kept is None else concatenate([write.page.kept, write.values])
 
 
-def write_anew(loaded: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def write_anew(state: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """Return the fast weights of the pages `starts`, which hold so many patterns, after writing values (n, d) in each.
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
     """
-    return add_patterns(loaded, loaded.copy_pages(starts, loaded.count_rows(len(values))), values, before)
+    return add_patterns(state, state.copy_pages(starts, state.count_rows(len(values))), values, before)
 
 
-def add_patterns(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def add_patterns(state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """Write as `write_anew` does, from fast weights (rows, *shape); rows beyond the pages are padding."""
-    return run_to_end(add_in_parts(loaded, fast, values, before))
+    return run_to_end(add_in_parts(state, fast, values, before))
 
 
-def add_in_parts(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
+def add_in_parts(state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
     """Write as `add_patterns` does, with a stop after each writing loop."""
-    size = loaded.model.write_chunk
+    size = state.model.write_chunk
     for start in range(0, max(map(len, values)), size):
         parts = [one[start : start + size] for one in values]
         rows = [row for row, part in enumerate(parts) if len(part)]
         stored = [before[row] + start for row in rows]
         if len(rows) == len(parts):
-            fast = _write_chunk(loaded, fast, parts, stored)
+            fast = _write_chunk(state, fast, parts, stored)
             yield
             continue
-        at = loaded.make_column(rows, len(rows))
-        new = _write_chunk(
-            loaded, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored
-        )
+        at = state.make_column(rows, len(rows))
+        new = _write_chunk(state, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored)
         fast = {name: tensor.index_copy(0, at, new[name]) for name, tensor in fast.items()}
         yield
     return fast
 
 
-def _write_chunk(loaded: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def _write_chunk(state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
     """Write values that go through the loop together; rows of `fast` beyond them are padding."""
     rows = len(next(iter(fast.values())))
     grid = PaddedBatch([len(one) for one in values], rows=rows)
-    x = loaded.model.encode(loaded.to_device(grid.spread(concatenate(values))))
-    present: Tensor = loaded.to_device(grid.present)
-    return compute.write_pages(loaded.model, fast, x, present=present, stored=loaded.make_column(before, rows))
+    x = state.model.encode(state.to_device(grid.spread(concatenate(values))))
+    present: Tensor = state.to_device(grid.present)
+    return compute.write_pages(state.model, fast, x, present=present, stored=state.make_column(before, rows))

@@ -27,27 +27,27 @@ Steps: TypeAlias = Generator[None, None, Made]
 class TaskRunner:
     """Carry out tasks, each once. Lives on the engine's thread."""
 
-    def __init__(self, keeper: MemoryStore | None, loaded: Mapping[str, ModelState]) -> None:
-        """Carry out tasks on models `loaded`, by digest; a memory's own model may not be among them."""
-        self._keeper = keeper
-        self._loaded = loaded
+    def __init__(self, store: MemoryStore | None, states: Mapping[str, ModelState]) -> None:
+        """Carry out tasks on the models of `states`, by digest; a memory's own model may not be among them."""
+        self._store = store
+        self._states = states
         self._under_way: dict[Job, Steps] = {}
 
     def run(self, job: Job) -> Outcome | ServerError:
         """Carry out the job's task, or the next part of it."""
-        keeper, loaded = self._keeper, self._loaded
-        if keeper is None or not job.memory.id:
+        store, states = self._store, self._states
+        if store is None or not job.memory.id:
             return NotKept(
                 "this server keeps no memories, so that there is nothing to copy: start it without `--durable no`"
             )
         try:
-            steps = self._under_way.pop(job, None) or _start_task(keeper, loaded, job)
+            steps = self._under_way.pop(job, None) or _start_task(store, states, job)
             next(steps)
         except StopIteration as end:
             return TaskDone(end.value)
         except ServerError as error:
             if isinstance(error, StoreFailed):  # a commit whose answer was lost may have been made
-                invalidate(keeper, loaded, job.memory)
+                invalidate(store, states, job.memory)
             return error
         except Exception as error:
             return log_fault(error, "a task", 1)
@@ -55,77 +55,77 @@ class TaskRunner:
         return Unfinished()
 
 
-def invalidate(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord) -> None:
+def invalidate(store: MemoryStore, states: Mapping[str, ModelState], memory: MemoryRecord) -> None:
     """Forget the memory's pages and counts here: they come from the store when they are next needed."""
     release(memory.pages)
     memory.at_hand = False
     with suppress(ServerError):
-        _reload(loaded, memory, find_stored(keeper, memory))
+        _reload(states, memory, find_stored(store, memory))
 
 
-def _start_task(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Steps:
+def _start_task(store: MemoryStore, states: Mapping[str, ModelState], job: Job) -> Steps:
     """Do the job's task, with stops if it takes long; return its result."""
-    if job.call is not None and (first := keeper.find_call(job.call)) is not None:
-        return _repeat_answer(keeper, loaded, job, first)
+    if job.call is not None and (first := store.find_call(job.call)) is not None:
+        return _repeat_answer(store, states, job, first)
     if isinstance(job.task, Rebuild):
-        return (yield from _rebuild(keeper, loaded, job, job.task))
-    return _do_task(keeper, loaded, job)
+        return (yield from _rebuild(store, states, job, job.task))
+    return _do_task(store, states, job)
 
 
-def _rebuild(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, task: Rebuild) -> Steps:
-    done, old = yield from rebuild_memory(keeper, loaded[task.model_digest], job.memory, task, job.call)
-    made = _refresh(keeper, loaded, job.memory, done)
-    yield from delete_in_parts(keeper, old)
+def _rebuild(store: MemoryStore, states: Mapping[str, ModelState], job: Job, task: Rebuild) -> Steps:
+    done, old = yield from rebuild_memory(store, states[task.model_digest], job.memory, task, job.call)
+    made = _refresh(store, states, job.memory, done)
+    yield from delete_in_parts(store, old)
     return made
 
 
-def _do_task(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job) -> Made:
+def _do_task(store: MemoryStore, states: Mapping[str, ModelState], job: Job) -> Made:
     memory, call = job.memory, job.call
     assert job.task is not None
     match job.task:
         case Fork(name, tag):
-            return keeper.fork(memory.id, name, tag=tag, call=call)
+            return store.fork(memory.id, name, tag=tag, call=call)
         case TakeSnapshot(tag):
-            return keeper.snapshot(memory.id, tag, call=call)
+            return store.snapshot(memory.id, tag, call=call)
         case ForgetSnapshot(tag):
-            keeper.forget_snapshot(memory.id, tag, call=call)
+            store.forget_snapshot(memory.id, tag, call=call)
             return None
         case Restore(tag):
-            return _restore(keeper, loaded, memory, tag, call)
+            return _restore(store, states, memory, tag, call)
         case Rebuild():
             raise AssertionError("it is done in parts")
         case _:
             assert_never(job.task)
 
 
-def _repeat_answer(keeper: MemoryStore, loaded: Mapping[str, ModelState], job: Job, first: Done) -> Made:
+def _repeat_answer(store: MemoryStore, states: Mapping[str, ModelState], job: Job, first: Done) -> Made:
     """Return the first answer, as far as it is known: what was made then may be another by now, or gone."""
     memory = job.memory
     match job.task:
         case Fork(name):
-            made = keeper.find(name) or find_stored(keeper, memory)
+            made = store.find(name) or find_stored(store, memory)
             return replace(made, name=name, version=first.version, patterns=first.patterns)
         case TakeSnapshot(tag):
-            there = keeper.find_snapshot(memory.id, tag)
+            there = store.find_snapshot(memory.id, tag)
             return there if there and there.version == first.version else _describe_snapshot(memory, tag, first)
         case ForgetSnapshot():
             return None
         case _:
-            return _refresh(keeper, loaded, memory, first)
+            return _refresh(store, states, memory, first)
 
 
-def _refresh(keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
+def _refresh(store: MemoryStore, states: Mapping[str, ModelState], memory: MemoryRecord, done: Done) -> StoredMemory:
     """Bring the memory's record up to the store; return the memory with what a call made of it then."""
-    stored = find_stored(keeper, memory)
+    stored = find_stored(store, memory)
     if stored.version != memory.version:
-        invalidate(keeper, loaded, memory)
-        _reload(loaded, memory, stored)
+        invalidate(store, states, memory)
+        _reload(states, memory, stored)
     return replace(stored, model=memory.model, version=done.version, patterns=done.patterns)
 
 
-def _reload(loaded: Mapping[str, ModelState], memory: MemoryRecord, stored: StoredMemory) -> None:
+def _reload(states: Mapping[str, ModelState], memory: MemoryRecord, stored: StoredMemory) -> None:
     reload(memory, stored)
-    if (new := loaded.get(memory.model_digest)) is not None:
+    if (new := states.get(memory.model_digest)) is not None:
         memory.model = new.model.name  # by which it is served now, whatever it was called before
 
 
@@ -142,13 +142,13 @@ def _describe_snapshot(memory: MemoryRecord, tag: str, first: Done) -> Snapshot:
 
 
 def _restore(
-    keeper: MemoryStore, loaded: Mapping[str, ModelState], memory: MemoryRecord, tag: str, call: Call | None
+    store: MemoryStore, states: Mapping[str, ModelState], memory: MemoryRecord, tag: str, call: Call | None
 ) -> Made:
     """Restore a snapshot in the store; the memory's pages come from there when they are next needed."""
-    snapshot = keeper.find_snapshot(memory.id, tag)
-    if snapshot is not None and snapshot.model_digest not in loaded:
+    snapshot = store.find_snapshot(memory.id, tag)
+    if snapshot is not None and snapshot.model_digest not in states:
         raise ModelGone(
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
             "this server does not have: put its file in the folder of --models and start again"
         )
-    return _refresh(keeper, loaded, memory, keeper.restore(memory.id, tag, call=call))
+    return _refresh(store, states, memory, store.restore(memory.id, tag, call=call))

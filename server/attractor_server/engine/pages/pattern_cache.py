@@ -35,8 +35,8 @@ class PagePatterns:
 class PatternCache:
     """Reads pages' patterns from a backend store. Thread-safe, but for one page in two threads."""
 
-    def __init__(self, keeper: MemoryStore, *, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._keeper = keeper
+    def __init__(self, store: MemoryStore, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._store = store
         self._limit_bytes = limit_bytes
         self._at_hand: OrderedDict[int, PagePatterns] = OrderedDict()
         """By the page's id, the one that was asked for longest ago first"""
@@ -55,7 +55,7 @@ class PatternCache:
             if (found := self._at_hand.get(page.id)) is not None:
                 self._at_hand.move_to_end(page.id)
                 return found
-        entries = self._keeper.page(memory.id, page.number, all_entries=True).entries
+        entries = self._store.page(memory.id, page.number, all_entries=True).entries
         if sum(len(entry.values) for entry in entries) != page.patterns or not page.patterns:
             return None
         found = PagePatterns(

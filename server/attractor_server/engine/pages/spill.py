@@ -33,11 +33,11 @@ class SpillTier:
     """Reads expected pages from the backend store, by their images there; every other page is in the file below."""
 
     def __init__(
-        self, below: PageStore, keeper: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
+        self, below: PageStore, store: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
     ) -> None:
         """Take `initial`, the weights that every page starts from, each (*shape); `form` is the bank's."""
         self._below = below
-        self._keeper = keeper
+        self._store = store
         self._initial = dict(sorted(initial.items()))
         self._form = form
         self._expected: dict[int, _Expected] = {}
@@ -66,9 +66,9 @@ class SpillTier:
         Raises:
             ServerError: what was saved cannot be read, or is damaged.
         """
-        if self._keeper is None or (place := self._expected.get(page)) is None:
+        if self._store is None or (place := self._expected.get(page)) is None:
             return self._below.load(page, image)
-        stored = self._keeper.page(place.memory, place.number)
+        stored = self._store.page(place.memory, place.number)
         fast = place.anew(stored) if stored.image is None and stored.entries else self._weights(place, stored)
         for part, packed in zip(image, self._pack(fast), strict=True):
             part[:] = packed
@@ -114,7 +114,7 @@ class Residency:
 
 
 def bank_for(
-    model: Model, *, limit_bytes: int, residency: Residency, keeper: MemoryStore | None = None
+    model: Model, *, limit_bytes: int, residency: Residency, store: MemoryStore | None = None
 ) -> tuple[Bank, SpillTier]:
     """Make an empty bank for pages of that model, and the spill tier behind it: a file, and what the store has."""
     initial, precision = model.parameters.initial, residency.precision
@@ -123,7 +123,7 @@ def bank_for(
         image_bytes=page_bytes(precision, initial),
         kept_values=model.capacity * model.layout.size,
     )
-    shelf = SpillTier(below, keeper, initial=initial, form=form_of(precision, initial))
+    shelf = SpillTier(below, store, initial=initial, form=form_of(precision, initial))
     return Bank(initial, limit_bytes=limit_bytes, store=shelf, precision=precision), shelf
 
 
