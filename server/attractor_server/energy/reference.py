@@ -52,6 +52,23 @@ def write(
     return fast
 
 
+def frame(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return μ (d,), s·F (d, d) and (s·F)⁻¹ of a page's patterns (n, d), which differ; see `energy.frame`."""
+    n, d = patterns.shape
+    mean = patterns.mean(0)
+    covariance = (patterns - mean).T @ (patterns - mean) / n
+    trace, squares = covariance.trace(), (covariance @ covariance).trace()
+    oracle = ((1 - 2 / d) * squares + trace**2) / ((n + 1 - 2 / d) * (squares - trace**2 / d))
+    share = (1 - min(float(oracle), 1)) * (n - 1) / (n + 7)
+    centre = mean * max(0, 1 - float(trace / ((n - 1) * mean.square().sum())))
+    variances, axes = torch.linalg.eigh(
+        torch.eye(d, dtype=patterns.dtype) + share / (1 - share) * covariance * d / trace
+    )
+    stretch = axes @ torch.diag(variances**-0.25) @ axes.T
+    scale = patterns.norm(dim=1).mean() / ((patterns - centre) @ stretch).norm(dim=1).mean()
+    return centre, scale * stretch, torch.linalg.inv(scale * stretch)
+
+
 def _terms(  # noqa: PLR0913
     network: EnergyNetwork, parameters: Parameters, fast: Tensors, x: Tensor, t: int, now: float
 ) -> Tensor:
