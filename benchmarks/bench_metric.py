@@ -53,6 +53,7 @@ class Figures:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--memories", type=int, default=16)
+    arguments.add_argument("--split", choices=("train", "validation", "test"), default="test", help="sentences to use")
     arguments.add_argument("--results", type=Path, default=RESULTS)
     given = arguments.parse_args()
     torch.set_num_threads(1)
@@ -61,22 +62,20 @@ def main() -> None:
     for kind, draw in DRAWS.items():
         for count in (PAGE, 4 * PAGE):
             for metric in ("model", "own"):
-                row = {"vectors": kind, "patterns": count, "metric": metric} | measure(
-                    draw, count, metric, given.memories
-                )
+                row = {"vectors": kind, "patterns": count, "metric": metric} | measure(draw, count, metric, given)
                 print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
                 lines.append(json.dumps(row | {"machine": machine(), "command": command}))
     given.results.write_text("\n".join(lines) + "\n")
 
 
-def measure(draw: Draw, count: int, metric: str, memories: int) -> dict[str, Sequence[float]]:
+def measure(draw: Draw, count: int, metric: str, given: argparse.Namespace) -> dict[str, Sequence[float]]:
     """Return the mean and the half interval of each figure."""
-    pool = load_dataset("sentences", "test").pool(2000)
+    pool = load_dataset("sentences", given.split).pool(2000)
     models = open_model("embedding-384"), open_model("binding-384")
     with torch.no_grad():
         seen = [
             measure_memory(*models, draw(pool, 2 * count, Generator().manual_seed(seed)), own=metric == "own")
-            for seed in range(memories)
+            for seed in range(given.memories)
         ]
     names = asdict(seen[0])
     return {

@@ -4,7 +4,6 @@ import torch
 from torch import Generator, Tensor
 
 from attractor_server.energy import reference
-from attractor_server.energy.familiarity import Calibration
 from attractor_server.energy.frame import Frame, fit_frame
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy, write
@@ -94,4 +93,3 @@ def test_in_their_own_metric_texts_that_are_alike_are_recalled_and_told_from_oth
         own, others = (delta_energy(model.network, model.parameters, fast, x) for x in cues)
     assert torch.equal(torch.cdist(answers, stored)[0].argmin(1), torch.arange(32))
     assert own.max() < others.min()
-    assert isinstance(model.calibration, Calibration)

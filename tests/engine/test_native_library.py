@@ -90,15 +90,15 @@ def test_the_binary_of_the_package_is_for_processors_that_have_its_instructions(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     needs = LEVELS["x86_64"].needs
     monkeypatch.setattr(loading, "cpu_flags", lambda: needs | {"sse2"})
-    assert loading.shipped_path(tmp_path) is None, "there is none"
+    assert loading.find_shipped(tmp_path) is None, "there is none"
     path = tmp_path / LEVELS["x86_64"].file_name
     path.touch()
-    assert loading.shipped_path(tmp_path) == path
+    assert loading.find_shipped(tmp_path) == path
     for flag in ("avx2", "fma"):
         monkeypatch.setattr(loading, "cpu_flags", lambda flag=flag: needs - {flag})
-        assert loading.shipped_path(tmp_path) is None
+        assert loading.find_shipped(tmp_path) is None
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert loading.shipped_path(tmp_path) is None
+    assert loading.find_shipped(tmp_path) is None
 
 
 def test_a_binary_that_cannot_be_loaded_is_told_of_and_another_compiled(
@@ -106,7 +106,7 @@ def test_a_binary_that_cannot_be_loaded_is_told_of_and_another_compiled(
 ) -> None:
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"no library")
-    monkeypatch.setattr(loading, "shipped_path", lambda _: broken)
+    monkeypatch.setattr(loading, "find_shipped", lambda _: broken)
     assert loading.load_shipped(tmp_path) is None
     assert "cannot be loaded, and is compiled here instead" in caplog.text
 
@@ -140,14 +140,14 @@ def test_a_library_is_compiled_once_and_kept(compiler: FakeCompiler, tmp_path: P
     assert second is not None
     assert compiler.runs == 1
     folder = tmp_path / "cache/attractor/native"
-    assert [path.name for path in folder.iterdir()] == [loading.kept_path(compiler.path).name]
+    assert [path.name for path in folder.iterdir()] == [loading.cache_path(compiler.path).name]
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert loading.kept_path(compiler.path).stat().st_mode & 0o777 == 0o600
+    assert loading.cache_path(compiler.path).stat().st_mode & 0o777 == 0o600
 
 
 @compiled
 def test_a_damaged_library_is_compiled_anew(compiler: FakeCompiler) -> None:
-    path = loading.kept_path(compiler.path)
+    path = loading.cache_path(compiler.path)
     path.parent.mkdir(mode=0o700, parents=True)
     path.write_bytes(b"damaged")
     path.chmod(0o600)
@@ -160,7 +160,7 @@ def test_a_library_that_others_could_have_written_is_compiled_anew(
     compiler: FakeCompiler, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert compiler.load() is not None
-    path = loading.kept_path(compiler.path)
+    path = loading.cache_path(compiler.path)
     path.chmod(0o666)
     assert compiler.load() is not None
     assert compiler.runs == 2
@@ -180,24 +180,27 @@ def test_a_library_that_others_could_have_written_is_compiled_anew(
 def test_the_name_of_what_is_kept_depends_on_processor_and_compiler(
     compiler: FakeCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = loading.kept_path(compiler.path)
+    here = loading.cache_path(compiler.path)
     Path(compiler.path).write_text(Path(compiler.path).read_text().replace("echo fake", "echo newer"))
-    newer = loading.kept_path(compiler.path)
+    newer = loading.cache_path(compiler.path)
     monkeypatch.setattr("attractor_server.engine.compute.native.build.cpu_description", lambda: "another processor")
-    assert len({here, newer, loading.kept_path(compiler.path)}) == 3
+    assert len({here, newer, loading.cache_path(compiler.path)}) == 3
 
 
 @compiled
 def test_what_the_doctor_says_of_the_library(
     compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loading, "shipped_path", lambda: None)
+    monkeypatch.setattr(loading, "find_shipped", lambda: None)
     monkeypatch.setattr(loading, "find_compiler", lambda *_: compiler.path)
     assert loading.describe_library() == (True, f"{compiler.path} compiles it at the first start")
     assert compiler.runs == 0
     assert compiler.load() is not None
-    assert loading.describe_library() == (True, f"{loading.kept_path(compiler.path)}, compiled here by {compiler.path}")
+    assert loading.describe_library() == (
+        True,
+        f"{loading.cache_path(compiler.path)}, compiled here by {compiler.path}",
+    )
     monkeypatch.setattr(loading, "find_compiler", lambda *_: None)
     assert loading.describe_library()[0] is False
-    monkeypatch.setattr(loading, "shipped_path", lambda: tmp_path / "kernels.so")
+    monkeypatch.setattr(loading, "find_shipped", lambda: tmp_path / "kernels.so")
     assert loading.describe_library() == (True, f"{tmp_path / 'kernels.so'}, from the package")

@@ -42,18 +42,18 @@ def library() -> ctypes.CDLL | None:
 
 def describe_library() -> tuple[bool, str]:
     """Return whether this machine has the library, and which one; compile nothing."""
-    if (path := shipped_path()) is not None:
+    if (path := find_shipped()) is not None:
         return True, f"{path}, from the package"
     compiler = find_compiler()
     if compiler is None:
         return False, f"none that fits, and no C compiler among {', '.join(COMPILERS)}: {WITHOUT}"
-    path = kept_path(compiler)
+    path = cache_path(compiler)
     if is_ours(path.parent) and is_ours(path):
         return True, f"{path}, compiled here by {compiler}"
     return True, f"{compiler} compiles it at the first start"
 
 
-def shipped_path(folder: Path = FOLDER) -> Path | None:
+def find_shipped(folder: Path = FOLDER) -> Path | None:
     """Return the binary that came with the package, if this processor has the instructions that it uses."""
     level = LEVELS.get(platform.machine())
     if level is None or not (folder / level.file_name).is_file() or not level.needs <= cpu_flags():
@@ -63,7 +63,7 @@ def shipped_path(folder: Path = FOLDER) -> Path | None:
 
 def load_shipped(folder: Path = FOLDER) -> ctypes.CDLL | None:
     """Load the binary that came with the package; None where none fits."""
-    path = shipped_path(folder)
+    path = find_shipped(folder)
     try:
         return None if path is None else ctypes.CDLL(str(path))
     except OSError as error:
@@ -78,13 +78,13 @@ def load_compiled(compilers: Sequence[str] = COMPILERS) -> ctypes.CDLL | None:
         logger.warning("no C compiler among %s: %s", ", ".join(compilers), WITHOUT)
         return None
     try:
-        return _load_kept(kept_path(compiler), compiler)
+        return _load_kept(cache_path(compiler), compiler)
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("%s, since they cannot be compiled: %s", WITHOUT, getattr(error, "stderr", None) or error)
         return None
 
 
-def kept_path(compiler: str) -> Path:
+def cache_path(compiler: str) -> Path:
     """Return where the library that this compiler makes here is kept."""
     from platformdirs import user_cache_path  # noqa: PLC0415 - the engine is imported without it
 
