@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 CONTENTS = """
 ```{toctree}
 :hidden:
-:glob:
 docs/api
 docs/architecture
 docs/durability
@@ -27,7 +26,6 @@ docs/performance
 docs/training
 docs/quality
 docs/claims
-docs/*
 ```
 
 ```{toctree}
