@@ -25,7 +25,6 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from attractor_server.energy.familiarity import choice_of
-from attractor_server.energy.frame import Frame, fit_frame
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import read
@@ -88,12 +87,12 @@ def measure_memory(embedding: Model, binding: Model, vectors: Tensor, *, own: bo
     """Store one half of the vectors (2n, d), and ask for it; the other half stays unseen."""
     stored, unseen = vectors.chunk(2)
     pages = stored.view(-1, PAGE, stored.shape[1])
-    frame = fit(pages) if own else None
-    memory = Memory(embedding, pages, [frame])
+    memory = Memory(embedding, pages, own=own)
     answers, gaps = memory.ask(stored)
     values = pages.roll(1, 1)
-    bound = Memory(binding, torch.cat([pages, values], -1), [frame, fit(values) if own else None])
-    found, _ = bound.ask(torch.cat([stored, torch.full_like(stored, torch.nan)], 1))
+    found, _ = Memory(binding, torch.cat([pages, values], -1), own=own).ask(
+        torch.cat([stored, torch.full_like(stored, torch.nan)], 1)
+    )
     told = found[:, stored.shape[1] :]
     truth = values.flatten(0, 1)
     return Figures(
@@ -105,22 +104,23 @@ def measure_memory(embedding: Model, binding: Model, vectors: Tensor, *, own: bo
 
 
 class Memory:
-    """Pages of patterns (pages, n, values), each field of which has a frame, or none."""
+    """Pages of patterns (pages, n, values), each in its own metric, or all in the model's."""
 
-    def __init__(self, model: Model, pages: Tensor, frames: Sequence[Frame | None]) -> None:
+    def __init__(self, model: Model, pages: Tensor, *, own: bool) -> None:
         self._model = model
-        self._frames = frames
+        present = torch.ones(pages.shape[:2], dtype=torch.bool)
+        self._frames = model.frames_of(model.fit_frames(pages, present=present)) if own else None
         self._stored = torch.full((len(pages),), pages.shape[1])
-        self._fast = self._write(self._encode(pages))
+        self._fast = self._write(model.encode(pages, self._frames))
 
     def ask(self, cues: Tensor) -> tuple[Tensor, Tensor]:
         """Return the answers to cues (n, values), each read in the page that most probably holds it, and their ΔE."""
         model, count = self._model, torch.arange(len(cues))
-        x = self._encode(cues.expand(len(self._stored), *cues.shape))
+        x = model.encode(cues.expand(len(self._stored), *cues.shape), self._frames)
         gaps = delta_energy(model.network, model.parameters, self._fast, x)
         page = choice_of(gaps, self._stored, model.calibration).page
-        values = model.decode(read(model.network, model.parameters, self._fast, x).pattern)
-        return self._through(values, Frame.decode)[page, count], gaps[page, count]
+        values = model.decode(read(model.network, model.parameters, self._fast, x).pattern, self._frames)
+        return values[page, count], gaps[page, count]
 
     def _write(self, x: Tensor) -> Tensors:
         model = self._model
@@ -131,18 +131,6 @@ class Memory:
             present = torch.ones(part.shape[:2], dtype=torch.bool)
             fast = write(model.network, model.parameters, fast, part, present=present, stored=before)
         return fast
-
-    def _encode(self, values: Tensor) -> Tensor:
-        return self._model.encode(self._through(values, Frame.encode))
-
-    def _through(self, values: Tensor, change: Callable[[Frame, Tensor], Tensor]) -> Tensor:
-        parts = values.chunk(len(self._frames), -1)
-        return torch.cat([one if f is None else change(f, one) for f, one in zip(self._frames, parts, strict=True)], -1)
-
-
-def fit(pages: Tensor) -> Frame:
-    """Return a frame for each page, of all that it keeps."""
-    return fit_frame(pages, present=torch.ones(pages.shape[:2], dtype=torch.bool), rank=PAGE)
 
 
 def share_nearest(answers: Tensor, truth: Tensor) -> float:

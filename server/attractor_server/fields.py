@@ -28,12 +28,14 @@ class Kind:
     """Whether the first two dimensions are height and width, which a block can cover and a shift can move"""
     judged: tuple[float, float] | None = None
     """Factor and offset of values before they are judged, where that is not in their own units"""
+    has_metric: bool = False
+    """Whether a page sees its values in a metric of its own: they are a vector, in which directions mean something"""
     refits: bool = False
     """Whether a model behind a whitening can be fitted to other samples by that alone"""
 
 
 KINDS: Mapping[str, Kind] = {
-    "vector": Kind(refits=True),
+    "vector": Kind(has_metric=True, refits=True),
     "image": Kind(
         uint8_unit=255,
         limits=(-4.0, 5.0),

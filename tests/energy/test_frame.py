@@ -11,6 +11,8 @@ from attractor_server.training.datasets import load_dataset
 from attractor_server.training.model_lookup import open_model
 
 SIZE = 12
+ROUNDING = 0.01
+"""Of a vector's length: axes are kept in eight bits"""
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -34,22 +36,23 @@ def test_a_frame_is_what_its_covariance_says() -> None:
         for page in range(3):
             centre, forth, back = reference.frame(patterns[page])
             expected = (cues[page] - centre) @ forth
-            assert torch.allclose(frame.encode(cues)[page], expected, atol=1e-9)
-            assert torch.allclose(frame.decode(cues)[page], cues[page] @ back + centre, atol=1e-9)
+            assert torch.allclose(frame.encode(cues)[page], expected, atol=ROUNDING * float(expected.norm(dim=1).max()))
+            expected = cues[page] @ back + centre
+            assert torch.allclose(frame.decode(cues)[page], expected, atol=ROUNDING * float(expected.norm(dim=1).max()))
 
 
 def test_decoding_undoes_encoding_also_where_few_axes_are_kept() -> None:
     patterns, cues = alike(2, 9, SIZE), draw(2, 5, SIZE, seed=3)
     for rank in (1, 4, SIZE):
         frame = fit(patterns, rank=rank)
-        assert frame.axes.shape == (2, min(9, rank), SIZE)
-        assert torch.allclose(frame.decode(frame.encode(cues)), cues, atol=1e-9)
+        assert frame.axes.shape == (2, rank, SIZE)
+        assert torch.allclose(frame.decode(frame.encode(cues)), cues, atol=ROUNDING * float(cues.norm(dim=2).max()))
 
 
-def test_vectors_keep_their_mean_length() -> None:
+def test_vectors_keep_the_mean_of_their_squared_lengths() -> None:
     patterns = alike(2, 9, SIZE)
-    lengths = fit(patterns).encode(patterns).norm(dim=2).mean(1)
-    assert torch.allclose(lengths, patterns.norm(dim=2).mean(1))
+    squares = fit(patterns).encode(patterns).square().sum(2).mean(1)
+    assert torch.allclose(squares, patterns.square().sum(2).mean(1), rtol=ROUNDING)
 
 
 def test_a_missing_value_counts_as_the_mean_of_what_the_page_keeps() -> None:
@@ -76,20 +79,29 @@ def test_absent_patterns_and_other_pages_have_no_effect() -> None:
     assert torch.allclose(frame.encode(cues)[:1], alone.encode(cues[:1]), atol=1e-9)
 
 
+def test_the_axes_are_rounded_the_same_whatever_else_is_in_the_batch() -> None:
+    several = alike(5, 9, SIZE).float()
+    together = fit(several)
+    for page in range(5):
+        alone = fit(several[page : page + 1])
+        assert (together.axes[page].int() - alone.axes[0].int()).abs().max() <= 1
+        assert torch.allclose(together.forth[page], alone.forth[0], rtol=1e-5)
+
+
 def test_in_their_own_metric_texts_that_are_alike_are_recalled_and_told_from_others() -> None:
     model = open_model("embedding-384")
     values = load_dataset("sentences", "validation").pool(65)
     drawn = torch.nn.functional.normalize(0.4 * values[1:] + 0.6 * values[0], dim=1)
     stored, unseen = drawn[None, :32], drawn[None, 32:]
-    frame = fit(stored, rank=32)
+    frames = model.frames_of(model.fit_frames(stored, present=torch.ones(1, 32, dtype=torch.bool)))
     with torch.no_grad():
         fast = model.parameters.memories(1)
         for start in range(0, 32, 8):
-            x = model.encode(frame.encode(stored[:, start : start + 8]))
+            x = model.encode(stored[:, start : start + 8], frames)
             present = torch.ones(1, 8, dtype=torch.bool)
             fast = write(model.network, model.parameters, fast, x, present=present, stored=torch.tensor([start]))
-        cues = [model.encode(frame.encode(one)) for one in (stored, unseen)]
-        answers = frame.decode(model.decode(read(model.network, model.parameters, fast, cues[0]).pattern))
+        cues = [model.encode(one, frames) for one in (stored, unseen)]
+        answers = model.decode(read(model.network, model.parameters, fast, cues[0]).pattern, frames)
         own, others = (delta_energy(model.network, model.parameters, fast, x) for x in cues)
     assert torch.equal(torch.cdist(answers, stored)[0].argmin(1), torch.arange(32))
     assert own.max() < others.min()

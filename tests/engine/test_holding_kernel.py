@@ -10,11 +10,13 @@ from tests.support.kernel_cases import CASES, PARTS, episode, floats, single
 from tests.support.model_files import tiny
 from torch import Generator, Tensor
 
+from attractor_server.energy.frame import Frame, Frames, fit_frame
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
 from attractor_server.energy.transform import Transform, Whitening
 from attractor_server.engine.compute.dispatch import compute_path, read_pages
+from attractor_server.engine.compute.native.frames import HostFrames, make_host_frames
 from attractor_server.engine.compute.native.library import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
@@ -32,6 +34,26 @@ def transform_of(values: int, *, whitened: bool) -> Transform:
     components, _ = torch.linalg.qr(normal(values, ENTRIES))
     whitening = Whitening(components=components, spread=normal(ENTRIES).abs() + 0.3) if whitened else None
     return Transform(scale=normal(values).abs() + 0.5, shift=normal(values), whitening=whitening)
+
+
+def frames_of(transform: Transform, pages: int) -> Frames:
+    """Of vectors that are alike, for all values but the first two."""
+    size = len(transform.scale) - 2
+    u = 1 + torch.randn(pages, 9, size, generator=Generator().manual_seed(pages), dtype=torch.float64)
+    return Frames([(slice(2, size + 2), fit_frame(u, present=torch.ones(pages, 9, dtype=torch.bool), rank=8))])
+
+
+def to_single(frames: Frames) -> HostFrames:
+    parts = [
+        (
+            span,
+            Frame(**{name: value.float() if value.is_floating_point() else value for name, value in vars(one).items()}),
+        )
+        for span, one in frames.parts
+    ]
+    found = make_host_frames(Frames(parts), None)
+    assert found is not None
+    return found
 
 
 def in_single(transform: Transform) -> Transform:
@@ -83,6 +105,27 @@ def test_what_is_known_is_held_as_in_the_plain_loop(name: str, values: int, whit
     decoded = model.transform.decode(found.pattern)
     if values == ENTRIES:  # all that is known can be said by the entries
         assert torch.allclose(decoded[asked.known], asked.cues.float()[asked.known], atol=1e-4)
+
+
+@every
+@pytest.mark.parametrize(("values", "whitened"), [(ENTRIES, False), (61, True)])
+@pytest.mark.parametrize(("pages", "n"), [(1, 1), (3, 4)])
+def test_what_is_known_is_held_in_the_frames_of_pages(
+    name: str, values: int, whitened: bool, pages: int, n: int
+) -> None:
+    asked = Asked(name, values, whitened=whitened, pages=pages, n=n)
+    model, cues, frames = asked.model, asked.cues.float(), frames_of(asked.transform, pages)
+    own, way = to_single(frames), compute_path(model)
+    cues[0, 0, :5], asked.cues[0, 0, :5], asked.known[0, 0, :5] = math.nan, math.nan, True  # known to be missing
+    hold = model.transform.hold(cues, asked.known, own)
+    assert way is not None
+    assert way.in_place is not None
+    assert way.in_place.holds(hold)
+    found = read_pages(model, floats(asked.fast), model.transform.encode(cues, own), hold=hold, steps=4)
+    x = asked.transform.encode(asked.cues, frames)
+    hold = asked.transform.hold(asked.cues, asked.known, frames)
+    wanted = read(asked.case.network, asked.parameters, asked.fast, x, hold=hold, steps=4)
+    assert max(error(getattr(found, part).double(), getattr(wanted, part)) for part in PARTS) < 1e-3
 
 
 @every

@@ -20,7 +20,12 @@ class Encoding:
     @property
     def size(self) -> int:
         """Entries of one encoded pattern."""
-        return sum(field.size * self._width(field.name) for field in self.layout.fields)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each field."""
+        return [field.size * self._width(field.name) for field in self.layout.fields]
 
     def encode(self, values: Tensor) -> Tensor:
         """Encode values (…, values) as entries (…, entries)."""
@@ -36,10 +41,9 @@ class Encoding:
         """Decode entries (…, entries) to values (…, values); a character is the one whose code lies nearest."""
         if not self.codes:
             return entries
-        sizes = [field.size * self._width(field.name) for field in self.layout.fields]
         parts = [
             _nearest(part, self.codes[field.name]) if field.name in self.codes else part
-            for field, part in zip(self.layout.fields, entries.split(sizes, -1), strict=True)
+            for field, part in zip(self.layout.fields, entries.split(self.sizes, -1), strict=True)
         ]
         return torch.cat(parts, -1)
 

@@ -2,21 +2,26 @@
 
 Vectors that are alike share most of what they are, and differ in few directions; a model expects them as different as
 its training data. A frame takes away what a page's vectors share, evens out how much they differ in each direction, and
-restores their length:
+restores the mean of their squared lengths:
 
-    x = s·F(v − μ),   F = (I + κ/(1 − κ)·C/b)^(−¼)
+    x = s·F(u − μ),   F = (I + κ/(1 − κ)·C/b)^(−¼)
 
-C is the covariance of the page's n vectors about their mean m, and b = tr C/d. The mean is shrunk as by James, Stein:
-μ = w·m with w = 1 − tr C/((n − 1)‖m‖²), not below 0, so that little is taken away of vectors that share little. The
-covariance is shrunk towards b·I: κ = (1 − ρ)(n − 1)/(n + 7) with ρ by Chen, Wiesel, Eldar and Hero (Shrinkage
-Algorithms for MMSE Covariance Estimation, 2010: OAS), and less while there are few vectors. F is the identity off the
-span of the vectors, so it is kept as few axes.
+It lies between the value-by-value part of a model's input transform and its whitening, so that u is 0 at the mean of
+the training data. C is the covariance of the page's n vectors about their mean m, and b = tr C/d. The mean is shrunk
+towards that 0 as by James, Stein: μ = w·m with w = 1 − tr C/((n − 1)‖m‖²), not below 0, so that little is taken away
+of vectors that share little. The covariance is shrunk towards b·I: κ = (1 − ρ)(n − 1)/(n + 7) with ρ by Chen, Wiesel,
+Eldar and Hero (Shrinkage Algorithms for MMSE Covariance Estimation, 2010: OAS), and less while there are few vectors. F
+is the identity off the span of the vectors, so it is kept as few axes a, rounded to eight bits: F = I + Σ f·aaᵀ, and
+F⁻¹ = I + Σ f′·aaᵀ.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 PRIOR = 7
 """Vectors that a page must have many more of before their covariance counts in full"""
@@ -24,72 +29,232 @@ NOISE = 1e-12
 """Variance in parts of the mean square that rounding alone may leave of equal vectors"""
 POWER = -0.25
 """Of the covariance: -½ would whiten, 0 leaves everything as it is"""
+TOGETHER = 8
+"""Pages that are fitted at a time, so that they stay in the cache"""
+STEPS = 127
+"""Of an axis' entries, the largest of which has so many"""
+
+Spans: TypeAlias = Mapping[str, slice]
+"""Columns of the fields that have frames, by the fields' names"""
+
+
+class Framing(Protocol):
+    """Frames of pages, for the fields of a pattern side by side: u (pages, patterns, entries)."""
+
+    def encode(self, u: Tensor) -> Tensor:
+        """Return u in the frames; an entry that is missing (NaN) counts as the page's mean, or as 0 without frame."""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Return x in the units of u: the inverse of `encode`."""
+
+    def pull_back(self, slope: Tensor) -> Tensor:
+        """Return the slope by x of what has that slope by u."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Frames of several pages. One of a page with fewer than two vectors, or equal ones, changes nothing."""
+    """Frames of several pages, of one field.
+
+    That of a page with fewer than two vectors, or equal ones, changes nothing.
+    """
 
     mean: Tensor
     """(pages, d), μ"""
     axes: Tensor
-    """(pages, r, d): orthonormal rows; zeros beyond the rank"""
-    gains: Tensor
-    """(pages, r): F along each axis"""
+    """(pages, r, d) int8: rows at right angles to one another; zeros beyond the rank"""
+    forth: Tensor
+    """(pages, r), f"""
+    back: Tensor
+    """(pages, r), f′"""
     scale: Tensor
-    """(pages,), s"""
+    """(pages, 1), s"""
 
-    def encode(self, values: Tensor) -> Tensor:
-        """Return values (pages, patterns, d) in the frame; one that is missing (NaN) counts as the mean."""
-        centred = (values - self.mean[:, None]).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-        return self.scale[:, None, None] * self._stretch(centred, self.gains)
+    def encode(self, u: Tensor) -> Tensor:
+        """See `Framing`: u (pages, patterns, d)."""
+        return self.scale[..., None] * self._stretch(fill_gaps(u - self.mean[:, None]), self.forth)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Return x (pages, patterns, d) in the units of its user: the inverse of `encode`."""
-        return self._stretch(x / self.scale[:, None, None], 1 / self.gains) + self.mean[:, None]
+        """See `Framing`: x (pages, patterns, d)."""
+        return self.pull_back(x) + self.mean[:, None]
 
-    def _stretch(self, x: Tensor, gains: Tensor) -> Tensor:
-        along = x @ self.axes.mT
-        return x + (along * (gains - 1)[:, None]) @ self.axes
+    def pull_back(self, slope: Tensor) -> Tensor:
+        """See `Framing`: slope (pages, patterns, d). F is symmetric."""
+        return self._stretch(slope / self.scale[..., None], self.back)
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """All that it is made of."""
+        return [getattr(self, part) for part in PARTS]
+
+    def _stretch(self, x: Tensor, factors: Tensor) -> Tensor:
+        axes = self.axes.to(x.dtype)
+        return x + (x @ axes.mT * factors[:, None]) @ axes
+
+
+@dataclass(frozen=True)
+class Frames:
+    """See `Framing`; entries outside of the spans stay as they are."""
+
+    parts: Sequence[tuple[slice, Frame]]
+
+    def select(self, pages: Tensor) -> "Frames":
+        """Return the frames of some of the pages, (n,) int64."""
+        return Frames(
+            [
+                (span, Frame(**{part: getattr(frame, part).index_select(0, pages) for part in PARTS}))
+                for span, frame in self.parts
+            ]
+        )
+
+    def encode(self, u: Tensor) -> Tensor:
+        """See `Framing`."""
+        return self._apply(Frame.encode, fill_gaps, u)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """See `Framing`."""
+        return self._apply(Frame.decode, None, x)
+
+    def pull_back(self, slope: Tensor) -> Tensor:
+        """See `Framing`."""
+        return self._apply(Frame.pull_back, None, slope)
+
+    def _apply(
+        self, change: Callable[[Frame, Tensor], Tensor], others: Callable[[Tensor], Tensor] | None, x: Tensor
+    ) -> Tensor:
+        span, frame = self.parts[0]
+        if len(self.parts) == 1 and (span.start, span.stop) == (0, x.shape[-1]):
+            return change(frame, x)
+        changed = x.clone() if others is None else others(x)
+        for span, frame in self.parts:
+            changed[..., span] = change(frame, x[..., span])
+        return changed
+
+
+PREFIX = "frame."
+
+PARTS = tuple(field.name for field in fields(Frame))
+
+
+def is_frame(name: str) -> bool:
+    """Return whether the tensor of that name is a part of a frame, rather than fast weights."""
+    return name.startswith(PREFIX)
+
+
+def weights_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the fast weights among the tensors of pages."""
+    return {name: tensor for name, tensor in tensors.items() if not is_frame(name)}
+
+
+def means_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means of frames among the tensors of pages: of a frame, what no order of its axes changes."""
+    return {name: tensor for name, tensor in tensors.items() if is_frame(name) and name.endswith(".mean")}
+
+
+def initial_frames(spans: Spans, *, rank: int) -> dict[str, Tensor]:
+    """Return tensors of frames of one page that change nothing, each (*shape), named `frame.FIELD.PART`."""
+    tensors: dict[str, Tensor] = {}
+    for name, span in spans.items():
+        size = span.stop - span.start
+        tensors |= _name(
+            name,
+            Frame(
+                mean=torch.zeros(size),
+                axes=torch.zeros(rank, size, dtype=torch.int8),
+                forth=torch.zeros(rank),
+                back=torch.zeros(rank),
+                scale=torch.ones(1),
+            ),
+        )
+    return tensors
+
+
+def fit_frames(u: Tensor, spans: Spans, *, present: Tensor, rank: int) -> dict[str, Tensor]:
+    """Fit the frames of pages to the patterns u (pages, n, entries) that are present (pages, n), named as above."""
+    tensors: dict[str, Tensor] = {}
+    for name, span in spans.items():
+        tensors |= _name(name, fit_frame(u[..., span], present=present, rank=rank))
+    return tensors
+
+
+def frames_of(tensors: Mapping[str, Tensor], spans: Spans) -> Frames | None:
+    """Return the frames among the tensors of pages, each (pages, *shape); None where no field has one."""
+    if not spans:
+        return None
+    parts = {name: {part: tensors[f"{PREFIX}{name}.{part}"] for part in PARTS} for name in spans}
+    return Frames([(span, Frame(**parts[name])) for name, span in spans.items()])
 
 
 def fit_frame(patterns: Tensor, *, present: Tensor, rank: int) -> Frame:
-    """Fit the frames of pages to the patterns (pages, n, d) that are present (pages, n), with up to `rank` axes each.
+    """Fit the frames of pages to the patterns (pages, n, d) that are present (pages, n), with `rank` axes each.
 
-    What stands in the place of an absent pattern has no effect. Computed in double precision, by the products of a
-    page's patterns with one another: n may be far below d.
+    What stands in the place of an absent pattern has no effect. Computed by the products of a page's patterns with one
+    another, since n may be far below d, and in double precision, so that rounding moves hardly an entry of an axis.
     """
+    parts = zip(patterns.split(TOGETHER), present.split(TOGETHER), strict=True)
+    fitted = [_fit_together(some, here, rank) for some, here in parts]
+    return (
+        fitted[0]
+        if len(fitted) == 1
+        else Frame(**{part: torch.cat([getattr(one, part) for one in fitted]) for part in PARTS})
+    )
+
+
+def _fit_together(patterns: Tensor, present: Tensor, rank: int) -> Frame:
+    own, size = patterns.dtype, patterns.shape[2]
+    # The mean and the covariance, by the products of the patterns about their mean
     exact, weight = patterns.double().masked_fill(~present[..., None], 0), present.double()
     count = weight.sum(1)
     n = count.clamp(min=1)
     mean = exact.sum(1) / n[:, None]
-    centred = (exact - mean[:, None]) * weight[..., None]
-    spectrum, axes = _principal_axes(centred, n, rank)
-    total, squares = spectrum.sum(1), spectrum.square().sum(1)
-    varied = (count > 1) & (total > NOISE * exact.square().sum((1, 2)) / n)
+    centred = exact.sub_(mean[:, None]).mul_(weight[..., None])
+    spectrum, vectors = _decompose(centred @ centred.mT / n[:, None, None])
+    total, squares, length = spectrum.sum(1), spectrum.square().sum(1), mean.square().sum(1)
+    varied = (count > 1) & (total > NOISE * (total + length))
     total = total.where(varied, 1.0)
-    share = _covariance_share(total, squares, n, patterns.shape[-1])
-    kept = spectrum[:, :rank]
-    gains = (1 + (share / (1 - share) * patterns.shape[-1] / total)[:, None] * kept) ** POWER
-    shrunk = 1 - total / ((n - 1).clamp(min=1) * mean.square().sum(1)).clamp(min=torch.finfo(torch.float64).tiny)
-    centre = mean * (shrunk.clamp(min=0) * varied)[:, None]
-    unscaled = Frame(mean=centre, axes=axes, gains=gains.where(varied[:, None], 1.0), scale=torch.ones_like(n))
-    lengths = [(one.norm(dim=2) * weight).sum(1) for one in (exact, unscaled.encode(exact))]
-    scale = (lengths[0] / lengths[1]).where(varied, 1.0)
-    own = patterns.dtype
-    return Frame(mean=centre.to(own), axes=axes.to(own), gains=unscaled.gains.to(own), scale=scale.to(own))
+    # What is taken away, and how far each axis is stretched
+    left = (total / ((n - 1).clamp(min=1) * length).clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
+    share = _covariance_share(total, squares, n, size)
+    gains = (1 + (share / (1 - share) * size / total)[:, None] * spectrum) ** POWER
+    # Of ‖F(u − μ)‖² the mean is tr F²C + ‖F(m − μ)‖²
+    axes, squared, alongside = _round_axes(vectors.to(own), centred.to(own), mean.to(own), rank)
+    grown = (gains[:, : axes.shape[1]].square() - 1) * alongside
+    after = (gains.square() * spectrum).sum(1) + left.square() * (length + grown.sum(1))
+    scale = ((total + length) / after).sqrt().where(varied, 1.0)
+    forth = ((gains[:, : axes.shape[1]] - 1) / squared).where(varied[:, None] & (squared > 0), 0.0)
+    room = rank - axes.shape[1]
+    return Frame(
+        mean=(mean * ((1 - left) * varied)[:, None]).to(own),
+        axes=pad(axes, (0, 0, 0, room)),
+        forth=pad(forth, (0, room)).to(own),
+        back=pad(-forth / (1 + forth * squared), (0, room)).to(own),
+        scale=scale[:, None].to(own),
+    )
 
 
-def _principal_axes(centred: Tensor, n: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the variances of centred patterns (pages, n, d), largest first, and the axes of up to `rank` of them."""
-    products = centred @ centred.mT / n[:, None, None]
-    spectrum, vectors = (part.flip(-1) for part in torch.linalg.eigh(products))
-    spectrum = spectrum.clamp(min=0)
-    noise = spectrum[:, :1] * centred.shape[1] * torch.finfo(torch.float64).eps
-    spectrum = spectrum.where(spectrum > noise, 0.0)
-    lengths = (spectrum * n[:, None]).sqrt()[:, :rank, None]
-    axes = vectors.mT[:, :rank] @ centred
-    return spectrum, torch.where(lengths > 0, axes / lengths, 0.0)
+def fill_gaps(u: Tensor) -> Tensor:
+    """Return u with 0 where an entry is missing."""
+    return u.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+def _decompose(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (pages, n) of symmetric matrices, largest first and noise as 0, and their vectors as rows."""
+    spectrum, vectors = torch.linalg.eigh(products)
+    spectrum = spectrum.flip(-1).clamp(min=0)
+    noise = spectrum[:, :1] * spectrum.shape[1] * torch.finfo(torch.float64).eps
+    return spectrum.where(spectrum > noise, 0.0), vectors.flip(-1).mT
+
+
+def _round_axes(vectors: Tensor, centred: Tensor, mean: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return up to `rank` axes (pages, r, d) as whole numbers, int8, and the squares of their lengths.
+
+    And the squares of the mean's parts along them. An axis along which nothing varies is zeros.
+    """
+    axes = vectors[:, :rank] @ centred
+    largest = axes.abs().amax(2, keepdim=True)
+    axes.mul_(torch.where(largest > 0, STEPS / largest, 0.0)).round_()
+    squared = axes.square().sum(2)
+    alongside = (axes @ mean[..., None])[..., 0].square() / squared.clamp(min=1)
+    return axes.to(torch.int8), squared.double(), alongside.double()
 
 
 def _covariance_share(total: Tensor, squares: Tensor, n: Tensor, size: int) -> Tensor:
@@ -98,3 +263,7 @@ def _covariance_share(total: Tensor, squares: Tensor, n: Tensor, size: int) -> T
     sphericity = ((1 - 2 / size) * squares + total.square()) / spread
     oracle = torch.where(spread > 0, sphericity, 1.0).clamp(max=1)
     return (1 - oracle) * (n - 1) / (n + PRIOR)
+
+
+def _name(field: str, frame: Frame) -> dict[str, Tensor]:
+    return {f"{PREFIX}{field}.{part}": getattr(frame, part) for part in PARTS}

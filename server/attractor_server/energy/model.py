@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from attractor_server.energy.encoding import Encoding
 from attractor_server.energy.eraser import count_erasing_steps
 from attractor_server.energy.familiarity import Calibration
+from attractor_server.energy.frame import Frames, Framing, Spans, fit_frames, frames_of, initial_frames
 from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.parameters import Parameters
@@ -54,9 +57,33 @@ class Model:
         return 4 * self.capacity if whole >= WHOLE_SHARE else CHUNK
 
     @property
-    def page_bytes(self) -> int:
-        """Bytes of one memory's fast weights."""
+    def weights_bytes(self) -> int:
+        """Bytes of one page's fast weights."""
         return sum(tensor.nbytes for tensor in self.parameters.initial.values())
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page: its fast weights, and its frames."""
+        return self.weights_bytes + sum(tensor.nbytes for tensor in self.initial_frames.values())
+
+    @cached_property
+    def initial_frames(self) -> Tensors:
+        """Frames of a page that change nothing, each (*shape); with as many axes as its patterns can differ along."""
+        frames = initial_frames(self.frame_spans, rank=max(1, self.capacity - 1))
+        return {name: tensor.to(self.device) for name, tensor in frames.items()}
+
+    @cached_property
+    def initial_page(self) -> Tensors:
+        """All that an empty page has, each (*shape): initial fast weights, and frames."""
+        return {**self.parameters.initial, **self.initial_frames}
+
+    def fit_frames(self, values: Tensor, *, present: Tensor) -> Tensors:
+        """Return frames of pages fitted to values (pages, n, values) in user units that are present (pages, n)."""
+        return fit_frames(self.prepare(values), self.frame_spans, present=present, rank=max(1, self.capacity - 1))
+
+    def frames_of(self, tensors: Tensors) -> Frames | None:
+        """Return the frames among the tensors of pages, each (pages, *shape); None where the model has no vectors."""
+        return frames_of(tensors, self.frame_spans)
 
     @property
     def device(self) -> torch.device:
@@ -78,25 +105,44 @@ class Model:
         """Encoding of the values of its fields."""
         return Encoding(layout=self.layout, codes=self.parameters.codes)
 
-    def encode(self, values: Tensor) -> Tensor:
-        """Turn user units (…, values), missing ones NaN, into network units (…, entries)."""
-        return self.transform.encode(self.encoding.encode(values))
+    @cached_property
+    def frame_spans(self) -> Spans:
+        """Entries of the fields that can have frames: vectors."""
+        spans, sizes = {}, self.encoding.sizes
+        for field, start, size in zip(self.layout.fields, accumulate(sizes, initial=0), sizes, strict=False):
+            if field.traits.has_metric:
+                spans[field.name] = slice(start, start + size)
+        return spans
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Turn network units into user units (…, values), within the limits of each field's kind."""
-        values = self.encoding.decode(self.transform.decode(x))
+    def encode(self, values: Tensor, frames: Framing | None = None) -> Tensor:
+        """Turn user units (…, values), missing ones NaN, into network units (…, entries).
+
+        In pages with frames, (pages, patterns, values) into (pages, patterns, entries).
+        """
+        return self.transform.encode(self.encoding.encode(values), frames)
+
+    def prepare(self, values: Tensor) -> Tensor:
+        """Do the part of `encode` that is the same with all frames; `transform.whiten` does the rest."""
+        return self.transform.shift_values(self.encoding.encode(values))
+
+    def decode(self, x: Tensor, frames: Framing | None = None) -> Tensor:
+        """Turn network units into user units (…, values), within the limits of each field's kind.
+
+        In pages with frames, (pages, patterns, entries) into (pages, patterns, values).
+        """
+        values = self.encoding.decode(self.transform.decode(x, frames))
         for field, span in self.layout.spans:
             if (limits := field.traits.recall_limits) is not None:
                 values[..., span] = values[..., span].clamp(*limits)
         return values
 
-    def hold(self, values: Tensor, known: Tensor) -> Hold:
+    def hold(self, values: Tensor, known: Tensor, frames: Framing | None = None) -> Hold:
         """Clamp known values hard: return what puts them back into any x; both (…, values), `known` bool."""
-        return self.transform.hold(self.encoding.encode(values), self.encoding.spread(known))
+        return self.transform.hold(self.encoding.encode(values), self.encoding.spread(known), frames)
 
-    def pull(self, values: Tensor, known: Tensor) -> Pull:
+    def pull(self, values: Tensor, known: Tensor, frames: Framing | None = None) -> Pull:
         """Clamp known values softly: return the gradient of the proximity term; both (…, values), `known` bool."""
-        return self.transform.pull(self.encoding.encode(values), self.encoding.spread(known))
+        return self.transform.pull(self.encoding.encode(values), self.encoding.spread(known), frames)
 
     def to(self, device: torch.device) -> "Model":
         """Return the model with its tensors on that device."""

@@ -65,7 +65,7 @@ def frame(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.eye(d, dtype=patterns.dtype) + share / (1 - share) * covariance * d / trace
     )
     stretch = axes @ torch.diag(variances**-0.25) @ axes.T
-    scale = patterns.norm(dim=1).mean() / ((patterns - centre) @ stretch).norm(dim=1).mean()
+    scale = torch.sqrt(patterns.square().sum() / ((patterns - centre) @ stretch).square().sum())
     return centre, scale * stretch, torch.linalg.inv(scale * stretch)
 
 

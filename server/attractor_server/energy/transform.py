@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from attractor_server.energy.frame import Framing, fill_gaps
+
 Hold: TypeAlias = Callable[[Tensor], Tensor]
 """Puts what is known back into any x (…, entries)"""
 Pull: TypeAlias = Callable[[Tensor], Tensor]
@@ -77,34 +79,43 @@ class Transform:
         assert self.whitening is not None
         return self.whitening.back / self.scale, -self.shift / self.scale
 
-    def encode(self, values: Tensor) -> Tensor:
+    def encode(self, values: Tensor, frames: Framing | None = None) -> Tensor:
         """Turn encoded values (…, values) into network units (…, entries)."""
-        scaled = self._scale(values)
-        return scaled if self.whitening is None else scaled @ self.whitening.forth
+        return self.whiten(self.shift_values(values), frames)
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Turn network units (…, entries) into encoded values (…, values)."""
+    def shift_values(self, values: Tensor) -> Tensor:
+        """Turn encoded values (…, values) into those that `whiten` takes: what is missing stays so."""
+        return torch.addcmul(self.shift, values, self.scale)
+
+    def whiten(self, u: Tensor, frames: Framing | None = None) -> Tensor:
+        """Turn the values of `shift_values` into network units (…, entries); with frames (pages, patterns, values)."""
+        filled = fill_gaps(u) if frames is None else frames.encode(u)
+        return filled if self.whitening is None else filled @ self.whitening.forth
+
+    def decode(self, x: Tensor, frames: Framing | None = None) -> Tensor:
+        """Turn network units (…, entries) into encoded values (…, values); with frames (pages, patterns, entries)."""
+        if frames is not None:
+            return (frames.decode(self._unwhiten(x)) - self.shift) / self.scale
         if self.whitening is None:
             return (x - self.shift) / self.scale
         back, centre = self.decoder
         return torch.addmm(centre, x.reshape(-1, x.shape[-1]), back).view(*x.shape[:-1], len(centre))
 
-    def hold(self, values: Tensor, known: Tensor) -> "Held":
+    def hold(self, values: Tensor, known: Tensor, frames: Framing | None = None) -> "Held":
         """Clamp hard: return what puts known values back into any x; both (…, values), `known` bool."""
-        return Held(self, values, known)
+        return Held(self, values, known, frames)
 
-    def pull(self, values: Tensor, known: Tensor) -> Pull:
+    def pull(self, values: Tensor, known: Tensor, frames: Framing | None = None) -> Pull:
         """Clamp softly: return the gradient of ½‖known ⊙ (v − values)‖², v and values after scale and shift."""
-        target = self._scale(values)
+        target = fill_gaps(self.shift_values(values))
 
         def gradient(x: Tensor) -> Tensor:
-            gap = (self._unwhiten(x) - target) * known
-            return gap if self.whitening is None else gap @ self.whitening.back.T
+            u = self._unwhiten(x)
+            gap = ((u if frames is None else frames.decode(u)) - target) * known
+            slope = gap if frames is None else frames.pull_back(gap)
+            return slope if self.whitening is None else slope @ self.whitening.back.T
 
         return gradient
-
-    def _scale(self, values: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, values, self.scale).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
     def _unwhiten(self, x: Tensor) -> Tensor:
         return x if self.whitening is None else x @ self.whitening.back
@@ -118,20 +129,34 @@ class Held:
     values: Tensor
     """Encoded, (…, values)"""
     known: Tensor
+    frames: Framing | None = None
+    """Of the pages that are read"""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Put the known values back into x (…, entries)."""
-        if self.transform.whitening is None:
+        if self.transform.whitening is None and self.frames is None:
             return torch.where(self.known, self._entries, x)
-        return self.transform.encode(torch.where(self.known, self.values, self.transform.decode(x)))
+        values = torch.where(self.known, self.values, self.transform.decode(x, self.frames))
+        return self.transform.encode(values, self.frames)
 
     @cached_property
     def targets(self) -> Tensor:
-        """The known values, or entries where there is no whitening, and NaN elsewhere, (…, values)."""
+        """The known values, or entries where there is no whitening, and NaN elsewhere, (…, values).
+
+        With frames they are the values after scale and shift.
+        """
+        if self.frames is not None:
+            return torch.where(self.known, self._framed, math.nan)
         if self.transform.whitening is None:
             return torch.where(self.known, self._entries, math.nan)
         _, centre = self.transform.decoder
         return torch.where(self.known, torch.where(self.values.isnan(), centre, self.values), math.nan)
+
+    @property
+    def _framed(self) -> Tensor:
+        assert self.frames is not None
+        u = self.transform.shift_values(self.values)
+        return torch.where(u.isnan(), self.frames.decode(self.frames.encode(u)), u)
 
     @cached_property
     def _entries(self) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attractor_server.energy.frame import Framing
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import compute
@@ -90,7 +91,7 @@ class ModelState:
     @property
     def part_limit(self) -> int:
         """Pages that are written together in what is done in parts."""
-        return max(1, min(self.limit, PART_BYTES // self.model.page_bytes))
+        return max(1, min(self.limit, PART_BYTES // self.model.weights_bytes))
 
     def limit_reads(self, jobs: Iterable[Job]) -> int:
         """Return the most pages in one program that reads cues of these jobs: in-place reads need not fit the cache."""
@@ -102,6 +103,14 @@ class ModelState:
         """The bank's tensors, where the model's pages can be read in place."""
         return self.bank.tensors if compute.can_read_in_place(self.model) else None
 
+    def find_frames(self, framed: bool, pages: Tensors, places: Tensor | None = None) -> Framing | None:
+        """Return the frames among the tensors of pages, or of a bank; None where they are not `framed`."""
+        return compute.find_frames(self.model, pages, places) if framed else None
+
+    def enter_frames(self, framed: bool, x: Tensor, pages: Tensors, places: Tensor | None = None) -> Tensor:
+        """Bring prepared cues (pages, patterns, entries) into network units; without frames they are in them."""
+        return self.model.transform.whiten(x, self.find_frames(framed, pages, places)) if framed else x
+
     def count_rows(self, count: int) -> int:
         """Return how many pages so many are padded to: few shapes are captured on a GPU, and on a CPU none."""
         return count if self.model.device.type == "cpu" else bucket(count)
@@ -111,7 +120,7 @@ class ModelState:
         return PaddedBatch(counts, rows=self.count_rows(len(counts)))
 
     def copy_pages(self, pages: Sequence[Page], rows: int) -> Tensors:
-        """Copy the pages' fast weights, and initial ones up to so many rows, each (rows, *shape)."""
+        """Copy the pages' tensors, and those of empty pages up to so many rows, each (rows, *shape)."""
         return self.bank.gather(self.bank.enter([*pages, *[Page()] * (rows - len(pages))]))
 
     def copy_brought_pages(self, pages: Sequence[Page], rows: int) -> Tensors:
@@ -182,7 +191,7 @@ def count_side_by_side(model: Model) -> int:
     """Return how many pages the device computes together; on a CPU those that its cache holds, as a power of two."""
     if model.device.type != "cpu":
         return PAGES_LIMIT
-    return 1 << max(0, round(CACHE_BYTES / model.page_bytes).bit_length() - 1)
+    return 1 << max(0, round(CACHE_BYTES / model.weights_bytes).bit_length() - 1)
 
 
 def concatenate(arrays: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:

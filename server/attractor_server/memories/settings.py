@@ -12,6 +12,8 @@ WhenFull: TypeAlias = Literal["grow", "refuse", "forget"]
 
 Retain: TypeAlias = Literal["all", "open_page"]
 
+Metric: TypeAlias = Literal["own", "model"]
+
 TTL_LIMIT_S = 250e9
 """Nearly 8,000 years: what ends after the year 9999 has no date that clients can be told of"""
 
@@ -38,11 +40,15 @@ class MemorySettings:
     """Which patterns the backend store keeps. `all`: whatever was stored. `open_page`: those of the page that is being
     filled; of a sealed one the weights alone stay, and what needs patterns (payloads, exact erasing, another model) is
     no longer to be had."""
+    metric: Metric = "model"
+    """How vectors are told apart. `own`: each page that is rewritten sees them in the metric of those that it keeps, so
+    that vectors that are alike are as far apart as those that the model was trained on. `model`: in the metric of its
+    training data. Of no effect on other fields."""
     ttl_s: float | None = None
     """Seconds after the last write, or else the making, when the memory is forgotten; None for never"""
 
     def __post_init__(self) -> None:
-        for name, kind in (("write", WriteMode), ("when_full", WhenFull), ("retain", Retain)):
+        for name, kind in (("write", WriteMode), ("when_full", WhenFull), ("retain", Retain), ("metric", Metric)):
             if (seen := getattr(self, name)) not in (expected := get_args(kind)):
                 raise SettingsError(f"{name}: saw {quote(seen)}; expected one of {', '.join(expected)}")
         if self.page_patterns < 1:
@@ -54,6 +60,11 @@ class MemorySettings:
     def most_pages(self) -> int | None:
         """Pages a memory has at most; None for any number."""
         return {"grow": None, "refuse": 1, "forget": 2}[self.when_full]
+
+    @property
+    def framed(self) -> bool:
+        """Whether its pages get frames: those that are written from all their patterns do."""
+        return self.metric == "own" and self.write == "rewrite"
 
     def seals(self, patterns: int) -> bool:
         """Return whether a page with so many patterns takes no more: one that refuses may get room by an erase."""

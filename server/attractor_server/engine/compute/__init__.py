@@ -7,6 +7,7 @@ there, and so does a reading of which every iterate is asked for.
 from attractor_server.engine.compute.dispatch import (
     can_read_in_place,
     compute_energies,
+    find_frames,
     read_in_place,
     read_pages,
     recognize_in_place,
@@ -17,6 +18,7 @@ from attractor_server.engine.compute.dispatch import (
 __all__ = [
     "can_read_in_place",
     "compute_energies",
+    "find_frames",
     "read_in_place",
     "read_pages",
     "recognize_in_place",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attractor_server.energy.frame import Framing, weights_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading, read
@@ -63,7 +64,7 @@ def _make_reading_kernel(form: ClosedForm, schedule: Schedule, model: Model) -> 
 
         return make_host_kernel(form, schedule, model.transform)
     cuda = model.device.type == "cuda"
-    return GraphedReads(form=form, schedule=schedule, page_bytes=model.page_bytes) if cuda else None
+    return GraphedReads(form=form, schedule=schedule, page_bytes=model.weights_bytes) if cuda else None
 
 
 READ_BYTES = 4 << 20
@@ -86,7 +87,8 @@ def read_pages(  # noqa: PLR0913
 ) -> Reading:
     """Read what the cues x lead to in `steps` steps of the reading loop (0: as many as were trained).
 
-    Fast weights are those that writing and erasing make from the model's initial ones.
+    Fast weights are those that writing and erasing make from the model's initial ones; frames beside them have no
+    effect here.
     """
     path, steps = compute_path(model), steps or model.steps
     if path is None or trajectory:
@@ -109,6 +111,22 @@ def read_pages(  # noqa: PLR0913
     chunks = _cut(model, fast, x, READ_BYTES)
     parts = [read_form(path.form, path.schedule, own, cues, steps=steps) for own, cues in chunks]
     return parts[0] if len(parts) == 1 else _join(parts)
+
+
+def find_frames(model: Model, pages: Tensors, places: Tensor | None = None) -> Framing | None:
+    """Return the frames among the tensors of pages, each (pages, *shape), by the fastest path; None without any.
+
+    With `places` (pages,) int64 each is (places, *shape), as in a bank.
+    """
+    frames = model.frames_of(pages)
+    if frames is None:
+        return None
+    if model.device.type == "cpu":
+        from attractor_server.engine.compute.native.frames import make_host_frames  # noqa: PLC0415 - compiles
+
+        if (host := make_host_frames(frames, places)) is not None:
+            return host
+    return frames if places is None else frames.select(places)
 
 
 def can_read_in_place(model: Model) -> bool:
@@ -144,6 +162,7 @@ def write_pages(
     path = compute_path(model)
     if path is None or not model.parameters.writing_steps:
         return write(model.network, model.parameters, _cast_like(fast, x), x, present=present, stored=stored)
+    fast = weights_of(fast)
     out = {name: value.new_empty(value.shape, dtype=x.dtype) for name, value in fast.items()}
     start = 0
     for own, patterns in _cut(model, fast, x, WRITE_BYTES):
@@ -199,7 +218,7 @@ def _pages_in_chunk(model: Model, limit_bytes: int) -> int:
     """Return the number of pages in a chunk, a power of two; on an accelerator it has no bound."""
     if model.device.type != "cpu":
         return 1 << 30
-    return 1 << max(0, round(limit_bytes / model.page_bytes).bit_length() - 1)
+    return 1 << max(0, round(limit_bytes / model.weights_bytes).bit_length() - 1)
 
 
 def _cut(model: Model, fast: Tensors, x: Tensor, limit_bytes: int) -> Iterator[tuple[Tensors, Tensor]]:
@@ -211,7 +230,8 @@ def _cut(model: Model, fast: Tensors, x: Tensor, limit_bytes: int) -> Iterator[t
 
 
 def _cast_like(fast: Tensors, x: Tensor) -> Tensors:
-    return {name: value.to(x.dtype) for name, value in fast.items()}
+    """Return the fast weights among a page's tensors, like x in dtype."""
+    return {name: value.to(x.dtype) for name, value in weights_of(fast).items()}
 
 
 def _join(parts: list[Reading]) -> Reading:

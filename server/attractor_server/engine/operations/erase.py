@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from attractor_server.energy.eraser import erase as erase_by_training
+from attractor_server.energy.frame import weights_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import PART_READS, MemoryBatch, ModelState, Results, Stops, concatenate
 from attractor_server.engine.bisection import by_halves
@@ -15,7 +16,7 @@ from attractor_server.engine.operations.draft import draft_of, release_by_and_by
 from attractor_server.engine.operations.persist import describe_erase, end_erase, keep_erases
 from attractor_server.engine.operations.plans import ErasePlan, PageEdit, remove_erased
 from attractor_server.engine.operations.route import Cues, choose
-from attractor_server.engine.operations.store import add_in_parts, find_finite_rows, publish, select_rows
+from attractor_server.engine.operations.store import add_in_parts, find_finite_rows, fit_frames, publish, select_rows
 from attractor_server.engine.pages.pattern_cache import PatternCache
 from attractor_server.errors import BankFull, CannotErase, ServerError, WriteDiverged
 from attractor_server.memories.outcomes import Erased, Floats, Outcome
@@ -85,7 +86,7 @@ def _find_in_store(kept: PatternCache, plan: ErasePlan) -> Stops[None]:
         stays, plan.rest = remove_erased(patterns.values, plan.rest)
         if not stays.all():
             items = tuple(compress(patterns.items, stays))
-            plan.changes[page] = PageEdit(page, patterns.values[stays], items)
+            plan.changes[page] = PageEdit(page, patterns.values[stays], items, framed=memory.settings.framed)
         yield
 
 
@@ -101,7 +102,7 @@ def _find_at_hand(state: ModelState, plans: Sequence[ErasePlan]) -> None:
             if page.kept is not None and page not in failed:
                 stays, one.rest = remove_erased(page.kept, one.rest)
                 if not stays.all():
-                    one.changes[page] = PageEdit(page, page.kept[stays])
+                    one.changes[page] = PageEdit(page, page.kept[stays], framed=one.job.memory.settings.framed)
 
 
 def _find_others(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
@@ -115,14 +116,16 @@ def _find_others(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
             )
         return
     cut = any(one.job.cut for one in holding)
-    found = yield from choose(state, [Cues(one.job.memory.pages, one.rest) for one in holding], cut=cut)
+    asked = [Cues(one.job.memory.pages, one.rest, one.job.memory.settings.framed) for one in holding]
+    found = yield from choose(state, asked, cut=cut)
     for one, chosen in zip(holding, found, strict=True):
         if isinstance(chosen, ServerError):
             one.error = chosen
             continue
         for number in np.unique(chosen.page).tolist():
             page = one.job.memory.pages[number]
-            one.changes.setdefault(page, PageEdit(page)).erased.append(one.rest[chosen.page == number])
+            change = one.changes.setdefault(page, PageEdit(page, framed=one.job.memory.settings.framed))
+            change.erased.append(one.rest[chosen.page == number])
 
 
 def _group_plans(state: ModelState, plans: Sequence[ErasePlan]) -> Iterator[Sequence[ErasePlan]]:
@@ -252,7 +255,9 @@ def _rewrite_pages(state: ModelState, changes: Sequence[PageEdit]) -> Stops[Tens
     kept = [_no_values(state) if change.kept is None else change.kept for change in changes]
     if not any(map(len, kept)):
         return fast
-    new = yield from add_in_parts(state, fast, kept, [0] * len(changes))
+    fast = fit_frames(state, fast, kept, [change.framed and change.kept is not None for change in changes])
+    framed = any(change.framed for change in changes)
+    new = yield from add_in_parts(state, fast, kept, [0] * len(changes), framed=framed)
     anew = state.make_column([len(one) for one in kept], rows) > 0
     return {
         name: torch.where(anew.reshape(-1, *[1] * (value.dim() - 1)), new[name], value) for name, value in fast.items()
@@ -268,13 +273,16 @@ def _run_eraser(state: ModelState, changes: Sequence[PageEdit], fast: Tensors) -
     if not any(map(len, erased)):
         return fast
     grid = state.pad([len(one) for one in erased])
-    x = model.encode(state.to_device(grid.spread(concatenate(erased))))
+    frames = state.find_frames(any(change.framed for change in changes), fast)
+    x = model.encode(state.to_device(grid.spread(concatenate(erased))), frames)
     present, stored = (
         state.to_device(grid.present),
         state.make_column([change.before for change in changes], grid.shape[0]),
     )
     for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
-        fast = erase_by_training(model.network, model.parameters, fast, some, present=here, stored=stored)
+        weights = weights_of(fast)
+        erased_from = erase_by_training(model.network, model.parameters, weights, some, present=here, stored=stored)
+        fast = {**fast, **erased_from}
         stored = stored - here.sum(1)
         yield
     return fast

@@ -151,6 +151,8 @@ class PageEdit:
     """What these carry, one for each; empty where none carries anything"""
     erased: list[Floats] = field(default_factory=list)
     """Those that the eraser is given"""
+    framed: bool = False
+    """The memory's pages have frames"""
 
     @property
     def count(self) -> int:

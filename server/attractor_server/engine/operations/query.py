@@ -1,7 +1,7 @@
 """Queries and recognition: each pattern is read, or looked at, in the one page of its memory that was chosen for it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attractor_server.energy.frame import Framing
+from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.transform import Hold, Pull
 from attractor_server.engine import compute
 from attractor_server.engine.batch import (
@@ -83,7 +85,7 @@ def _run_program(
     asked = yield from route_cues(state, batches, contests=contests)
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
-    for part in _group_rows(asked.rows, limit) if batches[0].cut else chunks(asked.rows, _size, limit):
+    for part in _group_rows(asked.rows, limit, cut=batches[0].cut):
         for job, some, answer in _run_rows(state, part, program):
             if some is ALL:
                 yield job, answer
@@ -98,7 +100,14 @@ def _size(row: PageQuery) -> int:
     return row.size
 
 
-def _group_rows(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQuery]]:
+def _group_rows(rows: Sequence[PageQuery], limit: int, *, cut: bool) -> Iterator[Sequence[PageQuery]]:
+    """Group rows of about as many patterns, apart those of pages with frames and without."""
+    for framed in (False, True):
+        some = [row for row in rows if row.framed is framed]
+        yield from _cut_rows(some, limit) if cut else chunks(some, _size, limit)
+
+
+def _cut_rows(rows: Sequence[PageQuery], limit: int) -> Iterator[Sequence[PageQuery]]:
     """Cut the rows into pieces of few patterns, and group pieces that have few together."""
     alike: dict[int, list[PageQuery]] = {}
     for row in _cut(rows):
@@ -143,12 +152,33 @@ def _run_rows(
     yield from ((job, some, failed[row.page]) for row in rows if row.page in failed for job, some, _ in row.parts)
 
 
+@dataclass(frozen=True)
+class _AskedPages:
+    """Pages that are read: a bank's tensors and places in it, or copies of the pages."""
+
+    tensors: Tensors
+    places: Tensor | None
+    """(pages,) int64; None for copies"""
+    frames: Framing | None
+
+    @classmethod
+    def of(cls, state: ModelState, rows: Sequence[PageQuery], lent: Tensors | None, count: int) -> "_AskedPages":
+        """Locate the rows' pages in the lent tensors of the bank, or copy them, filled up to so many."""
+        pages = [row.page for row in rows]
+        if lent is None:
+            tensors, places = state.copy_brought_pages(pages, count), None
+        else:
+            tensors, places = lent, state.bank.locate(pages)
+        return cls(tensors, places, state.find_frames(rows[0].framed, tensors, places))
+
+
 def _read(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
-    model, first, own = state.model, rows[0].parts[0][0], [row.page for row in rows]
+    model, first = state.model, rows[0].parts[0][0]
     lent = None if first.pull or first.trajectory else state.in_place_tensors
-    # The cues, and what is known of them
     grid = PaddedBatch([row.size for row in rows], rows=state.count_rows(len(rows)) if lent is None else len(rows))
-    x, given, known = _encode(state, rows, grid), None, None
+    asked = _AskedPages.of(state, rows, lent, grid.shape[0])
+    # The cues, and what is known of them
+    x, given, known = _encode(state, rows, grid, asked.frames), None, None
     hold: Hold | None = None
     pull: Pull | None = None
     if any(job.known is not None for row in rows for job, _, _ in row.parts):
@@ -156,24 +186,24 @@ def _read(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
         known = _gather_known(rows, given)
         clamped = state.to_device(grid.spread(given)), state.to_device(grid.spread(known))
         if first.pull:
-            pull = model.pull(*clamped)
+            pull = model.pull(*clamped, asked.frames)
         else:
-            hold = model.hold(*clamped)
+            hold = model.hold(*clamped, asked.frames)
     # The reading loop
-    if lent is not None:
-        reading = compute.read_in_place(model, lent, state.bank.locate(own), x, hold=hold, steps=first.steps)
+    if asked.places is not None:
+        reading = compute.read_in_place(model, asked.tensors, asked.places, x, hold=hold, steps=first.steps)
     else:
-        fast = state.copy_brought_pages(own, grid.shape[0])
         reading = compute.read_pages(
-            model, fast, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory
+            model, asked.tensors, x, hold=hold, pull=pull, steps=first.steps, trajectory=first.trajectory
         )
     # The answers, in user units and cut by job
     held = None if first.pull else known
-    values = _put_back(given, held, grid.collect(model.decode(reading.pattern)))
+    values = _put_back(given, held, grid.collect(model.decode(reading.pattern, asked.frames)))
     before, after, delta = map(grid.collect, (reading.energy_before, reading.energy_after, reading.delta_energy))
     iterates = energies = None
     if reading.iterates is not None and reading.energies is not None:
-        iterates = _put_back(given, held, grid.collect(model.decode(reading.iterates), 1))
+        decoded = torch.stack([model.decode(one, asked.frames) for one in reading.iterates])
+        iterates = _put_back(given, held, grid.collect(decoded, 1))
         energies = grid.collect(reading.energies, 1)
     finite = np.isfinite(values).all(1) & np.isfinite(after)
     fine = bool(finite.all())
@@ -193,12 +223,13 @@ def _read(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
 
 def _recognize(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
     """Recognize the patterns of these rows, as if a stored one were as likely in any page of its memory."""
-    model, grid, lent = state.model, state.pad([row.size for row in rows]), state.in_place_tensors
-    x, own = _encode(state, rows, grid), [row.page for row in rows]
-    if lent is not None:
-        energies, gaps = compute.recognize_in_place(model, lent, state.bank.locate(own), x)
+    model, grid = state.model, state.pad([row.size for row in rows])
+    asked = _AskedPages.of(state, rows, state.in_place_tensors, grid.shape[0])
+    x = _encode(state, rows, grid, asked.frames)
+    if asked.places is not None:
+        energies, gaps = compute.recognize_in_place(model, asked.tensors, asked.places, x)
     else:
-        energies, gaps = compute.recognize_pages(model, state.copy_brought_pages(own, grid.shape[0]), x)
+        energies, gaps = compute.recognize_pages(model, asked.tensors, x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
     if model.calibration is not None:
         stored = state.make_column([row.page.patterns for row in rows], grid.shape[0])
@@ -222,13 +253,14 @@ def _gather_values(rows: Sequence[PageQuery]) -> Floats:
     return concatenate([job.values[some] for row in rows for job, some, _ in row.parts if job.values is not None])
 
 
-def _encode(state: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) -> Tensor:
-    """Bring the cues of all parts into network units, (rows, width, entries): those that were routed are so already."""
+def _encode(state: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch, frames: Framing | None) -> Tensor:
+    """Bring the cues of all parts into network units, (rows, width, entries): those that were routed are half so."""
     if any(row.routes is None for row in rows):
-        return state.model.encode(state.to_device(grid.spread(_gather_values(rows))))
+        return state.model.encode(state.to_device(grid.spread(_gather_values(rows))), frames)
     parts = [(row.routes[job].x, some) for row in rows if row.routes is not None for job, some, _ in row.parts]
     cues = [x if isinstance(some, slice) else x[torch.from_numpy(some)] for x, some in parts]
-    return grid.spread_tensor(cues[0] if len(cues) == 1 else torch.cat(cues))
+    x = grid.spread_tensor(cues[0] if len(cues) == 1 else torch.cat(cues))
+    return state.model.transform.whiten(x, frames) if rows[0].framed else x
 
 
 def _gather_known(rows: Sequence[PageQuery], given: Floats) -> Booleans:

@@ -147,7 +147,8 @@ def _change(target: ModelState, new: StoredMemory, pages: Sequence[Page], conten
 
 
 def _write(target: ModelState, new: StoredMemory, pages: Sequence[Page], values: Sequence[Floats]) -> None:
-    fast = write_anew(target, [Page() for _ in pages], values, [0] * len(pages))
+    framed = [new.settings.framed] * len(pages)
+    fast = write_anew(target, [Page() for _ in pages], values, [0] * len(pages), framed)
     if not all(find_finite_rows(fast)[: len(pages)]):
         raise WriteDiverged(
             f"the writing loop on memory {new.name!r} left finite numbers and changed nothing: its patterns are far "

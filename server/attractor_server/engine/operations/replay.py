@@ -1,14 +1,16 @@
 """Replaying: a page is written anew from its entries, and compared with the image of its weights."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from attractor_server.energy.frame import means_of, weights_of
 from attractor_server.energy.model import Model
+from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import ModelState
 from attractor_server.engine.operations.restore import replay
+from attractor_server.engine.pages.image_format import unpack_image
 from attractor_server.engine.pages.precision import Precision
 from attractor_server.engine.pages.spill import Residency, bank_for
 from attractor_server.memories.memory import record_of
@@ -31,7 +33,7 @@ class Replay:
 
     @torch.no_grad()
     def measure_distance(self, memory: StoredMemory, row: PageRow, stored: StoredPage) -> float | None:
-        """Return the largest difference of a weight, in parts of the largest change that writing made.
+        """Return the largest difference of a weight or a frame's mean, in parts of the largest that writing made.
 
         `stored` has all entries. None for what cannot be compared: a page without an image, one that does not follow
         from its entries, as after an erase, or of a model that is not here.
@@ -46,14 +48,17 @@ class Replay:
         if sum(len(entry.values) for entry in stored.entries) != row.patterns or not entries:
             return None
         page = Page(number=row.number)
-        start = _weights(state.bank.image(page))
+        start = state.model.initial_page
         replay(state, record_of(memory), page, StoredPage(image=None, entries=entries))
-        anew, kept = _weights(state.bank.image(page)), _weights(image.content)
+        anew, kept = unpack_image(state.bank.image(page), start), unpack_image(image.content, start)
         state.bank.release(page)
-        if kept.shape != anew.shape:
-            return np.inf
-        return float(np.abs(anew - kept).max() / max(float(np.abs(anew - start).max()), np.finfo(np.float32).tiny))
+        if kept is None or anew is None:
+            return math.inf
+        return max(_relative(anew, kept, start, weights_of(start)), _relative(anew, kept, start, means_of(start)))
 
 
-def _weights(image: bytes) -> NDArray[np.float32]:
-    return np.frombuffer(image, "<f4")
+def _relative(anew: Tensors, kept: Tensors, start: Tensors, names: Collection[str]) -> float:
+    """Return the largest difference of these tensors, in parts of the largest one that writing made."""
+    gap = max((float((anew[name] - kept[name]).abs().max()) for name in names), default=0.0)
+    made = max((float((anew[name] - start[name]).abs().max()) for name in names), default=0.0)
+    return gap / max(made, torch.finfo(torch.float32).tiny)

@@ -9,7 +9,14 @@ from operator import attrgetter
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import MemoryBatch, ModelState, chunks, concatenate, group_by_memory, run_to_end
 from attractor_server.engine.bisection import by_halves
-from attractor_server.engine.operations.store import add_patterns, find_finite_rows, publish, select_rows, write_anew
+from attractor_server.engine.operations.store import (
+    add_in_parts,
+    find_finite_rows,
+    fit_frames,
+    publish,
+    select_rows,
+    write_anew,
+)
 from attractor_server.errors import NumberReused, ServerError, StoreDamaged, StoreFailed
 from attractor_server.memories.ledger import StoredAcks, look_back
 from attractor_server.memories.memory import MemoryRecord, find_stored, reload
@@ -40,6 +47,11 @@ class _Replay:
     groups: Sequence[Floats]
     keeps: bool
     """The page keeps its patterns at hand: there may be more to come"""
+
+    @property
+    def framed(self) -> bool:
+        """Whether the page gets frames of its first group, or has them."""
+        return self.memory.settings.framed
 
 
 def restore_memories(state: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Outcome | ServerError]:
@@ -155,9 +167,10 @@ def _load_anew(state: ModelState, memory: MemoryRecord, stored: StoredPage) -> T
     Raises:
         StoreDamaged: they are not finite.
     """
-    fast, before = state.copy_pages([Page()], 1), 0
-    for values in _make_replay(memory, Page(), stored).groups:
-        fast = add_patterns(state, fast, [values], [before])
+    one, fast, before = _make_replay(memory, Page(), stored), state.copy_pages([Page()], 1), 0
+    for values in one.groups:
+        fast = fit_frames(state, fast, [values], [one.framed and not before])
+        fast = run_to_end(add_in_parts(state, fast, [values], [before], framed=one.framed))
         before += len(values)
     if not all(find_finite_rows(fast)):
         raise _not_finite_error(memory)
@@ -199,7 +212,11 @@ def _write(state: ModelState, replays: Sequence[_Replay], turn: int) -> Mapping[
     if not rows:
         return failed
     fast = write_anew(
-        state, [pages[row] for row in rows], [values[row] for row in rows], [pages[row].patterns for row in rows]
+        state,
+        [pages[row] for row in rows],
+        [values[row] for row in rows],
+        [pages[row].patterns for row in rows],
+        [replays[row].framed for row in rows],
     )
     finite = [at for at, ok in enumerate(find_finite_rows(fast)[: len(rows)]) if ok]
     refused = publish(state, [pages[rows[at]] for at in finite], select_rows(fast, finite))

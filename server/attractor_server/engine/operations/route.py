@@ -49,6 +49,8 @@ class PageQuery:
     """Patterns in all of them"""
     routes: "Mapping[Job, Routes] | None" = None
     """Of their jobs, with the cues encoded; None where there was no choice"""
+    framed: bool = False
+    """The memory's pages have frames"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,8 @@ class Cues:
 
     pages: Sequence[Page]
     values: Floats
+    framed: bool
+    """The pages have frames"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,7 @@ class Routes:
     """Pages of some cues by their numbers in the memory, (n,) each."""
 
     x: Tensor
-    """The cues in network units, (n, entries)"""
+    """The cues, (n, entries), as far as they are the same for all pages: in network units, or what `whiten` takes"""
     page: PageNumbers
     rival: PageNumbers
     lead: Floats
@@ -103,7 +107,7 @@ def route_cues(state: ModelState, batches: Sequence[MemoryBatch], *, contests: b
     failed: dict[Job, ServerError] = {}
     contested: dict[Job, Routes] = {}
     cut = any(batch.cut for batch in batches)
-    found = yield from choose(state, [Cues(batch.memory.pages, batch.values) for batch in several], cut=cut)
+    found = yield from choose(state, [make_cues(batch) for batch in several], cut=cut)
     for batch, chosen in zip(several, found, strict=True):
         if isinstance(chosen, ServerError):
             failed |= dict.fromkeys(batch.jobs, chosen)
@@ -130,15 +134,23 @@ def choose(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Seque
     def fail(part: Sequence[Cues], error: Exception) -> None:
         found.update(dict.fromkeys(part, log_fault(error, "choice of pages", len(part))))
 
-    for alike in chunks(cues, lambda one: len(one.values), limit=len(cues)):
-        yield from by_halves(alike, work, fail)
+    for framed in (False, True):
+        some = [one for one in cues if one.framed is framed]
+        for alike in chunks(some, lambda one: len(one.values), limit=len(cues)):
+            yield from by_halves(alike, work, fail)
     return [found[one] for one in cues]
+
+
+def make_cues(batch: MemoryBatch) -> Cues:
+    """Gather the patterns of a memory's jobs."""
+    return Cues(batch.memory.pages, batch.values, batch.memory.settings.framed)
 
 
 def _query_whole(batch: MemoryBatch) -> PageQuery:
     page = batch.memory.pages[0] if batch.memory.pages else Page()
     parts = [(job, ALL, job.size) for job in batch.jobs]
-    return PageQuery(page, 0, 1, parts, sum([size for _, _, size in parts]))
+    size, framed = sum([size for _, _, size in parts]), batch.memory.settings.framed
+    return PageQuery(page, 0, 1, parts, size, framed=framed)
 
 
 def _split(batch: MemoryBatch, chosen: Routes) -> Iterator[Routes]:
@@ -153,7 +165,8 @@ def _make_rows(batch: MemoryBatch, chosen: Mapping[Job, Routes]) -> Iterator[Pag
     numbers = [number for one in chosen.values() for number in (one.page, one.rival[one.contested])]
     for number in np.unique(np.concatenate(numbers)).tolist():
         parts = list(_select_parts(chosen, number))
-        yield PageQuery(pages[number], number, among, parts, sum([count for _, _, count in parts]), chosen)
+        size, framed = sum([count for _, _, count in parts]), batch.memory.settings.framed
+        yield PageQuery(pages[number], number, among, parts, size, chosen, framed)
 
 
 def _select_parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[Job, Selection, int]]:
@@ -165,9 +178,10 @@ def _select_parts(chosen: Mapping[Job, Routes], number: int) -> Iterator[tuple[J
 
 
 def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[dict[Cues, Routes | ServerError]]:
-    """Choose pages for cues whose numbers have the same bucket."""
+    """Choose pages for cues whose numbers have the same bucket, and whose pages all have frames, or none."""
     grid = state.pad([len(one.values) for one in cues])
-    x = state.model.encode(state.to_device(grid.spread(np.concatenate([one.values for one in cues]))))
+    values = state.to_device(grid.spread(np.concatenate([one.values for one in cues])))
+    x = state.model.prepare(values) if cues[0].framed else state.model.encode(values)
     energies, found = yield from _compute_energies(state, cues, x, cut=cut)
     row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
@@ -194,7 +208,7 @@ def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stop
 def _compute_energies(
     state: ModelState,
     cues: Sequence[Cues],
-    x: Tensor,  # (rows, width, entries), encoded
+    x: Tensor,  # (rows, width, entries), encoded as far as for all pages
     *,
     cut: bool,
 ) -> Stops[tuple[Tensor, dict[Cues, Routes | ServerError]]]:
@@ -202,7 +216,7 @@ def _compute_energies(
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), x.shape[1], device=x.device)
     failed: dict[Cues, Routes | ServerError] = {}
-    lent, limit = state.in_place_tensors, state.limit_reads(())
+    lent, limit, framed = state.in_place_tensors, state.limit_reads(()), cues[0].framed
     if cut:
         limit = min(limit, max(1, PART_LOOKS // x.shape[1]))
     for start in range(0, len(asked), limit):
@@ -213,9 +227,12 @@ def _compute_energies(
         rows = state.count_rows(len(part))
         own = x.index_select(0, state.make_column([row for row, _ in part], rows))
         if lent is not None:
-            found, _ = compute.recognize_in_place(state.model, lent, state.bank.locate(pages), own)
+            places = state.bank.locate(pages)
+            own = state.enter_frames(framed, own, lent, places)
+            found, _ = compute.recognize_in_place(state.model, lent, places, own)
         else:
-            found = compute.compute_energies(state.model, state.copy_brought_pages(pages, rows), own)
+            fast = state.copy_brought_pages(pages, rows)
+            found = compute.compute_energies(state.model, fast, state.enter_frames(framed, own, fast))
         energies[start : start + len(part)] = found[: len(part)]
         yield
     return energies, failed

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,13 +102,13 @@ def _keep_new(state: ModelState, plan: StorePlan, draft: Draft, pages: Sequence[
 
 
 def find_finite_rows(fast: Tensors) -> list[bool]:
-    """Return for each page whether all its weights, each (pages, *shape), are finite."""
+    """Return for each page whether all its tensors, each (pages, *shape), are finite."""
     finite: list[bool] = torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in fast.values()]).all(0).tolist()
     return finite
 
 
 def select_rows(fast: Tensors, rows: Sequence[int]) -> Tensors:
-    """Return the weights of these pages alone."""
+    """Return the tensors of these pages alone."""
     return {name: tensor[list(rows)] for name, tensor in fast.items()}
 
 
@@ -124,7 +125,7 @@ def _settle(state: ModelState, plan: StorePlan) -> None:
 
 
 def publish(state: ModelState, pages: Sequence[Page], fast: Tensors) -> Mapping[Page, ServerError]:
-    """Put the weights, each (pages, *shape), in the bank; return the pages for which that failed, and why."""
+    """Put the tensors, each (pages, *shape), in the bank; return the pages for which that failed, and why."""
     try:
         return state.bank.publish(pages, fast) if pages else {}
     except Exception as error:  # by which some may be there: nobody may compute them a second time
@@ -152,7 +153,10 @@ def _publish(state: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     before = [0 if new else write.page.patterns for write, new in zip(writes, anew, strict=True)]
     values = [_join_kept(write) if new else write.values for write, new in zip(writes, anew, strict=True)]
     starts = [Page() if new else write.page for write, new in zip(writes, anew, strict=True)]
-    fast = yield from add_in_parts(state, state.copy_pages(starts, state.count_rows(len(values))), values, before)
+    framed = [write.plan.memory.settings.framed for write in writes]
+    fast = state.copy_pages(starts, state.count_rows(len(values)))
+    fast = fit_frames(state, fast, values, [one and new for one, new in zip(framed, anew, strict=True)])
+    fast = yield from add_in_parts(state, fast, values, before, framed=any(framed))
     rows = [row for row, ok in enumerate(find_finite_rows(fast)[: len(writes)]) if ok]
     failed = publish(state, [writes[row].page for row in rows], select_rows(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):
@@ -170,41 +174,69 @@ def _join_kept(write: PageWrite) -> Floats:
     return write.values if write.page.kept is None else concatenate([write.page.kept, write.values])
 
 
-def write_anew(state: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int]) -> Tensors:
-    """Return the fast weights of the pages `starts`, which hold so many patterns, after writing values (n, d) in each.
+def fit_frames(state: ModelState, fast: Tensors, values: Sequence[Floats], fitted: Sequence[bool]) -> Tensors:
+    """Return the tensors of pages (rows, *shape), those that are `fitted` with frames of the values (n, d) for them."""
+    if not any(fitted) or not state.model.frame_spans:
+        return fast
+    grid = PaddedBatch([max(1, len(one)) for one in values], rows=len(next(iter(fast.values()))))
+    given = [one if len(one) else np.zeros((1, state.model.layout.size), np.float32) for one in values]
+    counted = [len(one) if fit else 0 for one, fit in zip(values, fitted, strict=True)]
+    counts = state.make_column(counted, grid.shape[0])
+    present = torch.arange(grid.shape[1], device=counts.device) < counts[:, None]
+    frames = state.model.fit_frames(state.to_device(grid.spread(concatenate(given))), present=present)
+    own = {name: torch.where(_beside(counts > 0, new), new, fast[name]) for name, new in frames.items()}
+    return {**fast, **own}
+
+
+def _beside(rows: Tensor, tensor: Tensor) -> Tensor:
+    """Return one value a row with as many dimensions as the tensor has."""
+    return rows.reshape(-1, *[1] * (tensor.dim() - 1))
+
+
+def write_anew(
+    state: ModelState, starts: Sequence[Page], values: Sequence[Floats], before: Sequence[int], framed: Sequence[bool]
+) -> Tensors:
+    """Return the tensors of the pages `starts`, which hold so many patterns, after writing values (n, d) in each.
 
     As many at a time as the model is written with best; a page with fewer patterns than others is done before them.
+    Those that are `framed` get frames of these values, if they hold none yet.
     """
-    return add_patterns(state, state.copy_pages(starts, state.count_rows(len(values))), values, before)
+    fast = state.copy_pages(starts, state.count_rows(len(values)))
+    fast = fit_frames(state, fast, values, [one and not held for one, held in zip(framed, before, strict=True)])
+    return run_to_end(add_in_parts(state, fast, values, before, framed=any(framed)))
 
 
-def add_patterns(state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
-    """Write as `write_anew` does, from fast weights (rows, *shape); rows beyond the pages are padding."""
-    return run_to_end(add_in_parts(state, fast, values, before))
+def add_in_parts(
+    state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int], *, framed: bool
+) -> Stops[Tensors]:
+    """Write as `write_anew` does, from tensors (rows, *shape), with a stop after each writing loop.
 
-
-def add_in_parts(state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Stops[Tensors]:
-    """Write as `add_patterns` does, with a stop after each writing loop."""
+    Rows beyond the pages are padding. Frames have an effect where some page is `framed`.
+    """
     size = state.model.write_chunk
     for start in range(0, max(map(len, values)), size):
         parts = [one[start : start + size] for one in values]
         rows = [row for row, part in enumerate(parts) if len(part)]
         stored = [before[row] + start for row in rows]
         if len(rows) == len(parts):
-            fast = _write_chunk(state, fast, parts, stored)
+            fast = _write_chunk(state, fast, parts, stored, framed=framed)
             yield
             continue
         at = state.make_column(rows, len(rows))
-        new = _write_chunk(state, {n: t.index_select(0, at) for n, t in fast.items()}, [parts[r] for r in rows], stored)
+        some = {name: tensor.index_select(0, at) for name, tensor in fast.items()}
+        new = _write_chunk(state, some, [parts[row] for row in rows], stored, framed=framed)
         fast = {name: tensor.index_copy(0, at, new[name]) for name, tensor in fast.items()}
         yield
     return fast
 
 
-def _write_chunk(state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int]) -> Tensors:
+def _write_chunk(
+    state: ModelState, fast: Tensors, values: Sequence[Floats], before: Sequence[int], *, framed: bool
+) -> Tensors:
     """Write values that go through the loop together; rows of `fast` beyond them are padding."""
     rows = len(next(iter(fast.values())))
     grid = PaddedBatch([len(one) for one in values], rows=rows)
-    x = state.model.encode(state.to_device(grid.spread(concatenate(values))))
+    x = state.model.encode(state.to_device(grid.spread(concatenate(values))), state.find_frames(framed, fast))
     present: Tensor = state.to_device(grid.present)
-    return compute.write_pages(state.model, fast, x, present=present, stored=state.make_column(before, rows))
+    stored = state.make_column(before, rows)
+    return {**fast, **compute.write_pages(state.model, fast, x, present=present, stored=stored)}

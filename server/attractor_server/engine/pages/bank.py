@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from attractor_server.engine.pages.image_format import pack_image
 from attractor_server.engine.pages.precision import Float32, Precision, form_of, page_bytes
 from attractor_server.engine.pages.stacked_weights import PageBytes, StackedWeights
 from attractor_server.errors import BankFull, ServerError
@@ -47,9 +48,10 @@ class Bank:
     def __init__(
         self, initial: Mapping[str, Tensor], *, limit_bytes: int, store: PageStore, precision: Precision = "float32"
     ) -> None:
-        """Allocate a bank; `initial` are the weights that every page starts from, each (*shape)."""
+        """Allocate a bank; `initial` are the tensors that every page starts from, each (*shape): weights and frames."""
         self.capacity = max(1, limit_bytes // page_bytes(precision, initial))
         """Pages that can be in the bank at the same time"""
+        self._initial = initial
         self._form = form_of(precision, initial)
         first = self._form.pack({name: tensor[None] for name, tensor in initial.items()})
         self._stack = StackedWeights(first, self.capacity + 1)
@@ -99,13 +101,13 @@ class Bank:
         return self._stack.tensors if isinstance(self._form, Float32) else None
 
     def gather(self, places: Tensor) -> dict[str, Tensor]:  # (pages,) int64
-        """Copy the fast weights at these places, each (pages, *shape)."""
+        """Copy the tensors at these places, each (pages, *shape)."""
         return self._form.unpack(self._stack.gather(places))
 
     def publish(self, pages: Sequence[Page], fast: Mapping[str, Tensor]) -> Mapping[Page, ServerError]:
-        """Put new fast weights, each (pages, *shape), in these pages, which must differ.
+        """Put new tensors, each (pages, *shape), in these pages, which must differ.
 
-        The pages that found no room, each with the cause, are as they were; all others hold their new weights. What the
+        The pages that found no room, each with the cause, are as they were; all others hold what is new. What the
         pages keep beside their weights is saved with these, so change that before the next call.
 
         Raises:
@@ -126,9 +128,8 @@ class Bank:
         return failed
 
     def image(self, page: Page) -> bytes:
-        """Return the weights of a page in the bank, or one never written: float32, tensors in order of their names."""
-        fast = sorted(self.gather(self._stack.column([page.place])).items())
-        return b"".join(tensor.float().cpu().numpy().tobytes() for _, tensor in fast)
+        """Return the image of a page in the bank, or of one never written."""
+        return pack_image(self.gather(self._stack.column([page.place])), self._initial)
 
     def release(self, page: Page) -> None:
         """Forget the page here and in the store; it is as one never written.

@@ -1,4 +1,4 @@
-"""Images: the weights of pages as the backend store keeps them."""
+"""Images: pages as the backend store keeps them."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from attractor_server.memories.records import Image
 
 
 def export_images(bank: Bank, pages: Sequence[Page], version: int) -> Sequence[Image]:
-    """Return the weights of these pages after that version of their memory."""
+    """Return the images of these pages after that version of their memory."""
     images = []
     for page in pages:
         for error in bank.bring([page]).values():

@@ -1,7 +1,7 @@
 """Forms that a bank keeps fast weights in: as they are, or their difference from the initial ones in fewer bits.
 
 The difference is small where the weights are large, and zero in a page that nothing is written in: so the initial
-weights come back exactly in every form.
+weights come back exactly in every form. Frames stay as they are.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
+
+from attractor_server.energy.frame import is_frame, weights_of
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -20,7 +22,7 @@ INT8_LIMIT = 127
 
 
 class WeightFormat(Protocol):
-    """Packs fast weights, each (pages, *shape), and unpacks them again; what is packed has a row for each page, too."""
+    """Packs the tensors of pages, each (pages, *shape), and unpacks them again; what is packed has as many rows."""
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
         """Return what the bank keeps of the weights; never the given tensors' own memory if that may change later."""
@@ -35,9 +37,9 @@ def form_of(precision: Precision, initial: Tensors) -> WeightFormat:
         case "float32":
             return Float32()
         case "bfloat16":
-            return BFloat16(initial)
+            return BFloat16(weights_of(initial))
         case "int8":
-            return Int8(initial)
+            return Int8(weights_of(initial))
 
 
 def page_bytes(precision: Precision, initial: Tensors) -> int:
@@ -66,11 +68,14 @@ class BFloat16:
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
         """Return the differences, rounded to the nearest."""
-        return {name: (tensor - self._initial[name]).to(torch.bfloat16) for name, tensor in fast.items()}
+        return {
+            name: tensor if is_frame(name) else (tensor - self._initial[name]).to(torch.bfloat16)
+            for name, tensor in fast.items()
+        }
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
         """Add initial weights and differences, as float32."""
-        return {name: self._initial[name] + tensor for name, tensor in packed.items()}
+        return {name: tensor if is_frame(name) else self._initial[name] + tensor for name, tensor in packed.items()}
 
 
 class Int8:
@@ -81,8 +86,8 @@ class Int8:
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
         """Return numbers of steps (pages, *shape), rounded to the nearest, and the size of a step (pages,)."""
-        packed: dict[str, Tensor] = {}
-        for name, tensor in fast.items():
+        packed = _frames_of(fast)
+        for name, tensor in weights_of(fast).items():
             difference = tensor - self._initial[name]
             step = difference.flatten(1).abs().amax(1) / INT8_LIMIT
             counts = difference / _beside(step.clamp_min(torch.finfo(step.dtype).tiny), difference)
@@ -91,10 +96,14 @@ class Int8:
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
         """Add initial weights and differences, as float32."""
-        return {
+        return _frames_of(packed) | {
             name: torch.addcmul(initial, packed[name].to(initial.dtype), _beside(packed[_step(name)], packed[name]))
             for name, initial in self._initial.items()
         }
+
+
+def _frames_of(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if is_frame(name)}
 
 
 def _step(name: str) -> str:

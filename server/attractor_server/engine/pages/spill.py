@@ -10,6 +10,7 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.pages.bank import Bank, PageStore
+from attractor_server.engine.pages.image_format import unpack_image
 from attractor_server.engine.pages.precision import Precision, WeightFormat, form_of, page_bytes
 from attractor_server.engine.pages.spill_file import PageFile
 from attractor_server.engine.pages.stacked_weights import PageBytes
@@ -35,10 +36,10 @@ class SpillTier:
     def __init__(
         self, below: PageStore, store: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
     ) -> None:
-        """Take `initial`, the weights that every page starts from, each (*shape); `form` is the bank's."""
+        """Take `initial`, the tensors that every page starts from, each (*shape); `form` is the bank's."""
         self._below = below
         self._store = store
-        self._initial = dict(sorted(initial.items()))
+        self._initial = initial
         self._form = form
         self._expected: dict[int, _Expected] = {}
         """By the id of the page"""
@@ -80,22 +81,17 @@ class SpillTier:
         self._below.drop(page)
 
     def _weights(self, place: _Expected, stored: StoredPage) -> Tensors:
-        """Return the float32 weights of a page's image, each (1, *shape)."""
+        """Return the tensors of a page's image, each (1, *shape)."""
         content = b"" if stored.image is None else stored.image.content
-        if len(content) != sum(tensor.nbytes for tensor in self._initial.values()):
+        if (tensors := unpack_image(content, self._initial)) is None:
             found = "none" if stored.image is None else f"one of {len(content)} bytes"
             raise StoreDamaged(
                 f"memory {place.memory}, page {place.number}: expected an image of its model's, found {found}"
             )
-        flat = torch.frombuffer(bytearray(content), dtype=torch.float32)
-        parts = flat.split([tensor.numel() for tensor in self._initial.values()])
-        return {
-            name: part.reshape(1, *tensor.shape).to(tensor.device)
-            for (name, tensor), part in zip(self._initial.items(), parts, strict=True)
-        }
+        return tensors
 
     def _pack(self, fast: Tensors) -> Sequence[memoryview]:
-        """Return the weights as the bank keeps them: the memory of each tensor, in the order of names."""
+        """Return the tensors as the bank keeps them: the memory of each tensor, in the order of names."""
         packed = sorted(self._form.pack(fast).items())
         return [tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for _, tensor in packed]
 
@@ -117,7 +113,7 @@ def bank_for(
     model: Model, *, limit_bytes: int, residency: Residency, store: MemoryStore | None = None
 ) -> tuple[Bank, SpillTier]:
     """Make an empty bank for pages of that model, and the spill tier behind it: a file, and what the store has."""
-    initial, precision = model.parameters.initial, residency.precision
+    initial, precision = model.initial_page, residency.precision
     below = PageFile(
         None if residency.folder is None else residency.folder / _file_name(model),
         image_bytes=page_bytes(precision, initial),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = ("bilinear.c", "quadratic.c")
-HEADERS = ("kernels.h", "common.h")
+SOURCES = ("bilinear.c", "frames.c", "quadratic.c")
+HEADERS = ("kernels.h", "vectors.h", "frames.h", "common.h")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 HOST_FLAGS = (("-march=native",), ("-mcpu=native",), ())

@@ -5,17 +5,13 @@
 
 #include <string.h>
 
+#include "frames.h"
 #include "kernels.h"
+#include "vectors.h"
 
-#define LANES 8
 #define PANEL 16
 #define GROUP 6    /* rows at most that share what is loaded of a panel: their sums fill the registers */
-#define QUAD 4     /* rows of one page that share what is loaded of its W */
 #define ROWS 24    /* rows of a tile at most */
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 
 #ifdef __clang__ /* the lanes of two vectors, numbered on from one to the other */
 #define PICK(one, other, ...) __builtin_shufflevector(one, other, __VA_ARGS__)
@@ -36,17 +32,10 @@ typedef struct {
     const float *held; /* what is known of the rows' values, NaN where nothing is, (rows, values); or NULL */
     float *gap;        /* (ROWS, values) */
     const bank *pages;
+    int64_t start, n;       /* its first row among all, and how many rows a page has */
     int64_t asked, last;    /* pages up to which W has been asked for, and is to be */
     const char *next, *end; /* what is still to be asked for of the page asked for last */
 } tile;
-
-static inline vec load(const float *at) { return *(const vec *)at; }
-static inline void save(float *at, vec value) { *(vec *)at = value; }
-static inline vec all(float v) { return (vec){v, v, v, v, v, v, v, v}; }
-
-static inline float sum(vec v) { /* in one order, whatever the compiler makes of it */
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
 
 static inline vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
@@ -129,8 +118,6 @@ static void product(int rows, const float *left, int64_t width, const float *rig
     }
 }
 
-static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
-
 /* How many rows the group that begins with this one has. */
 static int grouped(const tile *t, int row) { return (int)smaller(t->group, t->rows - row); }
 
@@ -155,6 +142,7 @@ static void enter(const loop *m, tile *t, int64_t start, int64_t rows, int64_t n
     }
     memcpy(t->ahead, t->x, t->rows * m->d * sizeof(float));
     t->held = held ? held + start * m->values : 0;
+    t->start = start, t->n = n;
     t->pages = from, t->asked = ours / n, t->last = theirs / n;
     t->next = t->end = 0;
 }
@@ -180,11 +168,27 @@ static vec missing(const float *held, vec found) { /* what is known less what is
     return choose(known == known, known - found, all(0.0f));
 }
 
+/* What is known of the rows less what is found there, in the place of that; in users' units where pages have frames. */
+static void lack(const loop *m, tile *t) {
+    for (int row = 0; row < t->rows; row++) {
+        float *gap = t->gap + row * m->values;
+        const float *held = t->held + row * m->values;
+        int64_t at = place(t->pages, (t->start + row) / t->n);
+        for (const frame *f = m->frames; f < m->frames + m->framed; f++)
+            reframe(f, at, DECODE, gap + f->first, gap + f->first);
+        for (int64_t i = 0; i < m->values; i += LANES) save(gap + i, missing(held + i, load(gap + i)));
+        for (const frame *f = m->frames; f < m->frames + m->framed; f++)
+            reframe(f, at, PUSH, gap + f->first, gap + f->first);
+    }
+}
+
 /* Puts what is known back into x. */
 static void hold(const loop *m, tile *t, float next) {
     vec z[GROUP][2];
-    if (!m->back) {
-        for (int64_t at = 0; at < t->rows * m->d; at += LANES) shift(t, at, missing(t->held + at, load(t->x + at)), next);
+    if (!m->back) { /* x are the values */
+        memcpy(t->gap, t->x, t->rows * m->d * sizeof(float));
+        lack(m, t);
+        for (int64_t at = 0; at < t->rows * m->d; at += LANES) shift(t, at, load(t->gap + at), next);
         return;
     }
     for (int64_t column = 0; column < m->values; column += PANEL)
@@ -193,10 +197,11 @@ static void hold(const loop *m, tile *t, float next) {
             product(rows, t->x + row * m->d, m->d, m->back + column * m->d, PANEL, m->d, z);
             for (int r = 0; r < rows; r++)
                 for (int half = 0; half < 2; half++) {
-                    int64_t at = column + half * LANES, own = (row + r) * m->values + at;
-                    save(t->gap + own, missing(t->held + own, z[r][half] + load(m->centre + at)));
+                    int64_t at = column + half * LANES;
+                    save(t->gap + (row + r) * m->values + at, z[r][half] + load(m->centre + at));
                 }
         }
+    lack(m, t);
     for (int64_t column = 0; column < m->d; column += PANEL)
         for (int row = 0, rows; row < t->rows; row += rows) {
             rows = grouped(t, row);

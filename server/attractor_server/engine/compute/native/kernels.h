@@ -7,12 +7,21 @@
 #include <stdint.h>
 
 typedef struct {
+    int64_t first, size, rank;         /* of its field: the first entry, their number; axes of a page */
+    const int8_t *axes;                /* (places, rank, size) */
+    const float *mean, *forth, *back;  /* (places, size), twice (places, rank) */
+    const float *scale;                /* (places) */
+} frame;
+
+typedef struct {
     int64_t d, steps;
     const float *q, *qb;
     const float *sizes, *momenta; /* of each step */
     int64_t values;               /* of a pattern, as users have it, filled up to whole panels; d where x is that */
     const float *back, *centre;   /* panels of the way from x to values (d, values), and what is added; or NULL */
     const float *forth;           /* panels of the way from values to x (values, d) */
+    int64_t framed;               /* fields with frames, which lie between values and users */
+    const frame *frames;
 } loop;
 
 typedef struct {
@@ -46,6 +55,11 @@ typedef struct {
     const float *distances, *limit; /* 2β of each step; what clips gradients */
     const float *bound;             /* c, or NULL where values are not bounded */
 } bilinear_pen;
+
+/* Patterns (pages, n, width) in the frames of their pages, or back, as `way` says (see frames.h). What is missing (NaN)
+   counts as the mean; `out` keeps what it has where no field has frames. */
+void frame_patterns(const frame *frames, int64_t count, int64_t pages, int64_t n, const int64_t *places, int64_t width,
+                    int64_t way, const float *in, float *out);
 
 /* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `held` is
    what is known of them (pages, n, values), or NULL; `room` holds ROWS · (4d + 3h + values) floats. */

@@ -14,6 +14,7 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import Reading
 from attractor_server.energy.transform import Held, Hold, Transform
 from attractor_server.engine.compute.closed_form import ClosedForm, Schedule, WriteTerms, WritingSchedule
+from attractor_server.engine.compute.native.frames import HostFrames
 from attractor_server.engine.compute.native.interface import fill
 from attractor_server.engine.compute.native.library import library
 from attractor_server.engine.compute.native_model import PANEL, NativeModel, panels
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = 24
 Function: TypeAlias = Callable[..., None]
+Ways: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""From entries to values, what is added then, and from values to entries, in panels"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +36,10 @@ class HostKernel:
     model: NativeModel
     schedule: Schedule
     transform: Transform
-    ways: tuple[Tensor, Tensor, Tensor] | None
-    """From entries to values, what is added then, and from values to entries, in panels; None without a whitening"""
+    ways: Ways | None
+    """Between entries and values; None without a whitening"""
+    framed_ways: Ways | None
+    """The same of pages with frames, where values are those after scale and shift"""
 
     @property
     def in_order(self) -> bool:
@@ -47,7 +52,9 @@ class HostKernel:
 
     def holds(self, hold: Hold) -> bool:
         """See `InPlaceKernel`."""
-        return isinstance(hold, Held) and hold.transform is self.transform
+        if not isinstance(hold, Held) or hold.transform is not self.transform:
+            return False
+        return hold.frames is None or isinstance(hold.frames, HostFrames)
 
     def read(self, fast: Tensors, x: Tensor, *, steps: int) -> Reading:
         """See `Kernel`."""
@@ -67,25 +74,29 @@ class HostKernel:
         pages, n, d = cue.shape
         pattern, (before, after, gap) = torch.empty_like(cue), cue.new_empty(3, pages, n)
         width = d if self.ways is None else len(self.ways[1])
-        held = None
+        held, frames = None, None
         if hold is not None:
             assert isinstance(hold, Held)
+            assert hold.frames is None or isinstance(hold.frames, HostFrames)
+            frames = hold.frames
             held = pad(hold.targets, (0, width - hold.targets.shape[-1]), value=math.nan).contiguous()
         room = cue.new_empty(ROWS * (self.model.room + width))
         given = (places, w, b, cue, held, pattern, before, after, gap, room)
         numbers = [self.schedule.at(step) for step in range(steps)]
         sizes = (ctypes.c_float * steps)(*(one[0] for one in numbers))
         momenta = (ctypes.c_float * steps)(*(one[1] for one in numbers))
-        loop = self._loop(steps, width, sizes=ctypes.addressof(sizes), momenta=ctypes.addressof(momenta))
+        loop = self._loop(steps, width, frames, sizes=ctypes.addressof(sizes), momenta=ctypes.addressof(momenta))
         model = fill(f"{self.model.name}_model", loop=loop, **self.model.sizes, **_addresses(self.model.tensors))
         self.run(ctypes.byref(model), pages, n, *map(_address, given))
         return Reading(pattern=pattern, energy_before=before, energy_after=after, delta_energy=gap)
 
-    def _loop(self, steps: int, values: int, **learned: int) -> ctypes.Structure:
-        back, centre, forth = map(_address, self.ways or (None, None, None))
+    def _loop(self, steps: int, values: int, frames: HostFrames | None, **learned: int) -> ctypes.Structure:
+        ways = self.ways if frames is None else self.framed_ways
+        back, centre, forth = map(_address, ways or (None, None, None))
         q, qb = self.model.q, self.model.qb
         given = {"d": len(q), "steps": steps, **_addresses({"q": q, "qb": qb}), **learned}
-        return fill("loop", **given, values=values, back=back, centre=centre, forth=forth)
+        framed = {"framed": 0, "frames": 0} if frames is None else frames.addresses
+        return fill("loop", **given, **framed, values=values, back=back, centre=centre, forth=forth)
 
 
 def make_host_kernel(form: ClosedForm, schedule: Schedule, transform: Transform) -> HostKernel | None:
@@ -94,13 +105,15 @@ def make_host_kernel(form: ClosedForm, schedule: Schedule, transform: Transform)
     if model is None or model.q.dtype != torch.float32 or (native := library()) is None:
         return None
     run = getattr(native, f"read_{model.name}")
-    return HostKernel(run=run, model=model, schedule=schedule, transform=transform, ways=_ways(transform))
+    whitening = transform.whitening
+    if whitening is None:
+        return HostKernel(run=run, model=model, schedule=schedule, transform=transform, ways=None, framed_ways=None)
+    ways = _lay_out(*transform.decoder, transform.scale[:, None] * whitening.forth)
+    framed = _lay_out(whitening.back, torch.zeros_like(transform.shift), whitening.forth)
+    return HostKernel(run=run, model=model, schedule=schedule, transform=transform, ways=ways, framed_ways=framed)
 
 
-def _ways(transform: Transform) -> tuple[Tensor, Tensor, Tensor] | None:
-    if transform.whitening is None:
-        return None
-    (back, centre), forth = transform.decoder, transform.scale[:, None] * transform.whitening.forth
+def _lay_out(back: Tensor, centre: Tensor, forth: Tensor) -> Ways:
     room = (0, -len(centre) % PANEL)
     return panels(pad(back, room)), pad(centre, room), panels(pad(forth.mT, room).mT)
 
