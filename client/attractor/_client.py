@@ -168,9 +168,9 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     ) -> AsyncMemory:
         """Create a memory, or return the one that has this name and model.
 
-        `write`, `when_full`, `page_patterns`, `retain` and `ttl_s` are its settings for life, as `MemorySettings` says:
-        "rewrite", "grow", the model's capacity, "all" and None by default. An existing memory must have those that are
-        given.
+        `write`, `when_full`, `page_patterns`, `retain`, `metric` and `ttl_s` are its settings for life, as
+        `MemorySettings` says: by default "rewrite", "grow", the model's capacity, "all", "own" if a field is a vector,
+        and None. An existing memory must have those that are given.
 
         Raises:
             Conflict: there is one of that name from another model, or with other settings.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attractor._arguments import check_text
 from attractor._arrays import pack, pack_cues
 from attractor._connection import Connection
-from attractor._memory_settings import encode_page_patterns
+from attractor._memory_settings import encode_metric, encode_page_patterns
 from attractor._payloads import encode_items
 from attractor._pipeline import AsyncMemoryStream
 from attractor._session.operations import ERASE, RECOGNIZE, STORE, specify_query
@@ -15,6 +15,7 @@ from attractor._types import (
     Familiarity,
     Ids,
     MemoryInfo,
+    Metric,
     ModelInfo,
     Patterns,
     Payload,
@@ -22,6 +23,7 @@ from attractor._types import (
     SnapshotInfo,
     StoreResult,
 )
+from attractor_proto.v1 import memory_copies_pb2 as pb
 
 
 class AsyncMemory:
@@ -191,19 +193,29 @@ class AsyncMemory:
         return await self._connection.snapshots.restore(self._name, tag, self._connection.start_deadline(timeout_s))
 
     async def rebuild(
-        self, *, model: str | None = None, page_patterns: int | None = None, timeout_s: float | None = None
+        self,
+        *,
+        model: str | None = None,
+        page_patterns: int | None = None,
+        metric: Metric | None = None,
+        timeout_s: float | None = None,
     ) -> MemoryInfo:
         """Write the memory anew from its patterns, into full pages: of another model with the same fields, say a newer
-        one, or of its own, so that pages from which much was erased become fewer.
+        one, or of its own, so that pages from which much was erased become fewer. `metric` changes that setting, say of
+        a memory of a former server: `rebuild(metric="own")`.
 
         Raises:
             NotRetained: not all its patterns are kept.
             NotKept: the server keeps no memories.
         """
-        name, patterns = check_text("model", model or ""), encode_page_patterns(page_patterns)
+        asked = pb.RebuildRequest(
+            name=self._name,
+            model=check_text("model", model or ""),
+            page_patterns=encode_page_patterns(page_patterns),
+            metric=encode_metric(metric),
+        )
         self._cached.model = None
-        deadline_s = self._connection.start_deadline(timeout_s)
-        return await self._connection.snapshots.rebuild(self._name, name, patterns, deadline_s)
+        return await self._connection.snapshots.rebuild(asked, self._connection.start_deadline(timeout_s))
 
     async def consolidate(self, *, timeout_s: float | None = None) -> MemoryInfo:
         """Write the memory anew, as `rebuild` does with nothing changed."""

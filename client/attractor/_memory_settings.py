@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import TypedDict, TypeVar
 
 from attractor._errors import InvalidRequest
-from attractor._types import MemorySettings, Retain, WhenFull, WriteMode
+from attractor._types import MemorySettings, Metric, Retain, WhenFull, WriteMode
 from attractor_proto.v1 import memories_pb2 as pb
 
 _PAGE_PATTERNS_LIMIT = 2**32 - 1
@@ -21,6 +21,8 @@ _WHEN_FULL: dict[WhenFull, pb.WhenFull.ValueType] = {
 }
 _RETAINS: dict[Retain, pb.Retain.ValueType] = {"all": pb.RETAIN_ALL, "open_page": pb.RETAIN_OPEN_PAGE}
 
+_METRICS: dict[Metric, pb.Metric.ValueType] = {"own": pb.METRIC_OWN, "model": pb.METRIC_MODEL}
+
 _Word = TypeVar("_Word", bound=str)
 _Number = TypeVar("_Number", bound=int)
 
@@ -32,6 +34,7 @@ class RequestedSettings(TypedDict, total=False):
     when_full: WhenFull | None
     page_patterns: int | None
     retain: Retain | None
+    metric: Metric | None
     ttl_s: float | None
 
 
@@ -54,8 +57,18 @@ def encode_settings(settings: RequestedSettings) -> pb.MemorySettings:
         when_full=pb.WHEN_FULL_UNSPECIFIED if when_full is None else _encode_word("when_full", when_full, _WHEN_FULL),
         page_patterns=encode_page_patterns(page_patterns),
         retain=pb.RETAIN_UNSPECIFIED if retain is None else _encode_word("retain", retain, _RETAINS),
+        metric=encode_metric(settings.get("metric")),
         ttl_s=float(ttl_s or 0),
     )
+
+
+def encode_metric(given: Metric | None) -> pb.Metric.ValueType:
+    """Check a metric; return 0 where that is left to the server.
+
+    Raises:
+        InvalidRequest: there is no such metric.
+    """
+    return pb.METRIC_UNSPECIFIED if given is None else _encode_word("metric", given, _METRICS)
 
 
 def encode_page_patterns(given: int | None) -> int:
@@ -80,6 +93,7 @@ def decode_settings(settings: pb.MemorySettings) -> MemorySettings:
         when_full=_decode_word(settings.when_full, _WHEN_FULL, "grow"),
         page_patterns=settings.page_patterns,
         retain=_decode_word(settings.retain, _RETAINS, "all"),
+        metric=_decode_word(settings.metric, _METRICS, "model"),
         ttl_s=settings.ttl_s or None,
     )
 

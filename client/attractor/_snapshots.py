@@ -77,10 +77,9 @@ class SnapshotCalls:
         request = pb.RestoreRequest(name=name, tag=tag, call=self._unary.number_call())
         return decode_memory((await self._unary.call(lambda to: to.copies.Restore, request, deadline_s)).memory)
 
-    async def rebuild(self, name: str, model: str, page_patterns: int, deadline_s: float) -> MemoryInfo:
-        """Write a memory anew."""
-        call = self._unary.number_call()
-        request = pb.RebuildRequest(name=name, model=model, page_patterns=page_patterns, call=call)
+    async def rebuild(self, request: pb.RebuildRequest, deadline_s: float) -> MemoryInfo:
+        """Write a memory anew, as the request says, which gets its number here."""
+        request.call.CopyFrom(self._unary.number_call())
         return decode_memory((await self._unary.call(lambda to: to.copies.Rebuild, request, deadline_s)).memory)
 
     async def export(self, name: str, path: FilePath, deadline_s: float) -> None:

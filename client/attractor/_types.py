@@ -39,6 +39,7 @@ Payload: TypeAlias = Any
 WriteMode = Literal["rewrite", "stream"]
 WhenFull = Literal["grow", "refuse", "forget"]
 Retain = Literal["all", "open_page"]
+Metric = Literal["own", "model"]
 FieldKind = Literal["vector", "image", "text", "audio"]
 _FLOATS_OR_BYTES = ("float32", "float64", "float16", "bfloat16", "uint8")
 
@@ -147,6 +148,9 @@ class MemorySettings:
     retain: Retain = "all"
     """Patterns that the server keeps: "all", or those of the "open_page", and of full pages the weights alone.
     Payloads, exact erasing and `rebuild` need them."""
+    metric: Metric = "model"
+    """Metric in which vectors are told apart: each page's "own", of the vectors that it keeps, so that those that are
+    alike are kept apart; or that of the "model"'s training data."""
     ttl_s: float | None = None
     """Seconds after the last write, or else its creation, when the memory is forgotten; None for never."""
 

@@ -117,6 +117,11 @@ class Layout:
             start += field.size
         return spans
 
+    @property
+    def has_metric(self) -> bool:
+        """Whether a page can see some field in a metric of its own."""
+        return any(field.traits.has_metric for field in self.fields)
+
     def field(self, name: str) -> Field | None:
         """Return the field of that name, if there is one."""
         return next((field for field in self.fields if field.name == name), None)

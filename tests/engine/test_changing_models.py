@@ -88,7 +88,7 @@ class House:
         return self.run()[job]
 
     def becomes(self, memory: MemoryRecord, model: Model) -> Job:
-        return self.tend(memory, Rebuild(model.name, model.digest, 8))
+        return self.tend(memory, Rebuild(model.name, model.digest, 8, "model"))
 
     def of_both(self, name: str) -> MemoryRecord:
         """A memory of OTHER that was one of ONE, with a snapshot of either time, named so."""

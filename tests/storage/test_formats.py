@@ -133,6 +133,28 @@ def test_stores_of_format_2_are_known_when_they_are_repeated_and_clients_long_si
         assert journal.find_acks(kept.id, "c") == []
 
 
+def test_memories_of_format_3_see_vectors_as_their_model_does(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, 3)) as database:
+        journal = SqlMemoryStore(database)
+        grown, streamed = (journal.find(f"golden/{name}") for name in ("grown", "streamed"))
+        assert grown is not None
+        assert streamed is not None
+        assert grown.settings == MemorySettings(page_patterns=4, metric="model")
+        assert streamed.settings == MemorySettings(
+            write="stream", when_full="forget", page_patterns=2, retain="open_page", metric="model"
+        )
+        assert (grown.version, grown.patterns) == (2, 6)
+        stored = journal.page(grown.id, 0, all_entries=True)
+        assert stored.image == Image(page=0, version=1, content=bytes(range(48)))
+        np.testing.assert_array_equal(stored.entries[0].values, values(4))
+        assert journal.find_call(call("TakeSnapshot", 1, memory="golden/grown")) == Done(1, 4)
+        assert journal.restore(grown.id, "one") == Done(3, 4)
+        new = NewMemory(
+            name="new", model="tiny", model_digest="sha256:1", settings=MemorySettings(page_patterns=4, metric="own")
+        )
+        assert journal.create([new])[0].settings.metric == "own"
+
+
 def store_of(store_uri: str) -> Store:
     return open_store(store_uri)
 

@@ -152,12 +152,13 @@ def test_a_memory_that_was_remade_is_of_the_other_model_and_its_snapshot_of_the_
     memory = made(journal, "a")
     store(journal, memory.id, 1)
     journal.snapshot(memory.id, "before")
-    remade = Remade(model="n", model_digest="sha256:2", page_patterns=8)
+    remade = Remade(model="n", model_digest="sha256:2", page_patterns=8, metric="own")
     journal.commit([Change(memory=memory.id, version=2, patterns=1, dropped=[0], pages={1: 1}, remade=remade)])
     now = found(journal, "a")
-    assert (now.model, now.model_digest, now.settings.page_patterns) == ("n", "sha256:2", 8)
+    assert (now.model, now.model_digest) == ("n", "sha256:2")
+    assert (now.settings.page_patterns, now.settings.metric) == (8, "own")
     journal.restore(memory.id, "before")
-    assert found(journal, "a").model == "m"
+    assert (found(journal, "a").model, found(journal, "a").settings.metric) == ("m", "model")
 
 
 def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(journal: SqlMemoryStore) -> None:

@@ -111,6 +111,34 @@ RETAIN_OPEN_PAGE: Retain.ValueType  # 2
 """Patterns of the open page; a sealed page has only its weights."""
 Global___Retain: _TypeAlias = Retain  # noqa: Y015
 
+class _Metric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METRIC_UNSPECIFIED: _Metric.ValueType  # 0
+    """The memory's present setting; in a new memory, the server's default."""
+    METRIC_OWN: _Metric.ValueType  # 1
+    """The default where a field is a vector. Each page that is rewritten sees vectors in the metric of those that it
+    keeps, so that vectors that are alike are as far apart as those that the model was trained on.
+    """
+    METRIC_MODEL: _Metric.ValueType  # 2
+    """The metric of the model's training data."""
+
+class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
+    """Metric in which a memory tells vectors apart. Fields of other kinds have none."""
+
+METRIC_UNSPECIFIED: Metric.ValueType  # 0
+"""The memory's present setting; in a new memory, the server's default."""
+METRIC_OWN: Metric.ValueType  # 1
+"""The default where a field is a vector. Each page that is rewritten sees vectors in the metric of those that it
+keeps, so that vectors that are alike are as far apart as those that the model was trained on.
+"""
+METRIC_MODEL: Metric.ValueType  # 2
+"""The metric of the model's training data."""
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
 class _FieldKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -243,6 +271,7 @@ class MemorySettings(_message.Message):
     PAGE_PATTERNS_FIELD_NUMBER: _builtins.int
     RETAIN_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
     write: Global___WriteMode.ValueType
     when_full: Global___WhenFull.ValueType
     page_patterns: _builtins.int
@@ -254,6 +283,7 @@ class MemorySettings(_message.Message):
     """Seconds from the last write, or from the creation if there was none, until the memory is forgotten. 0 is
     unspecified: the memory's present setting; in a new memory, never.
     """
+    metric: Global___Metric.ValueType
     def __init__(
         self,
         *,
@@ -262,10 +292,11 @@ class MemorySettings(_message.Message):
         page_patterns: _builtins.int = ...,
         retain: Global___Retain.ValueType = ...,
         ttl_s: _builtins.float = ...,
+        metric: Global___Metric.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_patterns", b"page_patterns", "retain", b"retain", "ttl_s", b"ttl_s", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "page_patterns", b"page_patterns", "retain", b"retain", "ttl_s", b"ttl_s", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from attractor_proto.v1 import memories_pb2 as attractor__proto_dot_v1_dot_memor
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&attractor_proto/v1/memory_copies.proto\x12\x0c\x61ttractor.v1\x1a!attractor_proto/v1/memories.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x08Snapshot\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08patterns\x18\x03 \x01(\x04\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x0b\x46orkRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\x12 \n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x12.attractor.v1.Call\"4\n\x0c\x46orkResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"R\n\x13TakeSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"@\n\x14TakeSnapshotResponse\x12(\n\x08snapshot\x18\x01 \x01(\x0b\x32\x16.attractor.v1.Snapshot\"K\n\x14ListSnapshotsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListSnapshotsResponse\x12)\n\tsnapshots\x18\x01 \x03(\x0b\x32\x16.attractor.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15\x46orgetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"\x18\n\x16\x46orgetSnapshotResponse\"M\n\x0eRestoreRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"7\n\x0fRestoreResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"f\n\x0eRebuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12 \n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x12.attractor.v1.Call\"7\n\x0fRebuildResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1d\n\rExportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x0e\x45xportResponse\x12\"\n\x05piece\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Piece\"c\n\rImportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x13.attractor.v1.Piece\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"6\n\x0eImportResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\xbe\x01\n\x05Piece\x12\"\n\x04head\x18\x01 \x01(\x0b\x32\x12.attractor.v1.HeadH\x00\x12\'\n\x04page\x18\x02 \x01(\x0b\x32\x17.attractor.v1.PagePieceH\x00\x12\x11\n\x07weights\x18\x03 \x01(\x0cH\x00\x12)\n\x05\x65ntry\x18\x04 \x01(\x0b\x32\x18.attractor.v1.EntryPieceH\x00\x12\"\n\x04tail\x18\x05 \x01(\x0b\x32\x12.attractor.v1.TailH\x00\x42\x06\n\x04part\",\n\x04Head\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"U\n\tPagePiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08patterns\x18\x02 \x01(\x04\x12\x15\n\rweights_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\"b\n\nEntryPiece\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07written\x18\x02 \x01(\x04\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12!\n\x05items\x18\x04 \x03(\x0b\x32\x12.attractor.v1.Item\"\x16\n\x04Tail\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x32\xf3\x04\n\x06\x43opies\x12=\n\x04\x46ork\x12\x19.attractor.v1.ForkRequest\x1a\x1a.attractor.v1.ForkResponse\x12U\n\x0cTakeSnapshot\x12!.attractor.v1.TakeSnapshotRequest\x1a\".attractor.v1.TakeSnapshotResponse\x12X\n\rListSnapshots\x12\".attractor.v1.ListSnapshotsRequest\x1a#.attractor.v1.ListSnapshotsResponse\x12[\n\x0e\x46orgetSnapshot\x12#.attractor.v1.ForgetSnapshotRequest\x1a$.attractor.v1.ForgetSnapshotResponse\x12\x46\n\x07Restore\x12\x1c.attractor.v1.RestoreRequest\x1a\x1d.attractor.v1.RestoreResponse\x12\x46\n\x07Rebuild\x12\x1c.attractor.v1.RebuildRequest\x1a\x1d.attractor.v1.RebuildResponse\x12\x45\n\x06\x45xport\x12\x1b.attractor.v1.ExportRequest\x1a\x1c.attractor.v1.ExportResponse0\x01\x12\x45\n\x06Import\x12\x1b.attractor.v1.ImportRequest\x1a\x1c.attractor.v1.ImportResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&attractor_proto/v1/memory_copies.proto\x12\x0c\x61ttractor.v1\x1a!attractor_proto/v1/memories.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x08Snapshot\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08patterns\x18\x03 \x01(\x04\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x0b\x46orkRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\x12 \n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x12.attractor.v1.Call\"4\n\x0c\x46orkResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"R\n\x13TakeSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"@\n\x14TakeSnapshotResponse\x12(\n\x08snapshot\x18\x01 \x01(\x0b\x32\x16.attractor.v1.Snapshot\"K\n\x14ListSnapshotsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListSnapshotsResponse\x12)\n\tsnapshots\x18\x01 \x03(\x0b\x32\x16.attractor.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15\x46orgetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"\x18\n\x16\x46orgetSnapshotResponse\"M\n\x0eRestoreRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"7\n\x0fRestoreResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x8c\x01\n\x0eRebuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12 \n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x12.attractor.v1.Call\x12$\n\x06metric\x18\x05 \x01(\x0e\x32\x14.attractor.v1.Metric\"7\n\x0fRebuildResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1d\n\rExportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x0e\x45xportResponse\x12\"\n\x05piece\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Piece\"c\n\rImportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x13.attractor.v1.Piece\x12 \n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.attractor.v1.Call\"6\n\x0eImportResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\xbe\x01\n\x05Piece\x12\"\n\x04head\x18\x01 \x01(\x0b\x32\x12.attractor.v1.HeadH\x00\x12\'\n\x04page\x18\x02 \x01(\x0b\x32\x17.attractor.v1.PagePieceH\x00\x12\x11\n\x07weights\x18\x03 \x01(\x0cH\x00\x12)\n\x05\x65ntry\x18\x04 \x01(\x0b\x32\x18.attractor.v1.EntryPieceH\x00\x12\"\n\x04tail\x18\x05 \x01(\x0b\x32\x12.attractor.v1.TailH\x00\x42\x06\n\x04part\",\n\x04Head\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"U\n\tPagePiece\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08patterns\x18\x02 \x01(\x04\x12\x15\n\rweights_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\"b\n\nEntryPiece\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07written\x18\x02 \x01(\x04\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12!\n\x05items\x18\x04 \x03(\x0b\x32\x12.attractor.v1.Item\"\x16\n\x04Tail\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x32\xf3\x04\n\x06\x43opies\x12=\n\x04\x46ork\x12\x19.attractor.v1.ForkRequest\x1a\x1a.attractor.v1.ForkResponse\x12U\n\x0cTakeSnapshot\x12!.attractor.v1.TakeSnapshotRequest\x1a\".attractor.v1.TakeSnapshotResponse\x12X\n\rListSnapshots\x12\".attractor.v1.ListSnapshotsRequest\x1a#.attractor.v1.ListSnapshotsResponse\x12[\n\x0e\x46orgetSnapshot\x12#.attractor.v1.ForgetSnapshotRequest\x1a$.attractor.v1.ForgetSnapshotResponse\x12\x46\n\x07Restore\x12\x1c.attractor.v1.RestoreRequest\x1a\x1d.attractor.v1.RestoreResponse\x12\x46\n\x07Rebuild\x12\x1c.attractor.v1.RebuildRequest\x1a\x1d.attractor.v1.RebuildResponse\x12\x45\n\x06\x45xport\x12\x1b.attractor.v1.ExportRequest\x1a\x1c.attractor.v1.ExportResponse0\x01\x12\x45\n\x06Import\x12\x1b.attractor.v1.ImportRequest\x1a\x1c.attractor.v1.ImportResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,28 +55,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESTOREREQUEST']._serialized_end=884
   _globals['_RESTORERESPONSE']._serialized_start=886
   _globals['_RESTORERESPONSE']._serialized_end=941
-  _globals['_REBUILDREQUEST']._serialized_start=943
-  _globals['_REBUILDREQUEST']._serialized_end=1045
-  _globals['_REBUILDRESPONSE']._serialized_start=1047
-  _globals['_REBUILDRESPONSE']._serialized_end=1102
-  _globals['_EXPORTREQUEST']._serialized_start=1104
-  _globals['_EXPORTREQUEST']._serialized_end=1133
-  _globals['_EXPORTRESPONSE']._serialized_start=1135
-  _globals['_EXPORTRESPONSE']._serialized_end=1187
-  _globals['_IMPORTREQUEST']._serialized_start=1189
-  _globals['_IMPORTREQUEST']._serialized_end=1288
-  _globals['_IMPORTRESPONSE']._serialized_start=1290
-  _globals['_IMPORTRESPONSE']._serialized_end=1344
-  _globals['_PIECE']._serialized_start=1347
-  _globals['_PIECE']._serialized_end=1537
-  _globals['_HEAD']._serialized_start=1539
-  _globals['_HEAD']._serialized_end=1583
-  _globals['_PAGEPIECE']._serialized_start=1585
-  _globals['_PAGEPIECE']._serialized_end=1670
-  _globals['_ENTRYPIECE']._serialized_start=1672
-  _globals['_ENTRYPIECE']._serialized_end=1770
-  _globals['_TAIL']._serialized_start=1772
-  _globals['_TAIL']._serialized_end=1794
-  _globals['_COPIES']._serialized_start=1797
-  _globals['_COPIES']._serialized_end=2424
+  _globals['_REBUILDREQUEST']._serialized_start=944
+  _globals['_REBUILDREQUEST']._serialized_end=1084
+  _globals['_REBUILDRESPONSE']._serialized_start=1086
+  _globals['_REBUILDRESPONSE']._serialized_end=1141
+  _globals['_EXPORTREQUEST']._serialized_start=1143
+  _globals['_EXPORTREQUEST']._serialized_end=1172
+  _globals['_EXPORTRESPONSE']._serialized_start=1174
+  _globals['_EXPORTRESPONSE']._serialized_end=1226
+  _globals['_IMPORTREQUEST']._serialized_start=1228
+  _globals['_IMPORTREQUEST']._serialized_end=1327
+  _globals['_IMPORTRESPONSE']._serialized_start=1329
+  _globals['_IMPORTRESPONSE']._serialized_end=1383
+  _globals['_PIECE']._serialized_start=1386
+  _globals['_PIECE']._serialized_end=1576
+  _globals['_HEAD']._serialized_start=1578
+  _globals['_HEAD']._serialized_end=1622
+  _globals['_PAGEPIECE']._serialized_start=1624
+  _globals['_PAGEPIECE']._serialized_end=1709
+  _globals['_ENTRYPIECE']._serialized_start=1711
+  _globals['_ENTRYPIECE']._serialized_end=1809
+  _globals['_TAIL']._serialized_start=1811
+  _globals['_TAIL']._serialized_end=1833
+  _globals['_COPIES']._serialized_start=1836
+  _globals['_COPIES']._serialized_end=2463
 # @@protoc_insertion_point(module_scope)

@@ -294,6 +294,7 @@ class RebuildRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PAGE_PATTERNS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     model: _builtins.str
     """Name of the new model; empty for the memory's own."""
@@ -301,6 +302,8 @@ class RebuildRequest(_message.Message):
     """Patterns that one page takes from now on. 0 keeps the number, or, if it was the old model's capacity, changes it to
     the new model's.
     """
+    metric: _memories_pb2.Metric.ValueType
+    """Metric of the memory from now on; unspecified for its present one."""
     @_builtins.property
     def call(self) -> _memories_pb2.Call: ...
     def __init__(
@@ -310,10 +313,11 @@ class RebuildRequest(_message.Message):
         model: _builtins.str = ...,
         page_patterns: _builtins.int = ...,
         call: _memories_pb2.Call | None = ...,
+        metric: _memories_pb2.Metric.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "model", b"model", "name", b"name", "page_patterns", b"page_patterns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "metric", b"metric", "model", b"model", "name", b"name", "page_patterns", b"page_patterns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one
     "[default: all]",
 )
 @click.option(
+    "--metric",
+    type=click.Choice(get_args(attractor.Metric)),
+    help="How vectors are told apart: each page by those that it keeps (own), or as in the model's training data "
+    "(model).  [default: own, if a field is a vector]",
+)
+@click.option(
     "--ttl-s",
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds after the last write when the memory is forgotten.  [default: never]",
@@ -51,6 +57,7 @@ def create(  # noqa: PLR0913
     when_full: attractor.WhenFull | None,
     page_patterns: int | None,
     retain: attractor.Retain | None,
+    metric: attractor.Metric | None,
     ttl_s: float | None,
     as_json: bool,
     server: str,
@@ -64,6 +71,7 @@ def create(  # noqa: PLR0913
             when_full=when_full,
             page_patterns=page_patterns,
             retain=retain,
+            metric=metric,
             ttl_s=ttl_s,
         )
         print_info(made.info(), as_json=as_json)
@@ -118,6 +126,7 @@ def _describe(info: attractor.MemoryInfo) -> dict[str, str]:
         "when_full": info.settings.when_full,
         "page_patterns": str(info.settings.page_patterns),
         "retain": info.settings.retain,
+        "metric": info.settings.metric,
         "ttl_s": "never" if info.settings.ttl_s is None else f"{info.settings.ttl_s:g}",
     }
 
@@ -217,12 +226,21 @@ def rm(names: tuple[str, ...], server: str) -> None:
 @click.argument("name")
 @click.option("--model", help="Of another model with the same fields.  [default: the memory's own]")
 @click.option("--page-patterns", type=click.IntRange(min=1), help="Patterns that one page takes from now on.")
+@click.option("--metric", type=click.Choice(get_args(attractor.Metric)), help="How vectors are told apart from now on.")
 @json_option
 @server_option
-def rebuild(name: str, model: str | None, page_patterns: int | None, as_json: bool, server: str) -> None:
+def rebuild(  # noqa: PLR0913
+    name: str,
+    model: str | None,
+    page_patterns: int | None,
+    metric: attractor.Metric | None,
+    as_json: bool,
+    server: str,
+) -> None:
     """Write the memory NAME anew from its patterns, into full pages."""
     with connect(server) as client:
-        print_info(client.memory(name).rebuild(model=model, page_patterns=page_patterns), as_json=as_json)
+        rebuilt = client.memory(name).rebuild(model=model, page_patterns=page_patterns, metric=metric)
+        print_info(rebuilt, as_json=as_json)
 
 
 COMMANDS = (fork, snapshot, snapshots, restore, export, import_, rm, rebuild)

@@ -20,6 +20,8 @@ class ModelCard(Protocol):
     @property
     def record(self) -> Mapping[str, object]: ...  # noqa: D102
     @property
+    def weights_bytes(self) -> int: ...  # noqa: D102
+    @property
     def page_bytes(self) -> int: ...  # noqa: D102
     @property
     def steps(self) -> int: ...  # noqa: D102

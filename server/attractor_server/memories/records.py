@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_server.memories.settings import MemorySettings
+from attractor_server.memories.settings import MemorySettings, Metric
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -93,11 +93,12 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remade:
-    """The model that a memory is of from now on, and its pages' size."""
+    """The model that a memory is of from now on, its pages' size and metric."""
 
     model: str
     model_digest: str
     page_patterns: int
+    metric: Metric
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -174,7 +174,7 @@ class Importing:
             f"saw {page.patterns}",
             f"at most {settings.page_patterns}, as the head says",
         )
-        expected = (0, self._model.page_bytes)
+        expected = (0, *dict.fromkeys((self._model.weights_bytes, self._model.page_bytes)))
         seen = f"saw {page.weights_bytes}"
         _expect(page.weights_bytes in expected, "piece.page.weights_bytes", seen, f"one of {expected}")
         self._check_version(page.version, "piece.page.version")

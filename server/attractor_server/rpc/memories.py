@@ -53,7 +53,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         try:
             return (await self._shard.memories.get(name)).settings
         except MemoryNotFound:
-            return MemorySettings(page_patterns=model.capacity)
+            return MemorySettings(page_patterns=model.capacity, metric="own" if model.layout.has_metric else "model")
 
     @owner_answers(rpc.MemoriesStub)
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802

@@ -12,7 +12,7 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.records import NOTHING, Item
-from attractor_server.memories.settings import TTL_LIMIT_S, MemorySettings, Retain, WhenFull, WriteMode
+from attractor_server.memories.settings import TTL_LIMIT_S, MemorySettings, Metric, Retain, WhenFull, WriteMode
 
 PAGE_CAPACITIES = 4
 """Largest size of a page, in patterns that its model holds at the rated error"""
@@ -33,6 +33,8 @@ _WHEN_FULL: Mapping[pb.WhenFull.ValueType, WhenFull] = {
 
 _RETAINS: Mapping[pb.Retain.ValueType, Retain] = {pb.RETAIN_ALL: "all", pb.RETAIN_OPEN_PAGE: "open_page"}
 
+_METRICS: Mapping[pb.Metric.ValueType, Metric] = {pb.METRIC_OWN: "own", pb.METRIC_MODEL: "model"}
+
 _Number = TypeVar("_Number", bound=int)
 
 _Word = TypeVar("_Word", bound=str)
@@ -45,6 +47,7 @@ class RequestedSettings(TypedDict, total=False):
     when_full: WhenFull
     page_patterns: int
     retain: Retain
+    metric: Metric
     ttl_s: float
 
 
@@ -58,6 +61,7 @@ def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSett
         *_check_known("write", message.write, _WRITES),
         *_check_known("when_full", message.when_full, _WHEN_FULL),
         *_check_known("retain", message.retain, _RETAINS),
+        *_check_known("metric", message.metric, _METRICS),
     ]
     if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
         expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
@@ -76,9 +80,22 @@ def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSett
         given["page_patterns"] = message.page_patterns
     if message.retain:
         given["retain"] = _RETAINS[message.retain]
+    if message.metric:
+        given["metric"] = _METRICS[message.metric]
     if message.ttl_s:
         given["ttl_s"] = message.ttl_s
     return given
+
+
+def read_metric(number: pb.Metric.ValueType) -> Metric | None:
+    """Return the metric that a request names; None where it is left unspecified.
+
+    Raises:
+        InvalidRequest: there is no such metric.
+    """
+    if problems := _check_known("metric", number, _METRICS, prefix=""):
+        raise InvalidRequest(*problems)
+    return _METRICS[number] if number else None
 
 
 def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
@@ -89,6 +106,7 @@ def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
         page_patterns=settings.page_patterns,
         retain=pb.Retain.Value(f"RETAIN_{settings.retain.upper()}"),
         ttl_s=settings.ttl_s or 0.0,
+        metric=pb.Metric.Value(f"METRIC_{settings.metric.upper()}"),
     )
 
 
@@ -114,12 +132,14 @@ def encode_timestamp(time_s: float) -> timestamp_pb2.Timestamp:
     return stamp
 
 
-def _check_known(field: str, number: int, words: Mapping[_Number, str]) -> Sequence[Violation]:
+def _check_known(
+    field: str, number: int, words: Mapping[_Number, str], *, prefix: str = "settings."
+) -> Sequence[Violation]:
     """Return a violation if the number is neither 0, for unspecified, nor one of those."""
     if not number or number in words:
         return []
     known = ", ".join(f"{one} ({word})" for one, word in words.items())
-    return [Violation(f"settings.{field}", f"saw {number}; expected {known}, or 0 (unspecified)")]
+    return [Violation(f"{prefix}{field}", f"saw {number}; expected {known}, or 0 (unspecified)")]
 
 
 NESTING = 900

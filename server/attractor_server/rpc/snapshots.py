@@ -22,7 +22,7 @@ from attractor_server.rpc.context import Context, get_account, read_fellow_secre
 from attractor_server.rpc.dedup import read_call
 from attractor_server.rpc.exports import read_pieces
 from attractor_server.rpc.imports import Importing
-from attractor_server.rpc.messages import PAGE_CAPACITIES, encode_memory, encode_timestamp
+from attractor_server.rpc.messages import PAGE_CAPACITIES, encode_memory, encode_timestamp, read_metric
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.scheduling.jobs import Job
 from attractor_server.scheduling.tasks import ForgetSnapshot, Fork, Rebuild, Restore, TakeSnapshot, Task
@@ -95,9 +95,9 @@ class CopiesServicer(rpc.CopiesServicer):
         named = record.model.rpartition("@")[0] or record.model  # of a former model: the one of its name
         model = self._shard.model(request.model or (named if named in self._shard.models else record.model))
         patterns = self._choose_page_patterns(request, record, model)
-        tended = await self._perform(
-            record, Rebuild(model.name, model.digest, patterns), read_call(request, "Rebuild", request.name)
-        )
+        metric = read_metric(request.metric) or record.settings.metric
+        task = Rebuild(model.name, model.digest, patterns, metric)
+        tended = await self._perform(record, task, read_call(request, "Rebuild", request.name))
         return pb.RebuildResponse(memory=_encode_made(tended))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from attractor_server.memories.settings import Metric
+
 PART_PATTERNS = 64
 """On the account of whoever has a rebuild done in parts, for each"""
 
@@ -43,6 +45,7 @@ class Rebuild:
     model: str
     model_digest: str
     page_patterns: int
+    metric: Metric
 
 
 Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild

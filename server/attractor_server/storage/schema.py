@@ -13,7 +13,7 @@ from attractor_server.memories.records import checksum
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.database import Cursor
 
-FORMAT = 3
+FORMAT = 4
 
 _TABLES = """
 CREATE TABLE memories (
@@ -25,6 +25,7 @@ CREATE TABLE memories (
     when_full TEXT NOT NULL,
     page_patterns {integer} NOT NULL,
     retain TEXT NOT NULL,
+    metric TEXT NOT NULL DEFAULT 'model', -- the default is that of memories of before there was another
     ttl_s {real},
     created_s {real} NOT NULL,
     expires_s {real}, -- when it is forgotten unless it is written before
@@ -172,7 +173,15 @@ def tables(words: Mapping[str, str]) -> str:
     return _TABLES.format_map({**words, "last_group": GROUPS - 1, "calls": _CALLS.format_map(words)})
 
 
-def leave_format_2(cursor: Cursor, words: Mapping[str, str], *, now_s: float) -> None:
+def bring_up(cursor: Cursor, found: int, words: Mapping[str, str], *, now_s: float) -> None:
+    """Bring a store of format 2 or later to the newest, in the transaction that is open."""
+    if found == 2:
+        _leave_format_2(cursor, words, now_s=now_s)
+    if found <= 3:
+        cursor.execute("ALTER TABLE memories ADD COLUMN metric TEXT NOT NULL DEFAULT 'model'")
+
+
+def _leave_format_2(cursor: Cursor, words: Mapping[str, str], *, now_s: float) -> None:
     """Bring a store of format 2 to format 3, in the transaction that is open.
 
     Calls other than stores stood among the answers, under numbers below zero and without their kind, and deletions
@@ -219,10 +228,10 @@ def migrate(connection: apsw.Connection, found: int) -> None:
     """
     if found == 1:
         _leave_format_1(connection)
-    elif found == 2:
-        leave_format_2(connection.cursor(), SQLITE, now_s=time.time())
     elif not found:
         connection.execute(tables(SQLITE))
+    elif found < FORMAT:
+        bring_up(connection.cursor(), found, SQLITE, now_s=time.time())
     if found < FORMAT:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
 

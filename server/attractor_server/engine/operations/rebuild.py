@@ -47,7 +47,7 @@ def rebuild_memory(
         stored,
         model=task.model,
         model_digest=task.model_digest,
-        settings=replace(stored.settings, page_patterns=task.page_patterns),
+        settings=replace(stored.settings, page_patterns=task.page_patterns, metric=task.metric),
         version=stored.version + 1,
     )
     _check_room(new)
@@ -58,7 +58,9 @@ def rebuild_memory(
             yield
             if memory.deleted:
                 raise memory_gone_error(memory)
-        remade = Remade(model=task.model, model_digest=task.model_digest, page_patterns=task.page_patterns)
+        remade = Remade(
+            model=task.model, model_digest=task.model_digest, page_patterns=task.page_patterns, metric=task.metric
+        )
         change = Change(memory=stored.id, version=new.version, patterns=stored.patterns, remade=remade, call=call)
         store.end_rebuild(draft, change)
     except Exception:

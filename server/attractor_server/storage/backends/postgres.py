@@ -14,7 +14,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, StoreFailed, StoreFull
 from attractor_server.storage.backends.postgres_lock import Address
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, WAITING, Cursor, Row, number, several
-from attractor_server.storage.schema import FORMAT, POSTGRES, leave_format_2, statements, tables
+from attractor_server.storage.schema import FORMAT, POSTGRES, bring_up, statements, tables
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +168,8 @@ class PostgresDatabase:
                 cursor.execute(statement)
             cursor.execute("CREATE TABLE schema_version (version BIGINT NOT NULL)")
             cursor.execute("INSERT INTO schema_version VALUES (?)", (FORMAT,))
-        elif number(cursor.execute("SELECT version FROM schema_version")) == 2:
-            leave_format_2(cursor, POSTGRES, now_s=time.time())
+        elif 1 < (found := number(cursor.execute("SELECT version FROM schema_version"))) < FORMAT:
+            bring_up(cursor, found, POSTGRES, now_s=time.time())
             cursor.execute("UPDATE schema_version SET version = ?", (FORMAT,))
 
     def _check(self, cursor: Cursor) -> None:

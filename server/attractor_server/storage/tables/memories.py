@@ -13,8 +13,8 @@ from attractor_server.storage.tables import pages as page_rows
 STATEMENT_MEMORIES = 1024
 
 _SELECT = (
-    "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s, "
-    "version, patterns FROM memories"
+    "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, created_s, "
+    "expires_s, version, patterns FROM memories"
 )
 
 _COUNT = (
@@ -27,8 +27,8 @@ def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
     """Make a memory, unless there is one of that name."""
     settings = memory.settings
     cursor.execute(
-        "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
-        "expires_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, "
+        "created_s, expires_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
         (
             memory.name,
             memory.model,
@@ -37,6 +37,7 @@ def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
             settings.when_full,
             settings.page_patterns,
             settings.retain,
+            settings.metric,
             settings.ttl_s,
             now_s,
             None if settings.ttl_s is None else now_s + settings.ttl_s,
@@ -121,9 +122,9 @@ def update_counts(cursor: Cursor, changes: Sequence[Change], *, now_s: float) ->
     there = {identity for (identity,) in cursor.execute(_COUNT.format(marks), values).fetchall()}
     left = [change for change in changes if change.memory in there]
     cursor.executemany(
-        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ? WHERE id = ?",
+        "UPDATE memories SET model = ?, model_digest = ?, page_patterns = ?, metric = ? WHERE id = ?",
         [
-            (one.remade.model, one.remade.model_digest, one.remade.page_patterns, one.memory)
+            (one.remade.model, one.remade.model_digest, one.remade.page_patterns, one.remade.metric, one.memory)
             for one in left
             if one.remade is not None
         ],
@@ -133,18 +134,18 @@ def update_counts(cursor: Cursor, changes: Sequence[Change], *, now_s: float) ->
 
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
     """Return the memory of a row of `_SELECT`."""
-    identity, name, model, digest, write, when_full, page_patterns, retain, ttl_s, created_s, expires_s = row[:11]
+    identity, name, model, digest, write, when_full, page_patterns, retain, metric, ttl_s, created_s = row[:11]
     return StoredMemory(
         id=identity,
         name=name,
         model=model,
         model_digest=digest,
         settings=MemorySettings(
-            write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, ttl_s=ttl_s
+            write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, metric=metric, ttl_s=ttl_s
         ),
         created_s=created_s,
-        expires_s=expires_s,
-        version=row[11],
-        patterns=row[12],
+        expires_s=row[11],
+        version=row[12],
+        patterns=row[13],
         pages=page_rows.rows_of(cursor, identity),
     )

@@ -18,10 +18,10 @@ TAGS_TOLD = 8
 LEFTOVERS = 64
 
 _COPY = (
-    "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, ttl_s, created_s, "
-    "expires_s, version, patterns, parent, origin, origin_version) "
-    "SELECT ?, model, model_digest, write, when_full, page_patterns, retain, ttl_s, ?, {expires}, version, patterns, "
-    "{parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
+    "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, "
+    "created_s, expires_s, version, patterns, parent, origin, origin_version) "
+    "SELECT ?, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, ?, {expires}, version, "
+    "patterns, {parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
 )
 
 _SELECT = "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories"
@@ -104,13 +104,13 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
     source = snapshot_id(cursor, memory, tag)
     page_rows.drop_all(cursor, memory)
     page_rows.share(cursor, source, memory)
-    model, digest, page_patterns, patterns = cursor.execute(
-        "SELECT model, model_digest, page_patterns, patterns FROM memories WHERE id = ?", (source,)
+    model, digest, page_patterns, metric, patterns = cursor.execute(
+        "SELECT model, model_digest, page_patterns, metric, patterns FROM memories WHERE id = ?", (source,)
     ).fetchone()
     row = cursor.execute(
         "UPDATE memories SET version = version + 1, patterns = ?, model = ?, model_digest = ?, page_patterns = ?, "
-        "expires_s = ? + ttl_s WHERE id = ? RETURNING version",
-        (patterns, model, digest, page_patterns, now_s, memory),
+        "metric = ?, expires_s = ? + ttl_s WHERE id = ? RETURNING version",
+        (patterns, model, digest, page_patterns, metric, now_s, memory),
     ).fetchone()
     return Done(row[0], patterns)
 
