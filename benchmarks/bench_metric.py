@@ -4,15 +4,16 @@ Test sentences as `embedding-384` and `binding-384` know them, made alike in thr
 towards one of them, as notes on one subject; cliques of nearest neighbours; and drawn towards one of four, all in one
 memory. 32 of them in a page, 128 in four, written in the groups that the model is written in, and read alone: no kept
 pattern takes part. Figures: the share of exact vectors that are answered by something nearest to their own item; the
-cosine of the answer to it; the same share of a binding's values, of exact keys; and how surely ΔE tells stored vectors
-from unseen ones that are as alike (AUROC). Means of `--memories` memories a row, with 95 % intervals; the same vectors
-for both.
+cosine of the answer to it; the same share of a binding's values, of exact keys; how surely ΔE tells stored vectors from
+unseen ones that are as alike (AUROC); and the shares of stored and of unseen ones that are called familiar (p > 0.5).
+Means of `--memories` memories a row, with 95 % intervals; the same vectors for both.
 
     python benchmarks/bench_metric.py
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -47,6 +48,10 @@ class Figures:
     cosine: float
     binding: float
     auroc: float
+    familiar: float
+    """Share of stored vectors that are called familiar (p > 0.5)"""
+    strange: float
+    """Share of unseen vectors that are"""
 
 
 def main() -> None:
@@ -89,6 +94,7 @@ def measure_memory(embedding: Model, binding: Model, vectors: Tensor, *, own: bo
     pages = stored.view(-1, PAGE, stored.shape[1])
     memory = Memory(embedding, pages, own=own)
     answers, gaps = memory.ask(stored)
+    others = memory.ask(unseen)[1]
     values = pages.roll(1, 1)
     found, _ = Memory(binding, torch.cat([pages, values], -1), own=own).ask(
         torch.cat([stored, torch.full_like(stored, torch.nan)], 1)
@@ -99,7 +105,9 @@ def measure_memory(embedding: Model, binding: Model, vectors: Tensor, *, own: bo
         own_item=share_nearest(answers, stored),
         cosine=float((normalize(answers, dim=1) * stored).sum(1).mean()),
         binding=share_nearest(told, truth),
-        auroc=auroc(-gaps, -memory.ask(unseen)[1]),
+        auroc=auroc(-gaps, -others),
+        familiar=memory.share_familiar(gaps),
+        strange=memory.share_familiar(others),
     )
 
 
@@ -110,6 +118,7 @@ class Memory:
         self._model = model
         present = torch.ones(pages.shape[:2], dtype=torch.bool)
         self._frames = model.frames_of(model.fit_frames(pages, present=present)) if own else None
+        self._calibration = model.calibration_of(framed=own)
         self._stored = torch.full((len(pages),), pages.shape[1])
         self._fast = self._write(model.encode(pages, self._frames))
 
@@ -118,9 +127,16 @@ class Memory:
         model, count = self._model, torch.arange(len(cues))
         x = model.encode(cues.expand(len(self._stored), *cues.shape), self._frames)
         gaps = delta_energy(model.network, model.parameters, self._fast, x)
-        page = choice_of(gaps, self._stored, model.calibration).page
+        page = choice_of(gaps, self._stored, self._calibration).page
         values = model.decode(read(model.network, model.parameters, self._fast, x).pattern, self._frames)
         return values[page, count], gaps[page, count]
+
+    def share_familiar(self, gaps: Tensor) -> float:
+        """Return the share of whole cues whose probability to be stored, in any page, is above a half."""
+        assert self._calibration is not None
+        held = self._stored[:1].expand(len(gaps))
+        logit = self._calibration.logit(gaps[:, None], held, torch.ones(()))[:, 0] - math.log(len(self._stored))
+        return float((logit > 0).float().mean())
 
     def _write(self, x: Tensor) -> Tensors:
         model = self._model

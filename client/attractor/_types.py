@@ -121,6 +121,8 @@ class ModelInfo:
     """Whether its memories can erase patterns."""
     pulls: bool = False
     """Whether its queries can pull known entries towards the cue, rather than hold them."""
+    has_metric: bool = False
+    """Whether its memories can see vectors in their own metric."""
 
     @cached_property
     def _alphabets(self) -> Mapping[str, str]:
@@ -150,7 +152,7 @@ class MemorySettings:
     Payloads, exact erasing and `rebuild` need them."""
     metric: Metric = "model"
     """Metric in which vectors are told apart: each page's "own", of the vectors that it keeps, so that those that are
-    alike are kept apart; or that of the "model"'s training data."""
+    alike are kept apart; or that of the "model"'s training data. Of models with `has_metric`."""
     ttl_s: float | None = None
     """Seconds after the last write, or else its creation, when the memory is forgotten; None for never."""
 

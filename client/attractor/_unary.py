@@ -168,6 +168,7 @@ def _decode_model(model: pb.Model) -> ModelInfo:
         training_record=MessageToDict(model.training_record),
         erases=model.erases,
         pulls=model.pulls,
+        has_metric=model.has_metric,
     )
 
 

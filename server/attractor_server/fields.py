@@ -29,7 +29,7 @@ class Kind:
     judged: tuple[float, float] | None = None
     """Factor and offset of values before they are judged, where that is not in their own units"""
     has_metric: bool = False
-    """Whether a page sees its values in a metric of its own: they are a vector, in which directions mean something"""
+    """Whether a page may see its values in a metric of its own: they are a vector, whose directions mean something"""
     refits: bool = False
     """Whether a model behind a whitening can be fitted to other samples by that alone"""
 
@@ -116,11 +116,6 @@ class Layout:
             spans.append((field, slice(start, start + field.size)))
             start += field.size
         return spans
-
-    @property
-    def has_metric(self) -> bool:
-        """Whether a page can see some field in a metric of its own."""
-        return any(field.traits.has_metric for field in self.fields)
 
     def field(self, name: str) -> Field | None:
         """Return the field of that name, if there is one."""

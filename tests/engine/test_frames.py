@@ -12,23 +12,36 @@ from torch import Generator, Tensor
 
 from attractor_server.energy.frame import Frames, fit_frame, weights_of
 from attractor_server.energy.model import Model
+from attractor_server.energy.page_image import pack_image, unpack_image
 from attractor_server.energy.reader import read
+from attractor_server.energy.transform import Whitening
 from attractor_server.energy.writer import write
 from attractor_server.engine.compute.native.frames import make_host_frames
 from attractor_server.engine.compute.native.library import library
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.pages.image_format import pack_image, unpack_image
 from attractor_server.engine.pages.precision import PRECISIONS, Precision
 from attractor_server.engine.pages.spill import Residency
+from attractor_server.fields import Field
 from attractor_server.memories.outcomes import Erased, Recalled, Recognized
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.scheduling.jobs import Operation
 
 OWN = MemorySettings(page_patterns=8, metric="own")
+LONG = Field(name="long", kind="vector", shape=(16,))
+
+
+def behind_whitening(model: Model) -> Model:
+    """The model behind a whitening that changes nothing."""
+    size = len(model.transform.scale)
+    whitening = Whitening(components=torch.eye(size), spread=torch.ones(size))
+    return replace(model, transform=replace(model.transform, whitening=whitening))
+
+
 MODELS = {
-    "two fields": tiny_model("two fields", KEY, VALUE),
+    "two fields": behind_whitening(tiny_model("two fields", KEY, VALUE)),
     "whitened": whitened_model("whitened", KEY, left_out=1),
-    "able": able_model("able", KEY, VALUE),
+    "by kernels": behind_whitening(tiny_model("by kernels", LONG, features=16)),
+    "able": behind_whitening(able_model("able", KEY, VALUE)),
 }
 native = pytest.mark.skipif(library() is None, reason="no C compiler on this machine")
 
@@ -184,6 +197,20 @@ def test_frames_leave_the_bank_with_their_page_and_come_back(
     for name, answers in before.items():
         np.testing.assert_array_equal(bench.recall(name, cues), answers)
         np.testing.assert_allclose(answers, expected(model, stored[name], cues), atol=0.05)
+
+
+def test_a_model_without_a_whitening_has_no_frames(
+    loop: asyncio.AbstractEventLoop, random: np.random.Generator
+) -> None:
+    plain = tiny_model("plain", KEY, VALUE)
+    assert not plain.has_metric
+    assert plain.page_bytes == plain.weights_bytes
+    bench = Bench(plain, loop, settings=OWN)
+    stored = alike(random, 5, plain)
+    bench.store("a", stored)
+    bench.settings = replace(OWN, metric="model")
+    bench.store("b", stored)
+    np.testing.assert_array_equal(bench.recall("a", stored), bench.recall("b", stored))
 
 
 def test_an_image_has_frames_only_where_they_change_something() -> None:

@@ -26,23 +26,23 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attractor_proto/v1/memories.proto\x12\x0c\x61ttractor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x06Memory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x10\n\x08patterns\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x07 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\x12\r\n\x05pages\x18\x08 \x01(\r\x12+\n\x07\x65xpires\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x07payload\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x0c\n\x04json\x18\x03 \x01(\x08\x42\n\n\x08_payload\"\xd5\x01\n\x0eMemorySettings\x12&\n\x05write\x18\x01 \x01(\x0e\x32\x17.attractor.v1.WriteMode\x12)\n\twhen_full\x18\x02 \x01(\x0e\x32\x16.attractor.v1.WhenFull\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12$\n\x06retain\x18\x04 \x01(\x0e\x32\x14.attractor.v1.Retain\x12\r\n\x05ttl_s\x18\x05 \x01(\x01\x12$\n\x06metric\x18\x06 \x01(\x0e\x32\x14.attractor.v1.Metric\"\\\n\rCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\"6\n\x0e\x43reateResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0bGetResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x0cListResponse\x12&\n\x08memories\x18\x01 \x03(\x0b\x32\x14.attractor.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x04\x43\x61ll\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"?\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x12.attractor.v1.Call\"\x10\n\x0e\x44\x65leteResponse\"q\n\x0b\x41udioFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0b\n\x03hop\x18\x03 \x01(\r\x12\x0c\n\x04mels\x18\x04 \x01(\r\x12\x0e\n\x06low_hz\x18\x05 \x01(\x01\x12\x0f\n\x07high_hz\x18\x06 \x01(\x01\"\x87\x01\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.attractor.v1.FieldKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x10\n\x08\x61lphabet\x18\x04 \x01(\t\x12(\n\x05\x61udio\x18\x05 \x01(\x0b\x32\x19.attractor.v1.AudioFormat\"\xd0\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x13.attractor.v1.Field\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x12\n\npage_bytes\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x30\n\x0ftraining_record\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x65rases\x18\x08 \x01(\x08\x12\r\n\x05pulls\x18\t \x01(\x08\"\x13\n\x11ModelsListRequest\"9\n\x12ModelsListResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attractor.v1.Model\" \n\x10ModelsGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11ModelsGetResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Model\"\x14\n\x12GetTopologyRequest\"u\n\x13GetTopologyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x06shards\x18\x02 \x03(\x0b\x32\x13.attractor.v1.Shard\x12\x13\n\x0bslot_owners\x18\x03 \x03(\r\x12\x15\n\rfollows_nodes\x18\x04 \x01(\x08\"\x1e\n\x0cScaleRequest\x12\x0e\n\x06shards\x18\x01 \x01(\r\"\x0f\n\rScaleResponse\"(\n\x05Shard\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t*V\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12WRITE_MODE_REWRITE\x10\x01\x12\x15\n\x11WRITE_MODE_STREAM\x10\x02*e\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_GROW\x10\x01\x12\x14\n\x10WHEN_FULL_REFUSE\x10\x02\x12\x14\n\x10WHEN_FULL_FORGET\x10\x03*F\n\x06Retain\x12\x16\n\x12RETAIN_UNSPECIFIED\x10\x00\x12\x0e\n\nRETAIN_ALL\x10\x01\x12\x14\n\x10RETAIN_OPEN_PAGE\x10\x02*B\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x0e\n\nMETRIC_OWN\x10\x01\x12\x10\n\x0cMETRIC_MODEL\x10\x02*\x7f\n\tFieldKind\x12\x1a\n\x16\x46IELD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_KIND_VECTOR\x10\x01\x12\x14\n\x10\x46IELD_KIND_IMAGE\x10\x02\x12\x13\n\x0f\x46IELD_KIND_TEXT\x10\x03\x12\x14\n\x10\x46IELD_KIND_AUDIO\x10\x04\x32\x8f\x02\n\x08Memories\x12\x43\n\x06\x43reate\x12\x1b.attractor.v1.CreateRequest\x1a\x1c.attractor.v1.CreateResponse\x12:\n\x03Get\x12\x18.attractor.v1.GetRequest\x1a\x19.attractor.v1.GetResponse\x12=\n\x04List\x12\x19.attractor.v1.ListRequest\x1a\x1a.attractor.v1.ListResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.attractor.v1.DeleteRequest\x1a\x1c.attractor.v1.DeleteResponse2\x9b\x01\n\x06Models\x12I\n\x04List\x12\x1f.attractor.v1.ModelsListRequest\x1a .attractor.v1.ModelsListResponse\x12\x46\n\x03Get\x12\x1e.attractor.v1.ModelsGetRequest\x1a\x1f.attractor.v1.ModelsGetResponse2\x9f\x01\n\x07\x43luster\x12R\n\x0bGetTopology\x12 .attractor.v1.GetTopologyRequest\x1a!.attractor.v1.GetTopologyResponse\x12@\n\x05Scale\x12\x1a.attractor.v1.ScaleRequest\x1a\x1b.attractor.v1.ScaleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attractor_proto/v1/memories.proto\x12\x0c\x61ttractor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x06Memory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x10\n\x08patterns\x18\x05 \x01(\x04\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x07 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\x12\r\n\x05pages\x18\x08 \x01(\r\x12+\n\x07\x65xpires\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x07payload\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x0c\n\x04json\x18\x03 \x01(\x08\x42\n\n\x08_payload\"\xd5\x01\n\x0eMemorySettings\x12&\n\x05write\x18\x01 \x01(\x0e\x32\x17.attractor.v1.WriteMode\x12)\n\twhen_full\x18\x02 \x01(\x0e\x32\x16.attractor.v1.WhenFull\x12\x15\n\rpage_patterns\x18\x03 \x01(\r\x12$\n\x06retain\x18\x04 \x01(\x0e\x32\x14.attractor.v1.Retain\x12\r\n\x05ttl_s\x18\x05 \x01(\x01\x12$\n\x06metric\x18\x06 \x01(\x0e\x32\x14.attractor.v1.Metric\"\\\n\rCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.attractor.v1.MemorySettings\"6\n\x0e\x43reateResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0bGetResponse\x12$\n\x06memory\x18\x01 \x01(\x0b\x32\x14.attractor.v1.Memory\"D\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x0cListResponse\x12&\n\x08memories\x18\x01 \x03(\x0b\x32\x14.attractor.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x04\x43\x61ll\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"?\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x12.attractor.v1.Call\"\x10\n\x0e\x44\x65leteResponse\"q\n\x0b\x41udioFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0b\n\x03hop\x18\x03 \x01(\r\x12\x0c\n\x04mels\x18\x04 \x01(\r\x12\x0e\n\x06low_hz\x18\x05 \x01(\x01\x12\x0f\n\x07high_hz\x18\x06 \x01(\x01\"\x87\x01\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.attractor.v1.FieldKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x10\n\x08\x61lphabet\x18\x04 \x01(\t\x12(\n\x05\x61udio\x18\x05 \x01(\x0b\x32\x19.attractor.v1.AudioFormat\"\xe4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x13.attractor.v1.Field\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\r\x12\x12\n\npage_bytes\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x30\n\x0ftraining_record\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x65rases\x18\x08 \x01(\x08\x12\r\n\x05pulls\x18\t \x01(\x08\x12\x12\n\nhas_metric\x18\n \x01(\x08\"\x13\n\x11ModelsListRequest\"9\n\x12ModelsListResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.attractor.v1.Model\" \n\x10ModelsGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11ModelsGetResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.attractor.v1.Model\"\x14\n\x12GetTopologyRequest\"u\n\x13GetTopologyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x06shards\x18\x02 \x03(\x0b\x32\x13.attractor.v1.Shard\x12\x13\n\x0bslot_owners\x18\x03 \x03(\r\x12\x15\n\rfollows_nodes\x18\x04 \x01(\x08\"\x1e\n\x0cScaleRequest\x12\x0e\n\x06shards\x18\x01 \x01(\r\"\x0f\n\rScaleResponse\"(\n\x05Shard\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t*V\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12WRITE_MODE_REWRITE\x10\x01\x12\x15\n\x11WRITE_MODE_STREAM\x10\x02*e\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_GROW\x10\x01\x12\x14\n\x10WHEN_FULL_REFUSE\x10\x02\x12\x14\n\x10WHEN_FULL_FORGET\x10\x03*F\n\x06Retain\x12\x16\n\x12RETAIN_UNSPECIFIED\x10\x00\x12\x0e\n\nRETAIN_ALL\x10\x01\x12\x14\n\x10RETAIN_OPEN_PAGE\x10\x02*B\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x0e\n\nMETRIC_OWN\x10\x01\x12\x10\n\x0cMETRIC_MODEL\x10\x02*\x7f\n\tFieldKind\x12\x1a\n\x16\x46IELD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_KIND_VECTOR\x10\x01\x12\x14\n\x10\x46IELD_KIND_IMAGE\x10\x02\x12\x13\n\x0f\x46IELD_KIND_TEXT\x10\x03\x12\x14\n\x10\x46IELD_KIND_AUDIO\x10\x04\x32\x8f\x02\n\x08Memories\x12\x43\n\x06\x43reate\x12\x1b.attractor.v1.CreateRequest\x1a\x1c.attractor.v1.CreateResponse\x12:\n\x03Get\x12\x18.attractor.v1.GetRequest\x1a\x19.attractor.v1.GetResponse\x12=\n\x04List\x12\x19.attractor.v1.ListRequest\x1a\x1a.attractor.v1.ListResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.attractor.v1.DeleteRequest\x1a\x1c.attractor.v1.DeleteResponse2\x9b\x01\n\x06Models\x12I\n\x04List\x12\x1f.attractor.v1.ModelsListRequest\x1a .attractor.v1.ModelsListResponse\x12\x46\n\x03Get\x12\x1e.attractor.v1.ModelsGetRequest\x1a\x1f.attractor.v1.ModelsGetResponse2\x9f\x01\n\x07\x43luster\x12R\n\x0bGetTopology\x12 .attractor.v1.GetTopologyRequest\x1a!.attractor.v1.GetTopologyResponse\x12@\n\x05Scale\x12\x1a.attractor.v1.ScaleRequest\x1a\x1b.attractor.v1.ScaleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attractor_proto.v1.memories_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WRITEMODE']._serialized_start=2025
-  _globals['_WRITEMODE']._serialized_end=2111
-  _globals['_WHENFULL']._serialized_start=2113
-  _globals['_WHENFULL']._serialized_end=2214
-  _globals['_RETAIN']._serialized_start=2216
-  _globals['_RETAIN']._serialized_end=2286
-  _globals['_METRIC']._serialized_start=2288
-  _globals['_METRIC']._serialized_end=2354
-  _globals['_FIELDKIND']._serialized_start=2356
-  _globals['_FIELDKIND']._serialized_end=2483
+  _globals['_WRITEMODE']._serialized_start=2045
+  _globals['_WRITEMODE']._serialized_end=2131
+  _globals['_WHENFULL']._serialized_start=2133
+  _globals['_WHENFULL']._serialized_end=2234
+  _globals['_RETAIN']._serialized_start=2236
+  _globals['_RETAIN']._serialized_end=2306
+  _globals['_METRIC']._serialized_start=2308
+  _globals['_METRIC']._serialized_end=2374
+  _globals['_FIELDKIND']._serialized_start=2376
+  _globals['_FIELDKIND']._serialized_end=2503
   _globals['_MEMORY']._serialized_start=115
   _globals['_MEMORY']._serialized_end=362
   _globals['_ITEM']._serialized_start=364
@@ -72,29 +72,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FIELD']._serialized_start=1274
   _globals['_FIELD']._serialized_end=1409
   _globals['_MODEL']._serialized_start=1412
-  _globals['_MODEL']._serialized_end=1620
-  _globals['_MODELSLISTREQUEST']._serialized_start=1622
-  _globals['_MODELSLISTREQUEST']._serialized_end=1641
-  _globals['_MODELSLISTRESPONSE']._serialized_start=1643
-  _globals['_MODELSLISTRESPONSE']._serialized_end=1700
-  _globals['_MODELSGETREQUEST']._serialized_start=1702
-  _globals['_MODELSGETREQUEST']._serialized_end=1734
-  _globals['_MODELSGETRESPONSE']._serialized_start=1736
-  _globals['_MODELSGETRESPONSE']._serialized_end=1791
-  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1793
-  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1813
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1815
-  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1932
-  _globals['_SCALEREQUEST']._serialized_start=1934
-  _globals['_SCALEREQUEST']._serialized_end=1964
-  _globals['_SCALERESPONSE']._serialized_start=1966
-  _globals['_SCALERESPONSE']._serialized_end=1981
-  _globals['_SHARD']._serialized_start=1983
-  _globals['_SHARD']._serialized_end=2023
-  _globals['_MEMORIES']._serialized_start=2486
-  _globals['_MEMORIES']._serialized_end=2757
-  _globals['_MODELS']._serialized_start=2760
-  _globals['_MODELS']._serialized_end=2915
-  _globals['_CLUSTER']._serialized_start=2918
-  _globals['_CLUSTER']._serialized_end=3077
+  _globals['_MODEL']._serialized_end=1640
+  _globals['_MODELSLISTREQUEST']._serialized_start=1642
+  _globals['_MODELSLISTREQUEST']._serialized_end=1661
+  _globals['_MODELSLISTRESPONSE']._serialized_start=1663
+  _globals['_MODELSLISTRESPONSE']._serialized_end=1720
+  _globals['_MODELSGETREQUEST']._serialized_start=1722
+  _globals['_MODELSGETREQUEST']._serialized_end=1754
+  _globals['_MODELSGETRESPONSE']._serialized_start=1756
+  _globals['_MODELSGETRESPONSE']._serialized_end=1811
+  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1813
+  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1833
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_start=1835
+  _globals['_GETTOPOLOGYRESPONSE']._serialized_end=1952
+  _globals['_SCALEREQUEST']._serialized_start=1954
+  _globals['_SCALEREQUEST']._serialized_end=1984
+  _globals['_SCALERESPONSE']._serialized_start=1986
+  _globals['_SCALERESPONSE']._serialized_end=2001
+  _globals['_SHARD']._serialized_start=2003
+  _globals['_SHARD']._serialized_end=2043
+  _globals['_MEMORIES']._serialized_start=2506
+  _globals['_MEMORIES']._serialized_end=2777
+  _globals['_MODELS']._serialized_start=2780
+  _globals['_MODELS']._serialized_end=2935
+  _globals['_CLUSTER']._serialized_start=2938
+  _globals['_CLUSTER']._serialized_end=3097
 # @@protoc_insertion_point(module_scope)

@@ -120,7 +120,7 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     METRIC_UNSPECIFIED: _Metric.ValueType  # 0
     """The memory's present setting; in a new memory, the server's default."""
     METRIC_OWN: _Metric.ValueType  # 1
-    """The default where a field is a vector. Each page that is rewritten sees vectors in the metric of those that it
+    """The default of models with `has_metric`. Each page that is rewritten sees vectors in the metric of those that it
     keeps, so that vectors that are alike are as far apart as those that the model was trained on.
     """
     METRIC_MODEL: _Metric.ValueType  # 2
@@ -132,7 +132,7 @@ class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
 METRIC_UNSPECIFIED: Metric.ValueType  # 0
 """The memory's present setting; in a new memory, the server's default."""
 METRIC_OWN: Metric.ValueType  # 1
-"""The default where a field is a vector. Each page that is rewritten sees vectors in the metric of those that it
+"""The default of models with `has_metric`. Each page that is rewritten sees vectors in the metric of those that it
 keeps, so that vectors that are alike are as far apart as those that the model was trained on.
 """
 METRIC_MODEL: Metric.ValueType  # 2
@@ -606,6 +606,7 @@ class Model(_message.Message):
     TRAINING_RECORD_FIELD_NUMBER: _builtins.int
     ERASES_FIELD_NUMBER: _builtins.int
     PULLS_FIELD_NUMBER: _builtins.int
+    HAS_METRIC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """"sha256:" and the 64 hexadecimal digits of the model file's SHA-256."""
@@ -619,6 +620,8 @@ class Model(_message.Message):
     """True if its memories can erase patterns."""
     pulls: _builtins.bool
     """True if its queries can pull known entries towards the cue."""
+    has_metric: _builtins.bool
+    """True if its memories can see vectors in their own metric."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]: ...
     @_builtins.property
@@ -637,10 +640,11 @@ class Model(_message.Message):
         training_record: _struct_pb2.Struct | None = ...,
         erases: _builtins.bool = ...,
         pulls: _builtins.bool = ...,
+        has_metric: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_record", b"training_record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "digest", b"digest", "erases", b"erases", "fields", b"fields", "name", b"name", "page_bytes", b"page_bytes", "pulls", b"pulls", "steps", b"steps", "training_record", b"training_record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "digest", b"digest", "erases", b"erases", "fields", b"fields", "has_metric", b"has_metric", "name", b"name", "page_bytes", b"page_bytes", "pulls", b"pulls", "steps", b"steps", "training_record", b"training_record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

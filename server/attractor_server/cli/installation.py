@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 from attractor_server.config import Settings
@@ -23,6 +24,9 @@ _DISTRIBUTIONS = {"grpc": "grpcio"}
 
 FILES = 4096
 """Open files that a server with many clients may need"""
+
+LISTED = 1000
+"""Memories of a server that are looked at"""
 
 BUILT_S = 1_750_000_000
 """No clock that is right shows less"""
@@ -47,7 +51,7 @@ def examine(settings: Settings, server: str) -> Iterator[Finding]:
     if settings.backend_store_uri or settings.durable:
         yield from backend_of(settings.store_uri).examine(settings.store_uri)
     if server:
-        yield _server(server)
+        yield from _server(server)
 
 
 def _python() -> Finding:
@@ -119,15 +123,26 @@ def _bucket(address: Path | str | None) -> Finding:
     return Finding("ok", "artifact store", f"{artifacts} takes objects")
 
 
-def _server(address: str) -> Finding:
+def _server(address: str) -> Iterator[Finding]:
     import attractor  # noqa: PLC0415 - only where it is asked for
+    from attractor_server.cli.memories import could_have_metric  # noqa: PLC0415
 
     try:
         with attractor.Client(address, timeout_s=10) as client:
-            models = sorted(model.name for model in client.models())
+            models = client.models()
+            some = islice(client.memories(), LISTED)
+            without = [info.name for info in some if could_have_metric(info, models)]
     except (attractor.AttractorError, OSError) as error:
-        return Finding("wrong", "server", f"{address}: {error}")
-    return Finding("ok", "server", f"{address} answers, models: {', '.join(models)}")
+        yield Finding("wrong", "server", f"{address}: {error}")
+        return
+    yield Finding("ok", "server", f"{address} answers, models: {', '.join(sorted(model.name for model in models))}")
+    if without:
+        yield Finding(
+            "warning",
+            "metric",
+            f"{len(without)} of the first {LISTED} memories see vectors as their model does, {without[0]!r} for one: "
+            f"`attractor memory rebuild {without[0]} --metric own` tells those that are alike apart",
+        )
 
 
 def _guard(what: str, look: Callable[[], Finding]) -> Iterator[Finding]:

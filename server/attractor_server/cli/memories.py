@@ -1,6 +1,7 @@
 """The commands `attractor memory create`, `show`, `ls`, `fork`, `snapshot` and the like."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -41,7 +42,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one
     "--metric",
     type=click.Choice(get_args(attractor.Metric)),
     help="How vectors are told apart: each page by those that it keeps (own), or as in the model's training data "
-    "(model).  [default: own, if a field is a vector]",
+    "(model).  [default: own, if the model can]",
 )
 @click.option(
     "--ttl-s",
@@ -84,7 +85,16 @@ def create(  # noqa: PLR0913
 def show(name: str, as_json: bool, server: str) -> None:
     """Tell what the server knows of the memory NAME."""
     with connect(server) as client:
-        print_info(client.memory(name).info(), as_json=as_json)
+        info = client.memory(name).info()
+        print_info(info, as_json=as_json)
+        if not as_json and could_have_metric(info, client.models()):
+            click.echo(f"Vectors that are alike are told apart after `attractor memory rebuild {name} --metric own`.")
+
+
+def could_have_metric(info: attractor.MemoryInfo, models: Sequence[attractor.ModelInfo]) -> bool:
+    """Return whether the memory sees vectors as its model does, and could see them in their own metric."""
+    able = {model.name for model in models if model.has_metric}
+    return info.model in able and info.settings.metric == "model" and info.settings.write == "rewrite"
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The commands `attractor train`, `models`, `adapt` and `evaluate`."""
+"""The commands `attractor train`, `models`, `adapt`, `fit` and `evaluate`."""
 
 import sys
 from pathlib import Path
@@ -138,6 +138,23 @@ def adapt(model: str, samples: Path, output: Path, name: str | None) -> None:
     except ServerError as error:
         click.echo(f"attractor: {error.message}", err=True)
         sys.exit(2)
+
+
+@click.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def fit(models: tuple[Path, ...]) -> None:
+    """Fit what stands beside the trained parameters of each MODEL file, and write it there.
+
+    That is the calibration of pages that see vectors in their own metric. The model keeps its digest, so that memories
+    stay memories of it.
+    """
+    with clear_errors():
+        from attractor_server.energy.model_file import load_model, save_model  # noqa: PLC0415 - loads torch
+        from attractor_server.training.fits import fit_beside  # noqa: PLC0415
+
+        for path in models:
+            saved = save_model(fit_beside(load_model(path)), path)
+            click.echo(f"{saved.name} {saved.digest} has its fits anew")
 
 
 def _read(path: Path) -> "Tensor":

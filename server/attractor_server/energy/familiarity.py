@@ -8,23 +8,34 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Calibration:
-    """A logistic regression on ΔE and on how much a memory holds, fitted on validation data."""
+    """A logistic regression on ΔE, on how much a memory holds and how much of a cue is given; from validation data."""
 
     weights: Tensor
-    """(3,): the intercept, by ΔE, by log(1 + stored)"""
+    """(3,): the intercept, by ΔE, by log(1 + stored); (4,) where the share of a cue's values that are given counts"""
 
-    def probability(self, delta_energy: Tensor, stored: Tensor) -> Tensor:
+    def to(self, device: torch.device) -> "Calibration":
+        """Return the calibration with its weights on that device."""
+        return Calibration(self.weights.to(device))
+
+    def probability(self, delta_energy: Tensor, stored: Tensor, given: Tensor | None = None) -> Tensor:
         """Return probabilities (memories, patterns) of ΔE (memories, patterns) in memories that hold so many patterns.
 
         As if stored and unseen patterns were asked for equally often.
         """
-        return torch.sigmoid(self.logit(delta_energy, stored))
+        return torch.sigmoid(self.logit(delta_energy, stored, given))
 
-    def logit(self, delta_energy: Tensor, stored: Tensor) -> Tensor:
-        """Return the log-odds of that probability, (…, memories, patterns)."""
+    def logit(self, delta_energy: Tensor, stored: Tensor, given: Tensor | None = None) -> Tensor:
+        """Return the log-odds of that probability, (…, memories, patterns).
+
+        Without `given`, the share of each cue's values that are, they are right but for a constant of the cue.
+        """
         held = stored.to(delta_energy.dtype).log1p()[..., None]
-        return self.weights[0] + self.weights[1] * delta_energy + self.weights[2] * held
+        logit = self.weights[0] + self.weights[1] * delta_energy + self.weights[2] * held
+        return logit if given is None or len(self.weights) < WITH_GIVEN else logit + self.weights[3] * given
 
+
+WITH_GIVEN = 4
+"""Weights of a calibration in which it counts how much of a cue is given"""
 
 CLOSE = 2.0
 """Log-odds by which a page must be ahead for the next one not to be read as well"""

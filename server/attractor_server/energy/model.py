@@ -14,6 +14,7 @@ from attractor_server.energy.familiarity import Calibration
 from attractor_server.energy.frame import Frames, Framing, Spans, fit_frames, frames_of, initial_frames
 from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.page_image import can_be_meant, unpack_image
 from attractor_server.energy.parameters import Parameters
 from attractor_server.energy.transform import Hold, Pull, Transform
 from attractor_server.fields import Layout
@@ -39,6 +40,9 @@ class Model:
     calibration: Calibration | None = None
     digest: str = ""
     """Over everything above; "sha256:…" once the model went through a file"""
+    own_calibration: Calibration | None = None
+    """Of pages with frames. Fitted beside the model, and no part of its digest, so that memories stay those of the same
+    model"""
 
     @property
     def steps(self) -> int:
@@ -81,6 +85,20 @@ class Model:
         """Return frames of pages fitted to values (pages, n, values) in user units that are present (pages, n)."""
         return fit_frames(self.prepare(values), self.frame_spans, present=present, rank=max(1, self.capacity - 1))
 
+    @property
+    def has_metric(self) -> bool:
+        """Whether its pages can see some field in a metric of their own."""
+        return bool(self.frame_spans)
+
+    def takes_image(self, image: bytes) -> bool:
+        """Return whether the image is one of a page of this model, of numbers that can be meant."""
+        page = unpack_image(image, self.initial_page)
+        return page is not None and can_be_meant(page)
+
+    def calibration_of(self, *, framed: bool) -> Calibration | None:
+        """Return the calibration for pages with frames, or without."""
+        return self.own_calibration if framed and self.own_calibration is not None else self.calibration
+
     def frames_of(self, tensors: Tensors) -> Frames | None:
         """Return the frames among the tensors of pages, each (pages, *shape); None where the model has no vectors."""
         return frames_of(tensors, self.frame_spans)
@@ -107,7 +125,12 @@ class Model:
 
     @cached_property
     def frame_spans(self) -> Spans:
-        """Entries of the fields that can have frames: vectors."""
+        """Entries of the fields that can have frames: vectors behind a whitening, which say no more than a direction.
+
+        Others, as vectors of signs, mean something by each of their values.
+        """
+        if self.transform.whitening is None:
+            return {}
         spans, sizes = {}, self.encoding.sizes
         for field, start, size in zip(self.layout.fields, accumulate(sizes, initial=0), sizes, strict=False):
             if field.traits.has_metric:
@@ -152,6 +175,7 @@ class Model:
             parameters=Parameters.of(tensors),
             transform=transform_of(tensors),
             calibration=calibration_of(tensors),
+            own_calibration=None if self.own_calibration is None else self.own_calibration.to(device),
         )
 
 

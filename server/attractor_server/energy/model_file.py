@@ -1,4 +1,4 @@
-"""Model files: immutable, and named by their content."""
+"""Model files: immutable, and named by their content; what was fitted beside a model is a section of its own."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attractor_server.energy.eraser import initial_eraser
+from attractor_server.energy.familiarity import WITH_GIVEN, Calibration
 from attractor_server.energy.model import Model, calibration_of, tensors_of, transform_of
 from attractor_server.energy.networks import EnergyNetwork, network_of
 from attractor_server.energy.networks.protocol import Shapes, Tensors
@@ -20,6 +21,9 @@ from attractor_server.errors import ModelFileError
 from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 
 FORMAT = 2
+
+HEADER, FITS = "attractor", "attractor.fits"
+"""Sections of a file's metadata: the model's, and what was fitted beside it, with a checksum of its own"""
 
 SUFFIX = ".safetensors"
 
@@ -35,7 +39,8 @@ def save_model(model: Model, path: Path) -> Model:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         draft = Path(folder) / path.name
-        save_file(tensors, draft, metadata={"attractor": json.dumps(header, sort_keys=True)})
+        sections = {HEADER: json.dumps(header, sort_keys=True), **_pack_fits(model)}
+        save_file(tensors, draft, metadata=sections)
         draft.chmod(0o644)  # a server may run as somebody else
         draft.replace(path)
     return replace(model, digest=str(header["digest"]))
@@ -60,7 +65,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelFileError(f"{path} is damaged: its content has digest {seen}, the file says {header['digest']}")
     if header["format"] == 1:
         header, tensors = _of_format_1(header, tensors)
-    return _model(path, header, tensors).to(torch.device(device))
+    return replace(_model(path, header, tensors), **_unpack_fits(path, metadata)).to(torch.device(device))
 
 
 def digest_of(path: Path) -> str:
@@ -94,9 +99,42 @@ def _header(model: Model) -> dict[str, Any]:
     return dict(json.loads(json.dumps(header)))
 
 
+def _pack_fits(model: Model) -> Mapping[str, str]:
+    """Return the section of fits; none where nothing was fitted."""
+    if model.own_calibration is None:
+        return {}
+    fits = {"own_calibration": model.own_calibration.weights.tolist()}
+    return {FITS: json.dumps({"fits": fits, "checksum": _checksum(fits)}, sort_keys=True)}
+
+
+def _unpack_fits(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was fitted, as fields of the model; nothing for files of before.
+
+    Raises:
+        ModelFileError: the section is damaged.
+    """
+    if FITS not in metadata:
+        return {}
+    try:
+        section = json.loads(metadata[FITS])
+        fits, seen = section["fits"], section["checksum"]
+        weights = torch.tensor([float(one) for one in fits["own_calibration"]])
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ModelFileError(f"{path}: the fits beside its model cannot be read: {error}") from error
+    if seen != (found := _checksum(fits)):
+        raise ModelFileError(f"{path} is damaged: its fits have checksum {found}, the file says {seen}")
+    if weights.shape != (WITH_GIVEN,):
+        raise ModelFileError(f"{path}: own_calibration: saw {len(weights)} weights; expected {WITH_GIVEN}")
+    return {"own_calibration": Calibration(weights)}
+
+
+def _checksum(fits: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(fits, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        header = json.loads(metadata["attractor"])
+        header = json.loads(metadata[HEADER])
         number = header["format"] = int(header["format"])
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path} is a safetensors file, but not one of a model: no readable header") from error

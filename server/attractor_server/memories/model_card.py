@@ -26,6 +26,9 @@ class ModelCard(Protocol):
     @property
     def steps(self) -> int: ...  # noqa: D102
     @property
+    def has_metric(self) -> bool: ...  # noqa: D102
+    def takes_image(self, image: bytes) -> bool: ...  # noqa: D102
+    @property
     def erases(self) -> bool: ...  # noqa: D102
     @property
     def pulls(self) -> bool: ...  # noqa: D102

@@ -53,7 +53,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         try:
             return (await self._shard.memories.get(name)).settings
         except MemoryNotFound:
-            return MemorySettings(page_patterns=model.capacity, metric="own" if model.layout.has_metric else "model")
+            return MemorySettings(page_patterns=model.capacity, metric="own" if model.has_metric else "model")
 
     @owner_answers(rpc.MemoriesStub)
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802
@@ -167,5 +167,6 @@ def _encode_model(model: ModelCard) -> pb.Model:
         steps=model.steps,
         erases=model.erases,
         pulls=model.pulls,
+        has_metric=model.has_metric,
         training_record=ParseDict(dict(model.record), struct_pb2.Struct()),
     )

@@ -15,7 +15,7 @@ from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import Dataset
 from attractor_server.training.model_lookup import recipe_of
 from attractor_server.training.recipe import Recipe
-from attractor_server.training.validation import Task, calibrate, validate
+from attractor_server.training.validation import Task, calibrate, calibrate_own, validate
 
 SAMPLES = "samples of another source"
 """Name of the data set in the recipe of an adapted model"""
@@ -27,7 +27,7 @@ _LEAST = 1e-6
 
 
 def adapt_model(model: Model, samples: Tensor, *, name: str = "") -> Model:
-    """Return the model with transform and calibration fitted to the samples (n, values), and all else as it is.
+    """Return the model with transform and calibrations fitted to the samples (n, values), and all else as it is.
 
     Raises:
         SettingsError: the model is not one of vectors behind a whitening, or the samples do not fit it.
@@ -41,8 +41,13 @@ def adapt_model(model: Model, samples: Tensor, *, name: str = "") -> Model:
     scale = float((found.square().sum() / trained.square().sum()).sqrt())
     recipe = _adapt_recipe(recipe, name or model.name, scale)
     source = Dataset(model.layout, samples, torch.arange(len(samples)))
-    fitted = replace(model, name=recipe.name, transform=transform, calibration=None, digest="")
-    return replace(fitted, calibration=calibrate(fitted, source, recipe), record=_record(model, fitted, source, recipe))
+    fitted = replace(model, name=recipe.name, transform=transform, calibration=None, own_calibration=None, digest="")
+    return replace(
+        fitted,
+        calibration=calibrate(fitted, source, recipe),
+        own_calibration=calibrate_own(fitted, source, recipe),
+        record=_record(model, fitted, source, recipe),
+    )
 
 
 def _whitening_of(model: Model) -> Whitening:

@@ -20,7 +20,7 @@ from attractor_server.training.objective import episode_losses, memoryless_losse
 from attractor_server.training.recipe import Recipe, load_recipe
 from attractor_server.training.run_log import RunLog, Show, progress_bar
 from attractor_server.training.trainer import Phase, Progress, Trainer
-from attractor_server.training.validation import Task, calibrate, fill_gaps, fit_ridge, validate
+from attractor_server.training.validation import Task, calibrate, calibrate_own, fill_gaps, fit_ridge, validate
 from attractor_server.training.workers import ALONE, Team
 
 CONTROL = "-control"
@@ -82,13 +82,14 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
     if team.rank:
         return here
     calibration = None if options.control else calibrate(model, held_out, recipe)
+    own = None if options.control else calibrate_own(model, held_out, recipe)
     origin = {} if parent is None else {"parent": _origin(parent)}
     record = (
         {"workers": team.size, "device": device.type}
         | origin
         | _record(recipe, reports, _figures(recipe, model, data, held_out))
     )
-    here = replace(here, calibration=calibration, record=record)
+    here = replace(here, calibration=calibration, own_calibration=own, record=record)
     return save_model(here, options.output / f"{recipe.name}{SUFFIX}")
 
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Generator, Tensor
 
 from attractor_server.energy.familiarity import Calibration
+from attractor_server.energy.frame import Frames
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import read
 from attractor_server.energy.writer import delta_energy
 from attractor_server.training.baselines import Ridge, look_up
 from attractor_server.training.datasets import Source
+from attractor_server.training.datasets.alike import Alike
 from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.episodes import split_into_chunks, write_chunks
 from attractor_server.training.metrics import SCORES, auroc, identification_rate
@@ -72,11 +75,17 @@ def validate(model: Model, source: Source, task: Task, *, ridge: Ridge | None = 
     return {**figures, "auroc": auroc(-own, -other)}
 
 
-def write_memories(model: Model, patterns: Tensor, chunk: int) -> Tensors:
+def write_memories(model: Model, patterns: Tensor, chunk: int, frames: Frames | None = None) -> Tensors:
     """Return the fast weights of memories after writing patterns (memories, n, values) in chunks."""
     with torch.no_grad():
         chunks = split_into_chunks(patterns.shape[1], chunk)
-        return write_chunks(model.network, model.parameters, model.encode(patterns.to(model.device)), chunks)
+        return write_chunks(model.network, model.parameters, model.encode(patterns.to(model.device), frames), chunks)
+
+
+def fit_frames(model: Model, patterns: Tensor) -> Frames | None:
+    """Return the frames of memories of patterns (memories, n, values); None where the model has no vectors."""
+    present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=model.device)
+    return model.frames_of(model.fit_frames(patterns.to(model.device), present=present))
 
 
 def recall(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
@@ -89,10 +98,10 @@ def recall(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor
     return torch.where(cues.known, cues.values, values.to(cues.values.device))
 
 
-def familiarity(model: Model, fast: Tensors, cues: Cues) -> Tensor:
+def familiarity(model: Model, fast: Tensors, cues: Cues, frames: Frames | None = None) -> Tensor:
     """Return ΔE of the cues, (memories, cues)."""
     with torch.no_grad():
-        x = model.encode(cues.values.to(model.device))
+        x = model.encode(cues.values.to(model.device), frames)
         return delta_energy(model.network, model.parameters, fast, x).to(cues.values.device)
 
 
@@ -130,20 +139,47 @@ def fit_ridge(
 
 
 CALIBRATION_MEMORIES = 32
+ALIKE_SHARE, CENTRES = 0.5, (1, 4)
+"""Share of memories of vectors that are alike, among those that the calibration of frames is fitted to, and how many
+each of them are drawn towards"""
 
 
 def calibrate(model: Model, source: Source, recipe: Recipe) -> Calibration:
     """Fit a logistic regression to ΔE of cues of stored and of unseen patterns, in memories of several sizes."""
+    return _fit_calibration(model, [source], recipe, recipe.cues, framed=False)
+
+
+def calibrate_own(model: Model, source: Source, recipe: Recipe) -> Calibration | None:
+    """Fit as `calibrate` does in pages with frames, of vectors that are alike and of others.
+
+    Cues are whole vectors, too: those that were never stored are what is mistaken most easily. None where the model has
+    no vectors.
+    """
+    if not model.frame_spans:
+        return None
+    whole = recipe.cues[0].model_copy(update={"kind": "noise", "amount": 0.0, "share": 1.0})
+    alike = [Alike(source, ALIKE_SHARE, centres) for centres in CENTRES]
+    return _fit_calibration(model, alike, recipe, [*recipe.cues, whole], framed=True)
+
+
+def _fit_calibration(
+    model: Model, sources: Sequence[Source], recipe: Recipe, cues: Sequence[CueTable], *, framed: bool
+) -> Calibration:
     from sklearn.linear_model import LogisticRegression
 
     features, truth = [], []
-    for seed, count in enumerate(sorted({max(1, recipe.capacity // part) for part in (8, 4, 2, 1)})):
-        task = Task(data=recipe.data, cues=recipe.cues, count=count, memories=CALIBRATION_MEMORIES, seed=100 + seed)
+    sizes = enumerate(sorted({max(1, recipe.capacity // part) for part in (8, 4, 2, 1)}))
+    for (seed, count), source in product(sizes, sources):
+        task = Task(data=recipe.data, cues=cues, count=count, memories=CALIBRATION_MEMORIES, seed=100 + seed)
         trial = draw_trial(source, task)
-        fast = write_memories(model, trial.patterns, 1)
-        for cues, stored in ((trial.cues, 1.0), (trial.unseen, 0.0)):
-            delta = familiarity(model, fast, cues).flatten()
-            features.append(torch.stack([delta, torch.full_like(delta, count).log1p()], 1))
+        frames = fit_frames(model, trial.patterns) if framed else None
+        fast = write_memories(model, trial.patterns, model.write_chunk if framed else 1, frames)
+        for asked, stored in ((trial.cues, 1.0), (trial.unseen, 0.0)):
+            delta = familiarity(model, fast, asked, frames).flatten()
+            columns = [delta, torch.full_like(delta, count).log1p()]
+            if framed:
+                columns.append((~asked.values.isnan()).float().mean(-1).flatten())
+            features.append(torch.stack(columns, 1))
             truth.append(torch.full_like(delta, stored))
     table, labels = torch.cat(features), torch.cat(truth)
     scale = table.std(0).clamp(min=1e-6)

@@ -231,10 +231,11 @@ def _recognize(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
     else:
         energies, gaps = compute.recognize_pages(model, asked.tensors, x)
     energy, delta, probability = grid.collect(energies), grid.collect(gaps), None
-    if model.calibration is not None:
+    if (calibration := model.calibration_of(framed=rows[0].framed)) is not None:
         stored = state.make_column([row.page.patterns for row in rows], grid.shape[0])
         among = np.repeat(np.log([row.among for row in rows]), grid.counts)
-        logit = grid.collect(model.calibration.logit(gaps, stored)) - among
+        given = _count_given(state, rows, grid) if rows[0].framed else None
+        logit = grid.collect(calibration.logit(gaps, stored, given)) - among
         with np.errstate(over="ignore"):  # exp may be infinite: then the probability is 0
             probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
     finite = np.isfinite(energy)
@@ -246,6 +247,12 @@ def _recognize(state: ModelState, rows: Sequence[PageQuery]) -> Answers:
             pages=pages,
         )
         yield job, some, recognized if finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
+
+
+def _count_given(state: ModelState, rows: Sequence[PageQuery], grid: PaddedBatch) -> Tensor:
+    """Return the share of each pattern's values that are given, (rows, width)."""
+    given: Floats = np.isfinite(_gather_values(rows)).mean(1, dtype=np.float32)
+    return state.to_device(grid.spread(given))
 
 
 def _gather_values(rows: Sequence[PageQuery]) -> Floats:

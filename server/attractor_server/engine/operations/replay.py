@@ -8,9 +8,9 @@ import torch
 from attractor_server.energy.frame import means_of, weights_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.page_image import unpack_image
 from attractor_server.engine.batch import ModelState
 from attractor_server.engine.operations.restore import replay
-from attractor_server.engine.pages.image_format import unpack_image
 from attractor_server.engine.pages.precision import Precision
 from attractor_server.engine.pages.spill import Residency, bank_for
 from attractor_server.memories.memory import record_of

@@ -182,6 +182,7 @@ def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stop
     grid = state.pad([len(one.values) for one in cues])
     values = state.to_device(grid.spread(np.concatenate([one.values for one in cues])))
     x = state.model.prepare(values) if cues[0].framed else state.model.encode(values)
+    calibration = state.model.calibration_of(framed=cues[0].framed)
     energies, found = yield from _compute_energies(state, cues, x, cut=cut)
     row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
@@ -195,7 +196,7 @@ def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stop
         width = max(1, CHOICES // count) if cut else energies.shape[1]
         for left in range(0, energies.shape[1], width):
             gaps = torch.stack([energies[start : start + count, left : left + width] for _, start in group])
-            choice = choice_of(gaps, stored, state.model.calibration)
+            choice = choice_of(gaps, stored, calibration)
             columns.append([one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)])
             yield
         joint = [np.concatenate(parts, 1) for parts in zip(*columns, strict=True)]

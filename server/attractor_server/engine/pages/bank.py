@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from attractor_server.engine.pages.image_format import pack_image
+from attractor_server.energy.page_image import pack_image
 from attractor_server.engine.pages.precision import Float32, Precision, form_of, page_bytes
 from attractor_server.engine.pages.stacked_weights import PageBytes, StackedWeights
 from attractor_server.errors import BankFull, ServerError

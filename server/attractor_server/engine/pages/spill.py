@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
+from attractor_server.energy.page_image import unpack_image
 from attractor_server.engine.pages.bank import Bank, PageStore
-from attractor_server.engine.pages.image_format import unpack_image
 from attractor_server.engine.pages.precision import Precision, WeightFormat, form_of, page_bytes
 from attractor_server.engine.pages.spill_file import PageFile
 from attractor_server.engine.pages.stacked_weights import PageBytes

@@ -15,7 +15,7 @@ NEAREST = 0.75
 
 @dataclass(frozen=True)
 class Alike:
-    """A source of which the patterns of some memories are drawn towards one of them, all of one memory equally far.
+    """A source of which the patterns of some memories are drawn towards some of them, all of one memory equally far.
 
     Their gradients are then alike, too, and one large step for all of them would go too far.
 
@@ -26,6 +26,8 @@ class Alike:
     data: Source
     share: float
     """Share of the memories"""
+    centres: int = 1
+    """Patterns of a memory that others are drawn towards"""
 
     def __post_init__(self) -> None:
         texts = [field.name for field in self.layout.fields if field.has_codes]
@@ -43,7 +45,8 @@ class Alike:
         """Return patterns (memories, count, values); those of one memory can still be told apart."""
         patterns = self.data.sample(memories, count, generator)
         chosen, near = torch.rand(2, memories, 1, 1, generator=generator, device=generator.device)
-        return patterns.lerp(patterns[:, :1], torch.where(chosen < self.share, NEAREST * near, 0.0))
+        towards = patterns[:, torch.arange(count, device=patterns.device) % self.centres]
+        return patterns.lerp(towards, torch.where(chosen < self.share, NEAREST * near, 0.0))
 
     def pool(self, limit: int) -> Tensor:
         """Return patterns of the data, as they are."""
@@ -51,4 +54,4 @@ class Alike:
 
     def to(self, device: torch.device) -> "Alike":
         """Move to a device; see `Source.to`."""
-        return Alike(self.data.to(device), self.share)
+        return Alike(self.data.to(device), self.share, self.centres)

@@ -39,6 +39,14 @@ def unpack_image(content: bytes, initial: Mapping[str, Tensor]) -> dict[str, Ten
     }
 
 
+def can_be_meant(page: Tensors) -> bool:
+    """Return whether a page's tensors are finite numbers, and its frames have scales above zero."""
+    scales = [tensor for name, tensor in page.items() if is_frame(name) and name.endswith(".scale")]
+    return all(bool(tensor.isfinite().all()) for tensor in page.values()) and all(
+        bool((one > 0).all()) for one in scales
+    )
+
+
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return weights and frames, each in the order of names."""
     ordered = sorted(tensors.items())
