@@ -34,7 +34,7 @@ def test_a_frame_is_what_its_covariance_says() -> None:
         patterns, cues = alike(3, n, SIZE, seed=n), alike(3, 4, SIZE, seed=1)
         frame = fit(patterns)
         for page in range(3):
-            centre, forth, back = reference.frame(patterns[page])
+            centre, forth, back = reference.frame(patterns[page], rank=SIZE)
             expected = (cues[page] - centre) @ forth
             assert torch.allclose(frame.encode(cues)[page], expected, atol=ROUNDING * float(expected.norm(dim=1).max()))
             expected = cues[page] @ back + centre

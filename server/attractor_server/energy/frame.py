@@ -12,7 +12,7 @@ towards that 0 as by James, Stein: μ = w·m with w = 1 − tr C/((n − 1)‖m�
 of vectors that share little. The covariance is shrunk towards b·I: κ = (1 − ρ)(n − 1)/(n + 7) with ρ by Chen, Wiesel,
 Eldar and Hero (Shrinkage Algorithms for MMSE Covariance Estimation, 2010: OAS), and less while there are few vectors. F
 is the identity off the span of the vectors, so it is kept as few axes a, rounded to eight bits: F = I + Σ f·aaᵀ, and
-F⁻¹ = I + Σ f′·aaᵀ.
+F⁻¹ = I + Σ f′·aaᵀ. A page that holds more vectors than there are axes for is evened out less: −¼ times r + 1 of n.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ PRIOR = 7
 NOISE = 1e-12
 """Variance in parts of the mean square that rounding alone may leave of equal vectors"""
 POWER = -0.25
-"""Of the covariance: -½ would whiten, 0 leaves everything as it is"""
+"""Of the covariance, where there is an axis for all: -½ would whiten, 0 leaves everything as it is"""
 TOGETHER = 8
 """Pages that are fitted at a time, so that they stay in the cache"""
 STEPS = 127
@@ -214,7 +214,8 @@ def _fit_together(patterns: Tensor, present: Tensor, rank: int) -> Frame:
     # What is taken away, and how far each axis is stretched
     left = (total / ((n - 1).clamp(min=1) * length).clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
     share = _covariance_share(total, squares, n, size)
-    gains = (1 + (share / (1 - share) * size / total)[:, None] * spectrum) ** POWER
+    power = POWER * ((rank + 1) / n).clamp(max=1)[:, None]
+    gains = (1 + (share / (1 - share) * size / total)[:, None] * spectrum) ** power
     # Of ‖F(u − μ)‖² the mean is tr F²C + ‖F(m − μ)‖²
     axes, squared, alongside = _round_axes(vectors.to(own), centred.to(own), mean.to(own), rank)
     grown = (gains[:, : axes.shape[1]].square() - 1) * alongside

@@ -52,8 +52,11 @@ def write(
     return fast
 
 
-def frame(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return μ (d,), s·F (d, d) and (s·F)⁻¹ of a page's patterns (n, d), which differ; see `energy.frame`."""
+def frame(patterns: Tensor, *, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return μ (d,), s·F (d, d) and (s·F)⁻¹ of a page's patterns (n, d), which differ; see `energy.frame`.
+
+    The power is that of a frame of so many axes; here there are as many as values.
+    """
     n, d = patterns.shape
     mean = patterns.mean(0)
     covariance = (patterns - mean).T @ (patterns - mean) / n
@@ -64,7 +67,7 @@ def frame(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variances, axes = torch.linalg.eigh(
         torch.eye(d, dtype=patterns.dtype) + share / (1 - share) * covariance * d / trace
     )
-    stretch = axes @ torch.diag(variances**-0.25) @ axes.T
+    stretch = axes @ torch.diag(variances ** (-0.25 * min(1, (rank + 1) / n))) @ axes.T
     scale = torch.sqrt(patterns.square().sum() / ((patterns - centre) @ stretch).square().sum())
     return centre, scale * stretch, torch.linalg.inv(scale * stretch)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from attractor_server.energy.eraser import erase, initial_eraser
+from attractor_server.energy.frame import weights_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.writer import delta_energy
@@ -14,7 +15,7 @@ from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.episodes import Episode, Plan, draw_shape
 from attractor_server.training.objective import Losses, Objective, read_cues, recall_error
 from attractor_server.training.recipe import EraserTable, Recipe
-from attractor_server.training.validation import write_memories
+from attractor_server.training.validation import find_frames, write_memories
 
 UPS = (0.02, 0.05, 0.08, 0.12, 0.18, 0.27)
 """Candidates for an eraser's start: distances up the energy"""
@@ -91,7 +92,8 @@ def erase_patterns(model: Model, fast: Tensors, patterns: Tensor, *, stored: int
     """Return the fast weights after erasing patterns (memories, n, values) one after another from `stored` ones."""
     present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=patterns.device)
     held = torch.full((len(patterns),), stored, device=patterns.device)
-    return erase(model.network, model.parameters, fast, model.encode(patterns), present=present, stored=held)
+    x, weights = model.encode(patterns, find_frames(model, fast)), weights_of(fast)
+    return {**fast, **erase(model.network, model.parameters, weights, x, present=present, stored=held)}
 
 
 def _slice_cues(cues: Cues, start: int) -> Cues:

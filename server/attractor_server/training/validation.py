@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from attractor_server.energy.familiarity import Calibration
-from attractor_server.energy.frame import Frames
+from attractor_server.energy.frame import Frames, is_frame, weights_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.reader import read
@@ -75,34 +75,42 @@ def validate(model: Model, source: Source, task: Task, *, ridge: Ridge | None = 
     return {**figures, "auroc": auroc(-own, -other)}
 
 
-def write_memories(model: Model, patterns: Tensor, chunk: int, frames: Frames | None = None) -> Tensors:
-    """Return the fast weights of memories after writing patterns (memories, n, values) in chunks."""
+def write_memories(model: Model, patterns: Tensor, chunk: int, *, framed: bool = False) -> Tensors:
+    """Return the fast weights of memories after writing patterns (memories, n, values) in chunks.
+
+    With `framed` each sees them in its own metric, as a server has it by default; its frames are among the tensors.
+    """
     with torch.no_grad():
+        there = patterns.to(model.device)
+        present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=model.device)
+        own = model.fit_frames(there, present=present) if framed else {}
         chunks = split_into_chunks(patterns.shape[1], chunk)
-        return write_chunks(model.network, model.parameters, model.encode(patterns.to(model.device), frames), chunks)
+        x = model.encode(there, find_frames(model, own))
+        return {**write_chunks(model.network, model.parameters, x, chunks), **own}
 
 
-def fit_frames(model: Model, patterns: Tensor) -> Frames | None:
-    """Return the frames of memories of patterns (memories, n, values); None where the model has no vectors."""
-    present = torch.ones(patterns.shape[:2], dtype=torch.bool, device=model.device)
-    return model.frames_of(model.fit_frames(patterns.to(model.device), present=present))
+def find_frames(model: Model, tensors: Tensors) -> Frames | None:
+    """Return the frames among the tensors of memories; None where they have none."""
+    return model.frames_of(tensors) if any(map(is_frame, tensors)) else None
 
 
 def recall(model: Model, fast: Tensors, cues: Cues, *, steps: int = 0) -> Tensor:
     """Return the recalled patterns as users see them, (memories, cues, values)."""
     with torch.no_grad():
         there = cues.to(model.device)
-        hold = model.hold(there.values, there.known) if bool(cues.known.any()) else None
-        x = model.encode(there.values)
-        values = model.decode(read(model.network, model.parameters, fast, x, hold=hold, steps=steps).pattern)
+        frames = find_frames(model, fast)
+        hold = model.hold(there.values, there.known, frames) if bool(cues.known.any()) else None
+        x = model.encode(there.values, frames)
+        found = read(model.network, model.parameters, weights_of(fast), x, hold=hold, steps=steps).pattern
+        values = model.decode(found, frames)
     return torch.where(cues.known, cues.values, values.to(cues.values.device))
 
 
-def familiarity(model: Model, fast: Tensors, cues: Cues, frames: Frames | None = None) -> Tensor:
+def familiarity(model: Model, fast: Tensors, cues: Cues) -> Tensor:
     """Return ΔE of the cues, (memories, cues)."""
     with torch.no_grad():
-        x = model.encode(cues.values.to(model.device), frames)
-        return delta_energy(model.network, model.parameters, fast, x).to(cues.values.device)
+        x = model.encode(cues.values.to(model.device), find_frames(model, fast))
+        return delta_energy(model.network, model.parameters, weights_of(fast), x).to(cues.values.device)
 
 
 def fill_gaps(model: Model, cues: Cues) -> Tensor:
@@ -172,10 +180,9 @@ def _fit_calibration(
     for (seed, count), source in product(sizes, sources):
         task = Task(data=recipe.data, cues=cues, count=count, memories=CALIBRATION_MEMORIES, seed=100 + seed)
         trial = draw_trial(source, task)
-        frames = fit_frames(model, trial.patterns) if framed else None
-        fast = write_memories(model, trial.patterns, model.write_chunk if framed else 1, frames)
+        fast = write_memories(model, trial.patterns, model.write_chunk if framed else 1, framed=framed)
         for asked, stored in ((trial.cues, 1.0), (trial.unseen, 0.0)):
-            delta = familiarity(model, fast, asked, frames).flatten()
+            delta = familiarity(model, fast, asked).flatten()
             columns = [delta, torch.full_like(delta, count).log1p()]
             if framed:
                 columns.append((~asked.values.isnan()).float().mean(-1).flatten())

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from attractor_server.energy.frame import weights_of
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.training.adapt import adapt_model
@@ -37,7 +38,7 @@ def ways(count: int) -> Sequence[tuple[str, int]]:
 def _rows(bench: Bench, probe: Probe, control: Model | None) -> Iterator[Row]:
     model, row = bench.model, partial(row_of, bench, probe)
     for name, chunk in ways(probe.count):
-        fast = write_memories(model, probe.patterns, chunk)
+        fast = write_memories(model, probe.patterns, chunk, framed=True)
         method = Method(name=name, family="memory", bytes=model.page_bytes)
         yield row(method, recall(model, fast, probe.cues), auroc=measure_auroc(bench, fast, probe))
     empty = model.parameters.memories(len(probe.patterns))
@@ -66,7 +67,7 @@ def erase_rows(bench: Bench) -> Iterator[Row]:
         return
     probe = bench.probe(bench.recipe.cues[0], count + gone)
     dropped, kept, unseen = slice(gone), slice(gone, count), slice(count, None)
-    before = write_memories(model, probe.patterns[:, :count], count)
+    before = write_memories(model, probe.patterns[:, :count], count, framed=True)
     with torch.no_grad():
         after = erase_patterns(model, before, probe.patterns[:, dropped], stored=count)
     parts = {
@@ -75,7 +76,10 @@ def erase_rows(bench: Bench) -> Iterator[Row]:
         "erased, before": (before, dropped),
         "erased, after": (after, dropped),
         "never stored, after": (after, unseen),
-        "erased, in a memory of the kept alone": (write_memories(model, probe.patterns[:, kept], count), dropped),
+        "erased, in a memory of the kept alone": (
+            write_memories(model, probe.patterns[:, kept], count, framed=True),
+            dropped,
+        ),
     }
     for name, (fast, chosen) in parts.items():
         method = Method(name=name, family="memory", bytes=model.page_bytes)
@@ -94,7 +98,7 @@ def repeat_rows(bench: Bench, times: Sequence[int] = TIMES) -> Iterator[Row]:
         patterns = probe.patterns.repeat(1, often, 1)
         for name, chunk in ways(capacity):
             method = Method(name=f"{often} × each, {name}", family="memory", bytes=model.page_bytes)
-            answers = recall(model, write_memories(model, patterns, chunk), probe.cues)
+            answers = recall(model, write_memories(model, patterns, chunk, framed=True), probe.cues)
             yield replace(row_of(bench, probe, method, answers, table="repeats"), count=capacity)
 
 
@@ -188,9 +192,12 @@ def precision_rows(bench: Bench) -> Iterator[Row]:
     probe = bench.probe(bench.recipe.cues[0], bench.recipe.capacity)
     fast = _write_singly(bench, probe)
     for bits, rounded in ROUNDINGS.items():
-        row = _row(bench, probe, {name: rounded(tensor) for name, tensor in fast.items()})
-        scales = 4 * len(fast) if bits == 8 else 0
-        yield replace(row, table="precision", at=float(bits), bytes=bench.model.page_bytes * bits // 32 + scales)
+        weights = {name: rounded(tensor) for name, tensor in weights_of(fast).items()}
+        row = _row(bench, probe, {**fast, **weights})
+        scales = 4 * len(weights) if bits == 8 else 0
+        frames = bench.model.page_bytes - bench.model.weights_bytes
+        size = bench.model.weights_bytes * bits // 32 + scales + frames
+        yield replace(row, table="precision", at=float(bits), bytes=size)
 
 
 def int8(fast: Tensor) -> Tensor:
@@ -204,7 +211,7 @@ ROUNDINGS: Mapping[int, Callable[[Tensor], Tensor]] = {32: lambda x: x, 16: lamb
 
 
 def _write_singly(bench: Bench, probe: Probe) -> Tensors:
-    return write_memories(bench.model, probe.patterns, 1)
+    return write_memories(bench.model, probe.patterns, 1, framed=True)
 
 
 def _row(bench: Bench, probe: Probe, fast: Tensors, *, steps: int = 0) -> Row:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from attractor_server.energy.familiarity import choice_of, evidence, misfit
+from attractor_server.energy.frame import weights_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.training.baselines import look_up
 from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.evaluation.bench import TEST_SEED, Bench, Probe, cue_name
 from attractor_server.training.evaluation.scores import Method, Row, row_of
 from attractor_server.training.recipe import CueTable
-from attractor_server.training.validation import fill_gaps, recall, write_memories
+from attractor_server.training.validation import fill_gaps, find_frames, recall, write_memories
 
 PATTERNS, MEMORIES = 1024, 8
 """Patterns of one memory, where the data have as many; and the most memories"""
@@ -71,7 +72,7 @@ def _probe(bench: Bench, table: CueTable) -> Probe:
 def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Tensor]:
     patterns = probe.patterns[number].unflatten(0, (-1, bench.recipe.capacity))  # (pages, patterns, values)
     cues = Cues(probe.cues.values[number], probe.cues.known[number])
-    pages = write_memories(bench.model, patterns, bench.model.write_chunk)
+    pages = write_memories(bench.model, patterns, bench.model.write_chunk, framed=True)
     right = torch.arange(len(cues.values)) // bench.recipe.capacity
     answers, chosen = _choose_pages(bench, pages, cues)
     return answers, _read(bench, pages, right, cues), chosen
@@ -80,10 +81,12 @@ def _memory(bench: Bench, probe: Probe, number: int) -> tuple[Tensor, Tensor, Te
 def _choose_pages(bench: Bench, pages: Tensors, cues: Cues) -> tuple[Tensor, Tensor]:
     """Return the answers (cues, values) and their pages (cues,), as a server chooses them."""
     model, count = bench.model, len(next(iter(pages.values())))
-    x = model.encode(cues.values).expand(count, -1, -1)
+    frames = find_frames(model, pages)
+    x = model.encode(cues.values.expand(count, -1, -1), frames)
     with torch.no_grad():
-        energy = model.network.energy(model.parameters.slow, pages, x)
-    choice = choice_of(energy, torch.full((count,), bench.recipe.capacity), model.calibration)
+        energy = model.network.energy(model.parameters.slow, weights_of(pages), x)
+    calibration = model.calibration_of(framed=frames is not None)
+    choice = choice_of(energy, torch.full((count,), bench.recipe.capacity), calibration)
     first, second = (_read(bench, pages, page, cues) for page in (choice.page, choice.rival))
     ahead = evidence(torch.zeros(()), misfit(cues.values, first)) >= evidence(choice.lead, misfit(cues.values, second))
     stays = ahead | ~choice.contested | cues.known.any(-1)
