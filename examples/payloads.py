@@ -29,7 +29,7 @@ async def main(address: str) -> None:
         await memory.store(vectors, ids=[f"note-{n}" for n in range(len(NOTES))], payloads=[{"text": n} for n in NOTES])
         await memory.snapshot("before-asking")
         cues = vectors.copy()
-        cues[:, 192:] = np.nan  # half of each is missing
+        cues[:, 192:] = np.nan  # half of each is missing; the other half is held
         recall = await memory.query(cues, match=True)
         assert recall.match is not None
         for name, payload, distance in zip(recall.match.id, recall.match.payload, recall.match.distance, strict=True):

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attractor._errors import InvalidRequest
-from attractor._text import check_indices, encode_texts, find_texts
+from attractor._text import MISSING_INDEX, check_indices, encode_texts, find_texts
 from attractor._types import KINDS, Array, FieldInfo, Kind, ModelInfo, Patterns
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Item
@@ -32,10 +32,12 @@ class Column:
     dtype: pb.DType.ValueType
     values: NDArray[np.generic]  # (rows, *shape), C order, little-endian, a copy of the user's
     known: Booleans | None  # as values
+    is_text: bool = False
 
     def take(self, rows: slice) -> "Column":
         """Return some of the rows."""
-        return Column(self.field, self.dtype, self.values[rows], None if self.known is None else self.known[rows])
+        known = None if self.known is None else self.known[rows]
+        return Column(self.field, self.dtype, self.values[rows], known, self.is_text)
 
 
 @dataclass(eq=False, slots=True)
@@ -83,15 +85,21 @@ def pack(model: ModelInfo, patterns: Patterns) -> PackedPatterns:
 
 
 def pack_cues(
-    model: ModelInfo, cues: Patterns, known: Patterns | None = None, *, where: str = "cues"
+    model: ModelInfo, cues: Patterns, known: Patterns | Literal[False] | None = None, *, where: str = "cues"
 ) -> PackedPatterns:
     """Check and pack cues, of which fields may be left out.
+
+    `known` None marks all that a cue with gaps gives, and nothing of a cue without; False marks nothing at all.
 
     Raises:
         InvalidRequest: naming the field, the value seen and the value expected.
     """
     given = _split_fields(model, cues, where, partial=True)
-    masks = {} if known is None else _split_fields(model, known, "known", partial=True)
+    if known is None:
+        packed = _pack_fields(model, given, {}, where, partial=True)
+        _mark_given(packed)
+        return packed
+    masks = {} if known is False else _split_fields(model, known, "known", partial=True)
     for name in masks.keys() - given.keys():
         if np.any(_to_array(masks.pop(name), f"known[{name}]")):
             raise InvalidRequest.of(
@@ -111,9 +119,37 @@ def _pack_fields(
         batched[field.name] = _has_batch_axis(values, field, f"{where}[{field.name}]")
         rows = values if batched[field.name] else values[None]
         mask = _to_mask(masks[field.name], rows, f"known[{field.name}]") if field.name in masks else None
-        columns.append(Column(field.name, dtype, rows, mask))
+        columns.append(Column(field.name, dtype, rows, mask, KINDS[field.kind].has_alphabet))
     _check_lengths(columns, batched, where)
     return PackedPatterns(tuple(columns), single=not any(batched.values()), model=model)
+
+
+def _mark_given(packed: PackedPatterns) -> None:
+    """Mark what cues with gaps give as known; make no mask where no cue has a gap."""
+    missing = [find_missing(column) for column in packed.columns]
+    left_out = len(packed.columns) < len(packed.model.fields)
+    if not left_out and all(one is None for one in missing):
+        return
+    with_gaps = np.full(packed.rows, left_out)
+    for one in missing:
+        if one is not None:
+            with_gaps |= one.any(axis=tuple(range(1, one.ndim)))
+    for column, one in zip(packed.columns, missing, strict=True):
+        known = np.ones(column.values.shape, np.bool_) if one is None else ~one
+        column.known = known & with_gaps.reshape(-1, *(1,) * (known.ndim - 1))
+
+
+def find_missing(column: Column) -> Booleans | None:
+    """Mark the missing entries of a column; None where there are none."""
+    values = column.values
+    match column.dtype:
+        case pb.DTYPE_UINT8:  # of an image without gaps, or the indices of a text
+            missing = values == MISSING_INDEX if column.is_text else None
+        case pb.DTYPE_BFLOAT16:
+            missing = (values.view(np.uint16) & np.uint16(0x7FFF)) > np.uint16(0x7F80)
+        case _:
+            missing = np.isnan(values)
+    return missing if missing is not None and missing.any() else None
 
 
 def _split_fields(model: ModelInfo, given: Patterns, where: str, *, partial: bool = False) -> dict[str, Array]:

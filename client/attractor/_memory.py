@@ -1,6 +1,7 @@
 """The asynchronous memory."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from attractor._arguments import check_text
 from attractor._arrays import pack, pack_cues
@@ -110,7 +111,7 @@ class AsyncMemory:
         self,
         cues: Patterns,
         *,
-        known: Patterns | None = None,
+        known: Patterns | Literal[False] | None = None,
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
@@ -119,7 +120,9 @@ class AsyncMemory:
     ) -> Recall:
         """Complete the cues, each from the page of the memory that knows it best.
 
-        `known` (bool, of the cues' shape or of one pattern's) clamps those entries, none of which may be missing.
+        A cue with missing entries holds all that it gives: these come back as they are, and help to find the others.
+        `known` (bool, of the cues' shape or of one pattern's) says instead which entries are held, none of which may be
+        missing; False holds nothing, so that a cue is only a starting point, as one without missing entries is anyway.
         `hold` False pulls them towards the cue instead, as hard as the model has learned to, and they come back as the
         memory has them: for cues that are known with noise. `steps` 0 takes the model's own number; `trajectory` also
         asks for every iterate. `match` also asks for the kept pattern nearest to each completed one, with its id and
@@ -141,7 +144,7 @@ class AsyncMemory:
         Missing entries count as if they were the mean of the training data.
         """
         deadline_s = self._connection.start_deadline(timeout_s)
-        packed = pack_cues(await self._get_model(deadline_s), patterns, where="patterns")
+        packed = pack_cues(await self._get_model(deadline_s), patterns, known=False, where="patterns")
         return await self._connection.start(self._name, RECOGNIZE, packed, deadline_s).wait()
 
     async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "AsyncMemory":

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
 from anyio.abc import TaskGroup
 
@@ -90,14 +90,14 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
         self,
         cues: Source[Patterns | Cue],
         *,
-        known: Patterns | None = None,
+        known: Patterns | Literal[False] | None = None,
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
     ) -> AsyncIterator[Recall]:
         """Complete each item of an iterable or async iterable; yield the recalls in the same order.
 
-        `known` holds for every item that is no `Cue` with a mask of its own; `hold` as in `AsyncMemory.query`.
+        `known` applies to every item that is no `Cue` with a mask of its own; it and `hold` as in `AsyncMemory.query`.
         """
         spec = specify_query(steps, trajectory=trajectory, hold=hold)
 

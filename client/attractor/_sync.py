@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AbstractContextManager, suppress
 from functools import partial, wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from anyio import CapacityLimiter, to_thread
 
@@ -68,7 +68,7 @@ class MemoryStream(SyncWrapper[AsyncMemoryStream], AbstractContextManager["Memor
         self,
         cues: Iterable[Patterns | Cue],
         *,
-        known: Patterns | None = None,
+        known: Patterns | Literal[False] | None = None,
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,

@@ -323,7 +323,8 @@ class Cue:
     """Cues with their own mask, for a stream's `query`."""
 
     cues: Patterns
-    known: Patterns | None = None
+    known: Patterns | Literal[False] | None = None
+    """None: that of the stream; False: nothing is held."""
 
 
 def _get_single(fields: Mapping[str, Floats]) -> Floats:

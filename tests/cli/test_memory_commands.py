@@ -27,6 +27,7 @@ def files(tmp_path: Path) -> Path:
     np.save(tmp_path / "one.npy", IMAGES[0])
     np.savez(tmp_path / "notes.npz", word=np.array(["dabbed", "abba"]), key=KEYS)
     np.savez(tmp_path / "keys.npz", key=KEYS)
+    np.savez(tmp_path / "other_keys.npz", key=KEYS + 0.25)
     (tmp_path / "nonsense.npy").write_text("nonsense")
     return tmp_path
 
@@ -55,6 +56,18 @@ async def test_a_query_writes_the_completed_fields_and_texts_to_a_file(shard: Ru
     assert recalled["key"].shape == (2, 8)
     assert recalled["word"].shape == (2,)
     assert recalled["word"].dtype.kind == "U"
+
+
+async def test_a_query_holds_what_cues_with_gaps_give_or_nothing(shard: RunningShard, files: Path) -> None:
+    await run(shard, "store", "a", files / "notes.npz", "--model", "note")
+    recalled = []
+    for known in ((), ("--known", "given"), ("--known", "nothing")):
+        done = await run(shard, "query", "a", files / "other_keys.npz", "--output", files / "out.npz", *known)
+        assert done.exit_code == 0, done.output
+        recalled.append((await anyio.to_thread.run_sync(lambda: dict(np.load(files / "out.npz"))))["key"])
+    assert (recalled[0] == KEYS + 0.25).all()
+    assert (recalled[1] == recalled[0]).all()
+    assert (recalled[2] != recalled[0]).all()
 
 
 async def test_a_memory_is_made_shown_and_listed_with_its_settings(shard: RunningShard) -> None:

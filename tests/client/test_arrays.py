@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 
-from attractor import Cue, FieldInfo, InvalidRequest, ModelInfo, Patterns
-from attractor._arrays import pack, pack_cues
+from attractor import MISSING, Cue, FieldInfo, InvalidRequest, ModelInfo, Patterns
+from attractor._arrays import Column, PackedPatterns, find_missing, pack, pack_cues
 from attractor._types import KINDS, FieldKind, find_kind
 from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
@@ -161,6 +162,50 @@ def test_a_mask_that_marks_nothing_may_name_a_field_that_is_left_out() -> None:
     masks = {"key": np.ones(3, np.bool_), "value": np.zeros(2, np.bool_)}
     (key,) = pack_cues(PAIR, {"key": np.zeros(3)}, masks).columns
     assert key.known is not None
+
+
+NAN = np.nan
+GAPS = np.array([[[0, 1, 2], [3, NAN, 5]], [[0, 1, 2], [3, 4, 5]]])
+HELD = np.stack([~np.isnan(GAPS[0]), np.zeros((2, 3), np.bool_)])
+
+
+def masks_of(packed: PackedPatterns) -> list[object]:
+    """The mask of each column; None where there is none."""
+    return [None if column.known is None else column.known.tolist() for column in packed.columns]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f4", np.float16])
+def test_all_that_a_cue_with_gaps_gives_is_known_unless_a_mask_says_otherwise(dtype: DTypeLike) -> None:
+    cues = GAPS.astype(dtype)
+    first = np.arange(6).reshape(2, 3) == 0
+    assert masks_of(pack_cues(MODEL, cues)) == [HELD.tolist()]
+    assert masks_of(pack_cues(MODEL, np.ma.masked_invalid(cues))) == [HELD.tolist()]
+    assert masks_of(pack_cues(MODEL, cues, known=False)) == [None]
+    assert masks_of(pack_cues(MODEL, cues, first)) == [2 * [first.tolist()]]
+
+
+def test_gaps_of_two_bytes_a_number_are_seen() -> None:
+    """As numpy has no bfloat16 of its own, its upper halves of float32 are given as they would be sent."""
+    halves = (np.array([[NAN, 1, -np.inf], [-NAN, 0, -1]], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    missing = find_missing(Column("image", pb.DTYPE_BFLOAT16, halves, None))
+    assert missing is not None
+    assert missing.tolist() == 2 * [[True, False, False]]
+    assert find_missing(Column("image", pb.DTYPE_BFLOAT16, halves[:, 1:], None)) is None
+
+
+def test_cues_without_gaps_are_sent_without_a_mask() -> None:
+    images: list[Patterns] = [ZEROS, np.full((2, 3), 255, np.uint8), np.ma.masked_array(ZEROS, mask=False)]
+    assert all(masks_of(pack_cues(MODEL, cue)) == [None] for cue in images)
+    assert masks_of(pack_cues(NOTE, ["abc", "a b"])) == [None]
+    assert masks_of(pack_cues(PAIR, {"key": np.zeros((4, 3)), "value": np.zeros((4, 2))})) == [None, None]
+
+
+def test_a_missing_character_is_a_gap_and_so_is_a_field_that_is_left_out() -> None:
+    sides, nothing = [True, False, True], 3 * [False]
+    assert masks_of(pack_cues(NOTE, [f"a{MISSING}c", "abc"])) == [[sides, nothing]]
+    assert masks_of(pack_cues(PAIR, {"value": np.array([[1, NAN], [1, 2]])})) == [[[True, False], [True, True]]]
+    both = {"key": np.array([[1, NAN, 3], [1, 2, 3]]), "value": np.zeros((2, 2))}
+    assert masks_of(pack_cues(PAIR, both)) == [[sides, nothing], [2 * [True], 2 * [False]]]
 
 
 def test_values_are_copied_so_that_a_buffer_may_be_used_again() -> None:

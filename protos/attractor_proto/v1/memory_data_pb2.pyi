@@ -74,7 +74,8 @@ class Tensor(_message.Message):
     """Cues only: mask of known entries (in a text: characters), one bit each. The first entry is the lowest bit of the
     first byte; the mask is padded to whole bytes at the end of the tensor. Known entries are held fixed while reading,
     or, in a query with `pull_known`, pulled towards the cue. A missing entry cannot be known. Empty: nothing is held,
-    and the whole cue is a starting point.
+    and the whole cue is a starting point. It is best to mark all given entries of a cue that has missing ones, as the
+    SDK does unless told otherwise.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

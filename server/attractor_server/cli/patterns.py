@@ -63,11 +63,18 @@ def erase(name: str, file: Path, server: str) -> None:
 @file_argument
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The .npz file of completed fields.")
 @click.option("--steps", type=int, default=0, help="Reading steps.  [default: the model's own number]")
+@click.option(
+    "--known",
+    type=click.Choice(["given", "nothing"]),
+    default="given",
+    show_default=True,
+    help="Hold what cues with missing entries give, or nothing.",
+)
 @server_option
-def query(name: str, file: Path, output: Path, steps: int, server: str) -> None:
+def query(name: str, file: Path, output: Path, steps: int, known: str, server: str) -> None:  # noqa: PLR0913
     """Complete the cues of a file, where NaN and fields that are left out are missing."""
     with connect(server) as client:
-        recall = client.memory(name).query(_read(file), steps=steps)
+        recall = client.memory(name).query(_read(file), known=None if known == "given" else False, steps=steps)
         with output.open("wb") as target:
             np.savez(target, **{**recall.fields, **recall.texts})  # type: ignore[arg-type] # no field is allow_pickle
     _print_rows(

@@ -167,13 +167,16 @@ class Job:
         deadline_s: float | None = None,
         origin: Origin | None = None,
     ) -> Self:
-        """Return a job that completes cues (n, d), NaN or not `known` where they are to be filled in."""
+        """Return a job that completes cues (n, d), NaN or not `known` where they are to be filled in.
+
+        A mask that marks nothing, as that of a request that shares a frame with masked ones, counts as none.
+        """
         return cls(
             operation=Operation.QUERY,
             memory=memory,
             future=asyncio.get_running_loop().create_future(),
             values=values,
-            known=known,
+            known=known if known is not None and known.any() else None,
             steps=steps,
             own_steps=own_steps,
             trajectory=trajectory,
