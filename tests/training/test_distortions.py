@@ -8,8 +8,9 @@ from torch import Tensor
 from attractor_server.errors import SettingsError
 from attractor_server.fields import Field, Layout
 from attractor_server.training.datasets import IMAGE
-from attractor_server.training.distortions import BACKGROUND, Cues, distort, draw_blocks
-from attractor_server.training.recipe import CueTable
+from attractor_server.training.datasets.drifts import apply_drifts, measure_drifts
+from attractor_server.training.distortions import BACKGROUND, BRIGHTNESS, Cues, distort, draw_blocks
+from attractor_server.training.recipe import CueKind, CueTable, DistortionTable
 
 SIDE = (28, 28)
 BLOCK = 14
@@ -17,8 +18,8 @@ IMAGES = Layout((IMAGE,))
 PAIR = Layout((Field(name="key", kind="vector", shape=(6,)), Field(name="value", kind="vector", shape=(4,))))
 
 
-def cues(x: Tensor, layout: Layout, *tables: CueTable) -> Cues:
-    return distort(x, layout, tables, seeded())
+def cues(x: Tensor, layout: Layout, *tables: CueTable, drifts: Tensor | None = None) -> Cues:
+    return distort(x, layout, tables, seeded(), drifts=drifts)
 
 
 def test_a_block_covers_one_square_of_each_image() -> None:
@@ -104,6 +105,107 @@ def test_cues_are_the_same_for_the_same_seeded() -> None:
     assert torch.equal(cues(x, IMAGES, table).values, cues(x, IMAGES, table).values)
 
 
-def test_a_block_over_what_is_no_image_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"cues\.kind: saw 'block' for the field 'key'; expected an image field"):
-        cues(torch.rand(2, 2, 10), PAIR, CueTable(kind="block", amount=2))
+@pytest.mark.parametrize("kind", ["block", "rows", "shift"])
+def test_an_image_s_distortion_of_what_is_no_image_is_refused(kind: CueKind) -> None:
+    with pytest.raises(SettingsError, match=rf"cues\.kind: saw '{kind}' for the field 'key'; expected an image field"):
+        cues(torch.rand(2, 2, 10), PAIR, CueTable(kind=kind, amount=2))
+
+
+@pytest.mark.parametrize("told", [0.0, 1.0])
+def test_a_clean_cue_is_the_pattern_itself(told: float) -> None:
+    x = torch.rand(5, 3, 10, generator=seeded())
+    made = cues(x, PAIR, CueTable(kind="clean", told=told))
+    assert torch.equal(made.values, x)
+    assert made.known.all() if told else not made.known.any()
+
+
+def test_dark_rows_are_so_many_and_lie_together_anywhere() -> None:
+    x = 0.1 + 0.9 * torch.rand(200, 3, 784, generator=seeded())
+    made = cues(x, IMAGES, CueTable(kind="rows", amount=8, told=1.0))
+    dark = (made.values == BACKGROUND).unflatten(-1, SIDE)
+    assert torch.equal(dark.any(-1), dark.all(-1))
+    assert dark.all(-1).sum(-1).eq(8).all()
+    assert dark.all(-1).int().diff(dim=-1).abs().sum(-1).max() <= 2
+    assert set(dark.all(-1).int().argmax(-1).flatten().tolist()) == set(range(SIDE[0] - 8 + 1))
+    assert torch.equal(made.known, (made.values != BACKGROUND))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_shifted_images_move_by_whole_pixels_each_way_and_are_dark_at_the_edge(colours: int) -> None:
+    field = Field(name="image", kind="image", shape=(6, 9, colours), minimum=0, maximum=1)
+    x = 0.1 + torch.rand(40, 5, 6 * 9 * colours, generator=seeded())
+    made = cues(x, Layout((field,)), CueTable(kind="shift", amount=2)).values.unflatten(-1, field.shape)
+    moves = set()
+    for image, cue in zip(x.unflatten(-1, field.shape).flatten(0, 1), made.flatten(0, 1), strict=True):
+        found = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if torch.equal(moved(image, dy, dx), cue)]
+        assert len(found) == 1
+        moves.update(found)
+    assert len(moves) == 25
+
+
+def moved(image: Tensor, down: int, right: int) -> Tensor:
+    """An image (height, width, colours), moved within a dark frame."""
+    height, width = image.shape[:2]
+    frame = torch.full((height + 8, width + 8, image.shape[2]), BACKGROUND)
+    frame[4 + down : 4 + down + height, 4 + right : 4 + right + width] = image
+    return frame[4:-4, 4:-4]
+
+
+def test_less_contrast_leaves_that_share_of_it_and_adds_light_all_over() -> None:
+    x = torch.rand(50, 4, 784, generator=seeded())
+    made = cues(x, IMAGES, CueTable(kind="contrast", amount=0.5)).values
+    light = made - 0.5 * x
+    assert light.std(-1).max() < 1e-5
+    assert 0 <= light.min() < 0.02
+    assert 0.48 * BRIGHTNESS < light.max() <= 0.5 * BRIGHTNESS
+
+
+def test_further_distortions_follow_the_first_and_only_what_none_touched_is_known() -> None:
+    x = 0.1 + 0.9 * torch.rand(20, 10, 784, generator=seeded())
+    noise = DistortionTable(kind="noise", amount=0.2)
+    noisy = cues(x, IMAGES, CueTable(kind="block", amount=11, then=[noise], told=1.0))
+    assert (noisy.values - x).std() > 0.3
+    assert (noisy.values == BACKGROUND).sum() == 0  # the block is noisy, too
+    assert not noisy.known.any()
+    rows = DistortionTable(kind="rows", amount=8)
+    faded = cues(x, IMAGES, CueTable(kind="contrast", amount=0.5, then=[rows])).values
+    assert (faded == BACKGROUND).sum(-1).eq(8 * 28).all()
+    twice = CueTable(kind="missing", amount=0.5, field="key", then=[DistortionTable(kind="field", field="value")])
+    made = cues(torch.rand(4, 3, 10), PAIR, twice)
+    assert made.values[..., 6:].isnan().all()
+    assert made.values[..., :6].isnan().sum(-1).eq(3).all()
+
+
+def test_drifting_cues_are_as_far_from_their_patterns_as_other_wordings_are_and_as_long_as_they() -> None:
+    layout = Layout((Field(name="x", kind="vector", shape=(48,)),))
+    texts, others, x = torch.randn(3, 2000, 48, generator=seeded())
+    drifts = measure_drifts(texts, texts + 0.5 * others)
+    assert torch.allclose(
+        apply_drifts(texts, drifts) / texts.norm(dim=-1, keepdim=True), units(texts + 0.5 * others), atol=1e-4
+    )
+    made = cues(3 * x[None], layout, CueTable(kind="drift"), drifts=drifts)
+    assert torch.allclose(made.values.norm(dim=-1), 3 * x.norm(dim=-1), rtol=1e-4)
+    found, wanted = (units(made.values[0]) * units(x)).sum(-1), drifts.norm(dim=-1).cos()
+    assert found.mean().item() == pytest.approx(wanted.mean().item(), abs=0.01)
+    assert found.std().item() == pytest.approx(wanted.std().item(), abs=0.01)
+    half = cues(3 * x[None], layout, CueTable(kind="drift", amount=0.5), drifts=drifts)
+    angles = (units(half.values[0]) * units(x)).sum(-1).arccos()
+    assert angles.mean().item() == pytest.approx(0.5 * drifts.norm(dim=-1).mean().item(), abs=0.01)
+    assert not made.known.any()
+
+
+def units(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def test_missing_entries_of_a_drifting_cue_stay_missing() -> None:
+    layout = Layout((Field(name="x", kind="vector", shape=(8,)),))
+    gaps = CueTable(kind="missing", amount=0.5, then=[DistortionTable(kind="drift")])
+    made = cues(torch.rand(3, 4, 8), layout, gaps, drifts=torch.randn(5, 8, generator=seeded()))
+    assert made.values.isnan().sum(-1).eq(4).all()
+
+
+@pytest.mark.parametrize("drifts", [None, torch.ones(3, 7)])
+def test_a_drift_of_data_without_other_wordings_is_refused(drifts: Tensor | None) -> None:
+    with pytest.raises(SettingsError, match=r"cues\.kind: saw 'drift' for the field 'key'; expected data with other"):
+        cues(torch.rand(2, 2, 10), PAIR, CueTable(kind="drift"), drifts=drifts)

@@ -24,6 +24,13 @@ def test_a_recipe_is_read_entry_by_entry(tmp_path: Path) -> None:
     assert load_recipe(write_recipe(tmp_path)) == RECIPE
 
 
+def test_a_cue_may_be_distorted_several_times_over(tmp_path: Path) -> None:
+    further = 'then = [{ kind = "noise", amount = 0.2 }, { kind = "clean" }]\n'
+    (block, _) = load_recipe(write_recipe(tmp_path, TOML.replace("told = 0.3\n", "told = 0.5\n" + further, 1))).cues
+    assert [(one.kind, one.amount) for one in block.then] == [("noise", 0.2), ("clean", 1.0)]
+    assert (block.told, block.label) == (0.5, "block+noise+clean")
+
+
 def test_a_whole_number_stands_for_a_fraction(tmp_path: Path) -> None:
     text = TOML.replace("gradient_limit = 1.0", "gradient_limit = 1")
     assert load_recipe(write_recipe(tmp_path, text)) == RECIPE
@@ -41,6 +48,8 @@ def test_a_whole_number_stands_for_a_fraction(tmp_path: Path) -> None:
         ("told = 0.3", "told = 1.5", "cues.0.told: saw 1.5; expected less than or equal to 1"),
         ("decay_from = 0.7", "decay_from = 1.0", "optimizer.decay_from: saw 1.0; expected less than 1"),
         ('kind = "block"', 'kind = "blocks"', "cues.0.kind: saw 'blocks'; expected 'block'"),
+        ("told = 0.3", "then = [{ amount = 1 }]", "cues.0.then.0.kind: missing; expected one"),
+        ("told = 0.3", 'then = [{ kind = "noise", told = 1 }]', "cues.0.then.0.told: unknown entry"),
         ("capacity = 4", "", "capacity: missing; expected one"),
         ("steps = 60", "stepps = 60", "optimizer.stepps: unknown entry"),
         ("capacity = 4", "capacity = []", "capacity: saw []; expected a valid integer"),

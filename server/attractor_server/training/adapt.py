@@ -104,8 +104,8 @@ def _record(model: Model, fitted: Model, source: Dataset, recipe: Recipe) -> dic
     return {
         **model.record,
         "recipe": recipe.as_record(),
-        "rated": {"metric": recipe.data.metric, "cue": recipe.cues[0].kind, "value": value},
-        "validation": {f"{recipe.cues[0].kind}, chunks of 1": figures},
+        "rated": {"metric": recipe.data.metric, "cue": recipe.cues[0].label, "value": value},
+        "validation": {f"{recipe.cues[0].label}, chunks of 1": figures},
         "adapted": {
             "from": {"name": model.name, "digest": model.digest},
             "to": {"samples": len(source.patterns), "deviation": float(source.patterns.var(0).sum().sqrt())},

@@ -54,7 +54,7 @@ def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator
     share = torch.rand((), generator=plans, device=plans.device).item()
     gone = 1 + int(share * min(table.patterns, count))
     patterns = source.sample(max(1, recipe.episodes.memories // 2), count + gone, generator)
-    cues = distort(patterns, source.layout, recipe.cues, generator)
+    cues = distort(patterns, source.layout, recipe.cues, generator, drifts=source.drifts)
     return Episode(patterns, patterns, cues, Plan(erasures=gone, held=bool(cues.known.any())))
 
 

@@ -75,7 +75,7 @@ def _draw(source: Source, recipe: Recipe, generator: Generator, plans: Generator
     patterns = source.sample(recipe.episodes.memories, count, generator)
     patterns = repeat(patterns, recipe.episodes.repeated, generator)
     asked = pick(patterns, recipe.episodes.cues, generator)
-    cues = distort(asked, source.layout, recipe.cues, generator)
+    cues = distort(asked, source.layout, recipe.cues, generator, drifts=source.drifts)
     return Episode(patterns, asked, cues, Plan(chunks=tuple(chunks), held=bool(cues.known.any())))
 
 
@@ -110,7 +110,7 @@ def _roll(fast: Tensors, places: int) -> Tensors:
 
 def _draw_alone(source: Source, recipe: Recipe, generator: Generator, _: Generator) -> Episode:
     patterns = source.sample(recipe.episodes.memories, recipe.episodes.cues, generator)
-    cues = distort(patterns, source.layout, recipe.cues, generator)
+    cues = distort(patterns, source.layout, recipe.cues, generator, drifts=source.drifts)
     return Episode(patterns, patterns, cues, Plan(held=bool(cues.known.any())))
 
 

@@ -14,7 +14,9 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Field(gt=0)]
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Metric: TypeAlias = Literal["mse", "bit_error", "cosine", "characters"]
-CueKind: TypeAlias = Literal["block", "noise", "flips", "missing", "frames", "field"]
+CueKind: TypeAlias = Literal[
+    "block", "rows", "noise", "shift", "contrast", "flips", "missing", "frames", "field", "drift", "clean"
+]
 Term: TypeAlias = Literal["energy", "slope", "parameter_slope", "distance"]
 
 
@@ -101,18 +103,32 @@ class EpisodesTable(Table):
     """Patterns read of each memory, at the most"""
 
 
-class CueTable(Table):
-    """`[[cues]]`: one way of distorting a pattern."""
+class DistortionTable(Table):
+    """A distortion of a pattern; `clean` is none."""
 
     kind: CueKind
-    share: Positive = 1.0
-    """Share of the cues; shares need not add up to 1"""
     amount: Positive = 1.0
-    """Block: pixels of its side; noise: σ; flips: share of the signs; missing: share of entries; frames: of frames"""
-    told: Share = 0.0
-    """Share of these cues whose other entries are held fixed"""
+    """Block: pixels of its side; rows: number of them that are dark; noise: σ; shift: pixels at most, each way;
+    contrast: share of it that is left; flips: share of the signs; missing: share of entries; frames: of frames; drift:
+    share of the angle to another wording of a text"""
     field: str = ""
     """The field that is distorted; all of them without it"""
+
+
+class CueTable(DistortionTable):
+    """`[[cues]]`: one way of distorting a pattern."""
+
+    share: Positive = 1.0
+    """Share of the cues; shares need not add up to 1"""
+    told: Share = 0.0
+    """Share of these cues whose other entries are held fixed"""
+    then: list[DistortionTable] = []
+    """Further distortions of the same cues, one after another"""
+
+    @property
+    def label(self) -> str:
+        """Return the kinds of its distortions."""
+        return "+".join(one.kind for one in (self, *self.then))
 
 
 class OptimizerTable(Table):

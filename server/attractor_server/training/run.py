@@ -175,7 +175,7 @@ def _figures(recipe: Recipe, model: Model, data: Source, held_out: Source) -> di
         ridge = fit_ridge(data, [table], partial(fill_gaps, model))
         for chunk in sorted({1, min(8, recipe.capacity), recipe.capacity}):
             task = Task(data=recipe.data, cues=[table], count=recipe.capacity, chunk=chunk)
-            figures[f"{table.kind}, chunks of {chunk}"] = validate(model, held_out, task, ridge=ridge)
+            figures[f"{table.label}, chunks of {chunk}"] = validate(model, held_out, task, ridge=ridge)
     return figures
 
 
@@ -188,12 +188,12 @@ def _origin(parent: Model) -> dict[str, object]:
 def _record(
     recipe: Recipe, phases: Sequence[Mapping[str, object]], figures: Mapping[str, Mapping[str, float]]
 ) -> dict[str, object]:
-    first = figures[f"{recipe.cues[0].kind}, chunks of 1"]
+    first = figures[f"{recipe.cues[0].label}, chunks of 1"]
     metric = recipe.data.metric
     return {
         "recipe": recipe.as_record(),
         "phases": phases,
-        "rated": {"metric": metric, "cue": recipe.cues[0].kind, "value": first[f"{metric}_recalled"]},
+        "rated": {"metric": metric, "cue": recipe.cues[0].label, "value": first[f"{metric}_recalled"]},
         "validation": figures,
         "torch": str(torch.__version__),
     }

@@ -49,7 +49,9 @@ def draw_trial(source: Source, task: Task) -> Trial:
     """Draw the trial of a task, always the same one; unseen patterns are of other classes than stored ones."""
     generator = Generator().manual_seed(task.seed)
     patterns, unseen = source.sample(task.memories, 2 * task.count, generator).chunk(2, 1)
-    cues, unseen_cues = (distort(x, source.layout, task.cues, generator) for x in (patterns, unseen))
+    cues, unseen_cues = (
+        distort(x, source.layout, task.cues, generator, drifts=source.drifts) for x in (patterns, unseen)
+    )
     return Trial(patterns, cues, unseen_cues)
 
 
@@ -142,7 +144,7 @@ def fit_ridge(
     """Fit the memoryless denoiser to training patterns, each distorted `rounds` times and filled by `fill`."""
     generator = Generator().manual_seed(seed)
     patterns = source.pool(8192).repeat(rounds, 1)[None]
-    made = distort(patterns, source.layout, cues, generator)
+    made = distort(patterns, source.layout, cues, generator, drifts=source.drifts)
     return Ridge.fit(fill(made)[0], patterns[0])
 
 

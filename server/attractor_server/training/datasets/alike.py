@@ -41,6 +41,11 @@ class Alike:
         """The fields of the data."""
         return self.data.layout
 
+    @property
+    def drifts(self) -> Tensor | None:
+        """Those of the data."""
+        return self.data.drifts
+
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Return patterns (memories, count, values); those of one memory can still be told apart."""
         patterns = self.data.sample(memories, count, generator)

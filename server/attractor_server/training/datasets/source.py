@@ -17,6 +17,10 @@ class Source(Protocol):
     def layout(self) -> Layout:
         """Fields of the patterns."""
 
+    @property
+    def drifts(self) -> Tensor | None:
+        """Drifts of other wordings (n, values of a field), where the source has such pairs; see `drifts.py`."""
+
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Return patterns (memories, count, values); those of one memory can be told apart."""
 
@@ -34,6 +38,7 @@ class Dataset:
     layout: Layout
     patterns: Tensor
     classes: Tensor
+    drifts: Tensor | None = None
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Return patterns (memories, count, values); those of one memory are of different classes."""
@@ -50,7 +55,8 @@ class Dataset:
 
     def to(self, device: torch.device) -> "Dataset":
         """Move to a device; see `Source.to`."""
-        return replace(self, patterns=self.patterns.to(device), classes=self.classes.to(device))
+        drifts = None if self.drifts is None else self.drifts.to(device)
+        return replace(self, patterns=self.patterns.to(device), classes=self.classes.to(device), drifts=drifts)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Signs:
 
     layout: Layout
     signs: RandomSigns
+    drifts: Tensor | None = None
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Return new patterns each time."""
@@ -84,6 +91,11 @@ class Pairs:
         """Key and value, both as the data set has them."""
         (one,) = self.data.layout.fields
         return Layout(tuple(Field(name=name, kind=one.kind, shape=one.shape) for name in ("key", "value")))
+
+    @property
+    def drifts(self) -> Tensor | None:
+        """Those of the data set, for key and value alike."""
+        return self.data.drifts
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Return patterns (memories, count, 2·values); in one memory no class stands twice."""

@@ -38,6 +38,11 @@ class Warped:
         """The fields of the data."""
         return self.data.layout
 
+    @property
+    def drifts(self) -> Tensor | None:
+        """Those of the data."""
+        return self.data.drifts
+
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         """Return patterns (memories, count, values); those of one memory can be told apart."""
         patterns = self.data.sample(memories, count, generator)

@@ -12,7 +12,7 @@ from attractor_server.training.datasets import Source, load_dataset
 from attractor_server.training.datasets.glyphs import Split
 from attractor_server.training.distortions import Cues
 from attractor_server.training.model_lookup import recipe_of
-from attractor_server.training.recipe import CueTable, Recipe
+from attractor_server.training.recipe import CueTable, DistortionTable, Recipe
 from attractor_server.training.validation import Task, draw_trial, fill_gaps
 
 TEST_SEED, TUNING_SEED = 9000, 5000
@@ -131,4 +131,14 @@ def usual_counts(recipe: Recipe) -> Sequence[int]:
 
 def cue_name(table: CueTable) -> str:
     """Return the name of a cue in the tables."""
-    return f"field {table.field}" if table.kind == "field" else f"{table.kind} {table.amount:g}"
+    return ", ".join(_distortion_name(one) for one in (table, *table.then))
+
+
+def _distortion_name(table: DistortionTable) -> str:
+    match table.kind:
+        case "field":
+            return f"field {table.field}"
+        case "clean":
+            return "clean"
+        case _:
+            return f"{table.kind} {table.amount:g}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attractor_server.training.baselines import ConditionalGaussian, Ridge
-from attractor_server.training.distortions import distort
+from attractor_server.training.distortions import Cues, distort
 from attractor_server.training.evaluation.bench import Bench
 from attractor_server.training.recipe import CueTable
 from attractor_server.training.validation import fill_gaps
@@ -43,7 +43,7 @@ def tune_gaussian(bench: Bench, table: CueTable) -> ConditionalGaussian:
     """Fit a Gaussian to training patterns, with the shrinkage that best fills validation patterns."""
     generator = torch.Generator().manual_seed(2)
     patterns = bench.held_out.pool(MASKS)
-    missing = distort(patterns[None], bench.training.layout, [table], generator).values[0].isnan()
+    missing = _draw_cues(bench, table, patterns, generator).values[0].isnan()
     training = bench.training.pool(SAMPLES)
     return ConditionalGaussian.tune(training, (patterns, ~missing), shrinkages=SHRINKAGES)
 
@@ -59,8 +59,12 @@ def _pairs(bench: Bench, table: CueTable) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _distort(bench: Bench, table: CueTable, patterns: Tensor, *, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return fill_gaps(bench.model, distort(patterns[None], bench.training.layout, [table], generator))[0]
+    return fill_gaps(bench.model, _draw_cues(bench, table, patterns, torch.Generator().manual_seed(seed)))[0]
+
+
+def _draw_cues(bench: Bench, table: CueTable, patterns: Tensor, generator: torch.Generator) -> Cues:
+    data = bench.training
+    return distort(patterns[None], data.layout, [table], generator, drifts=data.drifts)
 
 
 def _with_constant(x: Tensor) -> Tensor:

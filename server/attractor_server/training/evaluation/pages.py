@@ -63,7 +63,7 @@ def _probe(bench: Bench, table: CueTable) -> Probe:
     pool = bench.tested.pool(POOL)
     count = min(PATTERNS, len(pool)) // bench.recipe.capacity * bench.recipe.capacity
     patterns = pool[torch.rand(bench.memories, len(pool), generator=generator).argsort(1)[:, :count]]
-    cues = distort(patterns, bench.tested.layout, [table], generator)
+    cues = distort(patterns, bench.tested.layout, [table], generator, drifts=bench.tested.drifts)
     return Probe(
         cue=cue_name(table), patterns=patterns, cues=cues, unseen=cues, filled_cues=fill_gaps(bench.model, cues)
     )
