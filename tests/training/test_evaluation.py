@@ -27,6 +27,7 @@ from attractor_server.training.evaluation import rivals
 from attractor_server.training.evaluation.bench import Bench, Probe
 from attractor_server.training.evaluation.codecs import Components
 from attractor_server.training.evaluation.measures import int8
+from attractor_server.training.evaluation.mixtures import Trimmed, lookups, mixture_of
 from attractor_server.training.evaluation.rivals import rival_rows
 from attractor_server.training.evaluation.run import Extent, evaluate
 from attractor_server.training.evaluation.scores import Row, average_over_memories, average_over_seeds, student_quantile
@@ -329,3 +330,47 @@ def test_a_model_without_its_recipe_is_refused(file: Path, tmp_path: Path) -> No
     save_model(replace(load_model(file), record={"made": "by hand"}), tmp_path / "bare.safetensors")
     code, _, error = run(str(tmp_path / "bare.safetensors"))
     assert (code, "train it again" in error) == (2, True)
+
+
+def test_a_mixture_has_the_memory_and_each_look_up_of_the_cue_and_of_the_answer(file: Path) -> None:
+    rows = [
+        row
+        for row in evaluate([str(file)], replace(EXTENT, mixture=True, curves=False, rivals=False))
+        if row.table == "mixture"
+    ]
+    bench = Bench.of(load_model(file), memories=EXTENT.memories)
+    for count in bench.counts:
+        memory, *others = [row for row in rows if row.count == count]
+        assert memory.family == "memory"
+        assert memory.auroc is not None
+        names = ("Euclid", "Manhattan", "whitened cosine", "trimmed")
+        assert [row.method for row in others] == [f"{name}, of the {of}" for name in names for of in ("cue", "answer")]
+        assert all(0 <= row.identified <= 1 and row.family == "rival" for row in others)
+    exact = max(row.identified for row in rows if row.count == min(bench.counts) and row.family == "rival")
+    assert exact > 1.5 / min(bench.counts)  # far more than by chance
+
+
+def test_the_mixture_of_images_has_five_kinds_and_that_of_vectors_three_where_other_words_are_known() -> None:
+    images = mixture_of(many_stripes("train"))
+    assert [one.label for one in images] == ["block", "noise", "block+noise", "shift", "contrast+rows"]
+    assert [one.amount for one in images] == [14, 0.3, 11, 2, 0.5]
+    assert {one.share for one in images} == {1.0}
+    assert all(one.told == 0 for one in images)
+    vectors = Dataset(Layout((Field(name="x", kind="vector", shape=(8,)),)), torch.randn(9, 8), torch.arange(9))
+    assert [one.label for one in mixture_of(vectors)] == ["missing", "noise"]
+    assert [one.label for one in mixture_of(replace(vectors, drifts=torch.randn(3, 8)))] == [
+        "missing",
+        "noise",
+        "drift",
+    ]
+
+
+def test_a_look_up_compares_what_is_given_and_may_leave_out_what_fits_worst() -> None:
+    items = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    cue, given = torch.tensor([[0.0, 0.0, 0.0, 9.0]]), torch.tensor([[True, True, True, False]])
+    known = lookups(Components.of(torch.randn(64, 4, generator=Generator().manual_seed(0))))
+    (euclid,), (manhattan,) = known["Euclid"], known["Manhattan"]
+    assert euclid(cue, given, items).tolist() == [[0, -3]]
+    assert manhattan(cue, given, items).tolist() == [[0, -3]]
+    assert euclid(cue, torch.ones_like(given), items).argmax(-1).tolist() == [1]
+    assert Trimmed(0.75)(cue, torch.ones_like(given), items).argmax(-1).tolist() == [0]

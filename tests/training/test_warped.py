@@ -21,6 +21,7 @@ class Same:
 
     layout: Layout
     image: Tensor
+    drifts: Tensor | None = None
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
         del generator

@@ -187,6 +187,7 @@ SPLITS = ("test", "validation", "train")
 @click.option("--curves", is_flag=True, help="Also against patterns, reading steps, age, and bits of a weight.")
 @click.option("--pages", is_flag=True, help="Also a thousand patterns in one memory of pages.")
 @click.option("--transfer", is_flag=True, help="Also fitted to embeddings of another source.")
+@click.option("--mixture", is_flag=True, help="Also cues of a mixture of kinds, beside look-ups tuned on it.")
 @click.option("--no-rivals", is_flag=True, help="The memory alone: much faster.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object for each row.")
 def evaluate(  # noqa: PLR0913
@@ -198,6 +199,7 @@ def evaluate(  # noqa: PLR0913
     curves: bool,
     pages: bool,
     transfer: bool,
+    mixture: bool,
     no_rivals: bool,
     as_json: bool,
 ) -> None:
@@ -219,6 +221,7 @@ def evaluate(  # noqa: PLR0913
             curves=curves,
             pages=pages,
             transfer=transfer,
+            mixture=mixture,
         )
         rows = measure(models, extent, control=None if control is None else str(control))
         if as_json:

@@ -100,21 +100,24 @@ class Bench:
 
     def probe(self, table: CueTable, count: int) -> Probe:
         """Return test memories of `count` patterns, always the same ones."""
-        return self._probe(self.tested, table, count, self.memories, TEST_SEED)
+        return self.draw(self.tested, [table], count, self.memories, TEST_SEED)
 
     def rehearsal(self, table: CueTable, count: int, *, memories: int = TUNING_MEMORIES) -> Probe:
         """Return training memories of `count` patterns, to tune rivals on."""
-        return self._probe(self.training, table, count, memories, TUNING_SEED)
+        return self.draw(self.training, [table], count, memories, TUNING_SEED)
 
     def settings(self) -> Iterator[tuple[CueTable, int]]:
         """Yield each kind of cue with each number of patterns."""
         return ((table, count) for table in self.recipe.cues for count in self.counts)
 
-    def _probe(self, source: Source, table: CueTable, count: int, memories: int, seed: int) -> Probe:
-        task = Task(data=self.recipe.data, cues=[table], count=count, memories=memories, seed=seed + count)
+    def draw(  # noqa: PLR0913
+        self, source: Source, tables: Sequence[CueTable], count: int, memories: int, seed: int, *, name: str = ""
+    ) -> Probe:
+        """Return memories of `count` patterns of a source, with cues of one kind or of a mixture of that name."""
+        task = Task(data=self.recipe.data, cues=tables, count=count, memories=memories, seed=seed + count)
         trial = draw_trial(source, task)
         return Probe(
-            cue=cue_name(table),
+            cue=name or cue_name(tables[0]),
             patterns=trial.patterns,
             cues=trial.cues,
             unseen=trial.unseen,

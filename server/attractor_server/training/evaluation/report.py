@@ -27,6 +27,7 @@ TITLES: Mapping[str, str] = {
     "repeats": "patterns that are stored again and again",
     "transfer": "another source, N = {count}",
     "pages": "{count} patterns in one memory of pages",
+    "mixture": "N = {count}, nobody is told which",
 }
 
 

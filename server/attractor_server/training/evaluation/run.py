@@ -13,6 +13,7 @@ from attractor_server.training.evaluation.measures import (
     repeat_rows,
     transfer_rows,
 )
+from attractor_server.training.evaluation.mixtures import mixture_rows
 from attractor_server.training.evaluation.pages import page_rows
 from attractor_server.training.evaluation.rivals import rival_rows
 from attractor_server.training.evaluation.scores import Row
@@ -34,6 +35,8 @@ class Extent:
     """Whether one memory also takes a thousand patterns, in pages"""
     transfer: bool = False
     """Whether a vector model is also fitted to another source"""
+    mixture: bool = False
+    """Whether cues are also of a mixture of kinds, beside look-ups that are tuned on it"""
 
 
 def evaluate(names: Sequence[str], extent: Extent, *, control: str | None = None) -> Sequence[Row]:
@@ -68,3 +71,5 @@ def _own(bench: Bench, extent: Extent, control: Model | None) -> Iterator[Row]:
         yield from page_rows(bench)
     if extent.transfer:
         yield from transfer_rows(bench)
+    if extent.mixture:
+        yield from mixture_rows(bench)

@@ -17,7 +17,7 @@ from attractor_server.training.metrics import SCORES, auroc
 from attractor_server.training.validation import familiarity, select_judged_values
 
 Table: TypeAlias = Literal[
-    "quality", "patterns", "steps", "age", "precision", "erase", "repeats", "transfer", "pages", "seeds"
+    "quality", "patterns", "steps", "age", "precision", "erase", "repeats", "transfer", "pages", "seeds", "mixture"
 ]
 
 Family: TypeAlias = Literal["memory", "control", "rival"]
