@@ -1,5 +1,6 @@
 """Adapting a vector model to another source: what is fitted, what stays, and what is refused."""
 
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,13 @@ from torch import Generator, Tensor
 from attractor_server.cli.main import main
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model, save_model
+from attractor_server.errors import SettingsError
 from attractor_server.fields import Field, Layout
-from attractor_server.training.adapt import adapt_model
+from attractor_server.training.adapt import Mixture, adapt_model
 from attractor_server.training.datasets import Dataset
+from attractor_server.training.datasets.drifts import measure_drifts
 from attractor_server.training.initialization import initialize_model
+from attractor_server.training.model_lookup import recipe_of
 from attractor_server.training.recipe import CueTable, DataTable, Recipe
 from attractor_server.training.trainer import Trainer
 from attractor_server.training.validation import Task, validate
@@ -100,6 +104,50 @@ def test_the_network_is_left_as_it_was_and_the_file_says_what_it_came_from(model
         "from": {"name": "tiny", "digest": model.digest},
         "to": {"samples": 2000, "deviation": pytest.approx(float(vectors(1).var(0).sum().sqrt()))},
     }
+
+
+def test_a_model_adapted_to_a_mixture_is_worse_for_no_kind_of_cue_and_is_calibrated_on_all(model: Model) -> None:
+    samples, generator = vectors(1, factor=20.0), Generator().manual_seed(2)
+    others = samples[:500] + 0.5 * samples[torch.randperm(2000, generator=generator)[:500]]
+    plain, mixed = (adapt_model(model, samples, mixture=mixture) for mixture in (None, Mixture(others=others)))
+    recipe = recipe_of(mixed)
+    assert [(cue.kind, cue.told) for cue in recipe.cues] == [
+        ("missing", 0.5),
+        ("noise", 0.0),
+        ("drift", 0.0),
+        ("clean", 0.0),
+    ]
+    assert mixed.calibration is not None
+    assert plain.calibration is not None
+    assert not torch.equal(mixed.calibration.weights, plain.calibration.weights)
+    held_out = replace(source(samples), drifts=measure_drifts(samples[:500], others))
+    for cue in (*recipe.cues, CUE):
+        task = Task(data=RECIPE.data, cues=[cue], count=4)
+        before, after = (1 - validate(one, held_out, task)["cosine_recalled"] for one in (plain, mixed))
+        assert after < 1.05 * before, cue
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        (torch.ones(3, 7), f"others: saw shape (3, 7); expected (m, {WIDTH}), a row for each of the first m of 2000"),
+        (torch.ones(2001, WIDTH), "others: saw shape (2001, 24)"),
+        (torch.full((3, WIDTH), torch.nan), "others: saw a value that is not finite"),
+    ],
+)
+def test_other_wordings_that_do_not_fit_the_samples_are_refused(model: Model, others: Tensor, told: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        adapt_model(model, vectors(1), mixture=Mixture(others=others))
+
+
+def test_the_command_takes_other_wordings(model: Model, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "vectors.safetensors")
+    np.save(tmp_path / "samples.npy", vectors(1).numpy())
+    np.save(tmp_path / "others.npy", (vectors(1) + 0.2 * vectors(3))[:100].numpy())
+    asked = (tmp_path / "vectors.safetensors", tmp_path / "samples.npy", "--output", tmp_path, "--name", "ours")
+    code, _, said = run(*asked, "--wordings", tmp_path / "others.npy")
+    assert code == 0, said
+    assert "drift" in {cue.kind for cue in recipe_of(load_model(tmp_path / "ours.safetensors")).cues}
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,19 @@ def models(folder: Path | None) -> None:
     help="Folder for the model file.",
 )
 @click.option("--name", help="Of the adapted model.  [default: MODEL-adapted]")
-def adapt(model: str, samples: Path, output: Path, name: str | None) -> None:
+@click.option(
+    "--mixture", is_flag=True, help="Fit also to cues whose gaps nobody tells of, and to the stored vectors themselves."
+)
+@click.option(
+    "--wordings",
+    type=click.Path(path_type=Path),
+    metavar="OTHERS",
+    help="Fit to a mixture with cues in other words: a NumPy file with embeddings of the texts of the first SAMPLES in "
+    "other words, a row for each.",
+)
+def adapt(  # noqa: PLR0913
+    model: str, samples: Path, output: Path, name: str | None, mixture: bool, wordings: Path | None
+) -> None:
     """Fit a vector MODEL to embeddings of another source, within seconds and without training.
 
     MODEL is a file, or the name of a model that ships. SAMPLES is a NumPy file (.npy) of some thousand embeddings,
@@ -128,11 +140,13 @@ def adapt(model: str, samples: Path, output: Path, name: str | None) -> None:
     """
     try:
         from attractor_server.energy.model_file import SUFFIX, save_model  # noqa: PLC0415 - loads torch
-        from attractor_server.training.adapt import adapt_model  # noqa: PLC0415
+        from attractor_server.training.adapt import Mixture, adapt_model  # noqa: PLC0415
         from attractor_server.training.model_lookup import open_model  # noqa: PLC0415
 
         opened = open_model(model)
-        made = adapt_model(opened, _read(samples), name=name or f"{opened.name}-adapted")
+        others = None if wordings is None else _read(wordings, "others")
+        mixed = Mixture(others=others) if mixture or wordings else None
+        made = adapt_model(opened, _read(samples), name=name or f"{opened.name}-adapted", mixture=mixed)
         made = save_model(made, output / f"{made.name}{SUFFIX}")
         click.echo(f"{made.name} {made.digest} is in {output}")
     except ServerError as error:
@@ -157,17 +171,17 @@ def fit(models: tuple[Path, ...]) -> None:
             click.echo(f"{saved.name} {saved.digest} has its fits anew")
 
 
-def _read(path: Path) -> "Tensor":
+def _read(path: Path, what: str = "samples") -> "Tensor":
     import numpy as np  # noqa: PLC0415 - comes with torch
     import torch  # noqa: PLC0415
 
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise SettingsError(f"samples: {path} cannot be read: {error}; expected a NumPy file (.npy)") from error
+        raise SettingsError(f"{what}: {path} cannot be read: {error}; expected a NumPy file (.npy)") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         seen = values.dtype if isinstance(values, np.ndarray) else "several arrays"
-        raise SettingsError(f"samples: saw {seen} in {path}; expected one array of numbers")
+        raise SettingsError(f"{what}: saw {seen} in {path}; expected one array of numbers")
     return torch.from_numpy(values.astype(np.float32))
 
 
