@@ -17,6 +17,7 @@ from attractor_server.training.datasets.digits import digits, large_digits
 from attractor_server.training.datasets.glyphs import Split
 from attractor_server.training.datasets.patches import SHAPE, patches
 from attractor_server.training.datasets.random_signs import RandomSigns
+from attractor_server.training.datasets.registry import load_dataset
 from attractor_server.training.datasets.samples import Samples
 from attractor_server.training.datasets.sentences import (
     ENTRIES,
@@ -27,6 +28,7 @@ from attractor_server.training.datasets.sentences import (
 )
 from attractor_server.training.datasets.short_texts import ALPHABET, LENGTH, decode, encode, short_texts
 from attractor_server.training.datasets.speech import FRAMES, speech
+from attractor_server.training.datasets.verses import CUE_FORMS, places, verses
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 PAIRS = list(combinations(SPLITS, 2))
@@ -36,6 +38,7 @@ DATASETS: dict[str, tuple[Callable[[Split], Samples], int, float, float, int]] =
     "sentences": (sentences, ENTRIES, -1, 1, 7500),
     "sentences_by_mpnet": (sentences_by_mpnet, ENTRIES, -1, 1, 7500),
     "sentences_by_analysis": (sentences_by_analysis, ENTRIES, -1, 1, 7500),
+    "verses": (verses, ENTRIES, -1, 1, 2400),
     "patches": (patches, 3072, 0, 1, 4000),
     "short_texts": (short_texts, LENGTH, 0, len(ALPHABET) - 1, 8000),
     "speech": (speech, FRAMES * audio_format.MELS, audio_format.FLOOR_DB, audio_format.CEILING_DB, 2500),
@@ -144,6 +147,38 @@ def test_other_methods_see_other_likenesses_than_the_first(other: Callable[[Spli
     pairs = np.triu_indices(len(vectors), 1)
     agreement = np.corrcoef((vectors @ vectors.T)[pairs], (others @ others.T)[pairs])[0, 1]
     assert 0.1 < agreement < most
+
+
+@each_split
+def test_a_verse_is_a_vector_of_norm_one_nearer_to_its_own_forms_than_to_other_verses(
+    split: Split,
+) -> None:
+    whole = verses(split).values
+    for form in CUE_FORMS:
+        others = verses(split, form).values
+        assert others.shape == whole.shape
+        assert np.allclose(np.linalg.norm(others, axis=1), 1, atol=1e-5)
+        likeness = others @ whole.T
+        assert np.median(np.diag(likeness)) > 0.7 > 2 * np.median(likeness)
+        assert (likeness.argmax(axis=1) == np.arange(len(whole))).mean() > 0.8
+    assert np.triu(whole @ whole.T, 1).max() < 0.91
+
+
+def test_verses_are_of_all_books_and_those_of_one_are_in_one_split() -> None:
+    books = {split: {book for book, _, _ in places(split)} for split in SPLITS}
+    assert sum(map(len, books.values())) == len(set.union(*books.values())) == 66
+    assert all(len(set(places(split))) == len(places(split)) == len(verses(split).values) for split in SPLITS)
+    assert len(verses("test").values) > 1024
+
+
+@pytest.mark.parametrize("name", ["sentences", "verses"])
+def test_embeddings_come_with_the_drifts_of_their_own_split_and_encoder(name: str) -> None:
+    for split in ("validation", "test"):
+        drifts = load_dataset(name, split).drifts
+        assert drifts is not None
+        cosines = [(verses(split).values * verses(split, form).values).sum(1) for form in CUE_FORMS]
+        assert np.allclose(drifts.norm(dim=1).cos().numpy(), np.concatenate(cosines), atol=1e-3)
+    assert load_dataset("sentences-lsa", "validation").drifts is None
 
 
 def test_random_signs_are_signs_without_preference_and_follow_the_generator() -> None:

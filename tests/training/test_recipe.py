@@ -13,6 +13,7 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.errors import SettingsError
 from attractor_server.training.datasets import DATASETS, load_dataset
+from attractor_server.training.distortions import distort
 from attractor_server.training.initialization import initialize_model
 from attractor_server.training.recipe import find_recipe, load_recipe
 from attractor_server.training.trainer import Trainer
@@ -114,14 +115,15 @@ def test_more_components_than_there_are_values_are_refused() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_that_ships_names_data_and_a_field_that_exist(path: Path) -> None:
+def test_every_recipe_that_ships_names_data_a_field_and_cues_that_exist(path: Path) -> None:
     recipe = load_recipe(path)
     assert path.stem == recipe.name
     assert recipe.data.name in DATASETS
-    assert recipe.data.field in {
-        "",
-        *(field.name for field in load_dataset(recipe.data.name, "validation").layout.fields),
-    }
+    data = load_dataset(recipe.data.name, "validation")
+    assert recipe.data.field in {"", *(field.name for field in data.layout.fields)}
+    patterns, generator = data.sample(1, 20, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0)
+    made = distort(patterns, data.layout, recipe.cues, generator, drifts=data.drifts)
+    assert made.values.shape == patterns.shape
 
 
 @pytest.mark.parametrize("name", ["glyphs-28-large", "patches-rgb-32-large"])

@@ -1,13 +1,16 @@
 """Data sets by the names that recipes use."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from attractor_server.errors import SettingsError
 from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 from attractor_server.training.datasets import audio_format as sound
 from attractor_server.training.datasets.digits import large_digits
+from attractor_server.training.datasets.drifts import measure_drifts
 from attractor_server.training.datasets.glyphs import SIDE, Split, glyphs
 from attractor_server.training.datasets.patches import patches
 from attractor_server.training.datasets.random_signs import RandomSigns
@@ -16,6 +19,7 @@ from attractor_server.training.datasets.sentences import sentences, sentences_by
 from attractor_server.training.datasets.short_texts import ALPHABET, short_texts
 from attractor_server.training.datasets.source import Dataset, Pairs, Signs, Source
 from attractor_server.training.datasets.speech import speech
+from attractor_server.training.datasets.verses import FORMS, Form, verses
 
 
 def load_dataset(name: str, split: Split) -> Source:
@@ -61,16 +65,29 @@ def _patches(split: Split) -> Source:
     return _dataset(_field("image", "image", (32, 32, 3)), patches(split))
 
 
+EMBEDDING = _field("embedding", "vector", (384,))
+
+
 def _sentences(split: Split) -> Dataset:
-    return _dataset(_field("embedding", "vector", (384,)), sentences(split))
+    return replace(_dataset(EMBEDDING, sentences(split)), drifts=_drifts_of(split, verses))
 
 
 def _by_mpnet(split: Split) -> Dataset:
-    return _dataset(_field("embedding", "vector", (384,)), sentences_by_mpnet(split))
+    return _dataset(EMBEDDING, sentences_by_mpnet(split))
+
+
+def _verses(split: Split) -> Dataset:
+    return replace(_dataset(EMBEDDING, verses(split)), drifts=_drifts_of(split, verses))
+
+
+def _drifts_of(split: Split, load: Callable[[Split, Form], Samples]) -> Tensor:
+    """Return the drifts from whole verses to the same verses in other forms, (n, 384)."""
+    whole, *others = (torch.from_numpy(load(split, form).values) for form in FORMS)
+    return torch.cat([measure_drifts(whole, other) for other in others])
 
 
 def _by_analysis(split: Split) -> Dataset:
-    return _dataset(_field("embedding", "vector", (384,)), sentences_by_analysis(split))
+    return _dataset(EMBEDDING, sentences_by_analysis(split))
 
 
 def _texts(split: Split) -> Source:
@@ -97,6 +114,7 @@ DATASETS: Mapping[str, Callable[[Split], Source]] = {
     "sentences": _sentences,
     "sentences-mpnet": _by_mpnet,
     "sentences-lsa": _by_analysis,
+    "verses": _verses,
     "sentence-pairs": lambda split: Pairs(_sentences(split)),
     "short-texts": _texts,
     "speech": _speech,
