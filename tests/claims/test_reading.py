@@ -16,7 +16,7 @@ async def iterates_of(client: attractor.AsyncClient, model: Model, *, steps: int
     patterns = stored_patterns(model)
     memory = await client.create_memory(f"of-{model.name}", model=model.name)
     await memory.store(patterns)
-    recall = await memory.query(damaged(patterns, noise=0.2), steps=steps, trajectory=True)
+    recall = await memory.query(damaged(patterns, noise=0.2), known=False, steps=steps, trajectory=True)
     assert recall.trajectory is not None
     return recall.trajectory
 
@@ -100,7 +100,7 @@ async def test_known_entries_are_held_and_help_the_others(
     known = ~np.isnan(cues)
     memory = await client.create_memory("a", model="signs")
     await memory.store(patterns)
-    recall, free = await memory.query(cues, known=known, trajectory=True), await memory.query(cues)
+    recall, free = await memory.query(cues, known=known, trajectory=True), await memory.query(cues, known=False)
     assert recall.trajectory is not None
     held = recall.trajectory.pattern
     assert (held[:, known] == cues[known]).all()
@@ -130,7 +130,7 @@ async def test_the_file_fixes_the_reading_steps_unless_a_query_asks_for_others(
     assert (await client.model("signs")).steps == len(model.parameters.reader["log_step"]) == 4
     answers: dict[int, torch.Tensor] = {}
     for steps in (0, 1, 4, 7):
-        recall = await memory.query(cues, steps=steps)
+        recall = await memory.query(cues, known=False, steps=steps)
         assert recall.steps.tolist() == [steps or 4] * 3
         np.testing.assert_allclose(recall.pattern, recalled(model, fast, cues, steps=steps), atol=TOLERANCE)
         answers[steps] = torch.tensor(recall.pattern)

@@ -19,7 +19,7 @@ async def answered(client: attractor.AsyncClient, model: Model) -> Floats:
     patterns = stored_patterns(model)
     memory = await client.create_memory(f"of-{model.name}", model=model.name)
     await memory.store(patterns)
-    return (await memory.query(damaged(patterns, noise=0.2))).pattern
+    return (await memory.query(damaged(patterns, noise=0.2), known=False)).pattern
 
 
 def expected(model: Model, by: Model | None = None) -> Floats:

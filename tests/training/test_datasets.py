@@ -28,7 +28,7 @@ from attractor_server.training.datasets.sentences import (
 )
 from attractor_server.training.datasets.short_texts import ALPHABET, LENGTH, decode, encode, short_texts
 from attractor_server.training.datasets.speech import FRAMES, speech
-from attractor_server.training.datasets.verses import CUE_FORMS, places, verses
+from attractor_server.training.datasets.verses import CUE_FORMS, MPNET_FILE, places, verses, verses_by_mpnet
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 PAIRS = list(combinations(SPLITS, 2))
@@ -39,6 +39,7 @@ DATASETS: dict[str, tuple[Callable[[Split], Samples], int, float, float, int]] =
     "sentences_by_mpnet": (sentences_by_mpnet, ENTRIES, -1, 1, 7500),
     "sentences_by_analysis": (sentences_by_analysis, ENTRIES, -1, 1, 7500),
     "verses": (verses, ENTRIES, -1, 1, 2400),
+    "verses_by_mpnet": (verses_by_mpnet, ENTRIES, -1, 1, 150),
     "patches": (patches, 3072, 0, 1, 4000),
     "short_texts": (short_texts, LENGTH, 0, len(ALPHABET) - 1, 8000),
     "speech": (speech, FRAMES * audio_format.MELS, audio_format.FLOOR_DB, audio_format.CEILING_DB, 2500),
@@ -149,13 +150,17 @@ def test_other_methods_see_other_likenesses_than_the_first(other: Callable[[Spli
     assert 0.1 < agreement < most
 
 
+VERSES = pytest.mark.parametrize("load", [verses, verses_by_mpnet])
+
+
+@VERSES
 @each_split
 def test_a_verse_is_a_vector_of_norm_one_nearer_to_its_own_forms_than_to_other_verses(
-    split: Split,
+    load: Callable[..., Samples], split: Split
 ) -> None:
-    whole = verses(split).values
+    whole = load(split).values
     for form in CUE_FORMS:
-        others = verses(split, form).values
+        others = load(split, form).values
         assert others.shape == whole.shape
         assert np.allclose(np.linalg.norm(others, axis=1), 1, atol=1e-5)
         likeness = others @ whole.T
@@ -169,14 +174,16 @@ def test_verses_are_of_all_books_and_those_of_one_are_in_one_split() -> None:
     assert sum(map(len, books.values())) == len(set.union(*books.values())) == 66
     assert all(len(set(places(split))) == len(places(split)) == len(verses(split).values) for split in SPLITS)
     assert len(verses("test").values) > 1024
+    assert all(set(places(split, MPNET_FILE)) < set(places(split)) for split in SPLITS)
 
 
-@pytest.mark.parametrize("name", ["sentences", "verses"])
+@pytest.mark.parametrize("name", ["sentences", "sentences-mpnet", "verses", "verses-mpnet"])
 def test_embeddings_come_with_the_drifts_of_their_own_split_and_encoder(name: str) -> None:
+    forms = verses_by_mpnet if name.endswith("mpnet") else verses
     for split in ("validation", "test"):
         drifts = load_dataset(name, split).drifts
         assert drifts is not None
-        cosines = [(verses(split).values * verses(split, form).values).sum(1) for form in CUE_FORMS]
+        cosines = [(forms(split).values * forms(split, form).values).sum(1) for form in CUE_FORMS]
         assert np.allclose(drifts.norm(dim=1).cos().numpy(), np.concatenate(cosines), atol=1e-3)
     assert load_dataset("sentences-lsa", "validation").drifts is None
 

