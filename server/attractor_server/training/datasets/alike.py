@@ -43,7 +43,7 @@ class Alike:
 
     @property
     def drifts(self) -> Tensor | None:
-        """Those of the data."""
+        """Drifts of the data."""
         return self.data.drifts
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:

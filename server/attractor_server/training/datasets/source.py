@@ -94,7 +94,7 @@ class Pairs:
 
     @property
     def drifts(self) -> Tensor | None:
-        """Those of the data set, for key and value alike."""
+        """Drifts of the data set, for key and value alike."""
         return self.data.drifts
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:

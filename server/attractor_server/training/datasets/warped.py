@@ -40,7 +40,7 @@ class Warped:
 
     @property
     def drifts(self) -> Tensor | None:
-        """Those of the data."""
+        """Drifts of the data."""
         return self.data.drifts
 
     def sample(self, memories: int, count: int, generator: Generator) -> Tensor:
