@@ -47,7 +47,9 @@ def choices(model: Model) -> Iterator[Result]:
     fast, stored = write_memories(model, patterns, held), torch.tensor(held)
     right = torch.arange(PAGES).repeat_interleave(stored)
     for kind in recipe.cues:
-        cues = distort(patterns[None], source.layout, [kind], Generator().manual_seed(3)).values[0]
+        cues = distort(patterns[None], source.layout, [kind], Generator().manual_seed(3), drifts=source.drifts).values[
+            0
+        ]
         x = model.encode(cues).expand(PAGES, -1, -1)
         before, after = compute.compute_energies(model, fast, x), compute.read_pages(model, fast, x).energy_after
         ours = choice_of(before, stored, model.calibration).page == right
