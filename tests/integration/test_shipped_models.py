@@ -66,6 +66,40 @@ async def test_a_key_alone_brings_back_its_value(client: attractor.AsyncClient) 
     assert (cosines(found[:, None], values[None]).argmax(1) == np.arange(COUNT)).all()
 
 
+def towards_one(count: int) -> Floats:
+    """Vectors of one subject: each drawn nearly half of the way towards the first."""
+    data = sentences("test")
+    some = data.values[np.random.default_rng(5).permutation(len(data.values))[:count]]
+    drawn = 0.55 * some + 0.45 * some[:1]
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), np.float32)
+
+
+async def test_embeddings_that_are_alike_are_recalled_and_told_from_others_that_are(
+    client: attractor.AsyncClient,
+) -> None:
+    stored, unseen = np.split(towards_one(256), 2)
+    memory = await client.create_memory("notes", model="embedding-384")
+    await memory.store(stored)
+    assert (await memory.info()).pages == 4
+    recall = await memory.query(stored)
+    found = cosines(recall.pattern[:, None], stored[None]).argmax(1)
+    assert (found == np.arange(len(stored))).mean() > 0.98
+    familiar, strange = [(await memory.recognize(vectors)).probability for vectors in (stored, unseen)]
+    assert familiar is not None
+    assert strange is not None
+    assert (familiar > 0.5).mean() > 0.98
+    assert (strange > 0.5).mean() < 0.06
+
+
+async def test_a_key_that_is_like_others_brings_back_its_own_value(client: attractor.AsyncClient) -> None:
+    keys = towards_one(32)
+    values = np.roll(keys, 1, axis=0)
+    memory = await client.create_memory("pairs", model="binding-384")
+    await memory.store({"key": keys, "value": values})
+    found = (await memory.query({"key": keys})).fields["value"]
+    assert (cosines(found[:, None], values[None]).argmax(1) == np.arange(len(values))).mean() > 0.98
+
+
 async def test_a_text_with_holes_comes_back_as_a_string(client: attractor.AsyncClient) -> None:
     model = await client.model("text")
     alphabet = model.fields[0].alphabet
