@@ -27,6 +27,7 @@ PRIOR = 7
 """Vectors that a page must have many more of before their covariance counts in full"""
 NOISE = 1e-12
 """Variance in parts of the mean square that rounding alone may leave of equal vectors"""
+TINY = torch.finfo(torch.float64).tiny
 POWER = -0.25
 """Of the covariance, where there is an axis for all: -½ would whiten, 0 leaves everything as it is"""
 TOGETHER = 8
@@ -202,26 +203,33 @@ def fit_frame(patterns: Tensor, *, present: Tensor, rank: int) -> Frame:
 def _fit_together(patterns: Tensor, present: Tensor, rank: int) -> Frame:
     own, size = patterns.dtype, patterns.shape[2]
     # The mean and the covariance, by the products of the patterns about their mean
-    exact, weight = patterns.double().masked_fill(~present[..., None], 0), present.double()
-    count = weight.sum(1)
+    exact, count = patterns.double(), present.sum(1).double()
+    whole = bool(present.all())
+    if not whole:
+        exact = exact.masked_fill(~present[..., None], 0)
     n = count.clamp(min=1)
     mean = exact.sum(1) / n[:, None]
-    centred = exact.sub_(mean[:, None]).mul_(weight[..., None])
+    centred = exact - mean[:, None]
+    if not whole:
+        centred.mul_(present[..., None])
     spectrum, vectors = _decompose(centred @ centred.mT / n[:, None, None])
     total, squares, length = spectrum.sum(1), spectrum.square().sum(1), mean.square().sum(1)
     varied = (count > 1) & (total > NOISE * (total + length))
     total = total.where(varied, 1.0)
     # What is taken away, and how far each axis is stretched
-    left = (total / ((n - 1).clamp(min=1) * length).clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
+    left = (total / ((n - 1).clamp(min=1) * length).clamp(min=TINY)).clamp(max=1)
     share = _covariance_share(total, squares, n, size)
     power = POWER * ((rank + 1) / n).clamp(max=1)[:, None]
     gains = (1 + (share / (1 - share) * size / total)[:, None] * spectrum) ** power
     # Of ‖F(u − μ)‖² the mean is tr F²C + ‖F(m − μ)‖²
-    axes, squared, alongside = _round_axes(vectors.to(own), centred.to(own), mean.to(own), rank)
-    grown = (gains[:, : axes.shape[1]].square() - 1) * alongside
-    after = (gains.square() * spectrum).sum(1) + left.square() * (length + grown.sum(1))
+    alongside = (vectors @ (centred @ mean[..., None]))[..., 0].square() / (n[:, None] * spectrum).clamp(min=TINY)
+    kept = spectrum[:, :rank] > 0
+    grown = ((gains.square() - 1) * alongside)[:, :rank] * kept
+    after = (gains.square() * spectrum)[:, :rank].sum(1) + spectrum[:, rank:].sum(1)
+    after = after + left.square() * (length + grown.sum(1))
     scale = ((total + length) / after).sqrt().where(varied, 1.0)
-    forth = ((gains[:, : axes.shape[1]] - 1) / squared).where(varied[:, None] & (squared > 0), 0.0)
+    axes, squared = _round_axes(vectors[:, :rank].to(own) @ centred.to(own), kept)
+    forth = ((gains[:, :rank] - 1) / squared).where(varied[:, None] & kept, 0.0)
     room = rank - axes.shape[1]
     return Frame(
         mean=(mean * ((1 - left) * varied)[:, None]).to(own),
@@ -245,17 +253,12 @@ def _decompose(products: Tensor) -> tuple[Tensor, Tensor]:
     return spectrum.where(spectrum > noise, 0.0), vectors.flip(-1).mT
 
 
-def _round_axes(vectors: Tensor, centred: Tensor, mean: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return up to `rank` axes (pages, r, d) as whole numbers, int8, and the squares of their lengths.
-
-    And the squares of the mean's parts along them. An axis along which nothing varies is zeros.
-    """
-    axes = vectors[:, :rank] @ centred
-    largest = axes.abs().amax(2, keepdim=True)
-    axes.mul_(torch.where(largest > 0, STEPS / largest, 0.0)).round_()
-    squared = axes.square().sum(2)
-    alongside = (axes @ mean[..., None])[..., 0].square() / squared.clamp(min=1)
-    return axes.to(torch.int8), squared.double(), alongside.double()
+def _round_axes(axes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the axes (pages, r, d) that are kept as whole numbers, int8, and the squares of their lengths."""
+    largest = axes.abs().amax(2)
+    factor = torch.where(kept & (largest > 0), STEPS / largest, 0.0)
+    rounded = axes.mul_(factor[..., None].to(axes.dtype)).round_()
+    return rounded.to(torch.int8), torch.linalg.vector_norm(rounded, dim=2).double().square()
 
 
 def _covariance_share(total: Tensor, squares: Tensor, n: Tensor, size: int) -> Tensor:

@@ -184,6 +184,8 @@ def fit_frames(state: ModelState, fast: Tensors, values: Sequence[Floats], fitte
     counts = state.make_column(counted, grid.shape[0])
     present = torch.arange(grid.shape[1], device=counts.device) < counts[:, None]
     frames = state.model.fit_frames(state.to_device(grid.spread(concatenate(given))), present=present)
+    if all(fitted):
+        return {**fast, **frames}
     own = {name: torch.where(_beside(counts > 0, new), new, fast[name]) for name, new in frames.items()}
     return {**fast, **own}
 
