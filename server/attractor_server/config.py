@@ -37,9 +37,17 @@ class Settings(BaseSettings):
     slots: int = Field(
         1024, ge=1024, le=1 << 20, description="Hash slots, a power of two; 64 or more a shard are well."
     )
-    host: str = Field("127.0.0.1", description="Address that shards listen on; 0.0.0.0 for all of the machine's.")
+    host: str = Field(
+        "",
+        description="Address that shards listen on; 0.0.0.0 for all of the machine's. Empty: 127.0.0.1, with "
+        "--ray-address 0.0.0.0.",
+    )
     port: int = Field(7171, ge=0, le=65535, description="Port of the first shard, the next ones follow; 0: any.")
-    advertise: str = Field("", description="Host that clients reach the shards at. Empty: --host, or the node's own.")
+    advertise: str = Field(
+        "",
+        description="Host that clients reach the shards at. Empty: --host, or where that is all addresses, the one of "
+        "the machine that others reach.",
+    )
     models: Path | None = Field(None, description="Folder of model files to serve beside those that ship.")
     ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="What shards compute on; cuda takes a GPU for each.")
@@ -77,6 +85,11 @@ class Settings(BaseSettings):
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
+
+    @property
+    def listen_host(self) -> str:
+        """The address that was named to listen on; or the loopback interface, and on a Ray cluster all interfaces."""
+        return self.host or ("0.0.0.0" if self.ray_address else "127.0.0.1")  # noqa: S104
 
     @property
     def data_folder(self) -> Path:

@@ -52,6 +52,11 @@ def test_a_port_that_is_taken_and_a_folder_on_a_network_are_told(
     assert "is on nfs4: name a local disk" in line(result, "file system")
 
 
+def test_a_free_port_of_an_ipv6_address_is_found_free(tmp_path: Path) -> None:
+    result = examined("--data-dir", str(tmp_path), "--port", "0", "--host", "::1")
+    assert "[::1]:0 is free" in line(result, "port ")
+
+
 def test_a_database_that_answers_is_well_and_one_that_does_not_is_wrong(postgres: PostgresServer) -> None:
     result = examined("--backend-store-uri", postgres.store(), "--port", "0")
     assert line(result, "PostgreSQL").startswith("ok"), result.output

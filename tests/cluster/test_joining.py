@@ -29,9 +29,9 @@ def actors(kind: str) -> list[psutil.Process]:
 
 
 def test_a_server_joins_a_ray_cluster_and_leaves_it_running(two_nodes: Cluster, models: Path) -> None:
-    flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0", "--host", "0.0.0.0")
+    flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0")
     for refuses in (True, False):
-        with server_process("--models", str(models), *flags, "--advertise", "127.0.0.1") as server:
+        with server_process("--models", str(models), *flags) as server:
             with attractor.Client(server.address) as client:
                 for n in range(4):
                     assert client.create_memory(f"joined/{n}", model="tiny").store(ONE).version == 1

@@ -117,6 +117,14 @@ def test_more_shards_are_waited_for_until_there_are_any(models: Path, tmp_path: 
         assert len(topology(server.address).shards) == 2
 
 
+def test_a_server_on_all_addresses_names_the_one_that_others_reach(models: Path, tmp_path: Path) -> None:
+    reached = {one.address for ones in psutil.net_if_addrs().values() for one in ones} - {"127.0.0.1"}
+    with server_process(*flags(models, tmp_path, "--host", "0.0.0.0"), early=True) as server:
+        assert server.address.rpartition(":")[0] in reached
+        with attractor.Client(server.address, retry=QUICK) as client:
+            client.create_memory("a", model="tiny").store(ONE)
+
+
 def test_a_taken_port_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = flags(models, tmp_path, "--port", str(taken.getsockname()[1]))

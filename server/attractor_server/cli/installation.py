@@ -12,6 +12,7 @@ from pathlib import Path
 
 from attractor_server.config import Settings
 from attractor_server.errors import ServerError
+from attractor_server.hosts import join_port
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends.opening import backend_of
 from attractor_server.storage.findings import Finding, examine_folder
@@ -107,9 +108,11 @@ def _models(settings: Settings) -> Finding:
 
 
 def _port(settings: Settings) -> Finding:
-    where = f"{settings.host}:{settings.port}"
+    host = settings.listen_host.strip("[]")
+    where = join_port(host, settings.port)
     try:
-        socket.create_server((settings.host.strip("[]"), settings.port)).close()
+        family, *_, address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
     except OSError as error:
         return Finding("warning", "port", f"{where} cannot be listened on: {error.strerror}; a server may have it")
     return Finding("ok", "port", f"{where} is free")

@@ -16,6 +16,7 @@ import ray
 from attractor_server.cluster.signals import sigterm_kept
 from attractor_server.errors import SettingsError
 from attractor_server.files import make_file, make_folder
+from attractor_server.hosts import split_port
 
 NAMESPACE = "attractor"
 
@@ -103,7 +104,7 @@ def make_token() -> None:
 
 def _check_answers(address: str) -> None:
     """Raise SettingsError if nothing answers at the address: Ray itself would wait for minutes."""
-    host, _, port = address.rpartition(":")
+    host, port = split_port(address)
     if not (host and port.isdigit()):
         return
     try:

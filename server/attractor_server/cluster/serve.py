@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from attractor_server.cluster.signals import sigterm_waits
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
+from attractor_server.hosts import ANY_HOST, machine_address
 from attractor_server.shard.spec import ShardSpec, Transport, threads_for
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.backends.opening import backend_of
@@ -33,11 +34,10 @@ Early: TypeAlias = Callable[[str, Sequence[str]], None]
 
 def spec_of(settings: Settings) -> ShardSpec:
     """Return the spec of each shard, but for its number and port."""
-    embedded = not settings.ray_address
     return ShardSpec(
-        host=settings.host,
+        host=settings.listen_host,
         port=settings.port,
-        advertise=settings.advertise or (_local_host(settings.host) if embedded else ""),
+        advertise=settings.advertise or _advertised_host(settings.listen_host, on_cluster=bool(settings.ray_address)),
         device=settings.device,
         threads=threads_for(settings.threads, settings.shards),
         models=None if settings.models is None else settings.models.resolve(),
@@ -152,6 +152,8 @@ def _check_models(spec: ShardSpec, *, device: str) -> None:
     load_models(spec.models, device=device_of(device))
 
 
-def _local_host(host: str) -> str:
-    """Return the host at which a client on this machine reaches a server that listens on that address."""
-    return "127.0.0.1" if host in ("0.0.0.0", "[::]", "::") else host  # noqa: S104
+def _advertised_host(host: str, *, on_cluster: bool) -> str:
+    """Return the host at which clients reach a shard that listens on that address; empty: its Ray node's own."""
+    if host not in ANY_HOST:
+        return host
+    return "" if on_cluster else machine_address()

@@ -17,6 +17,7 @@ from attractor_proto.v1 import (
     memory_data_pb2_grpc,
 )
 from attractor_server.errors import SettingsError
+from attractor_server.hosts import join_port
 from attractor_server.rpc.data import MemoryDataServicer
 from attractor_server.rpc.interceptors import CallInterceptor
 from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
@@ -54,7 +55,7 @@ class RpcServer:
     @property
     def address(self) -> str:
         """Address at which clients reach it, host:port."""
-        return _join_port(self._advertise, self._port)
+        return join_port(self._advertise, self._port)
 
     async def open(self) -> None:
         """Listen from now on; port 0 takes a free one. Does nothing where it listens already.
@@ -67,10 +68,10 @@ class RpcServer:
         for service in ("", *SERVICES):
             await self._health.set(service, _NOT_SERVING)
         try:
-            self._port = self._server.add_insecure_port(_join_port(self._host, self._port))
+            self._port = self._server.add_insecure_port(join_port(self._host, self._port))
         except RuntimeError as error:
             raise SettingsError(
-                f"port: saw {_join_port(self._host, self._port)}, where nothing can listen: is it taken?"
+                f"port: saw {join_port(self._host, self._port)}, where nothing can listen: is it taken?"
             ) from error
         await self._server.start()
         self._open = True
@@ -118,11 +119,6 @@ def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.
     memories_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(shard), server)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-
-
-def _join_port(host: str, port: int) -> str:
-    """Return host:port, with the brackets that an IPv6 address needs."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def _make_options(shard: Shard, transport: Transport) -> list[tuple[str, int]]:
