@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         description="After each batch, check that no two pages share a place in the bank, and end the shard where two "
         "do; Ray starts it again. For finding faults: it takes some milliseconds of every batch.",
     )
+    on_stop: Literal["", "leave", "end"] = Field(
+        "",
+        description="What becomes of shards when `attractor serve` is told to stop: they end, or are left to the next "
+        "command. Empty: they end; with --ray-address they are left, and `attractor stop` ends them.",
+    )
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
@@ -90,6 +95,11 @@ class Settings(BaseSettings):
     def listen_host(self) -> str:
         """The address that was named to listen on; or the loopback interface, and on a Ray cluster all interfaces."""
         return self.host or ("0.0.0.0" if self.ray_address else "127.0.0.1")  # noqa: S104
+
+    @property
+    def leaves_shards(self) -> bool:
+        """Whether shards go on when their command is told to stop; a Ray of our own ends with it, and they do then."""
+        return bool(self.ray_address) and self.on_stop != "end"
 
     @property
     def data_folder(self) -> Path:
@@ -114,6 +124,15 @@ class Settings(BaseSettings):
         if uri:
             backend_of(uri).label(uri)
         return uri
+
+    @field_validator("on_stop")
+    @classmethod
+    def _check_on_stop(cls, on_stop: str, info: ValidationInfo) -> str:
+        if on_stop == "leave" and not info.data.get("ray_address"):
+            raise PydanticCustomError(
+                "on_stop", "shards of a Ray inside the server end with it; expected --ray-address"
+            )
+        return on_stop
 
     @field_validator("slots")
     @classmethod

@@ -1,5 +1,6 @@
 """`attractor serve --ray-address`: shards on the nodes of a Ray cluster that runs already."""
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 from tests.support.ray_nodes import head_of, ray_cluster, raylet
-from tests.support.server_process import drained, server_process, words
+from tests.support.server_process import COMMAND, drained, server_process, until, words
 
 import attractor
 from attractor_server.cluster.status import ABANDONED_S
@@ -23,13 +24,18 @@ def two_nodes() -> Iterator[Cluster]:
         yield cluster
 
 
+def stopped(cluster: Cluster) -> "subprocess.CompletedProcess[str]":
+    command = [*COMMAND, "stop", "--ray-address", cluster.address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def actors(kind: str) -> list[psutil.Process]:
     """The processes of all actors of a kind that this process's Ray nodes have."""
     return [child for child in psutil.Process().children(recursive=True) if any(kind in word for word in words(child))]
 
 
 def test_a_server_joins_a_ray_cluster_and_leaves_it_running(two_nodes: Cluster, models: Path) -> None:
-    flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0")
+    flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0", "--on-stop", "end")
     for refuses in (True, False):
         with server_process("--models", str(models), *flags) as server:
             with attractor.Client(server.address) as client:
@@ -66,6 +72,14 @@ def test_shards_outlive_their_command_and_another_one_goes_on_with_them(two_node
                 assert successor.address == server.address
                 assert client.memory("left/alone").store(ONE).version == 2
                 assert successor.stop() == 0, drained(successor.errors)
+            assert client.memory("left/alone").store(ONE).version == 3
+            with server_process(*flags, "--advertise", "127.0.0.1") as third:
+                assert third.address == server.address
+                ended = stopped(two_nodes)
+                assert (ended.returncode, ended.stderr) == (0, "")
+                assert third.process.wait(60) == 0, drained(third.errors)
+            until(lambda: not actors("ShardActor"))
+    assert "no server runs in this Ray cluster" in stopped(two_nodes).stderr
 
 
 def test_an_address_without_a_ray_cluster_is_told_in_one_line(models: Path) -> None:

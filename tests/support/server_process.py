@@ -144,6 +144,10 @@ def shards_among(processes: Sequence[psutil.Process]) -> dict[int, psutil.Proces
     return {port: one for one in shards for port in _ports(one)}
 
 
+_HERE = ("127.0.0.1", "::", "0.0.0.0")
+"""Addresses of this machine, as sockets have them that listen on one or on all"""
+
+
 def _ports(process: psutil.Process) -> Sequence[int]:
     """Its ports of this machine, but for Ray's, which was opened before them."""
     try:
@@ -151,4 +155,4 @@ def _ports(process: psutil.Process) -> Sequence[int]:
     except psutil.NoSuchProcess:
         return ()
     listening = sorted((one for one in connections if one.status == psutil.CONN_LISTEN), key=lambda one: one.fd)
-    return [one.laddr.port for one in listening[1:] if "127.0.0.1" in one.laddr.ip]
+    return [one.laddr.port for one in listening[1:] if one.laddr.ip.removeprefix("::ffff:") in _HERE]

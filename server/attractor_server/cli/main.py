@@ -9,6 +9,7 @@ from attractor_server.cli.options import clear_errors
 from attractor_server.cli.patterns import memory
 from attractor_server.cli.scale import scale
 from attractor_server.cli.serve import serve
+from attractor_server.cli.stop import stop
 from attractor_server.cli.storage import backup, verify
 from attractor_server.cli.training import adapt, evaluate, fit, models, train
 from attractor_server.errors import SettingsError
@@ -43,5 +44,5 @@ def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path) 
         run_demo([*images, *more_images], output)
 
 
-for command in (adapt, backup, doctor, evaluate, fit, memory, models, scale, serve, train, verify):
+for command in (adapt, backup, doctor, evaluate, fit, memory, models, scale, serve, stop, train, verify):
     main.add_command(command)

@@ -18,6 +18,8 @@ from attractor_server.config import load_settings
 def serve(config: Path | None, **flags: str | None) -> None:
     """Run a server here, until SIGTERM or Ctrl-C; then finish what was accepted, and exit 0.
 
+    On a Ray cluster the shards go on when this command ends, and the next one takes them up (--on-stop).
+
     A setting is taken from its flag, else from its variable, else from the TOML file.
     """
     with clear_errors():
@@ -37,8 +39,16 @@ def serve(config: Path | None, **flags: str | None) -> None:
         with suppress(Ended), run_server(settings, early=ready, ended=stop.is_set) as cluster:
             shards = f"{len(cluster.addresses)} shard{'s' if len(cluster.addresses) > 1 else ''} ({settings.device})"
             ready(cluster.addresses[0], cluster.models, shards)
-            while not stop.wait(1.0):  # a wait without an end would hold signals back
+            while not (stop.wait(1.0) or cluster.stopped):  # a wait without an end would hold signals back
                 cluster.check()
+            if cluster.stopped:
+                click.echo("Attractor was ended by another command", err=True)
+                return
+            if settings.leaves_shards:
+                click.echo(
+                    "Attractor's shards go on: `attractor serve` takes them up, `attractor stop` ends them", err=True
+                )
+                return
             click.echo("Attractor is finishing what it accepted", err=True)
             if not cluster.drain(settings.grace_s):
                 click.echo(f"Some requests were cut off after {settings.grace_s:g} s", err=True)

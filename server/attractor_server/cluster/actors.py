@@ -64,5 +64,6 @@ def start_actor(kind: type, name: str, options: dict[str, Any], *arguments: obje
         ).remote(*arguments)
     except ValueError as error:  # the name is taken
         raise SettingsError(
-            f"ray_address: another server runs in this Ray cluster already ({error}); expected one without shards"
+            f"ray_address: another server runs in this Ray cluster already ({error}); expected its settings and no "
+            "other command, or a cluster without shards: `attractor stop` ends them"
         ) from error

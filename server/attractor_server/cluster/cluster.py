@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError
 
 from attractor_server.cluster.actors import Handle, end, find_shards, find_supervisor
 from attractor_server.cluster.autoscaling import count_places
+from attractor_server.cluster.ending import drain, end_all
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.cluster.supervisor import start_supervisor
@@ -28,6 +29,8 @@ LISTEN_EVERY_S = 0.5
 READY_EVERY_S = 0.05
 STATUS_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 120.0
+WAITING_TOLD_S = (5.0, 60.0)
+"""On a Ray cluster, time until it is said that shards wait for a place, and between such lines"""
 LOST_S = 30.0
 """Silence of the supervisor after which this process is taken to have lost its Ray node; elsewhere all may be well"""
 REFUSED_S = ABANDONED_S + 3.0
@@ -45,6 +48,8 @@ class Cluster:
         self._supervisor = supervisor
         self._status = SupervisorStatus(addresses=(), settled=False, log=())
         self._missing = False
+        self.stopped = False
+        """Whether another command has ended the server"""
         self._heard_s = time.monotonic()
         self._stop = threading.Event()
 
@@ -96,21 +101,21 @@ class Cluster:
         """Let every shard finish what it accepted; return whether all of them could."""
         self.stop()
         end(self._supervisor)
-        asked = [handle.drain.remote(grace_s) for handle in find_shards()]
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=grace_s + STATUS_TIMEOUT_S)
-        finished = 0
-        for answer in done:
-            try:
-                finished += ray.get(answer)
-            except RayError as error:
-                logger.warning("a shard ended before it was drained: %s", error)
-        return finished == len(asked)
+        return drain(find_shards(), grace_s)
+
+    def leave(self) -> None:
+        """Let another command have the shards from now on; one that comes later need not be told."""
+        try:
+            ray.get(self._supervisor.release.remote(), timeout=STATUS_TIMEOUT_S)
+        except (RayError, ray.exceptions.GetTimeoutError) as error:
+            logger.warning("the supervisor does not answer; the next command has to wait for a moment: %s", error)
 
     def _listen(self) -> None:
         try:
             self._status = ray.get(self._supervisor.status.remote(), timeout=STATUS_TIMEOUT_S)
         except (RayError, ray.exceptions.GetTimeoutError) as error:
-            if not self._missing:
+            self.stopped = isinstance(error, ActorDiedError) and _was_ended()
+            if not (self._missing or self.stopped):
                 logger.warning("the supervisor does not answer; shards go on, and Ray starts it again")
                 logger.debug("the supervisor: %s", error)
             self._missing = True
@@ -123,46 +128,68 @@ class Cluster:
 
 
 @contextmanager
-def cluster(
-    spec: ShardSpec, *, shards: int, slots: int, log_level: str, stand_in: "StandIn | None" = None
+def cluster(  # noqa: PLR0913
+    spec: ShardSpec,
+    *,
+    shards: int,
+    slots: int,
+    log_level: str,
+    leaves: bool = False,
+    joined: bool = False,
+    stand_in: "StandIn | None" = None,
 ) -> Iterator[Cluster]:
     """Run shards 0 to `shards` - 1 of this spec, each with the next port, until the block ends. Ray must be running.
 
-    Where `shards` is 0 there is one for each node, as nodes come and go. A stand-in leaves when all could serve.
+    Where `shards` is 0 there is one for each node, as nodes come and go. A stand-in leaves when all could serve. Where
+    it `leaves`, the shards go on after the block. A Ray cluster that was `joined` may get nodes for them later; it is
+    waited for them.
 
-    Shards of the same spec whose command ended before it could end them are used as they are.
+    Shards of the same spec whose command has ended, or left them, are used as they are.
 
     Raises:
         SettingsError: a shard could not start.
     """
-    started: list[Handle] = []
+    own: list[Handle] = []
+    """Started here, and of no use to anybody where the start fails"""
     try:
-        if (supervisor := _take_over(spec, slots)) is not None:
-            started.extend(find_shards())
-        else:
-            started.extend(start_shard(spec, number, log_level) for number in range(shards or count_places(spec)))
-            supervisor = start_supervisor(spec, slots, log_level, follows_nodes=shards == 0)
-        first = _first_statuses(started)
-        started.append(supervisor)
-        running = Cluster(supervisor, first[0].models)
+        found, supervisor = _take_over(spec, slots)
+        if supervisor is None:
+            own.extend(start_shard(spec, number, log_level) for number in range(shards or count_places(spec)))
+            own.append(supervisor := start_supervisor(spec, slots, log_level, follows_nodes=shards == 0))
+            found = own[:-1]
+        if joined:
+            _wait_for_places(found)
+        running = Cluster(supervisor, _first_statuses(found)[0].models)
         if stand_in is not None:
-            _relieve(stand_in, started[:-1])
+            _relieve(stand_in, found)
         running.wait_until_ready()
         listener = threading.Thread(target=running.listen, name="cluster listener", daemon=True)
         listener.start()
-        try:
-            yield running
-        finally:
-            running.stop()
-            listener.join(2 * STATUS_TIMEOUT_S)
-            if running.lost:
-                started.clear()  # whoever comes next goes on with them
+    except BaseException:
+        end_all(own)
+        raise
+    try:
+        yield running
+    finally:
+        running.stop()
+        listener.join(2 * STATUS_TIMEOUT_S)
+        if not (running.lost or running.stopped):  # else whoever comes next goes on with them, if they are there
+            if leaves:
+                running.leave()
             else:
                 end(supervisor)
-                started += find_shards()
-    finally:
-        for handle in started:
-            end(handle)
+                end_all(find_shards())
+
+
+def _was_ended() -> bool:
+    """Return whether there is no supervisor any more: Ray starts one again that has ended by itself."""
+    try:
+        find_supervisor()
+    except ValueError:
+        return True
+    except RayError as error:
+        logger.debug("the supervisor: %s", error)
+    return False
 
 
 def _relieve(stand_in: "StandIn", shards: Sequence[Handle]) -> None:
@@ -172,35 +199,59 @@ def _relieve(stand_in: "StandIn", shards: Sequence[Handle]) -> None:
     stand_in.leave()
 
 
-def _take_over(spec: ShardSpec, slots: int) -> Handle | None:
-    """Take over the supervisor of such shards, if there is one that no command has.
+def _take_over(spec: ShardSpec, slots: int) -> tuple[Sequence[Handle], Handle | None]:
+    """Take over such shards and their supervisor, if there are any that no command has; else return no supervisor.
 
-    One that Ray has just started again does not answer yet, and knows of no command before it has heard of none for a
-    while.
+    A supervisor without shards, whose command was killed before any had a place, is ended.
     """
     try:
         supervisor = find_supervisor()
     except ValueError:
-        return None
+        return (), None
+    if not _adopts(supervisor, spec, slots):
+        return (), None
+    if shards := find_shards():
+        return shards, supervisor
+    end(supervisor)
+    end_s = time.monotonic() + STATUS_TIMEOUT_S
+    while not _was_ended() and time.monotonic() < end_s:
+        time.sleep(READY_EVERY_S)
+    return (), None
+
+
+def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
+    """Ask a supervisor whether its shards are such, and no other command's.
+
+    One that Ray has just started again does not answer yet, and knows of no command before it has heard of none for a
+    while.
+    """
     end_s = time.monotonic() + LOST_S
     refused = False
     while time.monotonic() < end_s:
         try:
             if ray.get(supervisor.adopt.remote(spec, slots), timeout=STATUS_TIMEOUT_S):
-                return supervisor
+                return True
             if not refused:
                 refused, end_s = True, time.monotonic() + REFUSED_S
         except ActorDiedError:
-            return None
+            return False
         except RayError as error:
             logger.debug("the supervisor: %s", error)
         time.sleep(LISTEN_EVERY_S)
-    return None
+    return False
 
 
 def _print_log(log: Sequence[str]) -> None:
     for line in log:
         print(line, file=sys.stderr)  # noqa: T201 - it was logged already, over there
+
+
+def _wait_for_places(shards: Sequence[Handle]) -> None:
+    """Return when each shard has been started somewhere, or could not start; say for how many a place is missing."""
+    asked, pause_s = [shard.status.remote() for shard in shards], WAITING_TOLD_S[0]
+    while lacking := len(ray.wait(asked, num_returns=len(asked), timeout=pause_s, fetch_local=False)[1]):
+        logger.warning("%d of %d shards wait for a node of the Ray cluster with a place for them", lacking, len(asked))
+        pause_s = WAITING_TOLD_S[1]
 
 
 def _first_statuses(handles: Sequence[Handle]) -> Sequence[ShardStatus]:

@@ -111,7 +111,15 @@ def run_server(
         from attractor_server.cluster.cluster import cluster  # noqa: PLC0415 - loads ray
 
         yield stack.enter_context(
-            cluster(spec, shards=settings.shards, slots=settings.slots, log_level=settings.log_level, stand_in=stand_in)
+            cluster(
+                spec,
+                shards=settings.shards,
+                slots=settings.slots,
+                log_level=settings.log_level,
+                leaves=settings.leaves_shards,
+                joined=bool(settings.ray_address),
+                stand_in=stand_in,
+            )
         )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Set
 from dataclasses import replace
 from functools import partial
+from math import inf
 
 import numpy as np
 import ray
@@ -94,6 +95,11 @@ class Supervisor:
         self._listened_s = time.monotonic()
         logger.warning("the command that ran this server is gone, and another one goes on")
         return True
+
+    def release(self) -> None:
+        """Be nobody's from now on: the command that ran the server leaves it to the next one."""
+        self._listened_s = -inf
+        logger.info("the command leaves the shards to the next one")
 
     def scale(self, shards: int) -> None:
         """Set how many shards there shall be; 0: as many as nodes."""
