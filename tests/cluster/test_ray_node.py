@@ -1,36 +1,54 @@
-"""The token of a Ray of our own."""
+"""A Ray of our own: its token, and what is said where it cannot start."""
 
+import os
 from pathlib import Path
 
 import pytest
+from tests.support.server_process import drained, server_process
 
-from attractor_server.cluster.ray_node import make_token
+from attractor_server.cluster.ray_node import TOKENS, make_token
 
 
 @pytest.fixture
-def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that cannot be written to, nor made; what is compiled for all servers is still found."""
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    for name in TOKENS:
         monkeypatch.delenv(name, raising=False)
-    return tmp_path / ".ray" / "auth_token"
 
 
-def test_a_token_is_made_that_only_its_user_can_read(token: Path) -> None:
+def test_what_the_environment_says_of_tokens_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     make_token()
-    assert len(token.read_text()) == 64
-    assert token.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_a_token_that_is_there_stays_and_is_closed_to_others(token: Path) -> None:
-    token.parent.mkdir()
-    token.write_text("x" * 64)
-    token.chmod(0o644)
-    make_token()
-    assert (token.read_text(), token.stat().st_mode & 0o777) == ("x" * 64, 0o600)
+def test_a_server_needs_no_home_folder(no_home: None, models: Path) -> None:
+    with server_process("--models", str(models), "--port", "0") as server:
+        assert len(server.shard_processes()) == 1
+        assert not drained(server.errors)
 
 
-def test_what_the_environment_says_goes_before(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "y" * 64)
-    make_token()
-    assert not token.exists()
+def test_why_ray_cannot_start_is_told_in_one_line_and_ends_the_server(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nobody")
+    words = ("--models", str(models), "--port", "0", "--data-dir", str(tmp_path))
+    with server_process(*words, early=True) as server:
+        assert server.process.wait(60) == 2
+        (line,) = drained(server.errors)
+        assert line.startswith("attractor: RAY_TMPDIR: saw '/proc/nobody'")
+
+
+def test_a_token_that_cannot_be_read_is_told_in_one_line(
+    no_home: None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
+    with (
+        pytest.raises(AssertionError, match=r"ended: \['attractor: Ray cannot start here: [^']*\\n'\]"),
+        server_process("--models", str(models), "--port", "0"),
+    ):
+        pass

@@ -64,7 +64,8 @@ def test_nothing_listens_beyond_this_machine_and_ray_asks_for_a_token(server: Se
     assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
     for process in family:
         if process.name() in ("gcs_server", "raylet"):
-            assert process.environ()["RAY_AUTH_MODE"] == "token"
+            environment = process.environ()
+            assert (environment["RAY_AUTH_MODE"], len(environment["RAY_AUTH_TOKEN"])) == ("token", 64)
 
 
 def test_a_compressed_bomb_is_refused_and_never_unfolds_in_the_shard(server: ServerProcess) -> None:

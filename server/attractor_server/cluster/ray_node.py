@@ -8,14 +8,14 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from attractor_server.cluster.signals import sigterm_kept
 from attractor_server.errors import SettingsError
-from attractor_server.files import make_file, make_folder
 from attractor_server.hosts import split_port
 
 NAMESPACE = "attractor"
@@ -25,6 +25,9 @@ ANSWER_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """The least that Ray takes: no pattern ever goes through its object store."""
 
+TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+"""Variables that name a token"""
+
 _FOLDER, _LOCK = "attractor-ray-", "lock"
 
 
@@ -33,7 +36,7 @@ def ray_node(address: str) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, or to one of our own that ends with the block.
 
     Raises:
-        SettingsError: no cluster answers there.
+        SettingsError: no cluster answers there, or Ray cannot start here.
     """
     _check_answers(address)
     if not address:
@@ -51,7 +54,7 @@ def ray_node(address: str) -> Iterator[None]:
                     log_to_driver=False,  # shards hand over their own lines; Ray's stay in its folder
                     _temp_dir=folder,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, RayError) as error:
             raise _no_cluster(address, error) from error
         try:
             yield
@@ -65,7 +68,12 @@ def _folder() -> Iterator[str]:
     parent = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     for left in parent.glob(f"{_FOLDER}*/{_LOCK}"):
         _remove_leftover(left)
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+    except OSError as error:
+        raise SettingsError(
+            f"RAY_TMPDIR: saw {str(parent)!r}, where Ray cannot write: {error}; expected a folder of this user's"
+        ) from error
     with (folder / _LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -85,21 +93,12 @@ def _remove_leftover(path: Path) -> None:
 
 
 def make_token() -> None:
-    """Make the token by which Ray refuses strangers, and close it to other users of this machine, as Ray does not.
+    """Make the token by which a Ray of our own refuses strangers: in the environment of its processes, and in no file.
 
     What the environment says of tokens goes before.
     """
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        return
-    path = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # where there is no home, Ray says what it misses
-        make_folder(path.parent)
-        if not path.exists():
-            draft = path.with_name(f"auth_token.{secrets.token_hex(4)}")
-            make_file(draft)
-            draft.write_text(secrets.token_hex(32))
-            draft.rename(path)
-        path.chmod(0o600)
+    if not TOKENS & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _check_answers(address: str) -> None:
@@ -114,7 +113,10 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> SettingsError:
-    return SettingsError(f"ray_address: saw {address!r}, where no Ray cluster can be joined: {error}")
+    why = " ".join(str(error).split())
+    if not address:
+        return SettingsError(f"Ray cannot start here: {why}")
+    return SettingsError(f"ray_address: saw {address!r}, where no Ray cluster can be joined: {why}")
 
 
 def node_address() -> str:

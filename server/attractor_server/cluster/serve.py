@@ -137,8 +137,7 @@ def _go_on(stand_in: "StandIn", ended: Callable[[], bool]) -> None:
 def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None]:
     """Run Ray; models were checked before, or are while it starts, which for the most part is waiting."""
     if not (settings.ray_address or "ray" in sys.modules):
-        for name, value in _CLOSED.items():
-            os.environ.setdefault(name, value)
+        os.environ.update(_CLOSED)
     from attractor_server.cluster.ray_node import ray_node  # noqa: PLC0415 - loads ray
 
     with ThreadPoolExecutor(1) as thread, ExitStack() as stack:

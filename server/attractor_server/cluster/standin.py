@@ -79,7 +79,9 @@ def run_stand_in(spec: ShardSpec) -> Iterator[StandIn]:
         shard = stack.enter_context(portal.wrap_async_context_manager(run_shard(own, resize=_resize)))
         portal.call(_serve, shard)
         logger.info("the stand-in serves after %.2f s", time.monotonic() - started_s)
-        yield StandIn(shard, portal, stack)
+        serving = stack.pop_all()
+    with closing(serving):  # an error of the block is not the shard's, which would make a group of it
+        yield StandIn(shard, portal, serving)
 
 
 async def _serve(shard: RunningShard) -> None:
