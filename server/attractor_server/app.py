@@ -24,7 +24,7 @@ from attractor_server.scheduling.batch_size import CONTENTION_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
 from attractor_server.shard.expiry import clear, sweep
 from attractor_server.shard.shard import Limits, Resize, Shard
-from attractor_server.shard.spec import ShardSpec
+from attractor_server.shard.spec import ShardSpec, threads_for
 from attractor_server.shard.trimming import trim
 from attractor_server.sharding.topology import ShardInfo, Topology
 from attractor_server.storage.artifacts import Artifacts
@@ -123,6 +123,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ModelFileError: a model file is damaged, or of a newer format.
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
+    spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
     async with _prepare(spec) as (models, engine, store):
         batcher = Batcher(
             engine if store is None else LeaseGuard(engine, lease=store.ownership),

@@ -51,7 +51,9 @@ class Settings(BaseSettings):
     models: Path | None = Field(None, description="Folder of model files to serve beside those that ship.")
     ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="What shards compute on; cuda takes a GPU for each.")
-    threads: int = Field(0, ge=0, description="Threads that each shard computes with; 0: the cores, shared out.")
+    threads: int = Field(
+        0, ge=0, description="Threads that each shard computes with; 0: the cores of its container, shared out."
+    )
     durable: bool = Field(True, description="Keep memories on disk; no: they are gone when the server ends.")
     data_dir: Path | None = Field(
         None, description="Folder that memories are kept in. Empty: the user's own; on a cluster: they are not kept."

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from attractor_server.cli.main import main
 from attractor_server.config import Settings, load_settings
 from attractor_server.errors import SettingsError
+from attractor_server.shard import spec
 from attractor_server.shard.spec import threads_for
 
 
@@ -88,4 +89,5 @@ def test_cores_are_shared_out_on_systems_without_processor_affinity(
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(spec, "cpu_limit", lambda: None)
     assert threads_for(asked, shards) == threads

@@ -12,7 +12,7 @@ from attractor_server.cluster.signals import sigterm_waits
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import ANY_HOST, machine_address
-from attractor_server.shard.spec import ShardSpec, Transport, threads_for
+from attractor_server.shard.spec import ShardSpec, Transport
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.backends.opening import backend_of
 
@@ -39,7 +39,8 @@ def spec_of(settings: Settings) -> ShardSpec:
         port=settings.port,
         advertise=settings.advertise or _advertised_host(settings.listen_host, on_cluster=bool(settings.ray_address)),
         device=settings.device,
-        threads=threads_for(settings.threads, settings.shards),
+        threads=settings.threads,
+        sharing=max(1, settings.shards),
         models=None if settings.models is None else settings.models.resolve(),
         bank_bytes=settings.bank_memory_mib << 20,
         bank_dtype=settings.bank_dtype,

@@ -2,9 +2,11 @@
 
 import os
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
+from attractor_server.cgroups import cpu_limit
 from attractor_server.storage.claims import LEASE_S
 
 
@@ -40,6 +42,9 @@ class ShardSpec:
     """The port of a stand-in for all shards, which the first of them listens at when it is told to serve; 0: none"""
     device: str = "cpu"
     threads: int = 1
+    """0: a part of the cores where the shard runs"""
+    sharing: int = 1
+    """Shards that cores are shared by, and memory"""
     models: Path | None = None
     bank_bytes: int = 1 << 30
     bank_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -74,7 +79,10 @@ def threads_for(asked: int, shards: int) -> int:
 
 
 def available_cores() -> int:
-    """Count the cores that this process may run on; on macOS, where a process has no affinity, those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the cores that this process may run on, and whose time its container has.
+
+    On macOS, where a process has no affinity, those of the machine.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cpu_limit()
+    return cores if limit is None else min(cores, ceil(limit))
