@@ -23,6 +23,7 @@ from attractor_server.rpc.server import RpcServer, open_server
 from attractor_server.scheduling.batch_size import CONTENTION_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
 from attractor_server.shard.expiry import clear, sweep
+from attractor_server.shard.memory_share import free_memory, share_memory
 from attractor_server.shard.shard import Limits, Resize, Shard
 from attractor_server.shard.spec import ShardSpec, threads_for
 from attractor_server.shard.trimming import trim
@@ -124,7 +125,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
-    async with _prepare(spec) as (models, engine, store):
+    async with _prepare(spec) as (models, engine, store, bank_bytes):
         batcher = Batcher(
             engine if store is None else LeaseGuard(engine, lease=store.ownership),
             waiting_limit=spec.waiting_patterns,
@@ -132,7 +133,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
             batch_s=spec.batch_s,
         )
         warmed = models.values() if spec.warm_up else ()
-        warming = Warmup(engine, warmed, bank_bytes=spec.bank_bytes)
+        warming = Warmup(engine, warmed, bank_bytes=bank_bytes)
         compiling = BackgroundCompiler(warmed, threads=spec.threads)
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store)
@@ -156,19 +157,20 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
 
 
 @asynccontextmanager
-async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]]:
-    models, engine, store = await anyio.to_thread.run_sync(_open, spec)
+async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None, int]]:
+    models, engine, store, bank_bytes = await anyio.to_thread.run_sync(_open, spec)
     try:
-        yield models, engine, store
+        yield models, engine, store, bank_bytes
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_close, engine, store)
 
 
-def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None]:
+def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None, int]:
     """Read the files and take the memory that a shard needs: not on the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
+    bank_bytes = spec.bank_bytes or _share_banks(spec, len(models))
     residency = Residency(precision=spec.bank_dtype, folder=_make_spill_folder(spec))
     artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts)
     store = _open_memory_store(spec, artifacts) if spec.durable else None
@@ -177,13 +179,20 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
         models = {**models, **load_former_models(store, artifacts, models.values(), device_of(spec.device))}
     engine = Engine(
         models.values(),
-        bank_bytes=spec.bank_bytes,
+        bank_bytes=bank_bytes,
         residency=residency,
         store=store,
         checked=spec.check_banks,
         part_s=spec.batch_s / CONTENTION_PART,
     )
-    return models, engine, store
+    return models, engine, store, bank_bytes
+
+
+def _share_banks(spec: ShardSpec, models: int) -> int:
+    """Return the bytes for the bank of each model; those of former models, which are few, are not counted."""
+    if spec.device == "cuda":
+        return share_memory(torch.cuda.mem_get_info(device_of(spec.device))[0], banks=models)
+    return share_memory(free_memory(spec.sharing), banks=models * spec.sharing)
 
 
 def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:

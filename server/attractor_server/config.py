@@ -63,7 +63,12 @@ class Settings(BaseSettings):
         description="PostgreSQL that memories are kept in, postgresql://USER@HOST/DATABASE. Empty: the data folder. "
         "One with a password belongs in the variable or the file: flags are seen by all users of a machine.",
     )
-    bank_memory_mib: int = Field(1024, ge=1, description="Memory for the fast weights of each model, in each shard.")
+    bank_memory_mib: int = Field(
+        1024,
+        ge=0,
+        description="Memory for the fast weights of each model, in each shard. 0: an equal part of what the memory of "
+        "the container (or the machine, or the GPU) leaves.",
+    )
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="What fast weights are kept as; of fewer bits more memories fit."
     )

@@ -12,7 +12,10 @@ import torch
 
 from attractor_server.app import run_shard
 from attractor_server.cgroups import cpu_limit, memory_limit
+from attractor_server.errors import SettingsError
+from attractor_server.shard import memory_share
 from attractor_server.shard import spec as module
+from attractor_server.shard.memory_share import free_memory, share_memory
 from attractor_server.shard.spec import ShardSpec, available_cores
 
 UNLIMITED_1 = "9223372036854771712"
@@ -88,6 +91,26 @@ def test_a_container_has_no_more_cores_than_its_quota(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(module, "cpu_limit", lambda: 2.5)
     assert available_cores() == 3
+
+
+@pytest.mark.parametrize(("shards", "models"), [(1, 8), (2, 8), (1, 13)])
+def test_banks_of_all_models_and_shards_fit_in_what_the_container_has(
+    shards: int, models: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_share, "available_memory", lambda: 4 << 30)
+    free = free_memory(shards)
+    banks = shards * models * share_memory(free, banks=shards * models)
+    assert 0.7 * free < banks < 0.8 * free + 1
+    assert free < 4 << 30
+
+
+async def test_memory_that_leaves_nothing_for_banks_is_refused(
+    spec: ShardSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_share, "memory_limit", lambda: 1 << 30)
+    with pytest.raises(SettingsError, match=r"^bank_memory_mib: saw 0"):
+        async with run_shard(replace(spec, bank_bytes=0)):
+            pass
 
 
 async def test_a_shard_counts_cores_where_it_runs(spec: ShardSpec, monkeypatch: pytest.MonkeyPatch) -> None:

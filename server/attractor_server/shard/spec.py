@@ -47,6 +47,7 @@ class ShardSpec:
     """Shards that cores are shared by, and memory"""
     models: Path | None = None
     bank_bytes: int = 1 << 30
+    """Of each model's fast weights; 0: an equal part of the memory there is where the shard runs"""
     bank_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     artifacts: Path | str | None = None
     """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
