@@ -138,8 +138,9 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store)
         shard.resize = None if store is None else resize
+        ports = range(spec.port, spec.port + spec.ports)
         async with open_server(
-            shard, host=spec.host, port=spec.port, advertise=spec.advertise, transport=spec.transport
+            shard, host=spec.host, ports=ports, advertise=spec.advertise, transport=spec.transport
         ) as server:
             if not spec.follows:
                 await server.open()

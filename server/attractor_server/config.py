@@ -42,7 +42,13 @@ class Settings(BaseSettings):
         description="Address that shards listen on; 0.0.0.0 for all of the machine's. Empty: 127.0.0.1, with "
         "--ray-address 0.0.0.0.",
     )
-    port: int = Field(7171, ge=0, le=65535, description="Port of the first shard, the next ones follow; 0: any.")
+    port: int = Field(
+        7171,
+        ge=0,
+        le=65535,
+        description="Port of the first shard, the next ones follow; with --ray-address each takes the first that is "
+        "free on its node. 0: any.",
+    )
     advertise: str = Field(
         "",
         description="Host that clients reach the shards at. Empty: --host, or where that is all addresses, the one of "

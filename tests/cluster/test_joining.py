@@ -1,5 +1,6 @@
 """`attractor serve --ray-address`: shards on the nodes of a Ray cluster that runs already."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ import numpy as np
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from tests.support.ray_nodes import head_of, ray_cluster, raylet
+from tests.support.cluster_calls import topology
+from tests.support.ray_nodes import free_port, head_of, ray_cluster, raylet
 from tests.support.server_process import COMMAND, drained, server_process, until, words
 
 import attractor
@@ -52,12 +54,17 @@ def test_shards_are_spread_over_the_nodes_of_a_cluster_and_the_supervisor_is_on_
     two_nodes: Cluster, models: Path
 ) -> None:
     two_nodes.add_node(num_cpus=1)
-    flags = ("--ray-address", two_nodes.address, "--shards", "3", "--port", "0", "--advertise", "127.0.0.1")
-    with server_process("--models", str(models), *flags):
+    first = free_port()
+    flags = ("--ray-address", two_nodes.address, "--shards", "3", "--port", str(first), "--advertise", "127.0.0.1")
+    with socket.create_server(("", first + 1)), server_process("--models", str(models), *flags) as server:
         nodes = [actor.ppid() for actor in actors("ShardActor")]
         (supervisor,) = actors("Supervisor")
         assert len(nodes) == len(set(nodes)) == 3
         assert supervisor.ppid() == raylet(head_of(two_nodes)).pid
+        ports = {int(shard.address.rpartition(":")[2]) for shard in topology(server.address).shards}
+        assert first in ports
+        assert first + 1 not in ports
+        assert len(ports) == 3
 
 
 def test_shards_outlive_their_command_and_another_one_goes_on_with_them(two_nodes: Cluster, models: Path) -> None:

@@ -37,6 +37,7 @@ def spec_of(settings: Settings) -> ShardSpec:
     return ShardSpec(
         host=settings.listen_host,
         port=settings.port,
+        ports=min(GROUPS, 65_536 - settings.port) if settings.ray_address and settings.port else 1,
         advertise=settings.advertise or _advertised_host(settings.listen_host, on_cluster=bool(settings.ray_address)),
         device=settings.device,
         threads=settings.threads,

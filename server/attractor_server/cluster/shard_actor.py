@@ -30,7 +30,9 @@ ASKED_BYTES = 1 << 20
 
 
 def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
-    """Start a shard of that number, with a port of its own, that Ray starts again whenever it ends.
+    """Start a shard of that number, that Ray starts again whenever it ends.
+
+    Its port is its own, unless the spec has several: then it is the first that is free where it runs.
 
     Raises:
         SettingsError: there is one already.
@@ -44,7 +46,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
         "scheduling_strategy": "SPREAD",
     }
     follows = spec.follows if number == 0 else 0
-    port = follows or (spec.port + number if spec.port else 0)
+    port = follows or (spec.port + number if spec.port and spec.ports == 1 else spec.port)
     own = replace(spec, number=number, port=port, follows=follows)
     return start_actor(ShardActor, shard_name(number), options, own, log_level)
 

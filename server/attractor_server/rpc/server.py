@@ -38,13 +38,14 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class RpcServer:
-    """The server of a shard, at `host` and `port`; clients reach it at host `advertise`."""
+    """The server of a shard, at `host` and one of `ports`; clients reach it at host `advertise`."""
 
-    def __init__(self, shard: Shard, *, host: str, port: int, advertise: str, transport: Transport) -> None:
+    def __init__(self, shard: Shard, *, host: str, ports: range, advertise: str, transport: Transport) -> None:
         self.peers = Peers()
         self._shard = shard
         self._host = host
-        self._port = port
+        self._ports = ports
+        self._port = ports[0]
         self._advertise = advertise
         self._open = False
         self._health = health.aio.HealthServicer()
@@ -58,23 +59,30 @@ class RpcServer:
         return join_port(self._advertise, self._port)
 
     async def open(self) -> None:
-        """Listen from now on; port 0 takes a free one. Does nothing where it listens already.
+        """Listen from now on, at the first port that is free; 0 is any. Does nothing where it listens already.
 
         Raises:
-            SettingsError: the port is taken, or the host is not of this machine.
+            SettingsError: all ports are taken, or the host is not of this machine.
         """
         if self._open:
             return
         for service in ("", *SERVICES):
             await self._health.set(service, _NOT_SERVING)
-        try:
-            self._port = self._server.add_insecure_port(join_port(self._host, self._port))
-        except RuntimeError as error:
-            raise SettingsError(
-                f"port: saw {join_port(self._host, self._port)}, where nothing can listen: is it taken?"
-            ) from error
+        self._port = self._bind()
         await self._server.start()
         self._open = True
+
+    def _bind(self) -> int:
+        failure: RuntimeError | None = None
+        for port in self._ports:
+            try:
+                return self._server.add_insecure_port(join_port(self._host, port))
+            except RuntimeError as error:
+                failure = error
+        which = f", and the {len(self._ports) - 1} after it" if len(self._ports) > 1 else ""
+        raise SettingsError(
+            f"port: saw {join_port(self._host, self._ports[0])}{which}, where nothing can listen: is it taken?"
+        ) from failure
 
     async def ready(self) -> None:
         """Tell the health service that this shard serves."""
@@ -100,10 +108,10 @@ class RpcServer:
 
 @asynccontextmanager
 async def open_server(
-    shard: Shard, *, host: str, port: int, advertise: str, transport: Transport
+    shard: Shard, *, host: str, ports: range, advertise: str, transport: Transport
 ) -> AsyncIterator[RpcServer]:
     """Make a server with all services of a shard, to be opened in the block and closed after it."""
-    server = RpcServer(shard, host=host, port=port, advertise=advertise, transport=transport)
+    server = RpcServer(shard, host=host, ports=ports, advertise=advertise, transport=transport)
     try:
         yield server
     finally:

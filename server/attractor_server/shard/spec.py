@@ -37,6 +37,8 @@ class ShardSpec:
     number: int = 0
     host: str = "127.0.0.1"
     port: int = 0
+    ports: int = 1
+    """From `port` on, of which the first free one is taken"""
     advertise: str = "127.0.0.1"
     follows: int = 0
     """The port of a stand-in for all shards, which the first of them listens at when it is told to serve; 0: none"""
