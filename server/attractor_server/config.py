@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     )
     models: Path | None = Field(None, description="Folder of model files to serve beside those that ship.")
     ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
+    place_resource: str = Field(
+        "",
+        description="Resource of the Ray cluster's nodes, of which each shard takes 1: `ray start --resources "
+        "'{\"NAME\": 1}'` makes a node one with a place for a single shard, and others have none. Empty: any node.",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="What shards compute on; cuda takes a GPU for each.")
     threads: int = Field(
         0, ge=0, description="Threads that each shard computes with; 0: the cores of its container, shared out."
@@ -146,6 +151,15 @@ class Settings(BaseSettings):
                 "on_stop", "shards of a Ray inside the server end with it; expected --ray-address"
             )
         return on_stop
+
+    @field_validator("place_resource")
+    @classmethod
+    def _check_place(cls, name: str, info: ValidationInfo) -> str:
+        if name and not info.data.get("ray_address"):
+            raise PydanticCustomError(
+                "place_resource", "a Ray inside the server has no other nodes; expected --ray-address"
+            )
+        return name
 
     @field_validator("slots")
     @classmethod

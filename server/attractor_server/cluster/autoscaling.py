@@ -21,10 +21,15 @@ GONE_S = 15.0
 
 
 def count_places(spec: ShardSpec) -> int:
-    """Count one for each node that can carry a shard, of shards that need a GPU one for each; at least 1."""
+    """Count one for each node that can carry a shard, of shards that need a GPU one for each; at least 1.
+
+    Of shards that take a resource of their nodes, count that.
+    """
     nodes: Sequence[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
-    if spec.device == "cuda":
+    if spec.place_resource:
+        found = sum(int(one.get(spec.place_resource, 0)) for one in resources)
+    elif spec.device == "cuda":
         found = sum(int(one.get("GPU", 0)) for one in resources)
     else:
         found = sum(one.get("memory", 0) >= ASKED_BYTES for one in resources)

@@ -44,6 +44,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
         "max_concurrency": 4,
         "memory": ASKED_BYTES,
         "scheduling_strategy": "SPREAD",
+        "resources": {spec.place_resource: 1} if spec.place_resource else {},
     }
     follows = spec.follows if number == 0 else 0
     port = follows or (spec.port + number if spec.port and spec.ports == 1 else spec.port)

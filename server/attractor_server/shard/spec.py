@@ -42,6 +42,8 @@ class ShardSpec:
     advertise: str = "127.0.0.1"
     follows: int = 0
     """The port of a stand-in for all shards, which the first of them listens at when it is told to serve; 0: none"""
+    place_resource: str = ""
+    """The resource of Ray nodes of which a shard takes one; empty: any node has a place"""
     device: str = "cpu"
     threads: int = 1
     """0: a part of the cores where the shard runs"""
