@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from ray.cluster_utils import Cluster
 from tests.support.cluster_calls import topology
-from tests.support.ray_nodes import free_port, head_of, ray_cluster, raylet
-from tests.support.server_process import COMMAND, drained, server_process, until, words
+from tests.support.ray_nodes import actors, free_port, head_of, ray_cluster, raylet
+from tests.support.server_process import COMMAND, drained, server_process, until
 
 import attractor
 from attractor_server.cluster.status import ABANDONED_S
@@ -29,11 +28,6 @@ def two_nodes() -> Iterator[Cluster]:
 def stopped(cluster: Cluster) -> "subprocess.CompletedProcess[str]":
     command = [*COMMAND, "stop", "--ray-address", cluster.address]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def actors(kind: str) -> list[psutil.Process]:
-    """The processes of all actors of a kind that this process's Ray nodes have."""
-    return [child for child in psutil.Process().children(recursive=True) if any(kind in word for word in words(child))]
 
 
 def test_a_server_joins_a_ray_cluster_and_leaves_it_running(two_nodes: Cluster, models: Path) -> None:

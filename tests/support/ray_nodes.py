@@ -1,19 +1,22 @@
 """Nodes of a Ray cluster on this machine, and how one is lost."""
 
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
-from tests.support.server_process import shards_among
+from tests.support.server_process import shards_among, words
 
 if TYPE_CHECKING:
     from ray._private.node import Node
     from ray.cluster_utils import Cluster
 
 GONE_S = 30.0
+DRAINING_S, PREEMPTION = 120.0, 2
+"""Time that a node is given to end, and Ray's number of a reason that no node may refuse"""
 EACH: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 """What a node is started with"""
 
@@ -67,3 +70,21 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port
+
+
+def actors(kind: str) -> list[psutil.Process]:
+    """The processes of all actors of a kind that this process's Ray nodes have."""
+    return [child for child in psutil.Process().children(recursive=True) if any(kind in word for word in words(child))]
+
+
+def drain(cluster: "Cluster", node: "Node") -> None:
+    """Tells Ray that a node will end, as `ray start` does when it is told to."""
+    deadline_ms = round((time.time() + DRAINING_S) * 1000)
+    head = head_of(cluster).get_gcs_client()  # type: ignore[no-untyped-call]
+    accepted, why = head.drain_node(node.node_id, PREEMPTION, "a test", deadline_ms)
+    assert accepted, why
+
+
+def ended(process: psutil.Process, timeout_s: float) -> bool:
+    """Whether a process ends in time."""
+    return not psutil.wait_procs([process], timeout_s)[1]

@@ -26,7 +26,8 @@ def count_places(spec: ShardSpec) -> int:
     Of shards that take a resource of their nodes, count that.
     """
     nodes: Sequence[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    leaving = find_leaving_nodes()
+    resources = [node["Resources"] for node in nodes if node["Alive"] and node["NodeID"] not in leaving]
     if spec.place_resource:
         found = sum(int(one.get(spec.place_resource, 0)) for one in resources)
     elif spec.device == "cuda":
@@ -36,17 +37,36 @@ def count_places(spec: ShardSpec) -> int:
     return min(max(found, 1), GROUPS)
 
 
+def find_leaving_nodes() -> frozenset[str]:
+    """Return the ids of nodes that Ray drains, since they were told to end; of a Ray that cannot tell, none."""
+    try:
+        return frozenset(ray._private.state.state.get_draining_nodes())  # noqa: SLF001 - the one way to be told
+    except AttributeError:  # which Ray may take away without a word
+        return frozenset()
+
+
 class Autoscaler:
-    """The number of shards there shall be where they follow the nodes. A thread looks: Ray's head may be away."""
+    """Nodes of the Ray cluster: how many shards there shall be where they follow them, and which nodes are to end.
+
+    A thread looks: Ray's head may be away.
+    """
 
     def __init__(
-        self, look: Callable[[], int], *, clock: Callable[[], float] = time.monotonic, gone_s: float = GONE_S
+        self,
+        look: Callable[[], int],
+        *,
+        find_leaving: Callable[[], frozenset[str]] = frozenset,
+        clock: Callable[[], float] = time.monotonic,
+        gone_s: float = GONE_S,
     ) -> None:
-        """Ask `look` how many places there are."""
+        """Ask `look` how many places there are, and `find_leaving` which nodes are to end."""
         self._look = look
+        self._find_leaving = find_leaving
         self._clock = clock
         self._gone_s = gone_s
         self._places = 0
+        self.leaving_nodes: frozenset[str] = frozenset()
+        """Ids of nodes that will end in a moment"""
         self._enough_s = clock()
         """When there was last a place for each shard"""
 
@@ -55,7 +75,8 @@ class Autoscaler:
         threading.Thread(target=self._run, name="places", daemon=True).start()
 
     def look(self) -> None:
-        """Count the places once."""
+        """Look once."""
+        self.leaving_nodes = self._find_leaving()
         self._places = self._look()
 
     def target(self, shards: int, *, whole: bool) -> int:

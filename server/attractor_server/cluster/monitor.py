@@ -36,6 +36,8 @@ class ShardMonitor:
         self._sent: ray.ObjectRef[None] | None = None
         self._sent_epoch = 0
         self._draining: ray.ObjectRef[bool] | None = None
+        self.leaving = False
+        """Its node will end: it keeps what it has until others can have it, and takes nothing"""
 
     @property
     def info(self) -> ShardInfo | None:
@@ -50,6 +52,11 @@ class ShardMonitor:
     @property
     def serves(self) -> bool:
         """Whether it can own something."""
+        return self.follows_orders and not self.leaving
+
+    @property
+    def follows_orders(self) -> bool:
+        """Whether it can part with something, or take it."""
         return self.answers and self.status is not None and self.status.warm and self._draining is None
 
     @property
@@ -113,19 +120,35 @@ class ShardMonitor:
         found: Topology | None = ray.get(self.handle.topology.remote(), timeout=UNRESPONSIVE_S)
         return found
 
+    def note_leaving(self, nodes: Collection[str]) -> bool:
+        """Note whether it is on one of these nodes, which will end; return whether that is new."""
+        leaving = self.status is not None and self.status.node in nodes
+        was, self.leaving = self.leaving, leaving
+        return leaving and not was
+
     def retire(self) -> bool:
         """End it once it has finished what it accepted, which begins at the first call; return whether it has ended."""
+        if self._drain():
+            end(self.handle)
+            return True
+        return False
+
+    def leave_node(self) -> None:
+        """End it once it has finished what it accepted, which begins at the first call; Ray starts it elsewhere."""
+        if self._drain():
+            ray.kill(self.handle, no_restart=False)
+            self._draining, self._asked, self._sent, self.status = None, None, None, None
+            self.leaving, self._missing = False, True
+
+    def _drain(self) -> bool:
         if self._draining is None:
             self._draining = self.handle.drain.remote(DRAIN_S)
-        if self.answers and not ray.wait([self._draining], timeout=0)[0]:
-            return False
-        end(self.handle)
-        return True
+        return not self.answers or bool(ray.wait([self._draining], timeout=0)[0])
 
     @property
     def retiring(self) -> bool:
-        """Whether it has begun to end."""
-        return self._draining is not None
+        """Whether it has begun to end for good."""
+        return self._draining is not None and not self.leaving
 
     def _take_status(self, status: ShardStatus) -> None:
         self.status = status

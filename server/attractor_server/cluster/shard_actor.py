@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import ray
 from anyio.from_thread import start_blocking_portal
 from ray.exceptions import RayError
 
@@ -91,6 +92,7 @@ class ShardActor:
             known=shard.topology.epoch if shard.topology else 0,
             held=shard.held,
             log=self._logbook.take(),
+            node=ray.get_runtime_context().get_node_id(),
         )
 
     def topology(self) -> Topology | None:

@@ -28,6 +28,8 @@ class ShardStatus:
     """Groups of slots that it has claimed; none where nothing is kept"""
     log: tuple[str, ...]
     """Lines that it logged since it was asked last"""
+    node: str = ""
+    """Ray's id of the node it is on"""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from attractor_server.cluster.actors import SUPERVISOR, Handle, end, find_shards, start_actor
-from attractor_server.cluster.autoscaling import Autoscaler, count_places
+from attractor_server.cluster.autoscaling import Autoscaler, count_places, find_leaving_nodes
 from attractor_server.cluster.monitor import ShardMonitor
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, Logbook, SupervisorStatus
@@ -67,7 +67,7 @@ class Supervisor:
         self._follows_nodes = follows_nodes
         self._begun = not spec.follows
         """No stand-in serves any more what the shards are to own"""
-        self._autoscaler = Autoscaler(partial(count_places, spec))
+        self._autoscaler = Autoscaler(partial(count_places, spec), find_leaving=find_leaving_nodes)
         self._topology: Topology | None = None
         self._members: Set[int] = frozenset()
         self._orphans: frozenset[int] = frozenset()
@@ -129,6 +129,9 @@ class Supervisor:
             self._pause_s = SETTLE_EVERY_S[1]
             return
 
+        # Shards whose nodes are to end part with what they have before.
+        self._leave_nodes(topology)
+
         # What has changed since is sent to the shards; one too many leaves once it has nothing.
         self._topology = self._update(topology)
         self._send(self._topology)
@@ -169,6 +172,16 @@ class Supervisor:
             logger.error("shard %d could not be started; Ray's logs say why", last.number)
             end(self._shards.pop().handle)
             self._wanted, self._follows_nodes = len(self._shards), False  # else it would be tried for ever
+
+    def _leave_nodes(self, topology: Topology) -> None:
+        """Have shards on nodes that will end lose what they own, and start again elsewhere once they have nothing."""
+        if not self._spec.durable:
+            return  # a move would lose it at once
+        for shard in self._shards:
+            if shard.note_leaving(self._autoscaler.leaving_nodes):
+                logger.warning("shard %d is on a node that will end: others take over what it has", shard.number)
+            if shard.leaving and shard.number not in self._members and shard.follows(topology) and not shard.held:
+                shard.leave_node()
 
     def _recover_topology(self) -> Topology | None:
         """Return the newest topology that a shard was sent, once every shard has answered or will not."""
@@ -225,7 +238,7 @@ class Supervisor:
             return topology.slot_owners
         logger.info("shards that own memories: %s, before: %s", sorted(serving), sorted(self._members))
         owners = reassign(groups_of(topology.slot_owners), self._members, serving)
-        silent = self._members - {shard.number for shard in self._shards if shard.serves}
+        silent = self._members - {shard.number for shard in self._shards if shard.follows_orders}
         self._orphans = self._orphans.union(*(topology.groups(number) for number in silent))
         self._members = serving
         return spread(owners, self._slots)
@@ -239,7 +252,7 @@ class Supervisor:
         held = frozenset[int]().union(*(shard.held for shard in self._shards))
         for shard in self._shards[: len(topology.shards)]:
             wanted = topology.groups(shard.number)
-            if shard.serves and not (shard.follows(topology) and self._holds(shard, wanted)):
+            if shard.follows_orders and not (shard.follows(topology) and self._holds(shard, wanted)):
                 logger.debug("telling shard %d of epoch %d", shard.number, topology.epoch)
                 lacking = wanted - held
                 shard.send(topology, lacking if followed else lacking & self._orphans)
