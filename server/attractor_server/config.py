@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     )
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
+    shard_log: Path | None = Field(
+        None,
+        description="File that each shard logs to as well, where it runs: /proc/1/fd/2 is the stderr of its container, "
+        "which Ray keeps from it. Lines of shards reach the stderr of this command in any case.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
 
     @property

@@ -1,5 +1,6 @@
 """Shards follow the nodes of a Ray cluster: one for each, as nodes come and go."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 from ray.cluster_utils import Cluster
 from tests.support.cluster_calls import scaled, topology
 from tests.support.postgresql import PostgresServer
-from tests.support.ray_nodes import EACH, ray_cluster
-from tests.support.server_process import drained, server_process, until
+from tests.support.ray_nodes import EACH, actors, drain, ended, ray_cluster, raylet
+from tests.support.server_process import COMMAND, drained, server_process, until
 from tests.support.writer import Writer
 
 from attractor_server.cluster.autoscaling import Autoscaler
@@ -50,30 +51,49 @@ def test_as_long_as_nobody_has_counted_nothing_changes() -> None:
 
 @pytest.fixture
 def growing() -> Iterator[Cluster]:
+    """A head, which has no place for a shard."""
     with ray_cluster(beside=0) as cluster:
         yield cluster
 
 
+def wait_in_vain(*arguments: str) -> str:
+    """Return what a server says that finds no place, and kill it."""
+    command = [*COMMAND, "serve", "--warm-up", "no", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    with process, process.stderr:
+        told = next(line for line in process.stderr if "WARNING" in line)
+        process.kill()
+    return told
+
+
 @pytest.mark.timeout(200)
 def test_shards_come_and_go_with_the_nodes_and_clients_see_no_error(
-    growing: Cluster, models: Path, postgres: PostgresServer
+    growing: Cluster, models: Path, postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    flags = ("--models", str(models), "--shards", "0", "--port", "0", "--advertise", "127.0.0.1")
+    flags = ("--models", str(models), "--shards", "0", "--port", "0", "--advertise", "127.0.0.1", "--log-level", "info")
+    placed = ("--place-resource", "place", "--shard-log", str(tmp_path / "log"))
     kept = ("--backend-store-uri", postgres.store(), "--ray-address", growing.address)
-    with server_process(*flags, *kept) as server:
+    assert "1 of 1 shards wait for a node" in wait_in_vain(*flags, *placed, *kept)
+    first = growing.add_node(**EACH, resources={"place": 1})
+    with server_process(*flags, *placed, *kept) as server:
 
         def shards() -> int:
             seen = topology(server.address)
             return len(seen.shards) if len(set(seen.slot_owners)) == len(seen.shards) else 0
 
         assert shards() == 1
+        assert [actor.ppid() for actor in actors("ShardActor")] == [raylet(first).pid]
         writers = [Writer(server.address, f"load/{n}") for n in range(3)]
         with writers[0].at_work(), writers[1].at_work(), writers[2].at_work():
-            node = growing.add_node(**EACH)
+            node = growing.add_node(**EACH, resources={"place": 1})
             until(lambda: shards() == 2, timeout_s=WAIT_S)
-            growing.remove_node(node)
+            moved = len(writers[0].versions)
+            drain(growing, node)
+            assert ended(raylet(node), timeout_s=WAIT_S)
+            assert len(writers[0].versions) > moved
             until(lambda: shards() == 1, timeout_s=WAIT_S)
-            scaled(server, 2)
+            scaled(server, 1)
             assert not topology(server.address).follows_nodes
             scaled(server, 0)
             counts = [len(writer.versions) for writer in writers]
@@ -81,3 +101,10 @@ def test_shards_come_and_go_with_the_nodes_and_clients_see_no_error(
         for writer in writers:
             assert writer.error is None, drained(server.errors)
             assert writer.versions == list(range(1, len(writer.versions) + 1))
+        told = drained(server.errors)
+        assert any("is on a node that will end" in line for line in told)
+        assert not any("does not answer" in line for line in told)
+    assert {line.split(": ")[0].rpartition(" INFO ")[2] for line in (tmp_path / "log").read_text().splitlines()} >= {
+        "shard 0",
+        "shard 1",
+    }

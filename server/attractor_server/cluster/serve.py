@@ -53,6 +53,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         batch_patterns=settings.batch_patterns,
         batch_s=settings.batch_ms / 1000,
         warm_up=settings.warm_up,
+        log_file=settings.shard_log,
         check_banks=settings.check_banks,
         transport=Transport(age_s=settings.connection_age_s),
     )

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from attractor_server.cluster.actors import Handle, find_supervisor, shard_name, start_actor
 from attractor_server.cluster.ray_node import node_address
-from attractor_server.cluster.status import Logbook, ShardStatus
+from attractor_server.cluster.status import Logbook, ShardStatus, add_log_file
 from attractor_server.errors import Unavailable
 from attractor_server.shard.event_loop import freeze_heap, loop_options
 from attractor_server.shard.spec import ShardSpec
@@ -68,6 +68,8 @@ class ShardActor:
         """Return once the shard listens. An empty `spec.advertise` means this node's own address."""
         self._logbook = Logbook(f"shard {spec.number}")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
+        if spec.log_file is not None:
+            add_log_file(spec.log_file, self._logbook.formatter)
         self._process = Incarnation.here(f"shard-{spec.number}")
         spec = replace(spec, advertise=spec.advertise or node_address())
         with ExitStack() as stack:

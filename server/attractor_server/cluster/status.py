@@ -3,9 +3,12 @@
 import logging
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 from attractor_server.sharding.topology import ShardInfo
 from attractor_server.storage.process import Incarnation
+
+logger = logging.getLogger(__name__)
 
 ABANDONED_S = 5.0
 """Silence of the command that runs the server, after which another one may"""
@@ -66,3 +69,14 @@ class Logbook(logging.Handler):
         while self._lines:
             lines.append(self._lines.popleft())
         return tuple(lines)
+
+
+def add_log_file(file: Path, formatter: logging.Formatter | None) -> None:
+    """Log to a file as well; one that cannot be written is told, and done without."""
+    try:
+        handler = logging.FileHandler(file)
+    except OSError as error:
+        logger.warning("the shard does not log to %s: %s", file, error)
+        return
+    handler.setFormatter(formatter)
+    logging.getLogger().addHandler(handler)

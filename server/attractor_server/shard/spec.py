@@ -66,6 +66,8 @@ class ShardSpec:
     """Longest time of a batch: requests of others wait for as long"""
     warm_up: bool = True
     """Programs run once before the shard serves"""
+    log_file: Path | None = None
+    """Where it logs to beside its own stderr, which Ray keeps in a folder"""
     check_banks: bool = False
     """The places of banks are checked after each batch; where two pages share one the shard ends"""
     lease_s: float = LEASE_S
