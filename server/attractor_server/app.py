@@ -25,7 +25,7 @@ from attractor_server.scheduling.batcher import Batcher, LeaseGuard
 from attractor_server.shard.expiry import clear, sweep
 from attractor_server.shard.memory_share import free_memory, share_memory
 from attractor_server.shard.shard import Limits, Resize, Shard
-from attractor_server.shard.spec import ShardSpec, threads_for
+from attractor_server.shard.spec import ShardSpec, store_address, threads_for
 from attractor_server.shard.trimming import trim
 from attractor_server.sharding.topology import ShardInfo, Topology
 from attractor_server.storage.artifacts import Artifacts
@@ -198,9 +198,10 @@ def _share_banks(spec: ShardSpec, models: int) -> int:
 
 def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
     """Open two connections: a look must not wait for a commit, which may wait for that of another shard."""
-    looks = open_store(spec.store_uri, busy_ms=LOOKS_BUSY_MS)
+    address = store_address(spec)
+    looks = open_store(address, busy_ms=LOOKS_BUSY_MS)
     ownership = Claims(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
-    return SqlMemoryStore(open_store(spec.store_uri), ownership, artifacts=artifacts)
+    return SqlMemoryStore(open_store(address), ownership, artifacts=artifacts)
 
 
 def _close(engine: Engine, store: SqlMemoryStore | None) -> None:

@@ -17,6 +17,7 @@ from pydantic_settings import (
 from attractor_server.errors import SettingsError
 from attractor_server.storage.artifacts import SCHEMES
 from attractor_server.storage.backends.opening import backend_of
+from attractor_server.storage.backends.postgres_password import join_password, read_password
 from attractor_server.storage.backends.sqlite_backend import uri_of
 
 ENV_PREFIX = "ATTRACTOR_"
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
         "",
         description="PostgreSQL that memories are kept in, postgresql://USER@HOST/DATABASE. Empty: the data folder. "
         "One with a password belongs in the variable or the file: flags are seen by all users of a machine.",
+    )
+    backend_password_file: Path | None = Field(
+        None,
+        description="File with the password of the database, which this command and each shard read where they run. "
+        "Empty: the password of the address, PGPASSWORD, or PostgreSQL's own file.",
     )
     bank_memory_mib: int = Field(
         1024,
@@ -131,8 +137,10 @@ class Settings(BaseSettings):
 
     @property
     def store_uri(self) -> str:
-        """The address of the store that was named for memories, or of their folder."""
-        return self.backend_store_uri or uri_of(self.data_folder)
+        """The address of the store that was named for memories, with its password, or of their folder."""
+        if not self.backend_store_uri:
+            return uri_of(self.data_folder)
+        return join_password(self.backend_store_uri, read_password(self.backend_password_file))
 
     @property
     def artifacts(self) -> Path | str | None:

@@ -22,6 +22,7 @@ from attractor_server.cluster.status import SupervisorStatus
 from attractor_server.errors import Unavailable
 
 ONE = np.full((4, 4), 0.5, np.float32)
+PASSWORD = "Gqx9Zt7kMarker"
 
 
 @pytest.fixture
@@ -32,10 +33,11 @@ def lasting(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_shards_serve_on_while_the_head_is_away_even_one_that_is_asked_to_scale(
-    lasting: Cluster, models: Path, postgres: PostgresServer
+    lasting: Cluster, models: Path, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     flags = ("--models", str(models), "--shards", "2", "--port", "0", "--advertise", "127.0.0.1")
-    kept = ("--backend-store-uri", postgres.store(), "--ray-address", lasting.address)
+    uri = postgres.store().replace("attractor@", f"attractor:{PASSWORD}@")
+    kept = ("--backend-store-uri", uri, "--ray-address", lasting.address)
     with server_process(*flags, *kept) as server, attractor.Client(server.address, timeout_s=8) as client:
         memories = [client.create_memory(f"away/{n}", model="tiny") for n in range(8)]
         node = head_of(lasting)
@@ -51,6 +53,11 @@ def test_shards_serve_on_while_the_head_is_away_even_one_that_is_asked_to_scale(
         scaled(server, 1)
         scaled(server, 2)
         assert [memory.store(ONE).version for memory in memories] == [4] * 8
+    folder = Path(node.get_session_dir_path())  # type: ignore[no-untyped-call]
+    logs = [path for path in folder.rglob("*") if path.is_file()]
+    kept_by_ray = [*(tmp_path / "gcs").rglob("*"), *logs]
+    assert len(kept_by_ray) > len(logs)
+    assert not [path for path in kept_by_ray if path.is_file() and PASSWORD.encode() in path.read_bytes()]
 
 
 class Silent:

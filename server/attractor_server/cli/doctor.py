@@ -10,7 +10,9 @@ from attractor_server.config import load_settings
 
 
 @click.command()
-@settings_options("host", "port", "models", "durable", "data_dir", "backend_store_uri", "artifact_store")
+@settings_options(
+    "host", "port", "models", "durable", "data_dir", "backend_store_uri", "backend_password_file", "artifact_store"
+)
 @click.option("--server", default="", metavar="HOST:PORT", help="Also whether a server answers there.")
 def doctor(server: str, config: Path | None, **flags: str | None) -> None:
     """Say what is wrong with this installation, for a server with these settings; exit with 1 if anything is."""

@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 
 
 @click.command()
-@settings_options("data_dir", "backend_store_uri", "artifact_store", "models", "bank_dtype")
+@settings_options("data_dir", "backend_store_uri", "backend_password_file", "artifact_store", "models", "bank_dtype")
 @click.option("--replay", is_flag=True, help="Also write each page anew from its patterns, and compare the weights.")
 @click.option(
     "--tolerance",
@@ -60,7 +60,7 @@ def verify(config: Path | None, replay: bool, tolerance: float, **flags: str | N
 
 @click.command()
 @click.argument("target", type=click.Path(path_type=Path))
-@settings_options("data_dir", "backend_store_uri", "artifact_store")
+@settings_options("data_dir", "backend_store_uri", "backend_password_file", "artifact_store")
 def backup(target: Path, config: Path | None, **flags: str | None) -> None:
     """Copy all that is kept into the new folder TARGET, beside a running server or without one, and verify the copy.
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
@@ -42,10 +43,12 @@ _OURS = f"{ServerError.__module__}."
 class Cluster:
     """Shards that a supervisor looks after. One thread prints what they log."""
 
-    def __init__(self, supervisor: Handle, models: Sequence[str]) -> None:
+    def __init__(self, supervisor: Handle, models: Sequence[str], *, password: str = "") -> None:
+        """Give the supervisor the `password` of the store whenever it lacks that."""
         self.models = models
         """Names of the models that every shard serves"""
         self._supervisor = supervisor
+        self._password = password
         self._status = SupervisorStatus(addresses=(), settled=False, log=())
         self._missing = False
         self.stopped = False
@@ -124,6 +127,8 @@ class Cluster:
         if self._missing and self._status.addresses:
             logger.warning("the supervisor answers again")
             self._missing = False
+        if self._status.lacks_password:
+            self._supervisor.keep_password.remote(self._password)
         _print_log(self._status.log)
 
 
@@ -152,14 +157,17 @@ def cluster(  # noqa: PLR0913
     own: list[Handle] = []
     """Started here, and of no use to anybody where the start fails"""
     try:
-        found, supervisor = _take_over(spec, slots)
+        told = replace(spec, password="")  # Ray keeps it
+        found, supervisor = _take_over(told, slots)
         if supervisor is None:
-            own.extend(start_shard(spec, number, log_level) for number in range(shards or count_places(spec)))
-            own.append(supervisor := start_supervisor(spec, slots, log_level, follows_nodes=shards == 0))
+            own.extend(start_shard(told, number, log_level) for number in range(shards or count_places(spec)))
+            own.append(supervisor := start_supervisor(told, slots, log_level, follows_nodes=shards == 0))
             found = own[:-1]
+        if spec.asks_password:
+            supervisor.keep_password.remote(spec.password)
         if joined:
             _wait_for_places(found)
-        running = Cluster(supervisor, _first_statuses(found)[0].models)
+        running = Cluster(supervisor, _first_statuses(found)[0].models, password=spec.password)
         if stand_in is not None:
             _relieve(stand_in, found)
         running.wait_until_ready()

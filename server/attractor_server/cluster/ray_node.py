@@ -44,7 +44,7 @@ def ray_node(address: str) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     with nullcontext() if address else _folder() as folder:
         try:
-            with sigterm_kept():
+            with sigterm_kept(), _command_hidden():
                 ray.init(
                     address=address or "local",
                     namespace=NAMESPACE,
@@ -60,6 +60,19 @@ def ray_node(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _command_hidden() -> Iterator[None]:
+    """Keep the flags of this command, which may hold a password, out of what Ray keeps of whoever joins."""
+    utils, name = ray._private.utils, "get_entrypoint_name"  # noqa: SLF001 - there is no setting for it
+    before = getattr(utils, name, None)
+    setattr(utils, name, lambda: "attractor")
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(utils, name, before)
 
 
 @contextmanager

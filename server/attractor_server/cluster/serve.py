@@ -12,9 +12,10 @@ from attractor_server.cluster.signals import sigterm_waits
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import ANY_HOST, machine_address
-from attractor_server.shard.spec import ShardSpec, Transport
+from attractor_server.shard.spec import ShardSpec, Transport, store_address
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.backends.opening import backend_of
+from attractor_server.storage.backends.postgres_password import split_password
 
 if TYPE_CHECKING:
     from attractor_server.cluster.cluster import Cluster
@@ -34,6 +35,7 @@ Early: TypeAlias = Callable[[str, Sequence[str]], None]
 
 def spec_of(settings: Settings) -> ShardSpec:
     """Return the spec of each shard, but for its number and port."""
+    uri, password = split_password(store_uri_of(settings))
     return ShardSpec(
         host=settings.listen_host,
         port=settings.port,
@@ -46,7 +48,10 @@ def spec_of(settings: Settings) -> ShardSpec:
         models=None if settings.models is None else settings.models.resolve(),
         bank_bytes=settings.bank_memory_mib << 20,
         bank_dtype=settings.bank_dtype,
-        store_uri=store_uri_of(settings),
+        store_uri=uri,
+        password=password,
+        password_file=settings.backend_password_file,
+        asks_password=bool(password) and settings.backend_password_file is None,
         artifacts=settings.artifacts,
         request_bytes=settings.request_memory_mib << 20,
         waiting_patterns=settings.waiting_patterns,
@@ -99,7 +104,7 @@ def run_server(
         )
     with ExitStack() as stack:
         if spec.durable:
-            stack.enter_context(backend_of(spec.store_uri).lock(spec.store_uri))
+            stack.enter_context(backend_of(spec.store_uri).lock(store_address(spec)))
         stand_in: StandIn | None = None
         if spec.durable and spec.device == "cpu" and not settings.ray_address:
             from attractor_server.cluster.standin import run_stand_in  # noqa: PLC0415 - loads torch

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Collection
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 RESIZE_TIMEOUT_S = 10.0
 
+ASK_EVERY_S = 0.1
+
 FAREWELL_S = 1.0
 """Time in which the supervisor fetches what was logged"""
 
@@ -72,6 +75,8 @@ class ShardActor:
             add_log_file(spec.log_file, self._logbook.formatter)
         self._process = Incarnation.here(f"shard-{spec.number}")
         spec = replace(spec, advertise=spec.advertise or node_address())
+        if spec.asks_password:
+            spec = replace(spec, password=_ask_password())
         with ExitStack() as stack:
             portal = stack.enter_context(
                 start_blocking_portal("asyncio", dict(loop_options()), name=f"shard {spec.number}")
@@ -126,6 +131,16 @@ async def _run_shard(spec: ShardSpec) -> AsyncIterator["RunningShard"]:
         logger.critical("the shard has ended, and its process ends", exc_info=True)
         await asyncio.sleep(FAREWELL_S)
         os._exit(1)
+
+
+def _ask_password() -> str:
+    """Return the password of the store, once the supervisor is there and was given it."""
+    while True:
+        with suppress(RayError, ValueError):
+            password: str | None = ray.get(find_supervisor().password.remote(), timeout=RESIZE_TIMEOUT_S)
+            if password is not None:
+                return password
+        time.sleep(ASK_EVERY_S)
 
 
 async def _breathe() -> None:

@@ -14,7 +14,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attractor_server.app import RunningShard, run_shard
 from attractor_server.errors import BankBroken, Unavailable
 from attractor_server.shard.event_loop import loop_options
-from attractor_server.shard.spec import ShardSpec
+from attractor_server.shard.spec import ShardSpec, store_address
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.sharding.topology import Topology
 from attractor_server.storage.backends.opening import open_store
@@ -94,5 +94,5 @@ async def _resize(shards: int) -> None:
 
 def _end_leftovers(spec: ShardSpec) -> None:
     """End the shards of a command that was killed: they end a moment later than it, and hold ports and leases."""
-    with closing(open_store(spec.store_uri)) as store:
+    with closing(open_store(store_address(spec))) as store:
         end_owners(store)

@@ -45,6 +45,8 @@ class SupervisorStatus:
     """Every shard that answers holds what it should, and there are as many as were asked for"""
     log: tuple[str, ...]
     """Lines that it and the shards logged since it was asked last"""
+    lacks_password: bool = False
+    """It was started anew, and shards that start wait until it is given the password of the store"""
 
 
 class Logbook(logging.Handler):

@@ -65,6 +65,7 @@ class Supervisor:
         self._shards = [ShardMonitor(number, handle, self._logbook) for number, handle in enumerate(find_shards())]
         self._wanted = len(self._shards)
         self._follows_nodes = follows_nodes
+        self._password: str | None = None
         self._begun = not spec.follows
         """No stand-in serves any more what the shards are to own"""
         self._autoscaler = Autoscaler(partial(count_places, spec), find_leaving=find_leaving_nodes)
@@ -86,7 +87,10 @@ class Supervisor:
             self._begun = True
             self._wake.set()
         addresses = tuple(shard.address for shard in self._topology.shards) if self._topology else ()
-        return SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.take())
+        lacks = self._spec.asks_password and self._password is None
+        return SupervisorStatus(
+            addresses=addresses, settled=self._settled, log=self._logbook.take(), lacks_password=lacks
+        )
 
     def adopt(self, spec: ShardSpec, slots: int) -> bool:
         """Return True, and be the caller's, if these shards are what it would start, and no other command has them."""
@@ -95,6 +99,14 @@ class Supervisor:
         self._listened_s = time.monotonic()
         logger.warning("the command that ran this server is gone, and another one goes on")
         return True
+
+    def keep_password(self, password: str) -> None:
+        """Keep the password of the store, in memory alone, for shards to ask for when they start."""
+        self._password = password
+
+    def password(self) -> str | None:
+        """Return the password of the store; None before the command has given it."""
+        return self._password
 
     def release(self) -> None:
         """Be nobody's from now on: the command that ran the server leaves it to the next one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from attractor_server.cgroups import cpu_limit
+from attractor_server.storage.backends.postgres_password import join_password, read_password
 from attractor_server.storage.claims import LEASE_S
 
 
@@ -57,7 +58,13 @@ class ShardSpec:
     """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
     room in the bank, below which each shard has its own; else in files without a name"""
     store_uri: str = field(default="", repr=False)
-    """Address of the backend store that shards share; empty: nothing outlives the shard. May hold a password"""
+    """Address of the backend store that shards share, without a password; empty: nothing outlives the shard"""
+    password: str = field(default="", repr=False, compare=False)
+    """Of the store. Ray keeps what a shard is started with: it never goes there"""
+    password_file: Path | None = None
+    """Where the shard reads it from, when it starts"""
+    asks_password: bool = False
+    """The supervisor of the shards has it"""
     request_bytes: int = 1 << 30
     """Bytes that calls may hold, from before their messages are decoded until their answers are sent"""
     waiting_patterns: int = 16_384
@@ -78,6 +85,15 @@ class ShardSpec:
     def durable(self) -> bool:
         """Whether memories outlive the shard."""
         return bool(self.store_uri)
+
+
+def store_address(spec: ShardSpec) -> str:
+    """Return the address of the store, with its password.
+
+    Raises:
+        SettingsError: the file of the password cannot be read.
+    """
+    return join_password(spec.store_uri, spec.password or read_password(spec.password_file))
 
 
 def threads_for(asked: int, shards: int) -> int:

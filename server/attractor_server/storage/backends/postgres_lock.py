@@ -14,8 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from attractor_server.errors import SettingsError, StoreFailed
-
-SCHEMES: Final = ("postgresql://", "postgres://")
+from attractor_server.storage.backends.postgres_password import SCHEMES
 
 _EXPECTED: Final = (
     "expected postgresql://USER@HOST:PORT/DATABASE, where the characters %, /, @, :, [, ?, # and spaces of a password "
