@@ -1,4 +1,4 @@
-"""What the control groups of this process let it have: the limits of its container, or of its service."""
+"""Limits of the control groups of this process: those of its container, or of its service."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -18,6 +18,7 @@ from attractor_server.cluster.ending import drain, end_all
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.cluster.supervisor import start_supervisor
+from attractor_server.cluster.wire import Message, pack_spec, unpack_status, unpack_supervisor_status
 from attractor_server.errors import ServerError, SettingsError, Unavailable
 from attractor_server.shard.spec import ShardSpec
 
@@ -115,7 +116,7 @@ class Cluster:
 
     def _listen(self) -> None:
         try:
-            self._status = ray.get(self._supervisor.status.remote(), timeout=STATUS_TIMEOUT_S)
+            self._status = unpack_supervisor_status(ray.get(self._supervisor.status.remote(), timeout=STATUS_TIMEOUT_S))
         except (RayError, ray.exceptions.GetTimeoutError) as error:
             self.stopped = isinstance(error, ActorDiedError) and _was_ended()
             if not (self._missing or self.stopped):
@@ -237,7 +238,7 @@ def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
     refused = False
     while time.monotonic() < end_s:
         try:
-            if ray.get(supervisor.adopt.remote(spec, slots), timeout=STATUS_TIMEOUT_S):
+            if ray.get(supervisor.adopt.remote(pack_spec(spec), slots), timeout=STATUS_TIMEOUT_S):
                 return True
             if not refused:
                 refused, end_s = True, time.monotonic() + REFUSED_S
@@ -264,7 +265,7 @@ def _wait_for_places(shards: Sequence[Handle]) -> None:
 
 def _first_statuses(handles: Sequence[Handle]) -> Sequence[ShardStatus]:
     try:
-        statuses: Sequence[ShardStatus] = ray.get([h.status.remote() for h in handles], timeout=START_TIMEOUT_S)
+        told: Sequence[Message] = ray.get([h.status.remote() for h in handles], timeout=START_TIMEOUT_S)
     except ray.exceptions.GetTimeoutError as error:
         raise SettingsError(
             f"shards: saw {len(handles)}, which Ray could not place within {START_TIMEOUT_S:g} s; "
@@ -272,6 +273,7 @@ def _first_statuses(handles: Sequence[Handle]) -> Sequence[ShardStatus]:
         ) from error
     except RayActorError as error:
         raise _cause(error) from error
+    statuses = [unpack_status(message) for message in told]
     for status in statuses:
         _print_log(status.log)
     return statuses

@@ -9,6 +9,7 @@ from ray.exceptions import ActorDiedError, RayError
 
 from attractor_server.cluster.actors import Handle, end
 from attractor_server.cluster.status import Logbook, ShardStatus
+from attractor_server.cluster.wire import Message, pack_topology, unpack_status, unpack_topology
 from attractor_server.sharding.topology import ShardInfo, Topology
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class ShardMonitor:
         self._logbook = logbook
         self._asked_s = time.monotonic()
         self._missing = False
-        self._asked: ray.ObjectRef[ShardStatus] | None = None
+        self._asked: ray.ObjectRef[Message] | None = None
         self._sent: ray.ObjectRef[None] | None = None
         self._sent_epoch = 0
         self._draining: ray.ObjectRef[bool] | None = None
@@ -78,7 +79,7 @@ class ShardMonitor:
         """Return whether it has done what the topology says, as far as it can."""
         return self.status is not None and self.status.epoch == topology.epoch
 
-    def ask(self) -> "ray.ObjectRef[ShardStatus]":
+    def ask(self) -> "ray.ObjectRef[Message]":
         """Ask for its status, unless that was asked and is not answered; return the answer to come."""
         if self._asked is None:
             self._asked, self._asked_s = self.handle.status.remote(), time.monotonic()
@@ -97,7 +98,7 @@ class ShardMonitor:
             return
         asked, self._asked = self._asked, None
         try:
-            self._take_status(ray.get(asked))
+            self._take_status(unpack_status(ray.get(asked)))
         except RayError as error:
             self.failed = self.status is None and isinstance(error, ActorDiedError)
             if not (self._missing or self.failed):
@@ -109,7 +110,7 @@ class ShardMonitor:
             if not ray.wait([self._sent], timeout=0)[0] and self._sent_epoch == topology.epoch:
                 return
             self._check(self._sent)
-        self._sent, self._sent_epoch = self.handle.learn.remote(topology, seize), topology.epoch
+        self._sent, self._sent_epoch = self.handle.learn.remote(pack_topology(topology), sorted(seize)), topology.epoch
 
     def topology(self) -> Topology | None:
         """Fetch the newest topology that it was sent.
@@ -117,8 +118,8 @@ class ShardMonitor:
         Raises:
             RayError: it does not answer.
         """
-        found: Topology | None = ray.get(self.handle.topology.remote(), timeout=UNRESPONSIVE_S)
-        return found
+        found: Message | None = ray.get(self.handle.topology.remote(), timeout=UNRESPONSIVE_S)
+        return None if found is None else unpack_topology(found)
 
     def note_leaving(self, nodes: Collection[str]) -> bool:
         """Note whether it is on one of these nodes, which will end; return whether that is new."""

@@ -17,10 +17,17 @@ from ray.exceptions import RayError
 from attractor_server.cluster.actors import Handle, find_supervisor, shard_name, start_actor
 from attractor_server.cluster.ray_node import node_address
 from attractor_server.cluster.status import Logbook, ShardStatus, add_log_file
+from attractor_server.cluster.wire import (
+    Message,
+    pack_spec,
+    pack_status,
+    pack_topology,
+    unpack_spec,
+    unpack_topology,
+)
 from attractor_server.errors import Unavailable
 from attractor_server.shard.event_loop import freeze_heap, loop_options
 from attractor_server.shard.spec import ShardSpec
-from attractor_server.sharding.topology import Topology
 from attractor_server.storage.process import Incarnation
 
 if TYPE_CHECKING:
@@ -51,7 +58,7 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     follows = spec.follows if number == 0 else 0
     port = follows or (spec.port + number if spec.port and spec.ports == 1 else spec.port)
     own = replace(spec, number=number, port=port, follows=follows)
-    return start_actor(ShardActor, shard_name(number), options, own, log_level)
+    return start_actor(ShardActor, shard_name(number), options, pack_spec(own), log_level)
 
 
 logger = logging.getLogger(__name__)
@@ -67,8 +74,9 @@ FAREWELL_S = 1.0
 class ShardActor:
     """One shard, on an event loop in a thread of its own; Ray's calls carry control traffic only."""
 
-    def __init__(self, spec: ShardSpec, log_level: str) -> None:
-        """Return once the shard listens. An empty `spec.advertise` means this node's own address."""
+    def __init__(self, told: Message, log_level: str) -> None:
+        """Return once the shard listens. A spec with an empty `advertise` means this node's own address."""
+        spec = unpack_spec(told)
         self._logbook = Logbook(f"shard {spec.number}")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         if spec.log_file is not None:
@@ -86,11 +94,11 @@ class ShardActor:
             self._stack = stack.pop_all()
         freeze_heap()
 
-    def status(self) -> ShardStatus:
+    def status(self) -> Message:
         """Return its status now; fail if its event loop has ended."""
         self._portal.call(_breathe)
         shard = self._shard
-        return ShardStatus(
+        status = ShardStatus(
             info=shard.info,
             process=self._process,
             models=tuple(shard.models),
@@ -101,14 +109,16 @@ class ShardActor:
             log=self._logbook.take(),
             node=ray.get_runtime_context().get_node_id(),
         )
+        return pack_status(status)
 
-    def topology(self) -> Topology | None:
+    def topology(self) -> Message | None:
         """Return the newest topology that it was sent."""
-        return self._shard.topology
+        topology = self._shard.topology
+        return None if topology is None else pack_topology(topology)
 
-    def learn(self, topology: Topology, seize: Collection[int] = ()) -> None:
+    def learn(self, told: Message, seize: Collection[int] = ()) -> None:
         """Take over a topology, and the groups of `seize` from whoever has them; it serves from the first time on."""
-        self._portal.call(partial(self._shard.learn, topology, seize=seize))
+        self._portal.call(partial(self._shard.learn, unpack_topology(told), seize=seize))
 
     def drain(self, grace_s: float) -> bool:
         """Send clients away and stop; return whether everything that was accepted is finished."""

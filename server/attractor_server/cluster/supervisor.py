@@ -21,6 +21,7 @@ from attractor_server.cluster.autoscaling import Autoscaler, count_places, find_
 from attractor_server.cluster.monitor import ShardMonitor
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, Logbook, SupervisorStatus
+from attractor_server.cluster.wire import Message, pack_spec, pack_supervisor_status, unpack_spec
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.placement import Owners, deal, first, groups_of, reassign, spread
 from attractor_server.sharding.topology import Topology
@@ -38,7 +39,7 @@ def start_supervisor(spec: ShardSpec, slots: int, log_level: str, *, follows_nod
     from attractor_server.cluster.supervisor import Supervisor  # noqa: PLC0415 - which imports this module
 
     options = {"max_concurrency": 4, "resources": {HEAD: HEAD_SHARE}}
-    return start_actor(Supervisor, SUPERVISOR, options, spec, slots, log_level, follows_nodes)
+    return start_actor(Supervisor, SUPERVISOR, options, pack_spec(spec), slots, log_level, follows_nodes)
 
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,9 @@ ANSWER_TIMEOUT_S = 0.3
 class Supervisor:
     """One thread looks after the shards; calls only leave word."""
 
-    def __init__(self, spec: ShardSpec, slots: int, log_level: str, follows_nodes: bool) -> None:
+    def __init__(self, told: Message, slots: int, log_level: str, follows_nodes: bool) -> None:
         """Find the shards there are: those that were just started, or that have been at work for long."""
+        spec = unpack_spec(told)
         self._logbook = Logbook("supervisor")
         logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
         self._spec = spec
@@ -80,7 +82,7 @@ class Supervisor:
         self._autoscaler.start()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
-    def status(self) -> SupervisorStatus:
+    def status(self) -> Message:
         """Return the status of the shards to the command that runs the server, which asks once no stand-in serves."""
         self._listened_s = time.monotonic()
         if not self._begun:
@@ -88,13 +90,13 @@ class Supervisor:
             self._wake.set()
         addresses = tuple(shard.address for shard in self._topology.shards) if self._topology else ()
         lacks = self._spec.asks_password and self._password is None
-        return SupervisorStatus(
-            addresses=addresses, settled=self._settled, log=self._logbook.take(), lacks_password=lacks
+        return pack_supervisor_status(
+            SupervisorStatus(addresses=addresses, settled=self._settled, log=self._logbook.take(), lacks_password=lacks)
         )
 
-    def adopt(self, spec: ShardSpec, slots: int) -> bool:
+    def adopt(self, told: Message, slots: int) -> bool:
         """Return True, and be the caller's, if these shards are what it would start, and no other command has them."""
-        if time.monotonic() - self._listened_s < ABANDONED_S or (spec, slots) != (self._spec, self._slots):
+        if time.monotonic() - self._listened_s < ABANDONED_S or (unpack_spec(told), slots) != (self._spec, self._slots):
             return False
         self._listened_s = time.monotonic()
         logger.warning("the command that ran this server is gone, and another one goes on")
