@@ -32,6 +32,10 @@ serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serv
 test: $(STAMP) ## run all tests, or TESTS=tests/…, in TESTERS=2 processes, which share them by the file
 	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+.PHONY: tools
+tools: $(STAMP) ## fetch Helm into build/tools, for the tests of the chart, which are skipped without it
+	$(BIN)/python tests/support/helm_tools.py build/tools
+
 .PHONY: check
 check: check-format check-lint check-types check-protos check-arrows ## run every check that is no test
 
