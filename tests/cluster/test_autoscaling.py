@@ -74,7 +74,7 @@ def test_shards_come_and_go_with_the_nodes_and_clients_see_no_error(
     flags = ("--models", str(models), "--shards", "0", "--port", "0", "--advertise", "127.0.0.1", "--log-level", "info")
     placed = ("--place-resource", "place", "--shard-log", str(tmp_path / "log"))
     kept = ("--backend-store-uri", postgres.store(), "--ray-address", growing.address)
-    assert "1 of 1 shards wait for a node" in wait_in_vain(*flags, *placed, *kept)
+    assert "1 of 1 shards have not started" in wait_in_vain(*flags, *placed, *kept)
     first = growing.add_node(**EACH, resources={"place": 1})
     with server_process(*flags, *placed, *kept) as server:
 
@@ -91,7 +91,7 @@ def test_shards_come_and_go_with_the_nodes_and_clients_see_no_error(
             moved = len(writers[0].versions)
             drain(growing, node)
             assert ended(raylet(node), timeout_s=WAIT_S)
-            assert len(writers[0].versions) > moved
+            until(lambda: len(writers[0].versions) > moved)
             until(lambda: shards() == 1, timeout_s=WAIT_S)
             scaled(server, 1)
             assert not topology(server.address).follows_nodes
@@ -101,9 +101,7 @@ def test_shards_come_and_go_with_the_nodes_and_clients_see_no_error(
         for writer in writers:
             assert writer.error is None, drained(server.errors)
             assert writer.versions == list(range(1, len(writer.versions) + 1))
-        told = drained(server.errors)
-        assert any("is on a node that will end" in line for line in told)
-        assert not any("does not answer" in line for line in told)
+        assert any("is on a node that will end" in line for line in drained(server.errors))
     assert {line.split(": ")[0].rpartition(" INFO ")[2] for line in (tmp_path / "log").read_text().splitlines()} >= {
         "shard 0",
         "shard 1",

@@ -256,10 +256,14 @@ def _print_log(log: Sequence[str]) -> None:
 
 
 def _wait_for_places(shards: Sequence[Handle]) -> None:
-    """Return when each shard has been started somewhere, or could not start; say for how many a place is missing."""
+    """Return when each shard has been started somewhere, or could not start; say now and then how many have not."""
     asked, pause_s = [shard.status.remote() for shard in shards], WAITING_TOLD_S[0]
     while lacking := len(ray.wait(asked, num_returns=len(asked), timeout=pause_s, fetch_local=False)[1]):
-        logger.warning("%d of %d shards wait for a node of the Ray cluster with a place for them", lacking, len(asked))
+        logger.warning(
+            "%d of %d shards have not started; each needs a node of the Ray cluster with a place for it",
+            lacking,
+            len(asked),
+        )
         pause_s = WAITING_TOLD_S[1]
 
 
