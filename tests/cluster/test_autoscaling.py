@@ -62,7 +62,7 @@ def wait_in_vain(*arguments: str) -> str:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     with process, process.stderr:
-        told = next(line for line in process.stderr if "WARNING" in line)
+        told = next(line for line in process.stderr if "shards have not" in line)
         process.kill()
     return told
 
