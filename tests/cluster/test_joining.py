@@ -74,6 +74,11 @@ def test_shards_outlive_their_command_and_another_one_goes_on_with_them(two_node
                 assert client.memory("left/alone").store(ONE).version == 2
                 assert successor.stop() == 0, drained(successor.errors)
             assert client.memory("left/alone").store(ONE).version == 3
+            other = pytest.raises(
+                AssertionError, match=r"has other settings \(batch_patterns, batch_s\); expected the same"
+            )
+            with other, server_process(*flags, "--advertise", "127.0.0.1", "--batch-ms", "30", "--batch-patterns", "9"):
+                pass
             with server_process(*flags, "--advertise", "127.0.0.1") as third:
                 assert third.address == server.address
                 ended = stopped(two_nodes)

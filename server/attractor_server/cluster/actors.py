@@ -1,11 +1,15 @@
 """Shards and their supervisor as named Ray actors, which outlive whoever started them."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import ray
+from ray.exceptions import RayError
 
 from attractor_server.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 Handle: TypeAlias = Any  # Ray's actor handles are made at run time
 
@@ -27,6 +31,17 @@ def find_supervisor() -> Handle:
         ValueError: there is none.
     """
     return ray.get_actor(SUPERVISOR)
+
+
+def is_supervisor_gone() -> bool:
+    """Return whether there is no supervisor any more: Ray starts one again that has ended by itself."""
+    try:
+        find_supervisor()
+    except ValueError:
+        return True
+    except RayError as error:
+        logger.debug("the supervisor: %s", error)
+    return False
 
 
 def end(handle: Handle) -> None:

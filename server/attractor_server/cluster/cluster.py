@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
 
-from attractor_server.cluster.actors import Handle, end, find_shards, find_supervisor
+from attractor_server.cluster.actors import Handle, end, find_shards, find_supervisor, is_supervisor_gone
 from attractor_server.cluster.autoscaling import count_places
 from attractor_server.cluster.ending import drain, end_all
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.cluster.supervisor import start_supervisor
-from attractor_server.cluster.wire import Message, pack_spec, unpack_status, unpack_supervisor_status
+from attractor_server.cluster.wire import Message, find_differences, pack_spec, unpack_status, unpack_supervisor_status
 from attractor_server.errors import ServerError, SettingsError, Unavailable
 from attractor_server.shard.spec import ShardSpec
 
@@ -118,7 +118,7 @@ class Cluster:
         try:
             self._status = unpack_supervisor_status(ray.get(self._supervisor.status.remote(), timeout=STATUS_TIMEOUT_S))
         except (RayError, ray.exceptions.GetTimeoutError) as error:
-            self.stopped = isinstance(error, ActorDiedError) and _was_ended()
+            self.stopped = isinstance(error, ActorDiedError) and is_supervisor_gone()
             if not (self._missing or self.stopped):
                 logger.warning("the supervisor does not answer; shards go on, and Ray starts it again")
                 logger.debug("the supervisor: %s", error)
@@ -190,17 +190,6 @@ def cluster(  # noqa: PLR0913
                 end_all(find_shards())
 
 
-def _was_ended() -> bool:
-    """Return whether there is no supervisor any more: Ray starts one again that has ended by itself."""
-    try:
-        find_supervisor()
-    except ValueError:
-        return True
-    except RayError as error:
-        logger.debug("the supervisor: %s", error)
-    return False
-
-
 def _relieve(stand_in: "StandIn", shards: Sequence[Handle]) -> None:
     """End the stand-in as soon as its clients need not wait for these shards."""
     while not all(status.warm for status in _first_statuses(shards)):
@@ -223,16 +212,19 @@ def _take_over(spec: ShardSpec, slots: int) -> tuple[Sequence[Handle], Handle | 
         return shards, supervisor
     end(supervisor)
     end_s = time.monotonic() + STATUS_TIMEOUT_S
-    while not _was_ended() and time.monotonic() < end_s:
+    while not is_supervisor_gone() and time.monotonic() < end_s:
         time.sleep(READY_EVERY_S)
     return (), None
 
 
 def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
-    """Ask a supervisor whether its shards are such, and no other command's.
+    """Ask a supervisor to be this command's; return False where another one has it.
 
     One that Ray has just started again does not answer yet, and knows of no command before it has heard of none for a
     while.
+
+    Raises:
+        SettingsError: its shards have other settings.
     """
     end_s = time.monotonic() + LOST_S
     refused = False
@@ -240,6 +232,12 @@ def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
         try:
             if ray.get(supervisor.adopt.remote(pack_spec(spec), slots), timeout=STATUS_TIMEOUT_S):
                 return True
+            settings: Message = ray.get(supervisor.settings.remote(), timeout=STATUS_TIMEOUT_S)
+            if other := find_differences({**pack_spec(spec), "slots": slots}, settings):
+                raise SettingsError(
+                    f"ray_address: the server in this Ray cluster has other settings ({', '.join(other)}); "
+                    "expected the same, or `attractor stop` before"
+                )
             if not refused:
                 refused, end_s = True, time.monotonic() + REFUSED_S
         except ActorDiedError:

@@ -110,6 +110,10 @@ class Supervisor:
         """Return the password of the store; None before the command has given it."""
         return self._password
 
+    def settings(self) -> Message:
+        """Return the settings of the shards."""
+        return {**pack_spec(self._spec), "slots": self._slots}
+
     def release(self) -> None:
         """Be nobody's from now on: the command that ran the server leaves it to the next one."""
         self._listened_s = -inf

@@ -56,6 +56,11 @@ def unpack_spec(message: Message) -> ShardSpec:
     return ShardSpec(**told)
 
 
+def find_differences(one: Message, other: Message) -> list[str]:
+    """Return the names of values that are not the same in both messages; one of them may lack some."""
+    return sorted(name for name in one.keys() & other.keys() if name != "version" and one[name] != other[name])
+
+
 def pack_status(status: ShardStatus) -> Message:
     """Return the message of a shard's status."""
     return {
