@@ -17,7 +17,7 @@ ERROR_DOMAIN = "attractor"
 ROUTE_KEY = "attractor-route"
 """Trailing metadata of a forwarded unary call: the owner's address."""
 FORWARDED_KEY = "attractor-forwarded"
-"""Request metadata between shards: do not forward again."""
+"""Request metadata: do not forward, and of a list, tell of this shard alone. It proves nothing of its sender."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _TAG = re.compile(r"[A-Za-z0-9._-]+")

@@ -26,7 +26,8 @@ from attractor_server.energy.model_file import save_model
 from attractor_server.errors import ModelFileError
 from attractor_server.memories.names import HIDDEN
 from attractor_server.model_registry import load_models
-from attractor_server.rpc.context import FELLOW_KEY, FORWARDED
+from attractor_server.rpc.context import FORWARDED
+from attractor_server.rpc.fellows import FELLOW_KEY
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite_backend import uri_of
 
@@ -158,13 +159,14 @@ async def test_only_a_shard_of_the_same_store_takes_hidden_snapshots(spec: Shard
         attractor.connect(shard.info.address, timeout_s=20, direct=False) as client,
     ):
         await raw.create(channel, HERE)
+        memory = await client.create_memory(THERE, model="tiny")
         copies = memory_copies_pb2_grpc.CopiesStub(channel)
-        hidden = memory_copies_pb2.TakeSnapshotRequest(name=HERE, tag=f"{HIDDEN}mine")
-        for metadata in ((), FORWARDED, (*FORWARDED, (FELLOW_KEY, "1")), (*FORWARDED, (FELLOW_KEY, ""))):
+        ways = (HERE, FORWARDED), (HERE, (*FORWARDED, (FELLOW_KEY, "1"))), (HERE, (*FORWARDED, (FELLOW_KEY, "")))
+        for name, metadata in ((HERE, ()), (THERE, ()), *ways):  # the second is passed on by a shard
+            hidden = memory_copies_pb2.TakeSnapshotRequest(name=name, tag=f"{HIDDEN}mine")
             with pytest.raises(aio.AioRpcError) as caught:
                 await copies.TakeSnapshot(hidden, metadata=metadata)
             assert raw.violation(raw.status_of(caught.value))[0] == "tag"
-        memory = await client.create_memory(THERE, model="tiny")
         await memory.store(ONE)
         await memory.export(tmp_path / "there")  # by way of a shard that does not own it
         assert (await client.import_memory(tmp_path / "there", name="again")).name == "again"

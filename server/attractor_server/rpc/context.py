@@ -12,13 +12,11 @@ Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 FORWARDED = ((FORWARDED_KEY, "1"),)
 """Metadata of a call that a shard makes on a client's behalf."""
-FELLOW_KEY = "attractor-fellow"
-"""Metadata between shards: the secret of the store that both read, where only a fellow shard may ask."""
 
 
-def read_fellow_secret(context: Context) -> str:
-    """Return the secret by which the caller proves that it is a shard of this store; empty where it sends none."""
-    values = [value for key, value in context.invocation_metadata() or () if key == FELLOW_KEY]
+def read_metadata(context: Context, key: str) -> str:
+    """Return the text that the caller sent under that key; empty where it sent none."""
+    values = [value for name, value in context.invocation_metadata() or () if name == key]
     return values[0] if values and isinstance(values[0], str) else ""
 
 
@@ -35,5 +33,5 @@ def get_address(context: Context) -> str:
 
 
 def is_forwarded(context: Context) -> bool:
-    """Return whether another shard sent this call: it is not passed on again. Proves nothing, as anybody may say so."""
+    """Return whether this call is not to be passed on again. That the caller is a shard only `Fellows` can tell."""
     return any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())

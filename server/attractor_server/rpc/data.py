@@ -13,8 +13,9 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
 from attractor_server.rpc.codec import Patterns
-from attractor_server.rpc.context import Context, get_address, is_forwarded
+from attractor_server.rpc.context import Context
 from attractor_server.rpc.dedup import number_job
+from attractor_server.rpc.fellows import draw_session
 from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
@@ -42,7 +43,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         self._peers = peers
 
     async def Session(self, request_iterator: object, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
-        await Session(self._shard, self._peers, context).run()
+        origin = await self._peers.fellows.read_origin(context, session=draw_session())
+        await Session(self._shard, self._peers, context, origin).run()
 
     @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:  # noqa: D102, N802
@@ -138,6 +140,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context
     ) -> _UnaryRequest:
         """Decode a request and refuse here whatever can be refused at once, before a write is numbered."""
+        origin = await self._peers.fellows.read_origin(context)
         record = await self._shard.memories.get(memory)
         model = self._shard.model(record.model)
         rows = codec.count_rows(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
@@ -153,7 +156,6 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             if remaining_s <= 0:
                 raise Expired("the deadline had passed when the request arrived; nothing was done")
             deadline_s = asyncio.get_running_loop().time() + remaining_s
-        origin = None if is_forwarded(context) else (get_address(context), 0)
         return _UnaryRequest(record, model, patterns, deadline_s, origin)
 
     async def _answer(self, job: Job) -> Outcome:

@@ -9,7 +9,6 @@ from grpc import aio
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2_grpc as rpc
-from attractor_server.rpc.context import FORWARDED
 from attractor_server.rpc.operations import BY_ANSWER
 from attractor_server.rpc.peers import Peers, unreachable_error
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
@@ -21,12 +20,18 @@ WELCOME_TIMEOUT_S = 5.0
 class ForwardedSession:
     """Passes frames on as they are, and answers back. Once lost it stays so, and all requests under way fail."""
 
-    def __init__(
-        self, peers: Peers, peer: ShardInfo, hello: pb.Hello, answers: ResponseQueue, unbind: Callable[[int], None]
+    def __init__(  # noqa: PLR0913 - both ends of a session, and what lies between
+        self,
+        peers: Peers,
+        peer: ShardInfo,
+        metadata: Sequence[tuple[str, str]],
+        hello: pb.Hello,
+        answers: ResponseQueue,
+        unbind: Callable[[int], None],
     ) -> None:
-        """`unbind` is called with each handle whose opening fails."""
+        """`metadata` says whose session it is; `unbind` is called with each handle whose opening fails."""
         self._peers = peers
-        self._call = rpc.MemoryDataStub(peers.channel(peer)).Session(metadata=FORWARDED)
+        self._call = rpc.MemoryDataStub(peers.channel(peer)).Session(metadata=metadata)
         self.peer = peer
         self._hello = hello
         self._answers = answers

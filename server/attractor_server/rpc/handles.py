@@ -12,6 +12,7 @@ from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
 from attractor_server.rpc.peers import Peers, disagreement_error
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
+from attractor_server.scheduling.jobs import Origin
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.topology import ShardInfo
 
@@ -24,12 +25,22 @@ OPENING_LIMIT = 1024
 class HandleTable:
     """Binds handles, each to a memory here or to a session with its owner. Use it from one task."""
 
-    def __init__(self, shard: Shard, peers: Peers, answers: ResponseQueue, hello: pb.Hello, *, forwarded: bool) -> None:
-        """`hello` begins the sessions with owners; where this session is `forwarded` itself, there are none."""
+    def __init__(  # noqa: PLR0913 - both ends of a session, and what lies between
+        self,
+        shard: Shard,
+        peers: Peers,
+        answers: ResponseQueue,
+        hello: pb.Hello,
+        origin: Origin,
+        *,
+        forwarded: bool,
+    ) -> None:
+        """`hello` begins sessions with owners, for `origin`; where this one is `forwarded` itself, there are none."""
         self._shard = shard
         self._peers = peers
         self._answers = answers
         self._hello = hello
+        self._origin = origin
         self._forwarded = forwarded
         self.bound: dict[int, Bound] = {}
         self.opening: dict[int, anyio.Event] = {}
@@ -46,7 +57,7 @@ class HandleTable:
             if len(self.bound) + len(self.opening) >= (limit := self._shard.limits.session_handles):
                 raise Exhausted(f"open: this session has {limit} handles, the most it can: close some")
             if peer := self._shard.owner(frame.memory, field="open.memory"):
-                upstream = self.bound[frame.handle] = self._open_upstream(peer, tasks)
+                upstream = self.bound[frame.handle] = await self._open_upstream(peer, tasks)
                 await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
                 return
         except OwnerChanged:
@@ -93,14 +104,15 @@ class HandleTable:
         )
         self._answers.put(PendingResponse(pb.SessionResponse(opened=opened)))
 
-    def _open_upstream(self, peer: ShardInfo, tasks: TaskGroup) -> ForwardedSession:
+    async def _open_upstream(self, peer: ShardInfo, tasks: TaskGroup) -> ForwardedSession:
         if self._forwarded:
             raise disagreement_error()
         self.upstreams = [upstream for upstream in self.upstreams if not (upstream.lost and upstream.idle)]
         for upstream in self.upstreams:
             if upstream.peer.address == peer.address and not upstream.lost:
                 return upstream
-        upstream = ForwardedSession(self._peers, peer, self._hello, self._answers, self._unbind)
+        metadata = await self._peers.fellows.make_metadata(self._origin)
+        upstream = ForwardedSession(self._peers, peer, metadata, self._hello, self._answers, self._unbind)
         self.upstreams.append(upstream)
         tasks.start_soon(upstream.run)
         return upstream

@@ -62,6 +62,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
     @owner_answers(rpc.MemoriesStub)
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         memories, name, call = self._shard.memories, request.name, read_call(request, "Delete", request.name)
+        origin = await self._peers.fellows.read_origin(context)
         try:
             record = await memories.remove(name)
         except MemoryNotFound:
@@ -69,7 +70,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
                 raise
             return pb.DeleteResponse()
         self._shard.check_here(record)
-        job = Job.delete(record, call=call)
+        job = Job.delete(record, call=call, origin=origin)
         job.future.add_done_callback(lambda _: memories.finish_removal(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)

@@ -12,8 +12,9 @@ from grpc import aio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
-from attractor_server.rpc.context import FELLOW_KEY, FORWARDED, Context, is_forwarded
+from attractor_server.rpc.context import Context, is_forwarded
 from attractor_server.rpc.errors import ForwardedError
+from attractor_server.rpc.fellows import Fellows
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.topology import ShardInfo
 
@@ -48,7 +49,8 @@ class Call(Awaitable[Response], Protocol[Response]):
 class Peers:
     """Channels to other shards by address, opened at first use and closed together."""
 
-    def __init__(self) -> None:
+    def __init__(self, fellows: Fellows) -> None:
+        self.fellows = fellows
         self._channels: dict[str, aio.Channel] = {}
         self._owners: Collection[str] = ()
         self._ends: dict[str, set[Callable[[], object]]] = defaultdict(set)
@@ -88,11 +90,11 @@ class Peers:
         context: Context,
         peer: ShardInfo,
         *,
-        secret: str = "",
+        own: bool = False,
     ) -> Response:
         """Return the owner's answer, or raise its error, with a routing hint in the trailing metadata.
 
-        The `secret` of the store proves to the owner that it is a fellow shard that asks.
+        An `own` call is this shard's, on no client's behalf.
 
         Raises:
             OwnerUnreachable: the shard that owns the memory did not answer.
@@ -100,7 +102,7 @@ class Peers:
         if is_forwarded(context):
             raise disagreement_error()
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
-        metadata = (*FORWARDED, (FELLOW_KEY, secret)) if secret else FORWARDED
+        metadata = await self.fellows.make_metadata(None if own else await self.fellows.read_origin(context))
         answer = call(request, timeout=context.time_remaining(), metadata=metadata)
         given_up = False
 

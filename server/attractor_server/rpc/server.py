@@ -19,6 +19,7 @@ from attractor_proto.v1 import (
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import join_port
 from attractor_server.rpc.data import MemoryDataServicer
+from attractor_server.rpc.fellows import Fellows
 from attractor_server.rpc.interceptors import CallInterceptor
 from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.peers import Peers
@@ -41,7 +42,7 @@ class RpcServer:
     """The server of a shard, at `host` and one of `ports`; clients reach it at host `advertise`."""
 
     def __init__(self, shard: Shard, *, host: str, ports: range, advertise: str, transport: Transport) -> None:
-        self.peers = Peers()
+        self.peers = Peers(Fellows(shard))
         self._shard = shard
         self._host = host
         self._ports = ports

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 
 import anyio
 from anyio.abc import TaskGroup
@@ -14,7 +14,7 @@ from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFoun
 from attractor_server.fields import Layout
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
-from attractor_server.rpc.context import Context, get_account, get_address, is_forwarded
+from attractor_server.rpc.context import Context, get_account, is_forwarded
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
@@ -24,11 +24,10 @@ from attractor_server.rpc.operations import BY_REQUEST
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.requests import FrameRequest, RequestFrame, make_jobs, read_frame
 from attractor_server.rpc.responses import PendingResponse, ResponseQueue
-from attractor_server.scheduling.jobs import Job
+from attractor_server.scheduling.jobs import Job, Origin
 from attractor_server.shard.budget import SETTING
 from attractor_server.shard.shard import Shard
 
-_numbers = count(1)
 IDS_AT_A_TIME = 4096
 """Ids of a cancellation, until others have the event loop"""
 
@@ -36,7 +35,7 @@ IDS_AT_A_TIME = 4096
 class Session:
     """Serves one stream from `hello` to its end. One task reads, one writes; each upstream has one more."""
 
-    def __init__(self, shard: Shard, peers: Peers, context: Context) -> None:
+    def __init__(self, shard: Shard, peers: Peers, context: Context, origin: Origin) -> None:
         limits = shard.limits
         self._shard = shard
         self._context = context
@@ -45,9 +44,8 @@ class Session:
             context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
         )
         self._hello = pb.Hello()
-        forwarded = is_forwarded(context)
-        self._origin = None if forwarded else (get_address(context), next(_numbers))
-        self._handles = HandleTable(shard, peers, self._answers, self._hello, forwarded=forwarded)
+        self._origin = origin
+        self._handles = HandleTable(shard, peers, self._answers, self._hello, origin, forwarded=is_forwarded(context))
         self._pending: dict[int, Job | None] = {}
         """Jobs that are not answered, by request id; None for a repeat, whose job is another's"""
 

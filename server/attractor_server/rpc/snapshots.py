@@ -4,7 +4,6 @@ import asyncio
 import logging
 import uuid
 from contextlib import aclosing
-from hmac import compare_digest
 
 import anyio
 
@@ -18,7 +17,7 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import HIDDEN, check_name
 from attractor_server.memories.outcomes import TaskDone
 from attractor_server.memories.records import Call, Snapshot, StoredMemory
-from attractor_server.rpc.context import Context, get_account, read_fellow_secret
+from attractor_server.rpc.context import Context, get_account
 from attractor_server.rpc.dedup import read_call
 from attractor_server.rpc.exports import read_pieces
 from attractor_server.rpc.imports import Importing
@@ -48,7 +47,7 @@ class CopiesServicer(rpc.CopiesServicer):
         _check_tag(request.tag, or_none=True)
         call = read_call(request, "Fork", request.name)
         record = await self._shard.memories.get(request.name)
-        made = (await self._perform(record, Fork(request.target, request.tag), call)).made
+        made = (await self._perform(record, Fork(request.target, request.tag), context, call)).made
         assert isinstance(made, StoredMemory)
         return pb.ForkResponse(memory=encode_memory(record_of(made)))
 
@@ -56,10 +55,10 @@ class CopiesServicer(rpc.CopiesServicer):
     async def TakeSnapshot(  # noqa: D102, N802
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
-        _check_tag(request.tag, hidden=await self._is_fellow(context))
+        _check_tag(request.tag, hidden=await self._peers.fellows.is_own_call(context))
         call = read_call(request, "TakeSnapshot", request.name)
         record = await self._shard.memories.get(request.name, any_model=True)
-        made = (await self._perform(record, TakeSnapshot(request.tag), call)).made
+        made = (await self._perform(record, TakeSnapshot(request.tag), context, call)).made
         assert isinstance(made, Snapshot)
         return pb.TakeSnapshotResponse(snapshot=_encode_snapshot(made))
 
@@ -79,14 +78,16 @@ class CopiesServicer(rpc.CopiesServicer):
     ) -> pb.ForgetSnapshotResponse:
         _check_tag(request.tag)
         record = await self._shard.memories.get(request.name, any_model=True)
-        await self._perform(record, ForgetSnapshot(request.tag), read_call(request, "ForgetSnapshot", request.name))
+        call = read_call(request, "ForgetSnapshot", request.name)
+        await self._perform(record, ForgetSnapshot(request.tag), context, call)
         return pb.ForgetSnapshotResponse()
 
     @owner_answers(rpc.CopiesStub)
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
         _check_tag(request.tag)
         record = await self._shard.memories.get(request.name, any_model=True)
-        tended = await self._perform(record, Restore(request.tag), read_call(request, "Restore", request.name))
+        call = read_call(request, "Restore", request.name)
+        tended = await self._perform(record, Restore(request.tag), context, call)
         return pb.RestoreResponse(memory=_encode_made(tended))
 
     @owner_answers(rpc.CopiesStub)
@@ -97,7 +98,8 @@ class CopiesServicer(rpc.CopiesServicer):
         patterns = self._choose_page_patterns(request, record, model)
         metric = read_metric(request.metric) or record.settings.metric
         task = Rebuild(model.name, model.digest, patterns, metric)
-        tended = await self._perform(record, task, read_call(request, "Rebuild", request.name))
+        call = read_call(request, "Rebuild", request.name)
+        tended = await self._perform(record, task, context, call)
         return pb.RebuildResponse(memory=_encode_made(tended))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
@@ -128,11 +130,10 @@ class CopiesServicer(rpc.CopiesServicer):
         """Take a snapshot to be read once."""
         if peer := self._shard.owner(name):
             taken = pb.TakeSnapshotRequest(name=name, tag=tag)
-            secret = await self._shard.memories.ask(lambda store: store.secret())
             take = rpc.CopiesStub(self._peers.channel(peer)).TakeSnapshot
-            await self._peers.forward(take, taken, context, peer, secret=secret)
+            await self._peers.forward(take, taken, context, peer, own=True)
         else:
-            await self._perform(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag))
+            await self._perform(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag), context)
 
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
         importing = Importing(self._shard, get_account(context))
@@ -144,19 +145,13 @@ class CopiesServicer(rpc.CopiesServicer):
             with anyio.CancelScope(shield=True):
                 await importing.abandon()
 
-    async def _is_fellow(self, context: Context) -> bool:
-        """Return whether a shard of the same store asks."""
-        if not (claimed := read_fellow_secret(context)):
-            return False
-        secret = await self._shard.memories.ask(lambda store: store.secret())
-        return compare_digest(claimed.encode(), secret.encode())
-
-    async def _perform(self, record: MemoryRecord, task: Task, call: Call | None = None) -> TaskDone:
+    async def _perform(self, record: MemoryRecord, task: Task, context: Context, call: Call | None = None) -> TaskDone:
         """Carry out a task in the memory's order of requests; it goes on where the caller goes away."""
+        origin = await self._peers.fellows.read_origin(context)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         self._shard.check_here(record)
-        job = Job.perform(record, task, call=call)
+        job = Job.perform(record, task, call=call, origin=origin)
         self._shard.batcher.add(job)
         outcome = await asyncio.shield(job.future)
         assert isinstance(outcome, TaskDone)

@@ -82,7 +82,7 @@ class Job:
     task: Task | None = None
     """Task to carry out, of a job that is one"""
     origin: Origin | None = None
-    """Where it came from; None where that is not known, or the server's own"""
+    """Client that it came from; None where it is the server's own"""
     started: bool = False
     """Whether the engine has it: it can be withdrawn no longer, unless it reads and is done in parts"""
     cut: bool = False
@@ -209,7 +209,14 @@ class Job:
         )
 
     @classmethod
-    def delete(cls, memory: MemoryRecord, *, call: Call | None = None, if_expired: bool = False) -> Self:
+    def delete(
+        cls,
+        memory: MemoryRecord,
+        *,
+        call: Call | None = None,
+        if_expired: bool = False,
+        origin: Origin | None = None,
+    ) -> Self:
         """Return a job that deletes the memory, with `if_expired` only where its time is over at the job's turn."""
         return cls(
             operation=Operation.DELETE,
@@ -217,10 +224,13 @@ class Job:
             future=asyncio.get_running_loop().create_future(),
             call=call,
             if_expired=if_expired,
+            origin=origin,
         )
 
     @classmethod
-    def perform(cls, memory: MemoryRecord, task: Task, *, call: Call | None = None) -> Self:
+    def perform(
+        cls, memory: MemoryRecord, task: Task, *, call: Call | None = None, origin: Origin | None = None
+    ) -> Self:
         """Return a job that carries out a task."""
         return cls(
             operation=Operation.TASK,
@@ -228,6 +238,7 @@ class Job:
             future=asyncio.get_running_loop().create_future(),
             task=task,
             call=call,
+            origin=origin,
         )
 
     @classmethod

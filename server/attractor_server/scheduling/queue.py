@@ -247,7 +247,8 @@ class Queue:
     def _get_tenant(self, name: str, origin: Origin | None) -> Tenant:
         """Return the namespace; one that was idle keeps its account, and is hardly owed anything for that time.
 
-        One that is new begins behind the others of its session, as if each of them had been served before.
+        One that is new begins behind the others of its session, and the other sessions of its address, as if each of
+        them had been served before.
         """
         if (tenant := self._tenants.get(name)) is None:
             others = self._crowds.enter(origin)

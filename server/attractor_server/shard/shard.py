@@ -77,6 +77,9 @@ class Shard:
         self.ownership = None if store is None else SlotOwnership(store.ownership, self.memories, batcher)
         self.draining = anyio.Event()
         self._topology: Topology | None = None
+        self.secret = ""
+        """What only shards of this server know, where it has no store"""
+        self._store_secret = ""
         self.followed = 0
         """Epoch of the topology whose groups this shard has claimed, as far as they were free"""
 
@@ -95,6 +98,18 @@ class Shard:
     def newest(self) -> Topology | None:
         """Newest topology that this shard was given, if any."""
         return self._topology
+
+    async def read_secret(self) -> str:
+        """Return what only shards of this server know: of those with a store, whoever can read that.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        if not self.durable:
+            return self.secret
+        if not self._store_secret:
+            self._store_secret = await self.memories.ask(lambda store: store.secret())
+        return self._store_secret
 
     def learn(self, topology: Topology) -> None:
         """Take over a topology, unless a newer one is known."""

@@ -1,6 +1,7 @@
 """Settings that a shard is started with."""
 
 import os
+import secrets
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -80,6 +81,8 @@ class ShardSpec:
     lease_s: float = LEASE_S
     """Time for which a shard that does not reach the store answers from what it has"""
     transport: Transport = field(default_factory=Transport)
+    secret: str = field(default_factory=secrets.token_hex, repr=False, compare=False)
+    """By which shards without a store prove to one another that they are of one server"""
 
     @property
     def durable(self) -> bool:

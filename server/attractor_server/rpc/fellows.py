@@ -1,0 +1,65 @@
+"""Fellow shards: how one proves that it is a shard of this server, and whom it calls for."""
+
+import secrets
+from collections.abc import Sequence
+from hmac import compare_digest
+from typing import Final
+
+from attractor_server.errors import ServerError
+from attractor_server.rpc.context import FORWARDED, Context, get_address, read_metadata
+from attractor_server.scheduling.jobs import Origin
+from attractor_server.shard.shard import Shard
+
+FELLOW_KEY: Final = "attractor-fellow"
+"""Metadata between shards: the secret that only shards of one server know"""
+
+ORIGIN_KEY: Final = "attractor-origin"
+"""Metadata between shards: address and session of the client that the call is made for"""
+
+_SESSION_BITS: Final = 63
+
+
+class Fellows:
+    """The shards of this server, as one of them knows them. A caller that proves nothing is a client."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def make_metadata(self, origin: Origin | None) -> Sequence[tuple[str, str]]:
+        """Return the metadata of a call to another shard: for that client, or for this shard itself where it is None.
+
+        Without a proof where the secret cannot be read now: the owner then serves the call as a client's.
+        """
+        if not (secret := await self._read_secret()):
+            return FORWARDED
+        named = () if origin is None else ((ORIGIN_KEY, f"{origin[0]} {origin[1]}"),)
+        return (*FORWARDED, (FELLOW_KEY, secret), *named)
+
+    async def read_origin(self, context: Context, *, session: int = 0) -> Origin:
+        """Return whose call this is: the caller's own, by that number, unless a fellow shard names another client."""
+        named = read_metadata(context, ORIGIN_KEY)
+        if named and await self._is_proven(context):
+            address, _, number = named.rpartition(" ")
+            return address, int(number)
+        return get_address(context), session
+
+    async def is_own_call(self, context: Context) -> bool:
+        """Return whether a fellow shard calls for itself, not for a client."""
+        return not read_metadata(context, ORIGIN_KEY) and await self._is_proven(context)
+
+    async def _is_proven(self, context: Context) -> bool:
+        if not (claimed := read_metadata(context, FELLOW_KEY)):
+            return False
+        secret = await self._read_secret()
+        return bool(secret) and compare_digest(claimed.encode(), secret.encode())
+
+    async def _read_secret(self) -> str:
+        try:
+            return await self._shard.read_secret()
+        except ServerError:
+            return ""
+
+
+def draw_session() -> int:
+    """Return a number for a session that no other has, on any shard."""
+    return secrets.randbits(_SESSION_BITS) or 1
