@@ -1,6 +1,8 @@
 """One client's long requests do not make others wait: neither in the engine nor on the event loop."""
 
+import asyncio
 import hashlib
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 from grpc import aio
 from numpy.testing import assert_array_equal
 from tests.support import raw
+from tests.support.session_frames import waiting
 from tests.support.shards import serving
 from tests.support.tiny_models import IMAGE, images
 
@@ -20,6 +23,7 @@ from attractor_proto.v1 import memory_copies_pb2 as copies
 from attractor_proto.v1 import memory_copies_pb2_grpc as copies_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.app import RunningShard
+from attractor_server.engine.engine import Engine
 from attractor_server.errors import InvalidRequest, ServerError
 from attractor_server.memories.outcomes import Outcome
 from attractor_server.memories.records import Entry
@@ -71,6 +75,45 @@ async def test_a_query_is_answered_while_a_long_one_of_another_namespace_is_comp
     assert done[0].match is not None
     assert alone.match is not None
     assert_array_equal(done[0].match.distance, alone.match.distance)
+
+
+@pytest.mark.parametrize("what", ["restore", "forget_snapshot"])
+async def test_others_are_served_before_all_pages_are_deleted_that_a_snapshot_had_or_replaces(
+    on_disk: ShardSpec, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    turns, reached, opened = list[Operation](), anyio.Event(), threading.Event()
+    loop, run = asyncio.get_running_loop(), Engine.run
+
+    def noted(engine: Engine, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        turns.append(jobs[0].operation)
+        loop.call_soon_threadsafe(reached.set)
+        assert opened.wait(20)
+        return run(engine, jobs)
+
+    async with (
+        serving(on_disk) as (shard,),
+        attractor.connect(shard.info.address, timeout_s=60) as client,
+        attractor.connect(shard.info.address, timeout_s=60) as other,
+    ):
+        large = await client.create_memory("a/large", model="tiny", page_patterns=1, write="stream")
+        small = await other.create_memory("b/small", model="tiny")
+        await large.snapshot("empty")
+        await large.store(images(200))
+        await large.snapshot("full")
+        await large.restore("empty")
+        if what == "restore":
+            await large.restore("full")
+            await large.forget_snapshot("full")
+        monkeypatch.setattr(Engine, "run", noted)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(getattr(large, what), "empty" if what == "restore" else "full")
+            await reached.wait()
+            tasks.start_soon(small.query, images(1))
+            await waiting(shard, "b/small", 1)
+            opened.set()
+        assert (await large.info()).patterns == 0
+    assert turns.index(Operation.QUERY) < len(turns) - 1
+    assert set(turns) == {Operation.TASK, Operation.QUERY}
 
 
 async def test_others_have_the_event_loop_while_millions_of_ids_are_cancelled(

@@ -3,8 +3,9 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.storage.backends.opening import inspect_store, open_store
 from attractor_server.storage.backends.sqlite import SqliteDatabase
 from attractor_server.storage.backends.sqlite_backend import uri_of
+from attractor_server.storage.database import Cursor
 from attractor_server.storage.memory_store import PARTS_LIMIT, SqlMemoryStore
 from attractor_server.storage.tables import imports as import_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
@@ -168,6 +170,15 @@ def test_a_memory_whose_time_is_over_is_named_and_one_that_is_written_is_not(jou
     assert journal.find_expired(size=9) == ["short"]
 
 
+def store_pages(journal: SqlMemoryStore, memory: int, pages: Iterable[int]) -> None:
+    """Store a pattern in each of these pages, in one transaction."""
+    entries = [Entry(page=page, version=1, written=1, values=some(page)) for page in pages]
+    images = [Image(page=page, version=1, content=b"weights") for page in pages]
+    counts = dict.fromkeys(pages, 1)
+    change = Change(memory=memory, version=1, patterns=len(counts), pages=counts, entries=entries, images=images)
+    journal.commit([change])
+
+
 def take_many(journal: SqlMemoryStore, memory: int, tags: Iterable[str]) -> None:
     """Takes snapshots in one transaction: each in its own would wait for the disk."""
     with journal._change() as cursor:
@@ -283,6 +294,52 @@ def test_a_memory_with_many_snapshots_is_gone_at_once_and_forgotten_in_portions(
     assert found(on_disk, "a").id == again.id
     assert [one.tag for one in on_disk.snapshots(again.id)] == ["t1"]
     assert not any(some(number).tobytes() in bytes_in(tmp_path) for number in range(1, PARTS_LIMIT + 2))
+
+
+@pytest.mark.parametrize("what", ["restore", "forget_snapshot"])
+def test_what_takes_many_pages_away_does_not_do_so_in_one_transaction(tmp_path: Path, what: str) -> None:
+    with closing(SqliteDatabase(tmp_path)) as database:
+        journal, begun = SqlMemoryStore(database), list[int]()
+        memory, pages = made(journal, "a"), range(1, 201)
+        journal.snapshot(memory.id, "empty")
+        store_pages(journal, memory.id, pages)
+        journal.snapshot(memory.id, "full")
+        journal.restore(memory.id, "empty")  # what was shared stays
+        assert versions(journal, journal.load_snapshot("a", "full").id, 200) == [1]
+        if what == "restore":
+            journal.restore(memory.id, "full")
+            journal.forget_snapshot(memory.id, "full")
+        with counted(database) as steps:
+            plain = database.transaction
+
+            def noted(*, reserved: bool = False) -> AbstractContextManager[Cursor]:
+                begun.append(len(steps))
+                return plain(reserved=reserved)
+
+            database.transaction = noted  # type: ignore[method-assign,assignment]
+            getattr(journal, what)(memory.id, "empty" if what == "restore" else "full")
+        work = [sum(steps[start:end]) for start, end in pairwise([*begun, len(steps)])]
+        assert max(work) < sum(work) / 4
+        assert not found(journal, "a").pages
+        left = bytes_in(tmp_path)
+        assert not any(some(number).tobytes() in left for number in pages)
+    with inspect_store(uri_of(tmp_path)) as view:
+        assert not list(find_faults(view, Counter()))
+
+
+def test_a_restore_that_was_cut_short_is_whole_and_what_it_left_is_forgotten_in_portions(
+    on_disk: SqlMemoryStore, tmp_path: Path
+) -> None:
+    memory, pages = made(on_disk, "a"), range(2, PARTS_LIMIT + 2)
+    store(on_disk, memory.id, 1, page=1)
+    on_disk.snapshot(memory.id, "t")
+    store_pages(on_disk, memory.id, pages)
+    assert on_disk.begin_restore(memory.id, "t")[1]  # and no more of it
+    assert [page.number for page in found(on_disk, "a").pages] == [1]
+    assert len(list(on_disk.forget_leftovers())) > PARTS_LIMIT // LEFTOVER_PAGES
+    left = bytes_in(tmp_path)
+    assert not any(some(number).tobytes() in left for number in pages)
+    assert versions(on_disk, memory.id, 1) == [1]
 
 
 def test_a_deletion_that_was_cut_short_is_gone_on_with_in_portions(on_disk: SqlMemoryStore, tmp_path: Path) -> None:

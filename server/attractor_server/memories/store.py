@@ -61,8 +61,8 @@ class MemoryStore(Protocol):
     def load_snapshot(self, name: str, tag: str) -> StoredMemory:
         """Return a snapshot as a memory of its own, with its pages, which `page` reads by its number."""
 
-    def restore(self, memory: int, tag: str, *, call: Call | None = None) -> Done:
-        """Make the memory what it was at a snapshot."""
+    def begin_restore(self, memory: int, tag: str, *, call: Call | None = None) -> tuple[Done, int]:
+        """Make the memory what it was at a snapshot; return the number of a draft that has many old pages, or 0."""
 
     def begin_import(self, memory: StoredMemory) -> int:
         """Begin a draft: a memory like that one, which nobody reaches and which has no pages yet. Return its number."""
@@ -91,8 +91,8 @@ class MemoryStore(Protocol):
     def forget_unreached(self, memory: int) -> None:
         """Forget a memory that nobody reaches."""
 
-    def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
-        """Forget a snapshot."""
+    def begin_forget(self, memory: int, tag: str, *, call: Call | None = None) -> int:
+        """Forget a snapshot; return its number if it is large, and to be shortened, or 0."""
 
     def forget_hidden(self, name: str, tag: str) -> None:
         """Forget a snapshot of that memory which was taken to be read once, if there is one."""

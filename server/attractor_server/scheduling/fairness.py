@@ -63,13 +63,13 @@ class Crowds:
         self._addresses: Counter[str] = Counter()
 
     def enter(self, origin: tuple[str, int] | None) -> int:
-        """Count one more namespace of that session, and return how many others of it and of its address there were."""
+        """Count one more namespace of that session, and return how many others there are."""
         if origin is None:
             return 0
         self._sessions[origin] += 1
         if self._sessions[origin] == 1:
             self._addresses[origin[0]] += 1
-        return self._sessions[origin] + self._addresses[origin[0]] - 2
+        return self._sessions[origin] - 1
 
     def leave(self, origin: tuple[str, int] | None) -> None:
         """Count one less."""

@@ -11,7 +11,7 @@ from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Booleans, Floats, Outcome, OutcomeFuture
 from attractor_server.memories.records import Call, Item
-from attractor_server.scheduling.tasks import PART_PATTERNS, Rebuild, Task
+from attractor_server.scheduling.tasks import PART_PATTERNS, ForgetSnapshot, Rebuild, Restore, Task
 
 Origin: TypeAlias = tuple[str, int]
 """The address of a client, and the number of its session; 0 for unary calls"""
@@ -254,7 +254,9 @@ class Job:
     @property
     def in_parts(self) -> bool:
         """Whether it goes on in later batches: until it is answered it stays the first of its memory."""
-        return self.cut or self.operation is Operation.DELETE or isinstance(self.task, Rebuild)
+        return (
+            self.cut or self.operation is Operation.DELETE or isinstance(self.task, Rebuild | Restore | ForgetSnapshot)
+        )
 
     @property
     def cost(self) -> int:

@@ -240,15 +240,14 @@ class Queue:
         left = before - queue.weight
         self.weight -= left
         queue.tenant.weight -= left
-        charged = self.part_cost if taken and taken[0].cut else cost
+        charged = self.part_cost if taken and (taken[0].cut or taken[0].parts > 1) else cost
         queue.tenant.account.charge(charged * self._crowds.count_sharers(queue.tenant.origin), least=self._least)
         return taken, cost
 
     def _get_tenant(self, name: str, origin: Origin | None) -> Tenant:
         """Return the namespace; one that was idle keeps its account, and is hardly owed anything for that time.
 
-        One that is new begins behind the others of its session, and the other sessions of its address, as if each of
-        them had been served before.
+        One that is new begins behind the others of its session, as if each of them had been served before.
         """
         if (tenant := self._tenants.get(name)) is None:
             others = self._crowds.enter(origin)

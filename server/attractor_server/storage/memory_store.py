@@ -60,24 +60,17 @@ class SqlMemoryStore(SqlMemoryReader):
         Nothing is done where the call is a repeat: it deleted one of that name before.
         """
         if self.begin_delete(memory, call=call):
-            while self.shorten(memory, pages=PARTS_LIMIT):
-                pass
-            self.forget_unreached(memory)
+            self._forget_in_parts(memory)
 
     def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
         """Forget a memory; return True if it is large, out of reach from now on, and to be shortened.
 
         False, with nothing done, where the call is a repeat: it deleted one of that name before.
         """
-        parts = 1 if self._store.is_short() else PARTS_LIMIT
         with self._change(memories=[memory], reserved=True) as cursor:
             if call_rows.find(cursor, call) is not None:
                 return False
-            more = snapshot_rows.is_large(cursor, memory, parts=parts, pages=min(parts, PAGES_LIMIT))
-            if more:
-                import_rows.abandon(cursor, memory, now_s=time.time())
-            else:
-                snapshot_rows.delete(cursor, memory)
+            more = self._leave(cursor, memory, now_s=time.time())
             call_rows.note(cursor, call, Done(0, 0), now_s=time.time())
         if not more:
             self.purge()
@@ -133,11 +126,27 @@ class SqlMemoryStore(SqlMemoryReader):
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._change(memories=[memory]) as cursor:
-            restored = snapshot_rows.restore(cursor, memory, tag, now_s=time.time())
-            call_rows.note(cursor, call, restored, now_s=time.time())
-        sweep(self._store, self._artifacts)
+        restored, old = self.begin_restore(memory, tag, call=call)
+        if old:
+            self._forget_in_parts(old)
         return restored
+
+    def begin_restore(self, memory: int, tag: str, *, call: Call | None = None) -> tuple[Done, int]:
+        """Make the memory what it was at a snapshot; return the number of a draft that has many old pages, or 0.
+
+        The draft is out of reach, and to be shortened.
+
+        Raises:
+            SnapshotNotFound: there is no snapshot with that tag.
+        """
+        now_s = time.time()
+        with self._change(memories=[memory]) as cursor:
+            restored, old = snapshot_rows.restore(cursor, memory, tag, now_s=now_s, pages=PAGES_LIMIT)
+            if old:
+                import_rows.abandon(cursor, old, now_s=now_s)
+            call_rows.note(cursor, call, restored, now_s=now_s)
+        sweep(self._store, self._artifacts)
+        return restored, old
 
     def forget_snapshot(self, memory: int, tag: str, *, call: Call | None = None) -> None:
         """Forget a snapshot.
@@ -145,17 +154,30 @@ class SqlMemoryStore(SqlMemoryReader):
         Raises:
             SnapshotNotFound: there is no snapshot with that tag.
         """
+        if snapshot := self.begin_forget(memory, tag, call=call):
+            self._forget_in_parts(snapshot)
+
+    def begin_forget(self, memory: int, tag: str, *, call: Call | None = None) -> int:
+        """Forget a snapshot; return its number if it is large, out of reach from now on, and to be shortened, or 0.
+
+        Raises:
+            SnapshotNotFound: there is no snapshot with that tag.
+        """
+        now_s = time.time()
         with self._change(memories=[memory], reserved=True) as cursor:
-            snapshot_rows.delete(cursor, snapshot_rows.snapshot_id(cursor, memory, tag))
-            call_rows.note(cursor, call, Done(0, 0), now_s=time.time())
-        self.purge()
+            snapshot = snapshot_rows.snapshot_id(cursor, memory, tag)
+            more = self._leave(cursor, snapshot, now_s=now_s)
+            call_rows.note(cursor, call, Done(0, 0), now_s=now_s)
+        if not more:
+            self.purge()
+        return snapshot if more else 0
 
     def forget_hidden(self, name: str, tag: str) -> None:
         """Forget a snapshot of that memory which was taken to be read once, if there is one."""
         with self._store.read() as cursor:
             memory = snapshot_rows.find_id(cursor, name, tag)
         if memory is not None:
-            self.forget_unreached(memory)
+            self._forget_in_parts(memory)
 
     def forget_leftovers(self) -> Iterator[None]:
         """Forget what exports, deletions and changes have left whose server died; stop after each part of it."""
@@ -199,7 +221,7 @@ class SqlMemoryStore(SqlMemoryReader):
         """
         with self._change() as cursor:
             if call_rows.find(cursor, call) is not None and (before := memory_rows.find(cursor, name)) is not None:
-                snapshot_rows.delete(cursor, memory)
+                import_rows.abandon(cursor, memory, now_s=time.time())
                 return before
             made = import_rows.end(cursor, memory, name)
             call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
@@ -242,6 +264,22 @@ class SqlMemoryStore(SqlMemoryReader):
             more = snapshot_rows.shorten(cursor, memory, 1 if self._store.is_short() else pages)
         sweep(self._store, self._artifacts)
         return more
+
+    def _leave(self, cursor: Cursor, memory: int, *, now_s: float) -> bool:
+        """Delete a memory, or put a large one out of reach; return whether it is large."""
+        parts = 1 if self._store.is_short() else PARTS_LIMIT
+        more = snapshot_rows.is_large(cursor, memory, parts=parts, pages=min(parts, PAGES_LIMIT))
+        if more:
+            import_rows.abandon(cursor, memory, now_s=now_s)
+        else:
+            snapshot_rows.delete(cursor, memory)
+        return more
+
+    def _forget_in_parts(self, memory: int) -> None:
+        """Forget a memory that nobody reaches; others have the store between its parts."""
+        while self.shorten(memory, pages=PAGES_LIMIT):
+            pass
+        self.forget_unreached(memory)
 
     @contextmanager
     def _change(

@@ -67,9 +67,16 @@ def _start_task(store: MemoryStore, states: Mapping[str, ModelState], job: Job) 
     """Do the job's task, with stops if it takes long; return its result."""
     if job.call is not None and (first := store.find_call(job.call)) is not None:
         return _repeat_answer(store, states, job, first)
-    if isinstance(job.task, Rebuild):
-        return (yield from _rebuild(store, states, job, job.task))
-    return _do_task(store, states, job)
+    match job.task:
+        case Rebuild():
+            return (yield from _rebuild(store, states, job, job.task))
+        case Restore(tag):
+            return (yield from _restore(store, states, job.memory, tag, job.call))
+        case ForgetSnapshot(tag):
+            if snapshot := store.begin_forget(job.memory.id, tag, call=job.call):
+                yield from delete_in_parts(store, snapshot)
+            return None
+    return _do_task(store, job)
 
 
 def _rebuild(store: MemoryStore, states: Mapping[str, ModelState], job: Job, task: Rebuild) -> Steps:
@@ -79,7 +86,7 @@ def _rebuild(store: MemoryStore, states: Mapping[str, ModelState], job: Job, tas
     return made
 
 
-def _do_task(store: MemoryStore, states: Mapping[str, ModelState], job: Job) -> Made:
+def _do_task(store: MemoryStore, job: Job) -> Made:
     memory, call = job.memory, job.call
     assert job.task is not None
     match job.task:
@@ -87,12 +94,7 @@ def _do_task(store: MemoryStore, states: Mapping[str, ModelState], job: Job) -> 
             return store.fork(memory.id, name, tag=tag, call=call)
         case TakeSnapshot(tag):
             return store.snapshot(memory.id, tag, call=call)
-        case ForgetSnapshot(tag):
-            store.forget_snapshot(memory.id, tag, call=call)
-            return None
-        case Restore(tag):
-            return _restore(store, states, memory, tag, call)
-        case Rebuild():
+        case ForgetSnapshot() | Restore() | Rebuild():
             raise AssertionError("it is done in parts")
         case _:
             assert_never(job.task)
@@ -143,7 +145,7 @@ def _describe_snapshot(memory: MemoryRecord, tag: str, first: Done) -> Snapshot:
 
 def _restore(
     store: MemoryStore, states: Mapping[str, ModelState], memory: MemoryRecord, tag: str, call: Call | None
-) -> Made:
+) -> Steps:
     """Restore a snapshot in the store; the memory's pages come from there when they are next needed."""
     snapshot = store.find_snapshot(memory.id, tag)
     if snapshot is not None and snapshot.model_digest not in states:
@@ -151,4 +153,8 @@ def _restore(
             f"snapshot {tag!r} of memory {memory.name!r} is of model {snapshot.model} ({snapshot.model_digest}), which "
             "this server does not have: put its file in the folder of --models and start again"
         )
-    return _refresh(store, states, memory, store.restore(memory.id, tag, call=call))
+    done, old = store.begin_restore(memory.id, tag, call=call)
+    made = _refresh(store, states, memory, done)
+    if old:
+        yield from delete_in_parts(store, old)
+    return made

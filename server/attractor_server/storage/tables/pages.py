@@ -80,10 +80,27 @@ def apply(cursor: Cursor, changes: Sequence[Change]) -> None:
 
 def share(cursor: Cursor, memory: int, other: int) -> None:
     """Give the other memory, which has no pages, those of the first; they share the contents."""
-    cursor.execute("UPDATE pages SET shared = 1 WHERE memory = ?", (memory,))
+    cursor.execute("UPDATE pages SET shared = 1 WHERE memory = ? AND shared = 0", (memory,))
     cursor.execute(
         "INSERT INTO pages SELECT ?, number, patterns, content, 1 FROM pages WHERE memory = ?", (other, memory)
     )
+
+
+def move(cursor: Cursor, memory: int, other: int) -> None:
+    """Give the other memory, which has no pages, those of the first, which has none then."""
+    cursor.execute("UPDATE pages SET memory = ? WHERE memory = ?", (other, memory))
+
+
+def are_more_than(cursor: Cursor, memory: int, pages: int) -> bool:
+    """Return whether a memory has more pages than that."""
+    rows = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, pages + 1)).fetchall()
+    return len(rows) > pages
+
+
+def drop_all(cursor: Cursor, memory: int) -> None:
+    """Take all pages of a memory away."""
+    rows = cursor.execute("SELECT number FROM pages WHERE memory = ?", (memory,)).fetchall()
+    drop(cursor, memory, [number for (number,) in rows])
 
 
 def drop(cursor: Cursor, memory: int, numbers: Iterable[int]) -> None:
@@ -94,12 +111,6 @@ def drop(cursor: Cursor, memory: int, numbers: Iterable[int]) -> None:
         ).fetchone()
         if row is not None:
             content_rows.forget(cursor, row[0], shared=bool(row[1]))
-
-
-def drop_all(cursor: Cursor, memory: int) -> None:
-    """Take all pages of a memory away."""
-    rows = cursor.execute("SELECT number FROM pages WHERE memory = ?", (memory,)).fetchall()
-    drop(cursor, memory, [number for (number,) in rows])
 
 
 def contents_of(cursor: Cursor, memory: int) -> Sequence[tuple[int, bool]]:

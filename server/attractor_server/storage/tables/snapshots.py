@@ -1,5 +1,6 @@
 """Forks and snapshots: rows of their own over pages that they share. A snapshot is a memory that nobody reaches."""
 
+import uuid
 from collections.abc import Sequence
 
 from attractor_server.errors import NameTaken, SnapshotNotFound, TagTaken
@@ -99,10 +100,17 @@ def snapshot_id(cursor: Cursor, memory: int, tag: str) -> int:
     return found.id
 
 
-def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
-    """Give the memory the pages of a snapshot, and its model; the version goes on."""
-    source = snapshot_id(cursor, memory, tag)
-    page_rows.drop_all(cursor, memory)
+def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float, pages: int) -> tuple[Done, int]:
+    """Give the memory the pages of a snapshot, and its model; the version goes on.
+
+    Where its old pages are more than so many, they become another one's, whose number comes with the result; else 0.
+    """
+    source, old = snapshot_id(cursor, memory, tag), 0
+    if page_rows.are_more_than(cursor, memory, pages):
+        (old,) = cursor.execute(_SNAPSHOT, (f"@{uuid.uuid4().hex}", now_s, memory)).fetchone()
+        page_rows.move(cursor, memory, old)
+    else:
+        page_rows.drop_all(cursor, memory)
     page_rows.share(cursor, source, memory)
     model, digest, page_patterns, metric, patterns = cursor.execute(
         "SELECT model, model_digest, page_patterns, metric, patterns FROM memories WHERE id = ?", (source,)
@@ -112,7 +120,7 @@ def restore(cursor: Cursor, memory: int, tag: str, *, now_s: float) -> Done:
         "metric = ?, expires_s = ? + ttl_s WHERE id = ? RETURNING version",
         (patterns, model, digest, page_patterns, metric, now_s, memory),
     ).fetchone()
-    return Done(row[0], patterns)
+    return Done(row[0], patterns), old
 
 
 def delete(cursor: Cursor, memory: int) -> None:
@@ -124,9 +132,11 @@ def delete(cursor: Cursor, memory: int) -> None:
 
 def is_large(cursor: Cursor, memory: int, *, parts: int, pages: int) -> bool:
     """Return whether a memory has more pages, or more pages and snapshots, than that."""
-    held = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, pages + 1)).fetchall()
+    if page_rows.are_more_than(cursor, memory, pages):
+        return True
+    held = cursor.execute("SELECT number FROM pages WHERE memory = ? LIMIT ?", (memory, pages)).fetchall()
     own = cursor.execute("SELECT id FROM memories WHERE parent = ? LIMIT ?", (memory, parts + 1)).fetchall()
-    return len(held) > pages or len(held) + len(own) > parts
+    return len(held) + len(own) > parts
 
 
 def shorten(cursor: Cursor, memory: int, pages: int) -> bool:
