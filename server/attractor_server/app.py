@@ -24,6 +24,7 @@ from attractor_server.scheduling.batch_size import CONTENTION_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
 from attractor_server.shard.expiry import clear, sweep
 from attractor_server.shard.memory_share import free_memory, share_memory
+from attractor_server.shard.out_of_memory import explain_out_of_memory
 from attractor_server.shard.shard import Limits, Resize, Shard
 from attractor_server.shard.spec import ShardSpec, store_address, threads_for
 from attractor_server.shard.trimming import trim
@@ -179,14 +180,15 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
     if store is not None and artifacts is not None:
         archive_models(model_paths(spec.models), artifacts)
         models = {**models, **load_former_models(store, artifacts, models.values(), device_of(spec.device))}
-    engine = Engine(
-        models.values(),
-        bank_bytes=bank_bytes,
-        residency=residency,
-        store=store,
-        checked=spec.check_banks,
-        part_s=spec.batch_s / CONTENTION_PART,
-    )
+    with explain_out_of_memory(bank_bytes, models=len(models)):
+        engine = Engine(
+            models.values(),
+            bank_bytes=bank_bytes,
+            residency=residency,
+            store=store,
+            checked=spec.check_banks,
+            part_s=spec.batch_s / CONTENTION_PART,
+        )
     return models, engine, store, bank_bytes
 
 

@@ -1,6 +1,7 @@
 """A server is there before Ray is: a stand-in serves until shards take over from it."""
 
 import fcntl
+import os
 import signal
 import socket
 import tempfile
@@ -131,3 +132,10 @@ def test_a_taken_port_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
         told = pytest.raises(AssertionError, match=r"\['attractor: port: [^']*taken\?")
         with told, server_process(*words, early=True):
             pass
+
+
+def test_that_no_process_can_be_forked_beside_the_banks_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
+    mib = str(int(0.6 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20)  # of all that there is
+    told = pytest.raises(AssertionError, match=rf"\['attractor: bank_memory_mib: saw {mib} [^']*--models[^']*\\n'\]")
+    with told, server_process(*flags(models, tmp_path, "--bank-memory-mib", mib)):
+        pytest.skip("this machine gives a process more memory than it has")

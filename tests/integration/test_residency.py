@@ -72,3 +72,9 @@ async def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_se
     with pytest.raises(SettingsError, match=rf"^artifact_store: saw '{taken}', where nothing can be written: "):
         async with run_shard(replace(cramped, artifacts=taken)):
             pass
+
+
+async def test_a_bank_that_the_machine_has_no_memory_for_is_told_by_its_setting(spec: ShardSpec) -> None:
+    with pytest.raises(SettingsError, match=r"^bank_memory_mib: saw 1099511627776 for each of \d+ models, and "):
+        async with run_shard(replace(spec, bank_bytes=1 << 60)):
+            pass

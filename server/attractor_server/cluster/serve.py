@@ -12,6 +12,7 @@ from attractor_server.cluster.signals import sigterm_waits
 from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import ANY_HOST, machine_address
+from attractor_server.shard.out_of_memory import explain_out_of_memory
 from attractor_server.shard.spec import ShardSpec, Transport, store_address
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.backends.opening import backend_of
@@ -155,7 +156,10 @@ def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None
             if checked
             else thread.submit(_check_models, spec, device="cpu" if settings.ray_address else spec.device)
         )
-        stack.enter_context(ray_node(settings.ray_address))
+        with explain_out_of_memory(
+            spec.bank_bytes
+        ):  # Ray forks a process that may already have the banks of a stand-in
+            stack.enter_context(ray_node(settings.ray_address))
         if check is not None:
             check.result()
         yield
