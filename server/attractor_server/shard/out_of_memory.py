@@ -30,7 +30,7 @@ def explain_out_of_memory(bank_bytes: int, *, models: int = 0) -> Iterator[None]
         needed = f" for each of {models} models" if models else " for each model"
         raise SettingsError(
             f"bank_memory_mib: saw {bank_bytes >> 20}{needed}, and the machine, or its limit for this process, "
-            "has not so much memory left: expected less of it, fewer models in the folder of --models, or fewer --shards"
+            "has not so much left: expected less of it, fewer models in the folder of --models, or fewer --shards"
         ) from error
 
 
