@@ -30,6 +30,7 @@ from attractor_server.memories.records import Entry
 from attractor_server.memories.store import MemoryStore
 from attractor_server.rpc import codec
 from attractor_server.rpc import imports as pieces_module
+from attractor_server.rpc.long_lists import LIST_BYTES
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.shard.spec import ShardSpec
@@ -144,12 +145,37 @@ async def test_others_have_the_event_loop_while_millions_of_ids_are_cancelled(
     assert turns[0] >= 20
 
 
+async def test_lists_of_millions_are_never_decoded_at_a_stretch(
+    channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, decoded = Session._cancel, list[list[int]]()
+
+    async def noted(session: Session, frame: pb.Cancel) -> None:
+        decoded.append(list(frame.request_ids))
+        await plain(session, frame)
+
+    monkeypatch.setattr(Session, "_cancel", noted)
+    ids = list(range(100, 300_100))  # of one byte to three
+    query = pb.QueryFrame(columns=pb.RequestColumns(request_ids=[1], handles=[1], patterns=[1] * 300_000))
+    await raw.create(channel, "a")
+    async with raw.raw_session(channel) as session:
+        await session.open("a", 1)
+        await session.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=ids)))
+        (refused,) = raw.failures(await session.ask(pb.SessionRequest(query=query))).values()
+        assert (await session.open("a", 2)).opened.handle == 2
+    assert max(map(len, decoded)) <= LIST_BYTES
+    assert [one for part in decoded for one in part] == ids
+    field, told = raw.violation(refused)
+    assert field == "query.columns.patterns"
+    assert told.startswith("saw 13107 or more entries; expected 1")
+
+
 def test_columns_of_millions_that_do_not_fit_are_refused_without_being_looked_at() -> None:
     columns = pb.RequestColumns(request_ids=[1], handles=[1], patterns=[1] * 1_000_000)
     shape = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=[1] * 1_000_000)
     tracemalloc.start()
     try:
-        with pytest.raises(InvalidRequest, match="saw 1000000 entries; expected 1"):
+        with pytest.raises(InvalidRequest, match="saw 13107 or more entries; expected 1"):
             codec.check_columns(columns, where="query.columns", patterns_limit=1024)
         with pytest.raises(InvalidRequest, match="and 999992 more; expected"):
             codec._decode_values(IMAGE, shape, 1, "tensors[0]")

@@ -13,6 +13,7 @@ from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Booleans, Floats, Recalled, Recognized
 from attractor_server.memories.records import NOTHING
+from attractor_server.rpc.long_lists import describe_count
 from attractor_server.rpc.messages import encode_items
 
 _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
@@ -141,12 +142,15 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
     """
     count = len(columns.request_ids)
     problems = [
-        Violation(f"{where}.{name}", f"saw {len(array)} entries; expected {count}, one for each of request_ids")
+        Violation(
+            f"{where}.{name}",
+            f"saw {describe_count(len(array))} entries; expected {count}, one for each of request_ids",
+        )
         for name, array in (("handles", columns.handles), ("patterns", columns.patterns))
         if len(array) != count
     ]
     if len(columns.deadline_ms) not in (0, count):
-        seen = len(columns.deadline_ms)
+        seen = describe_count(len(columns.deadline_ms))
         problems.append(Violation(f"{where}.deadline_ms", f"saw {seen} entries; expected none, or {count}"))
     if problems:
         raise InvalidRequest(*problems)  # before any array of millions is looked at

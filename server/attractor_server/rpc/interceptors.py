@@ -1,6 +1,6 @@
 """The frame around every call: messages are counted before they are decoded, and server errors become statuses."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
@@ -12,6 +12,7 @@ from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest, forget_frames
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import fail
+from attractor_server.rpc.long_lists import split_message
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable_error, weigh
 from attractor_server.shard.budget import CALL_BYTES, Account, Budget
 
@@ -58,6 +59,7 @@ class Incoming:
         self._context = context
         self._kind = kind
         self._patient = patient
+        self._pieces: Iterator[bytes] = iter(())
         self.account = account
         many = kind is memory_copies_pb2.ImportRequest
         self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
@@ -71,18 +73,21 @@ class Incoming:
         self.set_trailing_metadata = context.set_trailing_metadata
 
     async def read(self) -> object:
-        """Return the next message, or EOF; the room of the one before it is given back.
+        """Return the next message, or a piece of it, or EOF; the room of the one before it is given back.
 
         Raises:
             InvalidRequest: the bytes cannot be meant.
             MemoryShort: there is no room.
         """
-        self.account.give_message()
-        raw = await self._context.read()
-        if not isinstance(raw, bytes):
-            return raw
-        weight = weigh(raw, self._kind, fields_limit=self._fields_limit)
-        await self.account.take_message(weight, patient=self._patient)
+        if (raw := next(self._pieces, None)) is None:
+            self.account.give_message()
+            whole = await self._context.read()
+            if not isinstance(whole, bytes):
+                return whole
+            weight = weigh(whole, self._kind, fields_limit=self._fields_limit)
+            await self.account.take_message(weight, patient=self._patient)
+            self._pieces = split_message(whole, self._kind)
+            raw = next(self._pieces, whole)
         try:
             return self._kind.FromString(raw)
         except DecodeError:

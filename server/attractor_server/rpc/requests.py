@@ -18,6 +18,7 @@ from attractor_server.memories.records import Item
 from attractor_server.rpc import codec
 from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.errors import log_unforeseen, to_server_error
+from attractor_server.rpc.long_lists import describe_count
 from attractor_server.rpc.messages import read_items
 from attractor_server.rpc.operations import WireOperation
 from attractor_server.rpc.validation import check_steps, check_values
@@ -55,7 +56,8 @@ class RequestFrame:
         rows = codec.check_columns(self.columns, where=self.where, patterns_limit=patterns_limit)
         if self.operation.writes and len(self.sequences) != len(rows):
             where = f"{self.operation.value}.sequences"
-            raise InvalidRequest.of(where, f"saw {len(self.sequences)} entries; expected {len(rows)}")
+            seen = describe_count(len(self.sequences))
+            raise InvalidRequest.of(where, f"saw {seen} entries; expected {len(rows)}")
         check_steps(self.steps, "query.steps")
         codec.check_form(self.columns.tensors, where=f"{self.where}.tensors", rows=rows[-1].stop)
         return rows

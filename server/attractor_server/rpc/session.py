@@ -20,6 +20,7 @@ from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
 from attractor_server.rpc.handles import HandleTable
 from attractor_server.rpc.handshake import receive_hello, welcome
+from attractor_server.rpc.long_lists import describe_count
 from attractor_server.rpc.operations import BY_REQUEST
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.requests import FrameRequest, RequestFrame, make_jobs, read_frame
@@ -231,7 +232,9 @@ class Session:
         if not count:
             raise InvalidRequest.of(f"{where}.request_ids", "saw no request in the frame; expected at least 1")
         if count > (limit := self._shard.limits.frame_patterns):
-            raise InvalidRequest.of(f"{where}.request_ids", f"saw {count} requests; expected at most {limit}")
+            raise InvalidRequest.of(
+                f"{where}.request_ids", f"saw {describe_count(count)} requests; expected at most {limit}"
+            )
 
     def _check_ids(self, ids: Sequence[int], where: str) -> None:
         """Check the ids of requests: with doubtful ones the client could not be told which of its requests failed.

@@ -53,7 +53,7 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
     todo = [(0, len(raw), kind)]
     while todo:
         at, end, kind = todo.pop()
-        within = _inner_fields(kind)  # type: ignore[arg-type]  # the stubs say that a type has no hash
+        within = list_inner_fields(kind)  # type: ignore[arg-type]  # the stubs say that a type has no hash
         while at < end:
             seen += 1
             if seen > fields_limit:
@@ -62,10 +62,10 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
             if (tag := raw[at]) < 0x80:  # as nearly all are
                 at += 1
             else:
-                tag, at = _read_varint(raw, at)
+                tag, at = read_varint(raw, at)
             match tag & 7:
                 case 0:
-                    at = at + 1 if raw[at] < 0x80 else _read_varint(raw, at)[1]
+                    at = at + 1 if raw[at] < 0x80 else read_varint(raw, at)[1]
                 case 1:
                     at += 8
                 case 5:
@@ -74,7 +74,7 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
                     if (length := raw[at]) < 0x80:
                         at += 1
                     else:
-                        length, at = _read_varint(raw, at)
+                        length, at = read_varint(raw, at)
                     inner, growth = within.get(tag >> 3, (None, 0))
                     if inner is not None and at + length <= end:
                         todo.append((at, at + length, inner))
@@ -88,7 +88,8 @@ def _weigh_fields(raw: bytes, kind: type[Message], fields_limit: int) -> int:
     return weight
 
 
-def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
+def read_varint(raw: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Return the number that begins at that place, and the place behind it."""
     byte = raw[at]
     if byte < 0x80:
         return byte, at + 1
@@ -105,7 +106,7 @@ def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
 
 
 @lru_cache
-def _inner_fields(kind: type[Message]) -> Mapping[int, tuple[type[Message] | None, int]]:
+def list_inner_fields(kind: type[Message]) -> Mapping[int, tuple[type[Message] | None, int]]:
     """Return, by number, the kind of a field that is a message, and how much a field of numbers grows."""
     fields = kind.DESCRIPTOR.fields
     messages = {
