@@ -119,11 +119,11 @@ class Session:
         ids = frame.request_ids
         for start in range(0, len(ids), IDS_AT_A_TIME):
             part = ids[start : start + IDS_AT_A_TIME]
-            for request_id in part:
-                if (job := self._pending.get(request_id)) is not None:
+            for request_id in self._pending.keys() & part:
+                if (job := self._pending[request_id]) is not None:
                     job.withdraw()
             for upstream in self._handles.upstreams:
-                if sent := [request_id for request_id in part if request_id in upstream.unanswered]:
+                if sent := upstream.unanswered & set(part):
                     await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=sent)))
             await asyncio.sleep(0)
 
