@@ -22,6 +22,7 @@ from tests.support.tiny_models import IMAGE, images
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.cluster.serve import spec_of
+from attractor_server.cluster.wire import pack_spec, pack_topology, unpack_status
 from attractor_server.config import load_settings
 from attractor_server.engine.pages.bank import Bank
 from attractor_server.errors import BankBroken
@@ -121,9 +122,9 @@ def _actor(spec: ShardSpec, line: Connection) -> None:
     from attractor_server.cluster.shard_actor import ShardActor  # noqa: PLC0415 - loads ray
 
     free_twice(pytest.MonkeyPatch())
-    actor = ShardActor(spec, "warning")
-    info = actor.status().info
-    actor.learn(Topology(1, (info,)))
+    actor = ShardActor(pack_spec(spec), "warning")
+    info = unpack_status(actor.status()).info
+    actor.learn(pack_topology(Topology(1, (info,))))
     line.send(info.address)
     time.sleep(END_S)
 
