@@ -7,11 +7,15 @@ loop over memories with autograd; `vmap(grad)` over all memories, eager, and com
 there; titans-pytorch's `NeuralMemory` (from the extra `bench`) with as many states of as many weights, which is read
 by one pass and written by one step.
 
+What it costs that each page sees vectors in their own metric: queries and rewrites of `embedding-384` in users' units, with
+frames beside without, with all that an engine does for them but keep them.
+
 On a GPU: python benchmarks/bench_engine.py --device cuda --memories 131072
 """
 
 import argparse
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from _engine_peers import Job, can_compile, loop_reads, loop_writes, titans_read
 from _limits import FORMULA, READING, WRITING, Ruler, settle, work_of
 from _report import Result, rates, report
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model
@@ -27,7 +32,13 @@ from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.parameters import Parameters, initial_reader, initial_writer
 from attractor_server.energy.transform import Transform
-from attractor_server.engine.compute.dispatch import can_read_in_place, read_in_place, read_pages, write_pages
+from attractor_server.engine.compute.dispatch import (
+    can_read_in_place,
+    find_frames,
+    read_in_place,
+    read_pages,
+    write_pages,
+)
 from attractor_server.fields import Field, Layout
 
 INPUTS, FEATURES, STEPS, WRITES, PATTERNS = 384, 128, 5, 2, 32
@@ -67,6 +78,7 @@ def all_of(model: Model, ruler: Ruler, given: argparse.Namespace) -> Iterator[Re
     yield from reads(model, ruler, fast, cues, given.seconds, others=False)
     yield from writes(model, ruler, fast, min(given.memories, 64), PATTERNS, given.seconds)
     yield from writes(model, ruler, fast, min(given.memories, 256), 1, given.seconds)
+    yield from metrics(model, given.memories, given.seconds)
 
 
 def reads(model: Model, ruler: Ruler, fast: Tensors, cues: Tensor, seconds: float, *, others: bool) -> list[Result]:
@@ -133,6 +145,48 @@ def writes(model: Model, ruler: Ruler, fast: Tensors, memories: int, n: int, sec
     least_s = ruler.again().limit_s(operations=work.count_writing_operations(steps), touched_bytes=2 * work.page_bytes)
     kind = f"rewrites of {n} patterns" if rewrite else "single stores"
     return compare(f"{model.name}: {kind}, {memories} memories", "memories/s", measured, 1 / least_s)
+
+
+def metrics(model: Model, memories: int, seconds: float) -> Iterator[Result]:
+    """Yield queries/s and rewrites/s of pages in their own metric, beside those in the model's."""
+    if not model.has_metric:
+        return
+    stored = normalize(torch.randn(memories, PATTERNS, INPUTS, device=model.device), dim=2)
+    cues, places = stored[:, :1] + 0.02, torch.randperm(memories, device=model.device)
+    banks = {framed: rewrite(model, stored, framed=framed) for framed in (False, True)}
+    few = stored[:64]
+    for kind, unit, items, job in (
+        (f"queries of {memories:,} memories × 1", "queries/s", memories, partial(ask, model, banks, places, cues)),
+        (f"rewrites of {PATTERNS} patterns, {len(few)} memories", "memories/s", len(few), partial(rewrite, model, few)),
+    ):
+        found = measure_rates(
+            {str(framed): (partial(job, framed=framed), items) for framed in (True, False)}, model.device, seconds
+        )
+        name = f"{model.name}: {kind}, own metric"
+        yield Result(name=name, unit=unit, ours=found["True"], peer="the model's metric", theirs=found["False"])
+
+
+def ask(model: Model, banks: Mapping[bool, Tensors], places: Tensor, cues: Tensor, *, framed: bool) -> Tensor:
+    """Return the answers to cues (pages, 1, values) where their pages lie in a bank, in users' units."""
+    bank = banks[framed]
+    if not can_read_in_place(model):
+        bank = {name: value.index_select(0, places) for name, value in bank.items()}
+        frames = find_frames(model, bank) if framed else None
+        return model.decode(read_pages(model, bank, model.encode(cues, frames)).pattern, frames)
+    frames = find_frames(model, bank, places) if framed else None
+    return model.decode(read_in_place(model, bank, places, model.encode(cues, frames)).pattern, frames)
+
+
+def rewrite(model: Model, values: Tensor, *, framed: bool) -> Tensors:
+    """Return the tensors of pages that were written from values (pages, n, values), in the loops that a server makes."""
+    present = torch.ones(values.shape[:2], dtype=torch.bool, device=model.device)
+    own = model.fit_frames(values, present=present) if framed else {}
+    frames, fast = find_frames(model, own) if framed else None, model.parameters.memories(len(values))
+    for start in range(0, values.shape[1], model.write_chunk):
+        x = model.encode(values[:, start : start + model.write_chunk], frames)
+        stored = torch.full((len(values),), start, device=model.device)
+        fast = write_pages(model, fast, x, present=present[:, : x.shape[1]], stored=stored)
+    return {**fast, **own}
 
 
 def measure_rates(jobs: Mapping[str, tuple[Job, int]], device: torch.device, seconds: float) -> dict[str, float]:

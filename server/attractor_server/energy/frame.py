@@ -30,7 +30,7 @@ NOISE = 1e-12
 TINY = torch.finfo(torch.float64).tiny
 POWER = -0.25
 """Of the covariance, where there is an axis for all: -½ would whiten, 0 leaves everything as it is"""
-TOGETHER = 8
+TOGETHER = 16
 """Pages that are fitted at a time, so that they stay in the cache"""
 STEPS = 127
 """Of an axis' entries, the largest of which has so many"""

@@ -175,10 +175,10 @@ static void lack(const loop *m, tile *t) {
         const float *held = t->held + row * m->values;
         int64_t at = place(t->pages, (t->start + row) / t->n);
         for (const frame *f = m->frames; f < m->frames + m->framed; f++)
-            reframe(f, at, DECODE, gap + f->first, gap + f->first);
+            reframe(f, 1, at, DECODE, gap + f->first, gap + f->first, 0);
         for (int64_t i = 0; i < m->values; i += LANES) save(gap + i, missing(held + i, load(gap + i)));
         for (const frame *f = m->frames; f < m->frames + m->framed; f++)
-            reframe(f, at, PUSH, gap + f->first, gap + f->first);
+            reframe(f, 1, at, PUSH, gap + f->first, gap + f->first, 0);
     }
 }
 
