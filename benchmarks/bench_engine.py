@@ -7,8 +7,8 @@ loop over memories with autograd; `vmap(grad)` over all memories, eager, and com
 there; titans-pytorch's `NeuralMemory` (from the extra `bench`) with as many states of as many weights, which is read
 by one pass and written by one step.
 
-What it costs that each page sees vectors in their own metric: queries and rewrites of `embedding-384` in users' units, with
-frames beside without, with all that an engine does for them but keep them.
+What it costs that each page sees vectors in their own metric: queries and rewrites of `embedding-384` in users' units,
+with frames beside without, with all that an engine does for them but keep them.
 
 On a GPU: python benchmarks/bench_engine.py --device cuda --memories 131072
 """
@@ -178,7 +178,7 @@ def ask(model: Model, banks: Mapping[bool, Tensors], places: Tensor, cues: Tenso
 
 
 def rewrite(model: Model, values: Tensor, *, framed: bool) -> Tensors:
-    """Return the tensors of pages that were written from values (pages, n, values), in the loops that a server makes."""
+    """Return the tensors of pages written from values (pages, n, values), in the loops that a server makes."""
     present = torch.ones(values.shape[:2], dtype=torch.bool, device=model.device)
     own = model.fit_frames(values, present=present) if framed else {}
     frames, fast = find_frames(model, own) if framed else None, model.parameters.memories(len(values))
