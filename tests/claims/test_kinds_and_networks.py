@@ -14,10 +14,10 @@ from attractor_server.energy.model import Model
 async def completed(
     client: attractor.AsyncClient, model: Model, patterns: attractor.Patterns, cues: attractor.Patterns
 ) -> tuple[attractor.Recall, attractor.Recall]:
-    """The cues completed by a memory that stored the patterns, and by one that stored nothing."""
+    """The cues completed, nothing held, by a memory that stored the patterns, and by one that stored nothing."""
     memory, empty = [await client.create_memory(f"{name}-{model.name}", model=model.name) for name in ("full", "empty")]
     await memory.store(patterns)
-    return await memory.query(cues), await empty.query(cues)
+    return await memory.query(cues, known=False), await empty.query(cues, known=False)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("image", "image"), ("sound", "audio"), ("signs", "vector")])

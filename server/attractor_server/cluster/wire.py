@@ -28,13 +28,19 @@ Message: TypeAlias = Mapping[str, Any]
 
 _PATHS = ("models", "artifacts", "password_file", "log_file")
 
+_DRAWN = frozenset({"version", "secret"})
+"""Values of a spec that nobody sets"""
+
 _OWNER = np.dtype("<u2")
 """A server has at most 16,384 shards"""
 
 
 def pack_spec(spec: ShardSpec) -> Message:
-    """Return the message of a spec, without its password."""
-    message = _pack(spec, leave_out=("password", "transport"))
+    """Return the message of a spec, which Ray may keep: without its password.
+
+    And without a secret where shards share a store, and have one there.
+    """
+    message = _pack(spec, leave_out=("password", "transport", *(("secret",) if spec.store_uri else ())))
     for name in _PATHS:
         if isinstance(message[name], Path):
             message[name] = {"path": str(message[name])}
@@ -47,7 +53,7 @@ def unpack_spec(message: Message) -> ShardSpec:
     Raises:
         SettingsError: it is of a version that this one does not know.
     """
-    told = _unpack(message, ShardSpec)
+    told = {"secret": "", **_unpack(message, ShardSpec)}
     for name in _PATHS:
         if isinstance(told.get(name), Mapping):
             told[name] = Path(told[name]["path"])
@@ -58,7 +64,7 @@ def unpack_spec(message: Message) -> ShardSpec:
 
 def find_differences(one: Message, other: Message) -> list[str]:
     """Return the names of values that are not the same in both messages; one of them may lack some."""
-    return sorted(name for name in one.keys() & other.keys() if name != "version" and one[name] != other[name])
+    return sorted(name for name in one.keys() & other.keys() - _DRAWN if one[name] != other[name])
 
 
 def pack_status(status: ShardStatus) -> Message:

@@ -24,8 +24,8 @@ def explain_out_of_memory(bank_bytes: int, *, models: int = 0) -> Iterator[None]
     """
     try:
         yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (MemoryError, OSError, RuntimeError, SettingsError) as error:
+        if not _is_out_of_memory(error.__cause__ if isinstance(error, SettingsError) else error):
             raise
         needed = f" for each of {models} models" if models else " for each model"
         raise SettingsError(
@@ -34,7 +34,7 @@ def explain_out_of_memory(bank_bytes: int, *, models: int = 0) -> Iterator[None]
         ) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or type(error).__name__ == _TORCH_ERROR or _ALLOCATOR_ERROR in str(error)
