@@ -23,7 +23,9 @@ async def verified(spec: ShardSpec) -> Result:
     return await anyio.to_thread.run_sync(CliRunner().invoke, main, command)
 
 
-@pytest.mark.parametrize(("model", "shape"), [("tiny", IMAGE.shape), ("glyphs-28-small", (28, 28))])
+@pytest.mark.parametrize(
+    ("model", "shape"), [("tiny", IMAGE.shape), ("glyphs-28-small", (28, 28)), ("embedding-384", (384,))]
+)
 @pytest.mark.parametrize("write", ["rewrite", "stream"])
 async def test_weights_that_follow_from_their_patterns_are_well_and_others_are_named(
     on_disk: ShardSpec, write: Literal["rewrite", "stream"], model: str, shape: tuple[int, ...]
@@ -47,10 +49,10 @@ def _bend(spec: ShardSpec) -> None:
     """Changes one weight of the first page, with its checksum."""
     connection = apsw.Connection(str(folder_of(spec.store_uri) / FILE))
     content, version, image = connection.execute("SELECT content, version, weights FROM images ORDER BY content").get[0]
-    weights = np.frombuffer(image, "<f4").copy()
-    weights[3] += 1
+    bent = (np.frombuffer(image[12:16], "<f4") + 1).astype("<f4").tobytes()
+    weights = image[:12] + bent + image[16:]
     connection.execute(
         "UPDATE images SET weights = ?, checksum = ? WHERE content = ?",
-        (weights.tobytes(), checksum(content, version, weights.tobytes()), content),
+        (weights, checksum(content, version, weights), content),
     )
     connection.close()
