@@ -59,6 +59,7 @@ async def test_a_memory_made_without_settings_has_the_defaults_and_says_so(chann
         when_full=memories.WHEN_FULL_GROW,
         page_patterns=8,
         retain=memories.RETAIN_ALL,
+        metric=memories.METRIC_MODEL,
     )
     assert made.pages == 0
     stub = memories_pb2_grpc.MemoriesStub(channel)
