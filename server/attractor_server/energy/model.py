@@ -16,6 +16,7 @@ from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.page_image import can_be_meant, unpack_image
 from attractor_server.energy.parameters import Parameters
+from attractor_server.energy.posterior import Posterior, View
 from attractor_server.energy.transform import Hold, Pull, Transform
 from attractor_server.fields import Layout
 
@@ -43,6 +44,8 @@ class Model:
     own_calibration: Calibration | None = None
     """Of pages with frames. Fitted beside the model, and no part of its digest, so that memories stay those of the same
     model"""
+    posterior: Posterior | None = None
+    """How kept patterns take part in reading; None: the network answers alone. Fitted beside the model, too"""
 
     @property
     def steps(self) -> int:
@@ -144,6 +147,11 @@ class Model:
         """
         return self.transform.encode(self.encoding.encode(values), frames)
 
+    def view(self, values: Tensor, frames: Framing | None = None, *, given: Tensor | None = None) -> View:
+        """Return values (memories, m, values) as a posterior compares them: where cues are given, else everywhere."""
+        told = values if given is None else torch.where(given, values, torch.nan)
+        return View(self.encode(values, frames), self.prepare(told))
+
     def prepare(self, values: Tensor) -> Tensor:
         """Do the part of `encode` that is the same with all frames; `transform.whiten` does the rest."""
         return self.transform.shift_values(self.encoding.encode(values))
@@ -176,6 +184,7 @@ class Model:
             transform=transform_of(tensors),
             calibration=calibration_of(tensors),
             own_calibration=None if self.own_calibration is None else self.own_calibration.to(device),
+            posterior=None if self.posterior is None else self.posterior.to(device),
         )
 
 

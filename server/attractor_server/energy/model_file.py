@@ -17,6 +17,7 @@ from attractor_server.energy.model import Model, calibration_of, tensors_of, tra
 from attractor_server.energy.networks import EnergyNetwork, network_of
 from attractor_server.energy.networks.protocol import Shapes, Tensors
 from attractor_server.energy.parameters import TERMS, Parameters, initial_reader, initial_writer, shapes_of
+from attractor_server.energy.posterior import pack_posterior, unpack_posterior
 from attractor_server.errors import ModelFileError
 from attractor_server.fields import KINDS, AudioFormat, Field, Layout
 
@@ -101,10 +102,12 @@ def _header(model: Model) -> dict[str, Any]:
 
 def _pack_fits(model: Model) -> Mapping[str, str]:
     """Return the section of fits; none where nothing was fitted."""
-    if model.own_calibration is None:
-        return {}
-    fits = {"own_calibration": model.own_calibration.weights.tolist()}
-    return {FITS: json.dumps({"fits": fits, "checksum": _checksum(fits)}, sort_keys=True)}
+    fits: dict[str, object] = {}
+    if model.own_calibration is not None:
+        fits["own_calibration"] = model.own_calibration.weights.tolist()
+    if model.posterior is not None:
+        fits["posterior"] = pack_posterior(model.posterior)
+    return {FITS: json.dumps({"fits": fits, "checksum": _checksum(fits)}, sort_keys=True)} if fits else {}
 
 
 def _unpack_fits(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -117,15 +120,19 @@ def _unpack_fits(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         section = json.loads(metadata[FITS])
-        fits, seen = section["fits"], section["checksum"]
-        weights = torch.tensor([float(one) for one in fits["own_calibration"]])
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        fits, seen = dict(section["fits"]), section["checksum"]
+        fitted: dict[str, Any] = {}
+        if "own_calibration" in fits:
+            fitted["own_calibration"] = Calibration(torch.tensor([float(one) for one in fits["own_calibration"]]))
+        if "posterior" in fits:
+            fitted["posterior"] = unpack_posterior(fits["posterior"])
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         raise ModelFileError(f"{path}: the fits beside its model cannot be read: {error}") from error
     if seen != (found := _checksum(fits)):
         raise ModelFileError(f"{path} is damaged: its fits have checksum {found}, the file says {seen}")
-    if weights.shape != (WITH_GIVEN,):
+    if "own_calibration" in fitted and (weights := fitted["own_calibration"].weights).shape != (WITH_GIVEN,):
         raise ModelFileError(f"{path}: own_calibration: saw {len(weights)} weights; expected {WITH_GIVEN}")
-    return {"own_calibration": Calibration(weights)}
+    return fitted
 
 
 def _checksum(fits: Mapping[str, object]) -> str:

@@ -100,3 +100,26 @@ def fresh(tensor: Tensor) -> Tensor:
     """Return the values as a node of their own: a gradient by it leaves out how else they enter the graph."""
     tensor = tensor.clone()
     return tensor if tensor.requires_grad else tensor.requires_grad_()
+
+
+def agreements(x: Sequence[Tensor], u: Sequence[Tensor]) -> list[Tensor]:
+    """Return the agreements of one kept pattern with a cue and a reading: each in network units and value by value.
+
+    Both are given as (cue, reading, kept), each (d,); the cue is NaN where it gives nothing. See `energy.posterior`.
+    """
+    found = [x[which].dot(x[2]) / (x[which].norm() * x[2].norm()) for which in (0, 1)]
+    gaps = [(u[which] - u[2])[~u[which].isnan()] for which in (0, 1)]
+    return [*found, *(-gap.square().mean() for gap in gaps), *(-gap.abs().mean() for gap in gaps)]
+
+
+def posterior_mean(scores: Tensor, none: Tensor, kept: Tensor, reading: Tensor) -> Tensor:
+    """Return the gradient step of size 1 from the reading (d,), with scores (n,) of kept patterns (n, d); see there."""
+
+    def energy_of(x: Tensor) -> Tensor:
+        items = scores + ((reading - kept).square().sum(1) - (x - kept).square().sum(1)) / 2
+        other = none - (x - reading).square().sum() / 2
+        return -torch.cat([items, other[None]]).exp().sum().log()
+
+    x = fresh(reading)
+    (gradient,) = torch.autograd.grad(energy_of(x), x)
+    return reading - gradient

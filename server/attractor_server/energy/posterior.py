@@ -1,0 +1,211 @@
+"""Recall as a posterior: the kept patterns take part in reading.
+
+After the network has read r from a cue c, each kept pattern ξᵢ has a score sᵢ = Σ wₖaₖ(c, r, ξᵢ) by its agreements with
+the cue and with the reading, whose weights are not negative. "None of them" has the score z, by ΔE, by the number of
+kept patterns, by how much of the cue is given, and by how well the cue agrees with the reading itself. The softmax p of
+all scores is the posterior, its sum over the patterns the probability that the cue is of a stored one.
+
+Let z′ = z − log o, where stored patterns are asked for o times as often as others, and p the softmax with z′. The
+posterior's mean is then a gradient step of size 1 from r on the energy
+
+    E(x) = −log(Σᵢ exp(sᵢ + ½‖r − ξᵢ‖² − ½‖x − ξᵢ‖²) + exp(z′ − ½‖x − r‖²)),   r − ∇E(r) = Σᵢ pᵢξᵢ + p₀r
+
+as in a modern Hopfield network (Ramsauer et al., Hopfield Networks is All You Need, 2020) whose similarity is learned.
+
+Noisy copies of one thing share the posterior, and their mean m = Σ qᵢξᵢ, where q is the softmax of the patterns' scores
+alone, keeps some of their noise; the network's reading r′ from that mean has less. The two are weighed as estimates
+with the variances V = Σ qᵢ‖ξᵢ − m‖², by which the patterns differ, and D = ‖m − r′‖², by which the network moves their
+mean: the answer is (1 − p₀)(D·m + V·r′)/(V + D) + p₀r. A pattern that is told for sure is answered as it is kept.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+AGREEMENTS = ("cue_cosine", "read_cosine", "cue_square", "read_square", "cue_absolute", "read_absolute")
+"""Of a kept pattern: whitened cosine, negative mean square and mean absolute differences, to the cue where that is
+given, and to the reading"""
+
+NONE = ("intercept", "delta_energy", "log_kept", "given", "cosine", "square", "absolute")
+"""What "none of them" depends on; the last three are agreements of the cue with the reading"""
+
+STORED_ODDS = 19.0
+"""How often stored patterns are asked for, in cues of others, as far as an answer is concerned"""
+
+
+@dataclass(frozen=True)
+class View:
+    """Patterns as they are compared, (memories, m, …)."""
+
+    x: Tensor
+    """In network units"""
+    u: Tensor
+    """Value by value, before the whitening; NaN where a cue gives nothing"""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that scores depend on."""
+
+    agreements: Tensor
+    """(memories, cues, kept, agreements)"""
+    none: Tensor
+    """(memories, cues, len(NONE))"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """Learned weights of the scores; fitted on training episodes."""
+
+    weights: Tensor
+    """(len(AGREEMENTS),) not negative; 0: not used"""
+    none: Tensor
+    """(len(NONE),)"""
+
+    def to(self, device: torch.device) -> "Posterior":
+        """Return the posterior with its weights on that device."""
+        return Posterior(weights=self.weights.to(device), none=self.none.to(device))
+
+    @property
+    def used(self) -> Sequence[bool]:
+        """Whether each agreement counts; others need not be computed."""
+        return [weight > 0 for weight in self.weights.tolist()]
+
+    def scores(self, evidence: Evidence, *, present: Tensor | None = None) -> Tensor:
+        """Return the scores (memories, cues, kept + 1), the last of "none of them".
+
+        Patterns that are not present (memories, kept) have the score −∞.
+        """
+        items = evidence.agreements @ self.weights
+        if present is not None:
+            items = items.masked_fill(~present[:, None], -torch.inf)
+        return torch.cat([items, (evidence.none @ self.none)[..., None]], -1)
+
+
+def gather_evidence(  # noqa: PLR0913
+    cues: View,
+    readings: View,
+    kept: View,
+    *,
+    delta_energy: Tensor,  # (memories, cues), of the cues
+    present: Tensor | None = None,  # (memories, kept) bool
+    used: Sequence[bool] = (True,) * len(AGREEMENTS),
+) -> Evidence:
+    """Compare cues and readings with the kept patterns, and with one another; agreements that are not used are 0."""
+    given = ~cues.u.isnan()
+    count = given.sum(-1).clamp(min=1)
+    cue_u = cues.u.nan_to_num()
+    known = given.to(cue_u.dtype)
+    everywhere = torch.ones_like(known)
+    ways = (
+        lambda: _cosines(cues.x, kept.x),
+        lambda: _cosines(readings.x, kept.x),
+        lambda: -_mean_squares(cue_u, kept.u, known),
+        lambda: -_mean_squares(readings.u, kept.u, everywhere),
+        lambda: -_mean_differences(cue_u, kept.u, given),
+        lambda: -_mean_differences(readings.u, kept.u, None),
+    )
+    nothing = cue_u.new_zeros(*cue_u.shape[:2], kept.u.shape[1])
+    agreements = [way() if wanted else nothing for way, wanted in zip(ways, used, strict=True)]
+    gaps = (cue_u - readings.u) * known
+    held = torch.full_like(delta_energy, kept.u.shape[1]) if present is None else present.sum(1)[:, None]
+    none = (
+        torch.ones_like(delta_energy),
+        delta_energy,
+        held.to(delta_energy.dtype).clamp(min=1).log().expand_as(delta_energy),
+        known.mean(-1),
+        (normalize(cues.x, dim=-1) * normalize(readings.x, dim=-1)).sum(-1),
+        -gaps.square().sum(-1) / count,
+        -gaps.abs().sum(-1) / count,
+    )
+    return Evidence(torch.stack(agreements, -1), torch.stack(none, -1))
+
+
+def known_probability(scores: Tensor) -> Tensor:
+    """Return the probability (…, cues) that a cue is of a kept pattern, as if it were so for half of them."""
+    return torch.sigmoid(scores[..., :-1].logsumexp(-1) - scores[..., -1])
+
+
+def item_probabilities(scores: Tensor) -> Tensor:
+    """Return the probability (…, cues, kept) of each kept pattern; their sum is `known_probability`."""
+    return scores.softmax(-1)[..., :-1]
+
+
+def mean_item(scores: Tensor, kept: Tensor) -> Tensor:
+    """Return the mean m (memories, cues, values) of kept patterns (memories, kept, values), encoded."""
+    return _shares(scores) @ kept
+
+
+def spread_of_items(scores: Tensor, kept: Tensor, mean: Tensor) -> Tensor:
+    """Return V (memories, cues) of kept patterns (memories, kept, values) about their mean (memories, cues, values).
+
+    Where it is 0, r′ need not be read.
+    """
+    squares = (_shares(scores) @ kept.square().sum(-1, keepdim=True))[..., 0]
+    return (squares - mean.square().sum(-1)).clamp(min=0)
+
+
+def answer(scores: Tensor, spread: Tensor, mean: Tensor, reading: Tensor, again: Tensor) -> Tensor:
+    """Return answers, from V (memories, cues) and m, r and r′ (memories, cues, values), encoded; see above."""
+    moved = (mean - again).square().sum(-1)
+    lean = spread / (spread + moved).clamp(min=torch.finfo(spread.dtype).tiny)
+    none = torch.sigmoid(scores[..., -1] - math.log(STORED_ODDS) - scores[..., :-1].logsumexp(-1))[..., None]
+    return (1 - none) * mean.lerp(again, lean[..., None]) + none * reading
+
+
+def pack_posterior(posterior: Posterior) -> Mapping[str, Mapping[str, float]]:
+    """Return plain numbers by name, for a file."""
+    parts = {"weights": (AGREEMENTS, posterior.weights), "none": (NONE, posterior.none)}
+    return {name: dict(zip(keys, values.tolist(), strict=True)) for name, (keys, values) in parts.items()}
+
+
+def unpack_posterior(packed: Mapping[str, Mapping[str, float]]) -> Posterior:
+    """Return the posterior of these numbers.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a number cannot be meant.
+    """
+    weights, none = (_unpack(packed[part], names) for part, names in (("weights", AGREEMENTS), ("none", NONE)))
+    if float(weights.min()) < 0:
+        raise ValueError(f"posterior.weights: saw {weights.tolist()}; expected none below 0")
+    return Posterior(weights=weights, none=none)
+
+
+def _unpack(numbers: Mapping[str, float], names: Sequence[str]) -> Tensor:
+    if sorted(numbers) != sorted(names):
+        raise ValueError(f"posterior: saw numbers for {', '.join(sorted(numbers))}; expected {', '.join(names)}")
+    values = torch.tensor([float(numbers[name]) for name in names])
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"posterior: saw {values.tolist()}; expected finite numbers")
+    return values
+
+
+def _shares(scores: Tensor) -> Tensor:
+    """Return q; zeros where nothing is present."""
+    return scores[..., :-1].softmax(-1).nan_to_num(nan=0.0)
+
+
+def _cosines(x: Tensor, items: Tensor) -> Tensor:
+    return normalize(x, dim=-1) @ normalize(items, dim=-1).mT
+
+
+def _mean_squares(x: Tensor, items: Tensor, known: Tensor) -> Tensor:
+    """Return mean squares (memories, m, n) of the differences where `known` is 1, by products alone."""
+    total = (x.square() * known).sum(-1, keepdim=True) - 2 * (x * known) @ items.mT + known @ items.square().mT
+    return total.clamp(min=0) / known.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _mean_differences(x: Tensor, items: Tensor, given: Tensor | None) -> Tensor:
+    """Return means (memories, m, n) of the absolute differences where x is given."""
+    if given is None or bool(given.all()):
+        return torch.cdist(x, items, p=1) / x.shape[-1]
+    means = []
+    for some, others, mask in zip(x, items, given, strict=True):
+        # One memory at a time: (m, n, values) of all would not fit
+        gaps = ((some[:, None] - others).abs() * mask[:, None]).sum(-1)
+        means.append(gaps / mask.sum(-1, keepdim=True).clamp(min=1))
+    return torch.stack(means)

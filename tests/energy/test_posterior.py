@@ -1,0 +1,174 @@
+"""Posteriors over kept patterns: what answers, probabilities and files of them are."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tests.support.model_files import refusal, tiny
+from torch import Generator, Tensor
+
+from attractor_server.energy import reference
+from attractor_server.energy.model_file import load_model, save_model
+from attractor_server.energy.posterior import (
+    AGREEMENTS,
+    NONE,
+    STORED_ODDS,
+    Evidence,
+    Posterior,
+    View,
+    answer,
+    gather_evidence,
+    item_probabilities,
+    known_probability,
+    mean_item,
+    spread_of_items,
+)
+
+SIZE = 6
+ONE = Posterior(
+    weights=torch.linspace(0.5, 3, len(AGREEMENTS)).double(), none=torch.linspace(-1, 1, len(NONE)).double()
+)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=Generator().manual_seed(seed))
+
+
+def views(*, gaps: bool) -> tuple[View, View, View]:
+    """Cues, readings and kept patterns of two memories; value by value they are twice what the network sees."""
+    cues, readings, kept = (draw(2, count, SIZE, seed=seed) for seed, count in enumerate((3, 3, 5)))
+    told = cues.masked_fill(draw(2, 3, SIZE, seed=7) > 0.5, math.nan) if gaps else cues
+    return View(cues, 2 * told), View(readings, 2 * readings), View(kept, 2 * kept)
+
+
+def gather(*, gaps: bool, present: Tensor | None = None) -> Evidence:
+    cues, readings, kept = views(gaps=gaps)
+    return gather_evidence(cues, readings, kept, delta_energy=draw(2, 3, seed=9), present=present)
+
+
+def respond(scores: Tensor, kept: Tensor, reading: Tensor, again: Tensor) -> Tensor:
+    mean = mean_item(scores, kept)
+    return answer(scores, spread_of_items(scores, kept, mean), mean, reading, again)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_agreements_are_those_of_one_pattern_after_another(gaps: bool) -> None:
+    cues, readings, kept = views(gaps=gaps)
+    found = gather(gaps=gaps)
+    for memory, cue, item in ((0, 0, 0), (0, 2, 4), (1, 1, 3)):
+        x, u = (
+            [part[memory, which] for part, which in zip(parts, (cue, cue, item), strict=True)]
+            for parts in ((cues.x, readings.x, kept.x), (cues.u, readings.u, kept.u))
+        )
+        assert torch.allclose(found.agreements[memory, cue, item], torch.stack(reference.agreements(x, u)))
+        # The reading is compared with the cue as a kept pattern would be
+        own = reference.agreements([x[0], x[1], x[1]], [u[0], u[1], u[1]])
+        given = (~u[0].isnan()).double().mean()
+        assert torch.allclose(found.none[memory, cue, 3:], torch.stack([given, own[0], own[2], own[4]]))
+
+
+def test_agreements_that_have_no_weight_are_left_out_and_change_nothing() -> None:
+    cues, readings, kept = views(gaps=True)
+    some = replace(ONE, weights=ONE.weights * torch.tensor([1, 0, 1, 0, 0, 1]))
+    found = gather_evidence(cues, readings, kept, delta_energy=draw(2, 3, seed=9), used=some.used)
+    assert float(found.agreements[..., 4].abs().max()) == 0
+    assert torch.allclose(some.scores(found), some.scores(gather(gaps=True)))
+
+
+def test_without_a_spread_the_answer_is_a_gradient_step_on_the_energy_from_the_reading() -> None:
+    scores, kept, reading = draw(2, 3, 6), draw(2, 5, SIZE, seed=1), draw(2, 3, SIZE, seed=2)
+    mean = mean_item(scores, kept)
+    found = answer(scores, torch.zeros(2, 3, dtype=torch.float64), mean, reading, reading)
+    for memory, cue in ((0, 0), (1, 2)):
+        items, none = scores[memory, cue, :-1], scores[memory, cue, -1] - math.log(STORED_ODDS)
+        expected = reference.posterior_mean(items, none, kept[memory], reading[memory, cue])
+        assert torch.allclose(found[memory, cue], expected)
+
+
+def test_a_pattern_that_is_told_for_sure_is_answered_as_it_is_kept() -> None:
+    scores = torch.full((1, 1, 6), -50.0, dtype=torch.float64)
+    scores[..., 2] = 50
+    kept, reading, again = draw(1, 5, SIZE), draw(1, 1, SIZE, seed=1), draw(1, 1, SIZE, seed=2)
+    assert torch.allclose(respond(scores, kept, reading, again), kept[:, 2:3])
+    assert float(known_probability(scores)) == 1
+    assert item_probabilities(scores).argmax(-1).tolist() == [[2]]
+
+
+def test_copies_that_share_the_posterior_are_answered_by_the_network_in_proportion_to_how_much_they_differ() -> None:
+    scores = torch.zeros(1, 1, 9, dtype=torch.float64)
+    scores[..., -1] = -60
+    thing = draw(1, 1, SIZE, seed=1)
+    again = thing + 0.05 * draw(1, 1, SIZE, seed=4)
+    noisy, nearly = (thing + sigma * draw(1, 8, SIZE, seed=2) for sigma in (1.0, 0.001))
+    rough = (noisy.mean(1, keepdim=True) - thing).norm()
+    assert (respond(scores, noisy, 0 * thing, again) - thing).norm() < rough / 2
+    mean = nearly.mean(1, keepdim=True)
+    assert (respond(scores, nearly, 0 * thing, again) - mean).norm() < 0.01 * (again - mean).norm()
+
+
+def test_absent_patterns_have_no_effect_and_where_all_are_absent_the_network_answers_alone() -> None:
+    present = torch.tensor([[True, True, False, True, False], [False] * 5])
+    evidence = gather(gaps=False, present=present)
+    scores = ONE.scores(evidence, present=present)
+    kept, reading = draw(2, 5, SIZE, seed=2), draw(2, 3, SIZE, seed=3)
+    found, known = respond(scores, kept, reading, reading), known_probability(scores)
+    assert torch.allclose(found[1], reading[1])
+    assert torch.equal(known[1], torch.zeros(3, dtype=torch.float64))
+    some = present[0]
+    alone = ONE.scores(Evidence(evidence.agreements[:1, :, some], evidence.none[:1]))
+    assert torch.allclose(known[:1], known_probability(alone))
+    assert torch.allclose(found[:1], respond(alone, kept[:1, some], reading[:1], reading[:1]))
+    assert torch.allclose(evidence.none[0, :, 2].exp(), torch.full((3,), 3.0, dtype=torch.float64))
+
+
+def test_probabilities_of_patterns_add_up_to_that_of_being_known() -> None:
+    scores = ONE.scores(gather(gaps=True))
+    assert torch.allclose(item_probabilities(scores).sum(-1), known_probability(scores))
+
+
+FITTED = Posterior(weights=torch.tensor([1.5, 0, 0.1, 0, 7, 0]), none=torch.linspace(-1, 2, len(NONE)))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tiny.safetensors"
+
+
+def test_a_file_brings_the_posterior_back_and_the_digest_does_not_depend_on_it(path: Path) -> None:
+    bare = save_model(tiny(), path)
+    assert load_model(path).posterior is None
+    saved = save_model(tiny(posterior=FITTED), path)
+    found = load_model(path)
+    assert (saved.digest, found.digest) == (bare.digest, bare.digest)
+    assert found.posterior is not None
+    assert torch.equal(found.posterior.weights, FITTED.weights)
+    assert torch.equal(found.posterior.none, FITTED.none)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda fits: fits["posterior"]["weights"].update(cue_cosine=2.0), "damaged: its fits have checksum"),
+        (lambda fits: fits["posterior"]["weights"].update(cue_cosine=-2.0), "expected none below 0"),
+        (lambda fits: fits["posterior"]["none"].pop("given"), "expected intercept, delta_energy"),
+        (lambda fits: fits["posterior"]["none"].update(given="much"), "cannot be read"),
+        (lambda fits: fits["posterior"]["none"].update(given=math.inf), "expected finite numbers"),
+        (lambda fits: fits.update(posterior=[1.0]), "cannot be read"),
+        (lambda fits: fits.update(posterior={"weights": {}}), "cannot be read"),
+    ],
+)
+def test_a_posterior_that_cannot_be_meant_is_refused(path: Path, change: object, told: str) -> None:
+    save_model(tiny(posterior=FITTED), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    section = json.loads(metadata["attractor.fits"])
+    assert callable(change)
+    change(section["fits"])
+    save_file(tensors, path, metadata={**metadata, "attractor.fits": json.dumps(section)})
+    assert told in refusal(path)
