@@ -5,8 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from attractor_server.training import run
+from attractor_server.training import posterior, run
 from attractor_server.training.validation import fit_ridge
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_posterior() -> Iterator[None]:
+    """A posterior that is hardly fitted, for the same reason."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posterior, "ITERATIONS", 4)
+        yield
 
 
 @pytest.fixture(scope="package", autouse=True)

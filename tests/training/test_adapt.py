@@ -76,6 +76,8 @@ def test_a_model_is_as_good_on_another_source_once_it_is_adapted(model: Model) -
     fitted = adapt_model(model, other[:1000])
     assert cosine(model, other[1000:]) < cosine(model, own) - 0.1
     assert cosine(fitted, other[1000:]) > cosine(model, own) - 0.03
+    assert model.posterior is None
+    assert fitted.posterior is not None
 
 
 def test_each_entry_has_the_deviation_that_the_network_was_trained_for(model: Model) -> None:

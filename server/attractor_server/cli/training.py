@@ -159,8 +159,8 @@ def adapt(  # noqa: PLR0913
 def fit(models: tuple[Path, ...]) -> None:
     """Fit what stands beside the trained parameters of each MODEL file, and write it there.
 
-    That is the calibration of pages that see vectors in their own metric. The model keeps its digest, so that memories
-    stay memories of it.
+    That is the calibration of pages that see vectors in their own metric, and the posterior by which kept patterns take
+    part in reading. The model keeps its digest, so that memories stay memories of it.
     """
     with clear_errors():
         from attractor_server.energy.model_file import load_model, save_model  # noqa: PLC0415 - loads torch

@@ -19,7 +19,7 @@ mean: the answer is (1 − p₀)(D·m + V·r′)/(V + D) + p₀r. A pattern that
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +101,7 @@ def gather_evidence(  # noqa: PLR0913
     cue_u = cues.u.nan_to_num()
     known = given.to(cue_u.dtype)
     everywhere = torch.ones_like(known)
-    ways = (
+    ways: Sequence[Callable[[], Tensor]] = (
         lambda: _cosines(cues.x, kept.x),
         lambda: _cosines(readings.x, kept.x),
         lambda: -_mean_squares(cue_u, kept.u, known),

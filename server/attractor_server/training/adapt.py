@@ -20,6 +20,7 @@ from attractor_server.training.datasets.drifts import measure_drifts
 from attractor_server.training.distortions import distort
 from attractor_server.training.metrics import HIGHER_IS_BETTER
 from attractor_server.training.model_lookup import recipe_of
+from attractor_server.training.posterior import fit_posterior
 from attractor_server.training.recipe import CueTable, Recipe
 from attractor_server.training.validation import (
     Task,
@@ -60,7 +61,7 @@ class Mixture:
 
 
 def adapt_model(model: Model, samples: Tensor, *, name: str = "", mixture: Mixture | None = None) -> Model:
-    """Return the model with transform and calibrations fitted to the samples (n, values), and all else as it is.
+    """Return the model with transform, calibrations and posterior fitted to samples (n, values), and all else as it is.
 
     With a mixture, the transform is the one that is best for all its kinds of cue, and worse for none.
 
@@ -77,7 +78,8 @@ def adapt_model(model: Model, samples: Tensor, *, name: str = "", mixture: Mixtu
     scale = float((found.square().sum() / trained.square().sum()).sqrt())
     recipe = _adapt_recipe(recipe, name or model.name, scale)
     source = Dataset(model.layout, samples, torch.arange(len(samples)), drifts)
-    fitted = replace(model, name=recipe.name, transform=transform, calibration=None, own_calibration=None, digest="")
+    fitted = replace(model, name=recipe.name, transform=transform, digest="")
+    fitted = replace(fitted, calibration=None, own_calibration=None, posterior=None)
     if mixture is not None:
         recipe = recipe.model_copy(update={"cues": _mix(recipe.cues, drifting=drifts is not None)})
         fitted = _choose_transform(fitted, source, recipe, profile)
@@ -85,8 +87,16 @@ def adapt_model(model: Model, samples: Tensor, *, name: str = "", mixture: Mixtu
         fitted,
         calibration=calibrate(fitted, source, recipe),
         own_calibration=calibrate_own(fitted, source, recipe),
+        posterior=fit_posterior(fitted, *_halves(source), recipe),
         record=_record(model, fitted, source, recipe),
     )
+
+
+def _halves(source: Dataset) -> tuple[Dataset, Dataset]:
+    """Return every other sample, and those between them."""
+    parts = source.patterns[::2], source.patterns[1::2]
+    first, second = (replace(source, patterns=part, classes=torch.arange(len(part))) for part in parts)
+    return first, second
 
 
 def _measure_drifts(samples: Tensor, mixture: Mixture) -> Tensor | None:

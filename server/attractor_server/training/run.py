@@ -17,6 +17,7 @@ from attractor_server.training.eraser import erasing_losses, start_eraser
 from attractor_server.training.initialization import inherit_parameters, initialize_model
 from attractor_server.training.model_lookup import open_model
 from attractor_server.training.objective import episode_losses, memoryless_losses
+from attractor_server.training.posterior import fit_posterior
 from attractor_server.training.recipe import Recipe, load_recipe
 from attractor_server.training.run_log import RunLog, Show, progress_bar
 from attractor_server.training.trainer import Phase, Progress, Trainer
@@ -83,13 +84,14 @@ def train(recipe_path: Path, options: Options, *, team: Team = ALONE, bar: Bar |
         return here
     calibration = None if options.control else calibrate(model, held_out, recipe)
     own = None if options.control else calibrate_own(model, held_out, recipe)
+    posterior = None if options.control else fit_posterior(here, data, held_out, recipe)
     origin = {} if parent is None else {"parent": _origin(parent)}
     record = (
         {"workers": team.size, "device": device.type}
         | origin
         | _record(recipe, reports, _figures(recipe, model, data, held_out))
     )
-    here = replace(here, calibration=calibration, own_calibration=own, record=record)
+    here = replace(here, calibration=calibration, own_calibration=own, posterior=posterior, record=record)
     return save_model(here, options.output / f"{recipe.name}{SUFFIX}")
 
 

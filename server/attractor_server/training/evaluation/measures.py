@@ -14,6 +14,7 @@ from attractor_server.training.adapt import adapt_model
 from attractor_server.training.datasets import load_dataset
 from attractor_server.training.eraser import erase_patterns
 from attractor_server.training.evaluation.bench import Bench, Probe
+from attractor_server.training.evaluation.kept import posterior_rows
 from attractor_server.training.evaluation.linear import tune_gaussian, tune_ridge
 from attractor_server.training.evaluation.rivals import rival_row
 from attractor_server.training.evaluation.scores import Method, Row, measure_auroc, row_of
@@ -25,7 +26,7 @@ CONTROL = "trained without writes"
 
 
 def memory_rows(bench: Bench, *, control: Model | None = None) -> Iterator[Row]:
-    """Yield for each setting the memory written in three ways and unwritten, the control, and the bare cue."""
+    """Yield for each setting the memory written in three ways, with its posterior, unwritten, the control, the cue."""
     for table, count in bench.settings():
         yield from _rows(bench, bench.probe(table, count), control)
 
@@ -41,6 +42,7 @@ def _rows(bench: Bench, probe: Probe, control: Model | None) -> Iterator[Row]:
         fast = write_memories(model, probe.patterns, chunk, framed=True)
         method = Method(name=name, family="memory", bytes=model.page_bytes)
         yield row(method, recall(model, fast, probe.cues), auroc=measure_auroc(bench, fast, probe))
+    yield from posterior_rows(bench, probe)
     empty = model.parameters.memories(len(probe.patterns))
     yield row(Method(name="no write", family="control", bytes=0), recall(model, empty, probe.cues))
     if control is not None:

@@ -12,6 +12,7 @@ from attractor_server.training.baselines.slots import compute_squared_distances
 from attractor_server.training.datasets import Source
 from attractor_server.training.evaluation.bench import TEST_SEED, TUNING_MEMORIES, TUNING_SEED, Bench, Probe
 from attractor_server.training.evaluation.codecs import PATTERNS, Components
+from attractor_server.training.evaluation.kept import posterior_rows
 from attractor_server.training.evaluation.scores import Family, Method, Row, measure_auroc, row_of
 from attractor_server.training.recipe import CueTable, DistortionTable
 from attractor_server.training.validation import recall, write_memories
@@ -59,6 +60,7 @@ def mixture_rows(bench: Bench) -> Iterator[Row]:
         read = recall(bench.model, fast, probe.cues)
         row = row_of(bench, probe, _method("memory", bench.model.page_bytes, "memory"), read, table="mixture")
         yield replace(row, auroc=measure_auroc(bench, fast, probe))
+        yield from posterior_rows(bench, probe, table="mixture")
         rehearsal = rehearse_mixture(bench, count)
         size = 4 * probe.patterns[0].numel()
         for name, choices in lookups(components).items():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 HEAD = ("method", "figure", "identified", "AUROC of ΔE", "kB a memory")
+"""The posterior's AUROC is of its probability, with the shares of stored and of unseen cues that it calls known"""
 
 PAGES_HEAD = ("method", "figure", "identified", "right page", "kB a memory")
 
@@ -66,6 +67,8 @@ def cells(row: Row) -> Sequence[str]:
     """Return the cells of a row, in the order of the head."""
     method = row.method if row.at is None else f"{row.method}, {row.at:.3g}"
     judged = "" if row.auroc is None else f"{row.auroc:.3f}"
+    if row.called_known is not None and row.unseen_called_known is not None:
+        judged += f" (known {100 * row.called_known:.1f}, {100 * row.unseen_called_known:.1f} %)"
     if row.right_page is not None:
         judged = f"{100 * row.right_page:.1f} %"
     figure = f"{row.value:.4f} ± {row.interval:.4f}"

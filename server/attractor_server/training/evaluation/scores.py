@@ -41,10 +41,14 @@ class Row:
     interval: float
     """Half its width: of the mean over memories, or over seeds where there are several"""
     identified: float
-    """Share of answers whose nearest stored pattern is the right one"""
+    """Share of answers whose nearest stored pattern is the right one; of a posterior, whose most probable one is"""
     identified_interval: float
     auroc: float | None = None
-    """AUROC of ΔE, stored against unseen"""
+    """AUROC of ΔE, or of the posterior's probability, stored against unseen"""
+    called_known: float | None = None
+    """Share of cues of stored patterns that have a probability above one half"""
+    unseen_called_known: float | None = None
+    """The same of cues of patterns that are not stored"""
     right_page: float | None = None
     """Share of cues that the right one of several pages answered"""
     bytes: int
