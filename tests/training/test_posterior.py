@@ -18,6 +18,7 @@ from attractor_server.training.datasets import DATASETS, load_dataset
 from attractor_server.training.distortions import Cues
 from attractor_server.training.evaluation.run import Extent, evaluate
 from attractor_server.training.kept import recall_kept
+from attractor_server.training.model_lookup import SHIPPED
 from attractor_server.training.posterior import kinds_of_cues
 from attractor_server.training.recipe import CueTable
 from attractor_server.training.validation import Task, draw_trial, write_memories
@@ -96,3 +97,7 @@ def test_fits_see_whole_patterns_and_other_wordings_beside_the_kinds_of_the_reci
     field = recipe.model_copy(update={"cues": [CueTable(kind="field", field="value")]})
     worded = replace(data, drifts=torch.zeros(3, 784))  # type: ignore[type-var]
     assert [cue.label for cue in kinds_of_cues(worded, field)] == ["field", "clean", "drift+field"]
+
+
+def test_every_model_that_ships_has_a_posterior() -> None:
+    assert [path.stem for path in sorted(SHIPPED.glob("*.safetensors")) if load_model(path).posterior is None] == []
