@@ -49,7 +49,7 @@ class View:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that scores depend on."""
+    """Agreements of cues and readings, and the features of "none of them"."""
 
     agreements: Tensor
     """(memories, cues, kept, agreements)"""
