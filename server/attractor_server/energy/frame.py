@@ -146,9 +146,14 @@ def weights_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not is_frame(name)}
 
 
+def parts_of_frames(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parts of frames among the tensors of pages."""
+    return {name: tensor for name, tensor in tensors.items() if is_frame(name)}
+
+
 def means_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the means of frames among the tensors of pages: of a frame, what no order of its axes changes."""
-    return {name: tensor for name, tensor in tensors.items() if is_frame(name) and name.endswith(".mean")}
+    return {name: tensor for name, tensor in parts_of_frames(tensors).items() if name.endswith(".mean")}
 
 
 def initial_frames(spans: Spans, *, rank: int) -> dict[str, Tensor]:

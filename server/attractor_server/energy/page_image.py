@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from attractor_server.energy.frame import is_frame
+from attractor_server.energy.frame import parts_of_frames, weights_of
 from attractor_server.energy.networks.protocol import Tensors
 
 
@@ -41,7 +41,7 @@ def unpack_image(content: bytes, initial: Mapping[str, Tensor]) -> dict[str, Ten
 
 def can_be_meant(page: Tensors) -> bool:
     """Return whether a page's tensors are finite numbers, and its frames have scales above zero."""
-    scales = [tensor for name, tensor in page.items() if is_frame(name) and name.endswith(".scale")]
+    scales = [tensor for name, tensor in parts_of_frames(page).items() if name.endswith(".scale")]
     return all(bool(tensor.isfinite().all()) for tensor in page.values()) and all(
         bool((one > 0).all()) for one in scales
     )
@@ -49,9 +49,8 @@ def can_be_meant(page: Tensors) -> bool:
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return weights and frames, each in the order of names."""
-    ordered = sorted(tensors.items())
-    weights = {name: tensor for name, tensor in ordered if not is_frame(name)}
-    return weights, {name: tensor for name, tensor in ordered if is_frame(name)}
+    ordered = dict(sorted(tensors.items()))
+    return weights_of(ordered), parts_of_frames(ordered)
 
 
 def _bytes_of(tensor: Tensor) -> bytes:

@@ -281,8 +281,8 @@ def _run_eraser(state: ModelState, changes: Sequence[PageEdit], fast: Tensors) -
     )
     for some, here in zip(x.split(ERASED_TOGETHER, 1), present.split(ERASED_TOGETHER, 1), strict=True):
         weights = weights_of(fast)
-        erased_from = erase_by_training(model.network, model.parameters, weights, some, present=here, stored=stored)
-        fast = {**fast, **erased_from}
+        left = erase_by_training(model.network, model.parameters, weights, some, present=here, stored=stored)
+        fast = {**fast, **left}
         stored = stored - here.sum(1)
         yield
     return fast

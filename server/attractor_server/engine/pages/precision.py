@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from attractor_server.energy.frame import is_frame, weights_of
+from attractor_server.energy.frame import parts_of_frames, weights_of
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -68,14 +68,15 @@ class BFloat16:
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
         """Return the differences, rounded to the nearest."""
-        return {
-            name: tensor if is_frame(name) else (tensor - self._initial[name]).to(torch.bfloat16)
-            for name, tensor in fast.items()
+        return parts_of_frames(fast) | {
+            name: (tensor - self._initial[name]).to(torch.bfloat16) for name, tensor in weights_of(fast).items()
         }
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
         """Add initial weights and differences, as float32."""
-        return {name: tensor if is_frame(name) else self._initial[name] + tensor for name, tensor in packed.items()}
+        return parts_of_frames(packed) | {
+            name: self._initial[name] + tensor for name, tensor in weights_of(packed).items()
+        }
 
 
 class Int8:
@@ -86,7 +87,7 @@ class Int8:
 
     def pack(self, fast: Tensors) -> dict[str, Tensor]:
         """Return numbers of steps (pages, *shape), rounded to the nearest, and the size of a step (pages,)."""
-        packed = _frames_of(fast)
+        packed = parts_of_frames(fast)
         for name, tensor in weights_of(fast).items():
             difference = tensor - self._initial[name]
             step = difference.flatten(1).abs().amax(1) / INT8_LIMIT
@@ -96,14 +97,10 @@ class Int8:
 
     def unpack(self, packed: Tensors) -> dict[str, Tensor]:
         """Add initial weights and differences, as float32."""
-        return _frames_of(packed) | {
+        return parts_of_frames(packed) | {
             name: torch.addcmul(initial, packed[name].to(initial.dtype), _beside(packed[_step(name)], packed[name]))
             for name, initial in self._initial.items()
         }
-
-
-def _frames_of(tensors: Tensors) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if is_frame(name)}
 
 
 def _step(name: str) -> str:

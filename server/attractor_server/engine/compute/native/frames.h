@@ -6,7 +6,7 @@
 #include "kernels.h"
 #include "vectors.h"
 
-/* Ways through a frame, as kernels.py numbers them: of patterns there, of their differences there, and of both back. */
+/* Ways through a frame, as frames.py numbers them: of patterns there, of their differences there, and of both back. */
 enum { ENCODE, PUSH, DECODE, PULL_BACK };
 
 #define ABREAST 4 /* patterns of a page that share what is loaded of its axes */
