@@ -139,6 +139,34 @@ METRIC_MODEL: Metric.ValueType  # 2
 """The metric of the model's training data."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
+class _Recall:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecallEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Recall.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECALL_UNSPECIFIED: _Recall.ValueType  # 0
+    """The memory's present setting; in a new memory, the server's default."""
+    RECALL_POSTERIOR: _Recall.ValueType  # 1
+    """The network's reading and the kept patterns, weighed by one another; the network alone where not all patterns are
+    kept, or the model has no posterior.
+    """
+    RECALL_NETWORK: _Recall.ValueType  # 2
+    """The network alone."""
+
+class Recall(_Recall, metaclass=_RecallEnumTypeWrapper):
+    """What answers queries, and tells how familiar patterns are."""
+
+RECALL_UNSPECIFIED: Recall.ValueType  # 0
+"""The memory's present setting; in a new memory, the server's default."""
+RECALL_POSTERIOR: Recall.ValueType  # 1
+"""The network's reading and the kept patterns, weighed by one another; the network alone where not all patterns are
+kept, or the model has no posterior.
+"""
+RECALL_NETWORK: Recall.ValueType  # 2
+"""The network alone."""
+Global___Recall: _TypeAlias = Recall  # noqa: Y015
+
 class _FieldKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -272,6 +300,7 @@ class MemorySettings(_message.Message):
     RETAIN_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     write: Global___WriteMode.ValueType
     when_full: Global___WhenFull.ValueType
     page_patterns: _builtins.int
@@ -284,6 +313,7 @@ class MemorySettings(_message.Message):
     unspecified: the memory's present setting; in a new memory, never.
     """
     metric: Global___Metric.ValueType
+    recall: Global___Recall.ValueType
     def __init__(
         self,
         *,
@@ -293,10 +323,11 @@ class MemorySettings(_message.Message):
         retain: Global___Retain.ValueType = ...,
         ttl_s: _builtins.float = ...,
         metric: Global___Metric.ValueType = ...,
+        recall: Global___Recall.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "page_patterns", b"page_patterns", "retain", b"retain", "ttl_s", b"ttl_s", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "page_patterns", b"page_patterns", "recall", b"recall", "retain", b"retain", "ttl_s", b"ttl_s", "when_full", b"when_full", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -493,6 +493,8 @@ class QueryFrame(_message.Message):
     TRAJECTORY_FIELD_NUMBER: _builtins.int
     PULL_KNOWN_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Reading steps of the whole frame, at most 256; 0 for the model's own number."""
     trajectory: _builtins.bool
@@ -503,9 +505,14 @@ class QueryFrame(_message.Message):
     `pulls`: with any other the requests fail with FAILED_PRECONDITION, reason CANNOT_PULL.
     """
     match: _builtins.bool
-    """Also sends the kept pattern nearest to each completed one. Needs a durable server: on any other the requests fail
-    with FAILED_PRECONDITION, reason NOT_KEPT.
+    """Also sends kept patterns for each completed one: those that are meant most probably, or, where the network answers
+    alone, those nearest to what it completed. Needs a durable server: on any other the requests fail with
+    FAILED_PRECONDITION, reason NOT_KEPT.
     """
+    matches: _builtins.int
+    """How many, with `match`: at most 1024; 0: one."""
+    recall: _memories_pb2.Recall.ValueType
+    """What answers; unspecified: as the memory is set."""
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
     def __init__(
@@ -516,10 +523,12 @@ class QueryFrame(_message.Message):
         trajectory: _builtins.bool = ...,
         pull_known: _builtins.bool = ...,
         match: _builtins.bool = ...,
+        matches: _builtins.int = ...,
+        recall: _memories_pb2.Recall.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "match", b"match", "pull_known", b"pull_known", "steps", b"steps", "trajectory", b"trajectory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "match", b"match", "matches", b"matches", "pull_known", b"pull_known", "recall", b"recall", "steps", b"steps", "trajectory", b"trajectory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -530,16 +539,20 @@ class RecognizeFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLUMNS_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    recall: _memories_pb2.Recall.ValueType
+    """What answers; unspecified: as the memory is set. The network alone looks at patterns as they stand, in less time."""
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
     def __init__(
         self,
         *,
         columns: Global___RequestColumns | None = ...,
+        recall: _memories_pb2.Recall.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "recall", b"recall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,26 +692,34 @@ Global___RecalledFrame: _TypeAlias = RecalledFrame  # noqa: Y015
 
 @_typing.final
 class Matches(_message.Message):
-    """Kept patterns nearest to the completed ones: one entry for each completed pattern."""
+    """Kept patterns for the completed ones: `each` for every completed pattern, side by side, the first one first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TENSORS_FIELD_NUMBER: _builtins.int
     DISTANCES_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    EACH_FIELD_NUMBER: _builtins.int
+    each: _builtins.int
+    """As `matches` of the query; 0: one."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
-        """As `tensors` of the answer; zeros where nothing is kept."""
+        """As `tensors` of the answer; zeros where no more are kept."""
 
     @_builtins.property
     def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Euclidean distances in user units; in a text, each differing character adds 2 to the sum of squares. Infinite where
-        nothing is kept.
+        """Euclidean distances from the completed pattern in user units; in a text, each differing character adds 2 to the sum
+        of squares. Infinite where no more are kept.
         """
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_memories_pb2.Item]:
         """Ids and payloads of the kept patterns. Empty if none of them has any."""
+
+    @_builtins.property
+    def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Probability that the cue is of this pattern. Empty where the network answers alone."""
 
     def __init__(
         self,
@@ -706,10 +727,12 @@ class Matches(_message.Message):
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         distances: _abc.Iterable[_builtins.float] | None = ...,
         items: _abc.Iterable[_memories_pb2.Item] | None = ...,
+        probability: _abc.Iterable[_builtins.float] | None = ...,
+        each: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distances", b"distances", "items", b"items", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distances", b"distances", "each", b"each", "items", b"items", "probability", b"probability", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -726,6 +749,7 @@ class Scores(_message.Message):
     DELTA_ENERGY_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     PAGES_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def energy_before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Energy of the cue, and of the completed pattern."""
@@ -742,7 +766,15 @@ class Scores(_message.Message):
 
     @_builtins.property
     def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Index of the answering page, from 0 for the oldest. Empty: page 0 answered every cue."""
+        """Index of the answering page, from 0 for the oldest: where kept patterns take part, and the cue is probably of one,
+        the page of the most probable. Empty: page 0 answered every cue.
+        """
+
+    @_builtins.property
+    def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Probability that the cue is of a kept pattern, if as many cues are as are not. NaN where the network answers alone;
+        empty where it does for all.
+        """
 
     def __init__(
         self,
@@ -752,10 +784,11 @@ class Scores(_message.Message):
         delta_energy: _abc.Iterable[_builtins.float] | None = ...,
         steps: _abc.Iterable[_builtins.int] | None = ...,
         pages: _abc.Iterable[_builtins.int] | None = ...,
+        probability: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy_after", b"energy_after", "energy_before", b"energy_before", "pages", b"pages", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_energy", b"delta_energy", "energy_after", b"energy_after", "energy_before", b"energy_before", "pages", b"pages", "probability", b"probability", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -786,7 +819,8 @@ class RecognizedFrame(_message.Message):
     @_builtins.property
     def probability(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Probability from 0 to 1 that the pattern is stored, if as many stored as unstored patterns are asked for.
-        Calibrated on validation data; empty if the model has no calibration.
+        By the kept patterns, or, where the network answers alone, calibrated on validation data; empty if the model has no
+        calibration.
         """
 
     @_builtins.property
@@ -813,7 +847,9 @@ Global___RecognizedFrame: _TypeAlias = RecognizedFrame  # noqa: Y015
 
 @_typing.final
 class TrajectoryFrame(_message.Message):
-    """One iterate of one request. Steps come in order; step 0 is the cue."""
+    """One iterate of one request. Steps come in order; step 0 is the cue. Where kept patterns take part, the last one is the
+    answer, after the iterates of the network; its energy is that of the network's last iterate.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1024,12 +1060,18 @@ class QueryRequest(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     PULL_KNOWN_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     steps: _builtins.int
     pull_known: _builtins.bool
     """See QueryFrame.pull_known."""
     match: _builtins.bool
     """See QueryFrame.match."""
+    matches: _builtins.int
+    """See QueryFrame.matches."""
+    recall: _memories_pb2.Recall.ValueType
+    """See QueryFrame.recall."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     def __init__(
@@ -1040,10 +1082,12 @@ class QueryRequest(_message.Message):
         steps: _builtins.int = ...,
         pull_known: _builtins.bool = ...,
         match: _builtins.bool = ...,
+        matches: _builtins.int = ...,
+        recall: _memories_pb2.Recall.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "memory", b"memory", "pull_known", b"pull_known", "steps", b"steps", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "matches", b"matches", "memory", b"memory", "pull_known", b"pull_known", "recall", b"recall", "steps", b"steps", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1083,7 +1127,10 @@ class RecognizeRequest(_message.Message):
 
     MEMORY_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
+    recall: _memories_pb2.Recall.ValueType
+    """See RecognizeFrame.recall."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     def __init__(
@@ -1091,10 +1138,11 @@ class RecognizeRequest(_message.Message):
         *,
         memory: _builtins.str = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
+        recall: _memories_pb2.Recall.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "recall", b"recall", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,6 +112,17 @@ class Model:
         return self.transform.scale.device
 
     @property
+    def entries(self) -> int:
+        """Entries of a pattern in network units."""
+        whitening = self.transform.whitening
+        return self.encoding.size if whitening is None else whitening.components.shape[1]
+
+    @cached_property
+    def is_invertible(self) -> bool:
+        """Whether `decode` undoes `encode`: no field has codes, or limits."""
+        return not self.parameters.codes and all(field.traits.recall_limits is None for field in self.layout.fields)
+
+    @property
     def erases(self) -> bool:
         """Whether patterns can be erased again."""
         return count_erasing_steps(self.parameters) > 0

@@ -15,6 +15,7 @@ from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine import compute
 from attractor_server.engine.pages.bank import Bank
+from attractor_server.engine.pages.kept_views import KeptViews
 from attractor_server.engine.pages.pattern_cache import PatternCache
 from attractor_server.engine.pages.spill import SpillTier
 from attractor_server.errors import ServerError
@@ -82,6 +83,15 @@ class ModelState:
     """None: nothing outlives this process"""
     patterns: PatternCache | None = None
     """Of that store"""
+    views: KeptViews = field(default_factory=lambda: KeptViews(0))
+    """What a posterior compares"""
+
+    def compares(self, job: Job) -> bool:
+        """Whether kept patterns take part in the job's answer."""
+        memory = job.memory
+        if self.model.posterior is None or self.patterns is None or not memory.id or not memory.settings.keeps_all:
+            return False
+        return memory.settings.recall == "posterior" if job.kept is None else job.kept
 
     @property
     def limit(self) -> int:
@@ -170,6 +180,10 @@ class PaddedBatch:
         padded = flat.new_zeros(self.shape[0] * self.shape[1], *flat.shape[1:])
         padded[torch.from_numpy(self._at).to(flat.device)] = flat
         return padded.view(*self.shape, *flat.shape[1:])
+
+    def at(self, device: torch.device) -> Tensor:
+        """Return where the patterns are among all places, (patterns,) int64."""
+        return torch.from_numpy(self._at).to(device)
 
     def collect(self, tensor: Tensor, axis: int = 0) -> Floats:  # (…, rows, width, …), the rows at `axis`
         """Collect the patterns again, as the inverse of `spread`, on the host."""

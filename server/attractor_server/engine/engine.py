@@ -15,7 +15,9 @@ from attractor_server.engine.operations.query import query, recognize
 from attractor_server.engine.operations.restore import find_repeats, restore_memories
 from attractor_server.engine.operations.store import store
 from attractor_server.engine.operations.tasks import TaskRunner
+from attractor_server.engine.pages.kept_views import KeptViews, view_bytes
 from attractor_server.engine.pages.pattern_cache import PatternCache
+from attractor_server.engine.pages.precision import page_bytes
 from attractor_server.engine.pages.spill import Residency, bank_for
 from attractor_server.engine.slicing import PART_S, TimeSlicer
 from attractor_server.errors import BankBroken, ServerError
@@ -59,10 +61,7 @@ class Engine:
         self._checked = checked
         kept = None if store is None else PatternCache(store)
         self._states: Mapping[str, ModelState] = {
-            model.digest: ModelState(
-                model, *bank_for(model, limit_bytes=bank_bytes, residency=residency, store=store), store, kept
-            )
-            for model in models
+            model.digest: _make_state(model, bank_bytes, residency, store, kept) for model in models
         }
         self._tasks = TaskRunner(store, self._states)
         self._deleting: dict[Job, Stops[Outcome | ServerError]] = {}
@@ -168,6 +167,18 @@ class Engine:
         _free(job.memory)
         job.memory.deleted = True
         return Deleted()
+
+
+def _make_state(
+    model: Model, limit_bytes: int, residency: Residency, store: MemoryStore | None, kept: PatternCache | None
+) -> ModelState:
+    """Make the state of a model, whose kept patterns have their share of the bytes where they take part in answers."""
+    views_bytes = 0
+    if model.posterior is not None and kept is not None:
+        own = view_bytes(model.capacity, model.encoding.size, model.entries)
+        views_bytes = limit_bytes * own // (own + page_bytes(residency.precision, model.initial_page))
+    bank = bank_for(model, limit_bytes=limit_bytes - views_bytes, residency=residency, store=store)
+    return ModelState(model, *bank, store, kept, KeptViews(views_bytes))
 
 
 def _compute(state: ModelState, jobs: Sequence[Job]) -> Results:

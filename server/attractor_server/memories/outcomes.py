@@ -36,14 +36,31 @@ class Erased:
 
 @dataclass(frozen=True)
 class Matches:
-    """For each of n completed patterns the kept one that is nearest to it."""
+    """For each of n completed patterns k kept ones, the one that is meant most probably, or else is nearest, first.
+
+    What there is of a pattern's matches stands side by side.
+    """
 
     values: Floats
-    """(n, d) in user units; zeros where nothing is kept"""
+    """(n·k, d) in user units; zeros where no more are kept"""
     distances: Floats
-    """(n,) Euclidean; infinite where nothing is kept"""
+    """(n·k,) from the completed pattern, Euclidean; infinite where no more are kept"""
     items: Sequence[Item]
-    """(n,)"""
+    """(n·k,)"""
+    probability: Floats | None = None
+    """(n·k,) that the cue is of this pattern; None where the network answers alone"""
+    each: int = 1
+    """k"""
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """What a cue and its reading are in network units, and in the frame of the page that was read."""
+
+    cue: Floats
+    """(n, entries)"""
+    reading: Floats
+    """(n, entries)"""
 
 
 @dataclass(slots=True)  # not frozen: that would double what it costs to make one
@@ -63,6 +80,10 @@ class Recalled:
     """(n,) which page of the memory, counted from the oldest, answered each; None where that is 0 for all"""
     matches: Matches | None = None
     """Where they were asked for"""
+    probability: Floats | None = None
+    """(n,) that the cue is of a kept pattern; None where the network answers alone"""
+    directions: Directions | None = None
+    """Until kept patterns have taken part in the answer"""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Page:
     """(patterns, d) in user units, of a page that is rewritten; leaves the host's memory together with the weights"""
     home: Home | None = None
     """The bank that has the page, or expects it; None where nothing was written yet"""
+    writes: int = 0
+    """How often its weights were written, and what it keeps with them"""
     id: int = field(default_factory=next_id)
     """What the store knows it by; of no other page in this process"""
 

@@ -14,6 +14,8 @@ Retain: TypeAlias = Literal["all", "open_page"]
 
 Metric: TypeAlias = Literal["own", "model"]
 
+RecallBy: TypeAlias = Literal["posterior", "network"]
+
 TTL_LIMIT_S = 250e9
 """Nearly 8,000 years: what ends after the year 9999 has no date that clients can be told of"""
 
@@ -44,11 +46,15 @@ class MemorySettings:
     """How vectors are told apart. `own`: each page that is rewritten sees them in the metric of those that it keeps, so
     that vectors that are alike are as far apart as those that the model was trained on. `model`: in the metric of its
     training data. Of no effect on other fields."""
+    recall: RecallBy = "posterior"
+    """What answers. `posterior`: the network's reading and the patterns that are kept, weighed by one another; where
+    not all are kept, or the model has no posterior, the network alone. `network`: the network alone."""
     ttl_s: float | None = None
     """Seconds after the last write, or else the making, when the memory is forgotten; None for never"""
 
     def __post_init__(self) -> None:
-        for name, kind in (("write", WriteMode), ("when_full", WhenFull), ("retain", Retain), ("metric", Metric)):
+        kinds = {"write": WriteMode, "when_full": WhenFull, "retain": Retain, "metric": Metric, "recall": RecallBy}
+        for name, kind in kinds.items():
             if (seen := getattr(self, name)) not in (expected := get_args(kind)):
                 raise SettingsError(f"{name}: saw {quote(seen)}; expected one of {', '.join(expected)}")
         if self.page_patterns < 1:
@@ -65,6 +71,11 @@ class MemorySettings:
     def framed(self) -> bool:
         """Whether its pages get frames: those that are written from all their patterns do."""
         return self.metric == "own" and self.write == "rewrite"
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether a store keeps whatever was stored, and pages are written from it."""
+        return self.retain == "all" and self.write == "rewrite"
 
     def seals(self, patterns: int) -> bool:
         """Return whether a page with so many patterns takes no more: one that refuses may get room by an erase."""

@@ -22,6 +22,9 @@ SEARCH = 2
 COMPARED = 1024
 """Kept patterns that are compared with a pattern in the time in which it is read, about"""
 
+SCORED = 128
+"""Kept patterns that take part in a pattern's answer in that time, about"""
+
 
 class Operation(Enum):
     """Kind of request that a job makes of its memory."""
@@ -62,8 +65,10 @@ class Job:
     trajectory: bool = False
     pull: bool = False
     """Whether known entries of a query are pulled towards the cue, not held"""
-    match: bool = False
-    """Whether a query also asks for the nearest kept patterns"""
+    matches: int = 0
+    """Kept patterns that a query also asks for, for each of its cues"""
+    kept: bool | None = None
+    """Whether kept patterns take part in the answer; None: as the memory is set"""
     items: Sequence[Item] = ()
     """Items of a store's patterns, one for each; empty where none carries anything"""
     deadline_s: float | None = None
@@ -162,7 +167,8 @@ class Job:
         own_steps: bool = False,
         trajectory: bool = False,
         pull: bool = False,
-        match: bool = False,
+        matches: int = 0,
+        kept: bool | None = None,
         layout: Layout | None = None,
         deadline_s: float | None = None,
         origin: Origin | None = None,
@@ -181,7 +187,8 @@ class Job:
             own_steps=own_steps,
             trajectory=trajectory,
             pull=pull,
-            match=match,
+            matches=matches,
+            kept=kept,
             layout=layout,
             deadline_s=deadline_s,
             origin=origin,
@@ -193,6 +200,7 @@ class Job:
         memory: MemoryRecord,
         values: Floats,
         *,
+        kept: bool | None = None,
         layout: Layout | None = None,
         deadline_s: float | None = None,
         origin: Origin | None = None,
@@ -203,6 +211,7 @@ class Job:
             memory=memory,
             future=asyncio.get_running_loop().create_future(),
             values=values,
+            kept=kept,
             layout=layout,
             deadline_s=deadline_s,
             origin=origin,
@@ -264,8 +273,10 @@ class Job:
         pages = len(self.memory.pages)
         if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
             return self.weight
-        searches = self.match or self.operation is Operation.ERASE
+        searches = self.matches or self.operation is Operation.ERASE
         searched = pages * SEARCH + self.size * self.memory.patterns // COMPARED if searches else 0
+        if self.operation is not Operation.ERASE and self.kept is not False:
+            searched += self.size * self.memory.patterns // SCORED
         return self.weight + searched + (self.size * pages // LOOKS if pages > 1 else 0)
 
     @property

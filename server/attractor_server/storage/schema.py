@@ -13,7 +13,7 @@ from attractor_server.memories.records import checksum
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.database import Cursor
 
-FORMAT = 4
+FORMAT = 5
 
 _TABLES = """
 CREATE TABLE memories (
@@ -26,6 +26,7 @@ CREATE TABLE memories (
     page_patterns {integer} NOT NULL,
     retain TEXT NOT NULL,
     metric TEXT NOT NULL DEFAULT 'model', -- the default is that of memories of before there was another
+    recall TEXT NOT NULL DEFAULT 'posterior',
     ttl_s {real},
     created_s {real} NOT NULL,
     expires_s {real}, -- when it is forgotten unless it is written before
@@ -179,6 +180,8 @@ def bring_up(cursor: Cursor, found: int, words: Mapping[str, str], *, now_s: flo
         _leave_format_2(cursor, words, now_s=now_s)
     if found <= 3:
         cursor.execute("ALTER TABLE memories ADD COLUMN metric TEXT NOT NULL DEFAULT 'model'")
+    if found <= 4:
+        cursor.execute("ALTER TABLE memories ADD COLUMN recall TEXT NOT NULL DEFAULT 'posterior'")
 
 
 def _leave_format_2(cursor: Cursor, words: Mapping[str, str], *, now_s: float) -> None:

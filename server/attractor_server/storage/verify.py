@@ -76,7 +76,7 @@ def load_pages(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
 
 
 _MEMORIES = (
-    "SELECT id, name, version, patterns, write, when_full, page_patterns, retain, metric, ttl_s, "
+    "SELECT id, name, version, patterns, write, when_full, page_patterns, retain, metric, recall, ttl_s, "
     "(SELECT coalesce(sum(patterns), 0) FROM pages WHERE memory = memories.id), "
     "(SELECT coalesce(max(version), 0) FROM answers WHERE memory = memories.id), "
     "(SELECT name FROM memories m WHERE m.id = memories.parent) FROM memories WHERE id > ? ORDER BY id LIMIT ?"
@@ -104,7 +104,7 @@ def _portions(cursor: Cursor, statement: str) -> Iterator[Sequence[Any]]:
 
 
 def _check_memory(row: Sequence[Any]) -> Iterator[Fault]:
-    _, name, version, patterns, write, when_full, page_patterns, retain, metric, ttl_s, in_pages, told, parent = row
+    _, name, version, patterns, write, when_full, page_patterns, retain, metric, recall, ttl_s, in_pages, told, parent = row
     where = f"memory {name!r}"
     if name.startswith("@"):
         return  # which is being imported or deleted
@@ -116,7 +116,13 @@ def _check_memory(row: Sequence[Any]) -> Iterator[Fault]:
         yield Fault(where, f"it is no snapshot of {parent!r} by its name")
     try:
         MemorySettings(
-            write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, metric=metric, ttl_s=ttl_s
+            write=write,
+            when_full=when_full,
+            page_patterns=page_patterns,
+            retain=retain,
+            metric=metric,
+            recall=recall,
+            ttl_s=ttl_s,
         )
     except SettingsError as error:
         yield Fault(where, error.message)

@@ -15,10 +15,14 @@ from attractor_server.engine.compute.dispatch import (
     write_pages,
 )
 
+from attractor_server.engine.compute.kept import Pairs, pair
+
 __all__ = [
+    "Pairs",
     "can_read_in_place",
     "compute_energies",
     "find_frames",
+    "pair",
     "read_in_place",
     "read_pages",
     "recognize_in_place",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attractor_server.energy.familiarity import evidence, misfit
 from attractor_server.engine.operations.route import Routes, Selection
 from attractor_server.errors import ServerError
-from attractor_server.memories.outcomes import Integers, Recalled, Recognized
+from attractor_server.memories.outcomes import Directions, Integers, Recalled, Recognized
 from attractor_server.scheduling.jobs import Job
 
 Answer: TypeAlias = Recalled | Recognized | ServerError
@@ -47,6 +47,7 @@ def _decide(job: Job, places: Order, pieces: Sequence[Recalled], chosen: Routes)
 def _merge_recalls(pieces: Sequence[Recalled], order: Order) -> Recalled:
     iterates = [one.iterates for one in pieces if one.iterates is not None]
     energies = [one.energies for one in pieces if one.energies is not None]
+    seen = [one.directions for one in pieces if one.directions is not None]
     return Recalled(
         values=_pick([one.values for one in pieces], order),
         energy_before=_pick([one.energy_before for one in pieces], order),
@@ -56,7 +57,12 @@ def _merge_recalls(pieces: Sequence[Recalled], order: Order) -> Recalled:
         iterates=_pick(iterates, order, 1) if iterates else None,
         energies=_pick(energies, order, 1) if energies else None,
         pages=_pick([_page_numbers(one) for one in pieces], order),
+        directions=_merge_directions(seen, order) if seen else None,
     )
+
+
+def _merge_directions(pieces: Sequence[Directions], order: Order) -> Directions:
+    return Directions(_pick([one.cue for one in pieces], order), _pick([one.reading for one in pieces], order))
 
 
 def _merge_recognitions(pieces: Sequence[Recognized], order: Order) -> Recognized:

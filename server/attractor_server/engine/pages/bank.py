@@ -144,6 +144,7 @@ class Bank:
             self._free.append(page.place)
         self._store.drop(page.id)
         page.place, page.stored, page.patterns, page.kept, page.home = INITIAL, False, 0, None, None
+        page.writes += 1
 
     def find_disorder(self) -> str:
         """Describe the first place that is neither free once nor one page's that knows this bank; empty: none is."""
@@ -174,6 +175,7 @@ class Bank:
         self._take(sum(not page.place for page in pages))
         for page, place in zip(pages, places, strict=True):
             page.place, page.stored, page.home = place, False, self
+            page.writes += 1
             self._resident[page] = None
 
     def _take(self, count: int) -> list[int]:

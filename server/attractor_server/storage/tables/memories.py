@@ -13,8 +13,8 @@ from attractor_server.storage.tables import pages as page_rows
 STATEMENT_MEMORIES = 1024
 
 _SELECT = (
-    "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, created_s, "
-    "expires_s, version, patterns FROM memories"
+    "SELECT id, name, model, model_digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, "
+    "created_s, expires_s, version, patterns FROM memories"
 )
 
 _COUNT = (
@@ -27,8 +27,8 @@ def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
     """Make a memory, unless there is one of that name."""
     settings = memory.settings
     cursor.execute(
-        "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, "
-        "created_s, expires_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, recall, "
+        "ttl_s, created_s, expires_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
         (
             memory.name,
             memory.model,
@@ -38,6 +38,7 @@ def make(cursor: Cursor, memory: NewMemory, *, now_s: float) -> None:
             settings.page_patterns,
             settings.retain,
             settings.metric,
+            settings.recall,
             settings.ttl_s,
             now_s,
             None if settings.ttl_s is None else now_s + settings.ttl_s,
@@ -134,18 +135,24 @@ def update_counts(cursor: Cursor, changes: Sequence[Change], *, now_s: float) ->
 
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
     """Return the memory of a row of `_SELECT`."""
-    identity, name, model, digest, write, when_full, page_patterns, retain, metric, ttl_s, created_s = row[:11]
+    identity, name, model, digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, created_s = row[:12]
     return StoredMemory(
         id=identity,
         name=name,
         model=model,
         model_digest=digest,
         settings=MemorySettings(
-            write=write, when_full=when_full, page_patterns=page_patterns, retain=retain, metric=metric, ttl_s=ttl_s
+            write=write,
+            when_full=when_full,
+            page_patterns=page_patterns,
+            retain=retain,
+            metric=metric,
+            recall=recall,
+            ttl_s=ttl_s,
         ),
         created_s=created_s,
-        expires_s=row[11],
-        version=row[12],
-        patterns=row[13],
+        expires_s=row[12],
+        version=row[13],
+        patterns=row[14],
         pages=page_rows.rows_of(cursor, identity),
     )

@@ -19,10 +19,10 @@ TAGS_TOLD = 8
 LEFTOVERS = 64
 
 _COPY = (
-    "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, "
+    "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, "
     "created_s, expires_s, version, patterns, parent, origin, origin_version) "
-    "SELECT ?, model, model_digest, write, when_full, page_patterns, retain, metric, ttl_s, ?, {expires}, version, "
-    "patterns, {parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
+    "SELECT ?, model, model_digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, ?, {expires}, "
+    "version, patterns, {parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
 )
 
 _SELECT = "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories"

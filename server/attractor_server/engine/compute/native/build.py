@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = ("bilinear.c", "frames.c", "quadratic.c")
+SOURCES = ("bilinear.c", "frames.c", "kept.c", "quadratic.c")
 HEADERS = ("kernels.h", "vectors.h", "frames.h", "common.h")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")

@@ -56,10 +56,35 @@ typedef struct {
     const float *bound;             /* c, or NULL where values are not bounded */
 } bilinear_pen;
 
+typedef struct {
+    int64_t patterns;
+    const float *u;       /* (patterns, size), value by value */
+    const int8_t *x;      /* (patterns, entries): directions, in whole numbers */
+    const float *lengths; /* (patterns): what makes those unit vectors */
+} kept_page;
+
 /* Patterns (pages, n, width) in the frames of their pages, or back, as `way` says (see frames.h). What is missing (NaN)
    counts as the mean; `out` keeps what it has where no field has frames. */
 void frame_patterns(const frame *frames, int64_t count, int64_t pages, int64_t n, const int64_t *places, int64_t width,
                     int64_t way, const float *in, float *out);
+
+/* Pairs of a row of cues and readings (rows, size) with a page; `scores` of a pair's patterns follow those of the pair
+   before it. Of weights there are those of squares to the cue and to the reading, and of absolute differences to either;
+   `given` is 1 where the cue is, where a gap is 0. */
+void compare_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                  const float *cues, const float *given, const float *readings, const float *weights, float *scores);
+
+/* Add the products of directions with ways (rows, size) to scores. */
+void point_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                const float *ways, float *scores);
+
+/* Add to means (rows, size) the patterns by their shares, where these are above the least. */
+void mix_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+              const float *shares, float least, float *means);
+
+/* Add to spreads (rows) the squares of patterns about their means, in these units (size), by their shares. */
+void spread_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                 const float *shares, float least, const float *means, const float *units, float *spreads);
 
 /* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `held` is
    what is known of them (pages, n, values), or NULL; `room` holds ROWS · (4d + 3h + values) floats. */

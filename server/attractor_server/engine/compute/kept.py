@@ -1,0 +1,126 @@
+"""Cues and readings beside kept patterns: their agreements, and the patterns' mean, by the fastest way of a device.
+
+The formulas are those of `energy.posterior`; here patterns lie in views of pages, of which each cue is compared with
+other ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from attractor_server.engine.pages.kept_views import KeptView
+from attractor_server.memories.outcomes import Floats, Integers
+
+AT_A_TIME = 1 << 24
+"""Values of patterns that are compared at a time where they are copied side by side"""
+
+
+class Pairs(Protocol):
+    """Pairs of a row of cues with a view. What there is of a pair's patterns follows that of the pair before it."""
+
+    @property
+    def counts(self) -> Integers:
+        """Patterns of each pair."""
+
+    def compare(self, cues: Floats, given: Floats, readings: Floats, weights: Floats) -> Floats:
+        """Return the weighed sums of negative differences, (patterns of all pairs,).
+
+        Cues and readings are (rows, values), `given` 1 where a cue is, and it is 0 elsewhere. The weights (4,) are of
+        mean squares to the cue and to the reading, and of mean absolute differences to either.
+        """
+
+    def point(self, ways: Floats, scores: Floats) -> None:
+        """Add the products of the patterns' directions with ways (rows, entries) to the scores."""
+
+    def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
+        """Add the patterns by their shares to means (rows, values), where these are above the least."""
+
+    def spread(self, shares: Floats, means: Floats, units: Floats, spreads: Floats, *, least: float) -> None:
+        """Add to spreads (rows,) the squared distances from the means, in units (values,), by the patterns' shares."""
+
+
+def pair(views: Sequence[KeptView], view: Integers, row: Integers) -> Pairs:
+    """Pair rows with views, (pairs,) each, by their numbers."""
+    counts = np.array([len(one.u) for one in views], np.int64)[view]
+    if views[0].u.device.type == "cpu":
+        from attractor_server.engine.compute.native.kept import HostPairs  # noqa: PLC0415 - compiles
+        from attractor_server.engine.compute.native.library import library  # noqa: PLC0415
+
+        if library() is not None:
+            return HostPairs(list(views), np.ascontiguousarray(view), np.ascontiguousarray(row), counts)
+    return TensorPairs(views, view, row, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorPairs:
+    """See `Pairs`: on any device."""
+
+    views: Sequence[KeptView]
+    view: Integers
+    row: Integers
+    counts: Integers
+
+    def compare(self, cues: Floats, given: Floats, readings: Floats, weights: Floats) -> Floats:
+        """See `Pairs`."""
+        asked, known, found = map(self._to_device, (cues, given, readings))
+        cue_square, read_square, cue_absolute, read_absolute = weights.tolist()
+        size, parts = cues.shape[1], list[Floats]()
+        for view, row, kept in self._parts(self._pad([one.u for one in self.views])):
+            u, mask = kept[view], known[row][:, None]
+            far, further = (asked[row][:, None] - u).abs() * mask, (found[row][:, None] - u).abs()
+            count = mask.sum(-1).clamp(min=1)
+            scores = (far * (cue_square * far + cue_absolute)).sum(-1) / count
+            scores += (further * (read_square * further + read_absolute)).sum(-1) / size
+            parts.append(self._collect(-scores, view))
+        return np.concatenate(parts)
+
+    def point(self, ways: Floats, scores: Floats) -> None:
+        """See `Pairs`."""
+        directions = self._pad([one.x * one.lengths[:, None] for one in self.views])
+        towards = self._to_device(ways)
+        parts = [
+            self._collect((kept[view] @ towards[row][..., None])[..., 0], view)
+            for view, row, kept in self._parts(directions)
+        ]
+        scores += np.concatenate(parts)
+
+    def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
+        """See `Pairs`."""
+        for u, row, own in self._weighed(shares, least):
+            means[row] += (own @ u).cpu().numpy()
+
+    def spread(self, shares: Floats, means: Floats, units: Floats, spreads: Floats, *, least: float) -> None:
+        """See `Pairs`."""
+        unit = self._to_device(units)
+        for u, row, own in self._weighed(shares, least):
+            spreads[row] += float(own @ ((u - self._to_device(means[row])) * unit).square().sum(-1))
+
+    def _weighed(self, shares: Floats, least: float) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Yield the patterns of those pairs in which some have shares above the least, the row, and the shares."""
+        parts = np.split(np.where(shares > least, shares, 0), np.cumsum(self.counts)[:-1])
+        for view, row, own in zip(self.view.tolist(), self.row.tolist(), parts, strict=True):
+            if own.any():
+                yield self.views[view].u, row, self._to_device(own)
+
+    def _parts(self, kept: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        step = max(1, AT_A_TIME // kept[0].numel())
+        for start in range(0, len(self.view), step):
+            part = slice(start, start + step)
+            yield *(torch.from_numpy(one[part]).to(kept.device) for one in (self.view, self.row)), kept
+
+    def _collect(self, padded: Tensor, view: Tensor) -> Floats:
+        """Return the rows (pairs, most) without what is beyond the patterns of each."""
+        counts = torch.tensor([len(one.u) for one in self.views], device=view.device)[view]
+        there = torch.arange(padded.shape[1], device=view.device) < counts[:, None]
+        return padded[there].cpu().numpy()
+
+    def _pad(self, tensors: Sequence[Tensor]) -> Tensor:
+        return pad_sequence(list(tensors), batch_first=True)
+
+    def _to_device(self, array: Floats) -> Tensor:
+        return torch.from_numpy(array).to(self.views[0].u.device)

@@ -1,0 +1,120 @@
+/* Comparison of cues and readings with kept patterns, and their means, on one thread of a CPU. */
+
+#include "kernels.h"
+#include "vectors.h"
+
+/* Whether what is missing counts for nothing is known when this is compiled, as is which side counts. */
+INLINE float compare(int cue, int read, int gaps, int64_t size, const float *u, const float *asked, const float *given,
+                     const float *found, const float *by) {
+    vec total = all(0), squares = all(by[0]), lengths = all(by[2]), read_squares = all(by[1]), read_lengths = all(by[3]);
+    int64_t j = 0;
+    for (; j + LANES <= size; j += LANES) {
+        vec kept = load(u + j);
+        if (cue) {
+            vec gap = load(asked + j) - kept, far = (vec)((ivec)gap & 0x7fffffff);
+            vec costs = far * (squares * far + lengths);
+            total += gaps ? costs * load(given + j) : costs;
+        }
+        if (read) {
+            vec gap = load(found + j) - kept, far = (vec)((ivec)gap & 0x7fffffff);
+            total += far * (read_squares * far + read_lengths);
+        }
+    }
+    float rest = sum(total);
+    for (; j < size; j++) {
+        float far = __builtin_fabsf(asked[j] - u[j]), further = __builtin_fabsf(found[j] - u[j]);
+        if (cue)
+            rest += far * (by[0] * far + by[2]) * (gaps ? given[j] : 1);
+        if (read)
+            rest += further * (by[1] * further + by[3]);
+    }
+    return rest;
+}
+
+INLINE void compare_all(int cue, int read, int gaps, const kept_page *page, int64_t size, const float *asked,
+                        const float *given, const float *found, const float *by, float *scores) {
+    for (int64_t item = 0; item < page->patterns; item++)
+        scores[item] = -compare(cue, read, gaps, size, page->u + item * size, asked, given, found, by);
+}
+
+void compare_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                  const float *cues, const float *given, const float *readings, const float *weights, float *scores) {
+    int cue = weights[0] != 0 || weights[2] != 0, read = weights[1] != 0 || weights[3] != 0;
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const kept_page *at = pages + page[pair];
+        const float *asked = cues + row[pair] * size, *mask = given + row[pair] * size, *found = readings + row[pair] * size;
+        float count = 0;
+        for (int64_t j = 0; j < size; j++)
+            count += mask[j];
+        float by[4] = {weights[0] / (count < 1 ? 1 : count), weights[1] / (float)size, weights[2] / (count < 1 ? 1 : count),
+                       weights[3] / (float)size};
+        int gaps = count < (float)size;
+        if (cue && read && gaps)
+            compare_all(1, 1, 1, at, size, asked, mask, found, by, scores);
+        else if (cue && read)
+            compare_all(1, 1, 0, at, size, asked, mask, found, by, scores);
+        else if (cue && gaps)
+            compare_all(1, 0, 1, at, size, asked, mask, found, by, scores);
+        else if (cue)
+            compare_all(1, 0, 0, at, size, asked, mask, found, by, scores);
+        else if (read)
+            compare_all(0, 1, 0, at, size, asked, mask, found, by, scores);
+        else
+            for (int64_t item = 0; item < at->patterns; item++)
+                scores[item] = 0;
+        scores += at->patterns;
+    }
+}
+
+void point_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                const float *ways, float *scores) {
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const kept_page *at = pages + page[pair];
+        const float *way = ways + row[pair] * size;
+        for (int64_t item = 0; item < at->patterns; item++) {
+            const int8_t *x = at->x + item * size;
+            vec total = all(0), more = all(0);
+            int64_t j = 0;
+            for (; j + 2 * LANES <= size; j += 2 * LANES) {
+                total += whole(x + j) * load(way + j);
+                more += whole(x + j + LANES) * load(way + j + LANES);
+            }
+            float rest = sum(total + more);
+            for (; j < size; j++)
+                rest += x[j] * way[j];
+            scores[item] += at->lengths[item] * rest;
+        }
+        scores += at->patterns;
+    }
+}
+
+void mix_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+              const float *shares, float least, float *means) {
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const kept_page *at = pages + page[pair];
+        float *mean = means + row[pair] * size;
+        for (int64_t item = 0; item < at->patterns; item++)
+            if (shares[item] > least)
+                for (int64_t j = 0; j < size; j++)
+                    mean[j] += shares[item] * at->u[item * size + j];
+        shares += at->patterns;
+    }
+}
+
+void spread_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                 const float *shares, float least, const float *means, const float *units, float *spreads) {
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const kept_page *at = pages + page[pair];
+        const float *mean = means + row[pair] * size;
+        for (int64_t item = 0; item < at->patterns; item++)
+            if (shares[item] > least) {
+                float total = 0;
+                for (int64_t j = 0; j < size; j++) {
+                    float gap = (at->u[item * size + j] - mean[j]) * units[j];
+                    total += gap * gap;
+                }
+                spreads[row[pair]] += shares[item] * total;
+            }
+        shares += at->patterns;
+    }
+}

@@ -1,0 +1,56 @@
+"""Bind the native library's comparison of cues with kept patterns."""
+
+import ctypes
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from attractor_server.engine.compute.native.interface import structures
+from attractor_server.engine.compute.native.library import library
+from attractor_server.engine.pages.kept_views import KeptView
+from attractor_server.memories.outcomes import Floats, Integers
+
+
+@dataclass(frozen=True, eq=False)
+class HostPairs:
+    """See `Pairs`: of views on a CPU, which the library reads where they lie."""
+
+    views: list[KeptView]
+    view: Integers
+    row: Integers
+    counts: Integers
+
+    def compare(self, cues: Floats, given: Floats, readings: Floats, weights: Floats) -> Floats:
+        """See `Pairs`."""
+        scores = np.empty(int(self.counts.sum()), np.float32)
+        self._call("compare_kept", cues.shape[1], cues, given, readings, weights, scores)
+        return scores
+
+    def point(self, ways: Floats, scores: Floats) -> None:
+        """See `Pairs`."""
+        self._call("point_kept", ways.shape[1], ways, scores)
+
+    def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
+        """See `Pairs`."""
+        self._call("mix_kept", means.shape[1], shares, least, means)
+
+    def spread(self, shares: Floats, means: Floats, units: Floats, spreads: Floats, *, least: float) -> None:
+        """See `Pairs`."""
+        self._call("spread_kept", means.shape[1], shares, least, means, units, spreads)
+
+    @cached_property
+    def _structures(self) -> "ctypes.Array[ctypes.Structure]":
+        structure = structures()["kept_page"]
+        filled: ctypes.Array[ctypes.Structure] = (structure * len(self.views))()
+        ctypes.memmove(filled, np.array([one.address for one in self.views], np.int64).ctypes.data, ctypes.sizeof(filled))
+        return filled
+
+    def _call(self, name: str, size: int, *given: Floats | float) -> None:
+        """Call the function; arrays are C-contiguous, and live until it returns."""
+        native = library()
+        assert native is not None
+        assert all(isinstance(one, float) or one.flags.c_contiguous for one in given)
+        addresses = [one if isinstance(one, float) else one.ctypes.data for one in given]
+        pairs = self._structures, len(self.view), self.view.ctypes.data, self.row.ctypes.data
+        getattr(native, name)(*pairs, size, *addresses)

@@ -1,0 +1,88 @@
+"""What a page keeps, as a posterior compares it: made when it is first asked for, and there until the page changes."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from attractor_server.memories.page import Page
+
+STEPS = 127
+"""Of a direction's entries, the largest of which has so many"""
+
+
+@dataclass(frozen=True, eq=False)
+class KeptView:
+    """The patterns of a page."""
+
+    u: Tensor
+    """(patterns, values) float32, value by value"""
+    x: Tensor
+    """(patterns, entries) int8: directions in network units and in the page's frame, in whole numbers"""
+    lengths: Tensor
+    """(patterns,) float32: what makes those unit vectors"""
+
+    @classmethod
+    def of(cls, u: Tensor, x: Tensor) -> "KeptView":
+        """Make the view of patterns u (patterns, values), which are x (patterns, entries) in network units."""
+        directions = normalize(x, dim=-1)
+        step = directions.abs().amax(-1).clamp(min=torch.finfo(x.dtype).tiny) / STEPS
+        whole = (directions / step[:, None]).round()
+        lengths = 1 / torch.linalg.vector_norm(whole, dim=-1).clamp(min=1)
+        return cls(u.float().contiguous(), whole.to(torch.int8).contiguous(), lengths.float().contiguous())
+
+    @cached_property
+    def address(self) -> tuple[int, int, int, int]:
+        """Its structure, as the native library takes it."""
+        return len(self.u), self.u.data_ptr(), self.x.data_ptr(), self.lengths.data_ptr()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.u.nbytes + self.x.nbytes + self.lengths.nbytes
+
+
+def view_bytes(patterns: int, values: int, entries: int) -> int:
+    """Return the bytes of a view of so many patterns."""
+    return patterns * (4 * values + entries + 4)
+
+
+class KeptViews:
+    """Views of pages, as many as there is room for; those that were asked for longest ago leave. One thread has it."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._views: OrderedDict[int, tuple[int, KeptView | None]] = OrderedDict()
+        """By the page's id, with how often it was written then; None where not all of its patterns are kept"""
+        self._bytes = 0
+
+    def find(self, pages: Sequence[Page]) -> Mapping[Page, KeptView | None]:
+        """Return the views that are there of the pages as they are now."""
+        found = {}
+        for page in pages:
+            if (one := self._views.get(page.id)) is not None and one[0] == page.writes:
+                self._views.move_to_end(page.id)
+                found[page] = one[1]
+        return found
+
+    def add(self, views: Mapping[Page, KeptView | None]) -> None:
+        """Take views of pages as they are now."""
+        for page, view in views.items():
+            self._drop(page.id)
+            self._views[page.id] = page.writes, view
+            self._bytes += 0 if view is None else view.nbytes
+        while self._bytes > self._limit_bytes and len(self._views) > 1:
+            self._drop(next(iter(self._views)))
+
+    def forget(self, pages: Iterable[Page]) -> None:
+        """Forget the views of pages that are no more."""
+        for page in pages:
+            self._drop(page.id)
+
+    def _drop(self, page: int) -> None:
+        if (one := self._views.pop(page, None)) is not None and one[1] is not None:
+            self._bytes -= one[1].nbytes
