@@ -168,9 +168,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     ) -> AsyncMemory:
         """Create a memory, or return the one that has this name and model.
 
-        `write`, `when_full`, `page_patterns`, `retain`, `metric` and `ttl_s` are its settings for life, as
+        `write`, `when_full`, `page_patterns`, `retain`, `metric`, `recall` and `ttl_s` are its settings for life, as
         `MemorySettings` says: by default "rewrite", "grow", the model's capacity, "all", "own" of a model that
-        `has_metric`, and None. An existing memory must have those that are given.
+        `has_metric`, "posterior" unless the server is set otherwise, and None. An existing memory must have those that
+        are given.
 
         Raises:
             Conflict: there is one of that name from another model, or with other settings.

@@ -9,7 +9,7 @@ from attractor._connection import Connection
 from attractor._memory_settings import encode_metric, encode_page_patterns
 from attractor._payloads import encode_items
 from attractor._pipeline import AsyncMemoryStream
-from attractor._session.operations import ERASE, RECOGNIZE, STORE, specify_query
+from attractor._session.operations import ERASE, STORE, specify_query, specify_recognize
 from attractor._snapshots import FilePath
 from attractor._types import (
     EraseResult,
@@ -115,37 +115,46 @@ class AsyncMemory:
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
-        match: bool = False,
+        match: bool | int = False,
+        kept: bool | None = None,
         timeout_s: float | None = None,
     ) -> Recall:
-        """Complete the cues, each from the page of the memory that knows it best.
+        """Complete the cues.
+
+        The network reads from each cue in the page of the memory that knows it best. Then the patterns that the memory
+        keeps take part: the answer is the mean of these and of the reading, by how probably each is meant, and
+        `Recall.probability` says how probably any is. With `kept` False, or where the server keeps no patterns, or the
+        model has no posterior, the network answers alone; True has them take part in a memory that is set otherwise.
 
         A cue with missing entries holds all that it gives: these come back as they are, and help to find the others.
         `known` (bool, of the cues' shape or of one pattern's) says instead which entries are held, none of which may be
         missing; False holds nothing, so that a cue is only a starting point, as one without missing entries is anyway.
         `hold` False pulls them towards the cue instead, as hard as the model has learned to, and they come back as the
         memory has them: for cues that are known with noise. `steps` 0 takes the model's own number; `trajectory` also
-        asks for every iterate. `match` also asks for the kept pattern nearest to each completed one, with its id and
-        payload.
+        asks for every iterate. `match` also asks for the kept pattern that is meant most probably, with its id and
+        payload, or for so many; where the network answers alone, for those nearest to its answer.
 
         Raises:
             Diverged: the reading loop left finite numbers.
-            NotKept: `match` is True, and the server keeps no patterns.
+            NotKept: there are to be matches, and the server keeps no patterns.
             CannotPull: `hold` is False, and the memory's model has not learned to pull.
         """
-        spec = specify_query(steps, trajectory=trajectory, hold=hold, match=match)
+        spec = specify_query(steps, trajectory=trajectory, hold=hold, matches=int(match), kept=kept)
         deadline_s = self._connection.start_deadline(timeout_s)
         packed = pack_cues(await self._get_model(deadline_s), cues, known)
         return await self._connection.start(self._name, spec, packed, deadline_s).wait()
 
-    async def recognize(self, patterns: Patterns, *, timeout_s: float | None = None) -> Familiarity:
-        """Return how familiar the patterns are, as they stand, without completing them.
+    async def recognize(
+        self, patterns: Patterns, *, kept: bool | None = None, timeout_s: float | None = None
+    ) -> Familiarity:
+        """Return how familiar the patterns are, and how probably each is of one that is kept, without completing them.
 
-        Missing entries count as if they were the mean of the training data.
+        Missing entries count as if they were the mean of the training data. With `kept` False the network alone tells,
+        which takes less time.
         """
         deadline_s = self._connection.start_deadline(timeout_s)
         packed = pack_cues(await self._get_model(deadline_s), patterns, known=False, where="patterns")
-        return await self._connection.start(self._name, RECOGNIZE, packed, deadline_s).wait()
+        return await self._connection.start(self._name, specify_recognize(kept), packed, deadline_s).wait()
 
     async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "AsyncMemory":
         """Make a new memory with all that this one has, or had at the snapshot with that tag.

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import TypedDict, TypeVar
 
 from attractor._errors import InvalidRequest
-from attractor._types import MemorySettings, Metric, Retain, WhenFull, WriteMode
+from attractor._types import MemorySettings, Metric, RecallBy, Retain, WhenFull, WriteMode
 from attractor_proto.v1 import memories_pb2 as pb
 
 _PAGE_PATTERNS_LIMIT = 2**32 - 1
@@ -23,6 +23,8 @@ _RETAINS: dict[Retain, pb.Retain.ValueType] = {"all": pb.RETAIN_ALL, "open_page"
 
 _METRICS: dict[Metric, pb.Metric.ValueType] = {"own": pb.METRIC_OWN, "model": pb.METRIC_MODEL}
 
+_RECALLS: dict[RecallBy, pb.Recall.ValueType] = {"posterior": pb.RECALL_POSTERIOR, "network": pb.RECALL_NETWORK}
+
 _Word = TypeVar("_Word", bound=str)
 _Number = TypeVar("_Number", bound=int)
 
@@ -35,6 +37,7 @@ class RequestedSettings(TypedDict, total=False):
     page_patterns: int | None
     retain: Retain | None
     metric: Metric | None
+    recall: RecallBy | None
     ttl_s: float | None
 
 
@@ -45,6 +48,7 @@ def encode_settings(settings: RequestedSettings) -> pb.MemorySettings:
         InvalidRequest: naming the setting, the value seen and the values expected.
     """
     write, when_full, retain = settings.get("write"), settings.get("when_full"), settings.get("retain")
+    recall = settings.get("recall")
     page_patterns, ttl_s = settings.get("page_patterns"), settings.get("ttl_s")
     if unknown := settings.keys() - RequestedSettings.__annotations__.keys():
         expected = list(RequestedSettings.__annotations__)
@@ -58,6 +62,7 @@ def encode_settings(settings: RequestedSettings) -> pb.MemorySettings:
         page_patterns=encode_page_patterns(page_patterns),
         retain=pb.RETAIN_UNSPECIFIED if retain is None else _encode_word("retain", retain, _RETAINS),
         metric=encode_metric(settings.get("metric")),
+        recall=pb.RECALL_UNSPECIFIED if recall is None else _encode_word("recall", recall, _RECALLS),
         ttl_s=float(ttl_s or 0),
     )
 
@@ -94,6 +99,7 @@ def decode_settings(settings: pb.MemorySettings) -> MemorySettings:
         page_patterns=settings.page_patterns,
         retain=_decode_word(settings.retain, _RETAINS, "all"),
         metric=_decode_word(settings.metric, _METRICS, "model"),
+        recall=_decode_word(settings.recall, _RECALLS, "network"),
         ttl_s=settings.ttl_s or None,
     )
 

@@ -86,7 +86,7 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
         """
         return self._start_pipeline(batches, STORE, pack)
 
-    def query(
+    def query(  # noqa: PLR0913 - as those of a memory
         self,
         cues: Source[Patterns | Cue],
         *,
@@ -94,12 +94,13 @@ class AsyncMemoryStream(AbstractAsyncContextManager["AsyncMemoryStream"]):
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
+        kept: bool | None = None,
     ) -> AsyncIterator[Recall]:
         """Complete each item of an iterable or async iterable; yield the recalls in the same order.
 
-        `known` applies to every item that is no `Cue` with a mask of its own; it and `hold` as in `AsyncMemory.query`.
+        `known` applies to every item that is no `Cue` with a mask of its own; all as in `AsyncMemory.query`.
         """
-        spec = specify_query(steps, trajectory=trajectory, hold=hold)
+        spec = specify_query(steps, trajectory=trajectory, hold=hold, kept=kept)
 
         def pack_item(model: ModelInfo, item: Patterns | Cue) -> PackedPatterns:
             cue = item if isinstance(item, Cue) else Cue(item)

@@ -53,18 +53,24 @@ class RecallFrame:
     counts: Integers
     """(2, rows): steps, page"""
     matches: "MatchFrame | None" = None
+    probability: Floats | None = None
+    """(rows,)"""
 
 
 @dataclass(eq=False, slots=True)
 class MatchFrame:
-    """The kept patterns nearest to those of one frame, side by side."""
+    """The matches of one frame, side by side."""
 
     fields: Mapping[str, Floats]
-    """(rows, *shape)"""
+    """(rows·each, *shape)"""
     distances: Floats
-    """(rows,)"""
+    """(rows·each,)"""
     items: Sequence[Item]
-    """(rows,)"""
+    """(rows·each,)"""
+    probability: Floats | None
+    """(rows·each,)"""
+    each: int
+    """Matches of each row"""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,6 +84,7 @@ class RecognizeSlice:
 Piece: TypeAlias = StoreResult | EraseResult | RecallSlice | RecognizeSlice
 """Result of one request; of a call that was split there are several"""
 _Piece = TypeVar("_Piece", bound=Piece)
+_Entry = TypeVar("_Entry")
 
 
 def decode_writes(frame: pb.StoredFrame | pb.ErasedFrame, result: type[Written]) -> Iterator[tuple[int, Written]]:
@@ -103,7 +110,8 @@ def decode_recalls(frame: pb.RecalledFrame) -> Iterator[tuple[int, RecallSlice]]
     score = frame.scores
     scores = _stack_scores(total, score.energy_before, score.energy_after, score.delta_energy)
     counts = np.stack([_decode_counts(score.steps, total, "steps"), _decode_pages(score.pages, total)])
-    whole = RecallFrame(fields, scores, counts, _decode_matches(frame.matches, total))
+    probability = _stack_scores(total, score.probability)[0] if score.probability else None
+    whole = RecallFrame(fields, scores, counts, _decode_matches(frame.matches, total), probability)
     for request_id, rows in _iter_slices(frame.request_ids, frame.patterns):
         yield request_id, RecallSlice(whole, rows)
 
@@ -159,14 +167,15 @@ def join_recalls(pieces: Sequence[Piece], model: ModelInfo, single: bool) -> Rec
         own = {name: values[row].copy() for name, values in frame.fields.items()}
         scores, counts = frame.scores[:, row].copy(), frame.counts[:, row].copy()
         one = (scores[0, ...], scores[1, ...], scores[2, ...], counts[0, ...], counts[1, ...])
-        return Recall(own, *one, None, alphabets)
+        return Recall(own, *one, None, alphabets, None, _join_probability(recalls, single=single))
     names = recalls[0].frame.fields
     fields = {name: _join([piece.frame.fields[name][piece.rows] for piece in recalls], 0, single) for name in names}
     scores = _join([piece.frame.scores[:, piece.rows] for piece in recalls], 1, single)
     counts = _join([piece.frame.counts[:, piece.rows] for piece in recalls], 1, single)
     before, after, delta, steps, page = map(np.asarray, (*scores, *counts))
     trajectory, match = _join_trajectories(recalls, single=single), _join_matches(recalls, alphabets, single=single)
-    return Recall(fields, before, after, delta, steps, page, trajectory, alphabets, match)
+    probability = _join_probability(recalls, single=single)
+    return Recall(fields, before, after, delta, steps, page, trajectory, alphabets, match, probability)
 
 
 def join_recognitions(pieces: Sequence[Piece], model: ModelInfo, single: bool) -> Familiarity:
@@ -188,20 +197,47 @@ def _check_kind(pieces: Sequence[Piece], kind: type[_Piece]) -> Sequence[_Piece]
     return fitting
 
 
+def _join_probability(pieces: Sequence[RecallSlice], *, single: bool) -> Floats | None:
+    """Join probabilities, which are no numbers where the network answered alone; None where it did so for all."""
+    found = [
+        np.full(piece.rows.stop - piece.rows.start, np.nan, np.float32) if told is None else told[piece.rows]
+        for piece in pieces
+        for told in [piece.frame.probability]
+    ]
+    joint = _join(found, 0, single)
+    return None if np.isnan(joint).all() else np.asarray(joint)
+
+
 def _join_matches(pieces: Sequence[RecallSlice], alphabets: Mapping[str, str], *, single: bool) -> Matches | None:
     found = [(piece.frame.matches, piece.rows) for piece in pieces if piece.frame.matches is not None]
     if not found:
         return None
-    names = found[0][0].fields
-    items = [item for frame, rows in found for item in frame.items[rows]]
-    ids, payloads = [item.id for item in items], [decode_payload(item) for item in items]
+    each = found[0][0].each
+    parts = [(frame, slice(rows.start * each, rows.stop * each)) for frame, rows in found]
+    items = [item for frame, rows in parts for item in frame.items[rows]]
+    told = [frame.probability[rows] for frame, rows in parts if frame.probability is not None]
+
+    def join(columns: list[Floats]) -> Floats:
+        joint = columns[0] if len(columns) == 1 else np.concatenate(columns)
+        several = joint.reshape(-1, each, *joint.shape[1:]) if each > 1 else joint
+        return np.asarray(_join([several], 0, single))
+
     return Matches(
-        fields={name: _join([frame.fields[name][rows] for frame, rows in found], 0, single) for name in names},
-        distance=_join([frame.distances[rows] for frame, rows in found], 0, single),
-        id=ids[0] if single else ids,
-        payload=payloads[0] if single else payloads,
+        fields={name: join([frame.fields[name][rows] for frame, rows in parts]) for name in found[0][0].fields},
+        distance=join([frame.distances[rows] for frame, rows in parts]),
+        id=_group([item.id for item in items], each, single),
+        payload=_group([decode_payload(item) for item in items], each, single),
         alphabets=alphabets,
+        probability=join(told) if len(told) == len(parts) else None,
     )
+
+
+def _group(column: list[_Entry], each: int, single: bool) -> "_Entry | list[_Entry] | list[list[_Entry]]":
+    """Return one entry for a single pattern with one match, a list for several of either, or lists of lists."""
+    if each == 1:
+        return column[0] if single else column
+    grouped = [column[start : start + each] for start in range(0, len(column), each)]
+    return grouped[0] if single else grouped
 
 
 def _join_trajectories(pieces: Sequence[RecallSlice], *, single: bool) -> Trajectory | None:
@@ -224,11 +260,14 @@ def _repeat_last(iterates: Floats, length: int) -> Floats:  # a piece that settl
 def _decode_matches(matches: pb.Matches, rows: int) -> MatchFrame | None:
     if not matches.tensors:
         return None
-    fields = {tensor.field: _decode_tensor(tensor, rows) for tensor in matches.tensors}
-    items = list(matches.items) or [Item()] * rows
-    if len(items) != rows:
-        raise ServerFault(f"matches.items: saw {len(items)} entries; expected {rows}")
-    return MatchFrame(fields, _stack_scores(rows, matches.distances)[0], items)
+    each = matches.each or 1
+    total = rows * each
+    fields = {tensor.field: _decode_tensor(tensor, total) for tensor in matches.tensors}
+    items = list(matches.items) or [Item()] * total
+    if len(items) != total:
+        raise ServerFault(f"matches.items: saw {len(items)} entries; expected {total}")
+    probability = _stack_scores(total, matches.probability)[0] if matches.probability else None
+    return MatchFrame(fields, _stack_scores(total, matches.distances)[0], items, probability, each)
 
 
 def _decode_tensor(tensor: pb.Tensor, rows: int) -> Floats:

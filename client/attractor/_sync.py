@@ -64,7 +64,7 @@ class MemoryStream(SyncWrapper[AsyncMemoryStream], AbstractContextManager["Memor
         """Store each item; yield the results in the same order."""
         return self._loop.iterate(partial(self._inner.store, _iter_in_thread(batches)))
 
-    def query(
+    def query(  # noqa: PLR0913 - as those of a memory
         self,
         cues: Iterable[Patterns | Cue],
         *,
@@ -72,10 +72,11 @@ class MemoryStream(SyncWrapper[AsyncMemoryStream], AbstractContextManager["Memor
         hold: bool = True,
         steps: int = 0,
         trajectory: bool = False,
+        kept: bool | None = None,
     ) -> Iterator[Recall]:
         """Complete each item; yield the recalls in the same order. The arguments are those of `AsyncMemoryStream`."""
         items = _iter_in_thread(cues)
-        query = partial(self._inner.query, items, known=known, hold=hold, steps=steps, trajectory=trajectory)
+        query = partial(self._inner.query, items, known=known, hold=hold, steps=steps, trajectory=trajectory, kept=kept)
         return self._loop.iterate(query)
 
 

@@ -40,6 +40,7 @@ WriteMode = Literal["rewrite", "stream"]
 WhenFull = Literal["grow", "refuse", "forget"]
 Retain = Literal["all", "open_page"]
 Metric = Literal["own", "model"]
+RecallBy = Literal["posterior", "network"]
 FieldKind = Literal["vector", "image", "text", "audio"]
 _FLOATS_OR_BYTES = ("float32", "float64", "float16", "bfloat16", "uint8")
 
@@ -153,6 +154,9 @@ class MemorySettings:
     metric: Metric = "model"
     """Metric in which vectors are told apart: each page's "own", of the vectors that it keeps, so that those that are
     alike are kept apart; or that of the "model"'s training data. Of models with `has_metric`."""
+    recall: RecallBy = "posterior"
+    """What answers: the network's reading and the kept patterns, weighed by one another as a "posterior", or the
+    "network" alone, as it does in any case where not all patterns are kept, or the model has no posterior."""
     ttl_s: float | None = None
     """Seconds after the last write, or else its creation, when the memory is forgotten; None for never."""
 
@@ -205,12 +209,15 @@ class EraseResult:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Every iterate of a query, from step 0, the cue, on."""
+    """Every iterate of a query, from step 0, the cue, to the answer.
+
+    There are steps + 1 of the network; where kept patterns take part, the answer comes after them.
+    """
 
     fields: Mapping[str, Floats]
-    """Field name to iterates: (steps + 1, *shape) for a single cue, (steps + 1, patterns, *shape) for a batch."""
+    """Field name to iterates: (iterates, *shape) for a single cue, (iterates, patterns, *shape) for a batch."""
     energy: Floats
-    """(steps + 1) or (steps + 1, patterns)"""
+    """(iterates) or (iterates, patterns); an answer in which kept patterns take part has that of the last reading"""
 
     @property
     def pattern(self) -> Floats:
@@ -224,19 +231,25 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The kept pattern nearest to each completed one, with its id and payload."""
+    """The kept pattern that is meant most probably, or several, the first of them first, with ids and payloads.
+
+    Of several, arrays and lists have an axis (matches) behind that of the patterns. Where the network answers alone
+    they are those nearest to its answer.
+    """
 
     fields: Mapping[str, Floats]
-    """Field name to values, as in the recall; zeros where nothing is kept"""
+    """Field name to values, as in the recall; zeros where no more are kept"""
     distance: Floats
-    """Euclidean distance, () or (patterns): a character that differs counts 2 in the sum of squares; infinite where
-    nothing is kept."""
-    id: str | list[str]
-    """Id of the pattern; a list where the cues came as a batch, as is `payload`."""
-    payload: Payload | list[Payload]
+    """Euclidean distance from what was recalled, () or (patterns): a character that differs counts 2 in the sum of
+    squares; infinite where no more are kept."""
+    id: str | list[str] | list[list[str]]
+    """Id of the pattern; a list where the cues came as a batch, or of several matches, as is `payload`."""
+    payload: Payload | list[Payload] | list[list[Payload]]
     """Payload of the pattern: bytes, or a JSON value; None for none."""
     alphabets: Mapping[str, str] = field(default_factory=dict)
     """Alphabets of the model's text fields, by name"""
+    probability: Floats | None = None
+    """Probability that the cue is of this pattern, as `distance`; None where the network answers alone."""
 
     @property
     def pattern(self) -> Floats:
@@ -271,13 +284,17 @@ class Recall:
     steps: Integers
     """Reading steps taken: () or (patterns)."""
     page: Integers
-    """Page of the memory that answered, from 0, the oldest: () or (patterns)."""
+    """Page of the memory that answered, from 0, the oldest: () or (patterns). Where kept patterns take part, and one is
+    probably meant, its page."""
     trajectory: Trajectory | None = None
     """Set where the query asked for it."""
     alphabets: Mapping[str, str] = field(default_factory=dict)
     """Alphabets of the model's text fields, by name"""
     match: Matches | None = None
     """Set where the query asked for it."""
+    probability: Floats | None = None
+    """Probability that the cue is of a kept pattern, if as many are as are not: () or (patterns). None where the
+    network answered alone."""
 
     @property
     def pattern(self) -> Floats:
@@ -314,8 +331,8 @@ class Familiarity:
     page: Integers
     """Page of the memory that knows the pattern best, from 0, the oldest."""
     probability: Floats | None = None
-    """Probability that the pattern is stored, if half of those asked for are. From the model's calibration on
-    validation data; None where it has none."""
+    """Probability that the pattern is stored, if half of those asked for are. By the patterns that are kept, or else
+    from the model's calibration on validation data; None where it has none."""
 
 
 @dataclass(frozen=True, eq=False)

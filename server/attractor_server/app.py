@@ -138,7 +138,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         compiling = BackgroundCompiler(warmed, threads=spec.threads)
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store)
-        shard.secret = spec.secret
+        shard.secret, shard.recall = spec.secret, spec.recall
         shard.resize = None if store is None else resize
         ports = range(spec.port, spec.port + spec.ports)
         async with open_server(

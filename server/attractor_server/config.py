@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     bank_dtype: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="What fast weights are kept as; of fewer bits more memories fit."
     )
+    recall: Literal["posterior", "network"] = Field(
+        "posterior",
+        description="What answers the queries of memories that are made without that setting: the network and the kept "
+        "patterns, weighed by one another (posterior), or the network alone.",
+    )
     artifact_store: str = Field(
         "",
         description="Folder for large pages, and for those that have no room in the bank; or s3://, gs:// or az://. "

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model
-from attractor_server.engine import compute
-from attractor_server.engine.compute.kept import TensorPairs
 from attractor_server.engine.engine import Engine
-from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.outcomes import Outcome, Recalled, Recognized
 from attractor_server.memories.records import NewMemory
@@ -101,10 +98,12 @@ class Bench:
                     values[:, span] = random.random(shape) ** 3
         return values
 
-    def expect(self, memory: MemoryRecord, values: Values, cues: Values, known: NDArray[np.bool_]) -> tuple[Values, ...]:
+    def expect(
+        self, memory: MemoryRecord, values: Values, cues: Values, known: NDArray[np.bool_]
+    ) -> tuple[Values, ...]:
         """Return answers, probabilities and matches by what fits posteriors, of a memory of one page."""
         assert self.model.posterior is not None
-        state = self.engine._states[self.model.digest]  # noqa: SLF001 - weights of a page have no other way out
+        state = self.engine._states[self.model.digest]
         fast = state.copy_pages(memory.pages, 1)
         told = Cues(torch.from_numpy(cues)[None], torch.from_numpy(known)[None])
         found = recall_kept(self.model, self.model.posterior, fast, torch.from_numpy(values)[None], told)
@@ -118,6 +117,12 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     yield made
     made.database.close()
     loop.close()
+
+
+def told(answer: Recalled | Recognized) -> Values:
+    """Return how probably each cue is of a kept pattern."""
+    assert answer.probability is not None
+    return answer.probability
 
 
 def distort(bench: Bench, random: np.random.Generator, values: Values) -> Values:
@@ -145,6 +150,108 @@ def test_answers_and_probabilities_are_those_of_the_fitted_posterior(
     np.testing.assert_allclose(recalled.values, answers, atol=5e-3)
     first = matches.argmax(1)
     np.testing.assert_array_equal(recalled.matches.values.reshape(9, 3, -1)[:, 0], values[first])
-    np.testing.assert_allclose(
-        recalled.matches.probability.reshape(9, 3), -np.sort(-matches, axis=1)[:, :3], atol=2e-2
+    np.testing.assert_allclose(recalled.matches.probability.reshape(9, 3), -np.sort(-matches, axis=1)[:, :3], atol=2e-2)
+
+
+def test_what_noisy_copies_share_is_read_by_the_network_once_more(bench: Bench, random: np.random.Generator) -> None:
+    memory, things = bench.memory("a"), bench.draw(random, 2)
+    copies = np.concatenate([distort(bench, random, things[[0, 0, 0, 0, 1, 1, 1, 1]])])
+    bench.store(memory, copies)
+    cues = distort(bench, random, things)
+    known = np.zeros(cues.shape, np.bool_)
+    answers, probability, _ = bench.expect(memory, copies, cues, known)
+    recalled = bench.query(memory, cues)
+    np.testing.assert_allclose(recalled.values, answers, atol=2e-2)
+    np.testing.assert_allclose(told(recalled), probability, atol=2e-2)
+
+
+@pytest.mark.parametrize("metric", ["own", "model"])
+def test_a_cue_is_compared_with_the_patterns_of_all_pages(
+    bench: Bench, metric: Metric, random: np.random.Generator
+) -> None:
+    memory, values = bench.memory("a", pages=3, metric=metric), bench.draw(random, 14)
+    bench.store(memory, values)
+    assert len(memory.pages) == 5
+    recalled = bench.query(memory, np.concatenate([values, bench.draw(random, 4)]), matches=2)
+    assert recalled.probability is not None
+    assert recalled.matches is not None
+    assert recalled.pages is not None
+    np.testing.assert_array_equal(recalled.pages[:14], np.arange(14) // 3)
+    np.testing.assert_array_equal(recalled.matches.values.reshape(18, 2, -1)[:14, 0], values)
+    np.testing.assert_allclose(recalled.values[:14], values, atol=0.1)
+    assert recalled.probability[:14].min() > 0.9
+
+
+def test_stores_and_erases_are_seen_at_once(bench: Bench, random: np.random.Generator) -> None:
+    memory, values = bench.memory("a"), bench.draw(random, 6)
+    bench.store(memory, values[:5])
+    before = bench.query(memory, values, matches=1)
+    bench.store(memory, values[5:])
+    bench.erase(memory, values[:1])
+    after = bench.query(memory, values, matches=1)
+    assert before.matches is not None
+    assert after.matches is not None
+    own = [(one.matches.values == values).all(1).tolist() for one in (before, after) if one.matches is not None]
+    assert own == [[True] * 5 + [False], [False] + [True] * 5]
+
+
+def test_the_network_alone_answers_where_that_is_asked_for_or_set(bench: Bench, random: np.random.Generator) -> None:
+    beside, alone = bench.memory("a"), bench.memory("b", recall="network")
+    values = bench.draw(random, 5)
+    for memory in (beside, alone):
+        bench.store(memory, values)
+    network, set_so, other = (
+        bench.query(beside, values, kept=False),
+        bench.query(alone, values),
+        bench.query(beside, values),
+    )
+    assert network.probability is None
+    assert set_so.probability is None
+    np.testing.assert_array_equal(network.values, set_so.values)
+    np.testing.assert_allclose(bench.query(alone, values, kept=True).values, other.values, atol=1e-4)
+    assert other.probability is not None
+
+
+def test_how_probably_a_pattern_is_known_is_the_same_for_who_asks_for_no_answer(
+    bench: Bench, random: np.random.Generator
+) -> None:
+    memory, values = bench.memory("a"), bench.draw(random, 5)
+    bench.store(memory, values)
+    cues = np.concatenate([values, bench.draw(random, 2)])
+    recognized, recalled = bench.recognize(memory, cues), bench.query(memory, cues)
+    np.testing.assert_allclose(told(recognized), told(recalled), atol=1e-5)
+    np.testing.assert_allclose(recognized.delta_energy, recalled.delta_energy, rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_iterate_is_the_answer_and_known_values_come_back(bench: Bench, random: np.random.Generator) -> None:
+    memory, values = bench.memory("a"), bench.draw(random, 5)
+    bench.store(memory, values)
+    known = np.zeros(values.shape, np.bool_)
+    known[:, ::2] = True
+    cues = distort(bench, random, values)
+    recalled = bench.query(memory, cues, known, trajectory=True)
+    assert recalled.iterates is not None
+    assert recalled.energies is not None
+    assert len(recalled.iterates) == len(recalled.energies) == bench.model.steps + 2
+    np.testing.assert_array_equal(recalled.iterates[-1], recalled.values)
+    np.testing.assert_array_equal(recalled.values[known], cues[known])
+
+
+def test_it_is_the_same_without_the_native_library(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
+) -> None:
+    memory, values = bench.memory("a", pages=4), bench.draw(random, 10)
+    bench.store(memory, values)
+    cues = np.concatenate([distort(bench, random, values), bench.draw(random, 3)])
+    known = np.zeros(cues.shape, np.bool_)
+    known[:5, ::3] = True
+    native = bench.query(memory, cues, known, matches=4)
+    monkeypatch.setattr("attractor_server.engine.compute.kept.has_kernel", lambda device: False)
+    plain = bench.query(memory, cues, known, matches=4)
+    np.testing.assert_allclose(told(native), told(plain), atol=1e-4)
+    np.testing.assert_allclose(native.values, plain.values, atol=1e-3)
+    assert native.matches is not None
+    assert plain.matches is not None
+    np.testing.assert_array_equal(
+        native.matches.values.reshape(13, 4, -1)[:, 0], plain.matches.values.reshape(13, 4, -1)[:, 0]
     )

@@ -1,6 +1,6 @@
 """Table of the operations on patterns: their frames, and how each is encoded, decoded and joined."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 
 from attractor._errors import InvalidRequest
@@ -14,9 +14,16 @@ from attractor._results import (
 )
 from attractor._session.request import Operation, Request, RequestSpec
 from attractor._types import EraseResult, Familiarity, Recall, StoreResult
-from attractor_proto.names import STEPS_LIMIT
+from attractor_proto.names import MATCHES_LIMIT, STEPS_LIMIT
+from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Item
+
+_RECALLS: Mapping[bool | None, memories_pb2.Recall.ValueType] = {
+    None: memories_pb2.RECALL_UNSPECIFIED,
+    True: memories_pb2.RECALL_POSTERIOR,
+    False: memories_pb2.RECALL_NETWORK,
+}
 
 
 def _encode_store(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
@@ -35,8 +42,15 @@ def _encode_erase(message: pb.SessionRequest, requests: Sequence[Request]) -> pb
 
 def _encode_query(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
     spec, query = requests[0].batch_key.spec, message.query
-    query.steps, query.trajectory, query.pull_known, query.match = spec.steps, spec.trajectory, spec.pull, spec.match
+    query.steps, query.trajectory, query.pull_known = spec.steps, spec.trajectory, spec.pull
+    query.match, query.matches = spec.matches > 0, spec.matches if spec.matches > 1 else 0
+    query.recall = _RECALLS[spec.kept]
     return query.columns
+
+
+def _encode_recognize(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
+    message.recognize.recall = _RECALLS[requests[0].batch_key.spec.kept]
+    return message.recognize.columns
 
 
 STORE: RequestSpec[StoreResult] = RequestSpec(
@@ -74,7 +88,7 @@ RECOGNIZE: RequestSpec[Familiarity] = RequestSpec(
         name="recognize",
         writes=False,
         response="recognized",
-        encode=lambda message, _: message.recognize.columns,
+        encode=_encode_recognize,
         decode=lambda message: decode_recognitions(message.recognized),
         join=join_recognitions,
     )
@@ -84,12 +98,24 @@ DECODERS = {spec.operation.response: spec.operation.decode for spec in (STORE, E
 
 
 @lru_cache
-def specify_query(steps: int, *, trajectory: bool, hold: bool, match: bool = False) -> RequestSpec[Recall]:
+def specify_query(
+    steps: int, *, trajectory: bool, hold: bool, matches: int = 0, kept: bool | None = None
+) -> RequestSpec[Recall]:
     """Return a query of that many steps, which clamps known entries (`hold`) or pulls them towards the cue.
 
     Raises:
-        InvalidRequest: more steps than a query may take.
+        InvalidRequest: more steps than a query may take, or more matches than it may ask for.
     """
+    if not 0 <= matches <= MATCHES_LIMIT:
+        raise InvalidRequest.of("match", f"saw {matches}; expected False, True, or 1 to {MATCHES_LIMIT}")
     if not 0 <= steps <= STEPS_LIMIT:
         raise InvalidRequest.of("steps", f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
-    return RequestSpec(operation=QUERY.operation, steps=steps, trajectory=trajectory, pull=not hold, match=match)
+    return RequestSpec(
+        operation=QUERY.operation, steps=steps, trajectory=trajectory, pull=not hold, matches=matches, kept=kept
+    )
+
+
+@lru_cache
+def specify_recognize(kept: bool | None) -> RequestSpec[Familiarity]:
+    """Return a recognition in which kept patterns take part, or not; None: as the memory is set."""
+    return RequestSpec(operation=RECOGNIZE.operation, kept=kept)

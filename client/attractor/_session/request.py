@@ -40,7 +40,8 @@ class RequestSpec(Generic[Result_co]):
     steps: int = 0
     trajectory: bool = False
     pull: bool = False
-    match: bool = False
+    matches: int = 0
+    kept: bool | None = None
 
 
 class BatchKey(NamedTuple):

@@ -45,6 +45,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one
     "(model).  [default: own, if the model can]",
 )
 @click.option(
+    "--recall",
+    type=click.Choice(get_args(attractor.RecallBy)),
+    help="What answers: the network and the kept patterns, weighed by one another (posterior), or the network alone.  "
+    "[default: the server's]",
+)
+@click.option(
     "--ttl-s",
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds after the last write when the memory is forgotten.  [default: never]",
@@ -59,6 +65,7 @@ def create(  # noqa: PLR0913
     page_patterns: int | None,
     retain: attractor.Retain | None,
     metric: attractor.Metric | None,
+    recall: attractor.RecallBy | None,
     ttl_s: float | None,
     as_json: bool,
     server: str,
@@ -73,6 +80,7 @@ def create(  # noqa: PLR0913
             page_patterns=page_patterns,
             retain=retain,
             metric=metric,
+            recall=recall,
             ttl_s=ttl_s,
         )
         print_info(made.info(), as_json=as_json)
@@ -137,6 +145,7 @@ def _describe(info: attractor.MemoryInfo) -> dict[str, str]:
         "page_patterns": str(info.settings.page_patterns),
         "retain": info.settings.retain,
         "metric": info.settings.metric,
+        "recall": info.settings.recall,
         "ttl_s": "never" if info.settings.ttl_s is None else f"{info.settings.ttl_s:g}",
     }
 

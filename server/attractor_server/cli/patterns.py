@@ -13,6 +13,13 @@ from attractor_server.cli.options import connect, server_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy|FILE.npz")
 
+kept_option = click.option(
+    "--kept/--no-kept",
+    default=None,
+    help="Whether kept patterns take part in the answer, or the network answers alone.  [default: as the memory is "
+    "set]",
+)
+
 
 @click.group()
 def memory() -> None:
@@ -70,11 +77,15 @@ def erase(name: str, file: Path, server: str) -> None:
     show_default=True,
     help="Hold what cues with missing entries give, or nothing.",
 )
+@kept_option
 @server_option
-def query(name: str, file: Path, output: Path, steps: int, known: str, server: str) -> None:  # noqa: PLR0913
+def query(  # noqa: PLR0913
+    name: str, file: Path, output: Path, steps: int, known: str, kept: bool | None, server: str
+) -> None:
     """Complete the cues of a file, where NaN and fields that are left out are missing."""
     with connect(server) as client:
-        recall = client.memory(name).query(_read(file), known=None if known == "given" else False, steps=steps)
+        hold = None if known == "given" else False
+        recall = client.memory(name).query(_read(file), known=hold, steps=steps, kept=kept)
         with output.open("wb") as target:
             np.savez(target, **{**recall.fields, **recall.texts})  # type: ignore[arg-type] # no field is allow_pickle
     _print_rows(
@@ -82,6 +93,7 @@ def query(name: str, file: Path, output: Path, steps: int, known: str, server: s
         energy_after=recall.energy_after,
         familiarity=recall.delta_energy,
         page=recall.page,
+        **_probability_of(recall),
     )
     click.echo(f"The completed patterns are in {output}")
 
@@ -89,16 +101,25 @@ def query(name: str, file: Path, output: Path, steps: int, known: str, server: s
 @memory.command()
 @click.argument("name")
 @file_argument
+@kept_option
 @server_option
-def recognize(name: str, file: Path, server: str) -> None:
+def recognize(name: str, file: Path, kept: bool | None, server: str) -> None:
     """Tell how familiar the patterns of a file are to the memory NAME: the lower, the more familiar.
 
-    Where the model was calibrated, also the probability that each is stored.
+    Where the model can tell, also the probability that each is stored.
     """
     with connect(server) as client:
-        familiarity = client.memory(name).recognize(_read(file))
-    probability = {} if familiarity.probability is None else {"probability": familiarity.probability}
-    _print_rows(energy=familiarity.energy, familiarity=familiarity.delta_energy, page=familiarity.page, **probability)
+        familiarity = client.memory(name).recognize(_read(file), kept=kept)
+    _print_rows(
+        energy=familiarity.energy,
+        familiarity=familiarity.delta_energy,
+        page=familiarity.page,
+        **_probability_of(familiarity),
+    )
+
+
+def _probability_of(answer: attractor.Recall | attractor.Familiarity) -> dict[str, NDArray[np.float32]]:
+    return {} if answer.probability is None else {"probability": answer.probability}
 
 
 def _read(file: Path) -> attractor.Patterns:

@@ -49,6 +49,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         models=None if settings.models is None else settings.models.resolve(),
         bank_bytes=settings.bank_memory_mib << 20,
         bank_dtype=settings.bank_dtype,
+        recall=settings.recall,
         store_uri=uri,
         password=password,
         password_file=settings.backend_password_file,

@@ -25,6 +25,8 @@ _DTYPES: dict[pb.DType.ValueType, np.dtype[np.generic]] = {
 
 _DIMENSIONS_LIMIT = 32
 
+EMPTY: Floats = np.empty(0, np.float32)
+
 DIMENSIONS_SHOWN = 8
 """Dimensions of a refused shape that the error names"""
 
@@ -101,15 +103,20 @@ def encode_scores(recalled: Sequence[Recalled], *, into: pb.Scores) -> None:
     into.delta_energy.extend(_concatenate([one.delta_energy for one in recalled]))
     into.steps.extend([one.steps for one in recalled for _ in range(len(one.values))])
     into.pages.extend(encode_pages(recalled))
+    if any(one.probability is not None for one in recalled):
+        parts = [np.full(len(one.values), np.nan) if one.probability is None else one.probability for one in recalled]
+        into.probability.extend(_concatenate(parts))
 
 
 def encode_matches(layout: Layout, recalled: Sequence[Recalled], *, into: pb.Matches) -> None:
-    """Add the matches of several answers, one after another, where they were asked for."""
+    """Add the matches of several answers, one after another, where they were asked for: as many for each, all alike."""
     found = [one.matches for one in recalled if one.matches is not None]
     if not found:
         return
     encode(layout, np.concatenate([one.values for one in found]), into=into.tensors)
     into.distances.extend(_concatenate([one.distances for one in found]))
+    into.each = found[0].each
+    into.probability.extend(_concatenate([one.probability for one in found if one.probability is not None] or [EMPTY]))
     items = [item for one in found for item in one.items]
     if any(item != NOTHING for item in items):
         into.items.extend(encode_items(items))

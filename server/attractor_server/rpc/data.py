@@ -16,10 +16,10 @@ from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.fellows import draw_session
-from attractor_server.rpc.messages import read_items
+from attractor_server.rpc.messages import read_items, read_kept
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
-from attractor_server.rpc.validation import check_steps, check_values
+from attractor_server.rpc.validation import check_matches, check_steps, check_values
 from attractor_server.scheduling.jobs import Job, Operation, Origin
 from attractor_server.shard.shard import Shard
 
@@ -81,6 +81,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:  # noqa: D102, N802
         check_steps(request.steps, "steps")
+        matches = check_matches(request.matches, match=request.match, where="matches")
+        kept = read_kept(request.recall, "recall")
         asked = await self._read(Operation.QUERY, request.memory, request.tensors, context)
         self._shard.check(Operation.QUERY, asked.model, pull=request.pull_known)
         self._shard.check_kept("match" if request.match else "")
@@ -93,7 +95,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
                 steps=request.steps or asked.model.steps,
                 own_steps=not request.steps,
                 pull=request.pull_known,
-                match=request.match,
+                matches=matches,
+                kept=kept,
                 layout=layout,
                 deadline_s=asked.deadline_s,
                 origin=asked.origin,
@@ -112,11 +115,13 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
 
     @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
+        kept = read_kept(request.recall, "recall")
         asked = await self._read(Operation.RECOGNIZE, request.memory, request.tensors, context)
         recognized = await self._answer(
             Job.recognize(
                 asked.memory,
                 asked.patterns.values,
+                kept=kept,
                 layout=asked.model.layout,
                 deadline_s=asked.deadline_s,
                 origin=asked.origin,

@@ -15,7 +15,7 @@ from attractor_server.errors import CannotScale, Draining, InvalidRequest, Memor
 from attractor_server.fields import Field
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.records import NewMemory
-from attractor_server.memories.settings import MemorySettings
+from attractor_server.memories.settings import MemorySettings, Metric
 from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
 from attractor_server.rpc.dedup import read_call
 from attractor_server.rpc.messages import encode_memory, read_settings
@@ -53,7 +53,8 @@ class MemoriesServicer(rpc.MemoriesServicer):
         try:
             return (await self._shard.memories.get(name)).settings
         except MemoryNotFound:
-            return MemorySettings(page_patterns=model.capacity, metric="own" if model.has_metric else "model")
+            metric: Metric = "own" if model.has_metric else "model"
+            return MemorySettings(page_patterns=model.capacity, metric=metric, recall=self._shard.recall)
 
     @owner_answers(rpc.MemoriesStub)
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: D102, N802

@@ -12,7 +12,15 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.records import NOTHING, Item
-from attractor_server.memories.settings import TTL_LIMIT_S, MemorySettings, Metric, Retain, WhenFull, WriteMode
+from attractor_server.memories.settings import (
+    TTL_LIMIT_S,
+    MemorySettings,
+    Metric,
+    RecallBy,
+    Retain,
+    WhenFull,
+    WriteMode,
+)
 
 PAGE_CAPACITIES = 4
 """Largest size of a page, in patterns that its model holds at the rated error"""
@@ -35,6 +43,8 @@ _RETAINS: Mapping[pb.Retain.ValueType, Retain] = {pb.RETAIN_ALL: "all", pb.RETAI
 
 _METRICS: Mapping[pb.Metric.ValueType, Metric] = {pb.METRIC_OWN: "own", pb.METRIC_MODEL: "model"}
 
+_RECALLS: Mapping[pb.Recall.ValueType, RecallBy] = {pb.RECALL_POSTERIOR: "posterior", pb.RECALL_NETWORK: "network"}
+
 _Number = TypeVar("_Number", bound=int)
 
 _Word = TypeVar("_Word", bound=str)
@@ -48,6 +58,7 @@ class RequestedSettings(TypedDict, total=False):
     page_patterns: int
     retain: Retain
     metric: Metric
+    recall: RecallBy
     ttl_s: float
 
 
@@ -62,6 +73,7 @@ def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSett
         *_check_known("when_full", message.when_full, _WHEN_FULL),
         *_check_known("retain", message.retain, _RETAINS),
         *_check_known("metric", message.metric, _METRICS),
+        *_check_known("recall", message.recall, _RECALLS),
     ]
     if message.page_patterns > (limit := PAGE_CAPACITIES * capacity):
         expected = f"expected 1 to {limit}, {PAGE_CAPACITIES} times the model's capacity, or 0 (unspecified)"
@@ -82,6 +94,8 @@ def read_settings(message: pb.MemorySettings, *, capacity: int) -> RequestedSett
         given["retain"] = _RETAINS[message.retain]
     if message.metric:
         given["metric"] = _METRICS[message.metric]
+    if message.recall:
+        given["recall"] = _RECALLS[message.recall]
     if message.ttl_s:
         given["ttl_s"] = message.ttl_s
     return given
@@ -98,6 +112,17 @@ def read_metric(number: pb.Metric.ValueType) -> Metric | None:
     return _METRICS[number] if number else None
 
 
+def read_kept(number: pb.Recall.ValueType, where: str) -> bool | None:
+    """Return whether a request says that kept patterns take part; None where it is left to the memory.
+
+    Raises:
+        InvalidRequest: no such way to answer is known.
+    """
+    if problems := _check_known(where, number, _RECALLS, prefix=""):
+        raise InvalidRequest(*problems)
+    return _RECALLS[number] == "posterior" if number else None
+
+
 def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
     """Return the message of these settings."""
     return pb.MemorySettings(
@@ -107,6 +132,7 @@ def encode_settings(settings: MemorySettings) -> pb.MemorySettings:
         retain=pb.Retain.Value(f"RETAIN_{settings.retain.upper()}"),
         ttl_s=settings.ttl_s or 0.0,
         metric=pb.Metric.Value(f"METRIC_{settings.metric.upper()}"),
+        recall=pb.Recall.Value(f"RECALL_{settings.recall.upper()}"),
     )
 
 

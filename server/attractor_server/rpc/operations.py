@@ -15,6 +15,8 @@ from attractor_server.fields import Layout
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
+from attractor_server.rpc.messages import read_kept
+from attractor_server.rpc.validation import check_matches
 from attractor_server.scheduling.jobs import Job, Operation
 
 Encoder: TypeAlias = Callable[[Sequence[int], Layout | None, Sequence[Any]], Iterator[pb.SessionResponse]]
@@ -121,7 +123,8 @@ def _query_options(frame: pb.QueryFrame, model: ModelCard) -> Mapping[str, Any]:
         "own_steps": not frame.steps,
         "trajectory": frame.trajectory,
         "pull": frame.pull_known,
-        "match": frame.match,
+        "matches": check_matches(frame.matches, match=frame.match, where="query.matches"),
+        "kept": read_kept(frame.recall, "query.recall"),
     }
 
 
@@ -131,6 +134,12 @@ def _measure_recall(recalled: Recalled) -> int:
         size_bytes += matches.values.nbytes
         size_bytes += sum(len(item.payload) + 4 * len(item.id) + 16 for item in matches.items)
     return size_bytes
+
+
+def _share_recalls(recalled: Recalled, layout: Layout | None) -> tuple[object, ...]:
+    """Return what frames of answers agree in: their matches are as many, and all with probabilities, or none."""
+    matches = recalled.matches
+    return Recalled, layout, None if matches is None else (matches.each, matches.probability is None)
 
 
 OPERATIONS = (
@@ -157,11 +166,11 @@ OPERATIONS = (
         outcome=Recalled,
         make_job=Job.query,
         encode=encode_recalls,
-        per_frame=("steps", "trajectory", "pull_known", "match"),
+        per_frame=("steps", "trajectory", "pull_known", "match", "matches", "recall"),
         partial=True,
         masked=True,
         options=_query_options,
-        share=lambda recalled, layout: (Recalled, layout, recalled.matches is None),
+        share=_share_recalls,
         size_bytes=_measure_recall,
     ),
     WireOperation(
@@ -170,7 +179,9 @@ OPERATIONS = (
         outcome=Recognized,
         make_job=Job.recognize,
         encode=encode_recognitions,
+        per_frame=("recall",),
         partial=True,
+        options=lambda frame, model: {"kept": read_kept(frame.recall, "recognize.recall")},
         share=lambda recognized, layout: (Recognized, recognized.probability is None),
         size_bytes=lambda recognized: 32 * len(recognized.energy),
     ),

@@ -43,6 +43,8 @@ class RequestFrame:
     trajectory: bool = False
     pull_known: bool = False
     match: bool = False
+    matches: int = 0
+    recall: memories_pb2.Recall.ValueType = memories_pb2.RECALL_UNSPECIFIED
     items: Sequence[memories_pb2.Item] = ()
     origin: Origin | None = None
     """Session that it came by; None where another shard passed it on"""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attractor_proto.names import CLIENT_ID_LIMIT, STEPS_LIMIT
+from attractor_proto.names import CLIENT_ID_LIMIT, MATCHES_LIMIT, STEPS_LIMIT
 from attractor_server.errors import InvalidRequest, quote
 from attractor_server.fields import MISSING_INDEX, Field, Layout
 from attractor_server.memories.outcomes import Floats
@@ -29,6 +29,18 @@ def check_steps(steps: int, where: str) -> None:
     """
     if steps > STEPS_LIMIT:
         raise InvalidRequest.of(where, f"saw {steps}; expected 0 (the model's own number) to {STEPS_LIMIT}")
+
+
+def check_matches(matches: int, *, match: bool, where: str) -> int:
+    """Return how many matches a query asks for, for each of its cues.
+
+    Raises:
+        InvalidRequest: more than may be asked for, or some by a query without `match`.
+    """
+    if matches > MATCHES_LIMIT or (matches and not match):
+        expected = f"0 (one) to {MATCHES_LIMIT}" if match else "0, without `match`"
+        raise InvalidRequest.of(where, f"saw {matches}; expected {expected}")
+    return (matches or 1) if match else 0
 
 
 def check_client_id(client_id: str, where: str) -> None:

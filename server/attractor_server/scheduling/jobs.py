@@ -195,7 +195,7 @@ class Job:
         )
 
     @classmethod
-    def recognize(
+    def recognize(  # noqa: PLR0913
         cls,
         memory: MemoryRecord,
         values: Floats,

@@ -22,6 +22,7 @@ from attractor_server.memories.catalog import Catalog
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
+from attractor_server.memories.settings import RecallBy
 from attractor_server.scheduling.batcher import Batcher
 from attractor_server.scheduling.jobs import Operation
 from attractor_server.shard.budget import Budget
@@ -78,6 +79,8 @@ class Shard:
         self.draining = anyio.Event()
         self._topology: Topology | None = None
         self.secret = ""
+        self.recall: RecallBy = "posterior"
+        """What answers queries of memories that are made without that setting"""
         """What only shards of this server know, where it has no store"""
         self._store_secret = ""
         self.followed = 0

@@ -55,6 +55,8 @@ class ShardSpec:
     bank_bytes: int = 1 << 30
     """Of each model's fast weights; 0: an equal part of the memory there is where the shard runs"""
     bank_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    recall: Literal["posterior", "network"] = "posterior"
+    """What answers queries of memories that are made without that setting"""
     artifacts: Path | str | None = None
     """Folder, or address of a bucket, for large images of pages that are kept. In a folder also pages wait that have no
     room in the bank, below which each shard has its own; else in files without a name"""

@@ -104,7 +104,22 @@ def _portions(cursor: Cursor, statement: str) -> Iterator[Sequence[Any]]:
 
 
 def _check_memory(row: Sequence[Any]) -> Iterator[Fault]:
-    _, name, version, patterns, write, when_full, page_patterns, retain, metric, recall, ttl_s, in_pages, told, parent = row
+    (
+        _,
+        name,
+        version,
+        patterns,
+        write,
+        when_full,
+        page_patterns,
+        retain,
+        metric,
+        recall,
+        ttl_s,
+        in_pages,
+        told,
+        parent,
+    ) = row
     where = f"memory {name!r}"
     if name.startswith("@"):
         return  # which is being imported or deleted

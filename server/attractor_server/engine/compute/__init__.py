@@ -14,7 +14,6 @@ from attractor_server.engine.compute.dispatch import (
     recognize_pages,
     write_pages,
 )
-
 from attractor_server.engine.compute.kept import Pairs, pair
 
 __all__ = [

@@ -47,13 +47,20 @@ class Pairs(Protocol):
 def pair(views: Sequence[KeptView], view: Integers, row: Integers) -> Pairs:
     """Pair rows with views, (pairs,) each, by their numbers."""
     counts = np.array([len(one.u) for one in views], np.int64)[view]
-    if views[0].u.device.type == "cpu":
+    if has_kernel(views[0].u.device):
         from attractor_server.engine.compute.native.kept import HostPairs  # noqa: PLC0415 - compiles
-        from attractor_server.engine.compute.native.library import library  # noqa: PLC0415
 
-        if library() is not None:
-            return HostPairs(list(views), np.ascontiguousarray(view), np.ascontiguousarray(row), counts)
+        return HostPairs(list(views), np.ascontiguousarray(view), np.ascontiguousarray(row), counts)
     return TensorPairs(views, view, row, counts)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Return whether the native library compares what is on that device."""
+    if device.type != "cpu":
+        return False
+    from attractor_server.engine.compute.native.library import library  # noqa: PLC0415 - compiles
+
+    return library() is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +118,8 @@ class TensorPairs:
         step = max(1, AT_A_TIME // kept[0].numel())
         for start in range(0, len(self.view), step):
             part = slice(start, start + step)
-            yield *(torch.from_numpy(one[part]).to(kept.device) for one in (self.view, self.row)), kept
+            view, row = (torch.from_numpy(one[part]).to(kept.device) for one in (self.view, self.row))
+            yield view, row, kept
 
     def _collect(self, padded: Tensor, view: Tensor) -> Floats:
         """Return the rows (pairs, most) without what is beyond the patterns of each."""

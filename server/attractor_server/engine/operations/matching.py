@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_server.engine.batch import Stops
-from attractor_server.engine.operations.posterior import Ranked
+from attractor_server.engine.operations.scoring import Ranked
 from attractor_server.engine.pages.pattern_cache import PagePatterns, PatternCache
 from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord
@@ -41,7 +41,8 @@ def find_matches(
             for start in range(0, len(values), step):
                 found = compute_distances(layout, values[start : start + step], part)
                 for row in np.flatnonzero(found.min(1) < squares[start : start + step, -1]).tolist():
-                    _merge_nearest(found[row], patterns, first, squares[start + row], nearest[start + row], items[start + row])
+                    at = start + row
+                    _merge_nearest(found[row], patterns, first, squares[at], nearest[at], items[at])
                 yield
     flat = [item for row in items for item in row]
     return Matches(nearest.reshape(-1, values.shape[1]), np.sqrt(squares).astype(np.float32).ravel(), flat, each=each)
@@ -55,7 +56,7 @@ def _merge_nearest(  # noqa: PLR0913
     nearest: Floats,
     items: list[Item],
 ) -> None:
-    """Merge the squared distances of a part of a page, from its pattern `first` on, into the least ones of one value."""
+    """Merge the squared distances to a part of a page, from its pattern `first` on, into the least ones."""
     each = len(squares)
     own = np.argsort(found, kind="stable")[:each]
     both = np.concatenate([squares, found[own]])

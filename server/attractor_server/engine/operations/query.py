@@ -7,9 +7,10 @@ import numpy as np
 
 from attractor_server.engine.batch import MemoryBatch, ModelState, Results, Stops
 from attractor_server.engine.operations.matching import find_matches, list_matches
-from attractor_server.engine.operations.posterior import Ranked, Scored, mean_of, reread, score_kept, settle, weigh
+from attractor_server.engine.operations.posterior import mean_of, reread, settle, weigh
 from attractor_server.engine.operations.reading import group_rows, read, recognize_alone, run_program, run_rows
 from attractor_server.engine.operations.route import PageQuery
+from attractor_server.engine.operations.scoring import Ranked, Scored, score_kept
 from attractor_server.errors import NotKept, ServerError
 from attractor_server.memories.outcomes import Floats, Outcome, Recalled, Recognized
 from attractor_server.memories.page import Page
@@ -36,7 +37,11 @@ def query(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
 def recognize(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Tell how familiar patterns are: by the kept patterns, or else by the page that knows each best."""
     alone, beside = (
-        [MemoryBatch(one.memory, jobs) for one in batches if (jobs := [job for job in one.jobs if state.compares(job) is by])]
+        [
+            MemoryBatch(one.memory, jobs)
+            for one in batches
+            if (jobs := [job for job in one.jobs if state.compares(job) is by])
+        ]
         for by in (False, True)
     )
     if alone:

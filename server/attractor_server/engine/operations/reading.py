@@ -135,9 +135,7 @@ class _AskedPages:
         return cls(tensors, places, state.find_frames(rows[0].framed, tensors, places))
 
 
-def read(
-    state: ModelState, rows: Sequence[PageQuery], *, compared: Callable[[Job], bool] = lambda _: False
-) -> Answers:
+def read(state: ModelState, rows: Sequence[PageQuery], *, compared: Callable[[Job], bool] = lambda _: False) -> Answers:
     """Read the cues of these rows; those of jobs that are `compared` come with what kept patterns are compared with."""
     model, first = state.model, rows[0].parts[0][0]
     lent = None if first.pull or first.trajectory else state.in_place_tensors
@@ -191,7 +189,7 @@ def read(
         yield job, some, recalled if fine or finite[part].all() else ReadDiverged(describe_divergence(job, "reading"))
 
 
-def _look_along(
+def _look_along(  # noqa: PLR0913
     state: ModelState,
     grid: PaddedBatch,
     frames: Framing | None,

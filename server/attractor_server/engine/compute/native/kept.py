@@ -43,7 +43,9 @@ class HostPairs:
     def _structures(self) -> "ctypes.Array[ctypes.Structure]":
         structure = structures()["kept_page"]
         filled: ctypes.Array[ctypes.Structure] = (structure * len(self.views))()
-        ctypes.memmove(filled, np.array([one.address for one in self.views], np.int64).ctypes.data, ctypes.sizeof(filled))
+        ctypes.memmove(
+            filled, np.array([one.address for one in self.views], np.int64).ctypes.data, ctypes.sizeof(filled)
+        )
         return filled
 
     def _call(self, name: str, size: int, *given: Floats | float) -> None:

@@ -1,0 +1,239 @@
+"""Scores of the patterns that memories keep, for cues that the network has read: see `energy.posterior`.
+
+A cue is compared with all patterns of its memory, whatever page was read.
+Those of pages with frames are compared value by value first; directions, which differ from frame to frame, are looked
+at in the pages that can still matter by then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from attractor_server.energy.posterior import STORED_ODDS, Posterior
+from attractor_server.engine import compute
+from attractor_server.engine.batch import ModelState, Stops, concatenate
+from attractor_server.engine.operations.kept_views import enter_frames, find_views
+from attractor_server.engine.operations.read_cues import Asked, ReadCues, combine
+from attractor_server.engine.pages.kept_views import KeptView
+from attractor_server.errors import ServerError
+from attractor_server.memories.outcomes import Floats, Integers, Recalled
+from attractor_server.memories.page import Page
+from attractor_server.scheduling.jobs import Job
+
+FRAMES = 8
+"""Pages with frames in whose directions one cue is seen, at most"""
+
+NEGLIGIBLE = 14.0
+"""Log-odds by which a pattern is behind that does not count any more"""
+
+PATTERNS = 1 << 14
+"""Patterns that cues are compared with between two stops, about"""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The most probable patterns for each of n cues, the first of them first, (n, k)."""
+
+    page: Integers
+    """Number of the page in the memory; −1 where there are no more"""
+    at: Integers
+    """Which of the page's patterns"""
+    probability: Floats
+    """That the cue is of it"""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of the patterns kept for some queries: of each row of their cues, of each of its pages, one by one."""
+
+    asked: Sequence[Asked]
+    scores: Floats
+    """(patterns of all pairs,)"""
+    none: Floats
+    """(rows,): of "none of them\""""
+    view: Integers
+    """(pairs,)"""
+    number: Integers
+    """(pairs,): of the page in its memory"""
+    row: Integers
+    """(pairs,), in order"""
+    counts: Integers
+    """(pairs,): patterns of each"""
+
+    @cached_property
+    def starts(self) -> Integers:
+        """Where the patterns of each row begin, (rows + 1,)."""
+        of_rows = np.bincount(self.row, weights=self.counts, minlength=len(self.none)).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(of_rows)])
+
+    @cached_property
+    def rows(self) -> Integers:
+        """The row of each pattern."""
+        return np.repeat(self.row, self.counts)
+
+    @cached_property
+    def total(self) -> Floats:
+        """The logarithm of the sum of the exponentials of each row's scores, (rows,)."""
+        most = np.maximum.reduceat(self.scores, self.starts[:-1])
+        sums: Floats = np.add.reduceat(np.exp(self.scores - most[self.rows]), self.starts[:-1])
+        return most + np.log(sums)
+
+    @cached_property
+    def shares(self) -> Floats:
+        """Probabilities q of the patterns, where one of them is meant."""
+        shares: Floats = np.exp(self.scores - self.total[self.rows])
+        return shares
+
+    @property
+    def known(self) -> Floats:
+        """Probability that a cue is of a kept pattern, (rows,)."""
+        return sigmoid(self.total - self.none)
+
+    @property
+    def unknown_share(self) -> Floats:
+        """p₀: the part of the reading in an answer, (rows,)."""
+        return sigmoid(self.none - np.float32(np.log(STORED_ODDS)) - self.total)
+
+    @cached_property
+    def first(self) -> Integers:
+        """Place of each row's most probable pattern among all, (rows,)."""
+        most = np.flatnonzero(self.scores == np.maximum.reduceat(self.scores, self.starts[:-1])[self.rows])
+        return most[np.searchsorted(self.rows[most], np.arange(len(self.none)))]
+
+    @cached_property
+    def pages(self) -> Integers:
+        """Number of the page that has each row's most probable pattern, (rows,)."""
+        return self.number[self.pairs_of(self.first)]
+
+    def pairs_of(self, places: Integers) -> Integers:
+        """Return the pairs of patterns, by their places among all."""
+        return np.searchsorted(np.cumsum(self.counts), places, side="right")
+
+    def list_ranks(self) -> "dict[Job, Ranked]":
+        """Rank the patterns for the queries that ask for matches."""
+        ranked, start = {}, 0
+        for one in self.asked:
+            rows = range(start, start := start + one.job.size)
+            if one.job.matches:
+                ranked[one.job] = self._rank(rows, one.job.matches)
+        return ranked
+
+    def _rank(self, rows: range, each: int) -> "Ranked":
+        page, at = np.full((2, len(rows), each), -1, np.int64)
+        probability = np.zeros((len(rows), each), np.float32)
+        ends = np.cumsum(self.counts)
+        for place, row in enumerate(rows):
+            own = self.scores[self.starts[row] : self.starts[row + 1]]
+            first = np.argsort(-own, kind="stable")[:each]
+            first = first[np.isfinite(own[first])]
+            pairs = self.pairs_of(self.starts[row] + first)
+            page[place, : len(first)] = self.number[pairs]
+            at[place, : len(first)] = self.starts[row] + first - (ends - self.counts)[pairs]
+            probability[place, : len(first)] = np.exp(own[first] - np.logaddexp(self.total[row], self.none[row]))
+        return Ranked(page, at, probability)
+
+
+def score_kept(
+    state: ModelState, answered: Sequence[tuple[Job, Recalled]]
+) -> Stops[tuple[Sequence[Scored], dict[Job, ServerError]]]:
+    """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out."""
+    posterior = state.model.posterior
+    assert posterior is not None
+    views, failed = yield from find_views(state, dict.fromkeys(job.memory for job, _ in answered))
+    failures = {job: failed[job.memory] for job, _ in answered if job.memory in failed}
+    alike: dict[bool, list[Asked]] = {}
+    for job, recalled in answered:
+        if job in failures:
+            continue
+        numbers = [number for number, page in enumerate(job.memory.pages) if page in views]
+        if numbers:
+            own = [views[job.memory.pages[number]] for number in numbers]
+            alike.setdefault(job.memory.settings.framed, []).append(Asked(job, recalled, numbers, own))
+    scored = list[Scored]()
+    for framed, asked in alike.items():
+        scored.append((yield from _score(state, posterior, asked, framed=framed)))
+    return scored, failures
+
+
+def _score(state: ModelState, posterior: Posterior, asked: Sequence[Asked], *, framed: bool) -> Stops[Scored]:
+    sizes = [one.job.size for one in asked]
+    pages = [len(one.numbers) for one in asked]
+    # Pairs of each cue with each page, the cues in their order
+    first = np.cumsum([0, *pages])[:-1]
+    per_row = np.repeat(pages, sizes)
+    row = np.repeat(np.arange(sum(sizes)), per_row)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    view = np.repeat(np.repeat(first, sizes), per_row) + within
+    views = [one for some in asked for one in some.views]
+    numbers = np.concatenate([one.numbers for one in asked]).astype(np.int64)
+    counts = np.array([len(one.u) for one in views], np.int64)[view]
+    cues = ReadCues.of(state, asked)
+    weights = posterior.weights.float().cpu().numpy()
+    parts = list[Floats]()
+    for start, end in _cut(counts):
+        parts.append(
+            compute.pair(views, view[start:end], row[start:end]).compare(
+                cues.u, cues.given, cues.read_u, np.ascontiguousarray(weights[2:])
+            )
+        )
+        yield
+    scored = Scored(asked, concatenate(parts), cues.score_none(posterior, asked), view, numbers[view], row, counts)
+    if framed and max(pages) > 1:
+        yield from _point_framed(state, scored, cues, views, weights[:2])
+    else:
+        compute.pair(views, view, row).point(combine(cues.x, cues.read_x, weights[:2]), scored.scores)
+    return scored
+
+
+def _cut(counts: Integers) -> Sequence[tuple[int, int]]:
+    """Cut pairs of so many patterns into parts of about `PATTERNS`."""
+    parts = (np.cumsum(counts) - 1) // PATTERNS
+    bounds = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(counts)]
+    return list(pairwise(bounds))
+
+
+def _point_framed(
+    state: ModelState, scored: Scored, cues: "ReadCues", views: Sequence[KeptView], weights: Floats
+) -> Stops[None]:
+    """Add the agreements of directions, in each page's own frame, to scores in place; −∞ where they can change nothing.
+
+    A cosine adds as much as its weight, or takes that away.
+    """
+    ends = np.cumsum(scored.counts)
+    best = np.maximum.reduceat(scored.scores, ends - scored.counts)
+    leads = np.maximum.reduceat(best, np.searchsorted(scored.row, np.arange(len(cues.u))))
+    chosen = best >= leads[scored.row] - 2 * float(weights.sum()) - NEGLIGIBLE
+    order = np.lexsort((-best, scored.row))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    chosen &= place - np.searchsorted(scored.row, scored.row) < FRAMES
+    pairs = np.flatnonzero(chosen)
+    # Cues and readings in the frames of those pages
+    pages = [one.job.memory.pages for one in scored.asked for _ in range(one.job.size)]
+    by_page: dict[Page, list[int]] = {}
+    for at, pair in enumerate(pairs.tolist()):
+        by_page.setdefault(pages[scored.row[pair]][scored.number[pair]], []).append(at)
+    ways = np.empty((len(pairs), cues.x.shape[1]), np.float32)
+    told = list(by_page)
+    for start in range(0, len(told), FRAMES):
+        part = told[start : start + FRAMES]
+        ats = [by_page[page] for page in part]
+        rows = scored.row[pairs[np.concatenate(ats)]]
+        both = [enter_frames(state, part, [len(one) for one in ats], u[rows]) for u in (cues.prepared, cues.read)]
+        ways[np.concatenate(ats)] = combine(both[0], both[1], weights)
+        yield
+    some = np.repeat(chosen, scored.counts)
+    found = np.ascontiguousarray(scored.scores[some])
+    compute.pair(views, scored.view[pairs], np.arange(len(pairs))).point(ways, found)
+    scored.scores[:] = -np.inf
+    scored.scores[some] = found
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Return 1/(1 + e^−x)."""
+    with np.errstate(over="ignore"):  # exp may be infinite: then it is 0
+        found: Floats = (1 / (1 + np.exp(-x))).astype(np.float32)
+    return found
