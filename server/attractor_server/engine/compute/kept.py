@@ -24,14 +24,18 @@ class Pairs(Protocol):
     """Pairs of a row of cues with a view. What there is of a pair's patterns follows that of the pair before it."""
 
     @property
+    def view(self) -> Integers:
+        """The view of each pair."""
+
+    @property
     def counts(self) -> Integers:
         """Patterns of each pair."""
 
-    def compare(self, cues: Floats, given: Floats, readings: Floats, weights: Floats) -> Floats:
+    def compare(self, cues: Floats, given: Floats | None, readings: Floats, weights: Floats) -> Floats:
         """Return the weighed sums of negative differences, (patterns of all pairs,).
 
-        Cues and readings are (rows, values), `given` 1 where a cue is, and it is 0 elsewhere. The weights (4,) are of
-        mean squares to the cue and to the reading, and of mean absolute differences to either.
+        Cues and readings are (rows, values), `given` is 1 where a cue is, and else 0, as is the cue; None: all are whole.
+        The weights (4,) are of mean squares to the cue and to the reading, and of mean absolute differences to either.
         """
 
     def point(self, ways: Floats, scores: Floats) -> None:
@@ -46,7 +50,7 @@ class Pairs(Protocol):
 
 def pair(views: Sequence[KeptView], view: Integers, row: Integers) -> Pairs:
     """Pair rows with views, (pairs,) each, by their numbers."""
-    counts = np.array([len(one.u) for one in views], np.int64)[view]
+    counts = np.array([one.count for one in views], np.int64)[view]
     if has_kernel(views[0].u.device):
         from attractor_server.engine.compute.native.kept import HostPairs  # noqa: PLC0415 - compiles
 
@@ -72,12 +76,13 @@ class TensorPairs:
     row: Integers
     counts: Integers
 
-    def compare(self, cues: Floats, given: Floats, readings: Floats, weights: Floats) -> Floats:
+    def compare(self, cues: Floats, given: Floats | None, readings: Floats, weights: Floats) -> Floats:
         """See `Pairs`."""
-        asked, known, found = map(self._to_device, (cues, given, readings))
+        asked, found = self._to_device(cues), self._to_device(readings)
+        known = torch.ones_like(asked) if given is None else self._to_device(given)
         cue_square, read_square, cue_absolute, read_absolute = weights.tolist()
         size, parts = cues.shape[1], list[Floats]()
-        for view, row, kept in self._parts(self._pad([one.u for one in self.views])):
+        for view, row, kept in self._parts(self._pad([one.values * one.steps[:, None] for one in self.views])):
             u, mask = kept[view], known[row][:, None]
             far, further = (asked[row][:, None] - u).abs() * mask, (found[row][:, None] - u).abs()
             count = mask.sum(-1).clamp(min=1)
@@ -123,7 +128,7 @@ class TensorPairs:
 
     def _collect(self, padded: Tensor, view: Tensor) -> Floats:
         """Return the rows (pairs, most) without what is beyond the patterns of each."""
-        counts = torch.tensor([len(one.u) for one in self.views], device=view.device)[view]
+        counts = torch.tensor([one.count for one in self.views], device=view.device)[view]
         there = torch.arange(padded.shape[1], device=view.device) < counts[:, None]
         return padded[there].cpu().numpy()
 

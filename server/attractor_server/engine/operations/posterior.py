@@ -8,10 +8,8 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from attractor_server.engine import compute
 from attractor_server.engine.batch import ModelState, concatenate
 from attractor_server.engine.operations.scoring import Scored
 from attractor_server.memories.outcomes import Floats, Integers
@@ -20,8 +18,11 @@ from attractor_server.scheduling.jobs import Job
 LEAST = 1e-7
 """Shares below it add nothing to a mean"""
 
-SURE = 0.999
+SURE = 0.99
 """Share of a pattern from which on no other one has a part in the answer that is worth reading for"""
+
+STRANGE = 0.95
+"""Share of the reading in an answer from which on the patterns' mean is taken as it is"""
 
 KNOWN = 0.5
 """Probability from which on a cue counts as one of a kept pattern"""
@@ -29,28 +30,22 @@ KNOWN = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """The mean m of kept patterns for each row, and how they differ."""
+    """The mean m of kept patterns for each row."""
 
     values: Floats
     """(rows, d) in user units: as decoded, what the network reads from"""
     encoded: Tensor
     """(rows, encoded values)"""
-    spread: Floats
-    """V, (rows,)"""
+    u: Floats
+    """(rows, values) value by value, as the patterns are kept"""
 
 
 def mean_of(state: ModelState, scored: Scored) -> Mean:
     """Return the posterior's mean of the kept patterns alone."""
-    model, views = state.model, [one for some in scored.asked for one in some.views]
-    pairs = compute.pair(views, scored.view, scored.row)
-    shares = np.ascontiguousarray(scored.shares, np.float32)
-    means = np.zeros((len(scored.none), views[0].u.shape[1]), np.float32)
-    pairs.mix(shares, means, least=LEAST)
-    scale, shift = model.transform.scale, model.transform.shift
-    spread = np.zeros(len(means), np.float32)
-    pairs.spread(shares, means, (1 / scale).float().cpu().numpy(), spread, least=LEAST)
-    encoded = (state.to_device(means) - shift) / scale
-    return Mean(_decode(state, encoded), encoded, spread)
+    means = np.zeros((len(scored.none), state.model.encoding.size), np.float32)
+    scored.pairs.mix(scored.shares, means, least=LEAST)
+    encoded = (state.to_device(means) - state.model.transform.shift) / state.model.transform.scale
+    return Mean(_decode(state, encoded), encoded, means)
 
 
 def _decode(state: ModelState, encoded: Tensor) -> Floats:
@@ -62,16 +57,23 @@ def _decode(state: ModelState, encoded: Tensor) -> Floats:
 
 
 def weigh(state: ModelState, scored: Scored, mean: Mean, again: Floats) -> Floats:
-    """Return the answers (rows, d), where the network has read `again` from the mean."""
+    """Return the answers (rows, d), where the network has read `again` from the mean, or that was not asked for."""
     encode = state.model.encoding.encode
-    reading = encode(state.to_device(concatenate([one.recalled.values for one in scored.asked])))
-    second = encode(state.to_device(again))
-    moved = (mean.encoded - second).square().sum(-1)
-    spread = state.to_device(mean.spread)
-    lean = spread / (spread + moved).clamp(min=torch.finfo(torch.float32).tiny)
-    none = state.to_device(scored.unknown_share)[:, None]
-    found = (1 - none) * mean.encoded.lerp(second, lean[:, None]) + none * reading
-    return _decode(state, found)
+    reading = encode(state.to_device(concatenate([recalled.values for _, recalled in scored.asked])))
+    kept = mean.encoded
+    if again is not mean.values:
+        second = encode(state.to_device(again))
+        spread = np.zeros(len(again), np.float32)
+        units = (1 / state.model.transform.scale).float().cpu().numpy()
+        scored.pairs.spread(scored.shares, mean.u, units, spread, least=LEAST)
+        lean = state.to_device(spread / np.maximum(spread + _squares(kept - second), np.finfo(np.float32).tiny))
+        kept = kept.lerp(second, lean[:, None])
+    return _decode(state, kept.lerp(reading, state.to_device(scored.unknown_share)[:, None]))
+
+
+def _squares(gaps: Tensor) -> Floats:
+    found: Floats = gaps.square().sum(-1).float().cpu().numpy()
+    return found
 
 
 def reread(scored: Scored, means: Floats) -> Sequence[tuple[Job, int, Integers, slice]]:
@@ -80,15 +82,14 @@ def reread(scored: Scored, means: Floats) -> Sequence[tuple[Job, int, Integers, 
 
     The page is that of the most probable pattern.
     """
-    needed = (scored.shares[scored.first] < SURE) & (scored.unknown_share < SURE)
+    needed = (scored.shares[scored.first] < SURE) & (scored.unknown_share < STRANGE)
     asked = list[tuple[Job, int, Integers, slice]]()
-    start = 0
-    for one in scored.asked:
-        rows = slice(start, start := start + one.job.size)
-        if not (own := needed[rows]).any():
-            continue
-        job = copy(one.job)
-        job.values, job.trajectory = put_back(one.job, means[rows], pulled=True), False
+    ends = np.cumsum([job.size for job, _ in scored.asked])
+    for place in np.unique(np.searchsorted(ends, np.flatnonzero(needed), side="right")).tolist():
+        first = scored.asked[place][0]
+        rows = slice(int(ends[place]) - first.size, int(ends[place]))
+        own, job = needed[rows], copy(first)
+        job.values, job.trajectory = put_back(first, means[rows], pulled=True), False
         job.kept = False
         numbers = scored.pages[rows]
         asked += [(job, number, np.flatnonzero(own & (numbers == number)), rows) for number in np.unique(numbers[own])]
@@ -105,11 +106,10 @@ def put_back(job: Job, values: Floats, *, pulled: bool = False) -> Floats:
 def settle(scored: Scored, answers: Floats) -> None:
     """Make the answers (rows, d) those of the queries, with what the posterior says beside."""
     known, start = scored.known, 0
-    for one in scored.asked:
-        rows, recalled = slice(start, start := start + one.job.size), one.recalled
-        recalled.values, recalled.probability = put_back(one.job, answers[rows]), known[rows]
-        recalled.directions = None
-        if len(one.job.memory.pages) > 1:
+    for job, recalled in scored.asked:
+        rows = slice(start, start := start + job.size)
+        recalled.values, recalled.probability = put_back(job, answers[rows]), known[rows]
+        if len(job.memory.pages) > 1:
             before = 0 if recalled.pages is None else recalled.pages
             pages = np.where(known[rows] < KNOWN, before, scored.pages[rows])
             recalled.pages = pages if pages.any() else None

@@ -3,26 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from attractor_server.energy.posterior import Posterior
 from attractor_server.engine.batch import ModelState, concatenate
-from attractor_server.engine.pages.kept_views import KeptView
-from attractor_server.memories.outcomes import Floats, Recalled
+from attractor_server.memories.outcomes import Floats, Integers, Recalled
 from attractor_server.scheduling.jobs import Job
 
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """An answered query, and the pages of its memory that keep their patterns."""
-
-    job: Job
-    recalled: Recalled
-    numbers: Sequence[int]
-    """Of the pages in the memory"""
-    views: Sequence[KeptView]
+Asked: TypeAlias = tuple[Job, Recalled]
+"""A query, and what the network answers"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,50 +28,67 @@ class ReadCues:
     x: Floats
     """(rows, entries): in network units, in the frames of the pages that were read"""
     read_x: Floats
+    delta_energy: Floats
+    """(rows,): of the cues"""
 
     @classmethod
     def of(cls, state: ModelState, asked: Sequence[Asked]) -> "ReadCues":
         """Gather the cues of these queries: what is known of them where that is told, else all that is given."""
-        model = state.model
-        told = concatenate([_find_told(one.job) for one in asked])
-        values = concatenate([one.recalled.values for one in asked])
-        directions = [one.recalled.directions for one in asked if one.recalled.directions is not None]
+        told = concatenate([_find_told(job) for job, _ in asked])
+        directions = [recalled.directions for _, recalled in asked if recalled.directions is not None]
         assert len(directions) == len(asked)
         return cls(
-            model.prepare(state.to_device(told)),
-            model.prepare(state.to_device(values)),
+            state.model.prepare(state.to_device(told)),
+            state.model.prepare(state.to_device(concatenate([recalled.values for _, recalled in asked]))),
             concatenate([one.cue for one in directions]),
             concatenate([one.reading for one in directions]),
+            concatenate([recalled.delta_energy for _, recalled in asked]),
         )
 
     @cached_property
-    def given(self) -> Floats:
-        """1 where a cue is given, else 0, (rows, values)."""
-        return (~self.prepared.isnan()).float().cpu().numpy()
+    def given(self) -> Floats | None:
+        """1 where a cue is given, else 0, (rows, values); None where all are given whole."""
+        gaps = self.prepared.isnan()
+        return (~gaps).float().cpu().numpy() if bool(gaps.any()) else None
 
     @cached_property
     def u(self) -> Floats:
         """The cues, 0 where they are not given, (rows, values)."""
-        return np.ascontiguousarray(self.prepared.nan_to_num(nan=0.0).float().cpu().numpy())
+        filled = self.prepared if self.given is None else self.prepared.nan_to_num(nan=0.0)
+        return filled.float().cpu().numpy()
 
     @cached_property
     def read_u(self) -> Floats:
         """The readings, (rows, values)."""
-        return np.ascontiguousarray(self.read.float().cpu().numpy())
+        return self.read.float().cpu().numpy()
 
-    def score_none(self, posterior: Posterior, asked: Sequence[Asked]) -> Floats:
-        """Return the scores of "none of them", (rows,)."""
-        count = self.given.sum(1)
-        held = [np.full(one.job.size, max(1, sum(len(view.u) for view in one.views)), np.float32) for one in asked]
-        gaps = np.abs(self.u - self.read_u) * self.given
+    @cached_property
+    def directions(self) -> Floats:
+        """The cues, as unit vectors in network units, (rows, entries)."""
+        return normalize(self.x)
+
+    @cached_property
+    def read_directions(self) -> Floats:
+        """The readings, as unit vectors in network units, (rows, entries)."""
+        return normalize(self.read_x)
+
+    def score_none(self, posterior: Posterior, kept: Integers) -> Floats:
+        """Return the scores of "none of them", (rows,), where memories keep so many patterns (rows,)."""
+        size = self.read_u.shape[1]
+        gaps = np.subtract(self.u, self.read_u)
+        if self.given is None:
+            count = np.full(len(gaps), size, np.float32)
+        else:
+            count = self.given.sum(1)
+            gaps *= self.given
         features = (
             np.ones_like(count),
-            concatenate([one.recalled.delta_energy for one in asked]),
-            np.log(concatenate(held)),
-            count / self.given.shape[1],
-            (_normalize(self.x) * _normalize(self.read_x)).sum(1),
-            -np.square(gaps).sum(1) / np.maximum(count, 1),
-            -gaps.sum(1) / np.maximum(count, 1),
+            self.delta_energy,
+            np.log(np.maximum(kept, 1)),
+            count / size,
+            np.einsum("ij,ij->i", self.directions, self.read_directions),
+            -np.einsum("ij,ij->i", gaps, gaps) / np.maximum(count, 1),
+            -np.abs(gaps, out=gaps).sum(1) / np.maximum(count, 1),
         )
         scores: Floats = np.stack(features, 1).astype(np.float32) @ posterior.none.float().cpu().numpy()
         return scores
@@ -94,10 +103,11 @@ def _find_told(job: Job) -> Floats:
 
 
 def combine(cues: Floats, readings: Floats, weights: Floats) -> Floats:
-    """Return the ways along which a pattern's direction adds both cosines by their weights."""
-    return np.ascontiguousarray(weights[0] * _normalize(cues) + weights[1] * _normalize(readings), np.float32)
+    """Return the ways along which a pattern's direction adds its cosines to both, unit vectors, by their weights."""
+    return np.ascontiguousarray(weights[0] * cues + weights[1] * readings, np.float32)
 
 
-def _normalize(x: Floats) -> Floats:
-    found: Floats = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+def normalize(x: Floats) -> Floats:
+    """Return unit vectors (n, entries)."""
+    found: Floats = x / np.maximum(np.sqrt(np.einsum("ij,ij->i", x, x)), 1e-12)[:, None]
     return found

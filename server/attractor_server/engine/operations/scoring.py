@@ -1,11 +1,10 @@
 """Scores of the patterns that memories keep, for cues that the network has read: see `energy.posterior`.
 
-A cue is compared with all patterns of its memory, whatever page was read.
-Those of pages with frames are compared value by value first; directions, which differ from frame to frame, are looked
-at in the pages that can still matter by then.
+A cue is compared with all patterns of its memory, whatever page was read. Those of pages with frames are compared value
+by value first; directions, which differ from frame to frame, are looked at in the pages that can still matter by then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,9 +15,10 @@ from attractor_server.energy.posterior import STORED_ODDS, Posterior
 from attractor_server.engine import compute
 from attractor_server.engine.batch import ModelState, Stops, concatenate
 from attractor_server.engine.operations.kept_views import enter_frames, find_views
-from attractor_server.engine.operations.read_cues import Asked, ReadCues, combine
+from attractor_server.engine.operations.read_cues import Asked, ReadCues, combine, normalize
 from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.errors import ServerError
+from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Floats, Integers, Recalled
 from attractor_server.memories.page import Page
 from attractor_server.scheduling.jobs import Job
@@ -54,8 +54,8 @@ class Scored:
     """(patterns of all pairs,)"""
     none: Floats
     """(rows,): of "none of them\""""
-    view: Integers
-    """(pairs,)"""
+    pairs: compute.Pairs
+    """Of rows and views"""
     number: Integers
     """(pairs,): of the page in its memory"""
     row: Integers
@@ -84,8 +84,7 @@ class Scored:
     @cached_property
     def shares(self) -> Floats:
         """Probabilities q of the patterns, where one of them is meant."""
-        shares: Floats = np.exp(self.scores - self.total[self.rows])
-        return shares
+        return np.exp(self.scores - self.total[self.rows])
 
     @property
     def known(self) -> Floats:
@@ -115,10 +114,10 @@ class Scored:
     def list_ranks(self) -> "dict[Job, Ranked]":
         """Rank the patterns for the queries that ask for matches."""
         ranked, start = {}, 0
-        for one in self.asked:
-            rows = range(start, start := start + one.job.size)
-            if one.job.matches:
-                ranked[one.job] = self._rank(rows, one.job.matches)
+        for job, _ in self.asked:
+            rows = range(start, start := start + job.size)
+            if job.matches:
+                ranked[job] = self._rank(rows, job.matches)
         return ranked
 
     def _rank(self, rows: range, each: int) -> "Ranked":
@@ -143,48 +142,75 @@ def score_kept(
     posterior = state.model.posterior
     assert posterior is not None
     views, failed = yield from find_views(state, dict.fromkeys(job.memory for job, _ in answered))
-    failures = {job: failed[job.memory] for job, _ in answered if job.memory in failed}
-    alike: dict[bool, list[Asked]] = {}
-    for job, recalled in answered:
-        if job in failures:
-            continue
-        numbers = [number for number, page in enumerate(job.memory.pages) if page in views]
-        if numbers:
-            own = [views[job.memory.pages[number]] for number in numbers]
-            alike.setdefault(job.memory.settings.framed, []).append(Asked(job, recalled, numbers, own))
+    failures = {job: failed[job.memory] for job, _ in answered if job.memory in failed} if failed else {}
     scored = list[Scored]()
-    for framed, asked in alike.items():
-        scored.append((yield from _score(state, posterior, asked, framed=framed)))
+    for framed in (False, True):
+        memories = dict.fromkeys(job.memory for job, _ in answered if job.memory.settings.framed is framed)
+        kept = KeptPages.of([memory for memory in memories if memory not in failed], views)
+        if asked := [one for one in answered if one[0].memory in kept.place]:
+            scored.append((yield from _score(state, posterior, asked, kept, framed=framed)))
     return scored, failures
 
 
-def _score(state: ModelState, posterior: Posterior, asked: Sequence[Asked], *, framed: bool) -> Stops[Scored]:
-    sizes = [one.job.size for one in asked]
-    pages = [len(one.numbers) for one in asked]
-    # Pairs of each cue with each page, the cues in their order
-    first = np.cumsum([0, *pages])[:-1]
-    per_row = np.repeat(pages, sizes)
-    row = np.repeat(np.arange(sum(sizes)), per_row)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
-    view = np.repeat(np.repeat(first, sizes), per_row) + within
-    views = [one for some in asked for one in some.views]
-    numbers = np.concatenate([one.numbers for one in asked]).astype(np.int64)
-    counts = np.array([len(one.u) for one in views], np.int64)[view]
+@dataclass(frozen=True, eq=False)
+class KeptPages:
+    """Pages of some memories that keep their patterns, memory after memory."""
+
+    views: Sequence[KeptView]
+    numbers: Integers
+    """Of the pages in their memories"""
+    place: Mapping[MemoryRecord, int]
+    """Of each memory that has such pages"""
+    pages: Integers
+    """(memories,): how many each has"""
+    patterns: Integers
+    """(memories,): in these"""
+
+    @classmethod
+    def of(cls, memories: Sequence[MemoryRecord], views: Mapping[Page, KeptView]) -> "KeptPages":
+        """List the pages of the memories of which there are views."""
+        found = list[KeptView]()
+        numbers, pages, patterns = list[int](), list[int](), list[int]()
+        place: dict[MemoryRecord, int] = {}
+        for memory in memories:
+            own = [(number, views[page]) for number, page in enumerate(memory.pages) if page in views]
+            if own:
+                place[memory] = len(place)
+                found += [view for _, view in own]
+                numbers += [number for number, _ in own]
+                pages.append(len(own))
+                patterns.append(sum([view.count for _, view in own]))
+        return cls(found, np.array(numbers, np.int64), place, np.array(pages, np.int64), np.array(patterns, np.int64))
+
+    def pair(self, memory: Integers) -> tuple[Integers, Integers]:
+        """Return the views and rows of all pairs of rows, which ask these memories (rows,), with pages."""
+        first, pages = (np.cumsum(self.pages) - self.pages)[memory], self.pages[memory]
+        row = np.repeat(np.arange(len(memory)), pages)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(pages) - pages, pages)
+        return np.repeat(first, pages) + within, row
+
+
+def _score(
+    state: ModelState, posterior: Posterior, asked: Sequence[Asked], kept: KeptPages, *, framed: bool
+) -> Stops[Scored]:
+    places = np.array([kept.place[job.memory] for job, _ in asked], np.int64)
+    memory = np.repeat(places, [job.size for job, _ in asked])
+    view, row = kept.pair(memory)
+    pairs = compute.pair(kept.views, view, row)
     cues = ReadCues.of(state, asked)
     weights = posterior.weights.float().cpu().numpy()
+    by = np.ascontiguousarray(weights[2:])
     parts = list[Floats]()
-    for start, end in _cut(counts):
-        parts.append(
-            compute.pair(views, view[start:end], row[start:end]).compare(
-                cues.u, cues.given, cues.read_u, np.ascontiguousarray(weights[2:])
-            )
-        )
+    for start, end in _cut(pairs.counts):
+        some = pairs if end - start == len(row) else compute.pair(kept.views, view[start:end], row[start:end])
+        parts.append(some.compare(cues.u, cues.given, cues.read_u, by))
         yield
-    scored = Scored(asked, concatenate(parts), cues.score_none(posterior, asked), view, numbers[view], row, counts)
-    if framed and max(pages) > 1:
-        yield from _point_framed(state, scored, cues, views, weights[:2])
+    none = cues.score_none(posterior, kept.patterns[memory])
+    scored = Scored(asked, concatenate(parts), none, pairs, kept.numbers[view], row, pairs.counts)
+    if framed and kept.pages.max() > 1:
+        yield from _point_framed(state, scored, cues, kept.views, weights[:2])
     else:
-        compute.pair(views, view, row).point(combine(cues.x, cues.read_x, weights[:2]), scored.scores)
+        pairs.point(combine(cues.directions, cues.read_directions, weights[:2]), scored.scores)
     return scored
 
 
@@ -196,7 +222,7 @@ def _cut(counts: Integers) -> Sequence[tuple[int, int]]:
 
 
 def _point_framed(
-    state: ModelState, scored: Scored, cues: "ReadCues", views: Sequence[KeptView], weights: Floats
+    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats
 ) -> Stops[None]:
     """Add the agreements of directions, in each page's own frame, to scores in place; −∞ where they can change nothing.
 
@@ -212,7 +238,7 @@ def _point_framed(
     chosen &= place - np.searchsorted(scored.row, scored.row) < FRAMES
     pairs = np.flatnonzero(chosen)
     # Cues and readings in the frames of those pages
-    pages = [one.job.memory.pages for one in scored.asked for _ in range(one.job.size)]
+    pages = [job.memory.pages for job, _ in scored.asked for _ in range(job.size)]
     by_page: dict[Page, list[int]] = {}
     for at, pair in enumerate(pairs.tolist()):
         by_page.setdefault(pages[scored.row[pair]][scored.number[pair]], []).append(at)
@@ -223,11 +249,11 @@ def _point_framed(
         ats = [by_page[page] for page in part]
         rows = scored.row[pairs[np.concatenate(ats)]]
         both = [enter_frames(state, part, [len(one) for one in ats], u[rows]) for u in (cues.prepared, cues.read)]
-        ways[np.concatenate(ats)] = combine(both[0], both[1], weights)
+        ways[np.concatenate(ats)] = combine(*map(normalize, both), weights)
         yield
     some = np.repeat(chosen, scored.counts)
     found = np.ascontiguousarray(scored.scores[some])
-    compute.pair(views, scored.view[pairs], np.arange(len(pairs))).point(ways, found)
+    compute.pair(views, scored.pairs.view[pairs], np.arange(len(pairs))).point(ways, found)
     scored.scores[:] = -np.inf
     scored.scores[some] = found
 

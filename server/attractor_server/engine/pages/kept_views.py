@@ -7,12 +7,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from attractor_server.memories.page import Page
 
 STEPS = 127
-"""Of a direction's entries, the largest of which has so many"""
+"""Of a pattern's entries in whole numbers, the largest of which has so many"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,35 +19,50 @@ class KeptView:
     """The patterns of a page."""
 
     u: Tensor
-    """(patterns, values) float32, value by value"""
+    """(patterns, values) float32, value by value: what answers are made of"""
+    values: Tensor
+    """(patterns, values) int8: u in whole numbers, with which cues are compared: a quarter of the bytes to look through"""
+    steps: Tensor
+    """(patterns,) float32: what makes these u again, about"""
     x: Tensor
     """(patterns, entries) int8: directions in network units and in the page's frame, in whole numbers"""
     lengths: Tensor
     """(patterns,) float32: what makes those unit vectors"""
+    count: int
+    """Patterns"""
 
     @classmethod
     def of(cls, u: Tensor, x: Tensor) -> "KeptView":
         """Make the view of patterns u (patterns, values), which are x (patterns, entries) in network units."""
-        directions = normalize(x, dim=-1)
-        step = directions.abs().amax(-1).clamp(min=torch.finfo(x.dtype).tiny) / STEPS
-        whole = (directions / step[:, None]).round()
-        lengths = 1 / torch.linalg.vector_norm(whole, dim=-1).clamp(min=1)
-        return cls(u.float().contiguous(), whole.to(torch.int8).contiguous(), lengths.float().contiguous())
+        values, steps = _round(u)
+        directions, _ = _round(x)
+        lengths = 1 / torch.linalg.vector_norm(directions.float(), dim=-1).clamp(min=1)
+        return cls(u.float().contiguous(), values, steps, directions, lengths, len(u))
 
     @cached_property
-    def address(self) -> tuple[int, int, int, int]:
+    def address(self) -> tuple[int, ...]:
         """Its structure, as the native library takes it."""
-        return len(self.u), self.u.data_ptr(), self.x.data_ptr(), self.lengths.data_ptr()
+        return self.count, *(tensor.data_ptr() for tensor in self._tensors)
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        return self.u.nbytes + self.x.nbytes + self.lengths.nbytes
+        return sum(tensor.nbytes for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> Sequence[Tensor]:
+        return self.u, self.values, self.steps, self.x, self.lengths
 
 
 def view_bytes(patterns: int, values: int, entries: int) -> int:
     """Return the bytes of a view of so many patterns."""
-    return patterns * (4 * values + entries + 4)
+    return patterns * (5 * values + entries + 8)
+
+
+def _round(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows (n, size) in whole numbers, int8, and the step of each, (n,)."""
+    steps = rows.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / STEPS
+    return (rows / steps[:, None]).round().to(torch.int8).contiguous(), steps.float().contiguous()
 
 
 class KeptViews:

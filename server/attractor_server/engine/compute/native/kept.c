@@ -4,12 +4,12 @@
 #include "vectors.h"
 
 /* Whether what is missing counts for nothing is known when this is compiled, as is which side counts. */
-INLINE float compare(int cue, int read, int gaps, int64_t size, const float *u, const float *asked, const float *given,
-                     const float *found, const float *by) {
-    vec total = all(0), squares = all(by[0]), lengths = all(by[2]), read_squares = all(by[1]), read_lengths = all(by[3]);
+INLINE float compare(int cue, int read, int gaps, int64_t size, const int8_t *values, float step, const float *asked,
+                     const float *given, const float *found, const float *by) {
+    vec unit = all(step), total = all(0), squares = all(by[0]), lengths = all(by[2]), read_squares = all(by[1]), read_lengths = all(by[3]);
     int64_t j = 0;
     for (; j + LANES <= size; j += LANES) {
-        vec kept = load(u + j);
+        vec kept = unit * whole(values + j);
         if (cue) {
             vec gap = load(asked + j) - kept, far = (vec)((ivec)gap & 0x7fffffff);
             vec costs = far * (squares * far + lengths);
@@ -22,7 +22,7 @@ INLINE float compare(int cue, int read, int gaps, int64_t size, const float *u, 
     }
     float rest = sum(total);
     for (; j < size; j++) {
-        float far = __builtin_fabsf(asked[j] - u[j]), further = __builtin_fabsf(found[j] - u[j]);
+        float kept = step * values[j], far = __builtin_fabsf(asked[j] - kept), further = __builtin_fabsf(found[j] - kept);
         if (cue)
             rest += far * (by[0] * far + by[2]) * (gaps ? given[j] : 1);
         if (read)
@@ -34,7 +34,7 @@ INLINE float compare(int cue, int read, int gaps, int64_t size, const float *u, 
 INLINE void compare_all(int cue, int read, int gaps, const kept_page *page, int64_t size, const float *asked,
                         const float *given, const float *found, const float *by, float *scores) {
     for (int64_t item = 0; item < page->patterns; item++)
-        scores[item] = -compare(cue, read, gaps, size, page->u + item * size, asked, given, found, by);
+        scores[item] = -compare(cue, read, gaps, size, page->values + item * size, page->steps[item], asked, given, found, by);
 }
 
 void compare_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
@@ -42,9 +42,9 @@ void compare_kept(const kept_page *pages, int64_t pairs, const int64_t *page, co
     int cue = weights[0] != 0 || weights[2] != 0, read = weights[1] != 0 || weights[3] != 0;
     for (int64_t pair = 0; pair < pairs; pair++) {
         const kept_page *at = pages + page[pair];
-        const float *asked = cues + row[pair] * size, *mask = given + row[pair] * size, *found = readings + row[pair] * size;
-        float count = 0;
-        for (int64_t j = 0; j < size; j++)
+        const float *asked = cues + row[pair] * size, *mask = given ? given + row[pair] * size : 0, *found = readings + row[pair] * size;
+        float count = mask ? 0 : (float)size;
+        for (int64_t j = 0; mask && j < size; j++)
             count += mask[j];
         float by[4] = {weights[0] / (count < 1 ? 1 : count), weights[1] / (float)size, weights[2] / (count < 1 ? 1 : count),
                        weights[3] / (float)size};

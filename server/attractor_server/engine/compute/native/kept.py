@@ -21,7 +21,7 @@ class HostPairs:
     row: Integers
     counts: Integers
 
-    def compare(self, cues: Floats, given: Floats, readings: Floats, weights: Floats) -> Floats:
+    def compare(self, cues: Floats, given: Floats | None, readings: Floats, weights: Floats) -> Floats:
         """See `Pairs`."""
         scores = np.empty(int(self.counts.sum()), np.float32)
         self._call("compare_kept", cues.shape[1], cues, given, readings, weights, scores)
@@ -43,16 +43,15 @@ class HostPairs:
     def _structures(self) -> "ctypes.Array[ctypes.Structure]":
         structure = structures()["kept_page"]
         filled: ctypes.Array[ctypes.Structure] = (structure * len(self.views))()
-        ctypes.memmove(
-            filled, np.array([one.address for one in self.views], np.int64).ctypes.data, ctypes.sizeof(filled)
-        )
+        addresses = np.array([one.address for one in self.views], np.int64)
+        ctypes.memmove(filled, addresses.ctypes.data, ctypes.sizeof(filled))
         return filled
 
-    def _call(self, name: str, size: int, *given: Floats | float) -> None:
+    def _call(self, name: str, size: int, *given: Floats | float | None) -> None:
         """Call the function; arrays are C-contiguous, and live until it returns."""
         native = library()
         assert native is not None
-        assert all(isinstance(one, float) or one.flags.c_contiguous for one in given)
-        addresses = [one if isinstance(one, float) else one.ctypes.data for one in given]
+        assert all(not isinstance(one, np.ndarray) or one.flags.c_contiguous for one in given)
+        addresses = [one.ctypes.data if isinstance(one, np.ndarray) else one for one in given]
         pairs = self._structures, len(self.view), self.view.ctypes.data, self.row.ctypes.data
         getattr(native, name)(*pairs, size, *addresses)

@@ -59,6 +59,8 @@ typedef struct {
 typedef struct {
     int64_t patterns;
     const float *u;       /* (patterns, size), value by value */
+    const int8_t *values; /* (patterns, size): the same in whole numbers */
+    const float *steps;   /* (patterns): what makes these u again */
     const int8_t *x;      /* (patterns, entries): directions, in whole numbers */
     const float *lengths; /* (patterns): what makes those unit vectors */
 } kept_page;
@@ -70,7 +72,7 @@ void frame_patterns(const frame *frames, int64_t count, int64_t pages, int64_t n
 
 /* Pairs of a row of cues and readings (rows, size) with a page; `scores` of a pair's patterns follow those of the pair
    before it. Of weights there are those of squares to the cue and to the reading, and of absolute differences to either;
-   `given` is 1 where the cue is, where a gap is 0. */
+   `given` is 1 where the cue is, and 0 in gaps; NULL where there is none. */
 void compare_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
                   const float *cues, const float *given, const float *readings, const float *weights, float *scores);
 
