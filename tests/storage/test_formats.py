@@ -155,6 +155,22 @@ def test_memories_of_format_3_see_vectors_as_their_model_does(tmp_path: Path) ->
         assert journal.create([new])[0].settings.metric == "own"
 
 
+def test_kept_patterns_take_part_in_the_answers_of_memories_of_format_4(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, 4)) as database:
+        journal = SqlMemoryStore(database)
+        grown = journal.find("golden/grown")
+        assert grown is not None
+        assert grown.settings == MemorySettings(page_patterns=4, metric="own", recall="posterior")
+        assert (grown.version, grown.patterns) == (2, 6)
+        entry = journal.page(grown.id, 0, all_entries=True).entries[0]
+        np.testing.assert_array_equal(entry.values, values(4))
+        assert [item.id for item in entry.items] == ["i0", "i1", "i2", "i3"]
+        assert journal.find_call(call("TakeSnapshot", 1, memory="golden/grown")) == Done(1, 4)
+        settings = MemorySettings(page_patterns=4, recall="network")
+        new = NewMemory(name="new", model="tiny", model_digest="sha256:1", settings=settings)
+        assert journal.create([new])[0].settings == settings
+
+
 def store_of(store_uri: str) -> Store:
     return open_store(store_uri)
 

@@ -89,7 +89,9 @@ class ModelState:
     def compares(self, job: Job) -> bool:
         """Whether kept patterns take part in the job's answer."""
         memory = job.memory
-        if self.model.posterior is None or self.patterns is None or not memory.id or not memory.settings.keeps_all:
+        if self.model.posterior is None or self.patterns is None or not (memory.id and memory.patterns):
+            return False
+        if not memory.settings.keeps_all:
             return False
         return memory.settings.recall == "posterior" if job.kept is None else job.kept
 

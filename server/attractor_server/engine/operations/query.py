@@ -1,6 +1,6 @@
 """Queries and recognition: reading by the network, and then the part that kept patterns take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,30 +36,29 @@ def query(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
 
 def recognize(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Tell how familiar patterns are: by the kept patterns, or else by the page that knows each best."""
-    alone, beside = (
-        [
-            MemoryBatch(one.memory, jobs)
-            for one in batches
-            if (jobs := [job for job in one.jobs if state.compares(job) is by])
-        ]
-        for by in (False, True)
-    )
-    if alone:
-        limit = state.limit_reads(job for one in alone for job in one.jobs)
-        yield from run_program(state, alone, recognize_alone, limit=limit, contests=False)
-    if not beside:
-        return
-    ready = list[tuple[Job, Outcome | ServerError]]()
-    for answered in _read_all(state, beside, contests=False):
-        if answered is None:
-            yield None
-        else:
-            ready.append(answered)
+    ready, alone = list[tuple[Job, Outcome | ServerError]](), list[Job]()
+    if beside := _select(batches, state.compares):
+        for answered in _read_all(state, beside, contests=False):
+            if answered is None:
+                yield None
+            else:
+                ready.append(answered)
     for settled in _settle(state, ready):
-        if settled is not None and isinstance(settled[1], Recalled):
-            yield settled[0], _familiarity_of(settled[1])
-        else:
+        if settled is None or not isinstance(settled[1], Recalled):
             yield settled
+        elif settled[1].probability is None:
+            alone.append(settled[0])
+        else:
+            yield settled[0], _familiarity_of(settled[1])
+    if some := _select(batches, lambda job: not state.compares(job) or job in alone):
+        limit = state.limit_reads(job for one in some for job in one.jobs)
+        yield from run_program(state, some, recognize_alone, limit=limit, contests=False)
+
+
+def _select(batches: Sequence[MemoryBatch], chosen: Callable[[Job], bool]) -> Sequence[MemoryBatch]:
+    """Return the batches with the chosen jobs alone."""
+    some = [MemoryBatch(one.memory, [job for job in one.jobs if chosen(job)]) for one in batches]
+    return [one for one in some if one.jobs]
 
 
 def _read_all(state: ModelState, batches: Sequence[MemoryBatch], *, contests: bool) -> Results:

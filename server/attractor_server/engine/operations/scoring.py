@@ -23,7 +23,7 @@ from attractor_server.memories.outcomes import Floats, Integers, Recalled
 from attractor_server.memories.page import Page
 from attractor_server.scheduling.jobs import Job
 
-FRAMES = 8
+FRAMES = 4
 """Pages with frames in whose directions one cue is seen, at most"""
 
 NEGLIGIBLE = 14.0
