@@ -241,7 +241,7 @@ def test_what_matches_in_many_pages_is_searched_in_another_thread_and_is_what_ma
 
     def search() -> Job:
         job = kept.job(Operation.QUERY, memory, some(40))
-        job.match = True
+        job.matches = 1
         return job
 
     whole = kept.run(search())
@@ -264,7 +264,7 @@ def test_a_search_that_fails_in_another_thread_is_the_error_of_its_request(
 ) -> None:
     memory = kept.made("a", STREAM)
     job = kept.job(Operation.QUERY, memory, some(40))
-    job.match = True
+    job.matches = 1
 
     def failing(memory: int, number: int, *, all_entries: bool = False) -> None:
         raise StoreFailed("the store failed")

@@ -84,8 +84,9 @@ async def test_a_distorted_cue_brings_back_the_very_vector_and_a_strange_one_is_
     assert several is not None
     assert (several.id, several.pattern.shape, several.distance.shape) == (recall.match.id[5], (3, 384), (3,))
     known, guessed = await memory.recognize(cues), await memory.recognize(cues, kept=False)
-    assert_allclose(known.probability, recall.probability, atol=1e-4)
+    assert known.probability is not None
     assert guessed.probability is not None
+    assert_allclose(known.probability, recall.probability, atol=1e-4)
     assert np.abs(guessed.probability - recall.probability).max() > 1e-3
 
 
@@ -139,7 +140,7 @@ async def test_what_cannot_be_meant_is_refused_by_name(kept: ShardSpec, notes: V
         for request, message in (
             (pb.QueryRequest(memory="notes", tensors=cues, match=True, matches=1025), "matches: saw 1025; expected 0"),
             (pb.QueryRequest(memory="notes", tensors=cues, matches=2), "matches: saw 2; expected 0, without `match`"),
-            (pb.QueryRequest(memory="notes", tensors=cues, recall=9), "recall: saw 9; expected"),
+            (pb.QueryRequest(memory="notes", tensors=cues, recall=9), "recall: saw 9; expected"),  # type: ignore[arg-type]
         ):
             with pytest.raises(aio.AioRpcError, match=message):
                 await stub.Query(request)

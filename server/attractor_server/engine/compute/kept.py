@@ -34,7 +34,7 @@ class Pairs(Protocol):
     def compare(self, cues: Floats, given: Floats | None, readings: Floats, weights: Floats) -> Floats:
         """Return the weighed sums of negative differences, (patterns of all pairs,).
 
-        Cues and readings are (rows, values), `given` is 1 where a cue is, and else 0, as is the cue; None: all are whole.
+        Cues and readings are (rows, values), `given` is 1 where a cue is, else 0, as is the cue; None: all are whole.
         The weights (4,) are of mean squares to the cue and to the reading, and of mean absolute differences to either.
         """
 

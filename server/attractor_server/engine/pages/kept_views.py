@@ -21,7 +21,7 @@ class KeptView:
     u: Tensor
     """(patterns, values) float32, value by value: what answers are made of"""
     values: Tensor
-    """(patterns, values) int8: u in whole numbers, with which cues are compared: a quarter of the bytes to look through"""
+    """(patterns, values) int8: u in whole numbers, which cues are compared with: a quarter of the bytes"""
     steps: Tensor
     """(patterns,) float32: what makes these u again, about"""
     x: Tensor
