@@ -11,6 +11,7 @@ from attractor_server.app import run_shard
 from attractor_server.energy.model import Model
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(folder: Path) -> Mapping[str, Model]:
     """What the files hold, by name, to compute answers from by another way."""
     return write_models(folder)
+
+
+@pytest.fixture
+async def keeping(folder: Path, models: Mapping[str, Model], tmp_path: Path) -> AsyncIterator[attractor.AsyncClient]:
+    """A client of a shard whose memories keep their patterns."""
+    spec = ShardSpec(models=folder, bank_bytes=1 << 20, warm_up=False, store_uri=uri_of(tmp_path / "data"))
+    async with run_shard(spec) as shard:
+        await shard.learn(Topology(1, (shard.info,)))
+        async with attractor.connect(shard.info.address, timeout_s=20) as connected:
+            yield connected
 
 
 @pytest.fixture

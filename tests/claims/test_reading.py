@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from tests.support.oracle import TOLERANCE, Floats, damaged, error, recalled, slopes, stored_patterns, written
+from tests.support.trained_models import POSTERIOR
 
 import attractor
+from attractor_server.energy import reference
 from attractor_server.energy.model import Model
+from attractor_server.energy.posterior import AGREEMENTS, NONE, STORED_ODDS
 
 
 async def iterates_of(client: attractor.AsyncClient, model: Model, *, steps: int = 0) -> attractor.Trajectory:
@@ -137,3 +140,32 @@ async def test_the_file_fixes_the_reading_steps_unless_a_query_asks_for_others(
     assert torch.equal(answers[0], answers[4])
     assert not torch.allclose(answers[1], answers[4], atol=0.01)
     assert not torch.allclose(answers[7], answers[4], atol=0.001)
+
+
+async def test_kept_patterns_add_a_term_to_the_energy_that_the_answer_is_a_gradient_step_on(
+    keeping: attractor.AsyncClient, models: Mapping[str, Model]
+) -> None:
+    model, patterns = models["keeper"], stored_patterns(models["keeper"])
+    memory = await keeping.create_memory("a", model="keeper")
+    await memory.store(patterns)
+    cues = np.asarray(patterns + 0.2 * np.random.default_rng(0).standard_normal(patterns.shape), np.float32)
+    recall = await memory.query(cues, trajectory=True)
+    alone = await memory.query(cues, trajectory=True, kept=False)
+    assert recall.trajectory is not None
+    assert alone.trajectory is not None
+    # The network reads as without them, and what it read is where the last step begins
+    np.testing.assert_allclose(recall.trajectory.pattern[:-1], alone.trajectory.pattern, atol=TOLERANCE)
+    np.testing.assert_array_equal(recall.trajectory.pattern[-1], recall.pattern)
+    kept = torch.from_numpy(patterns)
+    for cue, reading, delta, answer in zip(cues, alone.pattern, alone.delta_energy, recall.pattern, strict=True):
+        x = [torch.from_numpy(one) for one in (cue, reading)]
+        seen = [dict(zip(AGREEMENTS, reference.agreements([*x, one], [*x, one]), strict=True)) for one in kept]
+        scores = torch.stack([POSTERIOR.weights @ torch.stack(list(one.values())) for one in seen])
+        own = reference.agreements([x[0], x[1], x[1]], [x[0], x[1], x[1]])
+        features = [1.0, float(delta), float(np.log(len(kept))), 1.0, float(own[0]), float(own[2]), float(own[4])]
+        assert len(features) == len(NONE)
+        none = POSTERIOR.none @ torch.tensor(features) - float(np.log(STORED_ODDS))
+        expected = reference.posterior_mean(scores, none, kept, x[1])
+        assert float(scores.softmax(0).max()) > 0.99  # so that nothing is to be read again
+        np.testing.assert_allclose(answer, expected.numpy(), atol=5e-3)
+    assert np.abs(recall.pattern - alone.pattern).max() > 0.05, "they take part"

@@ -17,6 +17,7 @@ from attractor_server.energy.networks.mlp import MLP
 from attractor_server.energy.networks.quadratic import Quadratic
 from attractor_server.energy.networks.recurrent import Recurrent
 from attractor_server.energy.parameters import initial_writer
+from attractor_server.energy.posterior import Posterior
 from attractor_server.fields import Field
 
 SIGNS = Field(name="signs", kind="vector", shape=(24,))
@@ -29,6 +30,11 @@ SUBSETS = {
 """Writable sets of the perceptron, which has all of its layers otherwise: some layers, and one tensor of a layer"""
 BETA_RATE = 0.05
 """η of the models whose pull towards the initial weights is varied"""
+POSTERIOR = Posterior(
+    weights=torch.tensor([8.0, 4.0, 6.0, 3.0, 2.0, 1.0]),
+    none=torch.tensor([0.5, 0.02, 0.3, 0.2, 4.0, 2.0, 1.0]),
+)
+"""Of a model whose kept patterns take part in reading; the weights are made up"""
 Change = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 
@@ -53,6 +59,7 @@ def without_weights(model: Model, names: Collection[str]) -> Model:
 def _all() -> Iterator[Model]:
     signs = trained(untrained("signs", SIGNS, Quadratic(inputs=24, features=24)), 150)
     yield signs
+    yield replace(signs, name="keeper", posterior=POSTERIOR)
     yield from _of_reading(signs)
     yield from _of_writing(signs)
     image = Convolutional(inputs=16, image=(1, 4, 4), channels=4, blocks=1, keys=16, values=16)
