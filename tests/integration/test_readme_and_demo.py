@@ -52,10 +52,12 @@ def test_the_demo_reaches_its_figures_and_draws_them(tmp_path: Path) -> None:
     said = json.loads(run.stdout.splitlines()[-1])
     counts = {"memories": 16, "stored": 512, "queries": 512, "shards": 2}
     assert {key: said[key] for key in counts} == counts
-    assert said["mse_recalled"] < min(said["mse_ridge"], said["mse_nearest"])
-    assert said["mse_recalled"] <= 0.5 * said["mse_cue"]
-    assert said["id_recalled"] >= max(0.95, said["id_cue"])
+    assert said["mse_network"] < min(said["mse_ridge"], said["mse_nearest"])
+    assert said["mse_network"] <= 0.5 * said["mse_cue"]
+    assert said["mse_recalled"] <= 0.1 * said["mse_cue"]
+    assert said["id_recalled"] >= max(0.98, said["id_cue"])
     assert said["auroc"] >= 0.97
+    assert said["probability_auroc"] >= said["auroc"]
 
 
 def test_the_demo_stores_pictures_of_ones_own(tmp_path: Path) -> None:

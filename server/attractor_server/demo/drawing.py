@@ -1,4 +1,4 @@
-"""Picture of the demo: stored, cue and recalled, and the energy over the reading steps."""
+"""Picture of the demo: stored, cue, recalled by the network alone and with what is kept, and energies while reading."""
 
 from pathlib import Path
 
@@ -13,10 +13,11 @@ def draw(plan: Plan, report: Report, path: Path) -> None:
     """Draw some items of the first memory, and the energies of their cues by reading step."""
     from matplotlib.figure import Figure
 
-    rows = {"stored": plan.stored, "cue": plan.cues, "recalled": report.answers[0].recalled}
+    first = report.answers[0]
+    rows = {"stored": plan.stored, "cue": plan.cues, "network": first.by_network, "recalled": first.recalled}
     columns = min(TRACED, len(plan.stored))
-    figure = Figure(figsize=(columns, 5.6), facecolor=PAPER, layout="constrained")
-    halves = figure.subfigures(2, 1, height_ratios=(3.3, 2.3), squeeze=False)
+    figure = Figure(figsize=(columns, 6.6), facecolor=PAPER, layout="constrained")
+    halves = figure.subfigures(2, 1, height_ratios=(4.3, 2.3), squeeze=False)
     pictures, chart = halves[:, 0]
     grid = pictures.subplots(len(rows), columns, squeeze=False)
     for line, (name, patterns) in zip(grid, rows.items(), strict=True):

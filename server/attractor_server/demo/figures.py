@@ -19,7 +19,7 @@ def mean_squared_error(x: Tensor, truth: Tensor) -> float:
 
 
 def figures_of(plans: Sequence[Plan], report: Report) -> dict[str, float]:
-    """Return mean squared errors (values from -1 to 1), identification rates, and the AUROC of ΔE."""
+    """Return mean squared errors (values from -1 to 1), identification rates, and AUROCs."""
     stored, cues = torch.cat([plan.stored for plan in plans]), torch.cat([plan.cues for plan in plans])
     ridge = fit_ridge(load_dataset("glyphs", "train"), [BLOCK], lambda made: made.values)
     nearest = torch.cat([look_up(plan.cues, plan.stored) for plan in plans])
@@ -28,6 +28,7 @@ def figures_of(plans: Sequence[Plan], report: Report) -> dict[str, float]:
     return {
         "mse_cue": mean_squared_error(cues, stored),
         "mse_recalled": mean_squared_error(torch.cat([one.recalled for one in answers]), stored),
+        "mse_network": mean_squared_error(torch.cat([one.by_network for one in answers]), stored),
         "mse_ridge": mean_squared_error(ridge.restore(cues), stored),
         "mse_no_write": mean_squared_error(torch.cat([one.unwritten for one in answers]), stored),
         "mse_nearest": mean_squared_error(nearest, stored),
@@ -36,5 +37,9 @@ def figures_of(plans: Sequence[Plan], report: Report) -> dict[str, float]:
         "id_cue": sum(identification_rate(plan.cues, plan.stored) * len(plan.stored) for plan in plans) / len(stored),
         "auroc": auroc(
             -torch.cat([one.stored_delta for one in answers]), -torch.cat([one.unseen_delta for one in answers])
+        ),
+        "probability_auroc": auroc(
+            torch.cat([one.stored_probability for one in answers]),
+            torch.cat([one.unseen_probability for one in answers]),
         ),
     }

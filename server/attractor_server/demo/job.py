@@ -24,10 +24,14 @@ class Answers:
     """Answers for one memory: recalled patterns (n, 784), dark 0 to bright 1, and scores (n,)."""
 
     recalled: Tensor
+    by_network: Tensor
+    """Patterns recalled from the same cues by the network alone"""
     unwritten: Tensor
     """Patterns recalled from the same cues in an empty memory"""
     stored_delta: Tensor
     unseen_delta: Tensor
+    stored_probability: Tensor
+    unseen_probability: Tensor
 
 
 @dataclass
@@ -59,7 +63,7 @@ async def run_job(address: str, plans: Sequence[Plan]) -> Report:
             await _collect_answers(memory, empty, plan, recall)
             for memory, plan, recall in zip(memories, plans, recalls, strict=True)
         ]
-        traced = await memories[0].query(_to_images(plans[0].cues[:TRACED]), trajectory=True)
+        traced = await memories[0].query(_to_images(plans[0].cues[:TRACED]), trajectory=True, kept=False)
         assert traced.trajectory is not None
         return Report(answers, traced.trajectory.energy, stored_s - started_s, queried_s - stored_s)
 
@@ -79,13 +83,23 @@ async def _collect_answers(
     memory: attractor.AsyncMemory, empty: attractor.AsyncMemory, plan: Plan, recalls: Sequence[attractor.Recall]
 ) -> Answers:
     unwritten = await empty.query(_to_images(plan.cues))
+    by_network = await memory.query(_to_images(plan.cues), kept=False)
     unseen = await memory.recognize(_to_images(plan.unseen_cues))
+    assert unseen.probability is not None
     return Answers(
         recalled=_to_patterns(np.stack([recall.pattern for recall in recalls])),
+        by_network=_to_patterns(by_network.pattern),
         unwritten=_to_patterns(unwritten.pattern),
         stored_delta=torch.tensor([float(recall.delta_energy) for recall in recalls]),
         unseen_delta=torch.from_numpy(unseen.delta_energy),
+        stored_probability=torch.tensor([_probability_of(recall) for recall in recalls]),
+        unseen_probability=torch.from_numpy(unseen.probability),
     )
+
+
+def _probability_of(recall: attractor.Recall) -> float:
+    assert recall.probability is not None
+    return float(recall.probability)
 
 
 def _to_images(patterns: Tensor) -> NDArray[np.float32]:
