@@ -20,6 +20,7 @@ from attractor._errors import (
     Draining,
     Exhausted,
     Forgotten,
+    HandshakeFailed,
     InvalidRequest,
     MemoryFull,
     MemoryNotFound,
@@ -43,6 +44,7 @@ from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry
 from attractor._sync import Client, Memory, MemoryStream
 from attractor._text import MISSING
+from attractor._tls import TLS
 from attractor._types import (
     AudioFormat,
     Cue,
@@ -67,6 +69,7 @@ from attractor._types import (
 
 __all__ = [
     "MISSING",
+    "TLS",
     "AsyncClient",
     "AsyncMemory",
     "AsyncMemoryStream",
@@ -87,6 +90,7 @@ __all__ = [
     "Familiarity",
     "FieldInfo",
     "Forgotten",
+    "HandshakeFailed",
     "InvalidRequest",
     "Matches",
     "Memory",

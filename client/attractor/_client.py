@@ -23,6 +23,7 @@ from attractor._session.link import Link
 from attractor._session.router import Router
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
+from attractor._tls import TLS, Credentials, check_tls
 from attractor._types import MemoryInfo, ModelInfo
 from attractor._unary import UnaryCalls
 from attractor_proto.v1 import memories_pb2 as pb
@@ -37,18 +38,23 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
     in_flight_patterns: int = 4096,
     direct: bool = True,
     use_proxy: bool = False,
+    tls: TLS | bool | None = None,
 ) -> "AsyncClient":
     """Return a client of the server at `address` (host:port, or host for port 7171); use it in an `async with`.
 
     `timeout_s` bounds every call that names no timeout of its own, repeats included. At most `in_flight_patterns` are
     sent and not answered on each stream; later ones wait. `direct` False sends everything to `address`,
     whose shard forwards: for clients that reach no other one, behind a load balancer say. The proxy that
-    `grpc_proxy`, `https_proxy` or `http_proxy` names is used only with `use_proxy`: memories pass it in plain text.
+    `grpc_proxy`, `https_proxy` or `http_proxy` names is used only with `use_proxy`: without TLS, memories pass it in
+    plain text. `tls` True encrypts and verifies the server by the certificates of this system; `attractor.TLS(…)` names
+    others, and the client's own.
 
     Raises:
-        InvalidRequest: it is no address.
+        InvalidRequest: it is no address, or no TLS.
 
     Raises, on entering the block:
+        InvalidRequest: a file of `tls` cannot be used.
+        HandshakeFailed: client and server do not agree on TLS; so any later call may fail.
         Unreachable: no server answers within `connect_timeout_s`.
         ProtocolMismatch: the server speaks another version.
         WrongBackend: not called from asyncio.
@@ -62,6 +68,7 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
             in_flight_patterns=in_flight_patterns,
             direct=direct,
             use_proxy=use_proxy,
+            tls=check_tls(tls),
             retry=retry or Retry(),
         ),
     )
@@ -139,7 +146,12 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         settings = replace(self._settings, client_id=uuid.uuid4().hex)
         async with AsyncExitStack() as resources:  # which are closed in the reverse order
             resources.callback(self._forget_opening, affinity)
-            channels, others = (Channels(affinity, use_proxy=settings.use_proxy) for _ in range(2))
+            credentials = None if settings.tls is None else Credentials(settings.tls, self._address)
+            if credentials is not None:
+                await credentials.refresh()
+            channels, others = (
+                Channels(affinity, use_proxy=settings.use_proxy, credentials=credentials) for _ in range(2)
+            )
             resources.push_async_callback(flush, affinity, self._address)
             resources.push_async_callback(channels.close_all)
             resources.push_async_callback(others.close_all)

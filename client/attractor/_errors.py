@@ -22,6 +22,7 @@ AttractorError
 │   └── Unreachable      no server answers at the address
 ├── TimeoutExceeded      no answer within the timeout; the request may or may not have been applied (TimeoutError)
 ├── ProtocolMismatch     the server speaks another version of the contract, or is no Attractor server
+├── HandshakeFailed      client and server do not agree on TLS, or one does not believe the other's certificate
 ├── ServerFault          the server failed in a way nobody foresaw, or sent an invalid frame
 ├── Closed               the client was closed, or was never entered
 ├── ClientOpen           a client that is open was entered once more
@@ -149,6 +150,10 @@ class TimeoutExceeded(AttractorError, TimeoutError):
 
 class ProtocolMismatch(AttractorError):
     default_reason = "PROTOCOL_VERSION"
+
+
+class HandshakeFailed(AttractorError):
+    default_reason = "HANDSHAKE"
 
 
 class ServerFault(AttractorError):

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
+from attractor._tls import TLS
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 
 
@@ -40,6 +41,8 @@ class Settings:
     """Whether to connect to owners that shards name."""
     use_proxy: bool = False
     """Whether to connect by way of the proxy that the environment names."""
+    tls: TLS | None = None
+    """None: connections without TLS."""
     retry: Retry = field(default_factory=Retry)
 
 

@@ -16,6 +16,7 @@ from attractor._memory_settings import RequestedSettings
 from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
+from attractor._tls import TLS
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
 
 T = TypeVar("T")
@@ -128,6 +129,7 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
         in_flight_patterns: int = 4096,
         direct: bool = True,
         use_proxy: bool = False,
+        tls: TLS | bool | None = None,
     ) -> None:
         """Take the arguments of `connect`."""
         inner = connect(
@@ -138,6 +140,7 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
             in_flight_patterns=in_flight_patterns,
             direct=direct,
             use_proxy=use_proxy,
+            tls=tls,
         )
         super().__init__(LoopThread(), inner)
 

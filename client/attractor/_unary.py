@@ -107,6 +107,9 @@ class UnaryCalls:
                     return default_in_repeat
                 raise
             except Unavailable as error:
+                why = await self.channel.explain(error, limit_s=deadline_s - anyio.current_time())
+                if why is not error:
+                    raise why from error
                 attempt += 1
                 delay_s = self._settings.retry.delay_s(attempt)
                 if anyio.current_time() + delay_s >= deadline_s:

@@ -373,14 +373,19 @@ def rows_of(tensor: pb.Tensor, start: int, stop: int) -> pb.Tensor:
 
 @asynccontextmanager
 async def serving(
-    fake: FakeServer, port: int = 0, *, options: Sequence[tuple[str, int]] = ()
+    fake: FakeServer,
+    port: int = 0,
+    *,
+    options: Sequence[tuple[str, int]] = (),
+    credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[FakeServer]:
-    """The server, reachable at `fake.address`, until the end of the block."""
+    """The server, reachable at `fake.address`, until the end of the block; with TLS where it has credentials."""
     server = aio.server(options=list(options))
     memory_data_pb2_grpc.add_MemoryDataServicer_to_server(fake, server)
     memories_pb2_grpc.add_MemoriesServicer_to_server(fake, server)
     memories_pb2_grpc.add_ModelsServicer_to_server(FakeModels(fake), server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     fake.server = server
     fake.address = f"127.0.0.1:{bound}"

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from attractor._arrays import PackedPatterns
-from attractor._errors import AttractorError, Closed, TimeoutExceeded
+from attractor._errors import AttractorError, Closed, HandshakeFailed, TimeoutExceeded
 from attractor._session.channel import Channels
 from attractor._session.deadlines import Deadlines
 from attractor._session.link import Link
@@ -112,7 +112,7 @@ class Router:
     def fall_back(self, link: Link, *, avoid: bool) -> bool:
         """Move everything from a direct link to the seed, which forwards it; to `avoid` it for a while."""
         if link is self.seed:
-            if avoid:
+            if avoid and not isinstance(link.failure, HandshakeFailed):  # which the caller is to hear of
                 self._lend_requests(link)
             return False
         now_s = anyio.current_time()

@@ -61,18 +61,20 @@ async def open_session(channel: Channel, client_id: str, timeout_s: float) -> As
 
     Raises:
         Unreachable: no answer within the timeout.
+        HandshakeFailed: client and server do not agree on TLS.
         ProtocolMismatch: the server speaks another version.
         AttractorError: another answer of the server.
     """
     call = channel.data.Session()
     try:
-        welcome = await _shake_hands(call, channel.address, client_id, timeout_s)
+        welcome = await _shake_hands(call, channel, client_id, timeout_s)
         yield Session(call, _decode_limits(welcome), list(welcome.shards))
     finally:
         call.cancel()
 
 
-async def _shake_hands(call: Call, address: str, client_id: str, timeout_s: float) -> pb.Welcome:
+async def _shake_hands(call: Call, channel: Channel, client_id: str, timeout_s: float) -> pb.Welcome:
+    address = channel.address
     hello = pb.Hello(protocol_version=PROTOCOL_VERSION, client_id=client_id, agent=_AGENT)
     try:
         with anyio.fail_after(timeout_s):
@@ -82,6 +84,9 @@ async def _shake_hands(call: Call, address: str, client_id: str, timeout_s: floa
     except TimeoutError as error:
         raise Unreachable(f"no answer from {address} within {timeout_s:g} s") from error
     except Unavailable as error:
+        why = await channel.explain(error, limit_s=timeout_s)
+        if why is not error:
+            raise why from error
         raise Unreachable(f"cannot reach {address}: {error}", reason=error.reason) from error
     if response is None:
         raise Unreachable(f"{address} ended the session without a welcome")
