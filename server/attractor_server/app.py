@@ -22,6 +22,7 @@ from attractor_server.model_registry import archive_models, device_of, load_form
 from attractor_server.rpc.server import RpcServer, open_server
 from attractor_server.scheduling.batch_size import CONTENTION_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
+from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.expiry import clear, sweep
 from attractor_server.shard.memory_share import free_memory, share_memory
 from attractor_server.shard.out_of_memory import explain_out_of_memory
@@ -126,6 +127,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
+    certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
     async with _prepare(spec) as (models, engine, store, bank_bytes):
         batcher = Batcher(
             engine if store is None else LeaseGuard(engine, lease=store.ownership),
@@ -142,7 +144,12 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         shard.resize = None if store is None else resize
         ports = range(spec.port, spec.port + spec.ports)
         async with open_server(
-            shard, host=spec.host, ports=ports, advertise=spec.advertise, transport=spec.transport
+            shard,
+            host=spec.host,
+            ports=ports,
+            advertise=spec.advertise,
+            transport=spec.transport,
+            certificates=certificates,
         ) as server:
             if not spec.follows:
                 await server.open()
@@ -152,6 +159,8 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 tasks.start_soon(sweep, shard)
                 tasks.start_soon(clear, shard)
                 tasks.start_soon(trim, shard.budget)
+                if certificates is not None:
+                    tasks.start_soon(certificates.watch, server.peers.renew)
                 if shard.ownership is not None:
                     tasks.start_soon(shard.ownership.run)
                 info = ShardInfo(server.address, spec.device)

@@ -55,6 +55,27 @@ class Settings(BaseSettings):
         description="Host that clients reach the shards at. Empty: --host, or where that is all addresses, the one of "
         "the machine that others reach.",
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file with the certificate of this server, then those that issued it, read again when it "
+        "changes, on each node; with it shards speak TLS alone. Empty: no TLS.",
+    )
+    tls_key: Path | None = Field(None, validate_default=True, description="PEM file with the key of that certificate.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with certificates; clients, and shards among themselves, need one that was issued by one "
+        "of them. Empty: clients need none.",
+    )
+    tls_ca: Path | None = Field(
+        None,
+        description="PEM file with the certificates that shards verify one another by. Empty: those in --tls-cert.",
+    )
+    tls_server_name: str = Field(
+        "", description="Name that shards expect in one another's certificates. Empty: the first in --tls-cert."
+    )
+    tls_optional: bool = Field(
+        False, description="Also take connections without TLS at the same port, while clients are changed over."
+    )
     models: Path | None = Field(None, description="Folder of model files to serve beside those that ship.")
     ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
     place_resource: str = Field(
@@ -153,6 +174,20 @@ class Settings(BaseSettings):
         if not self.artifact_store or self.artifact_store.startswith(SCHEMES):
             return self.artifact_store or None
         return Path(self.artifact_store).resolve()
+
+    @field_validator("tls_key")
+    @classmethod
+    def _check_key(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("tls_cert") is None):
+            raise PydanticCustomError("tls_key", "expected --tls-cert and --tls-key, both or none")
+        return key
+
+    @field_validator("tls_client_ca", "tls_ca", "tls_server_name", "tls_optional")
+    @classmethod
+    def _check_tls(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("tls_cert") is None:
+            raise PydanticCustomError("tls_cert", "of use with TLS only; expected --tls-cert as well")
+        return value
 
     @field_validator("backend_store_uri")
     @classmethod

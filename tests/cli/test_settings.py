@@ -43,6 +43,9 @@ def test_help_names_every_setting_its_variable_and_its_default() -> None:
         ({"port": "70000"}, "port: saw '70000'"),
         ({"device": "tpu"}, "device: saw 'tpu'"),
         ({"bank_memory_mib": "much"}, "bank_memory_mib: saw 'much'"),
+        ({"tls_key": "key.pem"}, "tls_key: saw 'key.pem'; expected --tls-cert and --tls-key, both or none"),
+        ({"tls_cert": "certificate.pem"}, "tls_key: saw None; expected --tls-cert and --tls-key, both or none"),
+        ({"tls_optional": "yes"}, "tls_optional: saw 'yes'; of use with TLS only; expected --tls-cert as well"),
         ({"colour": "red"}, "colour: there is no such setting"),
     ],
 )

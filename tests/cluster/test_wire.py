@@ -21,7 +21,7 @@ from attractor_server.cluster.wire import (
     unpack_topology,
 )
 from attractor_server.errors import SettingsError
-from attractor_server.shard.spec import ShardSpec
+from attractor_server.shard.spec import ShardSpec, TLSFiles
 from attractor_server.sharding.topology import Topology
 
 Message = dict[str, Any]
@@ -95,3 +95,12 @@ def test_a_password_is_in_no_message() -> None:
     spec = ShardSpec(store_uri="postgresql://?user=a", password="Gqx9Zt7k", models=Path("/models"))
     assert "Gqx9Zt7k" not in repr(pack_spec(spec))
     assert unpack_spec(pack_spec(spec)).models == Path("/models")
+
+
+def test_of_tls_a_message_has_the_paths_alone(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("Gqx9Zt7k")
+    tls = TLSFiles(certificate=tmp_path / "certificate.pem", key=key, ca=tmp_path / "ca.pem", optional=True)
+    message = pack_spec(ShardSpec(tls=tls))
+    assert unpack_spec(message).tls == tls
+    assert "Gqx9Zt7k" not in repr(message)

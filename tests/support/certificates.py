@@ -8,6 +8,7 @@ import grpc
 import trustme
 
 import attractor
+from attractor_server.shard.spec import TLSFiles
 
 NAME = "attractor.test"
 """Name of every server, at whatever address"""
@@ -46,6 +47,11 @@ class Authority:
         pair.certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(pair.key)
         return pair
+
+
+def files_of(pair: Pair, ca: Path, *, client_ca: Path | None = None, optional: bool = False) -> TLSFiles:
+    """What a shard speaks TLS with."""
+    return TLSFiles(certificate=pair.certificate, key=pair.key, ca=ca, client_ca=client_ca, optional=optional)
 
 
 def tls_of(ca: Path, shown: Pair | None = None, *, server_name: str = NAME) -> attractor.TLS:

@@ -13,7 +13,7 @@ from attractor_server.config import Settings
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import ANY_HOST, machine_address
 from attractor_server.shard.out_of_memory import explain_out_of_memory
-from attractor_server.shard.spec import ShardSpec, Transport, store_address
+from attractor_server.shard.spec import ShardSpec, TLSFiles, Transport, store_address
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.backends.opening import backend_of
 from attractor_server.storage.backends.postgres_password import split_password
@@ -63,6 +63,21 @@ def spec_of(settings: Settings) -> ShardSpec:
         log_file=settings.shard_log,
         check_banks=settings.check_banks,
         transport=Transport(age_s=settings.connection_age_s),
+        tls=_tls_files(settings),
+    )
+
+
+def _tls_files(settings: Settings) -> TLSFiles | None:
+    """Return the PEM files of each shard. Links are not followed: what they lead to changes when files are renewed."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TLSFiles(
+        certificate=settings.tls_cert.absolute(),
+        key=settings.tls_key.absolute(),
+        client_ca=settings.tls_client_ca and settings.tls_client_ca.absolute(),
+        ca=settings.tls_ca and settings.tls_ca.absolute(),
+        server_name=settings.tls_server_name,
+        optional=settings.tls_optional,
     )
 
 

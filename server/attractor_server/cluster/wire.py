@@ -5,7 +5,7 @@ reader passes over what it does not know, and takes the default for what it is n
 change its meaning or go, but in a version of which the one before knows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -14,7 +14,7 @@ import numpy as np
 
 from attractor_server.cluster.status import ShardStatus, SupervisorStatus
 from attractor_server.errors import SettingsError
-from attractor_server.shard.spec import ShardSpec, Transport
+from attractor_server.shard.spec import ShardSpec, TLSFiles, Transport
 from attractor_server.sharding.topology import ShardInfo, Topology
 from attractor_server.storage.process import Incarnation
 
@@ -28,6 +28,8 @@ Message: TypeAlias = Mapping[str, Any]
 
 _PATHS = ("models", "artifacts", "password_file", "log_file")
 
+_TLS_PATHS = ("certificate", "key", "client_ca", "ca")
+
 _DRAWN = frozenset({"version", "secret"})
 """Values of a spec that nobody sets"""
 
@@ -40,11 +42,10 @@ def pack_spec(spec: ShardSpec) -> Message:
 
     And without a secret where shards share a store, and have one there.
     """
-    message = _pack(spec, leave_out=("password", "transport", *(("secret",) if spec.store_uri else ())))
-    for name in _PATHS:
-        if isinstance(message[name], Path):
-            message[name] = {"path": str(message[name])}
-    return {**message, "transport": _pack(spec.transport)}
+    message = _pack(spec, leave_out=("password", "transport", "tls", *(("secret",) if spec.store_uri else ())))
+    _pack_paths(message, _PATHS)
+    tls = None if spec.tls is None else _pack_paths(_pack(spec.tls), _TLS_PATHS)
+    return {**message, "transport": _pack(spec.transport), "tls": tls}
 
 
 def unpack_spec(message: Message) -> ShardSpec:
@@ -54,11 +55,11 @@ def unpack_spec(message: Message) -> ShardSpec:
         SettingsError: it is of a version that this one does not know.
     """
     told = {"secret": "", **_unpack(message, ShardSpec)}
-    for name in _PATHS:
-        if isinstance(told.get(name), Mapping):
-            told[name] = Path(told[name]["path"])
+    _unpack_paths(told, _PATHS)
     if "transport" in told:
         told["transport"] = Transport(**_unpack(told["transport"], Transport))
+    if told.get("tls") is not None:
+        told["tls"] = TLSFiles(**_unpack_paths(_unpack(told["tls"], TLSFiles), _TLS_PATHS))
     return ShardSpec(**told)
 
 
@@ -110,6 +111,22 @@ def unpack_topology(message: Message) -> Topology:
     shards = tuple(ShardInfo(**_unpack(info, ShardInfo)) for info in told["shards"])
     owners = np.frombuffer(told["owners"], _OWNER).astype(np.int32)
     return Topology(**{**told, "shards": shards, "owners": owners})
+
+
+def _pack_paths(message: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Replace paths among these values of a message by plain values."""
+    for name in names:
+        if isinstance(message[name], Path):
+            message[name] = {"path": str(message[name])}
+    return message
+
+
+def _unpack_paths(told: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Replace plain values by the paths that they were."""
+    for name in names:
+        if isinstance(told.get(name), Mapping):
+            told[name] = Path(told[name]["path"])
+    return told
 
 
 def _pack(record: "DataclassInstance", *, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

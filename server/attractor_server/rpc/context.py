@@ -1,5 +1,7 @@
 """The gRPC context of one call, as servicers use it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from grpc import aio
@@ -27,9 +29,10 @@ def get_account(context: Context) -> Account:
     return account
 
 
-def get_address(context: Context) -> str:
-    """Return the address that the call comes from, without its port."""
-    return str(context.peer()).rpartition(":")[0]
+def get_address(context: Context, callers: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the address that the call comes from, without its port; of a connection that was passed on its own."""
+    peer = str(context.peer())
+    return callers.get(peer, peer).rpartition(":")[0]
 
 
 def is_forwarded(context: Context) -> bool:

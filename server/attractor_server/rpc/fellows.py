@@ -1,7 +1,7 @@
 """Fellow shards: how one proves that it is a shard of this server, and whom it calls for."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import Final
 
@@ -24,6 +24,8 @@ class Fellows:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self.callers: Mapping[str, str] = {}
+        """Addresses of clients whose connections were passed on, by those that gRPC sees"""
 
     async def make_metadata(self, origin: Origin | None) -> Sequence[tuple[str, str]]:
         """Return the metadata of a call to another shard: for that client, or for this shard itself where it is None.
@@ -41,7 +43,7 @@ class Fellows:
         if named and await self._is_proven(context):
             address, _, number = named.rpartition(" ")
             return address, int(number)
-        return get_address(context), session
+        return get_address(context, self.callers), session
 
     async def is_own_call(self, context: Context) -> bool:
         """Return whether a fellow shard calls for itself, not for a client."""

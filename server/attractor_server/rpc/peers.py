@@ -13,8 +13,10 @@ from grpc import aio
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
 from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.credentials import open_channel
 from attractor_server.rpc.errors import ForwardedError
 from attractor_server.rpc.fellows import Fellows
+from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.topology import ShardInfo
 
@@ -26,6 +28,9 @@ Response = TypeVar("Response", covariant=True)
 
 LAST_ANSWERS_S = 1.0
 """Time in which a shard that owns nothing any more answers what it accepted"""
+
+_LAST_CALLS_S = 7200.0
+"""Time for calls on a channel made with certificates of before: longer than its connection lasts"""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
@@ -49,21 +54,35 @@ class Call(Awaitable[Response], Protocol[Response]):
 class Peers:
     """Channels to other shards by address, opened at first use and closed together."""
 
-    def __init__(self, fellows: Fellows) -> None:
+    def __init__(self, fellows: Fellows, certificates: Certificates | None = None) -> None:
         self.fellows = fellows
+        self._certificates = certificates
         self._channels: dict[str, aio.Channel] = {}
+        self._former: list[tuple[float, aio.Channel]] = []
+        """Channels made with certificates of before, and when they are closed"""
         self._owners: Collection[str] = ()
         self._ends: dict[str, set[Callable[[], object]]] = defaultdict(set)
 
     def channel(self, peer: ShardInfo) -> aio.Channel:
         """Return the channel to that shard; owned by this object."""
         if (channel := self._channels.get(peer.address)) is None:
-            channel = self._channels[peer.address] = aio.insecure_channel(peer.address, options=_OPTIONS)
+            contents = None if self._certificates is None else self._certificates.current
+            channel = self._channels[peer.address] = open_channel(peer.address, _OPTIONS, contents)
         return channel
+
+    async def renew(self) -> None:
+        """Use the certificates as they are now for later calls; those under way go on."""
+        now_s = asyncio.get_running_loop().time()
+        self._former += [(now_s + _LAST_CALLS_S, channel) for channel in self._channels.values()]
+        self._channels = {}
+        ended = [channel for end_s, channel in self._former if end_s <= now_s]
+        self._former = [(end_s, channel) for end_s, channel in self._former if end_s > now_s]
+        for channel in ended:
+            await channel.close()
 
     async def close(self) -> None:
         """End all calls to other shards."""
-        for channel in self._channels.values():
+        for channel in (*self._channels.values(), *(channel for _, channel in self._former)):
             await channel.close()
 
     def keep_only(self, owners: Collection[str]) -> None:

@@ -18,12 +18,15 @@ from attractor_proto.v1 import (
 )
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import join_port
+from attractor_server.rpc.credentials import make_server_credentials
 from attractor_server.rpc.data import MemoryDataServicer
 from attractor_server.rpc.fellows import Fellows
 from attractor_server.rpc.interceptors import CallInterceptor
 from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
+from attractor_server.rpc.mixed_port import MixedPort
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.snapshots import CopiesServicer
+from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.shard import Shard
 from attractor_server.shard.spec import Transport
 
@@ -41,8 +44,20 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class RpcServer:
     """The server of a shard, at `host` and one of `ports`; clients reach it at host `advertise`."""
 
-    def __init__(self, shard: Shard, *, host: str, ports: range, advertise: str, transport: Transport) -> None:
-        self.peers = Peers(Fellows(shard))
+    def __init__(  # noqa: PLR0913
+        self,
+        shard: Shard,
+        *,
+        host: str,
+        ports: range,
+        advertise: str,
+        transport: Transport,
+        certificates: Certificates | None = None,
+    ) -> None:
+        """Speak TLS where there are `certificates`."""
+        self._certificates = certificates
+        self._mixed: MixedPort | None = None
+        self.peers = Peers(Fellows(shard), certificates)
         self._shard = shard
         self._host = host
         self._ports = ports
@@ -69,21 +84,38 @@ class RpcServer:
             return
         for service in ("", *SERVICES):
             await self._health.set(service, _NOT_SERVING)
-        self._port = self._bind()
+        self._port = await self._bind()
         await self._server.start()
         self._open = True
 
-    def _bind(self) -> int:
-        failure: RuntimeError | None = None
+    async def _bind(self) -> int:
+        mixed = self._mixed = self._open_mixed_port()
+        failure: Exception | None = None
         for port in self._ports:
             try:
-                return self._server.add_insecure_port(join_port(self._host, port))
-            except RuntimeError as error:
+                if mixed is not None:
+                    return await mixed.listen(self._host, port)
+                return self._add_port(join_port(self._host, port))
+            except (RuntimeError, OSError) as error:
                 failure = error
         which = f", and the {len(self._ports) - 1} after it" if len(self._ports) > 1 else ""
         raise SettingsError(
             f"port: saw {join_port(self._host, self._ports[0])}{which}, where nothing can listen: is it taken?"
         ) from failure
+
+    def _add_port(self, address: str) -> int:
+        if self._certificates is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, make_server_credentials(self._certificates))
+
+    def _open_mixed_port(self) -> MixedPort | None:
+        """Return the port for connections with TLS and without, if both are to be served."""
+        if self._certificates is None or not self._certificates.files.optional:
+            return None
+        inside = join_port("127.0.0.1", 0)
+        mixed = MixedPort(plain=self._server.add_insecure_port(inside), secure=self._add_port(inside))
+        self.peers.fellows.callers = mixed.callers
+        return mixed
 
     async def ready(self) -> None:
         """Tell the health service that this shard serves."""
@@ -95,6 +127,8 @@ class RpcServer:
         end_s = anyio.current_time() + grace_s
         self._shard.draining.set()
         await self._health.enter_graceful_shutdown()
+        if self._mixed is not None:
+            self._mixed.stop_listening()
         with anyio.move_on_after(grace_s):
             await self._shard.batcher.wait_until_idle()
         finished = self._shard.batcher.idle
@@ -104,15 +138,25 @@ class RpcServer:
     async def close(self) -> None:
         """End every call that is under way, and the connections to other shards."""
         await self._server.stop(None)
+        if self._mixed is not None:
+            await self._mixed.close()
         await self.peers.close()
 
 
 @asynccontextmanager
-async def open_server(
-    shard: Shard, *, host: str, ports: range, advertise: str, transport: Transport
+async def open_server(  # noqa: PLR0913
+    shard: Shard,
+    *,
+    host: str,
+    ports: range,
+    advertise: str,
+    transport: Transport,
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Make a server with all services of a shard, to be opened in the block and closed after it."""
-    server = RpcServer(shard, host=host, ports=ports, advertise=advertise, transport=transport)
+    server = RpcServer(
+        shard, host=host, ports=ports, advertise=advertise, transport=transport, certificates=certificates
+    )
     try:
         yield server
     finally:

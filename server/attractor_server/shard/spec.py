@@ -33,6 +33,23 @@ class Transport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TLSFiles:
+    """PEM files of a shard that speaks TLS, at the same paths wherever one runs."""
+
+    certificate: Path
+    """Its own, then those that it was issued by"""
+    key: Path
+    client_ca: Path | None = None
+    """Whose certificates clients must have one of; None: clients need none"""
+    ca: Path | None = None
+    """What other shards are verified by; None: `certificate`"""
+    server_name: str = ""
+    """Name in the certificates of other shards; empty: the first one in this shard's"""
+    optional: bool = False
+    """Connections without TLS are taken at the same port"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardSpec:
     """Settings of one shard. Travels to whichever process runs it."""
 
@@ -83,6 +100,8 @@ class ShardSpec:
     lease_s: float = LEASE_S
     """Time for which a shard that does not reach the store answers from what it has"""
     transport: Transport = field(default_factory=Transport)
+    tls: TLSFiles | None = None
+    """None: connections without TLS"""
     secret: str = field(default_factory=secrets.token_hex, repr=False, compare=False)
     """By which shards without a store prove to one another that they are of one server"""
 
