@@ -182,7 +182,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("tls_key", "expected --tls-cert and --tls-key, both or none")
         return key
 
-    @field_validator("tls_client_ca", "tls_ca", "tls_server_name", "tls_optional")
+    @field_validator("tls_client_ca", "tls_optional")
     @classmethod
     def _check_tls(cls, value: object, info: ValidationInfo) -> object:
         if value and info.data.get("tls_cert") is None:

@@ -72,7 +72,8 @@ REFUSALS: dict[
 
 @pytest.mark.parametrize("reason", REFUSALS)
 async def test_a_handshake_that_fails_is_told_at_once_with_its_reason(reason: str, files: Files) -> None:
-    credentials, tls = await to_thread.run_sync(lambda: [make(files) for make in REFUSALS[reason]])
+    of_server, of_client = REFUSALS[reason]
+    credentials, tls = await to_thread.run_sync(of_server, files), of_client(files)
     async with serving(FakeServer(), credentials=credentials) as fake:
         with anyio.fail_after(20), pytest.raises(attractor.HandshakeFailed) as caught:
             async with attractor.connect(fake.address, tls=tls, connect_timeout_s=60):

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
+import attractor
+from attractor_server.cli.certificates import examine_certificates, make_client_tls
 from attractor_server.config import Settings
 from attractor_server.errors import ServerError
 from attractor_server.hosts import join_port
@@ -33,7 +35,7 @@ BUILT_S = 1_750_000_000
 """No clock that is right shows less"""
 
 
-def examine(settings: Settings, server: str) -> Iterator[Finding]:
+def examine(settings: Settings, server: str, *, tls: bool = False) -> Iterator[Finding]:
     """Yield findings on this machine, for a server with these settings, and on the one at `server`, if named."""
     yield _python()
     for name in PACKAGES:
@@ -45,6 +47,8 @@ def examine(settings: Settings, server: str) -> Iterator[Finding]:
     yield from _guard("models", lambda: _models(settings))
     if not server:
         yield _port(settings)
+    if settings.tls_cert is not None:
+        yield from _guard("TLS", lambda: examine_certificates(settings))
     if isinstance(settings.artifacts, Path):
         yield examine_folder("artifact store", settings.artifacts)
     elif settings.artifacts is not None:
@@ -52,7 +56,7 @@ def examine(settings: Settings, server: str) -> Iterator[Finding]:
     if settings.backend_store_uri or settings.durable:
         yield from backend_of(settings.store_uri).examine(settings.store_uri)
     if server:
-        yield from _server(server)
+        yield from _server(server, settings, tls=tls)
 
 
 def _python() -> Finding:
@@ -126,16 +130,15 @@ def _bucket(address: Path | str | None) -> Finding:
     return Finding("ok", "artifact store", f"{artifacts} takes objects")
 
 
-def _server(address: str) -> Iterator[Finding]:
-    import attractor  # noqa: PLC0415 - only where it is asked for
+def _server(address: str, settings: Settings, *, tls: bool) -> Iterator[Finding]:
     from attractor_server.cli.memories import could_have_metric  # noqa: PLC0415
 
     try:
-        with attractor.Client(address, timeout_s=10) as client:
+        with attractor.Client(address, timeout_s=10, tls=make_client_tls(settings, asked=tls)) as client:
             models = client.models()
             some = islice(client.memories(), LISTED)
             without = [info.name for info in some if could_have_metric(info, models)]
-    except (attractor.AttractorError, OSError) as error:
+    except (attractor.AttractorError, OSError, ServerError) as error:
         yield Finding("wrong", "server", f"{address}: {error}")
         return
     yield Finding("ok", "server", f"{address} answers, models: {', '.join(sorted(model.name for model in models))}")

@@ -8,26 +8,30 @@ from pathlib import Path
 import click
 
 import attractor
+from attractor_server.cli.tls_options import given_tls, tls_options
 from attractor_server.config import ENV_PREFIX, Settings
 from attractor_server.errors import ServerError
 
-server_option = click.option(
-    "--server", default="127.0.0.1:7171", show_default=True, metavar="HOST:PORT", help="Where the server is."
-)
+Command = Callable[..., None]
+
+
+def server_option(command: Command) -> Command:
+    """Add the options that say where the server is, and how to speak to it."""
+    where = click.option(
+        "--server", default="127.0.0.1:7171", show_default=True, metavar="HOST:PORT", help="Where the server is."
+    )
+    return where(tls_options(command))
 
 
 @contextmanager
 def connect(server: str) -> Iterator[attractor.Client]:
     """Open a client; print what the user can mend as one line, and exit with 2."""
     try:
-        with attractor.Client(server) as client:
+        with attractor.Client(server, tls=given_tls()) as client:
             yield client
     except (attractor.AttractorError, OSError) as error:
         click.echo(f"attractor: {error}", err=True)
         sys.exit(2)
-
-
-Command = Callable[..., None]
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:

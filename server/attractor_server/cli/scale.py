@@ -10,7 +10,8 @@ from grpc import aio
 
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
-from attractor_server.cli.options import server_option
+from attractor_server.cli.options import connect, server_option
+from attractor_server.cli.tls_options import Channels, given_tls
 
 ASK_EVERY_S = 0.1
 
@@ -37,8 +38,10 @@ def scale(shards: int, timeout_s: float, server: str) -> None:
 
     Shards that go finish what they accepted; clients see calls repeated, and no error.
     """
+    with connect(server):
+        pass  # that it cannot be reached is told in few words
     try:
-        found = anyio.run(_scale, server, shards, timeout_s)
+        found = anyio.run(_scale, Channels(server, given_tls()), server, shards, timeout_s)
     except TimeoutError:
         wanted = f"{shards} shards" if shards else "a shard for each node"
         _fail(f"not {wanted} after {timeout_s:g} s; the log of the server says why")
@@ -47,10 +50,12 @@ def scale(shards: int, timeout_s: float, server: str) -> None:
     click.echo(f"{found} shard{'s share' if found > 1 else ' has'} all memories")
 
 
-async def _scale(server: str, shards: int, timeout_s: float) -> int:
+async def _scale(channels: Channels, server: str, shards: int, timeout_s: float) -> int:
     """Ask for so many shards; return how many there are once they share what the server keeps."""
     with anyio.fail_after(timeout_s):
-        async with aio.insecure_channel(await _first_shard(server)) as channel:
+        async with await channels.open(server) as channel:
+            first = await _first_shard(channel)
+        async with await channels.open(first) as channel:
             cluster = rpc.ClusterStub(channel)
             while not await _ask(cluster, shards):  # noqa: ASYNC110 - of another process
                 await anyio.sleep(ASK_EVERY_S)
@@ -70,10 +75,9 @@ async def _ask(cluster: "rpc.ClusterAsyncStub", shards: int) -> bool:
     return True
 
 
-async def _first_shard(server: str) -> str:
+async def _first_shard(channel: aio.Channel) -> str:
     """Return the address of shard 0: it stays for as long as the server."""
-    async with aio.insecure_channel(server) as channel:
-        topology = await rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
+    topology = await rpc.ClusterStub(channel).GetTopology(pb.GetTopologyRequest(), timeout=CALL_TIMEOUT_S)
     return topology.shards[0].address
 
 

@@ -63,13 +63,15 @@ def spec_of(settings: Settings) -> ShardSpec:
         log_file=settings.shard_log,
         check_banks=settings.check_banks,
         transport=Transport(age_s=settings.connection_age_s),
-        tls=_tls_files(settings),
+        tls=tls_files_of(settings),
     )
 
 
-def _tls_files(settings: Settings) -> TLSFiles | None:
+def tls_files_of(settings: Settings) -> TLSFiles | None:
     """Return the PEM files of each shard. Links are not followed: what they lead to changes when files are renewed."""
     if settings.tls_cert is None or settings.tls_key is None:
+        if settings.tls_ca is not None:  # it is for commands that speak to a server as well
+            raise SettingsError(f"tls_ca: saw {str(settings.tls_ca)!r}; expected --tls-cert as well, or no TLS")
         return None
     return TLSFiles(
         certificate=settings.tls_cert.absolute(),

@@ -30,6 +30,8 @@ class PemContents:
     ca: bytes
     server_name: str
     """Name that other shards are verified by"""
+    expires_s: float
+    """Time at which the certificate expires, as `time.time` counts; 0: it is not valid now"""
     warning: str
     """Why another shard with these files would not be believed; empty: it would"""
 
@@ -51,10 +53,18 @@ def read_pem_files(files: TLSFiles) -> PemContents:
         server = make_server_context(files.certificate, files.key)
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(_explain_pair(files, error)) from error
-    name, warning = _check_peers(files, server)
+    name, expires_s, warning = _check_peers(files, server)
     if stat_files(files) != before:
         raise SettingsError(f"tls_cert: {str(files.certificate)!r} and what goes with it changed while they were read")
-    return PemContents(certificate=certificate, key=key, client_ca=client_ca, ca=ca, server_name=name, warning=warning)
+    return PemContents(
+        certificate=certificate,
+        key=key,
+        client_ca=client_ca,
+        ca=ca,
+        server_name=name,
+        expires_s=expires_s,
+        warning=warning,
+    )
 
 
 def stat_files(files: TLSFiles) -> tuple[object, ...]:
@@ -104,16 +114,17 @@ def _explain_pair(files: TLSFiles, error: OSError) -> str:
     )
 
 
-def _check_peers(files: TLSFiles, server: ssl.SSLContext) -> tuple[str, str]:
-    """Return the name that shards verify one another by, and why they would not believe one another."""
-    own = files.certificate
+def _check_peers(files: TLSFiles, server: ssl.SSLContext) -> tuple[str, float, str]:
+    """Return the name that shards verify one another by, when that ends, and why they would not believe one another."""
+    own, name, expires_s = files.certificate, files.server_name, 0.0
     try:
-        name = files.server_name or find_name(try_handshake(server, make_client_context(own, named=False)))
+        seen = try_handshake(server, make_client_context(own, named=False))
+        name, expires_s = name or find_name(seen), ssl.cert_time_to_seconds(seen["notAfter"])
         both = make_server_context(own, files.key, client_ca=files.client_ca)
         try_handshake(both, make_client_context(files.ca or own, pair=(own, files.key)), name)
     except (ssl.SSLError, ValueError) as error:
-        return files.server_name, f"{str(own)!r} is refused: {_reason(error)}"
-    return name, ""
+        return name, expires_s, f"{str(own)!r} is refused: {_reason(error)}"
+    return name, expires_s, ""
 
 
 def _reason(error: Exception) -> str:
