@@ -22,6 +22,7 @@ docs/api
 docs/architecture
 docs/durability
 docs/extending
+docs/security
 docs/performance
 docs/training
 docs/quality

@@ -9,7 +9,7 @@ from attractor._errors import InvalidRequest
 
 DEFAULT_PORT = 7171
 _EXPECTED = "expected HOST or HOST:PORT, as localhost:7171 or [::1]:7171"
-_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
+SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
 """Schemes of gRPC's own names, which it is left to understand"""
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^\[\]:/\s]+)(?::([0-9]{1,5}))?")
 
@@ -22,7 +22,7 @@ def parse_address(given: object) -> str:
     """
     if not isinstance(given, str):
         raise InvalidRequest.of("address", f"saw {type(given).__name__}; {_EXPECTED}")
-    if given.startswith(_SCHEMES):
+    if given.startswith(SCHEMES):
         return given
     if _is_ipv6(given):
         return f"[{given}]:{DEFAULT_PORT}"

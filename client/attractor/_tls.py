@@ -12,13 +12,15 @@ from typing import TypeAlias
 import grpc
 from anyio import to_thread
 
+from attractor._arguments import SCHEMES
 from attractor._errors import InvalidRequest
 
 _logger = logging.getLogger("attractor")
 _File: TypeAlias = str | PathLike[str]
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 """Names of certificates in a folder, as OpenSSL looks for them"""
-_SCHEME = re.compile(r"[a-z][a-z0-9-]*:(//[^/]*/)?(?!\d+$)")
+_OF_HOSTS = ("dns", "ipv4", "ipv6")
+"""Schemes of addresses that have a host"""
 _EXPECTED = "expected a PEM file with"
 
 
@@ -102,13 +104,14 @@ def check_tls(given: object) -> TLS | None:
 
 def find_host(address: str) -> str:
     """Return the host in an address of gRPC, without port and brackets."""
-    if address.startswith("unix"):
-        return "localhost"
-    rest = _SCHEME.sub("", address, count=1) if not address.startswith("[") else address
-    host = rest.split(",")[0]
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    if address.startswith(SCHEMES):
+        scheme, _, address = address.partition(":")
+        if scheme not in _OF_HOSTS:
+            return "localhost"
+        if address.startswith("//"):  # a name server may stand between
+            address = address[2:].partition("/")[2]
+    first = address.split(",")[0]
+    return first[1:].partition("]")[0] if first.startswith("[") else first.partition(":")[0]
 
 
 def make_context(tls: TLS) -> ssl.SSLContext:

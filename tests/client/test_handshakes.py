@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -33,9 +34,13 @@ class Files:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder = tmp_path_factory.mktemp("certificates")
-    authority, other = Authority(folder / "one"), Authority(folder / "other")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates") / "one")
+
+
+@pytest.fixture(scope="module")
+def files(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    other = Authority(tmp_path_factory.mktemp("certificates") / "other")
     return Files(
         authority.ca,
         other.ca,
@@ -93,6 +98,31 @@ async def test_a_client_that_believes_the_server_and_shows_what_it_asks_for_is_s
     ):
         memory = await client.create_memory("faces", model="tiny")
         assert (await memory.store(PATTERN)).version == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("localhost", "localhost:{}"),
+        ("localhost", "dns:///localhost:{}"),
+        ("127.0.0.1", "127.0.0.1:{}"),
+        ("127.0.0.1", "ipv4:127.0.0.1:{}"),
+        ("::1", "[::1]:{}"),
+    ],
+)
+async def test_without_a_name_the_one_in_the_address_is_expected(
+    name: str, address: str, files: Files, authority: Authority
+) -> None:
+    pair = await to_thread.run_sync(partial(authority.issue, "named", name=name))
+    credentials = await to_thread.run_sync(credentials_of, pair)
+    async with serving(FakeServer(), credentials=credentials, host="[::]") as fake:
+        given = address.format(port_of(fake))
+        async with attractor.connect(given, tls=attractor.TLS(ca=files.ca)) as client:
+            assert (await client.create_memory("faces", model="tiny")).name == "faces"
+        with pytest.raises(attractor.HandshakeFailed) as caught:
+            async with attractor.connect(given, tls=attractor.TLS(ca=files.ca, server_name="b.test")):
+                pass
+        assert caught.value.reason == "CERTIFICATE_OF_OTHER_NAME"
 
 
 async def test_an_open_client_fails_with_the_reason_while_it_does_not_believe_the_server_and_then_goes_on(

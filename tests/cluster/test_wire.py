@@ -11,6 +11,7 @@ from tests.support.first_messages import SPEC, STATUS, SUPERVISOR_STATUS, TOPOLO
 from attractor_server.cluster.status import ShardStatus, SupervisorStatus
 from attractor_server.cluster.wire import (
     VERSION,
+    check_tls,
     pack_spec,
     pack_status,
     pack_supervisor_status,
@@ -104,3 +105,11 @@ def test_of_tls_a_message_has_the_paths_alone(tmp_path: Path) -> None:
     message = pack_spec(ShardSpec(tls=tls))
     assert unpack_spec(message).tls == tls
     assert "Gqx9Zt7k" not in repr(message)
+
+
+def test_shards_of_a_version_without_tls_are_not_taken_over_by_a_command_with_it(tmp_path: Path) -> None:
+    secure = ShardSpec(tls=TLSFiles(certificate=tmp_path / "certificate.pem", key=tmp_path / "key.pem"))
+    with pytest.raises(SettingsError, match=r"^tls_cert: .* speaks no TLS; expected `attractor stop` before"):
+        check_tls(secure, SPEC)
+    check_tls(ShardSpec(), SPEC)
+    check_tls(secure, pack_spec(ShardSpec()))  # its settings differ, which is told as for any other

@@ -378,13 +378,14 @@ async def serving(
     *,
     options: Sequence[tuple[str, int]] = (),
     credentials: grpc.ServerCredentials | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[FakeServer]:
     """The server, reachable at `fake.address`, until the end of the block; with TLS where it has credentials."""
     server = aio.server(options=list(options))
     memory_data_pb2_grpc.add_MemoryDataServicer_to_server(fake, server)
     memories_pb2_grpc.add_MemoriesServicer_to_server(fake, server)
     memories_pb2_grpc.add_ModelsServicer_to_server(FakeModels(fake), server)
-    address = f"127.0.0.1:{port}"
+    address = f"{host}:{port}"
     bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     fake.server = server

@@ -113,4 +113,6 @@ async def _connect(
 def _find_port(address: str) -> int:
     """Return the port of an address; 0 where it has none that could be connected to here."""
     _, _, port = address.rpartition(":")
-    return int(port) if port.isdecimal() and not address.startswith(("unix", "vsock:", "xds:")) else 0
+    return (
+        int(port) if port.isdecimal() and not address.startswith(("unix:", "unix-abstract:", "vsock:", "xds:")) else 0
+    )

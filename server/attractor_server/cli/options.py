@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import attractor
-from attractor_server.cli.tls_options import given_tls, tls_options
+from attractor_server.cli.tls_options import read_tls, tls_options
 from attractor_server.config import ENV_PREFIX, Settings
 from attractor_server.errors import ServerError
 
@@ -27,7 +27,7 @@ def server_option(command: Command) -> Command:
 def connect(server: str) -> Iterator[attractor.Client]:
     """Open a client; print what the user can mend as one line, and exit with 2."""
     try:
-        with attractor.Client(server, tls=given_tls()) as client:
+        with attractor.Client(server, tls=read_tls()) as client:
             yield client
     except (attractor.AttractorError, OSError) as error:
         click.echo(f"attractor: {error}", err=True)

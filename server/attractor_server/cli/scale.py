@@ -11,7 +11,7 @@ from grpc import aio
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.cli.options import connect, server_option
-from attractor_server.cli.tls_options import Channels, given_tls
+from attractor_server.cli.tls_options import Channels, read_tls
 
 ASK_EVERY_S = 0.1
 
@@ -41,7 +41,7 @@ def scale(shards: int, timeout_s: float, server: str) -> None:
     with connect(server):
         pass  # that it cannot be reached is told in few words
     try:
-        found = anyio.run(_scale, Channels(server, given_tls()), server, shards, timeout_s)
+        found = anyio.run(_scale, Channels(server, read_tls()), server, shards, timeout_s)
     except TimeoutError:
         wanted = f"{shards} shards" if shards else "a shard for each node"
         _fail(f"not {wanted} after {timeout_s:g} s; the log of the server says why")

@@ -31,7 +31,7 @@ _KEPT: Final[dict[str, Any]] = {"expose_value": False, "callback": _keep}
 
 
 def tls_options(command: Command) -> Command:
-    """Add the options to a command; `given_tls` returns what they say."""
+    """Add the options to a command; `read_tls` returns what they say."""
     for option in (
         click.option(
             "--tls",
@@ -66,7 +66,7 @@ def tls_options(command: Command) -> Command:
     return command
 
 
-def given_tls() -> attractor.TLS | None:
+def read_tls() -> attractor.TLS | None:
     """Return the TLS that the command was told to speak; None for none."""
     given = click.get_current_context().meta.get(_KEY, {})
     if not any(given.values()):

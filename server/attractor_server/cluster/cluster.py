@@ -18,7 +18,14 @@ from attractor_server.cluster.ending import drain, end_all
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.cluster.supervisor import start_supervisor
-from attractor_server.cluster.wire import Message, find_differences, pack_spec, unpack_status, unpack_supervisor_status
+from attractor_server.cluster.wire import (
+    Message,
+    check_tls,
+    find_differences,
+    pack_spec,
+    unpack_status,
+    unpack_supervisor_status,
+)
 from attractor_server.errors import ServerError, SettingsError, Unavailable
 from attractor_server.shard.spec import ShardSpec
 
@@ -230,9 +237,10 @@ def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
     refused = False
     while time.monotonic() < end_s:
         try:
+            settings: Message = ray.get(supervisor.settings.remote(), timeout=STATUS_TIMEOUT_S)
+            check_tls(spec, settings)
             if ray.get(supervisor.adopt.remote(pack_spec(spec), slots), timeout=STATUS_TIMEOUT_S):
                 return True
-            settings: Message = ray.get(supervisor.settings.remote(), timeout=STATUS_TIMEOUT_S)
             if other := find_differences({**pack_spec(spec), "slots": slots}, settings):
                 raise SettingsError(
                     f"ray_address: the server in this Ray cluster has other settings ({', '.join(other)}); "

@@ -68,6 +68,19 @@ def find_differences(one: Message, other: Message) -> list[str]:
     return sorted(name for name in one.keys() & other.keys() - _DRAWN if one[name] != other[name])
 
 
+def check_tls(spec: ShardSpec, settings: Message) -> None:
+    """Make sure that shards of these settings are not open where the spec has TLS.
+
+    Raises:
+        SettingsError: they are of a version that speaks none, and would pass over it.
+    """
+    if spec.tls is not None and "tls" not in settings:
+        raise SettingsError(
+            "tls_cert: the server in this Ray cluster is of a version that speaks no TLS; "
+            "expected `attractor stop` before"
+        )
+
+
 def pack_status(status: ShardStatus) -> Message:
     """Return the message of a shard's status."""
     return {

@@ -107,7 +107,7 @@ class MixedPort:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what is read, as fast as it is taken, and its end."""
+    """Copy a stream to its end, as fast as it is taken."""
     with suppress(OSError):
         while data := await reader.read(_CHUNK_BYTES):
             writer.write(data)

@@ -18,7 +18,7 @@ LOOK_EVERY_S: Final = 5.0
 
 
 class Certificates:
-    """What a shard's PEM files hold. Threads may share it."""
+    """Contents of a shard's PEM files, as they are now. Threads may share it."""
 
     def __init__(self, files: TLSFiles) -> None:
         """Read the files.
@@ -33,7 +33,7 @@ class Certificates:
 
     @property
     def current(self) -> PemContents:
-        """What was read last."""
+        """Contents that were read last."""
         return self._current
 
     def look(self) -> PemContents:
