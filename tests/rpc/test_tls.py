@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shutil import copy
 
@@ -164,6 +165,20 @@ async def started(spec: ShardSpec, tasks: TaskGroup) -> tuple[Stoppable, Running
     running = await tasks.start(stoppable.run)
     await running.learn(Topology(1, (running.info,)))
     return stoppable, running
+
+
+@pytest.mark.parametrize(("hours_left", "warns"), [(24, True), (8760, False)])
+async def test_a_certificate_that_is_about_to_expire_is_told_of(
+    spec: ShardSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture, hours_left: float, warns: bool
+) -> None:
+    authority = await to_thread.run_sync(Authority, tmp_path / "third")
+    pair = await to_thread.run_sync(partial(authority.issue, "server", hours_left=hours_left))
+    async with (
+        serving(replace(spec, tls=files_of(pair, authority.ca))) as (shard,),
+        attractor.connect(shard.info.address, tls=tls_of(authority.ca)) as client,
+    ):
+        await client.models()
+    assert ("expires in 24 hours" in caplog.text) is warns
 
 
 async def test_a_server_goes_from_open_to_tls_while_clients_store_and_no_call_fails(

@@ -40,8 +40,11 @@ class Authority:
         self.ca = folder / "ca.pem"
         self._authority.cert_pem.write_to_path(self.ca)
 
-    def issue(self, file: str, *, name: str = NAME, expired: bool = False) -> Pair:
+    def issue(self, file: str, *, name: str = NAME, expired: bool = False, hours_left: float = 0) -> Pair:
+        """A certificate and its key, in files of that name."""
         since, until = _LONG_AGO if expired else (None, None)
+        if hours_left:
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours_left)
         issued = self._authority.issue_cert(name, not_before=since, not_after=until)
         pair = Pair(self._folder / f"{file}.pem", self._folder / f"{file}.key")
         pair.certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))

@@ -1,15 +1,12 @@
 """Certificates as `attractor doctor` looks at them."""
 
 import time
-from typing import Final
 
 import attractor
 from attractor_server.cluster.serve import tls_files_of
 from attractor_server.config import Settings
 from attractor_server.shard.pem_files import read_pem_files
 from attractor_server.storage.findings import Finding
-
-_SOON_S: Final = 14 * 86_400.0
 
 
 def examine_certificates(settings: Settings) -> Finding:
@@ -24,8 +21,10 @@ def examine_certificates(settings: Settings) -> Finding:
     if contents.warning:
         return Finding("wrong", "TLS", f"shards and clients would not believe this server: {contents.warning}")
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.expires_s))
-    level = "warning" if contents.expires_s < time.time() + _SOON_S else "ok"
-    return Finding(level, "TLS", f"the certificate in {files.certificate} is valid until {until} UTC")
+    told = f"the certificate in {files.certificate} is valid until {until} UTC"
+    if contents.overdue_s < time.time():
+        return Finding("warning", "TLS", f"{told}; expected a renewed one by now")
+    return Finding("ok", "TLS", told)
 
 
 def make_client_tls(settings: Settings, *, asked: bool) -> attractor.TLS | None:

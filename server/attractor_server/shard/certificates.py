@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -49,9 +50,13 @@ class Certificates:
             return self._current
 
     async def watch(self, renewed: Callable[[], Awaitable[None]]) -> None:
-        """Look now and then; call `renewed` after each change."""
+        """Look now and then; call `renewed` after each change, and warn, once, of a certificate that is overdue."""
         known = self._current
+        warned: PemContents | None = None
         while True:
+            if known is not warned and known.expires_s and known.overdue_s < time.time():
+                left_h, warned = (known.expires_s - time.time()) / 3600, known
+                logger.warning("the certificate in %s expires in %.0f hours", self.files.certificate, left_h)
             await anyio.sleep(LOOK_EVERY_S)
             if (now := await to_thread.run_sync(self.look)) is not known:
                 known = now

@@ -9,11 +9,15 @@ from typing import Final
 from attractor_server.errors import SettingsError
 from attractor_server.shard.spec import TLSFiles
 from attractor_server.shard.trial_handshake import (
+    Description,
     find_name,
     make_client_context,
     make_server_context,
     try_handshake,
 )
+
+_OVERDUE_S: Final = 14 * 86_400.0
+"""Time before its end at which a certificate should have been renewed, or a fifth of its life where that is less"""
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----")
 _KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
@@ -32,6 +36,8 @@ class PemContents:
     """Name that other shards are verified by"""
     expires_s: float
     """Time at which the certificate expires, as `time.time` counts; 0: it is not valid now"""
+    overdue_s: float
+    """Time at which it should have been renewed"""
     warning: str
     """Why another shard with these files would not be believed; empty: it would"""
 
@@ -53,7 +59,10 @@ def read_pem_files(files: TLSFiles) -> PemContents:
         server = make_server_context(files.certificate, files.key)
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(_explain_pair(files, error)) from error
-    name, expires_s, warning = _check_peers(files, server)
+    name, seen, warning = _check_peers(files, server)
+    begins_s, expires_s = (
+        ssl.cert_time_to_seconds(seen[at]) if at in seen else 0.0 for at in ("notBefore", "notAfter")
+    )
     if stat_files(files) != before:
         raise SettingsError(f"tls_cert: {str(files.certificate)!r} and what goes with it changed while they were read")
     return PemContents(
@@ -63,6 +72,7 @@ def read_pem_files(files: TLSFiles) -> PemContents:
         ca=ca,
         server_name=name,
         expires_s=expires_s,
+        overdue_s=expires_s - min(_OVERDUE_S, (expires_s - begins_s) / 5),
         warning=warning,
     )
 
@@ -114,17 +124,18 @@ def _explain_pair(files: TLSFiles, error: OSError) -> str:
     )
 
 
-def _check_peers(files: TLSFiles, server: ssl.SSLContext) -> tuple[str, float, str]:
-    """Return the name that shards verify one another by, when that ends, and why they would not believe one another."""
-    own, name, expires_s = files.certificate, files.server_name, 0.0
+def _check_peers(files: TLSFiles, server: ssl.SSLContext) -> tuple[str, Description, str]:
+    """Return the name that shards verify one another by, their certificate, and why it would not be believed."""
+    own, name = files.certificate, files.server_name
+    seen: Description = {}
     try:
         seen = try_handshake(server, make_client_context(own, named=False))
-        name, expires_s = name or find_name(seen), ssl.cert_time_to_seconds(seen["notAfter"])
+        name = name or find_name(seen)
         both = make_server_context(own, files.key, client_ca=files.client_ca)
         try_handshake(both, make_client_context(files.ca or own, pair=(own, files.key)), name)
     except (ssl.SSLError, ValueError) as error:
-        return name, expires_s, f"{str(own)!r} is refused: {_reason(error)}"
-    return name, expires_s, ""
+        return name, seen, f"{str(own)!r} is refused: {_reason(error)}"
+    return name, seen, ""
 
 
 def _reason(error: Exception) -> str:
