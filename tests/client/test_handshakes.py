@@ -111,7 +111,7 @@ async def test_a_client_that_believes_the_server_and_shows_what_it_asks_for_is_s
     ],
 )
 async def test_without_a_name_the_one_in_the_address_is_expected(
-    name: str, address: str, files: Files, authority: Authority
+    name: str, address: str, files: Files, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = await to_thread.run_sync(partial(authority.issue, "named", name=name))
     credentials = await to_thread.run_sync(credentials_of, pair)
@@ -123,6 +123,9 @@ async def test_without_a_name_the_one_in_the_address_is_expected(
             async with attractor.connect(given, tls=attractor.TLS(ca=files.ca, server_name="b.test")):
                 pass
         assert caught.value.reason == "CERTIFICATE_OF_OTHER_NAME"
+        monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))  # a system that believes this authority
+        async with attractor.connect(given, tls=True) as client:
+            assert (await client.create_memory("faces", model="tiny")).name == "faces"
 
 
 async def test_an_open_client_fails_with_the_reason_while_it_does_not_believe_the_server_and_then_goes_on(

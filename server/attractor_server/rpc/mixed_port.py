@@ -83,7 +83,7 @@ class MixedPort:
         if scope.cancelled_caught:
             return
         secure = first[0] == _HANDSHAKE
-        caller = writer.get_extra_info("peername")
+        caller = writer.get_extra_info("peername") or ("an unknown address", 0)
         if not secure:
             self._warn(caller[0])
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._ports[secure])
