@@ -8,6 +8,7 @@ import click
 import grpc
 from grpc import aio
 
+import attractor
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.cli.options import connect, server_option
@@ -38,14 +39,17 @@ def scale(shards: int, timeout_s: float, server: str) -> None:
 
     Shards that go finish what they accepted; clients see calls repeated, and no error.
     """
-    with connect(server):
-        pass  # that it cannot be reached is told in few words
     try:
         found = anyio.run(_scale, Channels(server, read_tls()), server, shards, timeout_s)
     except TimeoutError:
         wanted = f"{shards} shards" if shards else "a shard for each node"
         _fail(f"not {wanted} after {timeout_s:g} s; the log of the server says why")
+    except attractor.AttractorError as error:  # of the files
+        _fail(str(error))
     except aio.AioRpcError as error:
+        if error.code() in _AGAIN:
+            with connect(server):  # which tells in few words why it cannot be reached, if so
+                pass
         _fail(error.details() or error.code().name)
     click.echo(f"{found} shard{'s share' if found > 1 else ' has'} all memories")
 
