@@ -1,6 +1,8 @@
 """Clients that speak TLS: whom they believe, what they show, and how a refusal is told."""
 
+import asyncio
 import pickle
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -85,6 +87,20 @@ async def test_a_handshake_that_fails_is_told_at_once_with_its_reason(reason: st
                 pass
     assert caught.value.reason == reason.partition(" ")[0]
     assert fake.address in str(caught.value)
+
+
+async def test_a_balancer_with_no_server_behind_it_is_no_handshake_that_fails(files: Files) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    await to_thread.run_sync(context.load_cert_chain, files.server.certificate, files.server.key)
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as balancer:
+        port = balancer.sockets[0].getsockname()[1]
+        with pytest.raises(attractor.Unreachable):
+            async with attractor.connect(f"127.0.0.1:{port}", tls=tls_of(files.ca), connect_timeout_s=1):
+                pass
 
 
 @pytest.mark.parametrize("mutual", [False, True])

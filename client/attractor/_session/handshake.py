@@ -55,9 +55,8 @@ async def _try_plain(address: str, host: str, port: int) -> HandshakeFailed | No
 async def _try_tls(address: str, host: str, port: int, credentials: Credentials) -> HandshakeFailed | None:
     context, name = await to_thread.run_sync(make_context, credentials.tls), credentials.server_name
     try:
-        for _ in range(2):  # a server that stops just now takes no second connection
-            if await _gets_settings(host, port, context, name):
-                return None
+        if await _gets_settings(host, port, context, name):
+            return None
     except ssl.SSLCertVerificationError as error:
         return _explain_certificate(address, name, error)
     except ssl.SSLError:
@@ -65,11 +64,28 @@ async def _try_tls(address: str, host: str, port: int, credentials: Credentials)
             message = f"{address} does not speak TLS, and this client does; expected a server with --tls-cert"
             return HandshakeFailed(message, reason="TLS_NOT_SPOKEN")
         return None
+    if not await _is_refused(host, port, context, name):
+        return None
     if credentials.tls.certificate is None:
         seen = "saw none; expected tls=attractor.TLS(certificate=…, key=…)"
     else:
         seen = f"it does not take the one in {str(credentials.tls.certificate)!r}"
     return HandshakeFailed(f"{address} asks for a certificate of the client: {seen}", reason="CLIENT_CERTIFICATE")
+
+
+async def _is_refused(host: str, port: int, context: ssl.SSLContext, name: str) -> bool:
+    """Return whether the server does not take what this client shows, rather than end connections for another reason.
+
+    In TLS 1.3 a client does not see that: its handshake is over before the server looks. In TLS 1.2 it fails.
+    """
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        async with _connect(host, port, context, name):
+            return False
+    except ConnectionRefusedError:
+        return False
+    except (ConnectionError, EOFError, ssl.SSLError):
+        return True
 
 
 def _explain_certificate(address: str, name: str, error: ssl.SSLCertVerificationError) -> HandshakeFailed:
