@@ -1,9 +1,9 @@
-"""What does it cost that kept patterns take part in answers?
+"""How much does it cost that kept patterns take part in answers?
 
-One shard with a store, in a process of its own, and queries through the SDK on loopback, in turns with kept patterns and
-without. At once: 256 memories of 32 patterns, one cue each, until all are answered; and the shard's processor time then.
-Alone: one query after another of memories with 32, 1,024 and 4,096 patterns, by the median. Cues are stored patterns
-with noise.
+One shard with a store, in a process of its own, and queries through the SDK on loopback, in turns with kept patterns
+and without. At once: 256 memories of 32 patterns, one cue each, until all are answered; and the processor time of the
+shard. Alone: one query after another of memories with 32, 1,024 and 4,096 patterns, by the median. Cues are stored
+patterns with noise.
 """
 
 import tempfile

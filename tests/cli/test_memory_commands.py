@@ -81,10 +81,10 @@ async def test_a_memory_is_made_shown_and_listed_with_its_settings(shard: Runnin
     assert told["model_digest"].startswith("sha256:")
     await run(shard, "create", "bob", "--model", "tiny")
     heads, ada, bob = (line.split("\t") for line in (await run(shard, "ls")).output.splitlines())
-    settings = ["write", "when_full", "page_patterns", "retain", "metric", "ttl_s"]
+    settings = ["write", "when_full", "page_patterns", "retain", "metric", "recall", "ttl_s"]
     assert heads == ["name", "model", "patterns", "pages", "version", *settings]
-    assert ada == ["ada/notes", "tiny", "0", "0", "0", "stream", "forget", "5", "all", "model", "never"]
-    assert bob == ["bob", "tiny", "0", "0", "0", "rewrite", "grow", "8", "all", "model", "never"]
+    assert ada == ["ada/notes", "tiny", "0", "0", "0", "stream", "forget", "5", "all", "model", "posterior", "never"]
+    assert bob == ["bob", "tiny", "0", "0", "0", "rewrite", "grow", "8", "all", "model", "posterior", "never"]
 
 
 async def test_listings_can_be_read_by_programs(shard: RunningShard) -> None:
@@ -98,6 +98,7 @@ async def test_listings_can_be_read_by_programs(shard: RunningShard) -> None:
         "page_patterns": 3,
         "retain": "all",
         "metric": "model",
+        "recall": "posterior",
         "ttl_s": None,
     }
     assert (listed[0]["pages"], listed[0]["patterns"], listed[0]["version"]) == (0, 0, 0)

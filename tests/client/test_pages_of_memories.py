@@ -21,7 +21,9 @@ async def test_settings_that_are_not_given_are_left_to_the_server(
     memory = await client.create_memory("faces", model="tiny")
     assert fake.created[0].settings == memories_pb2.MemorySettings()
     info = await memory.info()
-    assert info.settings == attractor.MemorySettings(write="rewrite", when_full="grow", page_patterns=8)
+    assert info.settings == attractor.MemorySettings(
+        write="rewrite", when_full="grow", page_patterns=8, recall="network"
+    )
     assert (info.pages, info.patterns) == (0, 0)
 
 
@@ -140,6 +142,8 @@ def test_the_synchronous_client_makes_and_lists_the_same(server: FakeServer) -> 
         memory = client.create_memory("faces", model="tiny", write="stream", when_full="forget", page_patterns=2)
         memory.store(SEVERAL)
         (info,) = client.memories()
-        assert info.settings == attractor.MemorySettings(write="stream", when_full="forget", page_patterns=2)
+        assert info.settings == attractor.MemorySettings(
+            write="stream", when_full="forget", page_patterns=2, recall="network"
+        )
         assert info.pages == 2
         assert memory.query(ONE).page == 1

@@ -55,7 +55,7 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class Directions:
-    """What a cue and its reading are in network units, and in the frame of the page that was read."""
+    """A cue and its reading in network units, and in the frame of the page that was read."""
 
     cue: Floats
     """(n, entries)"""

@@ -1,4 +1,4 @@
-"""What a page keeps, as a posterior compares it: made when it is first asked for, and there until the page changes."""
+"""Kept patterns of a page, as a posterior compares them: viewed when they are first asked for, until the page changes."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
