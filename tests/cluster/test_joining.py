@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from tests.support.ray_nodes import actors, free_port, head_of, ray_cluster, ray
 from tests.support.server_process import COMMAND, drained, server_process, until
 
 import attractor
-from attractor_server.cluster.status import ABANDONED_S
 
 ONE = np.full((4, 4), 0.5, np.float32)
 
 
-@pytest.fixture
-def two_nodes() -> Iterator[Cluster]:
-    with ray_cluster(beside=1) as cluster:
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A head and two nodes beside it; each test ends the server that it has on them."""
+    with ray_cluster(beside=2) as cluster:
         yield cluster
 
 
@@ -30,45 +29,38 @@ def stopped(cluster: Cluster) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_server_joins_a_ray_cluster_and_leaves_it_running(two_nodes: Cluster, models: Path) -> None:
-    flags = ("--ray-address", two_nodes.address, "--shards", "2", "--port", "0", "--on-stop", "end")
-    for refuses in (True, False):
-        with server_process("--models", str(models), *flags) as server:
-            with attractor.Client(server.address) as client:
-                for n in range(4):
-                    assert client.create_memory(f"joined/{n}", model="tiny").store(ONE).version == 1
-            if refuses:
-                told = pytest.raises(AssertionError, match="another server runs in this Ray cluster")
-                with told, server_process("--models", str(models), *flags):
-                    pass
-            assert server.stop() == 0, drained(server.errors)
-
-
-def test_shards_are_spread_over_the_nodes_of_a_cluster_and_the_supervisor_is_on_the_head(
-    two_nodes: Cluster, models: Path
+def test_a_server_is_spread_over_the_nodes_of_a_ray_cluster_alone_and_leaves_it_running(
+    nodes: Cluster, models: Path
 ) -> None:
-    two_nodes.add_node(num_cpus=1)
     first = free_port()
-    flags = ("--ray-address", two_nodes.address, "--shards", "3", "--port", str(first), "--advertise", "127.0.0.1")
+    flags = ("--ray-address", nodes.address, "--shards", "3", "--port", str(first), "--on-stop", "end")
     with socket.create_server(("", first + 1)), server_process("--models", str(models), *flags) as server:
-        nodes = [actor.ppid() for actor in actors("ShardActor")]
+        places = [actor.ppid() for actor in actors("ShardActor")]
         (supervisor,) = actors("Supervisor")
-        assert len(nodes) == len(set(nodes)) == 3
-        assert supervisor.ppid() == raylet(head_of(two_nodes)).pid
+        assert len(places) == len(set(places)) == 3
+        assert supervisor.ppid() == raylet(head_of(nodes)).pid
         ports = {int(shard.address.rpartition(":")[2]) for shard in topology(server.address).shards}
         assert first in ports
         assert first + 1 not in ports
         assert len(ports) == 3
+        with attractor.Client(server.address) as client:
+            for n in range(4):
+                assert client.create_memory(f"joined/{n}", model="tiny").store(ONE).version == 1
+        told = pytest.raises(AssertionError, match="another server runs in this Ray cluster")
+        with told, server_process("--models", str(models), *flags):
+            pass
+        assert server.stop() == 0, drained(server.errors)
+    until(lambda: not actors("ShardActor"))
+    assert "no server runs in this Ray cluster" in stopped(nodes).stderr
 
 
-def test_shards_outlive_their_command_and_another_one_goes_on_with_them(two_nodes: Cluster, models: Path) -> None:
-    flags = ("--models", str(models), "--ray-address", two_nodes.address, "--shards", "2", "--port", "0")
+def test_shards_outlive_their_command_and_another_one_goes_on_with_them(nodes: Cluster, models: Path) -> None:
+    flags = ("--models", str(models), "--ray-address", nodes.address, "--shards", "2", "--port", "0")
     with server_process(*flags, "--advertise", "127.0.0.1") as server:
         server.process.kill()
         server.process.wait(60)
         with attractor.Client(server.address) as client:
             assert client.create_memory("left/alone", model="tiny").store(ONE).version == 1
-            time.sleep(ABANDONED_S)
             with server_process(*flags, "--advertise", "127.0.0.1") as successor:
                 assert successor.address == server.address
                 assert client.memory("left/alone").store(ONE).version == 2
@@ -81,11 +73,10 @@ def test_shards_outlive_their_command_and_another_one_goes_on_with_them(two_node
                 pass
             with server_process(*flags, "--advertise", "127.0.0.1") as third:
                 assert third.address == server.address
-                ended = stopped(two_nodes)
+                ended = stopped(nodes)
                 assert (ended.returncode, ended.stderr) == (0, "")
                 assert third.process.wait(60) == 0, drained(third.errors)
             until(lambda: not actors("ShardActor"))
-    assert "no server runs in this Ray cluster" in stopped(two_nodes).stderr
 
 
 def test_an_address_without_a_ray_cluster_is_told_in_one_line(models: Path) -> None:
