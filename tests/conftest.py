@@ -16,6 +16,29 @@ from grpc import aio
 from tests.support.postgresql import PROGRAMS, PostgresServer, running
 from tests.support.stores import new_store
 
+LONG = (
+    "chaos/test_chaos.py",
+    "cluster/test_joining.py",
+    "cluster/test_serve.py",
+    "cluster/test_moving.py",
+    "integration/test_background_compile.py",
+    "training/test_workers.py",
+    "integration/test_readme_and_demo.py",
+    "cluster/test_standin.py",
+    "claims/test_training.py",
+    "cluster/test_autoscaling.py",
+    "cluster/test_heads.py",
+    "cluster/test_keeping_nothing.py",
+)
+"""Files that take half a minute or more, the longest first"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, so that no process is left alone with one of them when the others are done."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    assert all(path.exists() for path in places), "LONG names a file that is not there"
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
