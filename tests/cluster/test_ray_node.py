@@ -4,19 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.support.server_process import drained, server_process
+from tests.support.server_process import drained, remove_home, server_process
 
-from attractor_server.cluster.ray_node import TOKENS, make_token
-
-
-@pytest.fixture
-def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home that cannot be written to, nor made; what is compiled for all servers is still found."""
-    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    monkeypatch.setenv("HOME", "/proc/nobody")
-    for name in TOKENS:
-        monkeypatch.delenv(name, raising=False)
+from attractor_server.cluster.ray_node import make_token
 
 
 def test_what_the_environment_says_of_tokens_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,12 +14,6 @@ def test_what_the_environment_says_of_tokens_goes_before(monkeypatch: pytest.Mon
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     make_token()
     assert "RAY_AUTH_TOKEN" not in os.environ
-
-
-def test_a_server_needs_no_home_folder(no_home: None, models: Path) -> None:
-    with server_process("--models", str(models), "--port", "0") as server:
-        assert len(server.shard_processes()) == 1
-        assert not drained(server.errors)
 
 
 def test_why_ray_cannot_start_is_told_in_one_line_and_ends_the_server(
@@ -44,8 +28,9 @@ def test_why_ray_cannot_start_is_told_in_one_line_and_ends_the_server(
 
 
 def test_a_token_that_cannot_be_read_is_told_in_one_line(
-    no_home: None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    remove_home(monkeypatch)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
     with (
         pytest.raises(AssertionError, match=r"ended: \['attractor: Ray cannot start here: [^']*\\n'\]"),

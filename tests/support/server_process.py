@@ -1,5 +1,6 @@
 """A server as users start it: the command in a process of its own, with Ray inside."""
 
+import os
 import queue
 import re
 import signal
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 COMMAND = (str(Path(sys.executable).parent / "attractor"),)
 STANDS_IN = "Ray is starting"
 READY = re.compile(r"ready on (\S+:\d+)")
+KEPT = re.compile(r"memories are kept in (.+)")
 
 
 @dataclass
@@ -30,6 +33,18 @@ class ServerProcess:
     @property
     def address(self) -> str:
         match = READY.search(self.ready)
+        assert match is not None
+        return match[1]
+
+    @property
+    def port(self) -> str:
+        """Where the first shard listens, and a stand-in before it."""
+        return self.address.rpartition(":")[2]
+
+    @property
+    def folder(self) -> str:
+        """The folder of its memories, where it has one."""
+        match = KEPT.search(self.ready)
         assert match is not None
         return match[1]
 
@@ -106,6 +121,17 @@ def kill(process: "subprocess.Popen[str]") -> None:
     for one in [above, *above.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             one.kill()
+
+
+def remove_home(patch: pytest.MonkeyPatch) -> None:
+    """Give servers a home that cannot be written to, nor made; what is compiled for all servers is still found."""
+    from attractor_server.cluster.ray_node import TOKENS  # noqa: PLC0415 - loads ray
+
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    patch.setenv("XDG_CACHE_HOME", cache)
+    patch.setenv("HOME", "/proc/nobody")
+    for name in TOKENS:
+        patch.delenv(name, raising=False)
 
 
 def until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
