@@ -21,7 +21,7 @@ class Writer:
         self.versions: list[int] = []
         self.slowest_s = 0.0
         self.error: Exception | None = None
-        self._address, self._name = address, name
+        self._address, self.name = address, name
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -39,7 +39,7 @@ class Writer:
     def _run(self) -> None:
         try:
             with attractor.Client(self._address, timeout_s=60, retry=QUICK) as client:
-                memory = client.create_memory(self._name, model="tiny", write="stream")
+                memory = client.create_memory(self.name, model="tiny", write="stream")
                 while not self._stop.is_set():
                     begun_s = time.monotonic()
                     self.versions.append(memory.store(ONE).version)
