@@ -6,10 +6,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from tests.support.server_process import COMMAND, ServerProcess, server_process
+
+from attractor_server.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -60,12 +65,20 @@ def test_the_demo_reaches_its_figures_and_draws_them(tmp_path: Path) -> None:
     assert said["probability_auroc"] >= said["auroc"]
 
 
-def test_the_demo_stores_pictures_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # of PyTorch
+def test_the_demo_stores_pictures_of_ones_own(
+    shipped: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the server that is there already, instead of one of its own."""
+    there = SimpleNamespace(addresses=[shipped.address])
+    monkeypatch.setattr("attractor_server.demo.run.run_server", lambda _: nullcontext(there))
     picture = ROOT / "docs" / "demo.png"
-    command = [*COMMAND, "demo", "--output", str(tmp_path / "own.png"), "--image", str(picture), str(picture)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
-    said = json.loads(run.stdout.splitlines()[-1])
+    words = ["demo", "--output", str(tmp_path / "own.png"), "--image", str(picture), str(picture)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout.splitlines()[-1])
     assert (said["memories"], said["stored"]) == (1, 2)
+    assert (tmp_path / "own.png").exists()
 
 
 def _example(name: str, address: str) -> str:
