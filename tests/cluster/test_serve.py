@@ -1,4 +1,4 @@
-"""`attractor serve` over real Ray: starting, losing a shard, stopping."""
+"""`attractor serve` over real Ray: starting, losing a shard, and ending at once."""
 
 import threading
 from pathlib import Path
@@ -26,8 +26,8 @@ def name_on(shard: int, prefix: str) -> str:
 
 
 def test_the_ready_line_says_where_and_what_and_where_memories_are_kept(server: ServerProcess) -> None:
-    for words in ("127.0.0.1:", "2 shards (cpu)", "models: ", "pair", "tiny", "memories are kept in /"):
-        assert words in server.ready
+    for part in ("127.0.0.1:", "2 shards (cpu)", "models: ", "pair", "tiny", "memories are kept in /"):
+        assert part in server.ready
 
 
 def test_every_memory_is_reached_at_either_address(server: ServerProcess) -> None:
@@ -100,75 +100,17 @@ def test_a_killed_shard_comes_back_with_its_memories_and_the_other_one_never_not
     assert not any("raylet" in line for line in told)
 
 
-def test_nothing_acknowledged_is_lost_or_applied_twice_when_the_whole_server_is_killed(
-    models: Path, tmp_path: Path
-) -> None:
-    arguments = ("--models", str(models), "--port", "0", "--data-dir", str(tmp_path))
-    answered: list[int] = []
-    with server_process(*arguments) as server:
-        begun, port = threading.Event(), server.address.rpartition(":")[2]
-        arguments = ("--models", str(models), "--port", port, "--data-dir", str(tmp_path))
-
-        def store() -> None:
-            with attractor.Client(server.address, timeout_s=60, retry=QUICK) as client:
-                memory = client.create_memory("busy", model="tiny")
-                while len(answered) < 40:
-                    answered.append(memory.store(ONE).version)
-                    if len(answered) == 20:
-                        begun.set()
-
-        worker = threading.Thread(target=store)
-        worker.start()
-        assert begun.wait(30)
-        server.kill()
-    with server_process(*arguments, early=True) as server:
-        worker.join(60)
-        assert not worker.is_alive()
-        with attractor.Client(server.address) as client:
-            info = client.memory("busy").info()
-    assert answered == list(range(1, 41))
-    assert (info.version, info.patterns) == (40, 40)
-
-
 def test_a_folder_that_another_server_has_is_refused(server: ServerProcess, models: Path) -> None:
-    data = server.ready.rpartition("kept in ")[2].strip()
     with (
         pytest.raises(AssertionError, match="the server with process id"),
-        server_process("--models", str(models), "--port", "0", "--data-dir", data),
+        server_process("--models", str(models), "--port", "0", "--data-dir", server.folder),
     ):
         pass
 
 
-def test_on_sigterm_the_server_finishes_what_it_accepted_and_exits_0(models: Path) -> None:
-    answered: list[int] = []
-    ended: list[attractor.AttractorError] = []
-    begun = threading.Event()
-
-    def store(address: str) -> None:
-        with attractor.Client(address, timeout_s=3, retry=QUICK) as client:
-            memory = client.create_memory("busy", model="tiny")
-            try:
-                while True:
-                    answered.append(memory.store(ONE).version)
-                    begun.set()
-            except attractor.AttractorError as error:
-                ended.append(error)
-
-    with server_process("--models", str(models), "--port", "0", "--grace-s", "10") as server:
-        worker = threading.Thread(target=store, args=(server.address,))
-        worker.start()
-        assert begun.wait(30)
-        assert server.stop() == 0
-        worker.join(30)
-        assert not worker.is_alive()
-        assert not any("cut off" in line for line in drained(server.errors))
-    assert isinstance(ended[0], attractor.TimeoutExceeded)  # it waited for the server to come back
-    assert answered == list(range(1, len(answered) + 1))
-
-
 def test_a_taken_port_is_told_in_one_line(server: ServerProcess, models: Path) -> None:
-    port = server.address.rpartition(":")[2]
-    with pytest.raises(AssertionError, match="taken"), server_process("--models", str(models), "--port", port):
+    told = pytest.raises(AssertionError, match="taken")
+    with told, server_process("--models", str(models), "--port", server.port):
         pass
 
 
@@ -181,20 +123,51 @@ def test_a_damaged_store_is_told_in_one_line(models: Path, tmp_path: Path) -> No
         pass
 
 
-def test_memories_in_a_database_need_no_folder_and_outlive_the_server(
+def test_memories_in_a_database_need_no_folder_have_a_stand_in_and_outlive_the_server(
     models: Path, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
     arguments = ("--models", str(models), "--port", "0", "--backend-store-uri", postgres.store())
-    with server_process(*arguments, "--data-dir", str(folder)) as server:
-        assert "memories are kept in postgresql://127.0.0.1:" in server.ready
-        with attractor.Client(server.address, retry=QUICK) as client:
+    with server_process(*arguments, "--data-dir", str(folder), early=True) as server:
+        with attractor.Client(server.address, retry=QUICK, timeout_s=20) as client:
             memory = client.create_memory("a", model="tiny")
-            memory.store(ONE)
+            assert memory.store(ONE).version == 1
+            server.relieve()
+            assert "memories are kept in postgresql://127.0.0.1:" in server.ready
+            assert memory.store(ONE).version == 2
             postgres.stop()
             postgres.start()
-            assert memory.store(ONE).total == 2
+            assert memory.store(ONE).total == 3
         server.kill()
     with server_process(*arguments, early=True) as server, attractor.Client(server.address) as client:
-        assert client.memory("a").store(ONE).total == 3
+        assert client.memory("a").store(ONE).total == 4
     assert not folder.exists()
+
+
+def test_nothing_acknowledged_is_lost_or_applied_twice_when_the_whole_server_is_killed(
+    server: ServerProcess, models: Path
+) -> None:
+    """The last one: it ends the server of those before it."""
+    answered: list[int] = []
+    begun = threading.Event()
+
+    def store() -> None:
+        with attractor.Client(server.address, timeout_s=60, retry=QUICK) as client:
+            memory = client.create_memory("busy", model="tiny")
+            while len(answered) < 40:
+                answered.append(memory.store(ONE).version)
+                if len(answered) == 20:
+                    begun.set()
+
+    worker = threading.Thread(target=store)
+    worker.start()
+    assert begun.wait(30), drained(server.errors)
+    server.kill()
+    arguments = ("--models", str(models), "--port", server.port, "--data-dir", server.folder)
+    with server_process(*arguments, early=True) as successor:
+        worker.join(60)
+        assert not worker.is_alive()
+        with attractor.Client(successor.address) as client:
+            info = client.memory("busy").info()
+    assert answered == list(range(1, 41))
+    assert (info.version, info.patterns) == (40, 40)
