@@ -1,20 +1,24 @@
 """What the workers of a team do in `test_workers`: a module of its own, because Ray's processes import it."""
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
+import pytest
 import torch
 from tests.support.tiny_training import RECIPE, spoilt, stripes, trainer
 from torch import Generator, Tensor
 
 from attractor_server.energy.parameters import Parameters
 from attractor_server.errors import SettingsError
+from attractor_server.training import posterior, run
 from attractor_server.training.datasets import Dataset
 from attractor_server.training.initialization import initialize_model
 from attractor_server.training.objective import episode_losses
 from attractor_server.training.trainer import Progress, Trainer
+from attractor_server.training.validation import fit_ridge
 from attractor_server.training.workers import Team, average_gradients
 
 STEPS = 12
@@ -43,6 +47,16 @@ class Noted(Dataset):
         Noted.counts.append(count)
         Noted.given.append(patterns[0, 0])
         return patterns
+
+
+def train_quickly(recipe_path: Path, options: run.Options, slate: object, team: Team) -> None:
+    """Train as the command does on a worker, which the fixtures of `conftest.py` do not reach."""
+    from attractor_server.training.ray_train import _train  # noqa: PLC0415 - takes seconds
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run, "fit_ridge", functools.partial(fit_ridge, rounds=1))
+    patch.setattr(posterior, "ITERATIONS", 4)
+    _train(recipe_path, options, slate, team)
 
 
 def report(folder: Path, team: Team) -> None:

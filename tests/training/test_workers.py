@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from tests.support.team_work import STEPS, report
+from tests.support.team_work import STEPS, report, train_quickly
 from tests.support.tiny_training import RECIPE, TOML, trainer, write_recipe
 
 from attractor_server.cli.main import main
@@ -70,6 +70,7 @@ def trained(folder: Path, one_ray: None, parent: Model) -> Result:
     recipe = write_recipe(folder, text)
     folders = ["--output", str(folder / "out"), "--run-dir", str(folder / "tiny-run")]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attractor_server.training.ray_train._train", train_quickly)
         patch.chdir(folder)  # where its workers are not
         command = ["train", str(recipe), "--workers", "2", "--parent", "parent.safetensors", *folders]
         return CliRunner().invoke(main, command)
