@@ -36,7 +36,7 @@ PAGE = 3
 CALL_S = 30.0
 TELLINGS = 20
 # More of them find more: ATTRACTOR_EXAMPLES=100 takes some minutes.
-EXAMPLES = int(os.environ.get("ATTRACTOR_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("ATTRACTOR_EXAMPLES", "6"))
 NAMES = st.sampled_from(["a", "b", "n/a", "n/b", "c"])
 MODELS = st.sampled_from(["tiny", "able"])
 """Of the same fields"""
