@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 GONE_S = 30.0
 DRAINING_S, PREEMPTION = 120.0, 2
 """Time that a node is given to end, and Ray's number of a reason that no node may refuse"""
-EACH: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
-"""What a node is started with"""
+EACH: dict[str, Any] = {
+    "num_cpus": 1,
+    "object_store_memory": 80 << 20,
+    "no_monitor": True,
+    "include_log_monitor": False,
+}
+"""What a node is started with: neither asks for more nodes, nor has a terminal for logs"""
 
 
 @contextmanager
