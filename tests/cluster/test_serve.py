@@ -9,7 +9,7 @@ import psutil
 import pytest
 from tests.support.cluster_calls import supervisors
 from tests.support.postgresql import PostgresServer
-from tests.support.server_process import ServerProcess, drained, server_process, until
+from tests.support.server_process import ServerProcess, drained, server_process, until, words
 
 import attractor
 from attractor_proto.names import slot_of
@@ -50,6 +50,13 @@ def test_only_shards_load_torch_and_not_their_supervisor(server: ServerProcess) 
         assert processes
         for process in processes:
             assert any("libtorch" in mapped.path for mapped in process.memory_maps()) is loads
+
+
+def test_ray_starts_no_process_that_only_others_need(server: ServerProcess) -> None:
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    programs = {Path(word).name for process in family for word in words(process)}
+    assert {"gcs_server", "raylet"} <= programs
+    assert not {"dashboard.py", "monitor.py", "log_monitor.py"} & programs
 
 
 def test_nothing_listens_beyond_this_machine_and_ray_asks_for_a_token(server: ServerProcess) -> None:

@@ -28,6 +28,10 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 """Variables that name a token"""
 
+_IDLE = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's head that start processes of no use to a Ray of our own: none asks for more nodes, brings logs to
+this terminal, or shows a dashboard"""
+
 _FOLDER, _LOCK = "attractor-ray-", "lock"
 
 
@@ -44,7 +48,7 @@ def ray_node(address: str) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     with nullcontext() if address else _folder() as folder:
         try:
-            with sigterm_kept(), _command_hidden():
+            with sigterm_kept(), _command_hidden(), nullcontext() if address else _leave_out_idle_processes():
                 ray.init(
                     address=address or "local",
                     namespace=NAMESPACE,
@@ -73,6 +77,20 @@ def _command_hidden() -> Iterator[None]:
     finally:
         if before is not None:
             setattr(utils, name, before)
+
+
+@contextmanager
+def _leave_out_idle_processes() -> Iterator[None]:
+    """Leave out what a Ray of our own does not need: three processes, 260 MB, and the wait for one of them."""
+    node = ray._private.node.Node  # noqa: SLF001 - `ray.init` has no settings for it
+    before = {name: method for name in _IDLE if (method := getattr(node, name, None)) is not None}
+    for name in before:
+        setattr(node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
 
 
 @contextmanager
