@@ -60,6 +60,7 @@ async def test_a_memory_made_without_settings_has_the_defaults_and_says_so(chann
         page_patterns=8,
         retain=memories.RETAIN_ALL,
         metric=memories.METRIC_MODEL,
+        recall=memories.RECALL_POSTERIOR,
     )
     assert made.pages == 0
     stub = memories_pb2_grpc.MemoriesStub(channel)
