@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import torch
+from anyio.abc import TaskGroup
 
 from attractor_server.energy.model import Model
 from attractor_server.engine.background_compile import BackgroundCompiler
@@ -19,6 +21,7 @@ from attractor_server.engine.warmup import Warmup
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
 from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.rpc.server import RpcServer, open_server
 from attractor_server.scheduling.batch_size import CONTENTION_PART
 from attractor_server.scheduling.batcher import Batcher, LeaseGuard
@@ -35,6 +38,10 @@ from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.claims import Claims
 from attractor_server.storage.memory_store import SqlMemoryStore
 from attractor_server.storage.process import Incarnation
+
+if TYPE_CHECKING:
+    from attractor_server.admin.metrics import Metrics
+    from attractor_server.admin.server import AdminServer
 
 __all__ = [
     "FRAME_PATTERNS_LIMIT",
@@ -64,6 +71,13 @@ class RunningShard:
     _listening: RpcServer
     _warming: Warmup
     _compiling: BackgroundCompiler
+    _tasks: TaskGroup
+    _admin: "AdminServer | None" = None
+
+    @property
+    def admin_address(self) -> str:
+        """Where probes and metrics are, host:port; empty where there are none."""
+        return "" if self._admin is None else self._admin.address
 
     @property
     def warm(self) -> bool:
@@ -105,6 +119,9 @@ class RunningShard:
         """
         await self._warming.done.wait()
         await self._listening.open()
+        if self._admin is not None:
+            self._admin.bind()
+            self._admin.start(self._tasks)
         self._shard.learn(topology)
         self._listening.peers.keep_only(self._shard.topology.owning)
         await self._shard.follow(seize=seize)
@@ -128,18 +145,21 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
     certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
-    async with _prepare(spec) as (models, engine, store, bank_bytes):
+    metrics = None if spec.admin_port is None else await anyio.to_thread.run_sync(_make_metrics, spec)
+    recorder: Recorder = SILENT if metrics is None else metrics
+    async with _prepare(spec, recorder) as (models, engine, store, bank_bytes):
         batcher = Batcher(
             engine if store is None else LeaseGuard(engine, lease=store.ownership),
             waiting_limit=spec.waiting_patterns,
             batch_limit=spec.batch_patterns,
             batch_s=spec.batch_s,
+            recorder=recorder,
         )
         warmed = models.values() if spec.warm_up else ()
         warming = Warmup(engine, warmed, bank_bytes=bank_bytes)
         compiling = BackgroundCompiler(warmed, threads=spec.threads)
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
-        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store)
+        shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store, recorder=recorder)
         shard.secret, shard.recall = spec.secret, spec.recall
         shard.resize = None if store is None else resize
         ports = range(spec.port, spec.port + spec.ports)
@@ -151,9 +171,14 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
             transport=spec.transport,
             certificates=certificates,
         ) as server:
+            admin = None if metrics is None else _make_admin(spec, metrics, shard, engine, server, warming)
             if not spec.follows:
                 await server.open()
+                if admin is not None:
+                    admin.bind()
             async with anyio.create_task_group() as tasks:
+                if admin is not None and not spec.follows:
+                    admin.start(tasks)
                 tasks.start_soon(partial(batcher.run, warming.steps(), between=warming.more()))
                 tasks.start_soon(compiling.run, warming.done)
                 tasks.start_soon(sweep, shard)
@@ -164,13 +189,39 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 if shard.ownership is not None:
                     tasks.start_soon(shard.ownership.run)
                 info = ShardInfo(server.address, spec.device)
-                yield RunningShard(info, sorted(models), shard, server, warming, compiling)
+                yield RunningShard(info, sorted(models), shard, server, warming, compiling, tasks, admin)
                 tasks.cancel_scope.cancel()
 
 
+def _make_metrics(spec: ShardSpec) -> "Metrics":
+    from attractor_server.admin.opening import make_metrics  # noqa: PLC0415 - only where there is an admin port
+
+    return make_metrics(spec)
+
+
+def _make_admin(  # noqa: PLR0913 - all that its pages tell of
+    spec: ShardSpec, metrics: "Metrics", shard: Shard, engine: Engine, server: RpcServer, warming: Warmup
+) -> "AdminServer":
+    from attractor_server.admin.opening import make_admin_server  # noqa: PLC0415 - as above
+
+    def find_hindrance() -> str:
+        return "" if server.serves else "draining" if shard.draining.is_set() else "starting"
+
+    return make_admin_server(
+        spec,
+        metrics,
+        shard=shard,
+        engine=engine,
+        find_hindrance=find_hindrance,
+        warm_up_s=lambda: warming.took_s,
+    )
+
+
 @asynccontextmanager
-async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None, int]]:
-    models, engine, store, bank_bytes = await anyio.to_thread.run_sync(_open, spec)
+async def _prepare(
+    spec: ShardSpec, recorder: Recorder
+) -> AsyncIterator[tuple[Mapping[str, Model], Engine, SqlMemoryStore | None, int]]:
+    models, engine, store, bank_bytes = await anyio.to_thread.run_sync(_open, spec, recorder)
     try:
         yield models, engine, store, bank_bytes
     finally:
@@ -178,14 +229,14 @@ async def _prepare(spec: ShardSpec) -> AsyncIterator[tuple[Mapping[str, Model], 
             await anyio.to_thread.run_sync(_close, engine, store)
 
 
-def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None, int]:
+def _open(spec: ShardSpec, recorder: Recorder) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore | None, int]:
     """Read the files and take the memory that a shard needs: not on the event loop."""
     torch.set_num_threads(spec.threads)
     models = load_models(spec.models, device=device_of(spec.device))
     bank_bytes = spec.bank_bytes or _share_banks(spec, len(models))
     residency = Residency(precision=spec.bank_dtype, folder=_make_spill_folder(spec))
-    artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts)
-    store = _open_memory_store(spec, artifacts) if spec.durable else None
+    artifacts = None if spec.artifacts is None or not spec.durable else Artifacts(spec.artifacts, recorder=recorder)
+    store = _open_memory_store(spec, artifacts, recorder) if spec.durable else None
     if store is not None and artifacts is not None:
         archive_models(model_paths(spec.models), artifacts)
         models = {**models, **load_former_models(store, artifacts, models.values(), device_of(spec.device))}
@@ -197,6 +248,7 @@ def _open(spec: ShardSpec) -> tuple[Mapping[str, Model], Engine, SqlMemoryStore 
             store=store,
             checked=spec.check_banks,
             part_s=spec.batch_s / CONTENTION_PART,
+            recorder=recorder,
         )
     return models, engine, store, bank_bytes
 
@@ -208,12 +260,12 @@ def _share_banks(spec: ShardSpec, models: int) -> int:
     return share_memory(free_memory(spec.sharing), banks=models * spec.sharing)
 
 
-def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None) -> SqlMemoryStore:
+def _open_memory_store(spec: ShardSpec, artifacts: Artifacts | None, recorder: Recorder) -> SqlMemoryStore:
     """Open two connections: a look must not wait for a commit, which may wait for that of another shard."""
     address = store_address(spec)
     looks = open_store(address, busy_ms=LOOKS_BUSY_MS)
     ownership = Claims(looks, Incarnation.here(f"shard-{spec.number}"), lease_s=spec.lease_s)
-    return SqlMemoryStore(open_store(address), ownership, artifacts=artifacts)
+    return SqlMemoryStore(open_store(address), ownership, artifacts=artifacts, recorder=recorder)
 
 
 def _close(engine: Engine, store: SqlMemoryStore | None) -> None:

@@ -76,6 +76,16 @@ class Settings(BaseSettings):
     tls_optional: bool = Field(
         False, description="Also take connections without TLS at the same port, while clients are changed over."
     )
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the first shard for probes and metrics by HTTP, without authentication: /livez, /readyz, "
+        "/metrics, /config. The next ones follow, as those of --port do. 0: any. Empty: none, and nothing is counted.",
+    )
+    admin_debug: bool = Field(
+        False, description="Show stacks, tasks and profiles of shards at /debug of the admin port, too."
+    )
     models: Path | None = Field(None, description="Folder of model files to serve beside those that ship.")
     ray_address: str = Field("", description="Ray cluster to join, host:port or auto. Empty: a Ray of its own, inside.")
     place_resource: str = Field(

@@ -41,6 +41,8 @@ def spec_of(settings: Settings) -> ShardSpec:
         host=settings.listen_host,
         port=settings.port,
         ports=min(GROUPS, 65_536 - settings.port) if settings.ray_address and settings.port else 1,
+        admin_port=settings.admin_port,
+        admin_debug=settings.admin_debug,
         advertise=settings.advertise or _advertised_host(settings.listen_host, on_cluster=bool(settings.ray_address)),
         device=settings.device,
         threads=settings.threads,

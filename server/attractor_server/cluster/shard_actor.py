@@ -57,7 +57,8 @@ def start_shard(spec: ShardSpec, number: int, log_level: str) -> Handle:
     }
     follows = spec.follows if number == 0 else 0
     port = follows or (spec.port + number if spec.port and spec.ports == 1 else spec.port)
-    own = replace(spec, number=number, port=port, follows=follows)
+    admin_port = spec.admin_port and (spec.admin_port + number if spec.ports == 1 else spec.admin_port)
+    own = replace(spec, number=number, port=port, admin_port=admin_port, follows=follows)
     return start_actor(ShardActor, shard_name(number), options, pack_spec(own), log_level)
 
 

@@ -23,6 +23,7 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Floats, Outcome
 from attractor_server.memories.page import Page
 from attractor_server.memories.store import MemoryStore
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.jobs import Job
 
 CACHE_BYTES = 4 << 20
@@ -85,6 +86,7 @@ class ModelState:
     """Of that store"""
     views: KeptViews = field(default_factory=lambda: KeptViews(0))
     """What a posterior compares"""
+    recorder: Recorder = SILENT
 
     def compares(self, job: Job) -> bool:
         """Whether kept patterns take part in the job's answer."""

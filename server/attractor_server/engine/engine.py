@@ -25,6 +25,7 @@ from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Deleted, Outcome, TaskDone, Unfinished
 from attractor_server.memories.page import release
 from attractor_server.memories.store import MemoryStore
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.failures import find_misfit, log_fault, memory_gone_error, model_gone_error
 from attractor_server.scheduling.jobs import Job, Operation
 
@@ -50,6 +51,7 @@ class Engine:
         store: MemoryStore | None = None,
         checked: bool = False,
         part_s: float = PART_S,
+        recorder: Recorder = SILENT,
     ) -> None:
         """`bank_bytes` bounds the fast weights of each model that are on the device at the same time.
 
@@ -61,7 +63,7 @@ class Engine:
         self._checked = checked
         kept = None if store is None else PatternCache(store)
         self._states: Mapping[str, ModelState] = {
-            model.digest: _make_state(model, bank_bytes, residency, store, kept) for model in models
+            model.digest: _make_state(model, bank_bytes, residency, store, kept, recorder) for model in models
         }
         self._tasks = TaskRunner(store, self._states)
         self._deleting: dict[Job, Stops[Outcome | ServerError]] = {}
@@ -72,6 +74,11 @@ class Engine:
             Operation.EVICT: self._leave,
             Operation.TASK: self._tasks.run,
         }
+
+    @property
+    def states(self) -> Iterable[ModelState]:
+        """The models with their banks, which the engine's thread alone may change."""
+        return self._states.values()
 
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
@@ -169,16 +176,21 @@ class Engine:
         return Deleted()
 
 
-def _make_state(
-    model: Model, limit_bytes: int, residency: Residency, store: MemoryStore | None, kept: PatternCache | None
+def _make_state(  # noqa: PLR0913
+    model: Model,
+    limit_bytes: int,
+    residency: Residency,
+    store: MemoryStore | None,
+    kept: PatternCache | None,
+    recorder: Recorder,
 ) -> ModelState:
     """Make the state of a model, whose kept patterns have their share of the bytes where they take part in answers."""
     views_bytes = 0
     if model.posterior is not None and kept is not None:
         own = view_bytes(model.capacity, model.encoding.size, model.entries)
         views_bytes = limit_bytes * own // (own + page_bytes(residency.precision, model.initial_page))
-    bank = bank_for(model, limit_bytes=limit_bytes - views_bytes, residency=residency, store=store)
-    return ModelState(model, *bank, store, kept, KeptViews(views_bytes))
+    bank = bank_for(model, limit_bytes=limit_bytes - views_bytes, residency=residency, store=store, recorder=recorder)
+    return ModelState(model, *bank, store, kept, KeptViews(views_bytes), recorder)
 
 
 def _compute(state: ModelState, jobs: Sequence[Job]) -> Results:

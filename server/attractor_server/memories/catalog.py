@@ -22,6 +22,9 @@ class Catalog:
         self._settings: dict[MemorySettings, MemorySettings] = {}
         """One of each, which all memories share that have it"""
 
+    def __len__(self) -> int:
+        return len(self._records)
+
     def __contains__(self, name: str) -> bool:
         return name in self._records
 

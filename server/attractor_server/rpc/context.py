@@ -1,6 +1,7 @@
 """The gRPC context of one call, as servicers use it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -10,6 +11,16 @@ from attractor_proto.names import FORWARDED_KEY
 from attractor_server.shard.budget import Account
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+
+@dataclass(eq=False, slots=True)
+class CallFacts:
+    """Facts of a call that its servicer finds out, for the record of it."""
+
+    model: str = ""
+    """Name of the model that its memory is of"""
+    passed_on: bool = False
+    """Whether another shard answers it"""
 
 
 FORWARDED = ((FORWARDED_KEY, "1"),)
@@ -27,6 +38,13 @@ def get_account(context: Context) -> Account:
     account = getattr(context, "account", None)
     assert isinstance(account, Account)
     return account
+
+
+def get_facts(context: Context) -> CallFacts:
+    """Return the facts of the call, to be added to."""
+    facts = getattr(context, "facts", None)
+    assert isinstance(facts, CallFacts)
+    return facts
 
 
 def get_address(context: Context, callers: Mapping[str, str] = MappingProxyType({})) -> str:

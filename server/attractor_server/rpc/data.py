@@ -13,7 +13,7 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
 from attractor_server.rpc.codec import Patterns
-from attractor_server.rpc.context import Context
+from attractor_server.rpc.context import Context, get_facts
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.fellows import draw_session
 from attractor_server.rpc.messages import read_items, read_kept
@@ -148,6 +148,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         origin = await self._peers.fellows.read_origin(context)
         record = await self._shard.memories.get(memory)
         model = self._shard.model(record.model)
+        get_facts(context).model = model.name
         rows = codec.count_rows(tensors, where="tensors", patterns_limit=self._shard.limits.frame_patterns)
         partial = not operation.writes
         patterns = codec.decode(model.layout, tensors, rows=rows, where="tensors", partial=partial)

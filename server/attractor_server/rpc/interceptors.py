@@ -1,6 +1,8 @@
 """The frame around every call: messages are counted before they are decoded, and server errors become statuses."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
+from time import perf_counter
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
@@ -9,9 +11,10 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
-from attractor_server.errors import InvalidRequest, forget_frames
-from attractor_server.rpc.context import Context
-from attractor_server.rpc.errors import fail
+from attractor_server.errors import InvalidRequest, ServerError, forget_frames
+from attractor_server.recorder import OK, Recorder
+from attractor_server.rpc.context import CallFacts, Context
+from attractor_server.rpc.errors import ForwardedError, fail
 from attractor_server.rpc.long_lists import split_message
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable_error, weigh
 from attractor_server.shard.budget import CALL_BYTES, Account, Budget
@@ -35,8 +38,9 @@ class CallInterceptor(aio.ServerInterceptor):
     Cancellation passes through. All calls are served as streams: so nothing of a message is read before there is room.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, recorder: Recorder) -> None:
         self._budget = budget
+        self._recorder = recorder
 
     async def intercept_service(
         self,
@@ -48,7 +52,8 @@ class CallInterceptor(aio.ServerInterceptor):
         kind = _REQUESTS.get(handler_call_details.method)
         if handler is None or kind is None:
             return handler
-        served = _Served(self._budget, kind, handler)
+        operation = None if kind is memory_data_pb2.SessionRequest else name_operation(handler_call_details.method)
+        served = _Served(self._budget, self._recorder, kind, handler, operation)
         return grpc.stream_stream_rpc_method_handler(served.serve, None, handler.response_serializer)
 
 
@@ -61,6 +66,7 @@ class Incoming:
         self._patient = patient
         self._pieces: Iterator[bytes] = iter(())
         self.account = account
+        self.facts = CallFacts()
         many = kind is memory_copies_pb2.ImportRequest
         self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
 
@@ -97,8 +103,18 @@ class Incoming:
 class _Served:
     """One method, its requests and answers as messages of a stream."""
 
-    def __init__(self, budget: Budget, kind: type[Message], handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        recorder: Recorder,
+        kind: type[Message],
+        handler: "grpc.RpcMethodHandler[Any, Any]",
+        operation: str | None,
+    ) -> None:
+        """Take the name that calls are recorded by; None: their requests are recorded one by one."""
         self._budget = budget
+        self._recorder = recorder
+        self._operation = operation
         self._kind = kind
         self._asks, self._answers = handler.request_streaming, handler.response_streaming
         asks, answers = ("stream" if streams else "unary" for streams in (self._asks, self._answers))
@@ -106,19 +122,27 @@ class _Served:
 
     async def serve(self, messages: object, context: Context) -> None:
         """Serve the call, and end it with the servicer's answer or its error."""
+        started_s, reason = perf_counter(), "CANCELLED"
         with self._budget.open_account() as account:
+            both = self._asks and self._answers  # a session: it is read as fast as there is room
+            incoming = Incoming(context, account, self._kind, patient=both)
             try:
                 await account.take(CALL_BYTES)
-                await self._answer(messages, context, account)
+                await self._answer(messages, context, incoming)
+                reason = OK
             except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
                 raise
             except Exception as error:
+                reason = _reason_of(error)
                 fail(context, error)
                 forget_frames(error)
+            finally:
+                facts = incoming.facts
+                if self._operation is not None and not facts.passed_on:
+                    took_s = perf_counter() - started_s
+                    self._recorder.record_answers(self._operation, facts.model, "unary", reason, (took_s,))
 
-    async def _answer(self, messages: object, context: Context, account: Account) -> None:
-        both = self._asks and self._answers  # a session: it is read as fast as there is room
-        incoming = Incoming(context, account, self._kind, patient=both)
+    async def _answer(self, messages: object, context: Context, incoming: Incoming) -> None:
         request = messages
         if not self._asks:
             request = await incoming.read()
@@ -128,3 +152,16 @@ class _Served:
         response = await self._behaviour(request, cast(Context, incoming))
         if not self._answers:
             await context.write(response)
+
+
+def name_operation(method: str) -> str:
+    """Return the name of a method, as it is called, for records: `store`, `memories.create`, `copies.take_snapshot`."""
+    *_, service, name = re.split(r"[./]", method)
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return snake if service == "MemoryData" else f"{service.lower()}.{snake}"
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, ForwardedError):
+        return "FORWARDED"
+    return error.reason if isinstance(error, ServerError) else ServerError.reason

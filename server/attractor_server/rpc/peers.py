@@ -12,7 +12,8 @@ from grpc import aio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
-from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.recorder import SILENT, Recorder
+from attractor_server.rpc.context import Context, get_facts, is_forwarded
 from attractor_server.rpc.credentials import open_channel
 from attractor_server.rpc.errors import ForwardedError
 from attractor_server.rpc.fellows import Fellows
@@ -54,8 +55,11 @@ class Call(Awaitable[Response], Protocol[Response]):
 class Peers:
     """Channels to other shards by address, opened at first use and closed together."""
 
-    def __init__(self, fellows: Fellows, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self, fellows: Fellows, certificates: Certificates | None = None, *, recorder: Recorder = SILENT
+    ) -> None:
         self.fellows = fellows
+        self.recorder = recorder
         self._certificates = certificates
         self._channels: dict[str, aio.Channel] = {}
         self._former: list[tuple[float, aio.Channel]] = []
@@ -120,6 +124,9 @@ class Peers:
         """
         if is_forwarded(context):
             raise disagreement_error()
+        if not own:
+            get_facts(context).passed_on = True
+            self.recorder.record_forwarded("call")
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
         metadata = await self.fellows.make_metadata(None if own else await self.fellows.read_origin(context))
         answer = call(request, timeout=context.time_remaining(), metadata=metadata)

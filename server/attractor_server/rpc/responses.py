@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from time import perf_counter
 
 import grpc
 from grpc import aio
@@ -13,6 +14,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import Exhausted, ServerError
 from attractor_server.fields import Layout
 from attractor_server.memories.outcomes import Outcome, Recalled
+from attractor_server.recorder import OK, Recorder
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import encode_status, log_unforeseen
 from attractor_server.rpc.operations import BY_OUTCOME, SMALL_BYTES
@@ -30,6 +32,17 @@ _FAILURE_BYTES = 2048
 """Room for one failure with its message and details."""
 
 
+@dataclass(slots=True, eq=False)  # as below
+class Asked:
+    """Requests that came together, for the record of them."""
+
+    operation: str
+    model: str = ""
+    """Empty where they failed before that was known"""
+    started_s: float = 0.0
+    """When they came, on `perf_counter`"""
+
+
 @dataclass(slots=True, eq=False)  # not frozen: that would double what it costs to make one
 class PendingResponse:
     """One answer to send: the outcome of a request, or a frame that is ready."""
@@ -42,6 +55,8 @@ class PendingResponse:
     """Reserved room that becomes free once it is sent"""
     held_bytes: int = 0
     """Room of the session's account that is given back then"""
+    asked: Asked | None = None
+    """The request that it answers; None for what is recorded elsewhere"""
     room_bytes: int = 0
     """Its `size_bytes`, once it is put"""
 
@@ -66,11 +81,14 @@ class PendingResponse:
 class ResponseQueue:
     """A bounded queue of answers, written by one task. Use it from one event loop."""
 
-    def __init__(self, context: Context, account: Account, *, weight_limit: int, message_bytes: int) -> None:
+    def __init__(
+        self, context: Context, account: Account, *, weight_limit: int, message_bytes: int, recorder: Recorder
+    ) -> None:
         """`weight_limit` bounds what is reserved: patterns under way in the server, and iterates of trajectories."""
         self._context = context
         self._account = account
         self._weight_limit = weight_limit
+        self._recorder = recorder
         self._frame_bytes = message_bytes - message_bytes // 16
         self._line: list[PendingResponse] = []
         self._reserved = 0
@@ -126,7 +144,19 @@ class ResponseQueue:
                 self._account.give(sum(item.held_bytes for item in sent))
                 self._reserved -= sum(item.weight for item in sent)
                 self._unsent -= len(sent)
+                self._record(sent)
                 self.changes.notify()
+
+    def _record(self, sent: Sequence[PendingResponse]) -> None:
+        """Report the requests that were answered together."""
+        now_s = perf_counter()
+        alike: dict[tuple[str, str, str], list[float]] = {}
+        for item in sent:
+            if (asked := item.asked) is not None:
+                reason = item.content.reason if isinstance(item.content, ServerError) else OK
+                alike.setdefault((asked.operation, asked.model, reason), []).append(now_s - asked.started_s)
+        for (operation, model, reason), took_s in alike.items():
+            self._recorder.record_answers(operation, model, "session", reason, took_s)
 
 
 def _too_long_error(item: PendingResponse, limit_bytes: int) -> ServerError:

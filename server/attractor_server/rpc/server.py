@@ -57,15 +57,17 @@ class RpcServer:
         """Speak TLS where there are `certificates`."""
         self._certificates = certificates
         self._mixed: MixedPort | None = None
-        self.peers = Peers(Fellows(shard), certificates)
+        self.peers = Peers(Fellows(shard), certificates, recorder=shard.recorder)
         self._shard = shard
         self._host = host
         self._ports = ports
         self._port = ports[0]
         self._advertise = advertise
         self._open = False
+        self.serves = False
+        """The health service says so"""
         self._health = health.aio.HealthServicer()
-        calls = CallInterceptor(shard.budget)
+        calls = CallInterceptor(shard.budget, shard.recorder)
         self._server = aio.server(interceptors=(calls,), options=_make_options(shard, transport))
         _add_services(self._server, shard, self.peers, self._health)
 
@@ -119,12 +121,14 @@ class RpcServer:
 
     async def ready(self) -> None:
         """Tell the health service that this shard serves."""
+        self.serves = True
         for service in ("", *SERVICES):
             await self._health.set(service, _SERVING)
 
     async def drain(self, grace_s: float) -> bool:
         """Send clients away, finish what was accepted, and stop. Return whether everything was finished in time."""
         end_s = anyio.current_time() + grace_s
+        self.serves = False
         self._shard.draining.set()
         await self._health.enter_graceful_shutdown()
         if self._mixed is not None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain
+from time import perf_counter
 
 import anyio
 from anyio.abc import TaskGroup
@@ -24,7 +25,7 @@ from attractor_server.rpc.long_lists import describe_count
 from attractor_server.rpc.operations import BY_REQUEST
 from attractor_server.rpc.peers import Peers
 from attractor_server.rpc.requests import FrameRequest, RequestFrame, make_jobs, read_frame
-from attractor_server.rpc.responses import PendingResponse, ResponseQueue
+from attractor_server.rpc.responses import Asked, PendingResponse, ResponseQueue
 from attractor_server.scheduling.jobs import Job, Origin
 from attractor_server.shard.budget import SETTING
 from attractor_server.shard.shard import Shard
@@ -42,7 +43,11 @@ class Session:
         self._context = context
         self._account = get_account(context)
         self._answers = ResponseQueue(
-            context, self._account, weight_limit=limits.session_patterns, message_bytes=limits.message_bytes
+            context,
+            self._account,
+            weight_limit=limits.session_patterns,
+            message_bytes=limits.message_bytes,
+            recorder=shard.recorder,
         )
         self._hello = pb.Hello()
         self._origin = origin
@@ -71,6 +76,7 @@ class Session:
         try:
             async with anyio.create_task_group() as tasks:
                 self._account.end = end
+                self._shard.recorder.open_session(self._handles)
                 tasks.start_soon(self._answers.run)
                 tasks.start_soon(self._announce_drain)
                 try:
@@ -80,6 +86,7 @@ class Session:
                 tasks.cancel_scope.cancel()
         finally:
             self._account.end = lambda: None
+            self._shard.recorder.close_session(self._handles)
             self._abandon()
         if fault is not None:
             raise fault
@@ -134,7 +141,7 @@ class Session:
         try:
             rows = ask.split_rows(self._shard.limits.frame_patterns)
         except Exception as error:
-            self._fail(ids, to_server_error(error, f"a frame of {ask.where}"))
+            self._fail(ask, ids, to_server_error(error, f"a frame of {ask.where}"))
             return
         if self._handles.opening:
             await self._handles.wait_for(*ask.columns.handles)
@@ -144,13 +151,13 @@ class Session:
         for i, handle in enumerate(ask.columns.handles):
             match self._handles.bound.get(handle):
                 case None:
-                    self._fail([ids[i]], _not_open_error(handle, ask))
+                    self._fail(ask, [ids[i]], _not_open_error(handle, ask))
                 case ForwardedSession() as upstream:
                     elsewhere[upstream].append(i)
                 case record if record.moved:
-                    self._fail([ids[i]], self._shard.memory_moved_error(record))
+                    self._fail(ask, [ids[i]], self._shard.memory_moved_error(record))
                 case record if record.deleted:
-                    self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
+                    self._fail(ask, [ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record:
                     here[record.model].append(FrameRequest(i, rows[i], record))
         if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
@@ -159,15 +166,16 @@ class Session:
                 ask.check_items(rows[-1].stop)  # of the whole frame: an owner sees only its part
             except ServerError as error:
                 places = chain(*elsewhere.values(), (one.place for asked in here.values() for one in asked))
-                self._fail([ids[i] for i in places], error)
+                self._fail(ask, [ids[i] for i in places], error)
                 return
         for upstream, chosen in elsewhere.items():
             own = [ids[i] for i in chosen]
             try:
                 part = ask.select(rows, chosen)
             except Exception as error:
-                self._fail(own, to_server_error(error, f"a part of {ask.where}"))
+                self._fail(ask, own, to_server_error(error, f"a part of {ask.where}"))
                 continue
+            self._shard.recorder.record_forwarded("session", len(own))
             await upstream.send(part, own)
         for model, asked in here.items():
             await self._submit(ask, ids, asked, self._shard.model(model), rows[-1].stop)
@@ -177,6 +185,7 @@ class Session:
     ) -> None:
         """Queue the requests of one model, after every check; wait where too much is under way."""
         sequences = list(ask.sequences) or [0] * len(ids)
+        asked_for = Asked(ask.operation.value, model.name, perf_counter())
         each_bytes = self._account.message_bytes // patterns
         for i, made in make_jobs(self._shard, ask, asked, model, rows=patterns):
             if isinstance(made, Job):
@@ -186,11 +195,11 @@ class Session:
                     if made.trajectory:
                         held_bytes += await self._take_iterates(made, model.layout)
                 except MemoryShort as error:
-                    self._answers.put(PendingResponse(error, ids[i], weight=made.weight, held_bytes=held_bytes))
+                    self._answers.put(PendingResponse(error, ids[i], None, made.weight, held_bytes, asked_for))
                     continue
-                await self._enqueue(ids[i], made, sequences[i], model, held_bytes)
+                await self._enqueue(ids[i], made, sequences[i], model, held_bytes, asked_for)
             else:
-                self._fail([ids[i]], made)
+                self._fail(ask, [ids[i]], made)
 
     async def _take_iterates(self, job: Job, layout: Layout) -> int:
         """Take the room that the iterates of a trajectory need beside the answer, and return its size.
@@ -202,26 +211,33 @@ class Session:
         await self._account.take(size_bytes)
         return size_bytes
 
-    async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int) -> None:
+    async def _enqueue(  # noqa: PLR0913
+        self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int, asked: Asked
+    ) -> None:
         """Queue the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
             first = number_job(job, self._hello.client_id, sequence)
         except Exception as error:
             failure = to_server_error(error, "a numbered request")
-            self._answers.put(PendingResponse(failure, request_id, weight=job.weight, held_bytes=held_bytes))
+            self._answers.put(PendingResponse(failure, request_id, None, job.weight, held_bytes, asked))
             return
         self._pending[request_id] = job if first is None else None
-        (first or job.future).add_done_callback(partial(self._respond, request_id, job.weight, held_bytes, model))
+        (first or job.future).add_done_callback(
+            partial(self._respond, request_id, job.weight, held_bytes, model, asked)
+        )
         if first is None:
             await self._shard.batcher.submit(job)
 
-    def _respond(self, request_id: int, weight: int, held_bytes: int, model: ModelCard, answer: OutcomeFuture) -> None:
+    def _respond(  # noqa: PLR0913 - a callback that is bound to its request
+        self, request_id: int, weight: int, held_bytes: int, model: ModelCard, asked: Asked, answer: OutcomeFuture
+    ) -> None:
         self._pending.pop(request_id, None)
-        self._answers.put(PendingResponse(outcome_of(answer), request_id, model.layout, weight, held_bytes))
+        self._answers.put(PendingResponse(outcome_of(answer), request_id, model.layout, weight, held_bytes, asked))
 
-    def _fail(self, request_ids: Iterable[int], error: ServerError) -> None:
+    def _fail(self, ask: RequestFrame, request_ids: Iterable[int], error: ServerError) -> None:
+        asked = Asked(ask.operation.value)
         for request_id in request_ids:
-            self._answers.put(PendingResponse(error, request_id))
+            self._answers.put(PendingResponse(error, request_id, asked=asked))
 
     def _check_count(self, count: int, where: str) -> None:
         """Check the number of requests in a frame, before anything is done for each.

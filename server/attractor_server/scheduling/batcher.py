@@ -10,6 +10,7 @@ from typing import Protocol
 from attractor_server.errors import BankBroken, OwnerChanged, QueueFull, ServerError
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Outcome, Unfinished
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.admission import Admission
 from attractor_server.scheduling.batch_size import CONTENTION_PART, BatchSizer, Contention, SliceCost
 from attractor_server.scheduling.fairness import namespace_of
@@ -41,10 +42,20 @@ class Batcher:
     asked for.
     """
 
-    def __init__(self, engine: Executor, *, waiting_limit: int, batch_limit: int, batch_s: float | None = None) -> None:
+    def __init__(
+        self,
+        engine: Executor,
+        *,
+        waiting_limit: int,
+        batch_limit: int,
+        batch_s: float | None = None,
+        recorder: Recorder = SILENT,
+    ) -> None:
         """`batch_s` bounds the time that a batch takes, a part of it where several namespaces wait for one another."""
         self._engine = engine
-        self._waiting_limit = waiting_limit
+        self._recorder = recorder
+        self.waiting_limit = waiting_limit
+        """Patterns that may wait"""
         self._sizer_alone = self._sizer = BatchSizer(batch_s=batch_s, batch_limit=batch_limit)
         self._sizer_contended = BatchSizer(batch_s=batch_s and batch_s / CONTENTION_PART, batch_limit=batch_limit)
         self._contention = Contention()
@@ -72,6 +83,11 @@ class Batcher:
         """Patterns that wait."""
         return self._queue.weight
 
+    @property
+    def waiting_namespaces(self) -> int:
+        """Namespaces whose jobs wait."""
+        return self._queue.namespaces
+
     def find_busy(self, memories: Iterable[MemoryRecord]) -> set[MemoryRecord]:
         """Return those of the memories of which a job waits or is being computed."""
         computing = {job.memory for job in self._computing}
@@ -83,8 +99,9 @@ class Batcher:
         Raises:
             QueueFull: so much is waiting that the job would have to wait for room; it has failed with that, too.
         """
-        if not self._admission.is_open(job, self._waiting_limit):
+        if not self._admission.is_open(job, self.waiting_limit):
             error = self._full_error(job)
+            self._recorder.record_refusal(namespace_of(job.memory.name))
             job.fail(error)
             raise error
         self._put(job)
@@ -102,7 +119,7 @@ class Batcher:
             self._submitted += 1
             if self._submitted % SUBMITS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-            if not self._admission.is_open(job, self._waiting_limit):
+            if not self._admission.is_open(job, self.waiting_limit):
                 self._note(job)
                 await self._admission.wait(job)
                 return
@@ -153,13 +170,14 @@ class Batcher:
         self.changes.notify()
 
     def _note(self, job: Job) -> None:
+        job.queued_s = time.perf_counter()
         self._contention.note(namespace_of(job.memory.name), asyncio.get_running_loop().time())
 
     def _full_error(self, job: Job) -> QueueFull:
         namespace = namespace_of(job.memory.name)
         whose = f"of namespace {namespace!r}" if namespace else "of names without a namespace"
         return QueueFull(
-            f"{self._queue.weight} patterns are waiting on this shard, at most {self._waiting_limit} may, "
+            f"{self._queue.weight} patterns are waiting on this shard, at most {self.waiting_limit} may, "
             f"{self._queue.weight_of(namespace)} of them {whose}, which may have as many as are left free: "
             "try again in a moment, or use a session, which waits by itself"
         )
@@ -171,7 +189,7 @@ class Batcher:
         self._queue.part_cost = self._slice_cost.count_patterns(self._part_s)
         batch = self._queue.take(self._sizer.limit_of, now_s)
         if self._queue.weight != before:
-            self._admission.admit(self._waiting_limit)
+            self._admission.admit(self.waiting_limit)
             self.changes.notify()
         return batch
 
@@ -206,6 +224,7 @@ class Batcher:
             took_s = time.perf_counter() - started_s
             self._sizer.learn(program, cost, took_s)
             self._slice_cost.learn(cost, took_s)
+        self._recorder.record_batch(batch, outcomes, started_s, time.perf_counter())
         return outcomes
 
 

@@ -104,6 +104,8 @@ class Job:
     Fixed when the job is made, so that sums get back what they were given: of a query that takes its model's own steps
     it is an estimate by the model that the memory was of then.
     """
+    queued_s: float = 0.0
+    """When it came to wait, on `perf_counter`"""
     _program: tuple[object, ...] = field(default=(), init=False)
     _program_of: str = field(default="", init=False)
 

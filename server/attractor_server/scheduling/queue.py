@@ -164,6 +164,11 @@ class Queue:
     def __contains__(self, memory: MemoryRecord) -> bool:
         return memory in self._queues
 
+    @property
+    def namespaces(self) -> int:
+        """Namespaces whose jobs wait."""
+        return len(self._tenants)
+
     def list_jobs(self) -> list[Job]:
         """Return all jobs that wait, those of one memory in their order."""
         return [job for queue in self._queues.values() for job in queue.jobs]

@@ -188,6 +188,11 @@ class MemoryDirectory:
         if self._catalog.find(record.name) is record:
             self._catalog.remove(record.name)
 
+    @property
+    def count(self) -> int:
+        """Memories at hand."""
+        return len(self._catalog)
+
     async def list_page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
         """Return up to `size` memories with that prefix and names beyond `after`, in the order of names."""
         store = self._store

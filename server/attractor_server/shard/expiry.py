@@ -64,3 +64,4 @@ def forget(shard: Shard, record: MemoryRecord) -> None:
 def _finish(shard: Shard, record: MemoryRecord, answer: OutcomeFuture) -> None:
     if isinstance(outcome_of(answer), Deleted):
         shard.memories.forget(record)
+        shard.recorder.record_expired()

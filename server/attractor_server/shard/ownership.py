@@ -9,6 +9,7 @@ import anyio.to_thread
 
 from attractor_server.errors import StoreDamaged, StoreFailed
 from attractor_server.memories.memory import MemoryRecord
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.batcher import Batcher
 from attractor_server.scheduling.jobs import Job
 from attractor_server.scheduling.signal import Signal
@@ -29,8 +30,11 @@ RENEWALS = 4
 class SlotOwnership:
     """Follows the topology that the shard is given. Lives on one event loop; `run` must be running there."""
 
-    def __init__(self, claims: Claims, memories: MemoryDirectory, batcher: Batcher) -> None:
+    def __init__(
+        self, claims: Claims, memories: MemoryDirectory, batcher: Batcher, *, recorder: Recorder = SILENT
+    ) -> None:
         self._claims = claims
+        self._recorder = recorder
         self._memories = memories
         self._batcher = batcher
         self._following = anyio.Lock()
@@ -46,6 +50,11 @@ class SlotOwnership:
     def held(self) -> frozenset[int]:
         """Groups that are this shard's."""
         return self._claims.held
+
+    @property
+    def lease_age_s(self) -> float:
+        """Seconds since the look at the store began by which the lease holds."""
+        return self._claims.lease_age_s
 
     def serves(self, name: str) -> bool:
         """Return whether this shard may answer for the memory of that name now."""
@@ -73,6 +82,7 @@ class SlotOwnership:
                 await _wait_for(self._going)
                 try:
                     await anyio.to_thread.run_sync(self._claims.release, leaving)
+                    self._recorder.record_moves(len(leaving))
                 finally:
                     self._evict(idle)  # only now: nobody waits for it
                 self._going = ()
@@ -124,6 +134,7 @@ class SlotOwnership:
                 await anyio.to_thread.run_sync(claims.claim, free)
             else:
                 await anyio.sleep(ASK_EVERY_S)
+        self._recorder.record_moves(len(groups) - len(missing))
         logger.info("claimed %d of %d groups of slots", len(groups) - len(missing), len(groups))
 
     def _evict(self, memories: Iterable[MemoryRecord]) -> Sequence[Job]:

@@ -23,6 +23,7 @@ from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
 from attractor_server.memories.settings import RecallBy
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.batcher import Batcher
 from attractor_server.scheduling.jobs import Operation
 from attractor_server.shard.budget import Budget
@@ -53,7 +54,7 @@ class Limits:
 class Shard:
     """The state that all servicers of one shard share. Lives on one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         number: int,
@@ -61,11 +62,13 @@ class Shard:
         batcher: Batcher,
         limits: Limits,
         store: SqlMemoryStore | None = None,
+        recorder: Recorder = SILENT,
     ) -> None:
         """Without a store no memory outlives the shard."""
         self.number = number
         self.models = models
         self.batcher = batcher
+        self.recorder = recorder
         self.limits = limits
         self.budget = Budget(limits.request_bytes)
         names = {model.digest: name for name, model in models.items()}
@@ -75,7 +78,9 @@ class Shard:
         self.durable = store is not None
         self.resize: Resize | None = None
         """Takes the number of shards that there shall be; None where it cannot change"""
-        self.ownership = None if store is None else SlotOwnership(store.ownership, self.memories, batcher)
+        self.ownership = (
+            None if store is None else SlotOwnership(store.ownership, self.memories, batcher, recorder=recorder)
+        )
         self.draining = anyio.Event()
         self._topology: Topology | None = None
         self.secret = ""

@@ -59,6 +59,10 @@ class ShardSpec:
     ports: int = 1
     """From `port` on, of which the first free one is taken"""
     advertise: str = "127.0.0.1"
+    admin_port: int | None = None
+    """Of probes and metrics; 0 is any, None is none. Where there are several `ports`, from it on the first free one"""
+    admin_debug: bool = False
+    """Stacks, tasks and profiles are shown there, too"""
     follows: int = 0
     """The port of a stand-in for all shards, which the first of them listens at when it is told to serve; 0: none"""
     place_resource: str = ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 import obstore
@@ -15,6 +16,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
 from attractor_server.files import make_folder
+from attractor_server.recorder import SILENT, Recorder
 
 MODELS: Final = "models"
 """The kind of models' files"""
@@ -28,7 +30,7 @@ _HELP: Final = "restore it, rebuild the memory if its patterns are kept, or dele
 class Artifacts:
     """Objects, each named by its content and by chance, so that none is ever put twice. Thread-safe."""
 
-    def __init__(self, place: Path | str, *, make: bool = True) -> None:
+    def __init__(self, place: Path | str, *, make: bool = True, recorder: Recorder = SILENT) -> None:
         """A folder, made if need be unless told not to, or the address of a bucket.
 
         A bucket's keys, and its endpoint, are in the environment, in its vendor's variables.
@@ -37,6 +39,7 @@ class Artifacts:
             SettingsError: the address cannot be meant, or the folder is not there, or cannot be made.
         """
         self._place = place
+        self._recorder = recorder
         self._folder = place if isinstance(place, Path) else None
         try:
             self._store = _open(place, make=make)
@@ -65,7 +68,7 @@ class Artifacts:
         Raises:
             StoreFailed: it could not be kept.
         """
-        with self._translate_errors(location):
+        with self._translate_errors(location, "put"):
             obstore.put(self._store, location, content)
             if bytes(obstore.get(self._store, location).bytes()) != content:
                 raise StoreFailed(
@@ -100,7 +103,7 @@ class Artifacts:
         Raises:
             StoreFailed: the store cannot be read.
         """
-        with self._translate_errors(location):
+        with self._translate_errors(location, "get"):
             try:
                 return bytes(obstore.get(self._store, location).bytes())
             except FileNotFoundError:
@@ -112,7 +115,7 @@ class Artifacts:
         Raises:
             StoreFailed: the store cannot be asked.
         """
-        with self._translate_errors(location):
+        with self._translate_errors(location, "head"):
             try:
                 obstore.head(self._store, location)
             except FileNotFoundError:
@@ -126,7 +129,7 @@ class Artifacts:
             StoreFailed: one may be left.
         """
         for location in locations:
-            with self._translate_errors(location):
+            with self._translate_errors(location, "delete"):
                 try:
                     obstore.delete(self._store, location)
                 except FileNotFoundError:
@@ -138,15 +141,17 @@ class Artifacts:
         Raises:
             StoreFailed: they cannot be listed.
         """
-        with self._translate_errors(kind):
+        with self._translate_errors(kind, "list"):
             for portion in obstore.list(self._store, kind):
                 yield from (one["path"] for one in portion if one["last_modified"] < before)
 
     @contextmanager
-    def _translate_errors(self, what: str) -> Iterator[None]:
-        """Raise errors of the object store, and of the system, as StoreFailed."""
+    def _translate_errors(self, what: str, call: str) -> Iterator[None]:
+        """Raise errors of the object store, and of the system, as StoreFailed; report how long the call took."""
+        started_s = perf_counter()
         try:
             yield
+            self._recorder.record_artifact(call, perf_counter() - started_s)
         except (BaseError, OSError, ValueError) as error:
             raise StoreFailed(
                 f"the artifact store {self} failed at {what}: {_first_line(error)}; try again",

@@ -84,6 +84,11 @@ class Claims:
         """Whether the lease holds: nobody else serves yet what this shard believes to be its own."""
         return self._clock() < self._looked_s + self.lease_s
 
+    @property
+    def lease_age_s(self) -> float:
+        """Seconds since the look at the store began by which the lease holds; infinite before the first."""
+        return self._clock() - self._looked_s
+
     def serves(self, name: str) -> bool:
         """Return whether this shard may answer for the memory of that name."""
         claim = self._claims.get(group_of(name))

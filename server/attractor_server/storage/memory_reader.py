@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attractor_server.errors import StoreDamaged
 from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory, StoredPage, WriteAck
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.database import Store
 from attractor_server.storage.offload import load_image
@@ -23,10 +24,11 @@ class SqlMemoryReader:
     Its methods raise StoreFailed where the store cannot be used now, StoreDamaged where a checksum is wrong.
     """
 
-    def __init__(self, store: Store, *, artifacts: Artifacts | None = None) -> None:
+    def __init__(self, store: Store, *, artifacts: Artifacts | None = None, recorder: Recorder = SILENT) -> None:
         """Read large images from `artifacts`, if there are any."""
         self._store = store
         self._artifacts = artifacts
+        self._recorder = recorder
 
     def close(self) -> None:
         """Leave the store."""
@@ -104,6 +106,7 @@ class SqlMemoryReader:
             return snapshot_rows.load(cursor, name, tag)
 
     def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
+        self._recorder.record_damaged_image()
         with self._store.read() as cursor:
             entries, names = page_rows.load_entries(cursor, memory, number), memory_rows.names_of(cursor, [memory])
         if not entries:

@@ -4,9 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from time import perf_counter
 
+from attractor_server.errors import StoreFailed
 from attractor_server.memories.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory
 from attractor_server.memories.store import LEFTOVER_PAGES
+from attractor_server.recorder import SILENT, Recorder
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.claims import Claims, claim_all
 from attractor_server.storage.database import Cursor, Store
@@ -33,12 +36,19 @@ class SqlMemoryStore(SqlMemoryReader):
     claimed one of the memories since.
     """
 
-    def __init__(self, store: Store, ownership: Claims | None = None, *, artifacts: Artifacts | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ownership: Claims | None = None,
+        *,
+        artifacts: Artifacts | None = None,
+        recorder: Recorder = SILENT,
+    ) -> None:
         """Change what the `ownership` claims; without one everything, which no older store object can change any more.
 
         Large images go to `artifacts`, if there are any.
         """
-        super().__init__(store, artifacts=artifacts)
+        super().__init__(store, artifacts=artifacts, recorder=recorder)
         self.ownership = ownership or claim_all(store, "shard-0")
 
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
@@ -78,6 +88,7 @@ class SqlMemoryStore(SqlMemoryReader):
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Apply all these changes or none. Changes of a deleted memory are dropped."""
+        started_s = perf_counter()
         now_s, changes = time.time(), offload_images(changes, self._artifacts)
         reserved = all(change.erases for change in changes)
         with self._change(memories=[change.memory for change in changes], reserved=reserved) as cursor:
@@ -87,6 +98,7 @@ class SqlMemoryStore(SqlMemoryReader):
                 call_rows.save_acks(cursor, there)
                 for change in there:
                     call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
+        self._recorder.record_commit(len(changes), perf_counter() - started_s)
         if any(change.dropped or change.emptied for change in changes):
             sweep(self._store, self._artifacts)
 
@@ -286,6 +298,10 @@ class SqlMemoryStore(SqlMemoryReader):
         self, *, names: Sequence[str] = (), memories: Sequence[int] = (), reserved: bool = False
     ) -> Iterator[Cursor]:
         """Run a transaction of the shard that owns the memories with these names, and those with these ids."""
-        with self._store.transaction(reserved=reserved) as cursor:
-            self.ownership.check(cursor, [*names, *memory_rows.names_of(cursor, memories)])
-            yield cursor
+        try:
+            with self._store.transaction(reserved=reserved) as cursor:
+                self.ownership.check(cursor, [*names, *memory_rows.names_of(cursor, memories)])
+                yield cursor
+        except StoreFailed:
+            self._recorder.record_store_failure()
+            raise

@@ -39,7 +39,8 @@ def keep_stores(state: ModelState, plans: Sequence[StorePlan], drafts: Mapping[S
         state.patterns.invalidate(page)
     # Changes without a draft are committed together; a draft ends in a commit of its own.
     changes, failed = _collect_changes(kept, lambda one: _describe_stores(state.bank, one, drafts.get(one)))
-    failed |= _commit(state.store, {one: change for one, change in changes.items() if one not in drafts})
+    with state.recorder.span("commit"):
+        failed |= _commit(state.store, {one: change for one, change in changes.items() if one not in drafts})
     for one in (one for one in drafts if one in changes):
         try:
             drafts[one].end(changes[one])
@@ -67,7 +68,8 @@ def keep_erases(
         state.patterns.invalidate(page)
     # All changes are committed together.
     changes, failed = _collect_changes(kept, lambda one: _describe_one_erase(state.bank, one, outcomes[one.job]))
-    failed |= _commit(state.store, changes)
+    with state.recorder.span("commit"):
+        failed |= _commit(state.store, changes)
     for one in failed:
         one.take_back()
     # Erased bytes leave the files before an erase is acknowledged.

@@ -105,7 +105,8 @@ def run_rows(
     def work(part: Sequence[PageQuery]) -> None:
         failed.update(state.bank.bring([row.page for row in part]))
         if ready := [row for row in part if row.page not in failed]:
-            answers.extend(list(program(state, ready)))
+            with state.recorder.span("read"):
+                answers.extend(list(program(state, ready)))
 
     def fail(part: Sequence[PageQuery], error: Exception) -> None:
         failed.update(dict.fromkeys([row.page for row in part], log_fault(error, "reading", len(part))))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from time import perf_counter
 
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import MemoryBatch, ModelState, chunks, concatenate, group_by_memory, run_to_end
@@ -59,9 +60,19 @@ def restore_memories(state: ModelState, jobs: Sequence[Job]) -> Mapping[Job, Out
 
     With them the repeats of what the store has, whose first answer was lost with a connection to it.
     """
+    if not jobs:
+        return {}
+    started_s, batches = perf_counter(), group_by_memory(jobs)
+    with state.recorder.span("restore"):
+        settled = _restore(state, batches)
+    state.recorder.record_restores(state.model.name, len(batches), perf_counter() - started_s)
+    return settled
+
+
+def _restore(state: ModelState, batches: Sequence[MemoryBatch]) -> Mapping[Job, Outcome | ServerError]:
     settled: dict[Job, Outcome | ServerError] = {}
     coming: dict[MemoryBatch, _Coming] = {}
-    for batch in group_by_memory(jobs):
+    for batch in batches:
         try:
             assert state.store is not None
             coming[batch] = _read(state, state.store, batch.memory)

@@ -156,7 +156,8 @@ def _publish(state: ModelState, writes: Sequence[PageWrite]) -> Stops[None]:
     framed = [write.plan.memory.settings.framed for write in writes]
     fast = state.copy_pages(starts, state.count_rows(len(values)))
     fast = fit_frames(state, fast, values, [one and new for one, new in zip(framed, anew, strict=True)])
-    fast = yield from add_in_parts(state, fast, values, before, framed=any(framed))
+    with state.recorder.span("write"):
+        fast = yield from add_in_parts(state, fast, values, before, framed=any(framed))
     rows = [row for row, ok in enumerate(find_finite_rows(fast)[: len(writes)]) if ok]
     failed = publish(state, [writes[row].page for row in rows], select_rows(fast, rows))
     for row, (write, patterns) in enumerate(zip(writes, values, strict=True)):

@@ -12,6 +12,7 @@ from attractor_server.engine.pages.precision import Float32, Precision, form_of,
 from attractor_server.engine.pages.stacked_weights import PageBytes, StackedWeights
 from attractor_server.errors import BankFull, ServerError
 from attractor_server.memories.page import INITIAL, Floats, Page
+from attractor_server.recorder import SILENT, Recorder
 
 
 class PageStore(Protocol):
@@ -46,19 +47,41 @@ class Bank:
     """
 
     def __init__(
-        self, initial: Mapping[str, Tensor], *, limit_bytes: int, store: PageStore, precision: Precision = "float32"
+        self,
+        initial: Mapping[str, Tensor],
+        *,
+        limit_bytes: int,
+        store: PageStore,
+        precision: Precision = "float32",
+        recorder: Recorder = SILENT,
     ) -> None:
         """Allocate a bank; `initial` are the tensors that every page starts from, each (*shape): weights and frames."""
         self.capacity = max(1, limit_bytes // page_bytes(precision, initial))
         """Pages that can be in the bank at the same time"""
         self._initial = initial
         self._form = form_of(precision, initial)
+        self._page_bytes = page_bytes(precision, initial)
         first = self._form.pack({name: tensor[None] for name, tensor in initial.items()})
         self._stack = StackedWeights(first, self.capacity + 1)
         self._store = store
+        self._recorder = recorder
         self._free = list(range(self.capacity, INITIAL, -1))
         self._resident: OrderedDict[Page, None] = OrderedDict()
         """Pages in the bank, the least recently used first"""
+        self.loads = 0
+        """Pages that came from the store"""
+        self.evictions = 0
+        """Pages that left for it"""
+
+    @property
+    def pages(self) -> int:
+        """Pages that are in the bank."""
+        return len(self._resident)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes, full or not."""
+        return (self.capacity + 1) * self._page_bytes
 
     def bring(self, pages: Iterable[Page]) -> Mapping[Page, ServerError]:
         """Bring pages into the bank that are not there; return those that could not come, each with the cause.
@@ -76,8 +99,9 @@ class Bank:
         cold = [page for page in asked if not page.place]
         if not cold:
             return {}
-        failed = self._make_room(cold, beside=len(asked) - len(cold))
-        return failed | self._load([page for page in cold if page not in failed])
+        with self._recorder.span("bank.bring"):
+            failed = self._make_room(cold, beside=len(asked) - len(cold))
+            return failed | self._load([page for page in cold if page not in failed])
 
     def enter(self, pages: Sequence[Page]) -> Tensor:
         """Bring these pages, and return where they are in the bank until the next call: (pages,) int64.
@@ -215,6 +239,7 @@ class Bank:
             self._free.append(page.place)
             del self._resident[page]
             page.place, page.kept = INITIAL, None
+            self.evictions += 1
 
     def _load(self, pages: Sequence[Page]) -> dict[Page, ServerError]:
         """Fill free places from the store; return the pages that could not be read, each with the cause."""
@@ -236,6 +261,7 @@ class Bank:
             else:
                 page.place, page.kept = place, patterns
                 self._resident[page] = None
+                self.loads += 1
         return failed
 
     def _too_many_error(self, pages: int) -> ServerError:

@@ -10,7 +10,7 @@ from torch import Tensor
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.page_image import unpack_image
-from attractor_server.engine.pages.bank import Bank, PageStore
+from attractor_server.engine.pages.bank import Bank
 from attractor_server.engine.pages.precision import Precision, WeightFormat, form_of, page_bytes
 from attractor_server.engine.pages.spill_file import PageFile
 from attractor_server.engine.pages.stacked_weights import PageBytes
@@ -18,6 +18,7 @@ from attractor_server.errors import StoreDamaged
 from attractor_server.memories.page import Floats, Page
 from attractor_server.memories.records import StoredPage
 from attractor_server.memories.store import MemoryStore
+from attractor_server.recorder import SILENT, Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class SpillTier:
     """Reads expected pages from the backend store, by their images there; every other page is in the file below."""
 
     def __init__(
-        self, below: PageStore, store: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
+        self, below: PageFile, store: MemoryStore | None, *, initial: Mapping[str, Tensor], form: WeightFormat
     ) -> None:
         """Take `initial`, the tensors that every page starts from, each (*shape); `form` is the bank's."""
         self._below = below
@@ -43,6 +44,11 @@ class SpillTier:
         self._form = form
         self._expected: dict[int, _Expected] = {}
         """By the id of the page"""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self._below.size_bytes
 
     def close(self) -> None:
         """Remove the file, with the pages in it; the backend store has its own."""
@@ -110,7 +116,12 @@ class Residency:
 
 
 def bank_for(
-    model: Model, *, limit_bytes: int, residency: Residency, store: MemoryStore | None = None
+    model: Model,
+    *,
+    limit_bytes: int,
+    residency: Residency,
+    store: MemoryStore | None = None,
+    recorder: Recorder = SILENT,
 ) -> tuple[Bank, SpillTier]:
     """Make an empty bank for pages of that model, and the spill tier behind it: a file, and what the store has."""
     initial, precision = model.initial_page, residency.precision
@@ -120,7 +131,7 @@ def bank_for(
         kept_values=model.capacity * model.layout.size,
     )
     shelf = SpillTier(below, store, initial=initial, form=form_of(precision, initial))
-    return Bank(initial, limit_bytes=limit_bytes, store=shelf, precision=precision), shelf
+    return Bank(initial, limit_bytes=limit_bytes, store=shelf, precision=precision, recorder=recorder), shelf
 
 
 def _file_name(model: Model) -> str:

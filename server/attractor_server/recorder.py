@@ -1,0 +1,78 @@
+"""Reports of a shard's parts on their work. This recorder keeps nothing; `admin` has one that counts."""
+
+from collections.abc import Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from attractor_server.errors import ServerError
+    from attractor_server.memories.outcomes import Outcome
+    from attractor_server.scheduling.jobs import Job
+
+OK: Final = "OK"
+"""The reason of a request that did not fail"""
+
+
+class SessionHandles(Protocol):
+    """The memories that a session has bound, and its sessions with their owners."""
+
+    @property
+    def bound(self) -> Sized: ...  # noqa: D102
+
+    @property
+    def upstreams(self) -> Sized: ...  # noqa: D102
+
+
+class Recorder:
+    """Takes reports and does nothing with them. Reports are few: one a batch or a commit, and one an answer."""
+
+    def record_answers(self, operation: str, model: str, path: str, reason: str, took_s: Sequence[float]) -> None:
+        """Take note of requests that are answered, with the time that each took. On the event loop."""
+
+    def record_refusal(self, namespace: str) -> None:
+        """Take note of a request that found the waiting room full. On the event loop."""
+
+    def record_batch(
+        self, jobs: "Sequence[Job]", outcomes: "Sequence[Outcome | ServerError]", started_s: float, ended_s: float
+    ) -> None:
+        """Take note of a batch that is computed, by `perf_counter`. In the engine's thread."""
+
+    def record_restores(self, model: str, memories: int, took_s: float) -> None:
+        """Take note of memories that came back from the store together."""
+
+    def record_commit(self, memories: int, took_s: float) -> None:
+        """Take note of a commit of so many memories' changes."""
+
+    def record_store_failure(self) -> None:
+        """Take note of a transaction that failed."""
+
+    def record_damaged_image(self) -> None:
+        """Take note of an image that was damaged, or is gone."""
+
+    def record_artifact(self, call: str, took_s: float) -> None:
+        """Take note of a call to the artifact store."""
+
+    def record_forwarded(self, kind: str, requests: int = 1) -> None:
+        """Take note of what was passed on to the shard that owns its memory: a `call`, or requests of a `session`."""
+
+    def record_expired(self) -> None:
+        """Take note of a memory that was deleted since its time was over."""
+
+    def record_moves(self, groups: int) -> None:
+        """Take note of groups of slots that were claimed or released."""
+
+    def open_session(self, handles: SessionHandles) -> None:
+        """Count a session until `close_session`."""
+
+    def close_session(self, handles: SessionHandles) -> None:
+        """Count it no more."""
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """Return a context for a part of a batch."""
+        return _NO_SPAN
+
+
+_NO_SPAN: Final = nullcontext()
+
+SILENT: Final = Recorder()
+"""For parts that nobody listens to"""
