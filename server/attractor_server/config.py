@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from attractor_server.errors import SettingsError
+from attractor_server.logs import LogFormat
 from attractor_server.storage.artifacts import SCHEMES
 from attractor_server.storage.backends.opening import backend_of
 from attractor_server.storage.backends.postgres_password import join_password, read_password
@@ -154,6 +155,7 @@ class Settings(BaseSettings):
         description="File that each shard logs to as well, where it runs: /proc/1/fd/2 is the stderr of its container, "
         "which Ray keeps from it. Lines of shards reach the stderr of this command in any case.",
     )
+    log_format: LogFormat = Field("text", description="Form of what is logged: text, or json, an object in each line.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged, to stderr.")
 
     @property

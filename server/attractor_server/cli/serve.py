@@ -11,6 +11,7 @@ import click
 
 from attractor_server.cli.options import clear_errors, settings_options
 from attractor_server.config import load_settings
+from attractor_server.logs import Facts, log_to, make_formatter
 
 
 @click.command()
@@ -24,7 +25,8 @@ def serve(config: Path | None, **flags: str | None) -> None:
     """
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        formatter = make_formatter(settings.log_format)
+        log_to(settings.log_level, logging.StreamHandler(), formatter=formatter, facts=Facts())
         from attractor_server.cluster.serve import Ended, describe_store, run_server  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()

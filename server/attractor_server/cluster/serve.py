@@ -63,6 +63,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         batch_s=settings.batch_ms / 1000,
         warm_up=settings.warm_up,
         log_file=settings.shard_log,
+        log_format=settings.log_format,
         check_banks=settings.check_banks,
         transport=Transport(age_s=settings.connection_age_s),
         tls=tls_files_of(settings),

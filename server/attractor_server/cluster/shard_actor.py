@@ -26,6 +26,7 @@ from attractor_server.cluster.wire import (
     unpack_topology,
 )
 from attractor_server.errors import Unavailable
+from attractor_server.logs import Facts, log_to, make_formatter
 from attractor_server.shard.event_loop import freeze_heap, loop_options
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.process import Incarnation
@@ -78,10 +79,12 @@ class ShardActor:
     def __init__(self, told: Message, log_level: str) -> None:
         """Return once the shard listens. A spec with an empty `advertise` means this node's own address."""
         spec = unpack_spec(told)
-        self._logbook = Logbook(f"shard {spec.number}")
-        logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
+        self._logbook = Logbook()
+        formatter = make_formatter(spec.log_format, f"shard {spec.number}")
+        self._facts = Facts(shard=spec.number, epoch=0)
+        log_to(log_level, self._logbook, logging.StreamHandler(), formatter=formatter, facts=self._facts)
         if spec.log_file is not None:
-            add_log_file(spec.log_file, self._logbook.formatter)
+            add_log_file(spec.log_file, formatter, self._facts)
         self._process = Incarnation.here(f"shard-{spec.number}")
         spec = replace(spec, advertise=spec.advertise or node_address())
         if spec.asks_password:
@@ -119,7 +122,9 @@ class ShardActor:
 
     def learn(self, told: Message, seize: Collection[int] = ()) -> None:
         """Take over a topology, and the groups of `seize` from whoever has them; it serves from the first time on."""
-        self._portal.call(partial(self._shard.learn, unpack_topology(told), seize=seize))
+        topology = unpack_topology(told)
+        self._facts.update(epoch=topology.epoch)
+        self._portal.call(partial(self._shard.learn, topology, seize=seize))
 
     def drain(self, grace_s: float) -> bool:
         """Send clients away and stop; return whether everything that was accepted is finished."""

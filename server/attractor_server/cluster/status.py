@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from attractor_server.logs import Facts
 from attractor_server.sharding.topology import ShardInfo
 from attractor_server.storage.process import Incarnation
 
@@ -52,9 +53,8 @@ class SupervisorStatus:
 class Logbook(logging.Handler):
     """The newest lines, kept until they are asked for: the terminal is where the server was started, not here."""
 
-    def __init__(self, name: str, *, lines: int = 1000) -> None:
+    def __init__(self, *, lines: int = 1000) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
         self._lines: deque[str] = deque(maxlen=lines)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -73,7 +73,7 @@ class Logbook(logging.Handler):
         return tuple(lines)
 
 
-def add_log_file(file: Path, formatter: logging.Formatter | None) -> None:
+def add_log_file(file: Path, formatter: logging.Formatter, facts: Facts) -> None:
     """Log to a file as well; one that cannot be written is told, and done without."""
     try:
         handler = logging.FileHandler(file)
@@ -81,4 +81,5 @@ def add_log_file(file: Path, formatter: logging.Formatter | None) -> None:
         logger.warning("the shard does not log to %s: %s", file, error)
         return
     handler.setFormatter(formatter)
+    handler.addFilter(facts)
     logging.getLogger().addHandler(handler)

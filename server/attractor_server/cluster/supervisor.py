@@ -22,6 +22,7 @@ from attractor_server.cluster.monitor import ShardMonitor
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, Logbook, SupervisorStatus
 from attractor_server.cluster.wire import Message, pack_spec, pack_supervisor_status, unpack_spec
+from attractor_server.logs import Facts, log_to, make_formatter
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.placement import Owners, deal, first, groups_of, reassign, spread
 from attractor_server.sharding.topology import Topology
@@ -59,8 +60,10 @@ class Supervisor:
     def __init__(self, told: Message, slots: int, log_level: str, follows_nodes: bool) -> None:
         """Find the shards there are: those that were just started, or that have been at work for long."""
         spec = unpack_spec(told)
-        self._logbook = Logbook("supervisor")
-        logging.basicConfig(level=log_level.upper(), handlers=[self._logbook, logging.StreamHandler()])
+        self._logbook = Logbook()
+        formatter = make_formatter(unpack_spec(told).log_format, "supervisor")
+        facts = Facts(part="supervisor")
+        log_to(log_level, self._logbook, logging.StreamHandler(), formatter=formatter, facts=facts)
         self._spec = spec
         self._slots = slots
         self._log_level = log_level

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from attractor_server.cgroups import cpu_limit
+from attractor_server.logs import LogFormat
 from attractor_server.storage.backends.postgres_password import join_password, read_password
 from attractor_server.storage.claims import LEASE_S
 
@@ -99,6 +100,7 @@ class ShardSpec:
     """Programs run once before the shard serves"""
     log_file: Path | None = None
     """Where it logs to beside its own stderr, which Ray keeps in a folder"""
+    log_format: LogFormat = "text"
     check_banks: bool = False
     """The places of banks are checked after each batch; where two pages share one the shard ends"""
     lease_s: float = LEASE_S
