@@ -28,7 +28,7 @@ class SharedMetadata(MetadataHookInterface):
         groups, version = top["dependency-groups"], top["project"]["version"]
         metadata |= {name: top["project"][name] for name in ("version", "requires-python", "keywords", "classifiers")}
         metadata["dependencies"] = [f"attractor=={version}", *groups["server"]]
-        metadata["optional-dependencies"] = {"train": groups["train"]}
+        metadata["optional-dependencies"] = {extra: groups[extra] for extra in ("otel", "train")}
 
 
 class NativeLibrary(BuildHookInterface[BuilderConfig]):

@@ -135,9 +135,15 @@ def test_both_are_of_one_version_and_the_server_asks_for_that_client(wheels: dic
     assert f"attractor=={client['Version']}" in map(str, requirements_of(wheels["attractor-server"]))
 
 
-@pytest.mark.parametrize(("extra", "alias"), [("server", "attractor-server"), ("train", "attractor-server[train]")])
+@pytest.mark.parametrize(
+    ("extra", "alias"),
+    [(extra, f"attractor-server[{extra}]") for extra in ("otel", "train")] + [("server", "attractor-server")],
+)
 def test_extras_of_the_client_are_other_names_of_the_server(wheels: dict[str, Path], extra: str, alias: str) -> None:
-    asked = {f"{one.name}{'[train]' if one.extras else ''}" for one in requirements_of(wheels["attractor"], extra)}
+    asked = {
+        f"{one.name}[{','.join(one.extras)}]" if one.extras else one.name
+        for one in requirements_of(wheels["attractor"], extra)
+    }
     assert asked == {alias}
 
 

@@ -24,6 +24,7 @@ from attractor._session.router import Router
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
 from attractor._tls import TLS, Credentials, check_tls
+from attractor._tracing import CallTracer
 from attractor._types import MemoryInfo, ModelInfo
 from attractor._unary import UnaryCalls
 from attractor_proto.v1 import memories_pb2 as pb
@@ -158,10 +159,11 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             tasks = await resources.enter_async_context(BackgroundTasks())
             router = Router(self._address, channels, settings, tasks)
             resources.callback(router.close)
-            unary = UnaryCalls(channels.get(self._address), others, lambda: router.shards, settings)
+            tracer = CallTracer()
+            unary = UnaryCalls(channels.get(self._address), others, lambda: router.shards, settings, tracer)
             resources.callback(unary.close)
             await self._wait_session(router.seed)
-            connection = Connection(unary, router, settings, affinity)
+            connection = Connection(unary, router, settings, affinity, tracer)
             resources.callback(connection.close)
             yield connection
 

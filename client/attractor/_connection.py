@@ -15,6 +15,7 @@ from attractor._session.request import RequestSpec, Result_co, make_batch_key
 from attractor._session.router import Router
 from attractor._settings import Settings
 from attractor._snapshots import SnapshotCalls
+from attractor._tracing import CallTracer
 from attractor._types import MemoryInfo, ModelInfo
 from attractor._unary import UnaryCalls
 
@@ -30,8 +31,11 @@ class CachedModel:
 class Connection:
     """Sessions and unary calls of a client, shared with its memories while it is open."""
 
-    def __init__(self, unary: UnaryCalls, router: Router, settings: Settings, affinity: Affinity) -> None:
+    def __init__(
+        self, unary: UnaryCalls, router: Router, settings: Settings, affinity: Affinity, tracer: CallTracer
+    ) -> None:
         """`affinity` is that of the opened client."""
+        self._tracer = tracer
         self.unary = unary
         self.snapshots = SnapshotCalls(unary)
         self._router = router
@@ -104,9 +108,10 @@ class Connection:
         """
         key = make_batch_key(spec, packed)
         pieces = split_patterns(spec.operation, packed, self._router.limits)
-        requests = [self._router.submit(memory, key, piece, deadline_s) for piece in pieces]
+        span = self._tracer.start(spec.operation.name)
+        requests = [self._router.submit(memory, key, piece, deadline_s, span.packed) for piece in pieces]
         forget = partial(self.forget_model, memory)
-        return PendingCall(self._router, requests, spec.operation, packed.model, packed.single, forget)
+        return PendingCall(self._router, requests, spec.operation, packed.model, packed.single, forget, span)
 
     @contextmanager
     def _forgetting_model(self, memory: str) -> Iterator[None]:

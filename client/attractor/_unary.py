@@ -16,7 +16,9 @@ from attractor._errors import Closed, NotFound, TimeoutExceeded, Unavailable, fr
 from attractor._memory_settings import decode_settings
 from attractor._session.channel import Channel, Channels
 from attractor._settings import Settings
+from attractor._tracing import CallSpan, CallTracer
 from attractor._types import AudioFormat, FieldInfo, MemoryInfo, ModelInfo, find_kind
+from attractor_proto.traces import TRACE_KEY, format_trace
 from attractor_proto.v1 import memories_pb2 as pb
 
 YEAR_S = 365 * 86_400.0
@@ -27,8 +29,13 @@ _Q = TypeVar("_Q")
 _A = TypeVar("_A")
 
 
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
 class _Method(Protocol[_RequestT, _ResponseT]):
-    def __call__(self, request: _RequestT, /, *, timeout: float | None = None) -> Awaitable[_ResponseT]: ...
+    def __call__(
+        self, request: _RequestT, /, *, timeout: float | None = None, metadata: Metadata | None = None
+    ) -> Awaitable[_ResponseT]: ...
 
 
 _MethodGetter: TypeAlias = Callable[[Channel], _Method[_Q, _A]]
@@ -38,13 +45,19 @@ class UnaryCalls:
     """Calls about memories and models, repeated after UNAVAILABLE until the deadline (on the event loop's clock)."""
 
     def __init__(
-        self, channel: Channel, others: Channels, get_shards: Callable[[], Sequence[str]], settings: Settings
+        self,
+        channel: Channel,
+        others: Channels,
+        get_shards: Callable[[], Sequence[str]],
+        settings: Settings,
+        tracer: CallTracer,
     ) -> None:
         """Send calls to `channel`; after a failure to another of the shards, each of which answers any client."""
         self._first = self.channel = channel
         self._others = others
         self._get_shards = get_shards
         self._settings = settings
+        self._tracer = tracer
         self._closed = anyio.Event()
         self._numbers = count(1)
 
@@ -98,10 +111,22 @@ class UnaryCalls:
         Raises:
             AttractorError: the first failure that is not to be repeated, or TimeoutExceeded.
         """
+        with self._tracer.start_unary(request) as span:
+            return await self._repeat(get_method, request, deadline_s, default_in_repeat, span)
+
+    async def _repeat(
+        self,
+        get_method: _MethodGetter[_Q, _A],
+        request: _Q,
+        deadline_s: float,
+        default_in_repeat: _A | None,
+        span: CallSpan,
+    ) -> _A:
         attempt = 0
+        metadata = ((TRACE_KEY, format_trace(span.packed)),) if span.packed else None
         while True:
             try:
-                return await self._attempt(get_method(self.channel), request, deadline_s)
+                return await self._attempt(get_method(self.channel), request, deadline_s, metadata)
             except NotFound:
                 if attempt and default_in_repeat is not None:
                     return default_in_repeat
@@ -130,12 +155,12 @@ class UnaryCalls:
         address = addresses[(now + 1) % len(addresses)]
         self.channel = self._first if address == self._first.address else self._others.get(address)
 
-    async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float) -> _A:
+    async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float, metadata: Metadata | None) -> _A:
         if self._closed.is_set():
             raise Closed("the client was closed")
         left_s = deadline_s - anyio.current_time()
         try:
-            return await method(request, timeout=None if left_s > YEAR_S else left_s)
+            return await method(request, timeout=None if left_s > YEAR_S else left_s, metadata=metadata)
         except grpc.RpcError as error:
             raise from_rpc(error) from None
         except aio.UsageError as error:

@@ -1,6 +1,8 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them."""
 
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -145,7 +147,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
     certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
-    metrics = None if spec.admin_port is None else await anyio.to_thread.run_sync(_make_metrics, spec)
+    metrics = await anyio.to_thread.run_sync(_make_metrics, spec)
     recorder: Recorder = SILENT if metrics is None else metrics
     async with _prepare(spec, recorder) as (models, engine, store, bank_bytes):
         batcher = Batcher(
@@ -171,7 +173,8 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
             transport=spec.transport,
             certificates=certificates,
         ) as server:
-            admin = None if metrics is None else _make_admin(spec, metrics, shard, engine, server, warming)
+            watched = metrics is not None and spec.admin_port is not None
+            admin = _make_admin(spec, metrics, shard, engine, server, warming) if watched else None
             if not spec.follows:
                 await server.open()
                 if admin is not None:
@@ -193,10 +196,17 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 tasks.cancel_scope.cancel()
 
 
-def _make_metrics(spec: ShardSpec) -> "Metrics":
+def _make_metrics(spec: ShardSpec) -> "Metrics | None":
+    if spec.admin_port is None and not _may_trace():
+        return None
     from attractor_server.admin.opening import make_metrics  # noqa: PLC0415 - only where there is an admin port
 
     return make_metrics(spec)
+
+
+def _may_trace() -> bool:
+    """Return whether somebody has set up traces, or the variables may ask for them: else nothing is loaded for them."""
+    return "opentelemetry.sdk.trace" in sys.modules or any(name.startswith("OTEL_") for name in os.environ)
 
 
 def _make_admin(  # noqa: PLR0913 - all that its pages tell of

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from attractor_server.errors import ServerError
-    from attractor_server.memories.outcomes import Outcome
+    from attractor_server.memories.outcomes import Outcome, OutcomeFuture
     from attractor_server.scheduling.jobs import Job
 
 OK: Final = "OK"
@@ -21,6 +21,16 @@ class SessionHandles(Protocol):
 
     @property
     def upstreams(self) -> Sized: ...  # noqa: D102
+
+
+class RequestTrace(Protocol):
+    """A request that is traced until it is answered."""
+
+    def end_with(self, answer: "OutcomeFuture") -> None:
+        """End the trace by the answer that a job got."""
+
+    def end(self, reason: str = "") -> None:
+        """End the trace; `reason` says why the request failed, if it did."""
 
 
 class Recorder:
@@ -66,6 +76,18 @@ class Recorder:
 
     def close_session(self, handles: SessionHandles) -> None:
         """Count it no more."""
+
+    def trace_request(self, parent: bytes, operation: str, model: str) -> RequestTrace | None:
+        """Return the trace of a request that its client traces; None for none. `parent` is the context it came with."""
+        return None
+
+    def trace_batch(self, jobs: "Sequence[Job]") -> AbstractContextManager[object]:
+        """Return a context for a batch that the engine is at, in its thread."""
+        return _NO_SPAN
+
+    def trace_forward(self, parents: bytes) -> AbstractContextManager[object]:
+        """Return a context for passing on requests that came with these contexts."""
+        return _NO_SPAN
 
     def span(self, name: str) -> AbstractContextManager[object]:
         """Return a context for a part of a batch."""

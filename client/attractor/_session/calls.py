@@ -11,6 +11,7 @@ from attractor._results import Piece
 from attractor._session.request import Operation, Request, Result_co, count_message_bytes
 from attractor._session.router import Router
 from attractor._settings import Limits
+from attractor._tracing import CallSpan
 from attractor._types import ModelInfo
 
 
@@ -25,6 +26,7 @@ class PendingCall(Generic[Result_co]):
     single: bool
     forget_model: Callable[[], None]
     """Called where there is no such memory, or perhaps one of another model."""
+    span: CallSpan
 
     @property
     def rows(self) -> int:
@@ -42,17 +44,22 @@ class PendingCall(Generic[Result_co]):
     def abandon(self) -> None:
         """Give up the requests: nobody waits for the results any more."""
         self.router.abandon(self.requests)
+        self.span.end()
 
     async def _wait_pieces(self) -> list[Piece]:
         try:
-            return [await request.future for request in self.requests]
-        except (MemoryNotFound, InvalidRequest, Refused):  # the latter where it has another model by now
+            pieces = [await request.future for request in self.requests]
+        except (MemoryNotFound, InvalidRequest, Refused) as error:  # the latter where it has another model by now
             self.forget_model()
+            self.span.end(error)
             self.abandon()
             raise
-        except BaseException:  # a failure, or nobody waits any more
+        except BaseException as error:  # a failure, or nobody waits any more
+            self.span.end(error)
             self.abandon()
             raise
+        self.span.end()
+        return pieces
 
 
 def split_patterns(operation: Operation[object], packed: PackedPatterns, limits: Limits) -> list[PackedPatterns]:

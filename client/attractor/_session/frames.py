@@ -8,9 +8,11 @@ import numpy as np
 
 from attractor._arrays import Column
 from attractor._session.request import Request
+from attractor_proto.traces import TRACE_BYTES
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 _DEADLINE_LIMIT_MS = 2**32 - 1
+_NO_TRACE = bytes(TRACE_BYTES)
 
 
 @dataclass(slots=True)
@@ -39,6 +41,8 @@ def build_frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
     columns.handles.extend([request.handle for request in requests])
     columns.patterns.extend([request.rows for request in requests])
     columns.deadline_ms.extend(_encode_deadlines(requests, now_s))
+    if any(request.trace for request in requests):
+        columns.trace_parents = b"".join([request.trace or _NO_TRACE for request in requests])
     for parts in zip(*(request.packed.columns for request in requests), strict=True):
         first = parts[0]
         columns.tensors.add(

@@ -78,6 +78,8 @@ class Request:
     """Model of the memory, where it is found to be another than that of the patterns."""
     failure: AttractorError | None = None
     """Reason of the last repeat."""
+    trace: bytes = b""
+    """Context of the call's trace, as frames have it; empty where it is not traced."""
     iterates: list[pb.TrajectoryFrame] = field(default_factory=list)
 
     @property

@@ -48,7 +48,9 @@ class Router:
         """Limits of a frame."""
         return self.seed.limits
 
-    def submit(self, memory: str, key: BatchKey, packed: PackedPatterns, deadline_s: float) -> Request:
+    def submit(
+        self, memory: str, key: BatchKey, packed: PackedPatterns, deadline_s: float, trace: bytes = b""
+    ) -> Request:
         """Send a request. The caller awaits its `future`, or abandons it; it fails at the deadline.
 
         Raises:
@@ -65,6 +67,7 @@ class Router:
             deadline_s=deadline_s,
             rows=packed.rows,
             message_bytes=count_message_bytes(key.spec.operation, packed),
+            trace=trace,
         )
         self._choose_link(memory).outbox.put(request)
         self._deadlines.watch(request)

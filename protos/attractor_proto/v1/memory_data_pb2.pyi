@@ -111,6 +111,11 @@ class RequestColumns(_message.Message):
     PATTERNS_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
+    TRACE_PARENTS_FIELD_NUMBER: _builtins.int
+    trace_parents: _builtins.bytes
+    """Context of each request's trace, for a server that records traces (W3C Trace Context): the id of the trace (16 bytes),
+    of the parent span (8 bytes), and flags (1 byte); zeros for a request that is not traced. Empty: none is.
+    """
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Chosen by the client; unique among its unanswered requests on this stream."""
@@ -139,10 +144,11 @@ class RequestColumns(_message.Message):
         patterns: _abc.Iterable[_builtins.int] | None = ...,
         deadline_ms: _abc.Iterable[_builtins.int] | None = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
+        trace_parents: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "handles", b"handles", "patterns", b"patterns", "request_ids", b"request_ids", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "handles", b"handles", "patterns", b"patterns", "request_ids", b"request_ids", "tensors", b"tensors", "trace_parents", b"trace_parents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,16 +2,19 @@
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 
 from attractor_server.admin.histogram import BulkHistogram, make_bounds
 from attractor_server.admin.namespaces import NamespaceCounter
+from attractor_server.admin.tracing import RequestSpan, Tracer
 from attractor_server.errors import ServerError
 from attractor_server.memories.outcomes import Outcome, Recalled
-from attractor_server.recorder import OK, Recorder, SessionHandles
+from attractor_server.recorder import OK, Recorder, RequestTrace, SessionHandles
 from attractor_server.scheduling.fairness import namespace_of
 
 if TYPE_CHECKING:
@@ -29,11 +32,12 @@ DISTANCES: Final = make_bounds(0.0625, 128)
 class Metrics(Recorder):
     """A recorder that counts, in a registry of its own."""
 
-    def __init__(self, *, backend: str) -> None:
-        """`backend` is the kind of the store: sqlite, postgresql or none."""
+    def __init__(self, *, backend: str, tracer: Tracer | None = None) -> None:
+        """`backend` is the kind of the store: sqlite, postgresql or none. Without a tracer nothing is traced."""
+        self._tracer = tracer
         self.registry = CollectorRegistry()
         self._backend = backend
-        self._sessions: set[SessionHandles] = set()
+        self._sessions: dict[SessionHandles, Span | None] = {}
         histogram, counter = self._histogram, self._counter
         self._requests = counter(
             "requests", "Requests answered, by reason: OK, or the error's", "operation model reason"
@@ -111,7 +115,7 @@ class Metrics(Recorder):
         patterns = sum([job.size for job in jobs])
         self._busy.inc(ended_s - started_s)
         self._patterns.labels(operation, model).inc(patterns)
-        self._batch_s.observe(labels, (ended_s - started_s,))
+        self._batch_s.observe(labels, (ended_s - started_s,), trace=self._find_trace(jobs))
         self._batch_patterns.observe(labels, (patterns,))
         self._batch_memories.observe(labels, (len({job.memory for job in jobs}),))
         if first.parts <= 1:
@@ -155,11 +159,28 @@ class Metrics(Recorder):
 
     def open_session(self, handles: SessionHandles) -> None:
         """Count a session as open."""
-        self._sessions.add(handles)
+        self._sessions[handles] = None if self._tracer is None else self._tracer.open_session()
 
     def close_session(self, handles: SessionHandles) -> None:
         """Count it no more."""
-        self._sessions.discard(handles)
+        if (span := self._sessions.pop(handles, None)) is not None:
+            span.end()
+
+    def trace_request(self, parent: bytes, operation: str, model: str) -> RequestTrace | None:
+        """Return the span of a traced request."""
+        return None if self._tracer is None else self._tracer.open_request(parent, operation, model)
+
+    def trace_batch(self, jobs: "Sequence[Job]") -> AbstractContextManager[object]:
+        """Return the span of a batch with traced requests."""
+        return super().trace_batch(jobs) if self._tracer is None else self._tracer.open_batch(jobs)
+
+    def trace_forward(self, parents: bytes) -> AbstractContextManager[object]:
+        """Return the span of traced requests that are passed on."""
+        return super().trace_forward(parents) if self._tracer is None else self._tracer.open_forward(parents)
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """Return the span of a part of a traced batch."""
+        return super().span(name) if self._tracer is None else self._tracer.open_part(name)
 
     def _record_recalls(self, model: str, recalled: Sequence[Recalled]) -> None:
         if not recalled:
@@ -173,6 +194,12 @@ class Metrics(Recorder):
         if matched := [one.matches.distances for one in recalled if one.matches is not None]:
             distances = np.concatenate(matched)
             self._distance.observe((model,), distances[np.isfinite(distances)])
+
+    def _find_trace(self, jobs: "Sequence[Job]") -> str:
+        """Return the id of the trace of one of the jobs; empty where none is traced."""
+        if self._tracer is None:
+            return ""
+        return next((job.trace.trace_id for job in jobs if isinstance(job.trace, RequestSpan)), "")
 
     def _counter(self, name: str, documentation: str, labels: str = "") -> Counter:
         return Counter(f"attractor_{name}", documentation, labels.split(), registry=self.registry)

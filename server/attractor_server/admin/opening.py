@@ -8,6 +8,7 @@ from attractor_server.admin.gauges import ShardGauges
 from attractor_server.admin.metrics import Metrics
 from attractor_server.admin.pages import AdminPages
 from attractor_server.admin.server import AdminServer
+from attractor_server.admin.tracing import find_tracer
 from attractor_server.engine.engine import Engine
 from attractor_server.shard.shard import Shard
 from attractor_server.shard.spec import ShardSpec
@@ -16,9 +17,12 @@ from attractor_server.storage.backends.opening import backend_of
 _SECRETS: Final = ("password", "secret", "store_uri")
 
 
-def make_metrics(spec: ShardSpec) -> Metrics:
-    """Return the recorder of a shard with an admin port."""
-    return Metrics(backend=spec.store_uri.partition(":")[0] or "none")
+def make_metrics(spec: ShardSpec) -> Metrics | None:
+    """Return the recorder of a shard with an admin port, or with traces; None for one that has neither."""
+    tracer = find_tracer()
+    if spec.admin_port is None and tracer is None:
+        return None
+    return Metrics(backend=spec.store_uri.partition(":")[0] or "none", tracer=tracer)
 
 
 def make_admin_server(  # noqa: PLR0913 - all that its pages tell of

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
+from attractor_proto.traces import TRACE_BYTES
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.fields import MISSING_INDEX, Field, Layout
@@ -159,6 +160,9 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
     if len(columns.deadline_ms) not in (0, count):
         seen = describe_count(len(columns.deadline_ms))
         problems.append(Violation(f"{where}.deadline_ms", f"saw {seen} entries; expected none, or {count}"))
+    if len(columns.trace_parents) not in (0, TRACE_BYTES * count):
+        seen, expected = len(columns.trace_parents), TRACE_BYTES * count
+        problems.append(Violation(f"{where}.trace_parents", f"saw {seen} bytes; expected none, or {expected}"))
     if problems:
         raise InvalidRequest(*problems)  # before any array of millions is looked at
     if 0 in (patterns := list(columns.patterns)):
@@ -206,6 +210,8 @@ def select(
     into.patterns.extend([columns.patterns[i] for i in chosen])
     if columns.deadline_ms:
         into.deadline_ms.extend([columns.deadline_ms[i] for i in chosen])
+    if parents := columns.trace_parents:
+        into.trace_parents = b"".join([parents[TRACE_BYTES * i : TRACE_BYTES * (i + 1)] for i in chosen])
     total = sum(columns.patterns)
     for tensor in columns.tensors:
         into.tensors.append(_select_rows(tensor, total, index))

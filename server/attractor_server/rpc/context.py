@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from grpc import aio
 
 from attractor_proto.names import FORWARDED_KEY
+from attractor_proto.traces import TRACE_KEY, parse_trace
+from attractor_server.recorder import RequestTrace
 from attractor_server.shard.budget import Account
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -19,6 +21,7 @@ class CallFacts:
 
     model: str = ""
     """Name of the model that its memory is of"""
+    trace: RequestTrace | None = None
     passed_on: bool = False
     """Whether another shard answers it"""
 
@@ -38,6 +41,11 @@ def get_account(context: Context) -> Account:
     account = getattr(context, "account", None)
     assert isinstance(account, Account)
     return account
+
+
+def read_trace(context: Context) -> bytes:
+    """Return the context of the trace that the caller sent, as frames have it; empty where it sent none."""
+    return parse_trace(header) if (header := read_metadata(context, TRACE_KEY)) else b""
 
 
 def get_facts(context: Context) -> CallFacts:

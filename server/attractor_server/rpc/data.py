@@ -11,6 +11,7 @@ from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
+from attractor_server.recorder import RequestTrace
 from attractor_server.rpc import codec
 from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.context import Context, get_facts
@@ -33,6 +34,7 @@ class _UnaryRequest:
     patterns: Patterns
     deadline_s: float | None
     origin: Origin | None
+    trace: RequestTrace | None
 
 
 class MemoryDataServicer(rpc.MemoryDataServicer):
@@ -61,6 +63,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             deadline_s=_write_deadline_s(request, asked),
             origin=asked.origin,
         )
+        job.trace = asked.trace
         outcome = await self._write(job, request)
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
 
@@ -75,6 +78,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             deadline_s=_write_deadline_s(request, asked),
             origin=asked.origin,
         )
+        job.trace = asked.trace
         outcome = await self._write(job, request)
         return pb.EraseResponse(version=outcome.version, total=outcome.patterns)
 
@@ -87,21 +91,21 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         self._shard.check(Operation.QUERY, asked.model, pull=request.pull_known)
         self._shard.check_kept("match" if request.match else "")
         layout = asked.model.layout  # of the answer, too, whatever model the memory is of by then
-        recalled = await self._answer(
-            Job.query(
-                asked.memory,
-                asked.patterns.values,
-                asked.patterns.known,
-                steps=request.steps or asked.model.steps,
-                own_steps=not request.steps,
-                pull=request.pull_known,
-                matches=matches,
-                kept=kept,
-                layout=layout,
-                deadline_s=asked.deadline_s,
-                origin=asked.origin,
-            )
+        job = Job.query(
+            asked.memory,
+            asked.patterns.values,
+            asked.patterns.known,
+            steps=request.steps or asked.model.steps,
+            own_steps=not request.steps,
+            pull=request.pull_known,
+            matches=matches,
+            kept=kept,
+            layout=layout,
+            deadline_s=asked.deadline_s,
+            origin=asked.origin,
         )
+        job.trace = asked.trace
+        recalled = await self._answer(job)
         assert isinstance(recalled, Recalled)
         response = pb.QueryResponse()
         codec.encode(layout, recalled.values, into=response.tensors)
@@ -117,16 +121,16 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: D102, N802
         kept = read_kept(request.recall, "recall")
         asked = await self._read(Operation.RECOGNIZE, request.memory, request.tensors, context)
-        recognized = await self._answer(
-            Job.recognize(
-                asked.memory,
-                asked.patterns.values,
-                kept=kept,
-                layout=asked.model.layout,
-                deadline_s=asked.deadline_s,
-                origin=asked.origin,
-            )
+        job = Job.recognize(
+            asked.memory,
+            asked.patterns.values,
+            kept=kept,
+            layout=asked.model.layout,
+            deadline_s=asked.deadline_s,
+            origin=asked.origin,
         )
+        job.trace = asked.trace
+        recognized = await self._answer(job)
         assert isinstance(recognized, Recognized)
         return pb.RecognizeResponse(
             energy=recognized.energy.tolist(),
@@ -162,7 +166,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             if remaining_s <= 0:
                 raise Expired("the deadline had passed when the request arrived; nothing was done")
             deadline_s = asyncio.get_running_loop().time() + remaining_s
-        return _UnaryRequest(record, model, patterns, deadline_s, origin)
+        return _UnaryRequest(record, model, patterns, deadline_s, origin, get_facts(context).trace)
 
     async def _answer(self, job: Job) -> Outcome:
         self._shard.batcher.offer(job)

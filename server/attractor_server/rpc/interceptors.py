@@ -13,7 +13,7 @@ from grpc import aio
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest, ServerError, forget_frames
 from attractor_server.recorder import OK, Recorder
-from attractor_server.rpc.context import CallFacts, Context
+from attractor_server.rpc.context import CallFacts, Context, read_trace
 from attractor_server.rpc.errors import ForwardedError, fail
 from attractor_server.rpc.long_lists import split_message
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable_error, weigh
@@ -128,6 +128,8 @@ class _Served:
             incoming = Incoming(context, account, self._kind, patient=both)
             try:
                 await account.take(CALL_BYTES)
+                if self._operation is not None and (parent := read_trace(context)):
+                    incoming.facts.trace = self._recorder.trace_request(parent, self._operation, "")
                 await self._answer(messages, context, incoming)
                 reason = OK
             except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
@@ -138,6 +140,8 @@ class _Served:
                 forget_frames(error)
             finally:
                 facts = incoming.facts
+                if facts.trace is not None:
+                    facts.trace.end("" if reason == OK else reason)
                 if self._operation is not None and not facts.passed_on:
                     took_s = perf_counter() - started_s
                     self._recorder.record_answers(self._operation, facts.model, "unary", reason, (took_s,))

@@ -11,9 +11,10 @@ import grpc
 from grpc import aio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
+from attractor_proto.traces import TRACE_KEY, format_trace
 from attractor_server.errors import OwnerUnreachable
 from attractor_server.recorder import SILENT, Recorder
-from attractor_server.rpc.context import Context, get_facts, is_forwarded
+from attractor_server.rpc.context import Context, get_facts, is_forwarded, read_trace
 from attractor_server.rpc.credentials import open_channel
 from attractor_server.rpc.errors import ForwardedError
 from attractor_server.rpc.fellows import Fellows
@@ -129,6 +130,8 @@ class Peers:
             self.recorder.record_forwarded("call")
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
         metadata = await self.fellows.make_metadata(None if own else await self.fellows.read_origin(context))
+        if parent := read_trace(context):
+            metadata = (*metadata, (TRACE_KEY, format_trace(parent)))
         answer = call(request, timeout=context.time_remaining(), metadata=metadata)
         given_up = False
 
@@ -137,7 +140,7 @@ class Peers:
             given_up = answer.cancel()
 
         try:
-            with self.track_call(peer, give_up):
+            with self.track_call(peer, give_up), self.recorder.trace_forward(parent):
                 return await answer
         except asyncio.CancelledError:
             if given_up:

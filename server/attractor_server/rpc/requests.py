@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
 
+from attractor_proto.traces import TRACE_BYTES
 from attractor_proto.v1 import memories_pb2
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import InvalidRequest, ServerError
@@ -176,6 +178,8 @@ class JobFactory:
         """Row for row, items of a store or the mask of a query"""
         self._deadlines_ms = list(ask.columns.deadline_ms)
         self._now_s = asyncio.get_running_loop().time()
+        self._parents = ask.columns.trace_parents
+        self._trace = partial(shard.recorder.trace_request, operation=ask.operation.value, model=model.name)
         self._make = ask.wire.make_job
         self._options: dict[str, Any] = {"layout": model.layout, "origin": ask.origin}
         if ask.wire.options is not None:
@@ -193,7 +197,11 @@ class JobFactory:
             deadline_s=self._now_s + deadline_ms / 1000 if deadline_ms else None,
             **self._options,
         )
-        return self._too_heavy_error(job) if job.weight > self._limit else job
+        if job.weight > self._limit:
+            return self._too_heavy_error(job)
+        if parent := self._parents[TRACE_BYTES * asked.place : TRACE_BYTES * (asked.place + 1)]:
+            job.follow(self._trace(parent))
+        return job
 
     def _too_heavy_error(self, job: Job) -> ServerError:
         seen = f"saw a trajectory of {job.steps + 1} iterates of {job.size} patterns"

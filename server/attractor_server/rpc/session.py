@@ -176,7 +176,8 @@ class Session:
                 self._fail(ask, own, to_server_error(error, f"a part of {ask.where}"))
                 continue
             self._shard.recorder.record_forwarded("session", len(own))
-            await upstream.send(part, own)
+            with self._shard.recorder.trace_forward(ask.columns.trace_parents):
+                await upstream.send(part, own)
         for model, asked in here.items():
             await self._submit(ask, ids, asked, self._shard.model(model), rows[-1].stop)
 

@@ -219,7 +219,8 @@ class Batcher:
         """
         program, cost = batch[0].program, sum(job.cost for job in batch)
         started_s = time.perf_counter()
-        outcomes = self._engine.run(batch)
+        with self._recorder.trace_batch(batch):
+            outcomes = self._engine.run(batch)
         if batch[0].parts <= 1 and not isinstance(outcomes[0], Unfinished):
             took_s = time.perf_counter() - started_s
             self._sizer.learn(program, cost, took_s)

@@ -11,6 +11,7 @@ from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Booleans, Floats, Outcome, OutcomeFuture
 from attractor_server.memories.records import Call, Item
+from attractor_server.recorder import RequestTrace
 from attractor_server.scheduling.tasks import PART_PATTERNS, ForgetSnapshot, Rebuild, Restore, Task
 
 Origin: TypeAlias = tuple[str, int]
@@ -104,6 +105,8 @@ class Job:
     Fixed when the job is made, so that sums get back what they were given: of a query that takes its model's own steps
     it is an estimate by the model that the memory was of then.
     """
+    trace: RequestTrace | None = None
+    """None where its client does not trace it"""
     queued_s: float = 0.0
     """When it came to wait, on `perf_counter`"""
     _program: tuple[object, ...] = field(default=(), init=False)
@@ -294,6 +297,12 @@ class Job:
     def number(self, client_id: str, sequence: int, digest: int, *, looks_back: bool) -> None:
         """Give a store or an erase the number with which its client repeats it until it is answered."""
         self.client_id, self.sequence, self.digest, self.looks_back = client_id, sequence, digest, looks_back
+
+    def follow(self, trace: RequestTrace | None) -> None:
+        """Be traced until it is answered, if its client traces it."""
+        if trace is not None:
+            self.trace = trace
+            self.future.add_done_callback(trace.end_with)
 
     def begin(self) -> None:
         """Note that the engine has it: it can be withdrawn no longer, unless it reads and is done in parts."""
