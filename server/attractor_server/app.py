@@ -173,8 +173,9 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
             transport=spec.transport,
             certificates=certificates,
         ) as server:
-            watched = metrics is not None and spec.admin_port is not None
-            admin = _make_admin(spec, metrics, shard, engine, server, warming) if watched else None
+            admin = None
+            if metrics is not None and spec.admin_port is not None:
+                admin = _make_admin(spec, metrics, shard, engine, server, warming)
             if not spec.follows:
                 await server.open()
                 if admin is not None:

@@ -161,8 +161,8 @@ def check_columns(columns: pb.RequestColumns, *, where: str, patterns_limit: int
         seen = describe_count(len(columns.deadline_ms))
         problems.append(Violation(f"{where}.deadline_ms", f"saw {seen} entries; expected none, or {count}"))
     if len(columns.trace_parents) not in (0, TRACE_BYTES * count):
-        seen, expected = len(columns.trace_parents), TRACE_BYTES * count
-        problems.append(Violation(f"{where}.trace_parents", f"saw {seen} bytes; expected none, or {expected}"))
+        told = f"saw {len(columns.trace_parents)} bytes; expected none, or {TRACE_BYTES * count}"
+        problems.append(Violation(f"{where}.trace_parents", told))
     if problems:
         raise InvalidRequest(*problems)  # before any array of millions is looked at
     if 0 in (patterns := list(columns.patterns)):
