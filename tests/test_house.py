@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
-FOLDERS = ("benchmarks", "client", "docs", "examples", "protos", "server", "tests", ".ci")
+FOLDERS = ("benchmarks", "client", "docs", "examples", "helm", "protos", "server", "tests", ".ci")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SUFFIXES = (".py", ".c", ".h", ".md", ".toml", ".json", ".proto", ".sh", ".yaml")
 OF_USERS = ("NAME.toml", "server/attractor_server/engine/operations/measure.py")

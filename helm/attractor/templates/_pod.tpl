@@ -20,6 +20,12 @@
   value: {{ $server.bankMemoryMiB | quote }}
 - name: ATTRACTOR_BANK_DTYPE
   value: {{ $server.bankDtype }}
+- name: ATTRACTOR_ADMIN_PORT
+  value: "9090"
+- name: ATTRACTOR_ADMIN_DEBUG
+  value: {{ .Values.admin.debug | quote }}
+- name: ATTRACTOR_LOG_FORMAT
+  value: {{ $server.logFormat }}
 - name: ATTRACTOR_LOG_LEVEL
   value: {{ $server.logLevel }}
 - name: ATTRACTOR_GRACE_S

@@ -42,7 +42,7 @@ class NamespaceCounter(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the series, and choose who has one from now on: a series that goes and comes again begins at 0."""
-        family = CounterMetricFamily(self._name, self._documentation, labels=("namespace",))
+        family = CounterMetricFamily(self._name, self._documentation, labels=("tenant",))
         with self._lock:
             for namespace, count in self._named.items():
                 family.add_metric((namespace,), count)
@@ -54,4 +54,4 @@ class NamespaceCounter(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Yield the family without series."""
-        yield CounterMetricFamily(self._name, self._documentation, labels=("namespace",))
+        yield CounterMetricFamily(self._name, self._documentation, labels=("tenant",))

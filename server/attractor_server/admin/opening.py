@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Final
 
+from prometheus_client import disable_created_metrics
+
 from attractor_server.admin.gauges import ShardGauges
 from attractor_server.admin.metrics import Metrics
 from attractor_server.admin.pages import AdminPages
@@ -19,6 +21,7 @@ _SECRETS: Final = ("password", "secret", "store_uri")
 
 def make_metrics(spec: ShardSpec) -> Metrics | None:
     """Return the recorder of a shard with an admin port, or with traces; None for one that has neither."""
+    disable_created_metrics()  # a second series for each counter, which nobody reads
     tracer = find_tracer()
     if spec.admin_port is None and tracer is None:
         return None

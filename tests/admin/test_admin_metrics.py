@@ -1,11 +1,14 @@
 """Metrics of real shards, scraped, against what was asked of them."""
 
+import shutil
 from dataclasses import replace
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from tests.support.admin_port import get, scrape, value
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
+from tests.support.admin_port import ask, get, scrape, value
 from tests.support.shards import HERE, THERE, serving
 
 import attractor
@@ -46,7 +49,7 @@ async def test_a_scrape_says_what_was_done(on_disk: ShardSpec, random: np.random
         assert value(found, "batch_duration_seconds_count", operation="query") == 3
         assert value(found, "queue_duration_seconds_count", operation="query") == 3
         assert 0 < value(found, "engine_busy_seconds_total") < 60
-        assert value(found, "tenant_patterns_total", namespace="agents") == 6 + 6 + 6 + 1
+        assert value(found, "tenant_patterns_total", tenant="agents") == 6 + 6 + 6 + 1
         assert value(found, "queue_patterns") == 0
         assert value(found, "queue_limit_patterns") == on_disk.waiting_patterns
         # Recalls
@@ -99,9 +102,18 @@ async def test_memories_that_come_back_and_what_is_passed_on_are_counted(
         assert value(second, "forwarded_total") == 0
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: it comes with Prometheus")
+async def test_prometheus_finds_no_fault_with_a_scrape(on_disk: ShardSpec) -> None:
+    async with serving(replace(on_disk, admin_port=0)) as (shard,):
+        _, text = await get(shard.admin_address, "/metrics")
+    checked = await anyio.run_process(["promtool", "check", "metrics"], input=text.encode(), check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
 async def test_prometheus_may_ask_for_open_metrics(spec: ShardSpec) -> None:
     async with serving(replace(spec, admin_port=0)) as (shard,):
-        _, text = await get(shard.admin_address, "/metrics")
-        names = [family.name for family in text_string_to_metric_families(text)]
-        assert len(names) == len(set(names))
-        assert {"attractor_requests", "attractor_build_info", "process_resident_memory_bytes"} <= set(names)
+        accept = "application/openmetrics-text; version=1.0.0"
+        _, text = await anyio.to_thread.run_sync(lambda: ask(shard.admin_address, "/metrics", Accept=accept))
+    families = list(parse_open_metrics(text))
+    assert {family.name for family in families} >= {"attractor_requests", "process_resident_memory_bytes"}
+    assert text.endswith("# EOF\n")
