@@ -1,7 +1,7 @@
 """Shards in processes of their own, without Ray, for benchmarks of the way between a client and an engine."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -19,12 +19,14 @@ from attractor_server.sharding.topology import ShardInfo, Topology
 class Shards:
     """Shards of one spec that know each other, until the end of the block."""
 
-    def __init__(self, spec: ShardSpec, count: int) -> None:
+    def __init__(self, spec: ShardSpec, count: int, *, setup: Callable[[], object] = dict) -> None:
+        """`setup` is called in each process first."""
         context = get_context("spawn")
         pipes = [context.Pipe() for _ in range(count)]
         self._pipes = [ours for ours, _ in pipes]
         self._processes = [
-            context.Process(target=_run, args=(replace(spec, number=n), theirs)) for n, (_, theirs) in enumerate(pipes)
+            context.Process(target=_run, args=(replace(spec, number=n), theirs, setup))
+            for n, (_, theirs) in enumerate(pipes)
         ]
         self.infos: tuple[ShardInfo, ...] = ()
         self.addresses: Sequence[str] = ()
@@ -62,7 +64,9 @@ class Shards:
         return float(sum(time.user + time.system for time in times))
 
 
-def _run(spec: ShardSpec, pipe: Connection) -> None:
+def _run(spec: ShardSpec, pipe: Connection, setup: Callable[[], object]) -> None:
+    setup()
+
     async def serve() -> None:
         async with run_shard(spec) as shard:
             await asyncio.to_thread(pipe.send, shard.info)

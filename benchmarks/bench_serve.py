@@ -5,15 +5,19 @@ queries through the SDK on loopback from 1,024 callers, each of which waits for 
 that answers the same frames without computing, and the engine alone in this process with batches of 256. After that the
 same queries forwarded by a second shard, with the memories on both shards, which is what a second interpreter brings,
 and behind the servers of `_peers.py`, which call the model's reading loop.
+
+`--observed` measures instead what metrics and traces cost: each way beside a shard that nobody observes, in turns.
 """
 
 import statistics
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
+from pathlib import Path
 
 import anyio
 from _directly import Directly
@@ -31,10 +35,14 @@ from attractor_server.shard.spec import ShardSpec
 
 CALLERS, BATCH = 1024, 256
 ROUNDS, ROUND_S = 4, 1.5
+OBSERVED_ROUNDS = 10
 SPEC = ShardSpec(bank_bytes=256 << 20, warm_up=False)
 
 
 def main() -> None:
+    if "--observed" in sys.argv:
+        report_observed()
+        return
     size = load_models(None, device="cpu")[MODEL].layout.size
     cues = vectors(64, size)
     with Shards(SPEC, 2) as shards, run_server(partial(echo_server, (size,))) as echo:
@@ -51,6 +59,23 @@ def main() -> None:
             result(f"{job}, forwarded", forwarded, "straight", served),
             result(f"{job}, on two shards", spread, "on one", served),
         ]
+    )
+
+
+def report_observed() -> None:
+    """Report queries a second of shards with metrics, and with traces, beside one with neither."""
+    from _observed import compare_observed  # noqa: PLC0415 - needs OpenTelemetry's SDK
+
+    cues = vectors(64, load_models(None, device="cpu")[MODEL].layout.size)
+    freeze_heap()
+    compare = partial(compare_observed, SPEC, cues, callers=CALLERS, rounds=OBSERVED_ROUNDS, seconds=ROUND_S)
+    rate, ratios = anyio.run(compare)
+    report(
+        [
+            Result(name=f"single queries, {name}", unit="queries/s", ours=ratio * rate, peer="unobserved", theirs=rate)
+            for name, ratio in ratios.items()
+        ],
+        kept=Path(__file__).parent / "results" / "bench_serve_observed.json",
     )
 
 

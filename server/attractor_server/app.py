@@ -1,8 +1,6 @@
 """One shard put together: models, engine, batcher, and the gRPC server before them."""
 
 import logging
-import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +13,7 @@ import anyio.to_thread
 import torch
 from anyio.abc import TaskGroup
 
+from attractor_server.admin.starting import make_admin, start_metrics
 from attractor_server.energy.model import Model
 from attractor_server.engine.background_compile import BackgroundCompiler
 from attractor_server.engine.engine import Engine
@@ -42,7 +41,6 @@ from attractor_server.storage.memory_store import SqlMemoryStore
 from attractor_server.storage.process import Incarnation
 
 if TYPE_CHECKING:
-    from attractor_server.admin.metrics import Metrics
     from attractor_server.admin.server import AdminServer
 
 __all__ = [
@@ -147,7 +145,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
     certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
-    metrics = await anyio.to_thread.run_sync(_make_metrics, spec)
+    metrics = await anyio.to_thread.run_sync(start_metrics, spec)
     recorder: Recorder = SILENT if metrics is None else metrics
     async with _prepare(spec, recorder) as (models, engine, store, bank_bytes):
         batcher = Batcher(
@@ -175,7 +173,14 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ) as server:
             admin = None
             if metrics is not None and spec.admin_port is not None:
-                admin = _make_admin(spec, metrics, shard, engine, server, warming)
+                admin = make_admin(
+                    spec,
+                    metrics,
+                    shard=shard,
+                    engine=engine,
+                    serves=lambda: server.serves,
+                    warm_up_s=lambda: warming.took_s,
+                )
             if not spec.follows:
                 await server.open()
                 if admin is not None:
@@ -195,37 +200,6 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 info = ShardInfo(server.address, spec.device)
                 yield RunningShard(info, sorted(models), shard, server, warming, compiling, tasks, admin)
                 tasks.cancel_scope.cancel()
-
-
-def _make_metrics(spec: ShardSpec) -> "Metrics | None":
-    if spec.admin_port is None and not _may_trace():
-        return None
-    from attractor_server.admin.opening import make_metrics  # noqa: PLC0415 - only where there is an admin port
-
-    return make_metrics(spec)
-
-
-def _may_trace() -> bool:
-    """Return whether somebody has set up traces, or the variables may ask for them: else nothing is loaded for them."""
-    return "opentelemetry.sdk.trace" in sys.modules or any(name.startswith("OTEL_") for name in os.environ)
-
-
-def _make_admin(  # noqa: PLR0913 - all that its pages tell of
-    spec: ShardSpec, metrics: "Metrics", shard: Shard, engine: Engine, server: RpcServer, warming: Warmup
-) -> "AdminServer":
-    from attractor_server.admin.opening import make_admin_server  # noqa: PLC0415 - as above
-
-    def find_hindrance() -> str:
-        return "" if server.serves else "draining" if shard.draining.is_set() else "starting"
-
-    return make_admin_server(
-        spec,
-        metrics,
-        shard=shard,
-        engine=engine,
-        find_hindrance=find_hindrance,
-        warm_up_s=lambda: warming.took_s,
-    )
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Metrics of a shard, as its parts report them. No label holds the name of a memory or the id of a client."""
 
+import logging
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +20,8 @@ from attractor_server.scheduling.fairness import namespace_of
 
 if TYPE_CHECKING:
     from attractor_server.scheduling.jobs import Job
+
+logger = logging.getLogger(__name__)
 
 SECONDS: Final = make_bounds(0.001, 16.384)
 """1 ms to 16 s"""
@@ -110,6 +113,14 @@ class Metrics(Recorder):
         self, jobs: "Sequence[Job]", outcomes: "Sequence[Outcome | ServerError]", started_s: float, ended_s: float
     ) -> None:
         """Count a batch: once for all its jobs, as far as can be. One that goes on is counted by its parts."""
+        try:
+            self._count_batch(jobs, outcomes, started_s, ended_s)
+        except Exception:  # which is no fault of the requests
+            logger.exception("a batch of %d jobs was not counted", len(jobs))
+
+    def _count_batch(
+        self, jobs: "Sequence[Job]", outcomes: "Sequence[Outcome | ServerError]", started_s: float, ended_s: float
+    ) -> None:
         first = jobs[0]
         labels = operation, model = first.operation.value, first.memory.model
         patterns = sum([job.size for job in jobs])

@@ -6,7 +6,7 @@ The packages are the API's; the SDK is the extra `otel`, and the standard variab
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,9 @@ LINKS_LIMIT: Final = 128
 
 SLOW_S: Final = 1.0
 """A traced request that takes longer is logged"""
+
+REPORT_EVERY_S: Final = 1.0
+"""Of those that come together one is"""
 
 _SWITCHES: Final = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -69,9 +72,11 @@ def _set_provider() -> bool:
 class RequestSpan:
     """The span of one request, until it is answered."""
 
-    def __init__(self, span: Span, operation: str) -> None:
+    def __init__(self, span: Span, operation: str, report_slow: Callable[[str, str, float], None]) -> None:
+        """`report_slow` takes the operation, the id of the trace and the seconds."""
         self.span = span
         self._operation = operation
+        self._report_slow = report_slow
         self._started_s = time.perf_counter()
 
     @property
@@ -91,8 +96,7 @@ class RequestSpan:
             self.span.set_attribute("error.type", reason)
         self.span.end()
         if (took_s := time.perf_counter() - self._started_s) > SLOW_S:
-            found = {"trace_id": self.trace_id}
-            logger.warning("a %s took %.1f s, trace %s", self._operation, took_s, self.trace_id, extra=found)
+            self._report_slow(self._operation, self.trace_id, took_s)
 
 
 class Tracer:
@@ -101,6 +105,7 @@ class Tracer:
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
         self._batch: Context | None = None
+        self._reported_s = 0.0
 
     def open_request(self, parent: bytes, operation: str, model: str) -> RequestSpan | None:
         """Start the span of a request whose client traces it; None where it does not."""
@@ -108,7 +113,7 @@ class Tracer:
             return None
         facts = {"attractor.operation": operation, "attractor.model": model}
         span = self._tracer.start_span("request", context, SpanKind.SERVER, facts)
-        return RequestSpan(span, operation) if span.is_recording() else None
+        return RequestSpan(span, operation, self._report_slow) if span.is_recording() else None
 
     def open_session(self) -> Span:
         """Start the span of a session, which belongs to no trace."""
@@ -141,6 +146,12 @@ class Tracer:
             TRACE_ID.reset(token)
             self._batch = None
             span.end()
+
+    def _report_slow(self, operation: str, trace_id: str, took_s: float) -> None:
+        if (now_s := time.monotonic()) - self._reported_s > REPORT_EVERY_S:
+            self._reported_s = now_s
+            found = {"trace_id": trace_id}
+            logger.warning("a %s took %.1f s, trace %s", operation, took_s, trace_id, extra=found)
 
     @contextmanager
     def open_part(self, name: str) -> Iterator[None]:

@@ -196,6 +196,7 @@ class Session:
                     if made.trajectory:
                         held_bytes += await self._take_iterates(made, model.layout)
                 except MemoryShort as error:
+                    made.fail(error)
                     self._answers.put(PendingResponse(error, ids[i], None, made.weight, held_bytes, asked_for))
                     continue
                 await self._enqueue(ids[i], made, sequences[i], model, held_bytes, asked_for)
@@ -220,9 +221,12 @@ class Session:
             first = number_job(job, self._hello.client_id, sequence)
         except Exception as error:
             failure = to_server_error(error, "a numbered request")
+            job.fail(failure)
             self._answers.put(PendingResponse(failure, request_id, None, job.weight, held_bytes, asked))
             return
         self._pending[request_id] = job if first is None else None
+        if first is not None and job.trace is not None:
+            first.add_done_callback(job.trace.end_with)
         (first or job.future).add_done_callback(
             partial(self._respond, request_id, job.weight, held_bytes, model, asked)
         )
