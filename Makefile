@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TESTERS ?= 2
 REQUESTS ?= 100000
 # Folders that hold no Python yet are left out: mypy would refuse them.
-TYPED := $(wildcard protos client server tests benchmarks/*.py docs/*.py examples/*.py)
+TYPED := $(wildcard protos client server tests benchmarks/*.py docs/*.py examples/*.py helm/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 RELEASED := protos/attractor-0.1.0.binpb
 OURS := --config buf.yaml --path attractor_proto

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="Port of the first shard for probes and metrics by HTTP, without authentication: /livez, /readyz, "
-        "/metrics, /config. The next ones follow, as those of --port do. 0: any. Empty: none, and nothing is counted.",
+        "/metrics, /config. The next ones follow, as those of --port do. 0: any. Not given: none, nothing is counted.",
     )
     admin_debug: bool = Field(
         False, description="Show stacks, tasks and profiles of shards at /debug of the admin port, too."

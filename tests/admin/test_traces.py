@@ -1,7 +1,9 @@
 """Traces: one call followed through SDK, forwarding, batch and commit, by the SDK of OpenTelemetry."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import anyio.to_thread
 import numpy as np
 import pytest
 from grpc import aio
@@ -12,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from tests.support import raw
+from tests.support.admin_port import ask
 from tests.support.raw import columns, raw_session, tensor
 from tests.support.shards import THERE, serving
 
@@ -52,13 +55,15 @@ async def test_a_call_is_followed_from_the_client_to_the_commit(
     on_disk: ShardSpec, exporter: InMemorySpanExporter, random: np.random.Generator
 ) -> None:
     async with (
-        serving(on_disk, 2) as (here, _),
+        serving(replace(on_disk, admin_port=0), 2) as (here, there),
         attractor.connect(here.info.address, timeout_s=20, direct=False) as client,
     ):
         with application().start_as_current_span("handle a message") as span:
             memory = await client.create_memory(THERE, model="tiny")
             await memory.store(random.random((2, 4, 4), dtype=np.float32))
             await memory.query(ONE)
+        accept = "application/openmetrics-text; version=1.0.0"
+        _, metrics = await anyio.to_thread.run_sync(lambda: ask(there.admin_address, "/metrics", Accept=accept))
     spans = exporter.get_finished_spans()
     assert {one.context.trace_id for one in spans if one.context} == {span.get_span_context().trace_id}
     found = sorted(chain(spans, one) for one in spans)
@@ -69,6 +74,7 @@ async def test_a_call_is_followed_from_the_client_to_the_commit(
         for part in parts:
             assert [call, "request", "batch", part] in found
     assert all(one.end_time is not None for one in spans)
+    assert f'trace_id="{span.get_span_context().trace_id:032x}"' in metrics
 
 
 async def test_a_request_that_fails_says_so_in_its_span(spec: ShardSpec, exporter: InMemorySpanExporter) -> None:
