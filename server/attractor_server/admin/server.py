@@ -90,7 +90,8 @@ class AdminServer:
         for port in self._ports:
             try:
                 family, *_, address = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)[0]
-                return socket.create_server(address, family=family)
+                both = self._host == "::" and socket.has_dualstack_ipv6()  # as gRPC takes it
+                return socket.create_server(address, family=family, dualstack_ipv6=both)
             except OSError as error:
                 failure = error
         which = f", and the {len(self._ports) - 1} after it" if len(self._ports) > 1 else ""

@@ -14,7 +14,7 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import Exhausted, ServerError
 from attractor_server.fields import Layout
 from attractor_server.memories.outcomes import Outcome, Recalled
-from attractor_server.recorder import OK, Recorder
+from attractor_server.recorder import OK, SILENT, Recorder
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import encode_status, log_unforeseen
 from attractor_server.rpc.operations import BY_OUTCOME, SMALL_BYTES
@@ -144,7 +144,8 @@ class ResponseQueue:
                 self._account.give(sum(item.held_bytes for item in sent))
                 self._reserved -= sum(item.weight for item in sent)
                 self._unsent -= len(sent)
-                self._record(sent)
+                if self._recorder is not SILENT:
+                    self._record(sent)
                 self.changes.notify()
 
     def _record(self, sent: Sequence[PendingResponse]) -> None:
