@@ -102,6 +102,7 @@ ROWS: Final[Mapping[str, Sequence[tuple[str, str, str, str]]]] = {
     ],
     "Recalls": [
         ("Energy that a recall loses, mean", "none", mean("recall_energy_drop", "model"), "{{model}}"),
+        ("Probability of a kept pattern, mean", "percentunit", mean("recall_probability", "model"), "{{model}}"),
         (
             "Distance to the nearest kept pattern, median",
             "none",

@@ -29,6 +29,7 @@ SHORT_SECONDS: Final = make_bounds(0.000_25, 4.096)
 COUNTS: Final = make_bounds(1, 4096)
 ENERGIES: Final = (0.0, *make_bounds(0.01, 655.36, 4))
 """The first bucket holds recalls that did not come down at all"""
+PROBABILITIES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 DISTANCES: Final = make_bounds(0.0625, 128)
 
 
@@ -83,6 +84,12 @@ class Metrics(Recorder):
         self._expired = counter("memories_expired", "Memories deleted since their time was over")
         self._energy_drop = histogram(
             "recall_energy_drop", "Energy of a cue less that of what was recalled", "model", ENERGIES
+        )
+        self._probability = histogram(
+            "recall_probability",
+            "Probability that a cue is of a kept pattern, where these take part",
+            "model",
+            PROBABILITIES,
         )
         self._distance = histogram(
             "recall_distance",
@@ -203,7 +210,9 @@ class Metrics(Recorder):
         some = recalled[:: -(-len(recalled) // RECALLS_LIMIT)]
         drop = np.concatenate([one.energy_before for one in some]) - np.concatenate([one.energy_after for one in some])
         self._energy_drop.observe((model,), drop[np.isfinite(drop)])
-        if matched := [one.matches.distances for one in some if one.matches is not None]:
+        if told := [one.probability for one in some if one.probability is not None]:
+            self._probability.observe((model,), np.concatenate(told))
+        if matched := [one.matches.distances[:: one.matches.each] for one in some if one.matches is not None]:
             distances = np.concatenate(matched)
             self._distance.observe((model,), distances[np.isfinite(distances)])
 
