@@ -21,6 +21,7 @@ CONTENTS = """
 docs/api
 docs/architecture
 docs/durability
+docs/security
 docs/extending
 docs/security
 docs/performance

@@ -24,6 +24,7 @@ from grpc import aio
 
 from attractor._errors import InvalidRequest, ServerFault, from_rpc
 from attractor._session.channel import Channel
+from attractor._token import Metadata
 from attractor._types import MemoryInfo, SnapshotInfo
 from attractor._unary import UnaryCalls, decode_memory
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
@@ -100,8 +101,9 @@ class SnapshotCalls:
         request: pb.ImportRequest,
         *,
         timeout: float | None = None,  # noqa: ASYNC109
+        metadata: Metadata = (),
     ) -> pb.ImportResponse:
-        call = to.copies.Import(timeout=timeout)
+        call = to.copies.Import(timeout=timeout, metadata=metadata)
         try:
             async with await anyio.open_file(path, "rb") as file:
                 await _send_pieces(call, file, str(path), request)
@@ -116,13 +118,14 @@ class SnapshotCalls:
         request: pb.ExportRequest,
         *,
         timeout: float | None = None,  # noqa: ASYNC109
+        metadata: Metadata = (),
     ) -> None:
         replaces, folder = await to_thread.run_sync(_find_target, str(target))
         draft = anyio.Path(folder) / f".{uuid.uuid4().hex}.attractor"
         try:
             async with (
                 await anyio.open_file(draft, "xb") as file,
-                aclosing(self._read_pieces(to, request, timeout)) as pieces,
+                aclosing(self._read_pieces(to, request, timeout, metadata)) as pieces,
             ):
                 await file.write(_FIRST_LINE)
                 async for piece in pieces:
@@ -137,9 +140,9 @@ class SnapshotCalls:
                 await draft.unlink(missing_ok=True)
 
     async def _read_pieces(
-        self, to: Channel, request: pb.ExportRequest, timeout_s: float | None
+        self, to: Channel, request: pb.ExportRequest, timeout_s: float | None, metadata: Metadata
     ) -> AsyncGenerator[pb.Piece, None]:
-        call = to.copies.Export(request, timeout=timeout_s)
+        call = to.copies.Export(request, timeout=timeout_s, metadata=metadata)
         last = None
         try:
             while isinstance(response := await call.read(), pb.ExportResponse):

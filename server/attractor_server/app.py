@@ -18,6 +18,7 @@ from attractor_server.engine.pages.spill import Residency
 from attractor_server.engine.warmup import Warmup
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
+from attractor_server.identity.identities import Identities
 from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
 from attractor_server.rpc.server import RpcServer, open_server
 from attractor_server.scheduling.batch_size import CONTENTION_PART
@@ -127,6 +128,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
+    identities = None if spec.identities is None else await anyio.to_thread.run_sync(Identities, spec.identities)
     certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
     async with _prepare(spec) as (models, engine, store, bank_bytes):
         batcher = Batcher(
@@ -141,6 +143,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store)
         shard.secret, shard.recall = spec.secret, spec.recall
+        shard.identities = identities
         shard.resize = None if store is None else resize
         ports = range(spec.port, spec.port + spec.ports)
         async with open_server(
@@ -161,6 +164,8 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 tasks.start_soon(trim, shard.budget)
                 if certificates is not None:
                     tasks.start_soon(certificates.watch, server.peers.renew)
+                if identities is not None:
+                    tasks.start_soon(identities.run)
                 if shard.ownership is not None:
                     tasks.start_soon(shard.ownership.run)
                 info = ShardInfo(server.address, spec.device)

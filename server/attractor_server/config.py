@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         description="File with the password of the database, which this command and each shard read where they run. "
         "Empty: the password of the address, PGPASSWORD, or PostgreSQL's own file.",
     )
+    identities: Path | None = Field(
+        None,
+        description="File of who may call, and which memories each may read and write (docs/security.md), read where "
+        "each shard runs and again when it changes. Empty: whoever reaches the port may do everything.",
+    )
     bank_memory_mib: int = Field(
         1024,
         ge=0,

@@ -1,5 +1,6 @@
 """Options that commands share, and how they tell errors."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +24,28 @@ def server_option(command: Command) -> Command:
     return where(tls_options(command))
 
 
+_TOKEN, _TOKEN_FILE = f"{ENV_PREFIX}TOKEN", f"{ENV_PREFIX}TOKEN_FILE"
+"""Variables with the token of a client, or the file that has it; no flags, which all users of a machine can read"""
+
+_PLAINTEXT = f"{ENV_PREFIX}PLAINTEXT_TOKEN"
+"""Variable that lets the token be sent to other machines without TLS"""
+
+
+def _read_token() -> str | None:
+    if (token := os.environ.get(_TOKEN)) or (path := os.environ.get(_TOKEN_FILE)) is None:
+        return token or None
+    return Path(path).read_text().strip()
+
+
+def _may_be_plain() -> bool:
+    return os.environ.get(_PLAINTEXT, "").lower() in ("1", "true", "yes", "on")
+
+
 @contextmanager
 def connect(server: str) -> Iterator[attractor.Client]:
     """Open a client; print what the user can mend as one line, and exit with 2."""
     try:
-        with attractor.Client(server, tls=read_tls()) as client:
+        with attractor.Client(server, tls=read_tls(), token=_read_token(), plaintext_token=_may_be_plain()) as client:
             yield client
     except (attractor.AttractorError, OSError) as error:
         click.echo(f"attractor: {error}", err=True)

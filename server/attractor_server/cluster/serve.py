@@ -62,6 +62,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         warm_up=settings.warm_up,
         log_file=settings.shard_log,
         check_banks=settings.check_banks,
+        identities=None if settings.identities is None else settings.identities.resolve(),
         transport=Transport(age_s=settings.connection_age_s),
         tls=tls_files_of(settings),
     )

@@ -6,7 +6,8 @@ from hmac import compare_digest
 from typing import Final
 
 from attractor_server.errors import ServerError
-from attractor_server.rpc.context import FORWARDED, Context, get_address, read_metadata
+from attractor_server.identity.principal import FELLOW, Principal, pack_principal, unpack_principal
+from attractor_server.rpc.context import FORWARDED, Context, get_address, read_bytes, read_metadata
 from attractor_server.scheduling.jobs import Origin
 from attractor_server.shard.shard import Shard
 
@@ -15,6 +16,9 @@ FELLOW_KEY: Final = "attractor-fellow"
 
 ORIGIN_KEY: Final = "attractor-origin"
 """Metadata between shards: address and session of the client that the call is made for"""
+
+PRINCIPAL_KEY: Final = "attractor-principal-bin"
+"""Metadata between shards: whom that client has proven to be, where the server knows identities"""
 
 _SESSION_BITS: Final = 63
 
@@ -27,15 +31,27 @@ class Fellows:
         self.callers: Mapping[str, str] = {}
         """Addresses of clients whose connections were passed on, by those that gRPC sees"""
 
-    async def make_metadata(self, origin: Origin | None) -> Sequence[tuple[str, str]]:
+    async def make_metadata(
+        self, origin: Origin | None, principal: Principal | None
+    ) -> Sequence[tuple[str, str | bytes]]:
         """Return the metadata of a call to another shard: for that client, or for this shard itself where it is None.
 
-        Without a proof where the secret cannot be read now: the owner then serves the call as a client's.
+        Without a proof where the secret cannot be read now: the owner then serves the call as a client's. `principal`
+        is whom the client has proven to be, if it has.
         """
         if not (secret := await self._read_secret()):
             return FORWARDED
         named = () if origin is None else ((ORIGIN_KEY, f"{origin[0]} {origin[1]}"),)
-        return (*FORWARDED, (FELLOW_KEY, secret), *named)
+        proven = () if principal is None else ((PRINCIPAL_KEY, pack_principal(principal)),)
+        return (*FORWARDED, (FELLOW_KEY, secret), *named, *proven)
+
+    async def read_principal(self, context: Context) -> Principal | None:
+        """Return whom a fellow shard names as the caller, or the shard itself; None where no fellow names anybody."""
+        if not await self._is_proven(context):
+            return None
+        if packed := read_bytes(context, PRINCIPAL_KEY):
+            return unpack_principal(packed)
+        return None if read_metadata(context, ORIGIN_KEY) else FELLOW
 
     async def read_origin(self, context: Context, *, session: int = 0) -> Origin:
         """Return whose call this is: the caller's own, by that number, unless a fellow shard names another client."""

@@ -10,9 +10,12 @@ from grpc import aio
 
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest, forget_frames
+from attractor_server.identity.access import Access
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import fail
+from attractor_server.rpc.gate import Gate
 from attractor_server.rpc.long_lists import split_message
+from attractor_server.rpc.rules import RULES
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable_error, weigh
 from attractor_server.shard.budget import CALL_BYTES, Account, Budget
 
@@ -30,13 +33,14 @@ _REQUESTS: dict[str, type[Message]] = {
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """Counts what a call holds, and ends one whose servicer raised with the status of the error.
+    """Admits callers, counts what a call holds, and ends one whose servicer raised with the status of the error.
 
     Cancellation passes through. All calls are served as streams: so nothing of a message is read before there is room.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, gate: Gate) -> None:
         self._budget = budget
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -44,23 +48,26 @@ class CallInterceptor(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
         """Wrap the handlers of this project's package; where they stream, they read and write by the context."""
-        handler = await continuation(handler_call_details)
-        kind = _REQUESTS.get(handler_call_details.method)
+        handler, method = await continuation(handler_call_details), handler_call_details.method
+        kind = _REQUESTS.get(method)
         if handler is None or kind is None:
-            return handler
-        served = _Served(self._budget, kind, handler)
+            return handler and self._gate.guard(handler, method)
+        served = _Served(self._budget, self._gate, kind, handler, method)
         return grpc.stream_stream_rpc_method_handler(served.serve, None, handler.response_serializer)
 
 
 class Incoming:
     """The context of a call whose messages come as bytes: each is counted, and only then decoded."""
 
-    def __init__(self, context: Context, account: Account, kind: type[Message], *, patient: bool) -> None:
+    def __init__(
+        self, context: Context, account: Account, access: Access, kind: type[Message], *, patient: bool
+    ) -> None:
         self._context = context
         self._kind = kind
         self._patient = patient
         self._pieces: Iterator[bytes] = iter(())
         self.account = account
+        self.access = access
         many = kind is memory_copies_pb2.ImportRequest
         self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
 
@@ -97,9 +104,14 @@ class Incoming:
 class _Served:
     """One method, its requests and answers as messages of a stream."""
 
-    def __init__(self, budget: Budget, kind: type[Message], handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
+    def __init__(
+        self, budget: Budget, gate: Gate, kind: type[Message], handler: "grpc.RpcMethodHandler[Any, Any]", method: str
+    ) -> None:
         self._budget = budget
+        self._gate = gate
         self._kind = kind
+        self._method = method
+        self._rule = RULES.get(method)
         self._asks, self._answers = handler.request_streaming, handler.response_streaming
         asks, answers = ("stream" if streams else "unary" for streams in (self._asks, self._answers))
         self._behaviour: Behaviour = getattr(handler, f"{asks}_{answers}")
@@ -108,23 +120,26 @@ class _Served:
         """Serve the call, and end it with the servicer's answer or its error."""
         with self._budget.open_account() as account:
             try:
+                access = await self._gate.admit(context, self._rule, self._method)
                 await account.take(CALL_BYTES)
-                await self._answer(messages, context, account)
+                await self._answer(messages, context, account, access)
             except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
                 raise
             except Exception as error:
                 fail(context, error)
                 forget_frames(error)
 
-    async def _answer(self, messages: object, context: Context, account: Account) -> None:
+    async def _answer(self, messages: object, context: Context, account: Account, access: Access) -> None:
         both = self._asks and self._answers  # a session: it is read as fast as there is room
-        incoming = Incoming(context, account, self._kind, patient=both)
+        incoming = Incoming(context, account, access, self._kind, patient=both)
         request = messages
         if not self._asks:
             request = await incoming.read()
             if not isinstance(request, self._kind):
                 name = self._kind.DESCRIPTOR.full_name
                 raise InvalidRequest.of("message", f"saw the end of the call; expected one of {name}")
+            if self._rule is not None and not access.unrestricted:
+                self._rule.check(access, request, self._method)
         response = await self._behaviour(request, cast(Context, incoming))
         if not self._answers:
             await context.write(response)

@@ -12,7 +12,7 @@ from grpc import aio
 
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_server.errors import OwnerUnreachable
-from attractor_server.rpc.context import Context, is_forwarded
+from attractor_server.rpc.context import Context, get_access, is_forwarded
 from attractor_server.rpc.credentials import open_channel
 from attractor_server.rpc.errors import ForwardedError
 from attractor_server.rpc.fellows import Fellows
@@ -121,7 +121,10 @@ class Peers:
         if is_forwarded(context):
             raise disagreement_error()
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
-        metadata = await self.fellows.make_metadata(None if own else await self.fellows.read_origin(context))
+        origin, principal = None, None
+        if not own:
+            origin, principal = await self.fellows.read_origin(context), get_access(context).principal
+        metadata = await self.fellows.make_metadata(origin, principal)
         answer = call(request, timeout=context.time_remaining(), metadata=metadata)
         given_up = False
 

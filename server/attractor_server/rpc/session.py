@@ -12,9 +12,11 @@ from anyio.abc import TaskGroup
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFound, MemoryShort, ServerError
 from attractor_server.fields import Layout
+from attractor_server.identity.access import not_allowed_error
+from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
-from attractor_server.rpc.context import Context, get_account, is_forwarded
+from attractor_server.rpc.context import Context, get_access, get_account, is_forwarded
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
@@ -46,7 +48,10 @@ class Session:
         )
         self._hello = pb.Hello()
         self._origin = origin
-        self._handles = HandleTable(shard, peers, self._answers, self._hello, origin, forwarded=is_forwarded(context))
+        self._access = get_access(context)
+        self._handles = HandleTable(
+            shard, peers, self._answers, self._hello, origin, self._access, forwarded=is_forwarded(context)
+        )
         self._pending: dict[int, Job | None] = {}
         """Jobs that are not answered, by request id; None for a repeat, whose job is another's"""
 
@@ -68,11 +73,19 @@ class Session:
             )
             tasks.cancel_scope.cancel()
 
+        async def end_with_identity() -> None:
+            nonlocal fault
+            fault = await self._access.wait_for_end()
+            tasks.cancel_scope.cancel()
+
         try:
             async with anyio.create_task_group() as tasks:
                 self._account.end = end
                 tasks.start_soon(self._answers.run)
                 tasks.start_soon(self._announce_drain)
+                if self._access.ends:
+                    tasks.start_soon(self._announce_end_of_proof)
+                    tasks.start_soon(end_with_identity)
                 try:
                     await self._serve(tasks)
                 except ServerError as error:
@@ -86,6 +99,10 @@ class Session:
 
     async def _announce_drain(self) -> None:
         await self._shard.draining.wait()
+        self._answers.put(PendingResponse(pb.SessionResponse(drain=pb.Drain())))
+
+    async def _announce_end_of_proof(self) -> None:
+        await self._access.wait_for_drain()
         self._answers.put(PendingResponse(pb.SessionResponse(drain=pb.Drain())))
 
     async def _serve(self, tasks: TaskGroup) -> None:
@@ -138,6 +155,7 @@ class Session:
             return
         if self._handles.opening:
             await self._handles.wait_for(*ask.columns.handles)
+        role = Role.WRITE if ask.operation.writes else Role.READ
         # Each request goes to its memory's shard: fails here, is passed on, or becomes a job of its memory's model.
         here: dict[str, list[FrameRequest]] = defaultdict(list)
         elsewhere: dict[ForwardedSession, list[int]] = defaultdict(list)
@@ -151,6 +169,8 @@ class Session:
                     self._fail([ids[i]], self._shard.memory_moved_error(record))
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
+                case record if not self._access.may(record.name, role):
+                    self._fail([ids[i]], not_allowed_error(record.name, role, field=f"{ask.where}.handles"))
                 case record:
                     here[record.model].append(FrameRequest(i, rows[i], record))
         if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
@@ -205,7 +225,7 @@ class Session:
     async def _enqueue(self, request_id: int, job: Job, sequence: int, model: ModelCard, held_bytes: int) -> None:
         """Queue the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
-            first = number_job(job, self._hello.client_id, sequence)
+            first = number_job(job, self._access, self._hello.client_id, sequence)
         except Exception as error:
             failure = to_server_error(error, "a numbered request")
             self._answers.put(PendingResponse(failure, request_id, weight=job.weight, held_bytes=held_bytes))
