@@ -106,6 +106,10 @@ class Settings(BaseSettings):
         description="File of who may call, and which memories each may read and write (docs/security.md), read where "
         "each shard runs and again when it changes. Empty: whoever reaches the port may do everything.",
     )
+    insecure: bool = Field(
+        False,
+        description="Listen where other machines reach the port without TLS or identities; else that is refused.",
+    )
     bank_memory_mib: int = Field(
         1024,
         ge=0,

@@ -63,7 +63,12 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             field = Settings.model_fields[name]
             default = "" if names else f"; default {'none' if field.default is None else repr(field.default)}"
             text = f"{field.description}  [{ENV_PREFIX}{name.upper()}{default}]"
-            command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+            flag, shown = f"--{name.replace('_', '-')}", "VALUE"
+            command = (
+                click.option(flag, name, metavar=shown, help=text, is_flag=False, flag_value="yes")(command)
+                if field.annotation is bool  # which may stand alone
+                else click.option(flag, name, metavar=shown, help=text)(command)
+            )
         return click.option(
             "--config", type=click.Path(path_type=Path), envvar=f"{ENV_PREFIX}CONFIG", help="TOML file with settings."
         )(command)

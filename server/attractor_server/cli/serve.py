@@ -25,6 +25,10 @@ def serve(config: Path | None, **flags: str | None) -> None:
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        from attractor_server.cluster.exposure import check_exposure  # noqa: PLC0415 - for those who serve
+
+        if exposure := check_exposure(settings):
+            click.echo(exposure, err=True)
         from attractor_server.cluster.serve import Ended, describe_store, run_server  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()
