@@ -62,7 +62,8 @@ def spec_of(settings: Settings) -> ShardSpec:
         warm_up=settings.warm_up,
         log_file=settings.shard_log,
         check_banks=settings.check_banks,
-        identities=None if settings.identities is None else settings.identities.resolve(),
+        identities=settings.identities and settings.identities.absolute(),
+        audit_log=settings.audit_log and settings.audit_log.absolute(),
         transport=Transport(age_s=settings.connection_age_s),
         tls=tls_files_of(settings),
     )

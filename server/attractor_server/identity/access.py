@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 import anyio
 
 from attractor_server.errors import NotAllowed, ServerError, Unauthenticated, Unavailable, quote
+from attractor_server.identity.audit import CallAudit
 from attractor_server.identity.grants import Grants, Role
 from attractor_server.identity.identities import Identities
 from attractor_server.identity.principal import Principal
@@ -28,6 +29,7 @@ class Access:
     ) -> None:
         """`recheck` proves the principal anew, after `identities` have changed."""
         self.principal = principal
+        self.audit: CallAudit | None = None
         self._identities = identities
         self._recheck = recheck
         self._roles: dict[str, Role] = {}
@@ -64,8 +66,16 @@ class Access:
         Raises:
             NotAllowed: the same, whether there is such a memory or not.
         """
+        if self.audit is not None:
+            self.audit.note(name)
         if not self.may(name, role):
-            raise not_allowed_error(name, role, field=field)
+            raise self.refuse(name, role, field=field)
+
+    def refuse(self, name: str, role: Role, *, field: str) -> NotAllowed:
+        """Return the error of a caller without that role in a memory of that name, if there is one."""
+        if self.audit is not None:
+            self.audit.refuse(name, NotAllowed.reason)
+        return NotAllowed(f"{field}: saw {quote(name)}; expected a memory that this identity may {role.name.lower()}")
 
     def check_everywhere(self, role: Role, what: str) -> None:
         """Refuse a caller without that role in all memories.
@@ -74,6 +84,8 @@ class Access:
             NotAllowed: so it is.
         """
         if self.principal is not None and self.principal.grants.everywhere < role:
+            if self.audit is not None:
+                self.audit.refuse("", NotAllowed.reason)
             raise NotAllowed(f"{what} needs the grant *:{role.name.lower()}, which this identity does not have")
 
     def scope(self, client_id: str) -> str:
@@ -108,9 +120,4 @@ class Access:
 
 
 OPEN: Final = Access(None)
-"""Of everybody, where no identities are named"""
-
-
-def not_allowed_error(name: str, role: Role, *, field: str) -> NotAllowed:
-    """Return the error of a caller without that role in a memory of that name, if there is one."""
-    return NotAllowed(f"{field}: saw {quote(name)}; expected a memory that this identity may {role.name.lower()}")
+"""Of everybody, where no identities are named and nothing is logged"""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,8 @@ class Identities:
         self._path = path
         self._stamp = _read_stamp(path)
         self._table: IdentityTable = read_identities(path)
+        self.on_read: Callable[[str], object] = lambda outcome: None
+        """Called with how it went whenever the file was read again"""
         self._keys: dict[str, KeySet] = {}
         """By the place that they come from"""
         self._verified: dict[bytes, Principal] = {}
@@ -72,8 +74,10 @@ class Identities:
             table = await anyio.to_thread.run_sync(read_identities, self._path)
         except SettingsError as error:
             logger.error("identities stay as they were: %s", error.message)  # noqa: TRY400 - it says where
+            self.on_read("REFUSED")
         else:
             self._replace(table)
+            self.on_read("OK")
         self._stamp = stamp
 
     def _replace(self, table: IdentityTable) -> None:

@@ -47,7 +47,7 @@ class Fellows:
 
     async def read_principal(self, context: Context) -> Principal | None:
         """Return whom a fellow shard names as the caller, or the shard itself; None where no fellow names anybody."""
-        if not await self._is_proven(context):
+        if not await self.is_proven(context):
             return None
         if packed := read_bytes(context, PRINCIPAL_KEY):
             return unpack_principal(packed)
@@ -56,16 +56,17 @@ class Fellows:
     async def read_origin(self, context: Context, *, session: int = 0) -> Origin:
         """Return whose call this is: the caller's own, by that number, unless a fellow shard names another client."""
         named = read_metadata(context, ORIGIN_KEY)
-        if named and await self._is_proven(context):
+        if named and await self.is_proven(context):
             address, _, number = named.rpartition(" ")
             return address, int(number)
         return get_address(context, self.callers), session
 
     async def is_own_call(self, context: Context) -> bool:
         """Return whether a fellow shard calls for itself, not for a client."""
-        return not read_metadata(context, ORIGIN_KEY) and await self._is_proven(context)
+        return not read_metadata(context, ORIGIN_KEY) and await self.is_proven(context)
 
-    async def _is_proven(self, context: Context) -> bool:
+    async def is_proven(self, context: Context) -> bool:
+        """Return whether the caller is a shard of this server."""
         if not (claimed := read_metadata(context, FELLOW_KEY)):
             return False
         secret = await self._read_secret()

@@ -7,8 +7,9 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from attractor_server.errors import NotAllowed
+from attractor_server.errors import NotAllowed, ServerError
 from attractor_server.identity.access import OPEN, Access
+from attractor_server.identity.audit import AuditLog, CallAudit
 from attractor_server.identity.identities import Identities
 from attractor_server.rpc.context import Context, read_metadata
 from attractor_server.rpc.errors import fail
@@ -24,9 +25,10 @@ _CN_KEY = "x509_common_name"
 class Gate:
     """Admits callers. Where no identities are named everybody passes."""
 
-    def __init__(self, identities: Identities | None, fellows: Fellows) -> None:
+    def __init__(self, identities: Identities | None, fellows: Fellows, audit: AuditLog | None = None) -> None:
         self._identities = identities
         self._fellows = fellows
+        self._audit = audit
 
     @property
     def open(self) -> bool:
@@ -40,6 +42,30 @@ class Gate:
             Unauthenticated: it is nobody that the server knows.
             NotAllowed: the method has no rule.
         """
+        if self._audit is None:
+            return await self._identify(context, rule, method)
+        forwarded = await self._fellows.is_proven(context)
+        address, _ = await self._fellows.read_origin(context)
+        try:
+            access = await self._identify(context, rule, method)
+        except ServerError as error:
+            CallAudit(self._audit, method, "nobody", address, counted=False).refuse("", error.reason)
+            raise
+        if forwarded and not (rule is not None and rule.streamed):
+            return access  # the shard that the caller reached writes it down; of a session only the owner knows all
+        access = Access(None) if access is OPEN else access
+        who = "" if access.principal is None else str(access.principal)
+        access.audit = CallAudit(
+            self._audit,
+            method,
+            who,
+            address,
+            counted=rule is not None and not rule.logged,
+            streamed=rule is not None and rule.streamed,
+        )
+        return access
+
+    async def _identify(self, context: Context, rule: Rule | None, method: str) -> Access:
         if self._identities is None:
             return OPEN
         if rule is None:

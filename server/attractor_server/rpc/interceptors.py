@@ -11,6 +11,7 @@ from grpc import aio
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest, forget_frames
 from attractor_server.identity.access import Access
+from attractor_server.identity.audit import record_end
 from attractor_server.rpc.context import Context
 from attractor_server.rpc.errors import fail
 from attractor_server.rpc.gate import Gate
@@ -121,8 +122,9 @@ class _Served:
         with self._budget.open_account() as account:
             try:
                 access = await self._gate.admit(context, self._rule, self._method)
-                await account.take(CALL_BYTES)
-                await self._answer(messages, context, account, access)
+                with record_end(access.audit):
+                    await account.take(CALL_BYTES)
+                    await self._answer(messages, context, account, access)
             except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
                 raise
             except Exception as error:
@@ -138,7 +140,7 @@ class _Served:
             if not isinstance(request, self._kind):
                 name = self._kind.DESCRIPTOR.full_name
                 raise InvalidRequest.of("message", f"saw the end of the call; expected one of {name}")
-            if self._rule is not None and not access.unrestricted:
+            if self._rule is not None and not (access.unrestricted and access.audit is None):
                 self._rule.check(access, request, self._method)
         response = await self._behaviour(request, cast(Context, incoming))
         if not self._answers:

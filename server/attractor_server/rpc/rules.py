@@ -23,6 +23,8 @@ class Rule:
     """The role needed in all memories"""
     streamed: bool = False
     """Names come one after another, and the servicer checks each"""
+    logged: bool = False
+    """Each call has a line in the audit log; the others are counted"""
 
     def check(self, access: Access, request: Message, what: str) -> None:
         """Refuse a request that the caller may not make; the same for a memory that is there and one that is not.
@@ -45,32 +47,38 @@ _ANYBODY: Final = Rule()
 _STREAMED: Final = Rule(streamed=True)
 
 
-def _memory(field: str, role: Role, **others: Role) -> Rule:
-    return Rule(memories={field: role, **others})
+def _data(role: Role) -> Rule:
+    """Return the rule of a call for what is in a memory."""
+    return Rule(memories={"memory": role})
+
+
+def _memory(role: Role, *, logged: bool = True, **others: Role) -> Rule:
+    """Return the rule of a call for a memory as a whole, and others."""
+    return Rule(memories={"name": role, **others}, logged=logged)
 
 
 RULES: Final[Mapping[str, Rule]] = {
-    "/attractor.v1.Memories/Create": _memory("name", Role.WRITE),
-    "/attractor.v1.Memories/Get": _memory("name", Role.READ),
+    "/attractor.v1.Memories/Create": _memory(Role.WRITE),
+    "/attractor.v1.Memories/Get": _memory(Role.READ, logged=False),
     "/attractor.v1.Memories/List": _ANYBODY,  # `listing.py` leaves out what the caller may not read
-    "/attractor.v1.Memories/Delete": _memory("name", Role.WRITE),
+    "/attractor.v1.Memories/Delete": _memory(Role.WRITE),
     "/attractor.v1.MemoryData/Session": _STREAMED,
-    "/attractor.v1.MemoryData/Store": _memory("memory", Role.WRITE),
-    "/attractor.v1.MemoryData/Query": _memory("memory", Role.READ),
-    "/attractor.v1.MemoryData/Recognize": _memory("memory", Role.READ),
-    "/attractor.v1.MemoryData/Erase": _memory("memory", Role.WRITE),
-    "/attractor.v1.Copies/Fork": _memory("name", Role.READ, target=Role.WRITE),
-    "/attractor.v1.Copies/TakeSnapshot": _memory("name", Role.WRITE),
-    "/attractor.v1.Copies/ListSnapshots": _memory("name", Role.READ),
-    "/attractor.v1.Copies/ForgetSnapshot": _memory("name", Role.WRITE),
-    "/attractor.v1.Copies/Restore": _memory("name", Role.WRITE),
-    "/attractor.v1.Copies/Rebuild": _memory("name", Role.WRITE),
-    "/attractor.v1.Copies/Export": _memory("name", Role.READ),
-    "/attractor.v1.Copies/Import": _STREAMED,
+    "/attractor.v1.MemoryData/Store": _data(Role.WRITE),
+    "/attractor.v1.MemoryData/Query": _data(Role.READ),
+    "/attractor.v1.MemoryData/Recognize": _data(Role.READ),
+    "/attractor.v1.MemoryData/Erase": _data(Role.WRITE),
+    "/attractor.v1.Copies/Fork": _memory(Role.READ, target=Role.WRITE),
+    "/attractor.v1.Copies/TakeSnapshot": _memory(Role.WRITE),
+    "/attractor.v1.Copies/ListSnapshots": _memory(Role.READ, logged=False),
+    "/attractor.v1.Copies/ForgetSnapshot": _memory(Role.WRITE),
+    "/attractor.v1.Copies/Restore": _memory(Role.WRITE),
+    "/attractor.v1.Copies/Rebuild": _memory(Role.WRITE),
+    "/attractor.v1.Copies/Export": _memory(Role.READ),
+    "/attractor.v1.Copies/Import": Rule(streamed=True, logged=True),
     "/attractor.v1.Models/List": _ANYBODY,
     "/attractor.v1.Models/Get": _ANYBODY,
     "/attractor.v1.Cluster/GetTopology": _ANYBODY,
-    "/attractor.v1.Cluster/Scale": Rule(everywhere=Role.ADMIN),
+    "/attractor.v1.Cluster/Scale": Rule(everywhere=Role.ADMIN, logged=True),
     "/grpc.health.v1.Health/Check": _EVERYBODY,
     "/grpc.health.v1.Health/List": _EVERYBODY,
     "/grpc.health.v1.Health/Watch": _EVERYBODY,

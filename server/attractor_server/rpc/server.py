@@ -67,7 +67,7 @@ class RpcServer:
         self._advertise = advertise
         self._open = False
         self._health = health.aio.HealthServicer()
-        calls = CallInterceptor(shard.budget, Gate(shard.identities, fellows))
+        calls = CallInterceptor(shard.budget, Gate(shard.identities, fellows, shard.audit))
         self._server = aio.server(interceptors=(calls,), options=_make_options(shard, transport))
         _add_services(self._server, shard, self.peers, self._health)
 

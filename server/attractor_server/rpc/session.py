@@ -12,7 +12,6 @@ from anyio.abc import TaskGroup
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFound, MemoryShort, ServerError
 from attractor_server.fields import Layout
-from attractor_server.identity.access import not_allowed_error
 from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
@@ -155,6 +154,7 @@ class Session:
             return
         if self._handles.opening:
             await self._handles.wait_for(*ask.columns.handles)
+        audit = self._access.audit
         role = Role.WRITE if ask.operation.writes else Role.READ
         # Each request goes to its memory's shard: fails here, is passed on, or becomes a job of its memory's model.
         here: dict[str, list[FrameRequest]] = defaultdict(list)
@@ -170,8 +170,10 @@ class Session:
                 case record if record.deleted:
                     self._fail([ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
                 case record if not self._access.may(record.name, role):
-                    self._fail([ids[i]], not_allowed_error(record.name, role, field=f"{ask.where}.handles"))
+                    self._fail([ids[i]], self._access.refuse(record.name, role, field=f"{ask.where}.handles"))
                 case record:
+                    if audit is not None:
+                        audit.count(ask.operation.value, record.name)
                     here[record.model].append(FrameRequest(i, rows[i], record))
         if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
             try:

@@ -101,6 +101,8 @@ class ShardSpec:
     """Time for which a shard that does not reach the store answers from what it has"""
     identities: Path | None = None
     """File of who may call, read where the shard runs; None: everybody may do everything"""
+    audit_log: Path | None = None
+    """File of who did what, where the shard runs"""
     transport: Transport = field(default_factory=Transport)
     tls: TLSFiles | None = None
     """None: connections without TLS"""
