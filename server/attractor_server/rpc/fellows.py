@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import Final
 
-from attractor_server.errors import ServerError
+from attractor_server.errors import ServerError, Unavailable
 from attractor_server.identity.principal import FELLOW, Principal, pack_principal, unpack_principal
 from attractor_server.rpc.context import FORWARDED, Context, get_address, read_bytes, read_metadata
 from attractor_server.scheduling.jobs import Origin
@@ -38,15 +38,28 @@ class Fellows:
 
         Without a proof where the secret cannot be read now: the owner then serves the call as a client's. `principal`
         is whom the client has proven to be, if it has.
+
+        Raises:
+            Unavailable: it cannot be told to the owner now.
         """
         if not (secret := await self._read_secret()):
+            if principal is not None:
+                raise _unreadable_error()
             return FORWARDED
         named = () if origin is None else ((ORIGIN_KEY, f"{origin[0]} {origin[1]}"),)
         proven = () if principal is None else ((PRINCIPAL_KEY, pack_principal(principal)),)
         return (*FORWARDED, (FELLOW_KEY, secret), *named, *proven)
 
     async def read_principal(self, context: Context) -> Principal | None:
-        """Return whom a fellow shard names as the caller, or the shard itself; None where no fellow names anybody."""
+        """Return whom a fellow shard names as the caller, or the shard itself; None where no fellow names anybody.
+
+        Raises:
+            Unavailable: whether it is a fellow cannot be found out now.
+        """
+        if not read_metadata(context, FELLOW_KEY):
+            return None
+        if not await self._read_secret():
+            raise _unreadable_error()
         if not await self.is_proven(context):
             return None
         if packed := read_bytes(context, PRINCIPAL_KEY):
@@ -77,6 +90,11 @@ class Fellows:
             return await self._shard.read_secret()
         except ServerError:
             return ""
+
+
+def _unreadable_error() -> Unavailable:
+    """Return the error of a call whose caller cannot be proven to another shard now."""
+    return Unavailable("the store cannot be read, by which shards prove who they are; try again in a moment")
 
 
 def draw_session() -> int:
