@@ -51,4 +51,6 @@ async def test_a_client_is_who_its_certificate_says(spec: ShardSpec, tmp_path: P
 
 
 def test_a_token_goes_to_another_machine_with_tls() -> None:
-    assert attractor.connect("memories.example.org", token="att_x", tls=True)
+    with pytest.raises(attractor.InvalidRequest, match="plaintext_token"):
+        attractor.connect("memories.example.org", token="att_x")
+    assert "example.org" in repr(attractor.connect("memories.example.org", token="att_x", tls=True))
