@@ -94,7 +94,9 @@ def test_one_file_of_training_needs_ray() -> None:
     assert "ray is not to be imported here" in faults_in("attractor_server.training", TORCH + RECIPES)[RAY_TRAIN]
 
 
-@each_module_of("attractor_server.memories", "attractor_server.sharding", "attractor_server.scheduling")
+@each_module_of(
+    "attractor_server.identity", "attractor_server.memories", "attractor_server.sharding", "attractor_server.scheduling"
+)
 def test_the_domain_and_the_scheduler_need_numpy_alone(package: str, module: str) -> None:
     fault = faults_in(package, PLAIN).get(module)
     assert fault is None, fault

@@ -15,7 +15,7 @@ from attractor._affinity import Affinity, require_whole_process
 from attractor._arguments import check_text, parse_address
 from attractor._concurrency import BackgroundTasks, ContextTask
 from attractor._connection import Connection
-from attractor._errors import ClientOpen, Closed, Unreachable, WrongBackend
+from attractor._errors import ClientOpen, Closed, InvalidRequest, Unreachable, WrongBackend
 from attractor._memory import AsyncMemory
 from attractor._memory_settings import RequestedSettings, encode_settings
 from attractor._session.channel import Channels, flush
@@ -24,6 +24,7 @@ from attractor._session.router import Router
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
 from attractor._tls import TLS, Credentials, check_tls
+from attractor._token import Token, TokenSource, check_token
 from attractor._tracing import CallTracer
 from attractor._types import MemoryInfo, ModelInfo
 from attractor._unary import UnaryCalls
@@ -40,6 +41,8 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
     direct: bool = True,
     use_proxy: bool = False,
     tls: TLS | bool | None = None,
+    token: Token | None = None,
+    plaintext_token: bool = False,
 ) -> "AsyncClient":
     """Return a client of the server at `address` (host:port, or host for port 7171); use it in an `async with`.
 
@@ -50,29 +53,41 @@ def connect(  # noqa: PLR0913 - all but the address by keyword
     plain text. `tls` True encrypts and verifies the server by the certificates of this system; `attractor.TLS(…)` names
     others, and the client's own.
 
+    `token` proves to the server who the client is: a str, or a function, plain or async, that returns one. It is asked
+    when a stream begins, and again when the server does not take the token any more. A token is sent to another machine
+    without TLS only with `plaintext_token`.
+
     Raises:
-        InvalidRequest: it is no address, or no TLS.
+        InvalidRequest: it is no address, no TLS, no token, or the token would be sent where others can read it.
 
     Raises, on entering the block:
         InvalidRequest: a file of `tls` cannot be used.
         HandshakeFailed: client and server do not agree on TLS; so any later call may fail.
         Unreachable: no server answers within `connect_timeout_s`.
         ProtocolMismatch: the server speaks another version.
+        Unauthenticated: the server does not know the token, or asks for one.
         WrongBackend: not called from asyncio.
         WrongProcess: gRPC was used before this process was forked.
     """
-    return AsyncClient(
-        parse_address(address),
-        Settings(
-            timeout_s=timeout_s,
-            connect_timeout_s=connect_timeout_s,
-            in_flight_patterns=in_flight_patterns,
-            direct=direct,
-            use_proxy=use_proxy,
-            tls=check_tls(tls),
-            retry=retry or Retry(),
-        ),
+    if token is not None and not callable(token):
+        check_token(token)
+    address = parse_address(address)
+    settings = Settings(
+        timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        in_flight_patterns=in_flight_patterns,
+        direct=direct,
+        use_proxy=use_proxy,
+        tls=check_tls(tls),
+        retry=retry or Retry(),
+        token=token,
+        plaintext_token=plaintext_token,
     )
+    if not settings.may_reach(address):
+        raise InvalidRequest.of(
+            "token", f"would go to {address} where others can read it on its way; expected TLS, or plaintext_token=True"
+        )
+    return AsyncClient(address, settings)
 
 
 class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
@@ -157,10 +172,11 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             resources.push_async_callback(channels.close_all)
             resources.push_async_callback(others.close_all)
             tasks = await resources.enter_async_context(BackgroundTasks())
-            router = Router(self._address, channels, settings, tasks)
+            tokens = TokenSource(settings.token)
+            router = Router(self._address, channels, settings, tokens, tasks)
             resources.callback(router.close)
             tracer = CallTracer()
-            unary = UnaryCalls(channels.get(self._address), others, lambda: router.shards, settings, tracer)
+            unary = UnaryCalls(channels.get(self._address), others, lambda: router.shards, settings, tokens, tracer)
             resources.callback(unary.close)
             await self._wait_session(router.seed)
             connection = Connection(unary, router, settings, affinity, tracer)

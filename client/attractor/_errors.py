@@ -8,6 +8,8 @@ AttractorError
 │   └── SnapshotNotFound the memory has no snapshot with that tag
 ├── Conflict             the name or tag is taken, by a memory of another model, say, or with other settings
 ├── Refused              the state of the server, or a missing permission, does not allow it
+│   ├── Unauthenticated  the server does not know the token or certificate, or it has expired
+│   ├── NotAllowed       this identity has no grant for that, whether there is such a memory or not
 │   ├── Diverged         the writing or reading loop left finite numbers; nothing was applied
 │   ├── MemoryFull       the memory has one page, by its settings, and that is full; nothing was applied
 │   ├── Forgotten        a repeated write too old for its first result to be known
@@ -94,6 +96,14 @@ class Conflict(AttractorError):
 
 class Refused(AttractorError):
     default_reason = "REFUSED"
+
+
+class Unauthenticated(Refused):
+    default_reason = "UNAUTHENTICATED"
+
+
+class NotAllowed(Refused):
+    default_reason = "NOT_ALLOWED"
 
 
 class Diverged(Refused):
@@ -199,8 +209,8 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.FAILED_PRECONDITION, "CANNOT_PULL"): CannotPull,
     (_Code.FAILED_PRECONDITION, "WRITE_DIVERGED"): Diverged,
     (_Code.FAILED_PRECONDITION, "READ_DIVERGED"): Diverged,
-    (_Code.PERMISSION_DENIED, ""): Refused,
-    (_Code.UNAUTHENTICATED, ""): Refused,
+    (_Code.PERMISSION_DENIED, ""): NotAllowed,
+    (_Code.UNAUTHENTICATED, ""): Unauthenticated,
     (_Code.RESOURCE_EXHAUSTED, ""): Exhausted,
     (_Code.RESOURCE_EXHAUSTED, "MEMORY_SHORT"): Busy,
     (_Code.UNAVAILABLE, ""): Unavailable,

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 
 from attractor._tls import TLS
+from attractor._token import Token, is_local
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 
 
@@ -43,7 +44,15 @@ class Settings:
     """Whether to connect by way of the proxy that the environment names."""
     tls: TLS | None = None
     """None: connections without TLS."""
+    token: Token | None = field(default=None, repr=False)
+    """Token by which the client proves who it is, or a function that returns it."""
+    plaintext_token: bool = False
+    """Whether to send it to other machines without TLS."""
     retry: Retry = field(default_factory=Retry)
+
+    def may_reach(self, address: str) -> bool:
+        """Return whether calls to that address may be made: not where others could read the token on its way."""
+        return self.token is None or self.tls is not None or self.plaintext_token or is_local(address)
 
 
 @dataclass(frozen=True)

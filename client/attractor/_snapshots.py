@@ -24,8 +24,9 @@ from grpc import aio
 
 from attractor._errors import InvalidRequest, ServerFault, from_rpc
 from attractor._session.channel import Channel
+from attractor._token import Metadata
 from attractor._types import MemoryInfo, SnapshotInfo
-from attractor._unary import Metadata, UnaryCalls, decode_memory
+from attractor._unary import UnaryCalls, decode_memory
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
 from attractor_proto.v1 import memory_copies_pb2 as pb
 
@@ -100,7 +101,7 @@ class SnapshotCalls:
         request: pb.ImportRequest,
         *,
         timeout: float | None = None,  # noqa: ASYNC109
-        metadata: Metadata | None = None,
+        metadata: Metadata = (),
     ) -> pb.ImportResponse:
         call = to.copies.Import(timeout=timeout, metadata=metadata)
         try:
@@ -117,7 +118,7 @@ class SnapshotCalls:
         request: pb.ExportRequest,
         *,
         timeout: float | None = None,  # noqa: ASYNC109
-        metadata: Metadata | None = None,
+        metadata: Metadata = (),
     ) -> None:
         replaces, folder = await to_thread.run_sync(_find_target, str(target))
         draft = anyio.Path(folder) / f".{uuid.uuid4().hex}.attractor"
@@ -139,7 +140,7 @@ class SnapshotCalls:
                 await draft.unlink(missing_ok=True)
 
     async def _read_pieces(
-        self, to: Channel, request: pb.ExportRequest, timeout_s: float | None, metadata: Metadata | None
+        self, to: Channel, request: pb.ExportRequest, timeout_s: float | None, metadata: Metadata
     ) -> AsyncGenerator[pb.Piece, None]:
         call = to.copies.Export(request, timeout=timeout_s, metadata=metadata)
         last = None

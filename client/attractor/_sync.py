@@ -17,6 +17,7 @@ from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
 from attractor._tls import TLS
+from attractor._token import Token
 from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
 
 T = TypeVar("T")
@@ -130,6 +131,8 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
         direct: bool = True,
         use_proxy: bool = False,
         tls: TLS | bool | None = None,
+        token: Token | None = None,
+        plaintext_token: bool = False,
     ) -> None:
         """Take the arguments of `connect`."""
         inner = connect(
@@ -141,6 +144,8 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
             direct=direct,
             use_proxy=use_proxy,
             tls=tls,
+            token=token,
+            plaintext_token=plaintext_token,
         )
         super().__init__(LoopThread(), inner)
 

@@ -12,10 +12,11 @@ from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
 from attractor._concurrency import raise_if_cancelled
-from attractor._errors import Closed, NotFound, TimeoutExceeded, Unavailable, from_rpc
+from attractor._errors import Closed, NotFound, TimeoutExceeded, Unauthenticated, Unavailable, from_rpc
 from attractor._memory_settings import decode_settings
 from attractor._session.channel import Channel, Channels
 from attractor._settings import Settings
+from attractor._token import Metadata, TokenSource
 from attractor._tracing import CallSpan, CallTracer
 from attractor._types import AudioFormat, FieldInfo, MemoryInfo, ModelInfo, find_kind
 from attractor_proto.traces import TRACE_KEY, format_trace
@@ -29,12 +30,9 @@ _Q = TypeVar("_Q")
 _A = TypeVar("_A")
 
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
-
-
 class _Method(Protocol[_RequestT, _ResponseT]):
     def __call__(
-        self, request: _RequestT, /, *, timeout: float | None = None, metadata: Metadata | None = None
+        self, request: _RequestT, /, *, timeout: float | None = None, metadata: Metadata = ...
     ) -> Awaitable[_ResponseT]: ...
 
 
@@ -44,12 +42,13 @@ _MethodGetter: TypeAlias = Callable[[Channel], _Method[_Q, _A]]
 class UnaryCalls:
     """Calls about memories and models, repeated after UNAVAILABLE until the deadline (on the event loop's clock)."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each a part of the client
         self,
         channel: Channel,
         others: Channels,
         get_shards: Callable[[], Sequence[str]],
         settings: Settings,
+        tokens: TokenSource,
         tracer: CallTracer,
     ) -> None:
         """Send calls to `channel`; after a failure to another of the shards, each of which answers any client."""
@@ -57,6 +56,7 @@ class UnaryCalls:
         self._others = others
         self._get_shards = get_shards
         self._settings = settings
+        self._tokens = tokens
         self._tracer = tracer
         self._closed = anyio.Event()
         self._numbers = count(1)
@@ -123,10 +123,16 @@ class UnaryCalls:
         span: CallSpan,
     ) -> _A:
         attempt = 0
-        metadata = ((TRACE_KEY, format_trace(span.packed)),) if span.packed else None
+        traced: Metadata = ((TRACE_KEY, format_trace(span.packed)),) if span.packed else ()
+        refused: Metadata | None = None
         while True:
+            metadata = await self._read_token(refused, deadline_s)
             try:
-                return await self._attempt(get_method(self.channel), request, deadline_s, metadata)
+                return await self._attempt(get_method(self.channel), request, deadline_s, (*metadata, *traced))
+            except Unauthenticated:
+                if refused is not None or not self._tokens.renewable:
+                    raise
+                refused = metadata
             except NotFound:
                 if attempt and default_in_repeat is not None:
                     return default_in_repeat
@@ -149,13 +155,18 @@ class UnaryCalls:
 
     def _switch_shard(self) -> None:
         """Ask the next shard from now on."""
-        others = self._get_shards() if self._settings.direct else ()
+        others = [one for one in self._get_shards() if self._settings.may_reach(one)] if self._settings.direct else ()
         addresses = [self._first.address, *(one for one in others if one != self._first.address)]
         now = addresses.index(self.channel.address) if self.channel.address in addresses else -1
         address = addresses[(now + 1) % len(addresses)]
         self.channel = self._first if address == self._first.address else self._others.get(address)
 
-    async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float, metadata: Metadata | None) -> _A:
+    async def _read_token(self, refused: Metadata | None, deadline_s: float) -> Metadata:
+        with anyio.move_on_after(deadline_s - anyio.current_time()):
+            return await self._tokens.read(refused)
+        raise TimeoutExceeded("no token in time: the function that returns it did not")
+
+    async def _attempt(self, method: _Method[_Q, _A], request: _Q, deadline_s: float, metadata: Metadata) -> _A:
         if self._closed.is_set():
             raise Closed("the client was closed")
         left_s = deadline_s - anyio.current_time()

@@ -21,6 +21,8 @@ from attractor_server.engine.pages.spill import Residency
 from attractor_server.engine.warmup import Warmup
 from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
+from attractor_server.identity.audit import AuditLog, open_audit_log
+from attractor_server.identity.identities import Identities
 from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
 from attractor_server.recorder import SILENT, Recorder
 from attractor_server.rpc.server import RpcServer, open_server
@@ -144,10 +146,11 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         ExceptionGroup: with BankBroken in it, after the shard has ended for that.
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
+    identities = None if spec.identities is None else await anyio.to_thread.run_sync(Identities, spec.identities)
     certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
     metrics = await anyio.to_thread.run_sync(start_metrics, spec)
     recorder: Recorder = SILENT if metrics is None else metrics
-    async with _prepare(spec, recorder) as (models, engine, store, bank_bytes):
+    async with _open_audit(spec) as audit, _prepare(spec, recorder) as (models, engine, store, bank_bytes):
         batcher = Batcher(
             engine if store is None else LeaseGuard(engine, lease=store.ownership),
             waiting_limit=spec.waiting_patterns,
@@ -161,6 +164,9 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         limits = replace(compute_limits(models), request_bytes=spec.request_bytes)
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store, recorder=recorder)
         shard.secret, shard.recall = spec.secret, spec.recall
+        shard.identities, shard.audit = identities, audit
+        if identities is not None and audit is not None:
+            identities.on_read = lambda outcome: audit.write(what="identities", outcome=outcome)
         shard.resize = None if store is None else resize
         ports = range(spec.port, spec.port + spec.ports)
         async with open_server(
@@ -195,11 +201,29 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                 tasks.start_soon(trim, shard.budget)
                 if certificates is not None:
                     tasks.start_soon(certificates.watch, server.peers.renew)
+                if identities is not None:
+                    tasks.start_soon(identities.run)
+                if audit is not None:
+                    tasks.start_soon(audit.run)
                 if shard.ownership is not None:
                     tasks.start_soon(shard.ownership.run)
                 info = ShardInfo(server.address, spec.device)
                 yield RunningShard(info, sorted(models), shard, server, warming, compiling, tasks, admin)
                 tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_audit(spec: ShardSpec) -> AsyncIterator[AuditLog | None]:
+    if spec.audit_log is None:
+        yield None
+        return
+    opened = open_audit_log(spec.audit_log, spec.number)
+    log = await anyio.to_thread.run_sync(opened.__enter__)
+    try:
+        yield log
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
 
 
 @asynccontextmanager

@@ -112,6 +112,20 @@ class Settings(BaseSettings):
         description="File with the password of the database, which this command and each shard read where they run. "
         "Empty: the password of the address, PGPASSWORD, or PostgreSQL's own file.",
     )
+    identities: Path | None = Field(
+        None,
+        description="File of who may call, and which memories each may read and write (docs/security.md), read where "
+        "each shard runs and again when it changes. Empty: whoever reaches the port may do everything.",
+    )
+    audit_log: Path | None = Field(
+        None,
+        description="File to which each shard adds, where it runs, who did what to which memory, as lines of JSON "
+        "without values: calls that make, change or delete memories and refusals one by one, all others as counts.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen where other machines reach the port without TLS or identities; else that is refused.",
+    )
     bank_memory_mib: int = Field(
         1024,
         ge=0,

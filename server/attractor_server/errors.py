@@ -25,6 +25,8 @@ ServerError
 │   ├── CannotErase                                 the model has not learned to erase
 │   ├── CannotPull                                  the model has not learned to pull known entries towards the cue
 │   └── CannotScale                                 the server cannot have more or fewer shards while it runs
+├── Unauthenticated           UNAUTHENTICATED       the caller has not proven to be anybody that the server knows
+├── NotAllowed                PERMISSION_DENIED     the caller has no grant for that, or there is nothing of that name
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
 │   ├── BankFull                                    no place for the fast weights of another memory
@@ -190,6 +192,16 @@ class CannotPull(Refused):
 
 class CannotScale(Refused):
     reason = "CANNOT_SCALE"
+
+
+class Unauthenticated(ServerError):
+    code = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
+class NotAllowed(ServerError):
+    code = "PERMISSION_DENIED"
+    reason = "NOT_ALLOWED"
 
 
 class Exhausted(ServerError):

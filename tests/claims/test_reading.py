@@ -145,7 +145,7 @@ async def test_the_file_fixes_the_reading_steps_unless_a_query_asks_for_others(
 async def test_kept_patterns_add_a_term_to_the_energy_that_the_answer_is_a_gradient_step_on(
     keeping: attractor.AsyncClient, models: Mapping[str, Model]
 ) -> None:
-    model, patterns = models["keeper"], stored_patterns(models["keeper"])
+    patterns = stored_patterns(models["keeper"])
     memory = await keeping.create_memory("a", model="keeper")
     await memory.store(patterns)
     cues = np.asarray(patterns + 0.2 * np.random.default_rng(0).standard_normal(patterns.shape), np.float32)

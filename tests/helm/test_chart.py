@@ -104,6 +104,7 @@ def test_the_server_takes_the_settings_of_the_pod(values: Path, monkeypatch: pyt
     monkeypatch.setattr("attractor_server.config.read_password", lambda file: "secret" if file else "")
     settings = load_settings({})
     assert (settings.listen_host, settings.port, settings.bank_memory_mib) == ("0.0.0.0", 7171, 0)
+    assert settings.insecure
     on_volume = str(settings.data_dir) == "/data/store"
     assert on_volume != settings.store_uri.startswith("postgresql://")
 

@@ -90,7 +90,7 @@ async def test_a_deletion_that_was_begun_frees_its_place_though_its_caller_went_
     gate.reached.clear()
     held = stub.Store(request)
     await gate.until_reached()
-    batcher._waiting_limit = 1
+    batcher.waiting_limit = 1
     filling = stub.Store(request)
     await until_waiting(batcher, Operation.STORE)
     deletion = memories_pb2_grpc.MemoriesStub(channel).Delete(memories_pb2.DeleteRequest(name="a"))

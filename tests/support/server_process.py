@@ -77,9 +77,10 @@ def server_process(*arguments: str, early: bool = False) -> Iterator[ServerProce
     is the line that says that shards in Ray do, unless it is to be `early`: then it is killed in the end, rather than
     let to start Ray first.
     """
+    beyond = ("--insecure",) if {"--host", "--ray-address"} & {*arguments} else ()
     kept = () if {"--data-dir", "--backend-store-uri"} & {*arguments} else ("--durable", "no")
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--warm-up", "no", *kept, *arguments],
+        [*COMMAND, "serve", "--warm-up", "no", *kept, *beyond, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,7 +13,9 @@ from attractor._errors import (
     MemoryNotFound,
     Refused,
     ServerFault,
+    Unauthenticated,
     Unavailable,
+    Unreachable,
     from_status,
 )
 from attractor._results import Piece, RecallSlice, attach_trajectory
@@ -24,6 +26,7 @@ from attractor._session.outbox import Outbox
 from attractor._session.request import Request
 from attractor._session.stream import Session, open_session
 from attractor._settings import Limits, Settings
+from attractor._token import Metadata, TokenSource
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 _logger = logging.getLogger("attractor")
@@ -57,8 +60,14 @@ class LinkRoutes(Protocol):
 class Link:
     """Connection to one shard: sends the requests of its outbox, and hands results to the callers."""
 
-    def __init__(
-        self, channel: Channel, outbox: Outbox, routes: LinkRoutes, settings: Settings, timeout_s: float
+    def __init__(  # noqa: PLR0913 - both ends of a connection, and how it is made
+        self,
+        channel: Channel,
+        outbox: Outbox,
+        routes: LinkRoutes,
+        settings: Settings,
+        tokens: TokenSource,
+        timeout_s: float,
     ) -> None:
         """`timeout_s` bounds each attempt to open a session."""
         self.channel = channel
@@ -72,6 +81,7 @@ class Link:
         """Event that the first session is open, or there can be none."""
         self._routes = routes
         self._settings = settings
+        self._tokens = tokens
         self._timeout_s = timeout_s
         self._was_open = False
         self._had_results = False
@@ -116,7 +126,8 @@ class Link:
         """Open one session and serve it to its end."""
         self._had_results = self._was_open = self._drained = False
         try:
-            async with open_session(self.channel, self._settings.client_id, self._timeout_s) as session:
+            metadata = await self._read_token()
+            async with open_session(self.channel, self._settings.client_id, self._timeout_s, metadata) as session:
                 self._begin(session)
                 async with BackgroundTasks() as tasks:
                     tasks.start_soon(self._send, session)
@@ -128,6 +139,11 @@ class Link:
             _logger.exception("unforeseen error in the session with %s", self.channel.address)
             self._end(ServerFault(f"unforeseen {type(error).__name__}: {error}"))
 
+    async def _read_token(self) -> Metadata:
+        with anyio.move_on_after(self._timeout_s):
+            return await self._tokens.renew()
+        raise Unreachable(f"no token within {self._timeout_s:g} s: the function that returns it did not")
+
     def _begin(self, session: Session) -> None:
         self.limits, self._was_open, self.failure = session.limits, True, None
         self._routes.set_shards(session.shards)
@@ -135,6 +151,8 @@ class Link:
 
     def _end(self, error: AttractorError) -> None:
         """Keep requests that may be repeated for the next session, and fail the others."""
+        if self._was_open and isinstance(error, Unauthenticated):
+            error = Unavailable(f"the session ended with the identity: {error}", reason=error.reason)
         self.failure = error
         in_flight = self.outbox.reset()
         if isinstance(error, Unavailable):

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from attractor._arrays import PackedPatterns
-from attractor._errors import AttractorError, Closed, HandshakeFailed, TimeoutExceeded
+from attractor._errors import AttractorError, Closed, HandshakeFailed, TimeoutExceeded, Unauthenticated
 from attractor._session.channel import Channels
 from attractor._session.deadlines import Deadlines
 from attractor._session.link import Link
@@ -18,6 +18,7 @@ from attractor._session.outbox import Outbox
 from attractor._session.request import BatchKey, Request, count_message_bytes
 from attractor._session.sequences import Sequences
 from attractor._settings import Limits, Settings
+from attractor._token import TokenSource
 
 _HOPS_LIMIT = 2
 """Shards that name each other as a memory's owner are not followed in circles."""
@@ -26,10 +27,13 @@ _HOPS_LIMIT = 2
 class Router:
     """The seed link, which everything may go over, and direct links to the owners that shards have named."""
 
-    def __init__(self, address: str, channels: Channels, settings: Settings, tasks: TaskGroup) -> None:
+    def __init__(
+        self, address: str, channels: Channels, settings: Settings, tokens: TokenSource, tasks: TaskGroup
+    ) -> None:
         """`tasks` runs the links, the one to `address` first."""
         self._channels = channels
         self._settings = settings
+        self._tokens = tokens
         self._tasks = tasks
         self._ids = count(1)
         self._sequences = Sequences()
@@ -97,6 +101,7 @@ class Router:
         hops = self._hops.get(memory, 0)
         if (
             not self._settings.direct
+            or not self._settings.may_reach(route)
             or hops >= _HOPS_LIMIT
             or self._avoided.get(route, -math.inf) > anyio.current_time()
         ):
@@ -115,7 +120,9 @@ class Router:
     def fall_back(self, link: Link, *, avoid: bool) -> bool:
         """Move everything from a direct link to the seed, which forwards it; to `avoid` it for a while."""
         if link is self.seed:
-            if avoid and not isinstance(link.failure, HandshakeFailed):  # which the caller is to hear of
+            if avoid and not isinstance(
+                link.failure, HandshakeFailed | Unauthenticated
+            ):  # which the caller is to hear of
                 self._lend_requests(link)
             return False
         now_s = anyio.current_time()
@@ -145,6 +152,7 @@ class Router:
     def _start_spare_link(self) -> Link | None:
         """Start a link to a shard without one; if all have failed a moment ago, to the one that did so first."""
         spare = [address for address in self.shards if self._settings.direct and address not in self._links]
+        spare = [address for address in spare if self._settings.may_reach(address)]
         if not spare:
             return None
         failed_s = {address: self._avoided.get(address, -math.inf) for address in spare}
@@ -199,7 +207,7 @@ class Router:
             in_flight_patterns=self._settings.in_flight_patterns,
             release=lambda memory: self._release_memory(link, memory),
         )
-        link = Link(self._channels.get(address), outbox, self, self._settings, timeout_s)
+        link = Link(self._channels.get(address), outbox, self, self._settings, self._tokens, timeout_s)
         self._links[address] = link
 
         async def run() -> None:

@@ -14,6 +14,7 @@ from attractor._concurrency import raise_if_cancelled
 from attractor._errors import Closed, ProtocolMismatch, Unavailable, Unreachable, from_rpc
 from attractor._session.channel import Channel
 from attractor._settings import Limits
+from attractor._token import Metadata
 from attractor_proto.names import PROTOCOL_VERSION
 from attractor_proto.v1 import memory_data_pb2 as pb
 
@@ -56,7 +57,9 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(channel: Channel, client_id: str, timeout_s: float) -> AsyncIterator[Session]:
+async def open_session(
+    channel: Channel, client_id: str, timeout_s: float, metadata: Metadata = ()
+) -> AsyncIterator[Session]:
     """Open a stream and wait for the server's welcome; cancel the stream at the end.
 
     Raises:
@@ -65,7 +68,7 @@ async def open_session(channel: Channel, client_id: str, timeout_s: float) -> As
         ProtocolMismatch: the server speaks another version.
         AttractorError: another answer of the server.
     """
-    call = channel.data.Session()
+    call = channel.data.Session(metadata=metadata)
     try:
         welcome = await _shake_hands(call, channel, client_id, timeout_s)
         yield Session(call, _decode_limits(welcome), list(welcome.shards))

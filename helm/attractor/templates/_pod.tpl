@@ -8,6 +8,8 @@
   value: $(POD_NAME).{{ include "attractor.fullname" . }}-headless.{{ .Release.Namespace }}.svc
 - name: ATTRACTOR_HOST
   value: "0.0.0.0"
+- name: ATTRACTOR_INSECURE
+  value: {{ .Values.insecure | quote }}
 - name: ATTRACTOR_PORT
   value: "7171"
 - name: ATTRACTOR_SHARDS

@@ -1,5 +1,6 @@
 """Options that commands share, and how they tell errors."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +24,28 @@ def server_option(command: Command) -> Command:
     return where(tls_options(command))
 
 
+_TOKEN, _TOKEN_FILE = f"{ENV_PREFIX}TOKEN", f"{ENV_PREFIX}TOKEN_FILE"
+"""Variables with the token of a client, or the file that has it; no flags, which all users of a machine can read"""
+
+_PLAINTEXT = f"{ENV_PREFIX}PLAINTEXT_TOKEN"
+"""Variable that lets the token be sent to other machines without TLS"""
+
+
+def _read_token() -> str | None:
+    if (token := os.environ.get(_TOKEN)) or (path := os.environ.get(_TOKEN_FILE)) is None:
+        return token or None
+    return Path(path).read_text().strip()
+
+
+def _may_be_plain() -> bool:
+    return os.environ.get(_PLAINTEXT, "").lower() in ("1", "true", "yes", "on")
+
+
 @contextmanager
 def connect(server: str) -> Iterator[attractor.Client]:
     """Open a client; print what the user can mend as one line, and exit with 2."""
     try:
-        with attractor.Client(server, tls=read_tls()) as client:
+        with attractor.Client(server, tls=read_tls(), token=_read_token(), plaintext_token=_may_be_plain()) as client:
             yield client
     except (attractor.AttractorError, OSError) as error:
         click.echo(f"attractor: {error}", err=True)
@@ -45,7 +63,12 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             field = Settings.model_fields[name]
             default = "" if names else f"; default {'none' if field.default is None else repr(field.default)}"
             text = f"{field.description}  [{ENV_PREFIX}{name.upper()}{default}]"
-            command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+            flag, shown = f"--{name.replace('_', '-')}", "VALUE"
+            command = (
+                click.option(flag, name, metavar=shown, help=text, is_flag=False, flag_value="yes")(command)
+                if field.annotation is bool  # which may stand alone
+                else click.option(flag, name, metavar=shown, help=text)(command)
+            )
         return click.option(
             "--config", type=click.Path(path_type=Path), envvar=f"{ENV_PREFIX}CONFIG", help="TOML file with settings."
         )(command)

@@ -27,6 +27,10 @@ def serve(config: Path | None, **flags: str | None) -> None:
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
         formatter = make_formatter(settings.log_format)
         log_to(settings.log_level, logging.StreamHandler(), formatter=formatter, facts=Facts())
+        from attractor_server.cluster.exposure import check_exposure  # noqa: PLC0415 - for those who serve
+
+        if exposure := check_exposure(settings):
+            click.echo(exposure, err=True)
         from attractor_server.cluster.serve import Ended, describe_store, run_server  # noqa: PLC0415 - takes seconds
 
         stop = threading.Event()

@@ -65,6 +65,8 @@ def spec_of(settings: Settings) -> ShardSpec:
         log_file=settings.shard_log,
         log_format=settings.log_format,
         check_banks=settings.check_banks,
+        identities=settings.identities and settings.identities.absolute(),
+        audit_log=settings.audit_log and settings.audit_log.absolute(),
         transport=Transport(age_s=settings.connection_age_s),
         tls=tls_files_of(settings),
     )

@@ -69,6 +69,10 @@ class MemoryRecord:
         """Make it what it was before writes that the store has not."""
         self.version, self.patterns, self.expires_s = counts.version, counts.patterns, counts.expires_s
 
+    def knows_client(self, client_id: str) -> bool:
+        """Return whether numbers of that client's stores and erases are remembered."""
+        return client_id in (self._ledgers or {}) or client_id in (self._former or {})
+
     def last_sequence(self, client_id: str) -> int:
         """Return the highest number of that client's stores and erases; 0 if none is remembered."""
         ledger = (self._ledgers or {}).get(client_id)

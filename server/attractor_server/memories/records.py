@@ -82,6 +82,8 @@ class Call(NamedTuple):
     """The name of the memory that it is about"""
     digest: int
     """Of the whole request"""
+    former: str = ""
+    """The client's id without its principal, under which calls were noted before there were identities"""
 
 
 class Done(NamedTuple):

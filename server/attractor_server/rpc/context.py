@@ -9,6 +9,7 @@ from grpc import aio
 
 from attractor_proto.names import FORWARDED_KEY
 from attractor_proto.traces import TRACE_KEY, parse_trace
+from attractor_server.identity.access import Access
 from attractor_server.recorder import RequestTrace
 from attractor_server.shard.budget import Account
 
@@ -34,6 +35,19 @@ def read_metadata(context: Context, key: str) -> str:
     """Return the text that the caller sent under that key; empty where it sent none."""
     values = [value for name, value in context.invocation_metadata() or () if name == key]
     return values[0] if values and isinstance(values[0], str) else ""
+
+
+def read_bytes(context: Context, key: str) -> bytes:
+    """Return the bytes that the caller sent under that key, which ends in -bin; none where it sent none."""
+    values = [value for name, value in context.invocation_metadata() or () if name == key]
+    return values[0] if values and isinstance(values[0], bytes) else b""
+
+
+def get_access(context: Context) -> Access:
+    """Return what the caller may do."""
+    access = getattr(context, "access", None)
+    assert isinstance(access, Access)
+    return access
 
 
 def get_account(context: Context) -> Account:

@@ -14,7 +14,7 @@ from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, R
 from attractor_server.recorder import RequestTrace
 from attractor_server.rpc import codec
 from attractor_server.rpc.codec import Patterns
-from attractor_server.rpc.context import Context, get_facts
+from attractor_server.rpc.context import Context, get_access, get_facts
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.fellows import draw_session
 from attractor_server.rpc.messages import read_items, read_kept
@@ -64,7 +64,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             origin=asked.origin,
         )
         job.trace = asked.trace
-        outcome = await self._write(job, request)
+        outcome = await self._write(job, request, context)
         return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
 
     @owner_answers(rpc.MemoryDataStub, field="memory")
@@ -79,7 +79,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             origin=asked.origin,
         )
         job.trace = asked.trace
-        outcome = await self._write(job, request)
+        outcome = await self._write(job, request, context)
         return pb.EraseResponse(version=outcome.version, total=outcome.patterns)
 
     @owner_answers(rpc.MemoryDataStub, field="memory")
@@ -139,8 +139,8 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             pages=codec.encode_pages([recognized]),
         )
 
-    async def _write(self, job: Job, request: pb.StoreRequest | pb.EraseRequest) -> Stored | Erased:
-        first = number_job(job, request.client_id, request.sequence)
+    async def _write(self, job: Job, request: pb.StoreRequest | pb.EraseRequest, context: Context) -> Stored | Erased:
+        first = number_job(job, get_access(context), request.client_id, request.sequence)
         outcome = await (self._wait(first, job) if first else self._answer(job))
         assert isinstance(outcome, Stored | Erased)
         return outcome

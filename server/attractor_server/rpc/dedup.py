@@ -3,7 +3,9 @@
 from typing import Protocol
 
 from attractor_proto.v1 import memories_pb2 as pb
+from attractor_server.identity.access import Access
 from attractor_server.memories.ledger import apply_once, digest_call, digest_write
+from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import OutcomeFuture
 from attractor_server.memories.records import Call
 from attractor_server.rpc.validation import check_client_id, check_sequence
@@ -21,7 +23,18 @@ class Numbered(Protocol):
         """Return the request as bytes."""
 
 
-def number_job(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
+def find_client(memory: MemoryRecord, access: Access, client_id: str) -> str:
+    """Return the client id under which that memory keeps the caller's numbers: the caller's alone.
+
+    A memory that knows the plain id, from before there were identities, goes on under it: else a repeat of a write that
+    was applied then would be applied once more.
+    """
+    scoped = access.scope(client_id)
+    former = scoped != client_id and memory.knows_client(client_id) and not memory.knows_client(scoped)
+    return client_id if former else scoped
+
+
+def number_job(job: Job, access: Access, client_id: str, sequence: int) -> OutcomeFuture | None:
     """Return the first answer to that store or erase, or None after entering the job as its first sending.
 
     Raises:
@@ -33,15 +46,16 @@ def number_job(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
         return None
     check_sequence(sequence, "sequence")
     memory = job.memory
-    ledger = memory.ledger(client_id)
+    client = find_client(memory, access, client_id)
+    ledger = memory.ledger(client)
     digest = digest_write(job.operation.value, job.values, job.items)
     first = apply_once(ledger, sequence, digest, job.future, in_store=bool(memory.id))
     if first is None:
-        job.number(client_id, sequence, digest, looks_back=sequence <= ledger.elsewhere)
+        job.number(client, sequence, digest, looks_back=sequence <= ledger.elsewhere)
     return first
 
 
-def read_call(request: Numbered, kind: str, memory: str) -> Call | None:
+def read_call(request: Numbered, kind: str, memory: str, access: Access) -> Call | None:
     """Return the number of a call and what it asks of the memory of that name, or None if it has no number.
 
     Raises:
@@ -52,4 +66,5 @@ def read_call(request: Numbered, kind: str, memory: str) -> Call | None:
         return None
     check_client_id(call.client_id, "call.client_id")
     check_sequence(call.sequence, "call.sequence")
-    return Call(call.client_id, call.sequence, kind, memory, digest_call(request.SerializeToString(deterministic=True)))
+    digest = digest_call(request.SerializeToString(deterministic=True))
+    return Call(access.scope(call.client_id), call.sequence, kind, memory, digest, call.client_id)

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import Final
 
-from attractor_server.errors import ServerError
-from attractor_server.rpc.context import FORWARDED, Context, get_address, read_metadata
+from attractor_server.errors import ServerError, Unavailable
+from attractor_server.identity.principal import FELLOW, Principal, pack_principal, unpack_principal
+from attractor_server.rpc.context import FORWARDED, Context, get_address, read_bytes, read_metadata
 from attractor_server.scheduling.jobs import Origin
 from attractor_server.shard.shard import Shard
 
@@ -15,6 +16,9 @@ FELLOW_KEY: Final = "attractor-fellow"
 
 ORIGIN_KEY: Final = "attractor-origin"
 """Metadata between shards: address and session of the client that the call is made for"""
+
+PRINCIPAL_KEY: Final = "attractor-principal-bin"
+"""Metadata between shards: whom that client has proven to be, where the server knows identities"""
 
 _SESSION_BITS: Final = 63
 
@@ -27,29 +31,55 @@ class Fellows:
         self.callers: Mapping[str, str] = {}
         """Addresses of clients whose connections were passed on, by those that gRPC sees"""
 
-    async def make_metadata(self, origin: Origin | None) -> Sequence[tuple[str, str]]:
+    async def make_metadata(
+        self, origin: Origin | None, principal: Principal | None
+    ) -> Sequence[tuple[str, str | bytes]]:
         """Return the metadata of a call to another shard: for that client, or for this shard itself where it is None.
 
-        Without a proof where the secret cannot be read now: the owner then serves the call as a client's.
+        Without a proof where the secret cannot be read now: the owner then serves the call as a client's. `principal`
+        is whom the client has proven to be, if it has.
+
+        Raises:
+            Unavailable: it cannot be told to the owner now.
         """
         if not (secret := await self._read_secret()):
+            if principal is not None:
+                raise _unreadable_error()
             return FORWARDED
         named = () if origin is None else ((ORIGIN_KEY, f"{origin[0]} {origin[1]}"),)
-        return (*FORWARDED, (FELLOW_KEY, secret), *named)
+        proven = () if principal is None else ((PRINCIPAL_KEY, pack_principal(principal)),)
+        return (*FORWARDED, (FELLOW_KEY, secret), *named, *proven)
+
+    async def read_principal(self, context: Context) -> Principal | None:
+        """Return whom a fellow shard names as the caller, or the shard itself; None where no fellow names anybody.
+
+        Raises:
+            Unavailable: whether it is a fellow cannot be found out now.
+        """
+        if not read_metadata(context, FELLOW_KEY):
+            return None
+        if not await self._read_secret():
+            raise _unreadable_error()
+        if not await self.is_proven(context):
+            return None
+        if packed := read_bytes(context, PRINCIPAL_KEY):
+            return unpack_principal(packed)
+        return None if read_metadata(context, ORIGIN_KEY) else FELLOW
 
     async def read_origin(self, context: Context, *, session: int = 0) -> Origin:
         """Return whose call this is: the caller's own, by that number, unless a fellow shard names another client."""
         named = read_metadata(context, ORIGIN_KEY)
-        if named and await self._is_proven(context):
+        if named and await self.is_proven(context):
             address, _, number = named.rpartition(" ")
             return address, int(number)
         return get_address(context, self.callers), session
 
     async def is_own_call(self, context: Context) -> bool:
         """Return whether a fellow shard calls for itself, not for a client."""
-        return not read_metadata(context, ORIGIN_KEY) and await self._is_proven(context)
+        return not read_metadata(context, ORIGIN_KEY) and await self.is_proven(context)
 
-    async def _is_proven(self, context: Context) -> bool:
+    async def is_proven(self, context: Context) -> bool:
+        """Return whether the caller is a shard of this server."""
         if not (claimed := read_metadata(context, FELLOW_KEY)):
             return False
         secret = await self._read_secret()
@@ -60,6 +90,11 @@ class Fellows:
             return await self._shard.read_secret()
         except ServerError:
             return ""
+
+
+def _unreadable_error() -> Unavailable:
+    """Return the error of a call whose caller cannot be proven to another shard now."""
+    return Unavailable("the store cannot be read, by which shards prove who they are; try again in a moment")
 
 
 def draw_session() -> int:

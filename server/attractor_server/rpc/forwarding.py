@@ -24,7 +24,7 @@ class ForwardedSession:
         self,
         peers: Peers,
         peer: ShardInfo,
-        metadata: Sequence[tuple[str, str]],
+        metadata: Sequence[tuple[str, str | bytes]],
         hello: pb.Hello,
         answers: ResponseQueue,
         unbind: Callable[[int], None],

@@ -7,7 +7,11 @@ from anyio.abc import TaskGroup
 
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import Exhausted, InvalidRequest, OwnerChanged, ServerError
+from attractor_server.identity.access import Access
+from attractor_server.identity.grants import Role
 from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.names import check_name
+from attractor_server.rpc.dedup import find_client
 from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
 from attractor_server.rpc.peers import Peers, disagreement_error
@@ -32,15 +36,20 @@ class HandleTable:
         answers: ResponseQueue,
         hello: pb.Hello,
         origin: Origin,
+        access: Access,
         *,
         forwarded: bool,
     ) -> None:
-        """`hello` begins sessions with owners, for `origin`; where this one is `forwarded` itself, there are none."""
+        """`hello` begins sessions with owners, for `origin`; where this one is `forwarded` itself, there are none.
+
+        `access` says which memories the client may open.
+        """
         self._shard = shard
         self._peers = peers
         self._answers = answers
         self._hello = hello
         self._origin = origin
+        self._access = access
         self._forwarded = forwarded
         self.bound: dict[int, Bound] = {}
         self.opening: dict[int, anyio.Event] = {}
@@ -56,6 +65,8 @@ class HandleTable:
                 raise InvalidRequest.of("open.handle", bound)
             if len(self.bound) + len(self.opening) >= (limit := self._shard.limits.session_handles):
                 raise Exhausted(f"open: this session has {limit} handles, the most it can: close some")
+            check_name(frame.memory, field="open.memory")
+            self._access.check(frame.memory, Role.READ, field="open.memory")
             if peer := self._shard.owner(frame.memory, field="open.memory"):
                 upstream = self.bound[frame.handle] = await self._open_upstream(peer, tasks)
                 await upstream.send(pb.SessionRequest(open=frame), [frame.request_id])
@@ -100,7 +111,7 @@ class HandleTable:
             request_id=frame.request_id,
             handle=frame.handle,
             model=record.model,
-            last_sequence=record.last_sequence(self._hello.client_id),
+            last_sequence=record.last_sequence(find_client(record, self._access, self._hello.client_id)),
         )
         self._answers.put(PendingResponse(pb.SessionResponse(opened=opened)))
 
@@ -111,7 +122,7 @@ class HandleTable:
         for upstream in self.upstreams:
             if upstream.peer.address == peer.address and not upstream.lost:
                 return upstream
-        metadata = await self._peers.fellows.make_metadata(self._origin)
+        metadata = await self._peers.fellows.make_metadata(self._origin, self._access.principal)
         upstream = ForwardedSession(self._peers, peer, metadata, self._hello, self._answers, self._unbind)
         self.upstreams.append(upstream)
         tasks.start_soon(upstream.run)

@@ -10,6 +10,8 @@ import numpy as np
 from attractor_proto.v1 import memory_copies_pb2 as pb
 from attractor_proto.v1.memories_pb2 import Memory
 from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quote
+from attractor_server.identity.access import Access
+from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
 from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory
@@ -44,8 +46,9 @@ class _Open:
 class Importing:
     """Takes pieces, checks each, and puts page after page in the store, where nobody reaches them before the end."""
 
-    def __init__(self, shard: Shard, account: Account) -> None:
+    def __init__(self, shard: Shard, account: Account, access: Access) -> None:
         self._shard = shard
+        self._access = access
         self._account = account
         self._held_bytes = 0
         """Room taken from the account for the open page"""
@@ -73,7 +76,7 @@ class Importing:
         kind = piece.WhichOneof("part")
         if self._head is None:
             _expect(kind == "head", "piece", f"saw {kind}", "a head, first")
-            self._call = read_call(request, "Import", request.name or piece.head.memory.name)
+            self._call = read_call(request, "Import", request.name or piece.head.memory.name, self._access)
             await self._begin(piece.head, request.name)
         elif self._whole:
             raise InvalidRequest.of("piece", f"saw {kind} after the tail; expected nothing more")
@@ -133,6 +136,7 @@ class Importing:
         memory = head.memory
         self._name = name or memory.name
         check_name(self._name)
+        self._access.check(self._name, Role.WRITE, field="name" if name else "piece.head.memory.name")
         model = next((one for one in self._shard.models.values() if one.digest == memory.model_digest), None)
         if model is None:
             raise ModelGone(

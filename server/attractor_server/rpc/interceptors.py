@@ -12,10 +12,14 @@ from grpc import aio
 
 from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
 from attractor_server.errors import InvalidRequest, ServerError, forget_frames
+from attractor_server.identity.access import Access
+from attractor_server.identity.audit import record_end
 from attractor_server.recorder import OK, Recorder
-from attractor_server.rpc.context import CallFacts, Context, read_trace
+from attractor_server.rpc.context import CallFacts, Context, get_access, read_trace
 from attractor_server.rpc.errors import ForwardedError, fail
+from attractor_server.rpc.gate import Gate
 from attractor_server.rpc.long_lists import split_message
+from attractor_server.rpc.rules import RULES
 from attractor_server.rpc.weighing import FIELDS_LIMIT, PIECE_FIELDS_LIMIT, unreadable_error, weigh
 from attractor_server.shard.budget import CALL_BYTES, Account, Budget
 
@@ -33,14 +37,15 @@ _REQUESTS: dict[str, type[Message]] = {
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """Counts what a call holds, and ends one whose servicer raised with the status of the error.
+    """Admits callers, counts what a call holds, and ends one whose servicer raised with the status of the error.
 
     Cancellation passes through. All calls are served as streams: so nothing of a message is read before there is room.
     """
 
-    def __init__(self, budget: Budget, recorder: Recorder) -> None:
+    def __init__(self, budget: Budget, recorder: Recorder, gate: Gate) -> None:
         self._budget = budget
         self._recorder = recorder
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -48,12 +53,11 @@ class CallInterceptor(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
         """Wrap the handlers of this project's package; where they stream, they read and write by the context."""
-        handler = await continuation(handler_call_details)
-        kind = _REQUESTS.get(handler_call_details.method)
+        handler, method = await continuation(handler_call_details), handler_call_details.method
+        kind = _REQUESTS.get(method)
         if handler is None or kind is None:
-            return handler
-        operation = None if kind is memory_data_pb2.SessionRequest else name_operation(handler_call_details.method)
-        served = _Served(self._budget, self._recorder, kind, handler, operation)
+            return handler and self._gate.guard(handler, method)
+        served = _Served(self._budget, self._recorder, self._gate, kind, handler, method)
         return grpc.stream_stream_rpc_method_handler(served.serve, None, handler.response_serializer)
 
 
@@ -67,6 +71,8 @@ class Incoming:
         self._pieces: Iterator[bytes] = iter(())
         self.account = account
         self.facts = CallFacts()
+        self.access: Access | None = None
+        """Once it is admitted"""
         many = kind is memory_copies_pb2.ImportRequest
         self._fields_limit = PIECE_FIELDS_LIMIT if many else FIELDS_LIMIT
 
@@ -103,19 +109,23 @@ class Incoming:
 class _Served:
     """One method, its requests and answers as messages of a stream."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three of the shard's, three of the method's
         self,
         budget: Budget,
         recorder: Recorder,
+        gate: Gate,
         kind: type[Message],
         handler: "grpc.RpcMethodHandler[Any, Any]",
-        operation: str | None,
+        method: str,
     ) -> None:
-        """Take the name that calls are recorded by; None: their requests are recorded one by one."""
+        """Take the method's name; of sessions requests are recorded one by one."""
         self._budget = budget
         self._recorder = recorder
-        self._operation = operation
+        self._gate = gate
+        self._operation = None if kind is memory_data_pb2.SessionRequest else name_operation(method)
         self._kind = kind
+        self._method = method
+        self._rule = RULES.get(method)
         self._asks, self._answers = handler.request_streaming, handler.response_streaming
         asks, answers = ("stream" if streams else "unary" for streams in (self._asks, self._answers))
         self._behaviour: Behaviour = getattr(handler, f"{asks}_{answers}")
@@ -127,10 +137,13 @@ class _Served:
             both = self._asks and self._answers  # a session: it is read as fast as there is room
             incoming = Incoming(context, account, self._kind, patient=both)
             try:
-                await account.take(CALL_BYTES)
-                if self._operation is not None and (parent := read_trace(context)):
-                    incoming.facts.trace = self._recorder.trace_request(parent, self._operation, "")
-                await self._answer(messages, context, incoming)
+                access = await self._gate.admit(context, self._rule, self._method)
+                incoming.access = access
+                with record_end(access.audit):
+                    await account.take(CALL_BYTES)
+                    if self._operation is not None and (parent := read_trace(context)):
+                        incoming.facts.trace = self._recorder.trace_request(parent, self._operation, "")
+                    await self._answer(messages, context, incoming)
                 reason = OK
             except (aio.AbortError, aio.InternalError):  # the latter: the client is gone
                 raise
@@ -153,6 +166,9 @@ class _Served:
             if not isinstance(request, self._kind):
                 name = self._kind.DESCRIPTOR.full_name
                 raise InvalidRequest.of("message", f"saw the end of the call; expected one of {name}")
+            access = get_access(cast(Context, incoming))
+            if self._rule is not None and not (access.unrestricted and access.audit is None):
+                self._rule.check(access, request, self._method)
         response = await self._behaviour(request, cast(Context, incoming))
         if not self._answers:
             await context.write(response)

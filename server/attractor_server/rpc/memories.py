@@ -16,8 +16,9 @@ from attractor_server.fields import Field
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.records import NewMemory
 from attractor_server.memories.settings import MemorySettings, Metric
-from attractor_server.rpc.context import FORWARDED, Context, is_forwarded
+from attractor_server.rpc.context import Context, get_access, is_forwarded
 from attractor_server.rpc.dedup import read_call
+from attractor_server.rpc.listing import list_readable
 from attractor_server.rpc.messages import encode_memory, read_settings
 from attractor_server.rpc.peers import Peers, owner_answers, unreachable_error
 from attractor_server.rpc.validation import check_no_nul
@@ -62,7 +63,8 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     @owner_answers(rpc.MemoriesStub)
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
-        memories, name, call = self._shard.memories, request.name, read_call(request, "Delete", request.name)
+        memories, name = self._shard.memories, request.name
+        call = read_call(request, "Delete", name, get_access(context))
         origin = await self._peers.fellows.read_origin(context)
         try:
             record = await memories.remove(name)
@@ -83,7 +85,10 @@ class MemoriesServicer(rpc.MemoriesServicer):
         check_no_nul(request.prefix, "prefix")
         check_no_nul(request.page_token, "page_token")
         size = request.page_size or PAGE_SIZE
-        records = await self._shard.memories.list_page(prefix=request.prefix, after=request.page_token, size=size + 1)
+        access = get_access(context)
+        records = await list_readable(
+            self._shard.memories, access, prefix=request.prefix, after=request.page_token, size=size + 1
+        )
         pages = [[encode_memory(record) for record in records]]
         more = False
         if not (is_forwarded(context) or self._shard.durable):  # else the store has told of all
@@ -97,7 +102,9 @@ class MemoriesServicer(rpc.MemoriesServicer):
     async def _ask_others(self, request: pb.ListRequest, context: Context) -> Sequence[pb.ListResponse]:
         peers = [peer for number, peer in enumerate(self._shard.topology.shards) if number != self._shard.number]
         stubs = [rpc.MemoriesStub(self._peers.channel(peer)) for peer in peers]
-        calls = [stub.List(request, timeout=context.time_remaining(), metadata=FORWARDED) for stub in stubs]
+        fellows = self._peers.fellows
+        metadata = await fellows.make_metadata(await fellows.read_origin(context), get_access(context).principal)
+        calls = [stub.List(request, timeout=context.time_remaining(), metadata=metadata) for stub in stubs]
         answers = []
         try:
             for peer, call in zip(peers, calls, strict=True):

@@ -14,7 +14,7 @@ from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_proto.traces import TRACE_KEY, format_trace
 from attractor_server.errors import OwnerUnreachable
 from attractor_server.recorder import SILENT, Recorder
-from attractor_server.rpc.context import Context, get_facts, is_forwarded, read_trace
+from attractor_server.rpc.context import Context, get_access, get_facts, is_forwarded, read_trace
 from attractor_server.rpc.credentials import open_channel
 from attractor_server.rpc.errors import ForwardedError
 from attractor_server.rpc.fellows import Fellows
@@ -129,7 +129,10 @@ class Peers:
             get_facts(context).passed_on = True
             self.recorder.record_forwarded("call")
         context.set_trailing_metadata(((ROUTE_KEY, peer.address),))
-        metadata = await self.fellows.make_metadata(None if own else await self.fellows.read_origin(context))
+        origin, principal = None, None
+        if not own:
+            origin, principal = await self.fellows.read_origin(context), get_access(context).principal
+        metadata = await self.fellows.make_metadata(origin, principal)
         if parent := read_trace(context):
             metadata = (*metadata, (TRACE_KEY, format_trace(parent)))
         answer = call(request, timeout=context.time_remaining(), metadata=metadata)

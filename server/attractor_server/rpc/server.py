@@ -21,6 +21,7 @@ from attractor_server.hosts import join_port
 from attractor_server.rpc.credentials import make_server_credentials
 from attractor_server.rpc.data import MemoryDataServicer
 from attractor_server.rpc.fellows import Fellows
+from attractor_server.rpc.gate import Gate
 from attractor_server.rpc.interceptors import CallInterceptor
 from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.mixed_port import MixedPort
@@ -57,7 +58,8 @@ class RpcServer:
         """Speak TLS where there are `certificates`."""
         self._certificates = certificates
         self._mixed: MixedPort | None = None
-        self.peers = Peers(Fellows(shard), certificates, recorder=shard.recorder)
+        fellows = Fellows(shard)
+        self.peers = Peers(fellows, certificates, recorder=shard.recorder)
         self._shard = shard
         self._host = host
         self._ports = ports
@@ -67,7 +69,8 @@ class RpcServer:
         self.serves = False
         """The health service says so"""
         self._health = health.aio.HealthServicer()
-        calls = CallInterceptor(shard.budget, shard.recorder)
+        gate = Gate(shard.identities, fellows, shard.audit)
+        calls = CallInterceptor(shard.budget, shard.recorder, gate)
         self._server = aio.server(interceptors=(calls,), options=_make_options(shard, transport))
         _add_services(self._server, shard, self.peers, self._health)
 

@@ -13,9 +13,10 @@ from anyio.abc import TaskGroup
 from attractor_proto.v1 import memory_data_pb2 as pb
 from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFound, MemoryShort, ServerError
 from attractor_server.fields import Layout
+from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
-from attractor_server.rpc.context import Context, get_account, is_forwarded
+from attractor_server.rpc.context import Context, get_access, get_account, is_forwarded
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
@@ -51,7 +52,10 @@ class Session:
         )
         self._hello = pb.Hello()
         self._origin = origin
-        self._handles = HandleTable(shard, peers, self._answers, self._hello, origin, forwarded=is_forwarded(context))
+        self._access = get_access(context)
+        self._handles = HandleTable(
+            shard, peers, self._answers, self._hello, origin, self._access, forwarded=is_forwarded(context)
+        )
         self._pending: dict[int, Job | None] = {}
         """Jobs that are not answered, by request id; None for a repeat, whose job is another's"""
 
@@ -73,12 +77,20 @@ class Session:
             )
             tasks.cancel_scope.cancel()
 
+        async def end_with_identity() -> None:
+            nonlocal fault
+            fault = await self._access.wait_for_end()
+            tasks.cancel_scope.cancel()
+
         try:
             async with anyio.create_task_group() as tasks:
                 self._account.end = end
                 self._shard.recorder.open_session(self._handles)
                 tasks.start_soon(self._answers.run)
                 tasks.start_soon(self._announce_drain)
+                if self._access.ends:
+                    tasks.start_soon(self._announce_end_of_proof)
+                    tasks.start_soon(end_with_identity)
                 try:
                     await self._serve(tasks)
                 except ServerError as error:
@@ -93,6 +105,10 @@ class Session:
 
     async def _announce_drain(self) -> None:
         await self._shard.draining.wait()
+        self._answers.put(PendingResponse(pb.SessionResponse(drain=pb.Drain())))
+
+    async def _announce_end_of_proof(self) -> None:
+        await self._access.wait_for_drain()
         self._answers.put(PendingResponse(pb.SessionResponse(drain=pb.Drain())))
 
     async def _serve(self, tasks: TaskGroup) -> None:
@@ -145,6 +161,8 @@ class Session:
             return
         if self._handles.opening:
             await self._handles.wait_for(*ask.columns.handles)
+        audit = self._access.audit
+        role = Role.WRITE if ask.operation.writes else Role.READ
         # Each request goes to its memory's shard: fails here, is passed on, or becomes a job of its memory's model.
         here: dict[str, list[FrameRequest]] = defaultdict(list)
         elsewhere: dict[ForwardedSession, list[int]] = defaultdict(list)
@@ -158,7 +176,11 @@ class Session:
                     self._fail(ask, [ids[i]], self._shard.memory_moved_error(record))
                 case record if record.deleted:
                     self._fail(ask, [ids[i]], MemoryNotFound(f"memory {record.name!r} was deleted"))
+                case record if not self._access.may(record.name, role):
+                    self._fail(ask, [ids[i]], self._access.refuse(record.name, role, field=f"{ask.where}.handles"))
                 case record:
+                    if audit is not None:
+                        audit.count(ask.operation.value, record.name)
                     here[record.model].append(FrameRequest(i, rows[i], record))
         if any(len(chosen) < len(rows) for chosen in elsewhere.values()):
             try:
@@ -218,7 +240,7 @@ class Session:
     ) -> None:
         """Queue the job, unless it is a write that was sent before: then its first answer is awaited."""
         try:
-            first = number_job(job, self._hello.client_id, sequence)
+            first = number_job(job, self._access, self._hello.client_id, sequence)
         except Exception as error:
             failure = to_server_error(error, "a numbered request")
             job.fail(failure)

@@ -17,7 +17,7 @@ from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import HIDDEN, check_name
 from attractor_server.memories.outcomes import TaskDone
 from attractor_server.memories.records import Call, Snapshot, StoredMemory
-from attractor_server.rpc.context import Context, get_account
+from attractor_server.rpc.context import Context, get_access, get_account
 from attractor_server.rpc.dedup import read_call
 from attractor_server.rpc.exports import read_pieces
 from attractor_server.rpc.imports import Importing
@@ -45,7 +45,7 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:  # noqa: D102, N802
         check_name(request.target, field="target")
         _check_tag(request.tag, or_none=True)
-        call = read_call(request, "Fork", request.name)
+        call = read_call(request, "Fork", request.name, get_access(context))
         record = await self._shard.memories.get(request.name)
         made = (await self._perform(record, Fork(request.target, request.tag), context, call)).made
         assert isinstance(made, StoredMemory)
@@ -56,7 +56,7 @@ class CopiesServicer(rpc.CopiesServicer):
         self, request: pb.TakeSnapshotRequest, context: Context
     ) -> pb.TakeSnapshotResponse:
         _check_tag(request.tag, hidden=await self._peers.fellows.is_own_call(context))
-        call = read_call(request, "TakeSnapshot", request.name)
+        call = read_call(request, "TakeSnapshot", request.name, get_access(context))
         record = await self._shard.memories.get(request.name, any_model=True)
         made = (await self._perform(record, TakeSnapshot(request.tag), context, call)).made
         assert isinstance(made, Snapshot)
@@ -78,7 +78,7 @@ class CopiesServicer(rpc.CopiesServicer):
     ) -> pb.ForgetSnapshotResponse:
         _check_tag(request.tag)
         record = await self._shard.memories.get(request.name, any_model=True)
-        call = read_call(request, "ForgetSnapshot", request.name)
+        call = read_call(request, "ForgetSnapshot", request.name, get_access(context))
         await self._perform(record, ForgetSnapshot(request.tag), context, call)
         return pb.ForgetSnapshotResponse()
 
@@ -86,7 +86,7 @@ class CopiesServicer(rpc.CopiesServicer):
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:  # noqa: D102, N802
         _check_tag(request.tag)
         record = await self._shard.memories.get(request.name, any_model=True)
-        call = read_call(request, "Restore", request.name)
+        call = read_call(request, "Restore", request.name, get_access(context))
         tended = await self._perform(record, Restore(request.tag), context, call)
         return pb.RestoreResponse(memory=_encode_made(tended))
 
@@ -98,7 +98,7 @@ class CopiesServicer(rpc.CopiesServicer):
         patterns = self._choose_page_patterns(request, record, model)
         metric = read_metric(request.metric) or record.settings.metric
         task = Rebuild(model.name, model.digest, patterns, metric)
-        call = read_call(request, "Rebuild", request.name)
+        call = read_call(request, "Rebuild", request.name, get_access(context))
         tended = await self._perform(record, task, context, call)
         return pb.RebuildResponse(memory=_encode_made(tended))
 
@@ -136,7 +136,7 @@ class CopiesServicer(rpc.CopiesServicer):
             await self._perform(await self._shard.memories.get(name, any_model=True), TakeSnapshot(tag), context)
 
     async def Import(self, request_iterator: object, context: Context) -> pb.ImportResponse:  # noqa: D102, N802
-        importing = Importing(self._shard, get_account(context))
+        importing = Importing(self._shard, get_account(context), get_access(context))
         try:
             while isinstance(request := await context.read(), pb.ImportRequest):
                 await importing.take(request)

@@ -18,6 +18,8 @@ from attractor_server.errors import (
     Unavailable,
     quote,
 )
+from attractor_server.identity.audit import AuditLog
+from attractor_server.identity.identities import Identities
 from attractor_server.memories.catalog import Catalog
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
@@ -88,6 +90,9 @@ class Shard:
         """What answers queries of memories that are made without that setting"""
         """What only shards of this server know, where it has no store"""
         self._store_secret = ""
+        self.identities: Identities | None = None
+        """Who is known; None where everybody may do everything"""
+        self.audit: AuditLog | None = None
         self.followed = 0
         """Epoch of the topology whose groups this shard has claimed, as far as they were free"""
 

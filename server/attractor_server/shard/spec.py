@@ -105,6 +105,10 @@ class ShardSpec:
     """The places of banks are checked after each batch; where two pages share one the shard ends"""
     lease_s: float = LEASE_S
     """Time for which a shard that does not reach the store answers from what it has"""
+    identities: Path | None = None
+    """File of who may call, read where the shard runs; None: everybody may do everything"""
+    audit_log: Path | None = None
+    """File of who did what, where the shard runs"""
     transport: Transport = field(default_factory=Transport)
     tls: TLSFiles | None = None
     """None: connections without TLS"""

@@ -31,7 +31,7 @@ def ray_head(run: Run) -> None:
         ray_cluster(beside=SHARDS, **head(run.folder / "gcs"), gcs_server_port=free_port()) as cluster,
     ):
         kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
-        joined = ("--ray-address", cluster.address, "--advertise", "127.0.0.1")
+        joined = ("--insecure", "--ray-address", cluster.address, "--advertise", "127.0.0.1")
         with server_process(*arguments(run, *kept, *joined)) as server, run.checker(server.address) as checker:
             for _ in run.turns(checker):
                 node = head_of(cluster)
@@ -53,7 +53,7 @@ def ray_head_lost(run: Run) -> None:
         folder = run.folder / "gcs"
         cluster = nodes.enter_context(ray_cluster(beside=SHARDS, **head(folder), gcs_server_port=port))
         kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
-        words = arguments(run, *kept, "--ray-address", cluster.address, "--advertise", "127.0.0.1")
+        words = arguments(run, *kept, "--insecure", "--ray-address", cluster.address, "--advertise", "127.0.0.1")
         server = servers.enter_context(server_process(*words))
         with run.checker(server.address) as checker:
             for number in run.turns(checker):

@@ -15,7 +15,7 @@ def ray_node(run: Run) -> None:
     """One of three Ray nodes is killed and another one comes, with PostgreSQL and a folder of artifacts."""
     with postgres() as database, ray_cluster(beside=NODES - 1) as cluster:
         kept = ("--backend-store-uri", database.store(), "--artifact-store", str(run.folder / "artifacts"))
-        joined = ("--ray-address", cluster.address, "--advertise", "127.0.0.1")
+        joined = ("--insecure", "--ray-address", cluster.address, "--advertise", "127.0.0.1")
         with (
             server_process(*arguments(run, *kept, *joined, shards=NODES)) as server,
             run.checker(server.address) as checker,

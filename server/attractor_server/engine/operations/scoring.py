@@ -79,7 +79,8 @@ class Scored:
         """The logarithm of the sum of the exponentials of each row's scores, (rows,)."""
         most = np.maximum.reduceat(self.scores, self.starts[:-1])
         sums: Floats = np.add.reduceat(np.exp(self.scores - most[self.rows]), self.starts[:-1])
-        return most + np.log(sums)
+        total: Floats = most + np.log(sums)
+        return total
 
     @cached_property
     def shares(self) -> Floats:
@@ -249,7 +250,7 @@ def _point_framed(
         ats = [by_page[page] for page in part]
         rows = scored.row[pairs[np.concatenate(ats)]]
         both = [enter_frames(state, part, [len(one) for one in ats], u[rows]) for u in (cues.prepared, cues.read)]
-        ways[np.concatenate(ats)] = combine(*map(normalize, both), weights)
+        ways[np.concatenate(ats)] = combine(normalize(both[0]), normalize(both[1]), weights)
         yield
     some = np.repeat(chosen, scored.counts)
     found = np.ascontiguousarray(scored.scores[some])

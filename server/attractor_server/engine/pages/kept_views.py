@@ -1,4 +1,4 @@
-"""Kept patterns of a page, as a posterior compares them: viewed when they are first asked for, until the page changes."""
+"""Kept patterns of a page, as a posterior compares them: made when they are first asked for, until the page changes."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence

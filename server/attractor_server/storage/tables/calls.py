@@ -29,8 +29,8 @@ def find(cursor: Cursor, call: Call | None) -> Done | None:
     if call is None:
         return None
     rows = cursor.execute(
-        "SELECT kind, memory, digest, version, patterns FROM calls WHERE client = ? AND sequence = ?",
-        (call.client, call.sequence),
+        "SELECT kind, memory, digest, version, patterns FROM calls WHERE client IN (?, ?) AND sequence = ?",
+        (call.client, call.former or call.client, call.sequence),
     ).fetchall()
     for kind, memory, digest, version, patterns in rows:
         if kind in ("", call.kind) and memory in ("", call.memory) and digest in (0, call.digest):

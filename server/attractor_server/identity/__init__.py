@@ -1,0 +1,1 @@
+"""Principals and their grants, tokens, and the file that names them. No gRPC here."""
