@@ -39,10 +39,12 @@ from attractor._errors import (
     WrongLoop,
     WrongProcess,
 )
+from attractor._filters import Filter
+from attractor._items import AsyncItems
 from attractor._memory import AsyncMemory
 from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry
-from attractor._sync import Client, Memory, MemoryStream
+from attractor._sync import Client, Items, Memory, MemoryStream
 from attractor._text import MISSING
 from attractor._tls import TLS
 from attractor._types import (
@@ -51,11 +53,13 @@ from attractor._types import (
     EraseResult,
     Familiarity,
     FieldInfo,
+    KeptItem,
     Matches,
     MemoryInfo,
     MemorySettings,
     Metric,
     ModelInfo,
+    OnConflict,
     Patterns,
     Recall,
     RecallBy,
@@ -71,6 +75,7 @@ __all__ = [
     "MISSING",
     "TLS",
     "AsyncClient",
+    "AsyncItems",
     "AsyncMemory",
     "AsyncMemoryStream",
     "AttractorError",
@@ -89,9 +94,12 @@ __all__ = [
     "Exhausted",
     "Familiarity",
     "FieldInfo",
+    "Filter",
     "Forgotten",
     "HandshakeFailed",
     "InvalidRequest",
+    "Items",
+    "KeptItem",
     "Matches",
     "Memory",
     "MemoryFull",
@@ -105,6 +113,7 @@ __all__ = [
     "NotFound",
     "NotKept",
     "NotRetained",
+    "OnConflict",
     "Patterns",
     "ProtocolMismatch",
     "Recall",

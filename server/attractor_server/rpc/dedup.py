@@ -34,11 +34,16 @@ def number_job(job: Job, client_id: str, sequence: int) -> OutcomeFuture | None:
     check_sequence(sequence, "sequence")
     memory = job.memory
     ledger = memory.ledger(client_id)
-    digest = digest_write(job.operation.value, job.values, job.items)
+    digest = digest_write(_name_write(job), job.values, job.items)
     first = apply_once(ledger, sequence, digest, job.future, in_store=bool(memory.id))
     if first is None:
         job.number(client_id, sequence, digest, looks_back=sequence <= ledger.elsewhere)
     return first
+
+
+def _name_write(job: Job) -> str:
+    """Return what a write does beside its patterns."""
+    return job.operation.value if job.on_conflict == "append" else f"{job.operation.value} {job.on_conflict}"
 
 
 def read_call(request: Numbered, kind: str, memory: str) -> Call | None:
