@@ -22,7 +22,7 @@ def embedded(count: int) -> NDArray[np.float32]:
 
 
 async def main(address: str) -> None:
-    """Stores the notes, keeps the memory as it is, and asks for each of them."""
+    """Stores the notes, keeps the memory as it is, asks for each of them, corrects one, and forgets one."""
     vectors = embedded(len(NOTES))
     async with attractor.connect(address) as client:
         memory = await client.create_memory("examples/notes", model="embedding-384")
@@ -34,6 +34,10 @@ async def main(address: str) -> None:
         assert recall.match is not None
         for name, payload, distance in zip(recall.match.id, recall.match.payload, recall.match.distance, strict=True):
             print(f"{name}: {payload['text']} (distance {distance:.2f})")
+        await memory.store(vectors[1], ids="note-1", payloads={"text": "call Ada on Tuesday"}, on_conflict="replace")
+        await memory.items.erase(where={"text": {"$contains": "bread"}})
+        async for item in memory.items.list():
+            print(f"{item.id}: {item.payload['text']} (since {item.updated:%H:%M})")
         await client.delete_memory("examples/notes")
 
 

@@ -41,10 +41,12 @@ from attractor._errors import (
     WrongLoop,
     WrongProcess,
 )
+from attractor._filters import Filter
+from attractor._items import AsyncItems
 from attractor._memory import AsyncMemory
 from attractor._pipeline import AsyncMemoryStream
 from attractor._settings import Retry
-from attractor._sync import Client, Memory, MemoryStream
+from attractor._sync import Client, Items, Memory, MemoryStream
 from attractor._text import MISSING
 from attractor._tls import TLS
 from attractor._types import (
@@ -53,11 +55,13 @@ from attractor._types import (
     EraseResult,
     Familiarity,
     FieldInfo,
+    KeptItem,
     Matches,
     MemoryInfo,
     MemorySettings,
     Metric,
     ModelInfo,
+    OnConflict,
     Patterns,
     Recall,
     RecallBy,
@@ -73,6 +77,7 @@ __all__ = [
     "MISSING",
     "TLS",
     "AsyncClient",
+    "AsyncItems",
     "AsyncMemory",
     "AsyncMemoryStream",
     "AttractorError",
@@ -91,9 +96,12 @@ __all__ = [
     "Exhausted",
     "Familiarity",
     "FieldInfo",
+    "Filter",
     "Forgotten",
     "HandshakeFailed",
     "InvalidRequest",
+    "Items",
+    "KeptItem",
     "Matches",
     "Memory",
     "MemoryFull",
@@ -108,6 +116,7 @@ __all__ = [
     "NotFound",
     "NotKept",
     "NotRetained",
+    "OnConflict",
     "Patterns",
     "ProtocolMismatch",
     "Recall",

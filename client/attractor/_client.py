@@ -240,6 +240,19 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         connection = self._require_connection()
         await connection.delete(check_text("name", name), connection.start_deadline(timeout_s))
 
+    async def delete_memories(self, prefix: str, *, timeout_s: float | None = None) -> int:
+        """Delete the memories whose names start with `prefix`, with all that was stored in them; return how many.
+
+        After the loss of a connection the number is of those that were left then.
+
+        Raises:
+            InvalidRequest: the prefix is empty, which would be that of all memories.
+        """
+        if not check_text("prefix", prefix):
+            raise InvalidRequest.of("prefix", "saw ''; expected at least one character: it is that of all memories")
+        connection = self._require_connection()
+        return await connection.delete_prefix(prefix, connection.start_deadline(timeout_s))
+
     async def import_memory(
         self, path: FilePath, *, name: str | None = None, timeout_s: float | None = None
     ) -> AsyncMemory:

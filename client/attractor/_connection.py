@@ -92,6 +92,15 @@ class Connection:
             self.forget_model(name)
         self._router.forget(name)
 
+    async def delete_prefix(self, prefix: str, deadline_s: float) -> int:
+        """Delete memories, here and on the server; return how many."""
+        try:
+            return await self.unary.delete_prefix(prefix, deadline_s)
+        finally:
+            for name in [name for name in self._cached if name.startswith(prefix)]:
+                self.forget_model(name)
+                self._router.forget(name)
+
     def forget_model(self, memory: str) -> None:
         """Forget the cached model of a memory, which may have another one from now on."""
         if (cached := self._cached.get(memory)) is not None:

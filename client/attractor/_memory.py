@@ -6,10 +6,11 @@ from typing import Literal
 from attractor._arguments import check_text
 from attractor._arrays import pack, pack_cues
 from attractor._connection import Connection
+from attractor._items import AsyncItems
 from attractor._memory_settings import encode_metric, encode_page_patterns
 from attractor._payloads import encode_items
 from attractor._pipeline import AsyncMemoryStream
-from attractor._session.operations import ERASE, STORE, specify_query, specify_recognize
+from attractor._session.operations import ERASE, STORE, specify_query, specify_recognize, specify_store
 from attractor._snapshots import FilePath
 from attractor._types import (
     EraseResult,
@@ -18,6 +19,7 @@ from attractor._types import (
     MemoryInfo,
     Metric,
     ModelInfo,
+    OnConflict,
     Patterns,
     Payload,
     Recall,
@@ -61,6 +63,11 @@ class AsyncMemory:
         """Name of the memory."""
         return self._name
 
+    @property
+    def items(self) -> AsyncItems:
+        """Items that the memory keeps, by id and in lists."""
+        return AsyncItems(self._connection, self._name, self._get_model)
+
     async def info(self, *, timeout_s: float | None = None) -> MemoryInfo:
         """Return the memory's description as it is now on the server."""
         return await self._connection.get_info(self._name, self._connection.start_deadline(timeout_s))
@@ -69,29 +76,39 @@ class AsyncMemory:
         """Return the memory's model."""
         return await self._get_model(self._connection.start_deadline(timeout_s))
 
-    async def store(
+    async def store(  # noqa: PLR0913 - all but the patterns by keyword
         self,
         patterns: Patterns,
         *,
         ids: Ids | None = None,
         payloads: Payload | Sequence[Payload] | None = None,
+        on_conflict: OnConflict = "append",
+        ttl_s: float | None = None,
         timeout_s: float | None = None,
     ) -> StoreResult:
         """Store all the patterns at once, or none of them; any later query sees them.
 
-        Each may have an id (at most 256 characters, which others may have, too) and a payload (bytes, or a JSON value,
-        at most 64 KiB), which `query(…, match=True)` returns: one of them for a single pattern, lists for a batch.
+        Each may have an id (at most 256 characters) and a payload (bytes, or a JSON value, at most 64 KiB), which
+        `items` and `query(…, match=True)` return: one of them for a single pattern, lists for a batch.
+
+        `on_conflict` says what becomes of patterns whose id the memory has: they are stored beside what is there
+        ("append"), take its place exactly as if it had never been stored ("replace"), make the whole store fail
+        ("refuse"), or are left out ("keep"). Patterns of one store may share an id. After `ttl_s` seconds they are
+        erased.
 
         Raises:
             InvalidRequest: also for more patterns than one frame holds.
-            NotKept: ids or payloads are given, and the server keeps no patterns.
+            NotKept: ids, payloads or one of these options are given, and the server keeps no patterns.
+            Conflict: the memory has one of the ids, and `on_conflict` is "refuse".
+            NotRetained: not all patterns are kept of a page in which some are to be replaced.
             MemoryFull: the memory refuses what is more than its page takes; nothing was applied.
             Diverged: the writing loop left finite numbers; nothing was applied.
         """
+        spec = STORE if on_conflict == "append" else specify_store(on_conflict)
         deadline_s = self._connection.start_deadline(timeout_s)
         packed = pack(await self._get_model(deadline_s), patterns)
-        packed.items = encode_items(ids, payloads, rows=packed.rows, single=packed.single)
-        return await self._connection.start(self._name, STORE, packed, deadline_s).wait()
+        packed.items = encode_items(ids, payloads, rows=packed.rows, single=packed.single, ttl_s=ttl_s)
+        return await self._connection.start(self._name, spec, packed, deadline_s).wait()
 
     async def erase(self, patterns: Patterns, *, timeout_s: float | None = None) -> EraseResult:
         """Make all these patterns, whole and as they were stored, strangers again; applied once, as a store is.

@@ -106,7 +106,7 @@ def decode_recalls(frame: pb.RecalledFrame) -> Iterator[tuple[int, RecallSlice]]
         ServerFault: the columns do not fit together.
     """
     total = sum(frame.patterns)
-    fields = {tensor.field: _decode_tensor(tensor, total) for tensor in frame.tensors}
+    fields = {tensor.field: decode_tensor(tensor, total) for tensor in frame.tensors}
     score = frame.scores
     scores = _stack_scores(total, score.energy_before, score.energy_after, score.delta_energy)
     counts = np.stack([_decode_counts(score.steps, total, "steps"), _decode_pages(score.pages, total)])
@@ -138,7 +138,7 @@ def attach_trajectory(piece: RecallSlice, frames: Sequence[pb.TrajectoryFrame]) 
     if not frames:
         return piece
     rows = piece.rows.stop - piece.rows.start
-    by_step = [{tensor.field: _decode_tensor(tensor, rows) for tensor in frame.tensors} for frame in frames]
+    by_step = [{tensor.field: decode_tensor(tensor, rows) for tensor in frame.tensors} for frame in frames]
     if any(step.keys() != piece.frame.fields.keys() for step in by_step):
         raise ServerFault("trajectory: the fields are not those of the answer")
     iterates = {name: np.stack([step[name] for step in by_step]) for name in piece.frame.fields}
@@ -262,7 +262,7 @@ def _decode_matches(matches: pb.Matches, rows: int) -> MatchFrame | None:
         return None
     each = matches.each or 1
     total = rows * each
-    fields = {tensor.field: _decode_tensor(tensor, total) for tensor in matches.tensors}
+    fields = {tensor.field: decode_tensor(tensor, total) for tensor in matches.tensors}
     items = list(matches.items) or [Item()] * total
     if len(items) != total:
         raise ServerFault(f"matches.items: saw {len(items)} entries; expected {total}")
@@ -270,7 +270,12 @@ def _decode_matches(matches: pb.Matches, rows: int) -> MatchFrame | None:
     return MatchFrame(fields, _stack_scores(total, matches.distances)[0], items, probability, each)
 
 
-def _decode_tensor(tensor: pb.Tensor, rows: int) -> Floats:
+def decode_tensor(tensor: pb.Tensor, rows: int) -> Floats:
+    """Return the values of a field, (rows, *shape).
+
+    Raises:
+        ServerFault: the tensor has another form.
+    """
     shape = tuple(tensor.shape)
     if tensor.dtype != pb.DTYPE_FLOAT32 or shape[:1] != (rows,) or len(tensor.data) != 4 * math.prod(shape):
         seen = f"dtype {tensor.dtype}, shape {shape}, {len(tensor.data)} bytes"

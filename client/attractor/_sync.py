@@ -10,6 +10,8 @@ from anyio import CapacityLimiter, to_thread
 
 from attractor._client import AsyncClient, connect
 from attractor._errors import Closed, WrongProcess
+from attractor._filters import Filter
+from attractor._items import AsyncItems
 from attractor._loop_thread import End, LoopThread
 from attractor._memory import AsyncMemory
 from attractor._memory_settings import RequestedSettings
@@ -18,7 +20,7 @@ from attractor._settings import Retry, Settings
 from attractor._snapshots import FilePath
 from attractor._tls import TLS
 from attractor._token import Token
-from attractor._types import Cue, MemoryInfo, Patterns, Recall, StoreResult
+from attractor._types import Cue, KeptItem, MemoryInfo, Patterns, Recall, StoreResult
 
 T = TypeVar("T")
 Inner = TypeVar("Inner")
@@ -82,6 +84,36 @@ class MemoryStream(SyncWrapper[AsyncMemoryStream], AbstractContextManager["Memor
         return self._loop.iterate(query)
 
 
+class Items(SyncWrapper[AsyncItems]):
+    """`AsyncItems` without async."""
+
+    get = _make_blocking(AsyncItems.get)
+    count = _make_blocking(AsyncItems.count)
+    erase = _make_blocking(AsyncItems.erase)
+    touch = _make_blocking(AsyncItems.touch)
+    put = _make_blocking(AsyncItems.put)
+
+    def list(
+        self,
+        *,
+        where: Filter | None = None,
+        newest_first: bool = False,
+        values: bool = False,
+        page_size: int = 100,
+        timeout_s: float | None = None,
+    ) -> Iterator[KeptItem]:
+        """Yield the items in the order of storing, or from the newest on, as `AsyncItems.list` does."""
+        start = partial(
+            self._inner.list,
+            where=where,
+            newest_first=newest_first,
+            values=values,
+            page_size=page_size,
+            timeout_s=timeout_s,
+        )
+        return self._loop.iterate(start)
+
+
 class Memory(SyncWrapper[AsyncMemory]):
     """`AsyncMemory` without async."""
 
@@ -107,6 +139,11 @@ class Memory(SyncWrapper[AsyncMemory]):
     def name(self) -> str:
         """Name of the memory."""
         return self._inner.name
+
+    @property
+    def items(self) -> Items:
+        """Items that the memory keeps, as `AsyncMemory.items` has them."""
+        return Items(self._loop, self._inner.items)
 
     def stream(self, *, in_flight_patterns: int = 1024, timeout_s: float | None = None) -> MemoryStream:
         """Return a context manager for storing and querying many patterns without waiting for each result."""
@@ -164,6 +201,7 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
         self._loop.close()
 
     delete_memory = _make_blocking(AsyncClient.delete_memory)
+    delete_memories = _make_blocking(AsyncClient.delete_memories)
     models = _make_blocking(AsyncClient.models)
     model = _make_blocking(AsyncClient.model)
 

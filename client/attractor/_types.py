@@ -34,13 +34,14 @@ Of a text field a `str` or a list of them.
 
 Ids: TypeAlias = str | Sequence[str] | NDArray[np.str_]
 Payload: TypeAlias = Any
-"""bytes, or anything that JSON can say (tuples come back as lists); None for none"""
+"""bytes, or anything that JSON can say, which comes back as it was; None for none"""
 
 WriteMode = Literal["rewrite", "stream"]
 WhenFull = Literal["grow", "refuse", "forget"]
 Retain = Literal["all", "open_page"]
 Metric = Literal["own", "model"]
 RecallBy = Literal["posterior", "network"]
+OnConflict = Literal["append", "replace", "refuse", "keep"]
 FieldKind = Literal["vector", "image", "text", "audio"]
 _FLOATS_OR_BYTES = ("float32", "float64", "float16", "bfloat16", "uint8")
 
@@ -205,6 +206,8 @@ class EraseResult:
 
     version: int
     total: int
+    erased: int | None = None
+    """Items that were erased, where ids or conditions named them; None for the answer to a repeat"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +265,45 @@ class Matches:
 
     def text(self, name: str = "") -> str | list[str]:
         """Return a kept text, or a list of them where the cues came as a batch.
+
+        Raises:
+            InvalidRequest: the model has no such text field.
+        """
+        return _decode_text(self.fields, self.alphabets, name)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KeptItem:
+    """An item that a memory keeps."""
+
+    id: str
+    """Empty for none"""
+    payload: Payload
+    """bytes, or a JSON value; None for none"""
+    has_pattern: bool
+    """Whether there is a pattern, which queries recall"""
+    created: datetime | None
+    """Time of the store; None where neither id nor payload came with it, or the server was older"""
+    updated: datetime | None
+    """Time of the last store that replaced it, or else of the first"""
+    expires: datetime | None
+    """When it is erased; None for never"""
+    fields: Mapping[str, Floats]
+    """Field name to the pattern's values, (*shape); empty unless asked for"""
+    alphabets: Mapping[str, str] = field(default_factory=dict)
+    """Alphabets of the model's text fields, by name"""
+
+    @property
+    def pattern(self) -> Floats:
+        """Values of a model's single field.
+
+        Raises:
+            InvalidRequest: the model has several fields, or values were not asked for.
+        """
+        return _get_single(self.fields)
+
+    def text(self, name: str = "") -> str | list[str]:
+        """Return a kept text.
 
         Raises:
             InvalidRequest: the model has no such text field.

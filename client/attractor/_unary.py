@@ -82,6 +82,11 @@ class UnaryCalls:
             default_in_repeat=pb.DeleteResponse(),
         )
 
+    async def delete_prefix(self, prefix: str, deadline_s: float) -> int:
+        """Delete the memories whose names start with a prefix; return how many."""
+        request = pb.DeletePrefixRequest(prefix=prefix, call=self.number_call())
+        return (await self.call(lambda to: to.memories.DeletePrefix, request, deadline_s)).deleted
+
     async def list_page(self, prefix: str, token: str, deadline_s: float) -> tuple[Sequence[MemoryInfo], str]:
         """Return some memories in the order of names, and the token of the next page, empty on the last."""
         request = pb.ListRequest(prefix=prefix, page_token=token)

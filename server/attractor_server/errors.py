@@ -10,6 +10,7 @@ ServerError
 ├── Conflict                  ALREADY_EXISTS        the name is taken by a memory of another model
 │   ├── OtherSettings                               the name is taken by a memory with other settings
 │   ├── NameTaken                                   the name of a fork or an import is taken by another memory
+│   ├── ItemExists                                  the memory has an item with that id, and the store was to refuse
 │   └── TagTaken                                    the memory has a snapshot of another version with that tag
 ├── Refused                   FAILED_PRECONDITION
 │   ├── HandleNotOpen                               a frame names a handle that no `open` bound
@@ -135,6 +136,10 @@ class NameTaken(Conflict):
 
 class TagTaken(Conflict):
     reason = "TAG_TAKEN"
+
+
+class ItemExists(Conflict):
+    reason = "ITEM_EXISTS"
 
 
 class Refused(ServerError):

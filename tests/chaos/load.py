@@ -20,6 +20,8 @@ STILL = 4
 STORES = 40
 """After which a worker begins a new memory"""
 REST_S = 0.02
+DRAFT = 1_000_000
+"""Added to the number of a pattern that is to be corrected"""
 KNOWN = np.arange(4) < 3
 """Columns of a pattern that a cue has"""
 
@@ -86,7 +88,7 @@ class Load:
         started_s = time.monotonic()
         self.ledger.note("sent", name)
         try:
-            answer = await memory.store(patterns(name, number), timeout_s=self.timeout_s)
+            answer = await self._send(memory, name, number)
         except attractor.AttractorError as error:
             self.ledger.note("failed", name, f"{type(error).__name__}: {error}")
             return False
@@ -97,9 +99,31 @@ class Load:
         self._tell()
         return True
 
+    async def _send(self, memory: attractor.AsyncMemory, name: str, number: int) -> attractor.StoreResult:
+        """Store a pattern, or a draft of it together with the correction of the one before."""
+        if not corrects(name):
+            return await memory.store(patterns(name, number), timeout_s=self.timeout_s)
+        given, ids = patterns(name, DRAFT + number), [str(number)]
+        if number > 1:
+            given, ids = np.concatenate([patterns(name, number - 1), given]), [str(number - 1), *ids]
+        return await memory.store(given, ids=ids, on_conflict="replace", timeout_s=self.timeout_s)
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+def corrects(name: str) -> bool:
+    """Whether each store to that memory corrects the one before, of a memory that is rewritten."""
+    _, _, worker, generation = name.split("/")
+    return (int(worker) + int(generation)) % 4 == 0
+
+
+def held_by(name: str, total: int) -> Images:
+    """Patterns of a memory after so many stores: the last one is a draft where each is corrected by the next."""
+    if not corrects(name):
+        return patterns(name, 1, total)
+    return np.concatenate([patterns(name, 1, total - 1), patterns(name, DRAFT + total)])
 
 
 async def made(

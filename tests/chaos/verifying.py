@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.chaos.ledger import History, Images, patterns
-from tests.chaos.load import PAGE, made, recalled
+from tests.chaos.load import PAGE, held_by, made, recalled
 
 import attractor
 from attractor_server.app import RunningShard, run_shard
@@ -103,7 +103,7 @@ async def verify(
             total = report.judge(name, history, await _info(client, name))
             if total:
                 await _replay(twin, name, total)
-                given = patterns(name, 1, total)
+                given = held_by(name, total)
                 expected = await recalled(twin, name, given)
                 report.compare(name, await recalled(client, name, given), expected, tolerance=TOLERANCE)
     for name, answers in before.items():
@@ -126,5 +126,5 @@ async def _info(client: attractor.AsyncClient, name: str) -> attractor.MemoryInf
 async def _replay(twin: attractor.AsyncClient, name: str, total: int) -> None:
     _, _, worker, generation = name.split("/")
     memory = await made(twin, name, int(worker) + int(generation))
-    for number in range(1, total + 1):
-        await memory.store(patterns(name, number))
+    for one in held_by(name, total):
+        await memory.store(one)

@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from attractor_server.engine.engine import Engine
 from attractor_server.engine.operations import matching
 from attractor_server.errors import MemoryNotFound, ServerError, StoreFailed
 from attractor_server.fields import Layout
+from attractor_server.memories.filters import Condition, Filter
+from attractor_server.memories.items import ByFilter, ItemChoice, OnConflict
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Stored, Unfinished
-from attractor_server.memories.records import Change, NewMemory
+from attractor_server.memories.records import Call, Change, Item, NewMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.storage.backends.opening import inspect_store
@@ -74,6 +77,25 @@ class Kept:
     def job(self, operation: Operation, memory: MemoryRecord, values: Values) -> Job:
         steps = MODEL.steps if operation is Operation.QUERY else 0
         return Job(operation=operation, memory=memory, future=self.loop.create_future(), values=values, steps=steps)
+
+    def named(self, name: str, settings: MemorySettings) -> MemoryRecord:
+        """A memory whose patterns have their numbers as ids, and as payloads."""
+        new = NewMemory(name=name, model="able", model_digest=MODEL.digest, settings=settings)
+        record = record_of(self.journal.create([new])[0])
+        assert self.run(self.store(record, some(2 * PAGES), range(2 * PAGES))) == Stored(1, 2 * PAGES)
+        return record
+
+    def store(
+        self, memory: MemoryRecord, values: Values, numbers: Iterable[int], on_conflict: OnConflict = "append"
+    ) -> Job:
+        job = self.job(Operation.STORE, memory, values)
+        job.items = [Item(id=str(n), payload=b'{"n": %d}' % n, json=True) for n in numbers]
+        job.on_conflict = on_conflict
+        return job
+
+    def erase(self, memory: MemoryRecord, chosen: ItemChoice) -> Job:
+        call = Call("c", memory.id, "EraseItems", memory.name, 1)
+        return Job(operation=Operation.ERASE, memory=memory, future=self.loop.create_future(), chosen=chosen, call=call)
 
     def run(self, job: Job) -> Outcome | ServerError:
         return self.engine.run([job])[0]
@@ -163,6 +185,71 @@ def test_an_erase_in_many_pages_is_kept_in_parts_and_nothing_of_it_stays(kept: K
     assert list(kept.journal.forget_leftovers()) == []
     kept.journal.purge()
     assert not kept.has(given[:PAGES])
+    with inspect_store(uri_of(kept.folder)) as view:
+        assert not list(find_faults(view, Counter()))
+
+
+REPLACED = [*range(0, 2 * PAGES, 3), *range(2 * PAGES, 2 * PAGES + 5)]
+"""Patterns of nearly all pages, and new ones"""
+
+
+@pytest.mark.parametrize("settings", [STREAM, replace(STREAM, write="rewrite")], ids=["stream", "rewrite"])
+def test_a_replacement_in_many_pages_is_kept_in_parts_and_is_what_it_is_at_once(
+    kept: Kept, settings: MemorySettings
+) -> None:
+    cut, whole = kept.named("cut", settings), kept.named("whole", settings)
+    new = some(len(REPLACED), seed=3)
+    outcome = kept.in_parts(kept.store(cut, new, REPLACED, "replace"))
+    assert outcome == Stored(2, 2 * PAGES + 5)
+    assert len(kept.parts) > 2
+    assert outcome == kept.run(kept.store(whole, new, REPLACED, "replace"))
+    assert {n: (one[0], one[2]) for n, one in kept.contents(cut).items()} == {
+        n: (one[0], one[2]) for n, one in kept.contents(whole).items()
+    }
+    alive = kept.recall(cut)
+    np.testing.assert_allclose(alive, kept.recall(whole), atol=1e-4)
+    np.testing.assert_allclose(kept.recall(kept.restarted(cut)), alive, atol=1e-4)
+    assert [one.item.id for one in kept.journal.find_items(cut.id, ["0", "3"])] == ["0", "3"]
+    assert list(kept.journal.forget_leftovers()) == []
+    with inspect_store(uri_of(kept.folder)) as view:
+        assert not list(find_faults(view, Counter()))
+
+
+def test_a_replacement_that_fails_in_a_late_part_leaves_the_memory_as_it_was(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, bank = kept.named("a", STREAM), kept.engine._states[MODEL.digest].bank
+    before, contents, free = kept.recall(memory), kept.contents(memory), len(bank._free)
+    plain, new = kept.journal.add_pages, some(len(REPLACED), seed=3)
+
+    def failing(change: Change) -> None:
+        if len(kept.parts) > 1:
+            raise StoreFailed("the store failed")
+        plain(change)
+
+    monkeypatch.setattr(kept.journal, "add_pages", failing)
+    assert isinstance(kept.in_parts(kept.store(memory, new, REPLACED, "replace")), StoreFailed)
+    assert len(bank._free) == free
+    assert kept.contents(memory) == contents
+    assert_array_equal(kept.recall(memory), before)
+    monkeypatch.setattr(kept.journal, "add_pages", plain)
+    list(kept.journal.forget_leftovers())
+    assert isinstance(kept.in_parts(kept.store(memory, new, REPLACED, "replace")), Stored)
+
+
+def test_an_erase_by_payload_in_many_pages_is_kept_in_parts_and_noted_once(kept: Kept) -> None:
+    cut, whole = kept.named("cut", STREAM), kept.named("whole", STREAM)
+    chosen = ByFilter(Filter([Condition(["n"], "lt", PAGES)]))
+    outcome = kept.in_parts(kept.erase(cut, chosen))
+    assert outcome == Erased(2, PAGES, PAGES)
+    assert len(kept.parts) > 1
+    assert kept.run(kept.erase(whole, chosen)) == outcome
+    assert kept.contents(cut).keys() == kept.contents(whole).keys()
+    np.testing.assert_allclose(kept.recall(cut), kept.recall(whole), atol=1e-4)
+    for again in (cut, kept.restarted(cut)):
+        assert kept.run(kept.erase(again, chosen)) == Erased(2, PAGES)
+    kept.journal.purge()
+    assert not kept.has(some(2 * PAGES)[:PAGES])
     with inspect_store(uri_of(kept.folder)) as view:
         assert not list(find_faults(view, Counter()))
 

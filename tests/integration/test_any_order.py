@@ -33,6 +33,7 @@ from attractor_server.sharding.topology import ShardInfo, Topology
 from attractor_server.storage.backends.sqlite_backend import uri_of
 
 PAGE = 3
+REPLACED = 1_000_000
 CALL_S = 30.0
 TELLINGS = 20
 # More of them find more: ATTRACTOR_EXAMPLES=100 takes some minutes.
@@ -50,6 +51,9 @@ CALLS = st.one_of(
     st.tuples(st.just("create"), NAMES, st.sampled_from(["rewrite", "stream"]), MODELS),
     st.tuples(st.just("store"), NAMES, st.integers(1, 2 * PAGE)),
     st.tuples(st.just("erase"), NAMES, PLACES),
+    st.tuples(st.just("replace"), NAMES, PLACES, st.integers(0, 2)),
+    st.tuples(st.just("erase_by_id"), NAMES, PLACES),
+    st.tuples(st.just("list_items"), NAMES),
     st.tuples(st.just("fork"), NAMES, NAMES, st.none() | TAGS),
     st.tuples(st.just("snapshot"), NAMES, TAGS),
     st.tuples(st.just("restore"), NAMES, TAGS),
@@ -67,7 +71,7 @@ DELAYS_S = st.sampled_from([0.0, 0.001, 0.003, 0.006, 0.01, 0.02])
 
 @dataclass
 class Expected:
-    """What a memory should hold: ids of patterns, each of which says what its values are."""
+    """What a memory should hold: numbers of patterns, each of which says what its id and values are."""
 
     model: str
     ids: list[int] = field(default_factory=list)
@@ -87,6 +91,11 @@ def owners(part: float, seed: int) -> Owners:
 
 def pattern(number: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     return np.random.default_rng(number).random((4, 4), dtype=np.float32)
+
+
+def id_of(number: int) -> str:
+    """Return the id of a pattern; what replaces it has a number that is higher by `REPLACED`."""
+    return str(number % REPLACED)
 
 
 class Memories(RuleBasedStateMachine):
@@ -176,7 +185,9 @@ class Memories(RuleBasedStateMachine):
             return
         numbers = list(range(self.next, self.next + count))
         self.next += count
-        result = self.client.memory(name).store(np.stack([pattern(n) for n in numbers]), ids=[str(n) for n in numbers])
+        result = self.client.memory(name).store(
+            np.stack([pattern(n) for n in numbers]), ids=[id_of(n) for n in numbers]
+        )
         expected.ids += numbers
         expected.version += 1
         assert (result.version, result.total) == (expected.version, len(expected.ids))
@@ -189,6 +200,37 @@ class Memories(RuleBasedStateMachine):
             expected.version += 1
             result = self.client.memory(name).erase(pattern(number))
             assert (result.version, result.total) == (expected.version, len(expected.ids))
+
+    @rule(name=NAMES, place=PLACES, new=st.integers(0, 2))
+    def replace(self, name: str, place: int, new: int) -> None:
+        """Store a pattern in the place of one that is there, and new ones beside it."""
+        expected = self.expected.get(name)
+        if expected is not None and expected.ids:
+            place %= len(expected.ids)
+            expected.ids[place] += REPLACED
+            added = list(range(self.next, self.next + new))
+            self.next += new
+            numbers = [expected.ids[place], *added]
+            expected.ids += added
+            expected.version += 1
+            patterns, ids = np.stack([pattern(n) for n in numbers]), [id_of(n) for n in numbers]
+            result = self.client.memory(name).store(patterns, ids=ids, on_conflict="replace")
+            assert (result.version, result.total) == (expected.version, len(expected.ids))
+
+    @rule(name=NAMES, place=PLACES)
+    def erase_by_id(self, name: str, place: int) -> None:
+        expected = self.expected.get(name)
+        if expected is not None and expected.ids:
+            number = expected.ids.pop(place % len(expected.ids))
+            expected.version += 1
+            result = self.client.memory(name).items.erase(id_of(number))
+            assert (result.version, result.total) == (expected.version, len(expected.ids))
+
+    @rule(name=NAMES)
+    def list_items(self, name: str) -> None:
+        if (expected := self.expected.get(name)) is not None:
+            listed = self.client.memory(name).items.list(page_size=2)
+            assert [item.id for item in listed] == [id_of(number) for number in expected.ids]
 
     @rule(name=NAMES, copy=NAMES, tag=st.none() | TAGS)
     def fork(self, name: str, copy: str, tag: str | None) -> None:
@@ -279,7 +321,7 @@ class Memories(RuleBasedStateMachine):
         always = [one for one in expected.ids if one in becomes.ids]
         with ThreadPoolExecutor(3) as threads:
             changed = threads.submit(change)
-            storing = threads.submit(memory.store, pattern(number)[None], ids=[str(number)])
+            storing = threads.submit(memory.store, pattern(number)[None], ids=[id_of(number)])
             asked = threads.submit(self._check_kept, name, [always[place % len(always)]] if always else [])
             for one in (changed, asked):
                 one.result(CALL_S)
@@ -297,7 +339,7 @@ class Memories(RuleBasedStateMachine):
         cues = np.stack([pattern(number) for number in numbers])
         match = self.client.memory(name).query(cues, known=np.ones_like(cues, np.bool_), match=True).match
         assert match is not None
-        assert match.id == [str(number) for number in numbers]
+        assert match.id == [id_of(number) for number in numbers]
         assert match.distance.max() < 1e-3
 
     def _told(self) -> None:

@@ -59,6 +59,7 @@ DENIED = {
     "/attractor.v1.MemoryData/Query",
     "/attractor.v1.MemoryData/Recognize",
     "/attractor.v1.MemoryData/Erase",
+    *(f"/attractor.v1.Items/{name}" for name in ("Get", "List", "Count", "Erase", "Put", "Touch")),
     "/attractor.v1.Copies/Fork",
     "/attractor.v1.Copies/TakeSnapshot",
     "/attractor.v1.Copies/ListSnapshots",
@@ -73,6 +74,7 @@ DENIED = {
 
 FOR_ANYBODY = {
     "/attractor.v1.Memories/List",
+    "/attractor.v1.Memories/DeletePrefix",
     "/attractor.v1.Models/List",
     "/attractor.v1.Models/Get",
     "/attractor.v1.Cluster/GetTopology",
@@ -245,6 +247,9 @@ async def test_a_list_has_what_may_be_read_alone_page_by_page(guarded: Guarded) 
     assert await list_all("ada", prefix="users/bob") == []
     assert await list_all("flat") == ["aaa", "plain", "zzz"]
     assert await list_all("nobody") == []
+    delete = memories_pb2.DeletePrefixRequest(prefix="users/")
+    assert (await memories.DeletePrefix(delete, metadata=guarded.who("ada"))).deleted == 5
+    assert await list_all("root") == sorted(name for name in names if not name.startswith("users/ada/"))
 
 
 async def test_a_fork_needs_both_names_and_scaling_everything(guarded: Guarded) -> None:

@@ -10,8 +10,21 @@ import psycopg
 import pytest
 
 from attractor_server.errors import NumberReused, StoreDamaged
+from attractor_server.memories.items import ItemQuery
 from attractor_server.memories.memory import KNOWN_CLIENTS
-from attractor_server.memories.records import Call, Change, Done, Entry, Floats, Image, NewMemory, PageRow, WriteAck
+from attractor_server.memories.records import (
+    NOTHING,
+    Call,
+    Change,
+    Done,
+    Entry,
+    Floats,
+    Image,
+    Item,
+    NewMemory,
+    PageRow,
+    WriteAck,
+)
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage.backends.opening import open_store
 from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
@@ -169,6 +182,52 @@ def test_kept_patterns_take_part_in_the_answers_of_memories_of_format_4(tmp_path
         settings = MemorySettings(page_patterns=4, recall="network")
         new = NewMemory(name="new", model="tiny", model_digest="sha256:1", settings=settings)
         assert journal.create([new])[0].settings == settings
+
+
+@pytest.fixture
+def of_format_4(store_uri: str) -> str:
+    """A store with items, a snapshot, and a fork of a fork that was deleted."""
+    golden = GOLDEN / "format-4-items.db"
+    if store_uri.startswith("sqlite:"):
+        folder_of(store_uri).mkdir()
+        shutil.copy(golden, folder_of(store_uri) / FILE)
+        return store_uri
+    with psycopg.connect(store_uri, autocommit=True) as connection, closing(_opened(golden)) as rows:
+        connection.execute((GOLDEN / "format-4-postgresql.sql").read_bytes())
+        connection.execute("TRUNCATE counters, groups; CREATE TABLE schema_version (version BIGINT NOT NULL)")
+        connection.execute("INSERT INTO schema_version VALUES (4)")
+        for table in ("memories", "contents", "pages", "images", "entries", "answers", "groups", "counters"):
+            cursor = rows.execute(f"SELECT * FROM {table}")
+            marks = ", ".join(["%s"] * len(cursor.get_description()))
+            connection.cursor().executemany(f"INSERT INTO {table} VALUES ({marks})", list(cursor))
+        for table in ("memories", "contents"):
+            connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 100)".encode())
+    return store_uri
+
+
+def test_items_of_format_4_are_found_by_id_in_memories_snapshots_and_forks_of_forks(of_format_4: str) -> None:
+    with closing(store_of(of_format_4)) as store:
+        journal = SqlMemoryStore(store)
+        for name in ("golden/grown", "golden/last", "golden/grown@one"):
+            found = journal.load_snapshot("golden/grown", "one") if "@" in name else journal.find(name)
+            assert found is not None
+            kept = journal.find_items(found.id, ["a", "c"])
+            expected = ["a", "a", "c"] if name == "golden/grown" else ["a", "a"]
+            assert [one.item.id for one in kept] == expected
+            assert kept[0].item == Item(id="a", payload=b'{"n":1}', json=True)
+            np.testing.assert_array_equal([one.values for one in kept[:2]], values(4)[[0, 3]])
+        plain = journal.find("golden/plain")
+        assert plain is not None
+        part = journal.list_items(plain.id, ItemQuery(size=9), None)
+        assert [one.item for one in part.items] == [NOTHING, NOTHING]
+        last = journal.find("golden/last")
+        assert last is not None
+        entry = Entry(page=0, version=2, written=2, values=values(1), items=[Item(id="new")])
+        journal.commit([Change(memory=last.id, version=2, patterns=5, pages={0: 5}, entries=[entry])])
+        assert [one.item.id for one in journal.find_items(last.id, ["a", "new"])] == ["a", "a", "new"]
+        grown = journal.find("golden/grown")
+        assert grown is not None
+        assert journal.find_items(grown.id, ["new"]) == []
 
 
 def store_of(store_uri: str) -> Store:

@@ -322,6 +322,15 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         await self._unary("Delete", context)
         return memories_pb2.DeleteResponse()
 
+    async def DeletePrefix(
+        self, request: memories_pb2.DeletePrefixRequest, context: "aio.ServicerContext[object, object]"
+    ) -> memories_pb2.DeletePrefixResponse:
+        names = [name for name in self.memories if name.startswith(request.prefix)]
+        for name in names:
+            del self.memories[name]
+        await self._unary("DeletePrefix", context)
+        return memories_pb2.DeletePrefixResponse(deleted=len(names))
+
     async def _find(self, name: str, context: "aio.ServicerContext[object, object]") -> FakeMemory:
         if name not in self.memories:
             error = status("NOT_FOUND", "MEMORY_NOT_FOUND")

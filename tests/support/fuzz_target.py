@@ -16,7 +16,7 @@ from tests.support.fuzz_messages import MEMORIES, MODELS, SHAPE, TAGS
 from tests.support.shard_process import ShardProcess
 
 import attractor
-from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
+from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2, memory_items_pb2
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 from attractor_server.storage.backends.sqlite_backend import uri_of
@@ -25,7 +25,7 @@ ANSWER_S = 20.0
 LOADED_S = 120.0
 """Time for a request that took longer than that, once more: the machine may have been busy, but nothing hangs"""
 CLOSE = 1e-4
-FILES = (memories_pb2, memory_copies_pb2, memory_data_pb2)
+FILES = (memories_pb2, memory_copies_pb2, memory_data_pb2, memory_items_pb2)
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}.{method.name}": method
     for file in FILES

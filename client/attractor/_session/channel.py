@@ -9,7 +9,7 @@ from attractor._errors import AttractorError, Unavailable
 from attractor._session.handshake import find_failure
 from attractor._tls import Credentials
 from attractor_proto.names import MESSAGE_LIMIT_BYTES
-from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc
+from attractor_proto.v1 import memories_pb2_grpc, memory_copies_pb2_grpc, memory_data_pb2_grpc, memory_items_pb2_grpc
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
@@ -52,6 +52,7 @@ class Channel:
         self.data = memory_data_pb2_grpc.MemoryDataStub(self._channel)
         self.memories = memories_pb2_grpc.MemoriesStub(self._channel)
         self.copies = memory_copies_pb2_grpc.CopiesStub(self._channel)
+        self.items = memory_items_pb2_grpc.ItemsStub(self._channel)
         self.models = memories_pb2_grpc.ModelsStub(self._channel)
 
     async def explain(self, error: Unavailable, *, limit_s: float) -> AttractorError:

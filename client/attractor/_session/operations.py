@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 
 from attractor._errors import InvalidRequest
+from attractor._payloads import encode_on_conflict
 from attractor._results import (
     decode_recalls,
     decode_recognitions,
@@ -27,6 +28,7 @@ _RECALLS: Mapping[bool | None, memories_pb2.Recall.ValueType] = {
 
 
 def _encode_store(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
+    message.store.on_conflict = requests[0].batch_key.spec.on_conflict
     message.store.sequences.extend([request.sequence for request in requests])
     if any(request.packed.items for request in requests):
         nothing = Item()
@@ -95,6 +97,16 @@ RECOGNIZE: RequestSpec[Familiarity] = RequestSpec(
 )
 DECODERS = {spec.operation.response: spec.operation.decode for spec in (STORE, ERASE, QUERY, RECOGNIZE)}
 """By the field of `SessionResponse`"""
+
+
+@lru_cache
+def specify_store(on_conflict: str) -> RequestSpec[StoreResult]:
+    """Return a store that treats ids which the memory has so.
+
+    Raises:
+        InvalidRequest: there is no such treatment.
+    """
+    return RequestSpec(operation=STORE.operation, on_conflict=encode_on_conflict(on_conflict))
 
 
 @lru_cache

@@ -42,6 +42,7 @@ class RequestSpec(Generic[Result_co]):
     pull: bool = False
     matches: int = 0
     kept: bool | None = None
+    on_conflict: pb.OnConflict.ValueType = pb.ON_CONFLICT_UNSPECIFIED
 
 
 class BatchKey(NamedTuple):

@@ -61,6 +61,11 @@ class MemoriesStub(object):
                 request_serializer=attractor__proto_dot_v1_dot_memories__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=attractor__proto_dot_v1_dot_memories__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.DeletePrefix = channel.unary_unary(
+                '/attractor.v1.Memories/DeletePrefix',
+                request_serializer=attractor__proto_dot_v1_dot_memories__pb2.DeletePrefixRequest.SerializeToString,
+                response_deserializer=attractor__proto_dot_v1_dot_memories__pb2.DeletePrefixResponse.FromString,
+                _registered_method=True)
 
 
 class MemoriesServicer(object):
@@ -104,6 +109,14 @@ class MemoriesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeletePrefix(self, request, context):
+        """Deletes the memories of all shards whose names start with a prefix. A repeat of a numbered call does not touch a
+        memory that was created under the name of one which the call has deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoriesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +139,11 @@ def add_MemoriesServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=attractor__proto_dot_v1_dot_memories__pb2.DeleteRequest.FromString,
                     response_serializer=attractor__proto_dot_v1_dot_memories__pb2.DeleteResponse.SerializeToString,
+            ),
+            'DeletePrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePrefix,
+                    request_deserializer=attractor__proto_dot_v1_dot_memories__pb2.DeletePrefixRequest.FromString,
+                    response_serializer=attractor__proto_dot_v1_dot_memories__pb2.DeletePrefixResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -243,6 +261,33 @@ class Memories(object):
             '/attractor.v1.Memories/Delete',
             attractor__proto_dot_v1_dot_memories__pb2.DeleteRequest.SerializeToString,
             attractor__proto_dot_v1_dot_memories__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attractor.v1.Memories/DeletePrefix',
+            attractor__proto_dot_v1_dot_memories__pb2.DeletePrefixRequest.SerializeToString,
+            attractor__proto_dot_v1_dot_memories__pb2.DeletePrefixResponse.FromString,
             options,
             channel_credentials,
             insecure,

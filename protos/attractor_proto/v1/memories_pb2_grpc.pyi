@@ -53,6 +53,10 @@ class MemoriesStub:
     """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
     numbered call does not touch a memory that was created under that name since.
     """
+    DeletePrefix: _grpc.UnaryUnaryMultiCallable[_memories_pb2.DeletePrefixRequest, _memories_pb2.DeletePrefixResponse]
+    """Deletes the memories of all shards whose names start with a prefix. A repeat of a numbered call does not touch a
+    memory that was created under the name of one which the call has deleted.
+    """
 
 @_typing.type_check_only
 class MemoriesAsyncStub(MemoriesStub):
@@ -78,6 +82,10 @@ class MemoriesAsyncStub(MemoriesStub):
     Delete: _aio.UnaryUnaryMultiCallable[_memories_pb2.DeleteRequest, _memories_pb2.DeleteResponse]  # type: ignore[assignment]
     """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
     numbered call does not touch a memory that was created under that name since.
+    """
+    DeletePrefix: _aio.UnaryUnaryMultiCallable[_memories_pb2.DeletePrefixRequest, _memories_pb2.DeletePrefixResponse]  # type: ignore[assignment]
+    """Deletes the memories of all shards whose names start with a prefix. A repeat of a numbered call does not touch a
+    memory that was created under the name of one which the call has deleted.
     """
 
 class MemoriesServicer(metaclass=_abc_1.ABCMeta):
@@ -125,6 +133,16 @@ class MemoriesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memories_pb2.DeleteResponse, _abc.Awaitable[_memories_pb2.DeleteResponse]]:
         """Deletes a memory and everything stored in it. The call fails with NOT_FOUND if there is none. A repeat of a
         numbered call does not touch a memory that was created under that name since.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePrefix(
+        self,
+        request: _memories_pb2.DeletePrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memories_pb2.DeletePrefixResponse, _abc.Awaitable[_memories_pb2.DeletePrefixResponse]]:
+        """Deletes the memories of all shards whose names start with a prefix. A repeat of a numbered call does not touch a
+        memory that was created under the name of one which the call has deleted.
         """
 
 def add_MemoriesServicer_to_server(servicer: MemoriesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

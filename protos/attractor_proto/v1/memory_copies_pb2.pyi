@@ -513,6 +513,7 @@ class PagePiece(_message.Message):
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    """From 2^48 on pages have items without a pattern: no weights, and entries without vectors."""
     patterns: _builtins.int
     weights_bytes: _builtins.int
     """Length of the weights in the pieces that follow; 0 if they are computed from the entries."""

@@ -48,6 +48,45 @@ the alphabet, from 0 on, or, in cues, 255 for a missing character. Other fields:
 """
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
+class _OnConflict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_CONFLICT_UNSPECIFIED: _OnConflict.ValueType  # 0
+    """As ON_CONFLICT_APPEND."""
+    ON_CONFLICT_APPEND: _OnConflict.ValueType  # 1
+    """They are stored beside those that are there."""
+    ON_CONFLICT_REPLACE: _OnConflict.ValueType  # 2
+    """They take the places of those that are there, exactly as if these had never been stored; `created` stays. Kept
+    patterns alone can be replaced: else the store fails with FAILED_PRECONDITION, reason NOT_RETAINED.
+    """
+    ON_CONFLICT_REFUSE: _OnConflict.ValueType  # 3
+    """The store fails with ALREADY_EXISTS, reason ITEM_EXISTS, and nothing of it is applied."""
+    ON_CONFLICT_KEEP: _OnConflict.ValueType  # 4
+    """Those that are there stay, and the store's patterns of that id are left out."""
+
+class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
+    """Treatment of patterns whose id the memory has already. Ids are compared within the memory, and not within one store:
+    patterns that are stored together under one id are one item with several patterns. Patterns without an id are stored,
+    and so are those whose id has U+0000, or is that of patterns that the memory does not keep any more (see Retain).
+    """
+
+ON_CONFLICT_UNSPECIFIED: OnConflict.ValueType  # 0
+"""As ON_CONFLICT_APPEND."""
+ON_CONFLICT_APPEND: OnConflict.ValueType  # 1
+"""They are stored beside those that are there."""
+ON_CONFLICT_REPLACE: OnConflict.ValueType  # 2
+"""They take the places of those that are there, exactly as if these had never been stored; `created` stays. Kept
+patterns alone can be replaced: else the store fails with FAILED_PRECONDITION, reason NOT_RETAINED.
+"""
+ON_CONFLICT_REFUSE: OnConflict.ValueType  # 3
+"""The store fails with ALREADY_EXISTS, reason ITEM_EXISTS, and nothing of it is applied."""
+ON_CONFLICT_KEEP: OnConflict.ValueType  # 4
+"""Those that are there stay, and the store's patterns of that id are left out."""
+Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
+
 @_typing.final
 class Tensor(_message.Message):
     """One field of many patterns, in their order.
@@ -426,6 +465,9 @@ class StoreFrame(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     SEQUENCES_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    on_conflict: Global___OnConflict.ValueType
+    """Holds for all requests of the frame. Other than APPEND it needs a durable server, as items do."""
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
     @_builtins.property
@@ -449,10 +491,11 @@ class StoreFrame(_message.Message):
         columns: Global___RequestColumns | None = ...,
         sequences: _abc.Iterable[_builtins.int] | None = ...,
         items: _abc.Iterable[_memories_pb2.Item] | None = ...,
+        on_conflict: Global___OnConflict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "items", b"items", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "items", b"items", "on_conflict", b"on_conflict", "sequences", b"sequences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -956,10 +999,13 @@ class StoreRequest(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     client_id: _builtins.str
     """Set both or neither: see StoreFrame.sequences."""
     sequence: _builtins.int
+    on_conflict: Global___OnConflict.ValueType
+    """See StoreFrame.on_conflict."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
@@ -974,10 +1020,11 @@ class StoreRequest(_message.Message):
         client_id: _builtins.str = ...,
         sequence: _builtins.int = ...,
         items: _abc.Iterable[_memories_pb2.Item] | None = ...,
+        on_conflict: Global___OnConflict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "items", b"items", "memory", b"memory", "sequence", b"sequence", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "items", b"items", "memory", b"memory", "on_conflict", b"on_conflict", "sequence", b"sequence", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -231,11 +231,16 @@ def import_(file: Path, name: str | None, as_json: bool, server: str) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1)
+@click.option("--prefix", help="Forget all memories whose names begin so.")
 @server_option
-def rm(names: tuple[str, ...], server: str) -> None:
+def rm(names: tuple[str, ...], prefix: str | None, server: str) -> None:
     """Forget the memories NAMES, with their snapshots."""
+    if not names and not prefix:
+        raise click.UsageError("saw neither names nor --prefix; expected some")
     with connect(server) as client:
+        if prefix:
+            click.echo(f"{client.delete_memories(prefix)} memories are forgotten")
         for name in names:
             client.delete_memory(name)
             click.echo(f"{name} is forgotten")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import attractor
+from attractor_server.cli.items import items
 from attractor_server.cli.memories import COMMANDS, create, ls, show
 from attractor_server.cli.options import connect, server_option
 
@@ -35,6 +36,8 @@ memory.add_command(create)
 memory.add_command(show)
 
 memory.add_command(ls)
+
+memory.add_command(items)
 
 for command in COMMANDS:
     memory.add_command(command)

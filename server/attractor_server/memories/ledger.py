@@ -199,6 +199,8 @@ def digest_write(operation: str, values: Floats | None, items: Sequence[Item]) -
     for item in items:
         digest = zlib.crc32(b"%d %d " % (-1 if item.empty else len(item.payload), item.json), digest)
         digest = zlib.crc32(item.payload, zlib.crc32(item.id.encode(), digest))
+        if item.ttl_s:
+            digest = zlib.crc32(b"%r" % item.ttl_s, digest)
     return digest or 1
 
 

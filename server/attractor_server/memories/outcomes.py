@@ -32,6 +32,8 @@ class Erased:
 
     version: int
     patterns: int
+    items: int | None = None
+    """Items that it took away, of an erase that chose them; not known of a repeat"""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ class Deleted:
 
 @dataclass(frozen=True)
 class TaskDone:
-    """A task was carried out: what it made, or what it made of the memory, whose record may be of later by now."""
+    """A task was carried out: what it made, or what it made of the memory, whose record may be of later by now; or how
+    many items it touched.
+    """
 
-    made: StoredMemory | Snapshot | None = None
+    made: StoredMemory | Snapshot | int | None = None
 
 
 @dataclass(frozen=True)

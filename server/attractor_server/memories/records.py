@@ -26,6 +26,14 @@ class Item:
     """There is a payload, of no bytes"""
     json: bool = False
     """The payload is JSON in UTF-8"""
+    created_s: float = 0.0
+    """Time of the store; 0 where it was not noted"""
+    updated_s: float = 0.0
+    """Time of the last store that replaced it"""
+    expires_s: float | None = None
+    """When it is erased"""
+    ttl_s: float = 0.0
+    """In a store: seconds until it is erased; 0 for never"""
 
 
 NOTHING = Item()

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from attractor_server.memories.records import Call, Change, Done, Snapshot, StoredMemory, StoredPage, WriteAck
+from attractor_server.memories.items import ItemPart, ItemPlace, ItemQuery, KeptItem
+from attractor_server.memories.records import Call, Change, Done, Entry, Snapshot, StoredMemory, StoredPage, WriteAck
 
 LEFTOVER_PAGES = 4
 """Pages taken at a time from a memory that nobody reaches: others have the store in between"""
@@ -36,6 +37,27 @@ class MemoryStore(Protocol):
         Raises:
             NumberReused: another call had its number.
         """
+
+    def find_items(self, memory: int, ids: Sequence[str]) -> Sequence[KeptItem]:
+        """Return the items of a memory with these ids, in the order of storing."""
+
+    def find_places(self, memory: int, ids: Sequence[str]) -> Sequence[tuple[str, ItemPlace]]:
+        """Return the places of a memory's items with these ids, in the order of storing."""
+
+    def find_expired_pages(self, memory: int, now_s: float) -> Sequence[int]:
+        """Return the numbers of a memory's pages that have items whose time is over."""
+
+    def find_entries(self, memory: int, number: int, *, backwards: bool = False) -> tuple[int, Sequence[Entry]] | None:
+        """Return the first page with that number or a higher one, or going backwards a lower one, and its entries."""
+
+    def touch_items(self, memory: int, ids: Sequence[str], expires_s: float | None) -> Sequence[int]:
+        """Give the items with these ids another end, or none; return the pages that each of them is in."""
+
+    def list_items(self, memory: int, query: ItemQuery, after: ItemPlace | None) -> ItemPart:
+        """Return items that the query asks for behind that place; few, where more would take long."""
+
+    def count_items(self, memory: int) -> int:
+        """Return how many patterns and items without one a memory has."""
 
     def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
         """Forget a memory; return True if it is large, out of reach from now on, and to be shortened.

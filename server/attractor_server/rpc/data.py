@@ -17,6 +17,7 @@ from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.context import Context, get_access, get_facts
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.fellows import draw_session
+from attractor_server.rpc.item_requests import read_on_conflict
 from attractor_server.rpc.messages import read_items, read_kept
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
@@ -52,13 +53,15 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:  # noqa: D102, N802
         _check_number(request)
         asked = await self._read(Operation.STORE, request.memory, request.tensors, context)
-        self._shard.check_kept("items" if request.items else "")
+        on_conflict = read_on_conflict(request.on_conflict, "on_conflict")
+        self._shard.check_kept("items" if request.items else "on_conflict" if on_conflict != "append" else "")
         values = asked.patterns.values
         items = read_items(request.items, patterns=len(values), where="items")
         job = Job.store(
             asked.memory,
             values,
             items,
+            on_conflict=on_conflict,
             layout=asked.model.layout,
             deadline_s=_write_deadline_s(request, asked),
             origin=asked.origin,

@@ -48,11 +48,16 @@ def number_job(job: Job, access: Access, client_id: str, sequence: int) -> Outco
     memory = job.memory
     client = find_client(memory, access, client_id)
     ledger = memory.ledger(client)
-    digest = digest_write(job.operation.value, job.values, job.items)
+    digest = digest_write(_name_write(job), job.values, job.items)
     first = apply_once(ledger, sequence, digest, job.future, in_store=bool(memory.id))
     if first is None:
         job.number(client, sequence, digest, looks_back=sequence <= ledger.elsewhere)
     return first
+
+
+def _name_write(job: Job) -> str:
+    """Return what a write does beside its patterns."""
+    return job.operation.value if job.on_conflict == "append" else f"{job.operation.value} {job.on_conflict}"
 
 
 def read_call(request: Numbered, kind: str, memory: str, access: Access) -> Call | None:

@@ -1,13 +1,15 @@
 """Export of a memory as pieces, which a file keeps."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import numpy as np
 
+from attractor_proto.names import PAYLOAD_LIMIT_BYTES
 from attractor_proto.v1 import memory_copies_pb2 as pb
+from attractor_server.memories.items import LOOSE_PAGES
 from attractor_server.memories.memory import record_of
-from attractor_server.memories.records import StoredMemory, StoredPage
+from attractor_server.memories.records import Entry, StoredMemory, StoredPage
 from attractor_server.rpc.messages import encode_items, encode_memory
 from attractor_server.shard.directory import MemoryDirectory
 
@@ -24,11 +26,23 @@ async def read_pieces(memories: MemoryDirectory, name: str, stored: StoredMemory
     for row in stored.pages:
         for piece in _split_page(row.number, row.patterns, await _read_page(memories, stored.id, row.number)):
             yield _hash(piece, digest)
+    number = LOOSE_PAGES
+    while (shelf := await _read_shelf(memories, stored.id, number)) is not None:
+        number, entries = shelf
+        patterns = sum(len(entry.values) for entry in entries)
+        for piece in _split_page(number, patterns, StoredPage(image=None, entries=entries)):
+            yield _hash(piece, digest)
+        number += 1
     yield pb.Piece(tail=pb.Tail(sha256=digest.digest()))
 
 
 async def _read_page(memories: MemoryDirectory, memory: int, number: int) -> StoredPage:
     return await memories.ask(lambda store: store.page(memory, number, all_entries=True))
+
+
+async def _read_shelf(memories: MemoryDirectory, memory: int, number: int) -> tuple[int, Sequence[Entry]] | None:
+    """Return the first page with that number or a higher one, of items without a pattern."""
+    return await memories.ask(lambda store: store.find_entries(memory, number))
 
 
 def _split_page(number: int, patterns: int, page: StoredPage) -> Iterator[pb.Piece]:
@@ -37,7 +51,7 @@ def _split_page(number: int, patterns: int, page: StoredPage) -> Iterator[pb.Pie
     for start in range(0, len(weights), PIECE_BYTES):
         yield pb.Piece(weights=weights[start : start + PIECE_BYTES])
     for entry in page.entries:
-        rows = max(1, PIECE_BYTES // entry.values[0].nbytes)
+        rows = max(1, PIECE_BYTES // (entry.values[0].nbytes or PAYLOAD_LIMIT_BYTES))
         for start in range(0, len(entry.values), rows):
             part = slice(start, start + rows)
             vectors = np.ascontiguousarray(entry.values[part], "<f4").tobytes()

@@ -12,9 +12,10 @@ from attractor_proto.v1.memories_pb2 import Memory
 from attractor_server.errors import InvalidRequest, ModelGone, SettingsError, quote
 from attractor_server.identity.access import Access
 from attractor_server.identity.grants import Role
+from attractor_server.memories.items import LOOSE_PAGES, SHELF_ITEMS
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.names import check_name
-from attractor_server.memories.records import Call, Change, Entry, Image, StoredMemory
+from attractor_server.memories.records import Call, Change, Entry, Floats, Image, StoredMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.rpc.codec import Patterns
@@ -164,6 +165,9 @@ class Importing:
         _expect(page.number > self._last, "piece.page.number", f"saw {page.number}", f"more than {self._last}")
         _check_number(page.number, "piece.page.number")
         _check_number(page.patterns, "piece.page.patterns")
+        if page.number >= LOOSE_PAGES:
+            self._open_shelf(page)
+            return
         self._pages += 1
         settings = _read_head_settings(self._head_.memory, self._model)
         _expect(
@@ -182,6 +186,17 @@ class Importing:
         seen = f"saw {page.weights_bytes}"
         _expect(page.weights_bytes in expected, "piece.page.weights_bytes", seen, f"one of {expected}")
         self._check_version(page.version, "piece.page.version")
+        self._page, self._last = _Open(page), page.number
+
+    def _open_shelf(self, page: pb.PagePiece) -> None:
+        """Take a page of items without a pattern."""
+        _expect(
+            page.patterns <= SHELF_ITEMS,
+            "piece.page.patterns",
+            f"saw {page.patterns}",
+            f"at most {SHELF_ITEMS} of them",
+        )
+        _expect(page.weights_bytes == 0, "piece.page.weights_bytes", f"saw {page.weights_bytes}", "0 of such a page")
         self._page, self._last = _Open(page), page.number
 
     def _check_length(self, piece: pb.Piece) -> None:
@@ -207,14 +222,14 @@ class Importing:
         if piece.WhichOneof("part") == "weights":
             page.weights += piece.weights
             return
-        part, size = piece.entry, model.layout.size
-        length = len(part.vectors)
-        _expect(
-            length > 0 and length % (4 * size) == 0, "piece.entry.vectors", f"saw {length} bytes", f"{4 * size} each"
-        )
-        values = np.frombuffer(part.vectors, "<f4").reshape(-1, size)
-        check_values(model.layout, Patterns(values, None), where="piece.entry.vectors")
-        items = read_items(part.items, patterns=len(values), where="piece.entry.items")
+        part = piece.entry
+        if page.head.number >= LOOSE_PAGES:
+            _expect(not part.vectors, "piece.entry.vectors", f"saw {len(part.vectors)} bytes", "none of such a page")
+            _expect(bool(part.items), "piece.entry.items", "saw none", "some")
+            values = np.zeros((len(part.items), 0), np.float32)
+        else:
+            values = _read_vectors(part.vectors, model)
+        items = read_items(part.items, patterns=len(values), where="piece.entry.items", timed=True)
         self._check_version(part.version, "piece.entry.version")
         _expect(
             0 < part.written <= part.version,
@@ -258,7 +273,7 @@ class Importing:
             entries=entries,
             images=[image] if page.weights else [],
         )
-        self._patterns += head.patterns
+        self._patterns += head.patterns if head.number < LOOSE_PAGES else 0
         await self._shard.memories.ask(lambda store: store.add_pages(change))
         held_bytes, self._held_bytes = self._held_bytes, 0
         self._account.give(held_bytes)
@@ -266,6 +281,19 @@ class Importing:
     def _check_version(self, version: int, where: str) -> None:
         last = self._head_.memory.version
         _expect(version <= last, where, f"saw {version}", f"at most {last}, the memory's own")
+
+
+def _read_vectors(vectors: bytes, model: ModelCard) -> Floats:
+    """Return the patterns of a piece.
+
+    Raises:
+        InvalidRequest: they are none of the model.
+    """
+    length, each = len(vectors), 4 * model.layout.size
+    _expect(length > 0 and length % each == 0, "piece.entry.vectors", f"saw {length} bytes", f"{each} each")
+    values = np.frombuffer(vectors, "<f4").reshape(-1, model.layout.size)
+    check_values(model.layout, Patterns(values, None), where="piece.entry.vectors")
+    return values
 
 
 def _join(pieces: Sequence[Entry]) -> Entry:

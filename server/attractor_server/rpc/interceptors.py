@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
-from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
+from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2, memory_items_pb2
 from attractor_server.errors import InvalidRequest, ServerError, forget_frames
 from attractor_server.identity.access import Access
 from attractor_server.identity.audit import record_end
@@ -29,7 +29,7 @@ Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 _REQUESTS: dict[str, type[Message]] = {
     f"/{service.full_name}/{method.name}": GetMessageClass(method.input_type)
-    for file in (memories_pb2, memory_copies_pb2, memory_data_pb2)
+    for file in (memories_pb2, memory_copies_pb2, memory_data_pb2, memory_items_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

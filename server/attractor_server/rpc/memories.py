@@ -2,8 +2,9 @@
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import ParseDict
@@ -13,8 +14,10 @@ from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
 from attractor_server.errors import CannotScale, Draining, InvalidRequest, MemoryNotFound
 from attractor_server.fields import Field
+from attractor_server.identity.access import Access
+from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
-from attractor_server.memories.records import NewMemory
+from attractor_server.memories.records import Call, NewMemory
 from attractor_server.memories.settings import MemorySettings, Metric
 from attractor_server.rpc.context import Context, get_access, is_forwarded
 from attractor_server.rpc.dedup import read_call
@@ -22,13 +25,18 @@ from attractor_server.rpc.listing import list_readable
 from attractor_server.rpc.messages import encode_memory, read_settings
 from attractor_server.rpc.peers import Peers, owner_answers, unreachable_error
 from attractor_server.rpc.validation import check_no_nul
-from attractor_server.scheduling.jobs import Job
+from attractor_server.scheduling.jobs import Job, Origin
 from attractor_server.shard.shard import Shard
 from attractor_server.sharding.slots import GROUPS
 
 PAGE_SIZE = 100
 
 PAGE_SIZE_LIMIT = 1000
+
+DELETED_TOGETHER = 64
+"""Memories with one prefix"""
+
+AnswerType = TypeVar("AnswerType")
 
 
 class MemoriesServicer(rpc.MemoriesServicer):
@@ -63,21 +71,65 @@ class MemoriesServicer(rpc.MemoriesServicer):
 
     @owner_answers(rpc.MemoriesStub)
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
-        memories, name = self._shard.memories, request.name
-        call = read_call(request, "Delete", name, get_access(context))
+        name, call = request.name, read_call(request, "Delete", request.name, get_access(context))
         origin = await self._peers.fellows.read_origin(context)
         try:
-            record = await memories.remove(name)
+            await self._delete(name, call, origin)
         except MemoryNotFound:
-            if call is None or not self._shard.durable or not await memories.ask(lambda store: store.find_call(call)):
+            if call is None or not self._shard.durable:
                 raise
-            return pb.DeleteResponse()
+            if not await self._shard.memories.ask(lambda store: store.find_call(call)):
+                raise
+        return pb.DeleteResponse()
+
+    async def DeletePrefix(  # noqa: D102, N802
+        self, request: pb.DeletePrefixRequest, context: Context
+    ) -> pb.DeletePrefixResponse:
+        if not request.prefix:
+            raise InvalidRequest.of("prefix", "saw ''; expected at least one character: it is that of all memories")
+        check_no_nul(request.prefix, "prefix")
+        access = get_access(context)
+        read_call(request, "DeletePrefix", request.prefix, access)  # or refuse it before anything is done
+        origin = await self._peers.fellows.read_origin(context)
+        deleted = await self._delete_own(request, origin, access)
+        if not is_forwarded(context):
+            metadata = await self._peers.fellows.make_metadata(origin, access.principal)
+            answers = await self._ask_others(
+                lambda stub: stub.DeletePrefix(request, timeout=context.time_remaining(), metadata=metadata)
+            )
+            deleted += sum(answer.deleted for answer in answers)
+        return pb.DeletePrefixResponse(deleted=deleted)
+
+    async def _delete_own(self, request: pb.DeletePrefixRequest, origin: Origin, access: Access) -> int:
+        """Delete the memories of this shard that have the prefix, and that the caller may delete; return how many."""
+        deleted, after = 0, ""
+        while True:
+            page = await self._shard.memories.list_page(prefix=request.prefix, after=after, size=DELETED_TOGETHER)
+            here = [record.name for record in page if self._shard.owner(record.name) is None]
+            names = [name for name in here if access.may(name, Role.WRITE)]
+            calls = [self._delete(name, read_call(request, "DeletePrefix", name, access), origin) for name in names]
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            for error in ends:
+                if isinstance(error, BaseException) and not isinstance(error, MemoryNotFound):
+                    raise error
+            deleted += ends.count(None)
+            if len(page) < DELETED_TOGETHER:
+                return deleted
+            after = page[-1].name
+
+    async def _delete(self, name: str, call: Call | None, origin: Origin) -> None:
+        """Delete a memory of this shard.
+
+        Raises:
+            MemoryNotFound: there is none.
+        """
+        memories = self._shard.memories
+        record = await memories.remove(name)
         self._shard.check_here(record)
         job = Job.delete(record, call=call, origin=origin)
         job.future.add_done_callback(lambda _: memories.finish_removal(name))
         self._shard.batcher.add(job)  # a caller that goes away now must not leave the place in the bank taken
         await asyncio.shield(job.future)
-        return pb.DeleteResponse()
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:  # noqa: D102, N802
         if request.page_size > PAGE_SIZE_LIMIT:
@@ -92,19 +144,27 @@ class MemoriesServicer(rpc.MemoriesServicer):
         pages = [[encode_memory(record) for record in records]]
         more = False
         if not (is_forwarded(context) or self._shard.durable):  # else the store has told of all
-            answers = await self._ask_others(request, context)
+            fellows = self._peers.fellows
+            metadata = await fellows.make_metadata(await fellows.read_origin(context), access.principal)
+            answers = await self._ask_others(
+                lambda stub: stub.List(request, timeout=context.time_remaining(), metadata=metadata)
+            )
             pages += [list(answer.memories) for answer in answers]
             more = any(answer.next_page_token for answer in answers)
         merged = list(heapq.merge(*pages, key=lambda memory: memory.name))
         token = merged[size - 1].name if more or len(merged) > size else ""
         return pb.ListResponse(memories=merged[:size], next_page_token=token)
 
-    async def _ask_others(self, request: pb.ListRequest, context: Context) -> Sequence[pb.ListResponse]:
+    async def _ask_others(
+        self, ask: "Callable[[rpc.MemoriesAsyncStub], aio.UnaryUnaryCall[Any, AnswerType]]"
+    ) -> Sequence[AnswerType]:
+        """Return the answers of all other shards to a call that is made to each.
+
+        Raises:
+            OwnerUnreachable: one of them does not answer.
+        """
         peers = [peer for number, peer in enumerate(self._shard.topology.shards) if number != self._shard.number]
-        stubs = [rpc.MemoriesStub(self._peers.channel(peer)) for peer in peers]
-        fellows = self._peers.fellows
-        metadata = await fellows.make_metadata(await fellows.read_origin(context), get_access(context).principal)
-        calls = [stub.List(request, timeout=context.time_remaining(), metadata=metadata) for stub in stubs]
+        calls = [ask(rpc.MemoriesStub(self._peers.channel(peer))) for peer in peers]
         answers = []
         try:
             for peer, call in zip(peers, calls, strict=True):

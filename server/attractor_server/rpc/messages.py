@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from google.protobuf import timestamp_pb2
 
@@ -172,8 +172,8 @@ NESTING = 900
 """Levels of lists and objects in a payload of JSON, at most: Python's reader takes about 970"""
 
 
-def read_items(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Sequence[Item]:
-    """Return one item for each pattern; nothing where none carries anything.
+def read_items(messages: Sequence[pb.Item], *, patterns: int, where: str, timed: bool = False) -> Sequence[Item]:
+    """Return one item for each pattern; nothing where none carries anything. Those from a file are `timed`.
 
     Raises:
         InvalidRequest: naming the item, the value seen and the value expected.
@@ -182,7 +182,7 @@ def read_items(messages: Sequence[pb.Item], *, patterns: int, where: str) -> Seq
         return ()
     if len(messages) != patterns:
         raise InvalidRequest.of(where, f"saw {len(messages)} items; expected none, or {patterns}, one for each pattern")
-    return [_read_item(message, f"{where}[{place}]") for place, message in enumerate(messages)]
+    return [_read_item(message, f"{where}[{place}]", timed=timed) for place, message in enumerate(messages)]
 
 
 def encode_items(items: Iterable[Item]) -> Iterable[pb.Item]:
@@ -194,10 +194,15 @@ def _encode_item(item: Item) -> pb.Item:
     message = pb.Item(id=item.id, json=item.json)
     if item.payload or item.empty:
         message.payload = item.payload
+    if item.created_s:
+        message.created.CopyFrom(encode_timestamp(item.created_s))
+        message.updated.CopyFrom(encode_timestamp(item.updated_s))
+    if item.expires_s is not None:
+        message.expires.CopyFrom(encode_timestamp(item.expires_s))
     return message
 
 
-def _read_item(message: pb.Item, where: str) -> Item:
+def _read_item(message: pb.Item, where: str, *, timed: bool) -> Item:
     if len(message.id) > ITEM_ID_LIMIT:
         raise InvalidRequest.of(f"{where}.id", f"saw {len(message.id)} characters; expected at most {ITEM_ID_LIMIT}")
     if len(message.payload) > PAYLOAD_LIMIT_BYTES:
@@ -205,10 +210,46 @@ def _read_item(message: pb.Item, where: str) -> Item:
         raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected at most {PAYLOAD_LIMIT_BYTES}")
     if message.json:
         _check_json(message.payload, where)
+    if not 0 <= message.ttl_s <= TTL_LIMIT_S:
+        expected = f"expected seconds, at most {TTL_LIMIT_S:g}, or 0 (it stays)"
+        raise InvalidRequest.of(f"{where}.ttl_s", f"saw {message.ttl_s:g}; {expected}")
+    times = _read_times(message, where, timed=timed)
     empty = message.HasField("payload") and not message.payload
-    if not (message.id or message.payload or message.json or empty):
+    if not (message.id or message.payload or message.json or message.ttl_s or empty or times):
         return NOTHING
-    return Item(id=message.id, payload=message.payload, json=message.json, empty=empty)
+    return Item(
+        id=message.id,
+        payload=message.payload,
+        json=message.json,
+        empty=empty,
+        ttl_s=0.0 if timed else message.ttl_s,
+        **times,
+    )
+
+
+class _Times(TypedDict, total=False):
+    created_s: float
+    updated_s: float
+    expires_s: float
+
+
+def _read_times(message: pb.Item, where: str, *, timed: bool) -> _Times:
+    """Return the times of an item that comes from a file; in a store there are none.
+
+    Raises:
+        InvalidRequest: naming the field.
+    """
+    given = [name for name in ("created", "updated", "expires") if message.HasField(name)]
+    if given and not timed:
+        raise InvalidRequest.of(f"{where}.{given[0]}", "saw a time; expected none: the server sets it (see ttl_s)")
+    times = _Times()
+    if message.HasField("created"):
+        times["created_s"] = times["updated_s"] = message.created.ToMicroseconds() / 1e6
+    if message.HasField("updated"):
+        times["updated_s"] = message.updated.ToMicroseconds() / 1e6
+    if message.HasField("expires"):
+        times["expires_s"] = message.expires.ToMicroseconds() / 1e6
+    return times
 
 
 def _check_json(payload: bytes, where: str) -> None:
@@ -224,6 +265,17 @@ def _check_json(payload: bytes, where: str) -> None:
         raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected JSON") from None
     if payload.count(b"[") + payload.count(b"{") > NESTING and _measure_depth(text) > NESTING:
         raise _too_deep_error(where)
+
+
+def read_json(content: bytes) -> tuple[Any, int]:
+    """Return a value of JSON, and how deeply it is nested.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8.
+        RecursionError: it is nested more deeply than can be read.
+    """
+    text = content.decode()
+    return _JSON.decode(text), _measure_depth(text)
 
 
 def _too_deep_error(where: str) -> InvalidRequest:

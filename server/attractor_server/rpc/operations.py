@@ -15,6 +15,7 @@ from attractor_server.fields import Layout
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
+from attractor_server.rpc.item_requests import read_on_conflict
 from attractor_server.rpc.messages import read_kept
 from attractor_server.rpc.validation import check_matches
 from attractor_server.scheduling.jobs import Job, Operation
@@ -117,6 +118,10 @@ def encode_recognitions(
     yield pb.SessionResponse(recognized=frame)
 
 
+def _store_options(frame: pb.StoreFrame, model: ModelCard) -> Mapping[str, Any]:
+    return {"on_conflict": read_on_conflict(frame.on_conflict, "store.on_conflict")}
+
+
 def _query_options(frame: pb.QueryFrame, model: ModelCard) -> Mapping[str, Any]:
     return {
         "steps": frame.steps or model.steps,
@@ -132,7 +137,7 @@ def _measure_recall(recalled: Recalled) -> int:
     size_bytes = recalled.values.nbytes + SMALL_BYTES * len(recalled.values)
     if (matches := recalled.matches) is not None:
         size_bytes += matches.values.nbytes
-        size_bytes += sum(len(item.payload) + 4 * len(item.id) + 16 for item in matches.items)
+        size_bytes += sum(len(item.payload) + 4 * len(item.id) + 64 for item in matches.items)
     return size_bytes
 
 
@@ -149,8 +154,10 @@ OPERATIONS = (
         outcome=Stored,
         make_job=Job.store,
         encode=encode_stores,
+        per_frame=("on_conflict",),
         per_request=("sequences",),
         per_pattern=("items",),
+        options=_store_options,
     ),
     WireOperation(
         operation=Operation.ERASE,

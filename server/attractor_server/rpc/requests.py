@@ -48,8 +48,16 @@ class RequestFrame:
     matches: int = 0
     recall: memories_pb2.Recall.ValueType = memories_pb2.RECALL_UNSPECIFIED
     items: Sequence[memories_pb2.Item] = ()
+    on_conflict: pb.OnConflict.ValueType = pb.ON_CONFLICT_UNSPECIFIED
     origin: Origin | None = None
     """Session that it came by; None where another shard passed it on"""
+
+    @property
+    def needs_kept(self) -> str:
+        """The field by which it asks for patterns that are kept; empty for none."""
+        if self.items or self.match:
+            return "items" if self.items else "match"
+        return "on_conflict" if self.on_conflict > pb.ON_CONFLICT_APPEND else ""
 
     def split_rows(self, patterns_limit: int) -> list[slice]:
         """Return the rows of each request.
@@ -130,7 +138,7 @@ def make_jobs(
     where, partial = f"{ask.where}.tensors", ask.wire.partial
     try:
         shard.check(ask.operation, model, pull=ask.pull_known)
-        shard.check_kept("items" if ask.items else "match" if ask.match else "")
+        shard.check_kept(ask.needs_kept)
         items = ask.check_items(rows)
         patterns = codec.decode(model.layout, ask.columns.tensors, rows=rows, where=where, partial=partial)
         wrong = _find_invalid(model.layout, patterns, asked, where=where, partial=partial)

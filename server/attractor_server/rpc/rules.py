@@ -62,11 +62,18 @@ RULES: Final[Mapping[str, Rule]] = {
     "/attractor.v1.Memories/Get": _memory(Role.READ, logged=False),
     "/attractor.v1.Memories/List": _ANYBODY,  # `listing.py` leaves out what the caller may not read
     "/attractor.v1.Memories/Delete": _memory(Role.WRITE),
+    "/attractor.v1.Memories/DeletePrefix": Rule(logged=True),  # it leaves what the caller may not delete
     "/attractor.v1.MemoryData/Session": _STREAMED,
     "/attractor.v1.MemoryData/Store": _data(Role.WRITE),
     "/attractor.v1.MemoryData/Query": _data(Role.READ),
     "/attractor.v1.MemoryData/Recognize": _data(Role.READ),
     "/attractor.v1.MemoryData/Erase": _data(Role.WRITE),
+    "/attractor.v1.Items/Get": _memory(Role.READ, logged=False),
+    "/attractor.v1.Items/List": _memory(Role.READ, logged=False),
+    "/attractor.v1.Items/Count": _memory(Role.READ, logged=False),
+    "/attractor.v1.Items/Erase": _memory(Role.WRITE),
+    "/attractor.v1.Items/Put": _memory(Role.WRITE, logged=False),
+    "/attractor.v1.Items/Touch": _memory(Role.WRITE, logged=False),
     "/attractor.v1.Copies/Fork": _memory(Role.READ, target=Role.WRITE),
     "/attractor.v1.Copies/TakeSnapshot": _memory(Role.WRITE),
     "/attractor.v1.Copies/ListSnapshots": _memory(Role.READ, logged=False),

@@ -15,6 +15,8 @@ from attractor_proto.v1 import (
     memory_copies_pb2_grpc,
     memory_data_pb2,
     memory_data_pb2_grpc,
+    memory_items_pb2,
+    memory_items_pb2_grpc,
 )
 from attractor_server.errors import SettingsError
 from attractor_server.hosts import join_port
@@ -23,6 +25,7 @@ from attractor_server.rpc.data import MemoryDataServicer
 from attractor_server.rpc.fellows import Fellows
 from attractor_server.rpc.gate import Gate
 from attractor_server.rpc.interceptors import CallInterceptor
+from attractor_server.rpc.items import ItemsServicer
 from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.mixed_port import MixedPort
 from attractor_server.rpc.peers import Peers
@@ -35,6 +38,7 @@ SERVICES = (
     *(service.full_name for service in memories_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in memory_copies_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in memory_data_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in memory_items_pb2.DESCRIPTOR.services_by_name.values()),
 )
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -175,6 +179,7 @@ def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.
     memory_data_pb2_grpc.add_MemoryDataServicer_to_server(MemoryDataServicer(shard, peers), server)
     memories_pb2_grpc.add_MemoriesServicer_to_server(MemoriesServicer(shard, peers), server)
     memory_copies_pb2_grpc.add_CopiesServicer_to_server(CopiesServicer(shard, peers), server)
+    memory_items_pb2_grpc.add_ItemsServicer_to_server(ItemsServicer(shard, peers), server)
     memories_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(shard), server)
     memories_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(shard), server)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

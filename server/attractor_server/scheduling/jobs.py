@@ -8,6 +8,7 @@ from typing import Self, TypeAlias
 
 from attractor_server.errors import Cancelled, ServerError
 from attractor_server.fields import Layout
+from attractor_server.memories.items import ByFilter, ByIds, ItemChoice, OnConflict
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Booleans, Floats, Outcome, OutcomeFuture
 from attractor_server.memories.records import Call, Item
@@ -25,6 +26,10 @@ COMPARED = 1024
 
 SCORED = 128
 """Kept patterns that take part in a pattern's answer in that time, about"""
+SCANNED = 1 << 20
+"""Cost of looking at all payloads of a memory, which is done in parts however few they are thought to be"""
+REWRITTEN = 8
+"""Patterns of a page that are written anew in the time in which a pattern is read, about"""
 
 
 class Operation(Enum):
@@ -71,7 +76,11 @@ class Job:
     kept: bool | None = None
     """Whether kept patterns take part in the answer; None: as the memory is set"""
     items: Sequence[Item] = ()
-    """Items of a store's patterns, one for each; empty where none carries anything"""
+    """Items of a store's patterns, one for each; empty where none carries anything. Of an edit those that it puts"""
+    on_conflict: OnConflict = "append"
+    """Treatment of a store's patterns whose id the memory has already"""
+    chosen: ItemChoice | None = None
+    """Items that an erase without patterns takes away"""
     deadline_s: float | None = None
     """On the event loop's clock"""
     client_id: str = ""
@@ -124,6 +133,7 @@ class Job:
         values: Floats,
         items: Sequence[Item] = (),
         *,
+        on_conflict: OnConflict = "append",
         layout: Layout | None = None,
         deadline_s: float | None = None,
         origin: Origin | None = None,
@@ -135,6 +145,7 @@ class Job:
             future=asyncio.get_running_loop().create_future(),
             values=values,
             items=items,
+            on_conflict=on_conflict,
             layout=layout,
             deadline_s=deadline_s,
             origin=origin,
@@ -158,6 +169,29 @@ class Job:
             values=values,
             layout=layout,
             deadline_s=deadline_s,
+            origin=origin,
+        )
+
+    @classmethod
+    def edit_items(  # noqa: PLR0913 - each a part of the request
+        cls,
+        memory: MemoryRecord,
+        chosen: ItemChoice | None,
+        put: Sequence[Item] = (),
+        *,
+        on_conflict: OnConflict = "append",
+        call: Call | None = None,
+        origin: Origin | None = None,
+    ) -> Self:
+        """Return a job that erases the chosen items, and puts others that have no pattern."""
+        return cls(
+            operation=Operation.ERASE,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            chosen=chosen,
+            items=put,
+            on_conflict=on_conflict,
+            call=call,
             origin=origin,
         )
 
@@ -276,6 +310,12 @@ class Job:
     def cost(self) -> int:
         """Time at its turn, in patterns that are read from one page, about: all pages are asked first."""
         pages = len(self.memory.pages)
+        if isinstance(self.chosen, ByFilter):
+            return SCANNED
+        if isinstance(self.chosen, ByIds):
+            return len(self.chosen.ids) * max(1, self.memory.settings.page_patterns // REWRITTEN)
+        if self.on_conflict == "replace":
+            return self.weight * max(1, self.memory.settings.page_patterns // REWRITTEN)
         if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
             return self.weight
         searches = self.matches or self.operation is Operation.ERASE
@@ -291,7 +331,10 @@ class Job:
         if not self._program or self._program_of is not digest:
             kind = self.operation.value  # whose hash is at hand, where that of a member is computed in Python
             steps = 0 if self.own_steps else self.steps
-            self._program, self._program_of = (kind, digest, steps, self.trajectory, self.pull), digest
+            self._program, self._program_of = (
+                (kind, digest, steps, self.trajectory, self.pull, self.on_conflict),
+                digest,
+            )
         return self._program
 
     def number(self, client_id: str, sequence: int, digest: int, *, looks_back: bool) -> None:

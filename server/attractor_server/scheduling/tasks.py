@@ -1,5 +1,6 @@
 """Tasks on memories as the backend store has them: forks, snapshots, and writing anew."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -48,5 +49,13 @@ class Rebuild:
     metric: Metric
 
 
-Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild
+@dataclass(frozen=True)
+class Touch:
+    """Give the items with these ids another end, or none."""
+
+    ids: Sequence[str]
+    expires_s: float | None
+
+
+Task: TypeAlias = Fork | TakeSnapshot | ForgetSnapshot | Restore | Rebuild | Touch
 """Task on a memory as the backend store has it"""

@@ -183,6 +183,12 @@ class MemoryDirectory:
             return self._catalog.find_expired(now_s=time.time(), size=size)
         return await anyio.to_thread.run_sync(lambda: store.find_expired(size=size), limiter=self._threads)
 
+    async def find_with_expired_items(self, *, size: int = EXPIRED_AT_A_TIME) -> Sequence[str]:
+        """Return the names of up to `size` memories that have items whose time is over, of all shards."""
+        if (store := self._store) is None:
+            return []
+        return await anyio.to_thread.run_sync(lambda: store.find_with_expired(size=size), limiter=self._threads)
+
     def forget(self, record: MemoryRecord) -> None:
         """Take out a memory that was deleted since its time was over."""
         if self._catalog.find(record.name) is record:

@@ -5,12 +5,15 @@ import time
 from collections.abc import Sequence
 
 from attractor_server.errors import StoreDamaged
-from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory, StoredPage, WriteAck
+from attractor_server.memories.items import ItemPart, ItemPlace, ItemQuery, KeptItem
+from attractor_server.memories.records import Call, Done, Entry, Snapshot, StoredMemory, StoredPage, WriteAck
 from attractor_server.recorder import SILENT, Recorder
+from attractor_server.storage import item_reader
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.database import Store
 from attractor_server.storage.offload import load_image
 from attractor_server.storage.tables import calls as call_rows
+from attractor_server.storage.tables import items as item_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
@@ -104,6 +107,39 @@ class SqlMemoryReader:
         """
         with self._store.read() as cursor:
             return snapshot_rows.load(cursor, name, tag)
+
+    def find_items(self, memory: int, ids: Sequence[str]) -> Sequence[KeptItem]:
+        """Return the items of a memory with these ids, in the order of storing."""
+        return item_reader.find_items(self._store, memory, ids)
+
+    def find_places(self, memory: int, ids: Sequence[str]) -> Sequence[tuple[str, ItemPlace]]:
+        """Return the places of a memory's items with these ids, in the order of storing."""
+        with self._store.read() as cursor:
+            return item_rows.find(cursor, memory, ids)
+
+    def find_expired_pages(self, memory: int, now_s: float) -> Sequence[int]:
+        """Return the numbers of a memory's pages that have items whose time is over."""
+        with self._store.read() as cursor:
+            return item_rows.find_expired_pages(cursor, memory, now_s)
+
+    def find_with_expired(self, *, size: int) -> Sequence[str]:
+        """Return the names of up to `size` memories that have items whose time is over."""
+        with self._store.read() as cursor:
+            return item_rows.find_with_expired(cursor, now_s=time.time(), size=size)
+
+    def find_entries(self, memory: int, number: int, *, backwards: bool = False) -> tuple[int, Sequence[Entry]] | None:
+        """Return the first page with that number or a higher one, or going backwards a lower one, and its entries."""
+        with self._store.read() as cursor:
+            return page_rows.next_entries(cursor, memory, number, backwards=backwards)
+
+    def list_items(self, memory: int, query: ItemQuery, after: ItemPlace | None) -> ItemPart:
+        """Return items that the query asks for behind that place; few, where more would take long."""
+        return item_reader.list_items(self._store, memory, query, after)
+
+    def count_items(self, memory: int) -> int:
+        """Return how many patterns and items without one a memory has."""
+        with self._store.read() as cursor:
+            return page_rows.count_all(cursor, memory)
 
     def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
         self._recorder.record_damaged_image()

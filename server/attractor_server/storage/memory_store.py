@@ -263,7 +263,14 @@ class SqlMemoryStore(SqlMemoryReader):
                 page_rows.apply(cursor, there)
                 import_rows.give(cursor, change.memory, draft, dropped=change.dropped)
                 call_rows.save_acks(cursor, there)
+                call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)
             import_rows.abandon(cursor, draft, now_s=now_s)
+
+    def touch_items(self, memory: int, ids: Sequence[str], expires_s: float | None) -> Sequence[int]:
+        """Give the items with these ids another end, or none; return the pages that each of them is in."""
+        with self._change(memories=[memory]) as cursor:
+            memory_rows.renew(cursor, memory, now_s=time.time())
+            return page_rows.touch(cursor, memory, ids, expires_s)
 
     def abandon(self, draft: int) -> None:
         """Leave a draft to be forgotten by and by."""

@@ -4,7 +4,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import apsw
 
@@ -12,6 +12,7 @@ from attractor_server.memories.memory import KNOWN_CLIENTS
 from attractor_server.memories.records import checksum
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.database import Cursor
+from attractor_server.storage.tables import items as item_rows
 
 FORMAT = 5
 
@@ -34,7 +35,8 @@ CREATE TABLE memories (
     patterns {integer} NOT NULL DEFAULT 0,
     parent {integer} REFERENCES memories ON DELETE CASCADE, -- of a snapshot: its memory
     origin {integer}, -- of a fork: the memory, or snapshot, that it was made of
-    origin_version {integer}
+    origin_version {integer},
+    family {integer} -- a number that all memories have which may share contents; NULL: its own id
 ){strict};
 CREATE INDEX snapshots ON memories (parent) WHERE parent IS NOT NULL;
 CREATE INDEX models ON memories (model_digest); -- those in use are found without a look at each memory
@@ -79,6 +81,8 @@ CREATE TABLE entries (
     PRIMARY KEY (content, version)
 ){strict};
 
+{items}
+
 -- What each client was told about its numbered stores and erases.
 CREATE TABLE answers (
     memory {integer} NOT NULL REFERENCES memories ON DELETE CASCADE,
@@ -106,6 +110,22 @@ INSERT INTO groups SELECT number, '', 0, 0 FROM numbers;
 -- How many commits there were.
 CREATE TABLE counters (name TEXT PRIMARY KEY, value {integer} NOT NULL){clustered};
 INSERT INTO counters VALUES ('commits', 0);
+"""
+
+_ITEMS = """
+-- Where entries have patterns with an id, or with a time when they are forgotten. Derived from the entries.
+CREATE TABLE items (
+    content {integer} NOT NULL,
+    version {integer} NOT NULL, -- of the entry
+    place {integer} NOT NULL, -- in it
+    family {integer} NOT NULL, -- of the memories that have the content
+    id {text} NOT NULL,
+    expires_s {real},
+    PRIMARY KEY (content, version, place),
+    FOREIGN KEY (content, version) REFERENCES entries ON DELETE CASCADE
+){clustered};
+CREATE INDEX items_by_id ON items (family, id);
+CREATE INDEX expiring_items ON items (expires_s) WHERE expires_s IS NOT NULL;
 """
 
 _CALLS = """
@@ -171,7 +191,9 @@ DROP TABLE places;
 
 def tables(words: Mapping[str, str]) -> str:
     """Return the statements that make the newest tables, with a database's words for the types."""
-    return _TABLES.format_map({**words, "last_group": GROUPS - 1, "calls": _CALLS.format_map(words)})
+    return _TABLES.format_map(
+        {**words, "last_group": GROUPS - 1, "calls": _CALLS.format_map(words), "items": _ITEMS.format_map(words)}
+    )
 
 
 def bring_up(cursor: Cursor, found: int, words: Mapping[str, str], *, now_s: float) -> None:
@@ -182,6 +204,21 @@ def bring_up(cursor: Cursor, found: int, words: Mapping[str, str], *, now_s: flo
         cursor.execute("ALTER TABLE memories ADD COLUMN metric TEXT NOT NULL DEFAULT 'model'")
     if found <= 4:
         cursor.execute("ALTER TABLE memories ADD COLUMN recall TEXT NOT NULL DEFAULT 'posterior'")
+        for step in _FROM_FORMAT_4:
+            step(cursor, words)
+
+
+def _add_items(cursor: Cursor, words: Mapping[str, str]) -> None:
+    """Add the table of items, filled from the entries, and the families of memories that share contents."""
+    for statement in statements(_ITEMS.format_map(words)):
+        cursor.execute(statement)
+    cursor.execute("ALTER TABLE memories ADD COLUMN family {integer}".format_map(words))
+    item_rows.find_families(cursor)
+    item_rows.index_entries(cursor)
+
+
+_FROM_FORMAT_4: Sequence[Callable[[Cursor, Mapping[str, str]], None]] = (_add_items,)
+"""Steps from format 4 to format 5"""
 
 
 def _leave_format_2(cursor: Cursor, words: Mapping[str, str], *, now_s: float) -> None:

@@ -8,6 +8,7 @@ import apsw
 import msgpack
 
 from attractor_server.errors import SettingsError, StoreDamaged, StoreFailed
+from attractor_server.memories.items import LOOSE_PAGES
 from attractor_server.memories.records import PageRow, StoredMemory, StoredPage, checksum
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.storage.artifacts import Artifacts
@@ -15,6 +16,7 @@ from attractor_server.storage.backends.base import Fault, View
 from attractor_server.storage.database import Cursor
 from attractor_server.storage.offload import find_orphans, load_image
 from attractor_server.storage.tables import contents as content_rows
+from attractor_server.storage.tables import items as item_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
 
@@ -76,8 +78,9 @@ def load_pages(cursor: Cursor, artifacts: Artifacts | None) -> Iterator[Found]:
 
 
 _MEMORIES = (
-    "SELECT id, name, version, patterns, write, when_full, page_patterns, retain, metric, recall, ttl_s, "
-    "(SELECT coalesce(sum(patterns), 0) FROM pages WHERE memory = memories.id), "
+    "SELECT id, name, version, patterns, write, when_full, page_patterns, retain, metric, recall, ttl_s, "  # noqa: S608  # a number
+    "(SELECT coalesce(sum(patterns), 0) FROM pages WHERE memory = memories.id AND number < "
+    f"{LOOSE_PAGES}), "
     "(SELECT coalesce(max(version), 0) FROM answers WHERE memory = memories.id), "
     "(SELECT name FROM memories m WHERE m.id = memories.parent) FROM memories WHERE id > ? ORDER BY id LIMIT ?"
 )
@@ -163,6 +166,7 @@ def _check_contents(
         if places and version > last:
             yield Fault(where, f"its image is of version {version}, and its memory at {last}")
     held = behind = 0
+    named: list[tuple[Any, ...]] | None = []
     for row in cursor.execute(_ENTRIES, (content,)).fetchall():
         seen["entries"] += 1
         version, patterns = row[0], row[2]
@@ -170,8 +174,15 @@ def _check_contents(
         behind += patterns if version > image else 0
         if fault := _check_entry(content, row):
             yield Fault(where, f"version {version}: {fault}")
+            named = None
+        elif named is not None:
+            named += [(version, *one) for one in item_rows.describe(content_rows.unpack_items(row[4]))]
         if places and version > last:
             yield Fault(where, f"it has an entry of version {version}, and its memory is at {last}")
+    if named is not None and named != [tuple(row) for row in cursor.execute(_ITEMS, (content,)).fetchall()]:
+        yield Fault(where, "its items are not found by the ids and times that they have")
+    if places and cursor.execute(_STRANGE, (content,)).fetchone() is not None:
+        yield Fault(where, "its items are of another family than its memory")
     for place in places:
         if (place.patterns < behind) if image else (place.patterns != held):
             counted = f"{behind} after its image" if image else str(held)
@@ -179,6 +190,13 @@ def _check_contents(
 
 
 _IMAGE = "SELECT version, weights, location, checksum FROM images WHERE content = ?"
+
+_ITEMS = "SELECT version, place, id, expires_s FROM items WHERE content = ? ORDER BY version, place"
+
+_STRANGE = (
+    "SELECT 1 FROM items JOIN pages ON pages.content = items.content JOIN memories ON memories.id = pages.memory "
+    "WHERE items.content = ? AND items.family <> coalesce(memories.family, memories.id) LIMIT 1"
+)
 
 _ENTRIES = "SELECT version, written, patterns, vectors, items, checksum FROM entries WHERE content = ? ORDER BY version"
 

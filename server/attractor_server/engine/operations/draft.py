@@ -105,7 +105,7 @@ def delete_in_parts(store: MemoryStore, draft: int) -> Iterator[None]:
 
 def _like(memory: MemoryRecord) -> StoredMemory:
     return StoredMemory(
-        id=0,
+        id=memory.id,
         name=memory.name,
         model=memory.model,
         model_digest=memory.model_digest,

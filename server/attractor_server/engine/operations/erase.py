@@ -12,9 +12,10 @@ from attractor_server.energy.frame import weights_of
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.engine.batch import PART_READS, MemoryBatch, ModelState, Results, Stops, concatenate
 from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.chosen import find_chosen
 from attractor_server.engine.operations.draft import draft_of, release_by_and_by
+from attractor_server.engine.operations.erase_plans import ErasePlan, PageEdit, remove_erased
 from attractor_server.engine.operations.persist import describe_erase, end_erase, keep_erases
-from attractor_server.engine.operations.plans import ErasePlan, PageEdit, remove_erased
 from attractor_server.engine.operations.route import Cues, choose
 from attractor_server.engine.operations.store import add_in_parts, find_finite_rows, fit_frames, publish, select_rows
 from attractor_server.engine.pages.pattern_cache import PatternCache
@@ -38,23 +39,46 @@ def erase(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     less. Any other goes to the eraser, on the page that knows it best; that page keeps no patterns from then on, as it
     does not follow from them any more.
     """
-    plans = [ErasePlan(batch.jobs[0], batch.values) for batch in batches]
+    plans = [ErasePlan(batch.jobs[0], _no_values(state)) for batch in batches]
+    settled = dict(_find_repeats(state, plans))
+    plans = [one for one in plans if one.job not in settled]
+    yield from settled.items()
     yield from by_halves(plans, partial(_find, state), partial(_fail, "search for what to erase"))
     if batches[0].cut and len(plans) == 1 and plans[0].error is None and plans[0].changes:
         yield from _erase_beside(state, plans[0])
         return
     for part in _group_plans(state, plans):
         yield from by_halves(part, partial(_apply, state), partial(_fail, "erasing"))
+    idle = [one for one in plans if one.error is None and one.idle]
+    yield from ((one.job, Erased(one.job.memory.version, one.job.memory.patterns)) for one in idle)
+    plans = [one for one in plans if one not in idle]
     outcomes: dict[Job, Outcome | ServerError] = {one.job: one.error or _count_erase(one) for one in plans}
     outcomes.update(keep_erases(state, plans, outcomes))
     yield from outcomes.items()
+
+
+def _find_repeats(state: ModelState, plans: Sequence[ErasePlan]) -> Iterator[tuple[Job, Outcome | ServerError]]:
+    """Yield what the store knows of numbered calls that have come before."""
+    for one in plans:
+        if one.job.call is None or state.store is None:
+            continue
+        try:
+            if (done := state.store.find_call(one.job.call)) is not None:
+                yield one.job, Erased(done.version, done.patterns)
+        except ServerError as error:
+            yield one.job, error
 
 
 def _find(state: ModelState, plans: Sequence[ErasePlan]) -> Stops[None]:
     """Plan what to do to which pages."""
     for one in plans:
         one.begin()
-    yield from _find_kept(state, plans)
+    for one in (one for one in plans if one.job.values is None):
+        try:
+            yield from find_chosen(state, one)
+        except ServerError as error:
+            one.error = error
+    yield from _find_kept(state, [one for one in plans if one.job.values is not None])
     yield from _find_others(state, [one for one in plans if one.error is None and len(one.rest)])
 
 
@@ -189,9 +213,11 @@ def _erase_beside(state: ModelState, plan: ErasePlan) -> Results:
                 made = {new[change.page]: change for change in part}
                 draft.add(describe_erase(state.bank, plan, made, memory.version + 1))
             yield None
-        outcome = Erased(memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages))
+        outcome = Erased(
+            memory.version + 1, sum(new.get(page, page).patterns for page in memory.pages), _count_items(plan)
+        )
         if draft is not None:
-            end_erase(state, draft, job, outcome)
+            end_erase(state, draft, plan, outcome)
     except BaseException as error:
         release(new.values())
         if draft is not None:
@@ -294,8 +320,12 @@ def _no_values(state: ModelState) -> Floats:
 
 def _count_erase(plan: ErasePlan) -> Erased:
     """Count an erase whose pages have changed."""
-    memory = plan.job.memory
+    memory, items = plan.job.memory, _count_items(plan)
     memory.version += 1
     memory.touch()
     memory.patterns = sum(page.patterns for page in memory.pages)
-    return Erased(version=memory.version, patterns=memory.patterns)
+    return Erased(version=memory.version, patterns=memory.patterns, items=items)
+
+
+def _count_items(plan: ErasePlan) -> int | None:
+    return None if plan.job.values is not None else plan.taken

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from attractor_server.engine.batch import ModelState
 from attractor_server.engine.operations.draft import Draft
-from attractor_server.engine.operations.plans import ErasePlan, PagePart, StorePlan
-from attractor_server.engine.operations.plans import PageEdit as PageChange
+from attractor_server.engine.operations.erase_plans import ErasePlan
+from attractor_server.engine.operations.erase_plans import PageEdit as PageChange
+from attractor_server.engine.operations.plans import PagePart, StorePlan
 from attractor_server.engine.pages.bank import Bank
 from attractor_server.engine.pages.page_images import export_images
 from attractor_server.errors import CommitUnknown, ServerError
@@ -46,6 +47,12 @@ def keep_stores(state: ModelState, plans: Sequence[StorePlan], drafts: Mapping[S
             drafts[one].end(changes[one])
         except Exception as error:
             failed[one] = _make_failure(error, 1)
+    # Replaced bytes leave the files before a store is acknowledged.
+    if replacing := [one for one in kept if one.replaced and one not in failed]:
+        try:
+            state.store.purge()
+        except Exception as error:
+            failed |= dict.fromkeys(replacing, _make_failure(error, len(replacing)))
     # A memory whose commit failed goes back to what the store has.
     for one in kept:
         if one in failed:
@@ -84,15 +91,17 @@ def keep_erases(
     return {one.job: failure for one, failure in failed.items()}
 
 
-def end_erase(state: ModelState, draft: Draft, job: Job, outcome: Erased) -> None:
+def end_erase(state: ModelState, draft: Draft, plan: ErasePlan, outcome: Erased) -> None:
     """Commit an erase whose pages a draft has.
 
     Raises:
         Exception: that failed, and its memory is as the store has it.
     """
+    job = plan.job
     told = list_acks([(job, outcome)])
     try:
-        draft.end(Change(memory=job.memory.id, version=outcome.version, patterns=outcome.patterns, told=told))
+        change = Change(memory=job.memory.id, version=outcome.version, patterns=outcome.patterns, told=told)
+        draft.end(plan.describe(change))
     except Exception:
         invalidate(state.bank, job.memory)
         raise
@@ -164,11 +173,13 @@ def _describe_stores(bank: Bank, plan: StorePlan, draft: Draft | None) -> Change
     memory, there = plan.memory, draft.numbers if draft is not None else set()
     gone = {*plan.dropped, *(part.page for part in plan.parts if part.page.number in there)}
     content = _describe_pages(bank, plan, [part for part in plan.parts if part.page not in gone])
-    return replace(
-        content,
-        dropped=[page.number for page in plan.dropped],
-        told=list_acks((job, plan.outcomes[job]) for job in plan.jobs),
-        departed=tuple(memory.departed or ()),
+    return plan.describe(
+        replace(
+            content,
+            dropped=[page.number for page in plan.dropped],
+            told=list_acks((job, plan.outcomes[job]) for job in plan.jobs),
+            departed=tuple(memory.departed or ()),
+        )
     )
 
 
@@ -177,29 +188,41 @@ def _describe_pages(bank: Bank, plan: StorePlan, parts: Sequence[PagePart]) -> C
 
     Where patterns of open pages alone are retained, a page loses its entries as it is sealed.
     """
-    memory, first = plan.memory, plan.parts[0].version
+    memory, edited = plan.memory, set(plan.replaced.values())
+    first = min((part.version for part in plan.parts if part.page not in edited), default=plan.version)
     given = dict.fromkeys(part.page for part in parts)
-    sealed = [page for page in given if memory.settings.seals(page.patterns)]
+    sealed = [page for page in given if _is_sealed(plan, page)]
     bare = [] if memory.settings.retain == "all" else sealed
     return Change(
         memory=memory.id,
         version=plan.version,
         patterns=plan.patterns,
-        emptied=[page.number for page in bare],
+        emptied=[page.number for page in given if page in edited or page in bare],
         pages={page.number: page.patterns for page in given},
         entries=[
-            Entry(page=part.page.number, version=part.version, written=first, values=part.values, items=part.items)
+            Entry(
+                page=part.page.number,
+                version=part.version,
+                written=part.version if part.page in edited else first,
+                values=part.values,
+                items=part.items,
+            )
             for part in parts
-            if part.page not in bare
+            if part.page not in bare and len(part.values)
         ],
         images=export_images(bank, sealed, plan.version),
     )
 
 
+def _is_sealed(plan: StorePlan, page: Page) -> bool:
+    """Return whether a page has an image of its weights: it is full, or behind another one that was opened since."""
+    return plan.memory.settings.seals(page.patterns) or (page.patterns > 0 and not plan.fills(page))
+
+
 def _describe_one_erase(bank: Bank, plan: ErasePlan, outcome: Outcome | ServerError) -> Change:
     """Describe how an erase changed its memory: of a changed page nothing stays but what it was rewritten with."""
     content = describe_erase(bank, plan, plan.changes, plan.job.memory.version)
-    return replace(content, emptied=list(content.pages), told=list_acks([(plan.job, outcome)]))
+    return plan.describe(replace(content, emptied=list(content.pages), told=list_acks([(plan.job, outcome)])))
 
 
 def describe_erase(bank: Bank, plan: ErasePlan, changes: Mapping[Page, PageChange], version: int) -> Change:
@@ -209,7 +232,7 @@ def describe_erase(bank: Bank, plan: ErasePlan, changes: Mapping[Page, PageChang
     """
     memory = plan.job.memory
     kept = {page: one for page, one in changes.items() if one.kept is not None and not one.erased}
-    filled = memory.pages[-1]
+    filled = memory.pages[-1] if memory.pages else None
     bare = [page for page, one in changes.items() if page not in kept or (one.page is not filled and page.patterns)]
     return Change(
         memory=memory.id,

@@ -1,15 +1,19 @@
-"""Plans of stores and erases: which patterns go to which page, before anything is computed or applied."""
+"""Plans of stores: which patterns go to which page, before anything is computed or applied."""
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import numpy as np
 
 from attractor_server.engine.batch import MemoryBatch, concatenate
+from attractor_server.engine.operations.conflicts import Conflicts, EditedPage, Row, exists_error, group_rows
 from attractor_server.errors import MemoryFull, ServerError
-from attractor_server.memories.outcomes import Booleans, Floats, Stored
+from attractor_server.memories.items import ByIds, stamp_items
+from attractor_server.memories.outcomes import Floats, Stored
 from attractor_server.memories.page import Page
-from attractor_server.memories.records import Item
+from attractor_server.memories.records import NOTHING, Change, Item
 from attractor_server.scheduling.jobs import Job
 
 
@@ -28,8 +32,17 @@ class PagePart:
 class StorePlan:
     """Plan of the stores of a memory: the pages to write. Nothing of it is applied before `apply`."""
 
-    def __init__(self, batch: MemoryBatch) -> None:
+    def __init__(self, batch: MemoryBatch, conflicts: Conflicts | None = None) -> None:
+        """Plan stores that append, or that meet these conflicts of ids.
+
+        Raises:
+            NotRetained: not all patterns are kept of a page in which some are to be replaced.
+        """
         self.memory = batch.memory
+        self._conflicts = conflicts
+        self._edits: dict[Page, EditedPage] = {}
+        self.replaced: dict[Page, Page] = {}
+        """Pages that come into the places of those in which patterns were replaced, by the old ones"""
         self.jobs: list[Job] = []
         """Those that the memory takes"""
         self.outcomes: dict[Job, Stored | ServerError] = {}
@@ -39,6 +52,7 @@ class StorePlan:
         """Those that are forgotten"""
         self.parts: list[PagePart] = []
         """What goes where, in the order of the stores"""
+        self._now_s = time.time()
         self._before, self._count_before = batch.memory.counts(), len(batch.memory.pages)
         self._pages = list(batch.memory.pages)
         self._held = {page: page.patterns for page in self._pages[-2:]}
@@ -48,6 +62,7 @@ class StorePlan:
             self._take(job)
         self.version, self.patterns = self._version, self._total
         """Of the memory, once they are applied"""
+        self._finish_edits()
         self.writes = list(self._plan_writes())
 
     def apply(self) -> None:
@@ -56,15 +71,29 @@ class StorePlan:
         self.memory.version, self.memory.patterns = self.version, self.patterns
         self.memory.touch()
 
+    def describe(self, change: Change) -> Change:
+        """Return the change of its pages with what happens to items without a pattern."""
+        return change if self._conflicts is None else self._conflicts.shelves.describe(change)
+
+    def fills(self, page: Page) -> bool:
+        """Return whether that page is the one to be filled once the stores are applied."""
+        return page is self._pages[-1]
+
     def take_back(self) -> None:
         """Restore the memory's record as it was before; its pages are not at hand."""
         self.memory.pages[:] = [*self.dropped, *self._pages][: self._count_before]
         self.memory.take_back(self._before)
 
     def _take(self, job: Job) -> None:
-        values, settings = job.values, self.memory.settings
-        assert values is not None
-        if settings.when_full == "refuse" and (held := self._total) + len(values) > settings.page_patterns:
+        settings = self.memory.settings
+        assert job.values is not None
+        if (name := self._find_refused(job)) is not None:
+            self.outcomes[job] = exists_error(self.memory, name)
+            return
+        replacement = self._plan_replacement(job)
+        values, items = replacement.values, replacement.items
+        held = self._total - len(replacement.removed)
+        if settings.when_full == "refuse" and held + len(values) > settings.page_patterns:
             self.outcomes[job] = MemoryFull(
                 f"memory {self.memory.name!r} holds {held} of the {settings.page_patterns} patterns of its page, and "
                 f"was made to refuse what it has no room for: saw {len(values)} more; erase some, or use another memory"
@@ -72,16 +101,87 @@ class StorePlan:
             return
         start = 0
         self._version += 1
+        self._edit(replacement)
         while start < len(values):
             page = self._find_open_page()
             part = values[start : start + settings.page_patterns - self._held[page]]
             self._given.setdefault(page, []).append(part)
-            self.parts.append(PagePart(page, self._version, part, job.items[start : start + len(part)]))
+            self.parts.append(PagePart(page, self._version, part, items[start : start + len(part)]))
             self._held[page] += len(part)
             start += len(part)
         self._total += len(values)
         self.jobs.append(job)
         self.outcomes[job] = Stored(version=self._version, patterns=self._total)
+
+    def _find_refused(self, job: Job) -> str | None:
+        """Return the id for which a store that was to refuse conflicts fails; None where it does not."""
+        if self._conflicts is None or job.on_conflict != "refuse":
+            return None
+        return self._conflicts.find_first(job.items)
+
+    def _plan_replacement(self, job: Job) -> "Replacement":
+        """Return which patterns of a job take the places of others, and which are appended."""
+        items = list(stamp_items(job.items, self._now_s))
+        assert job.values is not None
+        plan = Replacement(job.values, items)
+        if self._conflicts is None or job.on_conflict in ("append", "refuse"):
+            return plan
+        goes = np.ones(len(job.values), np.bool_)
+        for name, rows in group_rows(items).items():
+            if name not in self._conflicts:
+                continue
+            if job.on_conflict == "keep":
+                goes[rows] = False
+                continue
+            created_s = self._conflicts.find_created_s(name)
+            for row in rows:
+                items[row] = replace(items[row], created_s=created_s or items[row].created_s)
+            old = self._conflicts.find_rows(name)
+            kept = [] if self.memory.settings.when_full == "forget" else old[: len(rows)]  # new patterns last longest
+            for (page, at), row in zip(kept, rows, strict=False):
+                plan.substituted.append((page, at, job.values[row], items[row]))
+                goes[row] = False
+            plan.removed += old[len(kept) :]
+            plan.shelved += [(number, name) for number in self._conflicts.find_shelves(name)]
+        plan.values, plan.items = job.values[goes], list(compress(items, goes))
+        return plan
+
+    def _edit(self, plan: "Replacement") -> None:
+        """Replace and take away patterns of pages that the memory has."""
+        for page, at, values, item in plan.substituted:
+            edited = self._find_edit(page)
+            edited.values[at], edited.items[at] = values, item
+        for number, name in plan.shelved:
+            assert self._conflicts is not None
+            self._conflicts.shelves.remove(number, ByIds(frozenset([name])).takes)
+        for page, at in plan.removed:
+            self._find_edit(page).stays[at] = False
+            self._total -= 1
+            if page in self._held:
+                self._held[page] -= 1
+
+    def _find_edit(self, page: Page) -> EditedPage:
+        if (edited := self._edits.get(page)) is None:
+            assert self._conflicts is not None
+            patterns = self._conflicts.load(page)
+            edited = self._edits[page] = EditedPage(patterns.values.copy(), list(patterns.items))
+        return edited
+
+    def _finish_edits(self) -> None:
+        """Put a new page in the place of each edited one, with all that it has in the end."""
+        for page, edited in self._edits.items():
+            if page not in self._pages:  # it was dropped by what came after
+                continue
+            values, items = edited.left
+            appended = [part for part in self.parts if part.page is page]
+            whole = concatenate([values, *(part.values for part in appended)])
+            items = [*items, *(item for part in appended for item in part.items or [NOTHING] * len(part.values))]
+            new = self.replaced[page] = Page(number=page.number)
+            self._pages[self._pages.index(page)] = new
+            self._given.pop(page, None)
+            self._given[new] = [whole] if len(whole) else []
+            self.parts = [part for part in self.parts if part.page is not page]
+            self.parts.append(PagePart(new, self.version, whole, items))
 
     def _find_open_page(self) -> Page:
         """Return the page with room for a pattern; a new one, if need be in the place of the oldest."""
@@ -96,8 +196,25 @@ class StorePlan:
 
     def _plan_writes(self) -> Iterator["PageWrite"]:
         last = self.memory.pages[-1] if self.memory.pages else None
-        for page in (page for page in self._pages[-len(self._given) :] if page in self._given):
-            yield PageWrite(self, page, concatenate(self._given[page]), new=page is not last)
+        for page in self._pages[-len(self._given) :] if not self.replaced else self._pages:
+            if self._given.get(page):
+                yield PageWrite(self, page, concatenate(self._given[page]), new=page is not last)
+
+
+@dataclass(eq=False)
+class Replacement:
+    """Patterns of one store that are appended, and what they replace."""
+
+    values: Floats
+    """(n, d)"""
+    items: Sequence[Item]
+    """One for each; empty where none carries anything"""
+    substituted: list[tuple[Page, int, Floats, Item]] = field(default_factory=list)
+    """Page and row of an old pattern, and the new one"""
+    removed: list[Row] = field(default_factory=list)
+    """Old patterns without a new one"""
+    shelved: list[tuple[int, str]] = field(default_factory=list)
+    """Page and id of old items without a pattern"""
 
 
 @dataclass(eq=False)
@@ -127,103 +244,4 @@ class PageWrite:
 
     def keeps(self, patterns: int) -> bool:
         """Return whether a page that was rewritten, with so many patterns, keeps them: there may be more to come."""
-        return not self.plan.memory.settings.seals(patterns)
-
-
-TOLERANCE = 1e-5
-"""How far two float32 values of one pattern may lie apart, relative to them"""
-
-GLANCE = 16
-"""Values of a pattern that are compared first"""
-
-AT_A_TIME = 1 << 20
-"""Values that are compared in one call, about"""
-
-
-@dataclass(eq=False)
-class PageEdit:
-    """Change of one page by an erase: patterns (n, d) in user units."""
-
-    page: Page
-    kept: Floats | None = None
-    """Those it is rewritten with; None where it is not rewritten"""
-    items: Sequence[Item] = ()
-    """What these carry, one for each; empty where none carries anything"""
-    erased: list[Floats] = field(default_factory=list)
-    """Those that the eraser is given"""
-    framed: bool = False
-    """The memory's pages have frames"""
-
-    @property
-    def count(self) -> int:
-        """For the eraser."""
-        return sum(map(len, self.erased))
-
-    @property
-    def before(self) -> int:
-        """Patterns that the page has when the eraser begins."""
-        return self.page.patterns if self.kept is None else len(self.kept)
-
-    @property
-    def empties(self) -> bool:
-        """Whether it leaves the page as one never written."""
-        return self.kept is not None and not len(self.kept)
-
-    @property
-    def left(self) -> int:
-        """Patterns that the page has in the end."""
-        return max(0, self.before - self.count)
-
-
-@dataclass(eq=False)
-class ErasePlan:
-    """Plan of one job's erase: the pages to change. Nothing of it is applied before all its pages are computed."""
-
-    job: Job
-    rest: Floats
-    """Patterns (n, d) whose page is not known yet"""
-    changes: dict[Page, PageEdit] = field(default_factory=dict)
-    error: ServerError | None = None
-
-    def __post_init__(self) -> None:
-        self._before = self.job.memory.counts()
-
-    def take_back(self) -> None:
-        """Restore the memory's record as it was before; its pages are not at hand."""
-        self.job.memory.take_back(self._before)
-
-    def begin(self) -> None:
-        """Know nothing of where its patterns are."""
-        assert self.job.values is not None
-        self.rest, self.changes, self.error = self.job.values, {}, None
-
-    def keeps(self, change: PageEdit) -> Floats | None:
-        """Return the patterns that a changed page keeps at hand: those it was rewritten with, if it is to be filled."""
-        memory = self.job.memory
-        open_page = change.page is memory.pages[-1] and not memory.settings.seals(change.left)
-        if change.erased or change.kept is None or memory.settings.write != "rewrite" or not open_page:
-            return None
-        return change.kept
-
-
-def remove_erased(kept: Floats, erased: Floats) -> tuple[Booleans, Floats]:
-    """Return a mask of the kept patterns that remain, one erased for one kept, and the erased that matched none."""
-    stays, found = np.ones(len(kept), np.bool_), np.zeros(len(erased), np.bool_)
-    for row in _match_rows(kept, erased):
-        same = np.flatnonzero(_same(kept, erased[row]) & stays)
-        found[row] = bool(len(same))
-        stays[same[:1]] = False
-    return stays, erased[~found]
-
-
-def _match_rows(kept: Floats, erased: Floats) -> Iterator[int]:
-    """Rows of the erased patterns that are the same as some kept one in a few of their values."""
-    some = np.linspace(0, kept.shape[1] - 1, min(GLANCE, kept.shape[1])).astype(np.int64)
-    few, at_a_time = kept[:, some], max(1, AT_A_TIME // (len(kept) * len(some) + 1))
-    for start in range(0, len(erased), at_a_time):
-        part = erased[start : start + at_a_time, some]
-        yield from (start + np.flatnonzero(_same(few, part[:, None]).any(1))).tolist()
-
-
-def _same(kept: Floats, erased: Floats) -> Booleans:  # (…, values) each, which are broadcast
-    return np.asarray(np.isclose(kept, erased, rtol=TOLERANCE, atol=TOLERANCE).all(-1))
+        return not self.plan.memory.settings.seals(patterns) and self.plan.fills(self.page)

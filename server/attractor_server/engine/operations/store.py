@@ -21,6 +21,7 @@ from attractor_server.engine.batch import (
     run_to_end,
 )
 from attractor_server.engine.bisection import by_halves
+from attractor_server.engine.operations.conflicts import Conflicts, find_conflicts, split_runs
 from attractor_server.engine.operations.draft import Draft, draft_of
 from attractor_server.engine.operations.persist import keep_new, keep_stores
 from attractor_server.engine.operations.plans import PageWrite, StorePlan
@@ -35,10 +36,19 @@ def store(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
 
     New pages first: nobody sees them before the memory's own page, at most one, has its new weights, too.
     """
-    plans = list[StorePlan]()
+    plans, apart = list[StorePlan](), list[list[MemoryBatch]]()
+    runs = [list(split_runs(batch)) for batch in batches]
+    if any(len(one) > 1 for one in runs):
+        yield from _store_in_turns(state, runs)
+        return
     for batch in batches:
         try:
-            plans.append(StorePlan(batch))
+            plans.append(StorePlan(batch, _find_conflicts(state, batch)))
+        except ServerError as error:
+            if len(batch.jobs) > 1:  # which is not the fault of all
+                apart.append([MemoryBatch(batch.memory, [job]) for job in batch.jobs])
+            else:
+                yield batch.jobs[0], error
         except Exception as error:
             yield from dict.fromkeys(batch.jobs, log_fault(error, "store", 1)).items()
     drafts = _start_drafts(state, plans) if batches and batches[0].cut else {}
@@ -61,11 +71,25 @@ def store(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
             draft.discard()
     for one in plans:
         yield from ((job, outcome) for job, outcome in one.outcomes.items() if one not in singly or job not in one.jobs)
-    for turn in zip_longest(*(one.jobs for one in singly)):
-        jobs = [job for job in turn if job is not None]
-        lost = [job for job in jobs if not job.memory.at_hand]  # by a commit that failed in an earlier turn
-        yield from ((job, StoreFailed("the store failed with what came before this; try again")) for job in lost)
-        yield from store(state, [MemoryBatch(job.memory, [job]) for job in jobs if job not in lost])
+    apart += [[MemoryBatch(one.memory, [job]) for job in one.jobs] for one in singly]
+    yield from _store_in_turns(state, apart)
+
+
+def _store_in_turns(state: ModelState, runs: Sequence[Sequence[MemoryBatch]]) -> Results:
+    """Apply batches of one memory one after another, each with those of other memories."""
+    for turn in zip_longest(*runs):
+        batches = [batch for batch in turn if batch is not None]
+        for batch in (batch for batch in batches if not batch.memory.at_hand):  # a commit failed in an earlier turn
+            failure = StoreFailed("the store failed with what came before this; try again")
+            yield from dict.fromkeys(batch.jobs, failure).items()
+        yield from store(state, [batch for batch in batches if batch.memory.at_hand])
+
+
+def _find_conflicts(state: ModelState, batch: MemoryBatch) -> Conflicts | None:
+    """Return what the memory has of the ids that a batch names; None where nothing is kept or asked for."""
+    if state.store is None or state.patterns is None or not batch.memory.id:
+        return None
+    return find_conflicts(state.store, state.patterns, batch)
 
 
 def _start_drafts(state: ModelState, plans: Iterable[StorePlan]) -> Mapping[StorePlan, Draft]:
@@ -115,13 +139,15 @@ def select_rows(fast: Tensors, rows: Sequence[int]) -> Tensors:
 def _settle(state: ModelState, plan: StorePlan) -> None:
     """Apply a plan whose pages are all written; release the written pages of another."""
     if plan.error is None:
-        gone = plan.dropped
+        gone = [*plan.dropped, *plan.replaced]
         plan.apply()
     else:
         gone = [write.page for write in plan.writes if write.new]
         plan.outcomes |= dict.fromkeys(plan.jobs, plan.error)
     for page in gone:
         state.bank.release(page)
+        if state.patterns is not None and page in plan.replaced:
+            state.patterns.invalidate(page)
 
 
 def publish(state: ModelState, pages: Sequence[Page], fast: Tensors) -> Mapping[Page, ServerError]:

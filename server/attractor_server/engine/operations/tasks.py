@@ -1,7 +1,7 @@
 """Tasks: forks, snapshots and their return, as the backend store does them, in the memory's order of requests."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias, assert_never
@@ -17,9 +17,9 @@ from attractor_server.memories.records import Call, Done, Snapshot, StoredMemory
 from attractor_server.memories.store import MemoryStore
 from attractor_server.scheduling.failures import log_fault
 from attractor_server.scheduling.jobs import Job
-from attractor_server.scheduling.tasks import ForgetSnapshot, Fork, Rebuild, Restore, TakeSnapshot
+from attractor_server.scheduling.tasks import ForgetSnapshot, Fork, Rebuild, Restore, TakeSnapshot, Touch
 
-Made: TypeAlias = StoredMemory | Snapshot | None
+Made: TypeAlias = StoredMemory | Snapshot | int | None
 
 Steps: TypeAlias = Generator[None, None, Made]
 
@@ -76,6 +76,8 @@ def _start_task(store: MemoryStore, states: Mapping[str, ModelState], job: Job) 
             if snapshot := store.begin_forget(job.memory.id, tag, call=job.call):
                 yield from delete_in_parts(store, snapshot)
             return None
+        case Touch(ids, expires_s):
+            return _touch(store, states, job.memory, ids, expires_s)
     return _do_task(store, job)
 
 
@@ -86,6 +88,23 @@ def _rebuild(store: MemoryStore, states: Mapping[str, ModelState], job: Job, tas
     return made
 
 
+def _touch(
+    store: MemoryStore,
+    states: Mapping[str, ModelState],
+    memory: MemoryRecord,
+    ids: Sequence[str],
+    expires_s: float | None,
+) -> int:
+    """Give items another end in the store; return how many there were."""
+    touched = store.touch_items(memory.id, ids, expires_s)
+    memory.touch()
+    state = states.get(memory.model_digest)
+    for page in memory.pages:
+        if page.number in touched and state is not None and state.patterns is not None:
+            state.patterns.invalidate(page)
+    return len(touched)
+
+
 def _do_task(store: MemoryStore, job: Job) -> Made:
     memory, call = job.memory, job.call
     assert job.task is not None
@@ -94,8 +113,8 @@ def _do_task(store: MemoryStore, job: Job) -> Made:
             return store.fork(memory.id, name, tag=tag, call=call)
         case TakeSnapshot(tag):
             return store.snapshot(memory.id, tag, call=call)
-        case ForgetSnapshot() | Restore() | Rebuild():
-            raise AssertionError("it is done in parts")
+        case ForgetSnapshot() | Restore() | Rebuild() | Touch():
+            raise AssertionError("it is done elsewhere")
         case _:
             assert_never(job.task)
 

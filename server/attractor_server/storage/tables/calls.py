@@ -35,6 +35,8 @@ def find(cursor: Cursor, call: Call | None) -> Done | None:
     for kind, memory, digest, version, patterns in rows:
         if kind in ("", call.kind) and memory in ("", call.memory) and digest in (0, call.digest):
             return Done(version, patterns)
+    if any((kind, digest) == (call.kind, call.digest) and digest for kind, _, digest, *_ in rows):
+        return None  # it is about several memories, each of which is noted
     for kind, memory, *_ in rows:
         first = "with other arguments" if (kind, memory) == (call.kind, call.memory) else f"{kind} of {memory!r}"
         raise NumberReused(

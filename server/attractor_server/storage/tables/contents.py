@@ -1,6 +1,7 @@
 """Contents of pages: entries and images, with the checksums that tell damage; pages share them until one is written."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from attractor_server.errors import StoreDamaged
 from attractor_server.memories.records import NOTHING, Entry, Image, Item, checksum
 from attractor_server.storage.database import WAITING, Cursor, Row, several
+from attractor_server.storage.tables import items as item_rows
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 
@@ -46,14 +48,16 @@ def copy(cursor: Cursor, old: int, new: int, where: str) -> None:
     Raises:
         StoreDamaged: a checksum is wrong.
     """
-    add_entries(cursor, [(new, entry) for entry in load_entries(cursor, old, 0, where)])
+    cursor.executemany(_ENTRY, [_entry_row(new, entry) for entry in load_entries(cursor, old, 0, where)])
+    item_rows.copy(cursor, old, new)
     if (image := load_image(cursor, old, 0, where)) is not None:
         cursor.execute(_IMAGE, _image_row(new, image))
 
 
-def add_entries(cursor: Cursor, entries: Iterable[tuple[int, Entry]]) -> None:
-    """Add entries, each to the contents of that number."""
-    cursor.executemany(_ENTRY, [_entry_row(content, entry) for content, entry in entries])
+def add_entries(cursor: Cursor, entries: Sequence[tuple[int, int, Entry]]) -> None:
+    """Add entries, each to the contents of that number, which memories of a family have."""
+    cursor.executemany(_ENTRY, [_entry_row(content, entry) for content, _, entry in entries])
+    item_rows.add(cursor, entries)
 
 
 def put_images(cursor: Cursor, images: Sequence[tuple[int, Image]]) -> None:
@@ -95,14 +99,37 @@ def load_entries(cursor: Cursor, content: int, page: int, where: str, *, after: 
         yield Entry(page=page, version=version, written=written, values=values, items=unpack_items(items))
 
 
+def touch(  # noqa: PLR0913
+    cursor: Cursor, content: int, version: int, rows: Sequence[int], expires_s: float | None, where: str
+) -> None:
+    """Give items of an entry another end.
+
+    Raises:
+        StoreDamaged: its checksum is wrong; `where` names the page in the error.
+    """
+    vectors, packed, mark = cursor.execute(
+        "SELECT vectors, items, checksum FROM entries WHERE content = ? AND version = ?", (content, version)
+    ).fetchone()
+    _check(checksum(content, version, vectors, packed) == mark, where, version)
+    items = list(unpack_items(packed))
+    for row in rows:
+        items[row] = replace(items[row], expires_s=expires_s)
+    packed = _pack_items(items)
+    cursor.execute(
+        "UPDATE entries SET items = ?, checksum = ? WHERE content = ? AND version = ?",
+        (packed, checksum(content, version, vectors, packed), content, version),
+    )
+    cursor.executemany(
+        "UPDATE items SET expires_s = ? WHERE content = ? AND version = ? AND place = ?",
+        [(expires_s, content, version, row) for row in rows],
+    )
+
+
 def unpack_items(stored: bytes) -> Sequence[Item]:
     """Decode what `_pack_items` encoded."""
     if not stored:
         return ()
-    return [
-        Item(id=name, payload=payload, json=json, empty=bool(empty))
-        for name, payload, json, *empty in msgpack.unpackb(stored)
-    ]
+    return [_unpack_item(*values) for values in msgpack.unpackb(stored)]
 
 
 def forget(cursor: Cursor, content: int, *, shared: bool) -> None:
@@ -151,5 +178,32 @@ def _pack_items(items: Sequence[Item]) -> bytes:
     """Encode items as they are stored; as no bytes where none carries anything."""
     if all(item == NOTHING for item in items):
         return b""
-    content: bytes = msgpack.packb([(item.id, item.payload, item.json, *[True] * item.empty) for item in items])
+    content: bytes = msgpack.packb([_item_values(item) for item in items])
     return content
+
+
+def _item_values(item: Item) -> tuple[object, ...]:
+    """Return what is stored of an item; the times only where there are any."""
+    if not item.created_s and item.expires_s is None:
+        return (item.id, item.payload, item.json, *[True] * item.empty)
+    return item.id, item.payload, item.json, item.empty, item.created_s, item.updated_s, item.expires_s
+
+
+def _unpack_item(  # noqa: PLR0913 - as it is stored
+    name: str,
+    payload: bytes,
+    json: bool,
+    empty: bool = False,
+    created_s: float = 0.0,
+    updated_s: float = 0.0,
+    expires_s: float | None = None,
+) -> Item:
+    return Item(
+        id=name,
+        payload=payload,
+        json=json,
+        empty=empty,
+        created_s=created_s,
+        updated_s=updated_s,
+        expires_s=expires_s,
+    )

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 
 from attractor_server.errors import MemoryNotFound, NameTaken
+from attractor_server.memories.items import LOOSE_PAGES
 from attractor_server.memories.records import NewMemory, StoredMemory
 from attractor_server.storage.database import Cursor
 from attractor_server.storage.tables import memories as memory_rows
@@ -21,13 +22,17 @@ _GONE = "@gone-", "@gone."
 
 
 def begin(cursor: Cursor, memory: StoredMemory, *, now_s: float) -> int:
-    """Make the row, its own parent, so that it counts as nobody's; return its number."""
+    """Make the row, its own parent, so that it counts as nobody's; return its number.
+
+    It is of the family of the memory with that id, which is to get its pages; without an id, of its own.
+    """
     name = f"@{uuid.uuid4().hex}"
     new = NewMemory(name=name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings)
     memory_rows.make(cursor, new, now_s=now_s)
     row = cursor.execute(
-        "UPDATE memories SET parent = id, version = ?, patterns = ? WHERE name = ? RETURNING id",
-        (memory.version, memory.patterns, name),
+        "UPDATE memories SET parent = id, version = ?, patterns = ?, "
+        "family = (SELECT coalesce(family, id) FROM memories AS other WHERE other.id = ?) WHERE name = ? RETURNING id",
+        (memory.version, memory.patterns, memory.id, name),
     ).fetchone()
     return int(row[0])
 
@@ -65,8 +70,8 @@ def exchange(cursor: Cursor, memory: int, draft: int) -> None:
         (*row, draft),
     )
     cursor.execute(
-        "UPDATE pages SET memory = CASE WHEN memory = ? THEN ? ELSE ? END WHERE memory IN (?, ?)",
-        (memory, draft, memory, memory, draft),
+        "UPDATE pages SET memory = CASE WHEN memory = ? THEN ? ELSE ? END WHERE memory IN (?, ?) AND number < ?",
+        (memory, draft, memory, memory, draft, LOOSE_PAGES),
     )
 
 

@@ -133,6 +133,11 @@ def update_counts(cursor: Cursor, changes: Sequence[Change], *, now_s: float) ->
     return left
 
 
+def renew(cursor: Cursor, identity: int, *, now_s: float) -> None:
+    """Begin the time of a memory anew."""
+    cursor.execute("UPDATE memories SET expires_s = ? + ttl_s WHERE id = ?", (now_s, identity))
+
+
 def _memory(cursor: Cursor, row: Sequence[Any]) -> StoredMemory:
     """Return the memory of a row of `_SELECT`."""
     identity, name, model, digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, created_s = row[:12]

@@ -3,9 +3,13 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from attractor_server.memories.items import LOOSE_PAGES
 from attractor_server.memories.records import Change, Entry, PageRow, StoredPage
 from attractor_server.storage.database import Cursor, several
+from attractor_server.storage.database import number as count
 from attractor_server.storage.tables import contents as content_rows
+from attractor_server.storage.tables import items as item_rows
+from attractor_server.storage.tables.items import has_items
 
 _FOUND = "SELECT memory, number, content, shared FROM pages WHERE (memory, number) IN (VALUES {})"
 
@@ -14,12 +18,12 @@ _Place: TypeAlias = tuple[int, int]
 
 
 def rows_of(cursor: Cursor, memory: int) -> Sequence[PageRow]:
-    """Return the pages of a memory, the oldest first."""
+    """Return the pages of a memory, the oldest first; not those of items without a pattern."""
     rows = cursor.execute(
         "SELECT number, pages.patterns, images.version IS NOT NULL, EXISTS (SELECT 1 FROM entries "
         "WHERE entries.content = pages.content AND entries.version > coalesce(images.version, 0)) "
-        "FROM pages LEFT JOIN images ON images.content = pages.content WHERE memory = ? ORDER BY number",
-        (memory,),
+        "FROM pages LEFT JOIN images ON images.content = pages.content WHERE memory = ? AND number < ? ORDER BY number",
+        (memory, LOOSE_PAGES),
     ).fetchall()
     return [
         PageRow(number=number, patterns=patterns, image=bool(image), entries=bool(entries))
@@ -70,12 +74,59 @@ def apply(cursor: Cursor, changes: Sequence[Change]) -> None:
         "UPDATE pages SET patterns = ? WHERE memory = ? AND number = ?",
         [(patterns, one.memory, number) for one in changes for number, patterns in one.pages.items()],
     )
+    families = item_rows.families_of(cursor, [one.memory for one in changes if any(map(has_items, one.entries))])
     content_rows.add_entries(
-        cursor, [(contents[one.memory, entry.page], entry) for one in changes for entry in one.entries]
+        cursor,
+        [
+            (contents[one.memory, entry.page], families.get(one.memory, 0), entry)
+            for one in changes
+            for entry in one.entries
+        ],
     )
     content_rows.put_images(
         cursor, [(contents[one.memory, image.page], image) for one in changes for image in one.images]
     )
+
+
+def next_entries(
+    cursor: Cursor, memory: int, number: int, *, backwards: bool = False
+) -> tuple[int, Sequence[Entry]] | None:
+    """Return the first page with that number or a higher one, or going backwards a lower one, and all its entries.
+
+    Raises:
+        StoreDamaged: a checksum is wrong.
+    """
+    row = cursor.execute(_BACK if backwards else _NEXT, (memory, number)).fetchone()
+    if row is None:
+        return None
+    found, content = row
+    where = f"memory {memory}, page {found}"
+    return found, list(content_rows.load_entries(cursor, content, found, where))
+
+
+_NEXT = "SELECT number, content FROM pages WHERE memory = ? AND number >= ? ORDER BY number LIMIT 1"
+
+_BACK = "SELECT number, content FROM pages WHERE memory = ? AND number <= ? ORDER BY number DESC LIMIT 1"
+
+
+def count_all(cursor: Cursor, memory: int) -> int:
+    """Return how many patterns and items without one the pages of a memory have."""
+    return count(cursor.execute("SELECT coalesce(sum(patterns), 0) FROM pages WHERE memory = ?", (memory,)))
+
+
+def touch(cursor: Cursor, memory: int, ids: Sequence[str], expires_s: float | None) -> Sequence[int]:
+    """Give the items of a memory with these ids another end; return the page of each.
+
+    Raises:
+        StoreDamaged: a checksum is wrong.
+    """
+    places = [place for _, place in item_rows.find(cursor, memory, ids)]
+    contents = _own(cursor, [(memory, number) for number in dict.fromkeys(place.page for place in places)], emptied=())
+    for number, version in dict.fromkeys((place.page, place.version) for place in places):
+        rows = [place.row for place in places if (place.page, place.version) == (number, version)]
+        where = f"memory {memory}, page {number}"
+        content_rows.touch(cursor, contents[memory, number], version, rows, expires_s, where)
+    return [place.page for place in places]
 
 
 def share(cursor: Cursor, memory: int, other: int) -> None:

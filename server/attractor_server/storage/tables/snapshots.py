@@ -20,9 +20,10 @@ LEFTOVERS = 64
 
 _COPY = (
     "INSERT INTO memories (name, model, model_digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, "
-    "created_s, expires_s, version, patterns, parent, origin, origin_version) "
+    "created_s, expires_s, version, patterns, parent, origin, origin_version, family) "
     "SELECT ?, model, model_digest, write, when_full, page_patterns, retain, metric, recall, ttl_s, ?, {expires}, "
-    "version, patterns, {parent}, id, version FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
+    "version, patterns, {parent}, id, version, coalesce(family, id) "
+    "FROM memories WHERE id = ? ON CONFLICT (name) DO NOTHING RETURNING id"
 )
 
 _SELECT = "SELECT id, name, model, model_digest, version, patterns, created_s FROM memories"
