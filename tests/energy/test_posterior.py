@@ -27,11 +27,14 @@ from attractor_server.energy.posterior import (
     known_probability,
     mean_item,
     spread_of_items,
+    unpack_posterior,
 )
 
 SIZE = 6
 ONE = Posterior(
-    weights=torch.linspace(0.5, 3, len(AGREEMENTS)).double(), none=torch.linspace(-1, 1, len(NONE)).double()
+    torch.stack([torch.linspace(0.5, 3, len(AGREEMENTS)), torch.linspace(4, 0, len(AGREEMENTS))]).double(),
+    torch.tensor([0.3, -0.3]).double(),
+    torch.linspace(-1, 1, len(NONE)).double(),
 )
 
 
@@ -74,7 +77,7 @@ def test_agreements_are_those_of_one_pattern_after_another(gaps: bool) -> None:
 
 def test_agreements_that_have_no_weight_are_left_out_and_change_nothing() -> None:
     cues, readings, kept = views(gaps=True)
-    some = replace(ONE, weights=ONE.weights * torch.tensor([1, 0, 1, 0, 0, 1]))
+    some = replace(ONE, weights=ONE.weights * torch.tensor([1, 0, 1, 0, 0, 1] + [0] * (len(AGREEMENTS) - 6)))
     found = gather_evidence(cues, readings, kept, delta_energy=draw(2, 3, seed=9), used=some.used)
     assert float(found.agreements[..., 4].abs().max()) == 0
     assert torch.allclose(some.scores(found), some.scores(gather(gaps=True)))
@@ -126,12 +129,26 @@ def test_absent_patterns_have_no_effect_and_where_all_are_absent_the_network_ans
     assert torch.allclose(evidence.none[0, :, 2].exp(), torch.full((3,), 3.0, dtype=torch.float64))
 
 
+def test_a_pattern_is_as_probable_as_it_is_under_any_of_the_ways_in_which_cues_are_distorted() -> None:
+    evidence = gather(gaps=False)
+    alone = [
+        replace(ONE, weights=weights[None], offsets=offset[None])
+        for weights, offset in zip(ONE.weights, ONE.offsets, strict=True)
+    ]
+    odds = [one.scores(evidence)[..., :-1].exp() for one in alone]
+    assert torch.allclose(ONE.scores(evidence)[..., :-1].exp(), odds[0] + odds[1])
+
+
 def test_probabilities_of_patterns_add_up_to_that_of_being_known() -> None:
     scores = ONE.scores(gather(gaps=True))
     assert torch.allclose(item_probabilities(scores).sum(-1), known_probability(scores))
 
 
-FITTED = Posterior(weights=torch.tensor([1.5, 0, 0.1, 0, 7, 0]), none=torch.linspace(-1, 2, len(NONE)))
+FITTED = Posterior(
+    torch.eye(2, len(AGREEMENTS)) + torch.eye(len(AGREEMENTS))[2],
+    torch.tensor([0, 0.5]),
+    torch.linspace(-1, 2, len(NONE)),
+)
 
 
 @pytest.fixture
@@ -147,19 +164,29 @@ def test_a_file_brings_the_posterior_back_and_the_digest_does_not_depend_on_it(p
     assert (saved.digest, found.digest) == (bare.digest, bare.digest)
     assert found.posterior is not None
     assert torch.equal(found.posterior.weights, FITTED.weights)
+    assert torch.equal(found.posterior.offsets, FITTED.offsets)
     assert torch.equal(found.posterior.none, FITTED.none)
+
+
+def test_fits_of_before_that_know_one_way_of_distortion_are_read() -> None:
+    none = dict(zip(NONE, FITTED.none.tolist(), strict=True))
+    found = unpack_posterior({"weights": {"cue_cosine": 1.5, "read_square": 2}, "none": none})
+    assert found.weights.tolist() == [[1.5, 0, 0, 2] + [0] * (len(AGREEMENTS) - 4)]
+    assert found.offsets.tolist() == [0]
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda fits: fits["posterior"]["weights"].update(cue_cosine=2.0), "damaged: its fits have checksum"),
-        (lambda fits: fits["posterior"]["weights"].update(cue_cosine=-2.0), "expected none below 0"),
+        (lambda fits: fits["posterior"]["ways"][0].update(cue_cosine=2.0), "damaged: its fits have checksum"),
+        (lambda fits: fits["posterior"]["ways"][1].update(cue_cosine=-2.0), "expected no weight below 0"),
+        (lambda fits: fits["posterior"]["ways"][1].update(likeness=2.0), "saw numbers for"),
+        (lambda fits: fits["posterior"]["ways"].clear(), "saw none; expected one or more"),
         (lambda fits: fits["posterior"]["none"].pop("given"), "expected intercept, delta_energy"),
         (lambda fits: fits["posterior"]["none"].update(given="much"), "cannot be read"),
         (lambda fits: fits["posterior"]["none"].update(given=math.inf), "expected finite numbers"),
         (lambda fits: fits.update(posterior=[1.0]), "cannot be read"),
-        (lambda fits: fits.update(posterior={"weights": {}}), "cannot be read"),
+        (lambda fits: fits.update(posterior={"ways": [{}]}), "cannot be read"),
     ],
 )
 def test_a_posterior_that_cannot_be_meant_is_refused(path: Path, change: object, told: str) -> None:

@@ -26,13 +26,14 @@ from attractor_server.training.distortions import Cues
 from attractor_server.training.evaluation import rivals
 from attractor_server.training.evaluation.bench import Bench, Probe
 from attractor_server.training.evaluation.codecs import Components
+from attractor_server.training.evaluation.lookups import Trimmed, lookups
 from attractor_server.training.evaluation.measures import int8
-from attractor_server.training.evaluation.mixtures import Trimmed, lookups, mixture_of
 from attractor_server.training.evaluation.rivals import rival_rows
 from attractor_server.training.evaluation.run import Extent, evaluate
 from attractor_server.training.evaluation.scores import Row, average_over_memories, average_over_seeds, student_quantile
 from attractor_server.training.evaluation.seeds import combine_seeds
 from attractor_server.training.initialization import initialize_model
+from attractor_server.training.mixture import mixture_of
 from attractor_server.training.recipe import CueTable, DataTable, InputTable, Recipe
 from attractor_server.training.validation import recall, score, write_memories
 

@@ -1,9 +1,11 @@
 """Recall as a posterior: the kept patterns take part in reading.
 
-After the network has read r from a cue c, each kept pattern ξᵢ has a score sᵢ = Σ wₖaₖ(c, r, ξᵢ) by its agreements with
-the cue and with the reading, whose weights are not negative. "None of them" has the score z, by ΔE, by the number of
-kept patterns, by how much of the cue is given, and by how well the cue agrees with the reading itself. The softmax p of
-all scores is the posterior, its sum over the patterns the probability that the cue is of a stored one.
+After the network has read r from a cue c, each kept pattern ξᵢ has agreements aₖ(c, r, ξᵢ) with the cue and with the
+reading. A cue may be distorted in several ways h, each of which leaves other agreements standing, and nobody tells in
+which: so the pattern's score is sᵢ = log Σₕ exp(bₕ + Σₖ wₕₖaₖ(c, r, ξᵢ)), with weights that are not negative. "None of
+them" has the score z, by ΔE, by the number of kept patterns, by how much of the cue is given, and by how well the cue
+agrees with the reading itself. The softmax p of all scores is the posterior, its sum over the patterns the probability
+that the cue is of a stored one.
 
 Let z′ = z − log o, where stored patterns are asked for o times as often as others, and p the softmax with z′. The
 posterior's mean is then a gradient step of size 1 from r on the energy
@@ -21,6 +23,7 @@ mean: the answer is (1 − p₀)(D·m + V·r′)/(V + D) + p₀r. A pattern that
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +35,9 @@ given, and to the reading"""
 
 NONE = ("intercept", "delta_energy", "log_kept", "given", "cosine", "square", "absolute")
 """What "none of them" depends on; the last three are agreements of the cue with the reading"""
+
+OFFSET = "offset"
+"""Name, in files, of how frequent a way of distortion is"""
 
 STORED_ODDS = 19.0
 """How often stored patterns are asked for, in cues of others, as far as an answer is concerned"""
@@ -57,30 +63,32 @@ class Evidence:
     """(memories, cues, len(NONE))"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Posterior:
     """Learned weights of the scores; fitted on training episodes."""
 
     weights: Tensor
-    """(len(AGREEMENTS),) not negative; 0: not used"""
+    """(ways, len(AGREEMENTS)) not negative, for each way in which cues are distorted; 0: not used"""
+    offsets: Tensor
+    """(ways,): how frequent each is, in logarithms"""
     none: Tensor
     """(len(NONE),)"""
 
     def to(self, device: torch.device) -> "Posterior":
         """Return the posterior with its weights on that device."""
-        return Posterior(weights=self.weights.to(device), none=self.none.to(device))
+        return Posterior(*(part.to(device) for part in (self.weights, self.offsets, self.none)))
 
     @property
     def used(self) -> Sequence[bool]:
         """Whether each agreement counts; others need not be computed."""
-        return [weight > 0 for weight in self.weights.tolist()]
+        return [weight > 0 for weight in self.weights.amax(0).tolist()]
 
     def scores(self, evidence: Evidence, *, present: Tensor | None = None) -> Tensor:
         """Return the scores (memories, cues, kept + 1), the last of "none of them".
 
         Patterns that are not present (memories, kept) have the score −∞.
         """
-        items = evidence.agreements @ self.weights
+        items = (evidence.agreements @ self.weights.T + self.offsets).logsumexp(-1)
         if present is not None:
             items = items.masked_fill(~present[:, None], -torch.inf)
         return torch.cat([items, (evidence.none @ self.none)[..., None]], -1)
@@ -157,22 +165,30 @@ def answer(scores: Tensor, spread: Tensor, mean: Tensor, reading: Tensor, again:
     return (1 - none) * mean.lerp(again, lean[..., None]) + none * reading
 
 
-def pack_posterior(posterior: Posterior) -> Mapping[str, Mapping[str, float]]:
-    """Return plain numbers by name, for a file."""
-    parts = {"weights": (AGREEMENTS, posterior.weights), "none": (NONE, posterior.none)}
-    return {name: dict(zip(keys, values.tolist(), strict=True)) for name, (keys, values) in parts.items()}
+def pack_posterior(posterior: Posterior) -> Mapping[str, object]:
+    """Return plain numbers by name, for a file; agreements that are not used have none."""
+    ways = []
+    for weights, offset in zip(posterior.weights.tolist(), posterior.offsets.tolist(), strict=True):
+        ways.append({name: weight for name, weight in zip(AGREEMENTS, weights, strict=True) if weight})
+        ways[-1][OFFSET] = offset
+    return {"ways": ways, "none": dict(zip(NONE, posterior.none.tolist(), strict=True))}
 
 
-def unpack_posterior(packed: Mapping[str, Mapping[str, float]]) -> Posterior:
+def unpack_posterior(packed: Mapping[str, Any]) -> Posterior:
     """Return the posterior of these numbers.
 
     Raises:
         ValueError: a name is missing or unknown, or a number cannot be meant.
     """
-    weights, none = (_unpack(packed[part], names) for part, names in (("weights", AGREEMENTS), ("none", NONE)))
+    names = (*AGREEMENTS, OFFSET)
+    found = packed["ways"] if "ways" in packed else [packed["weights"]]  # fits of before know one way
+    if not found:
+        raise ValueError("posterior.ways: saw none; expected one or more")
+    ways = torch.stack([_unpack({**dict.fromkeys(names, 0.0), **way}, names) for way in found])
+    weights, offsets = ways[:, :-1], ways[:, -1]
     if float(weights.min()) < 0:
-        raise ValueError(f"posterior.weights: saw {weights.tolist()}; expected none below 0")
-    return Posterior(weights=weights, none=none)
+        raise ValueError(f"posterior.ways: saw {weights.tolist()}; expected no weight below 0")
+    return Posterior(weights, offsets, _unpack(packed["none"], NONE))
 
 
 def _unpack(numbers: Mapping[str, float], names: Sequence[str]) -> Tensor:
