@@ -60,7 +60,8 @@ def main() -> None:
     for name in given.models:
         start, model = time.monotonic(), open_model(name)
         bench = Bench.of(model, counts=(model.capacity, 2 * model.capacity), memories=given.memories, split=given.split)
-        for rows in (quality_rows(bench, lookups=not given.no_lookups), mixture_rows(bench), copies_rows(bench)):
+        lookups = not given.no_lookups
+        for rows in (quality_rows(bench, lookups=lookups), mixture_rows(bench, lookups=lookups), copies_rows(bench)):
             found = list(rows)
             show(found)
             lines += [json.dumps({**asdict(row), "machine": machine(), "command": command}) for row in found]
@@ -70,7 +71,7 @@ def main() -> None:
 
 def quality_rows(bench: Bench, *, lookups: bool) -> Iterator[Row]:
     """Yield the network alone, the posterior and look-ups, for each kind of cue of the recipe."""
-    components = components_of(bench)
+    components = components_of(bench) if lookups else None
     for cue, count in bench.settings():
         probe = bench.probe(cue, count)
         fast = write_memories(bench.model, probe.patterns, bench.model.write_chunk, framed=True)
@@ -82,7 +83,7 @@ def quality_rows(bench: Bench, *, lookups: bool) -> Iterator[Row]:
             auroc=measure_auroc(bench, fast, probe),
         )
         yield from posterior_rows(bench, probe)
-        if lookups:
+        if components is not None:
             rehearsal = bench.rehearsal(cue, count, memories=TUNING_MEMORIES)
             yield from lookup_rows(bench, probe, rehearsal, fast, components)
 

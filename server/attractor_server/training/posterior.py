@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.posterior import AGREEMENTS, NONE, Evidence, Posterior
+from attractor_server.energy.posterior import AGREEMENTS, Evidence, Posterior
 from attractor_server.training.copies import draw_observed
 from attractor_server.training.datasets import Source
 from attractor_server.training.datasets.alike import Alike
@@ -36,6 +35,8 @@ COPIES, COPIED = (4, 8, 16), ("noise", "flips")
 """Noisy copies of a thing in memories of copies, and the kinds of cue that copies may be: those that leave no gaps"""
 SEED, HELD_OUT_SEED = 300, 400
 ITERATIONS = 80
+MOVED_START = (5.0, -5.0)
+"""Weight, in units, and offset from which moved images are fitted: sure, and rare"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -45,11 +46,10 @@ LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Episodes:
-    """Evidence of cues of kept patterns, the i-th of the i-th, and of cues of others, all distorted in one way."""
+    """Evidence of cues of kept patterns, the i-th of the i-th, and of cues of others."""
 
     stored: Evidence
     unseen: Evidence
-    way: int
     copies: int = 1
     """Kept patterns that are copies of one thing, neighbours; each of them is a right answer"""
     count: int = 1
@@ -68,7 +68,7 @@ def fit_posterior(model: Model, training: Source, held_out: Source, recipe: Reci
         for source, seed in ((training, SEED), (held_out, HELD_OUT_SEED))
     )
     units = _Units.of(ours)
-    numbers = _minimise(ours, units, _start(ours, units), ITERATIONS)
+    numbers = _minimise(ours, units, units.start, ITERATIONS)
     best = units.posterior(*numbers)
     least = _mean_loss(best, theirs)
     for _ in range(len(AGREEMENTS) - 1):
@@ -87,22 +87,22 @@ def _draw_episodes(model: Model, source: Source, recipe: Recipe, seed: int) -> I
     counts = sorted({max(1, recipe.capacity // 2), recipe.capacity, 2 * recipe.capacity})
     memories = MEMORIES // 2 if framed else MEMORIES
     for (number, one), count in product(enumerate(sources), counts):
-        for way, cue in enumerate(kinds_of_cues(source, recipe)):
-            drawn = seed + 100 * number + 10 * way + count
+        for place, cue in enumerate(kinds_of_cues(source, recipe)):
+            drawn = seed + 100 * number + 10 * place + count
             task = Task(data=recipe.data, cues=[cue], count=count, memories=memories, seed=drawn)
             trial = draw_trial(one, task)
             if trial.patterns.shape != trial.unseen.values.shape:
                 continue  # not so many patterns there
-            yield _rehearse(model, trial, way)
+            yield _rehearse(model, trial)
             if one is source and count == recipe.capacity and cue.label in COPIED:
                 for copies in (copies for copies in COPIES if count % copies == 0):
-                    yield _rehearse(model, draw_observed(one, task, copies).trial, way, copies)
+                    yield _rehearse(model, draw_observed(one, task, copies).trial, copies)
 
 
-def _rehearse(model: Model, trial: Trial, way: int, copies: int = 1) -> Episodes:
+def _rehearse(model: Model, trial: Trial, copies: int = 1) -> Episodes:
     fast = write_memories(model, trial.patterns, model.write_chunk, framed=model.has_metric)
     stored, unseen = (_compare(model, fast, trial.patterns, cues) for cues in (trial.cues, trial.unseen))
-    return Episodes(stored, unseen, way, copies)
+    return Episodes(stored, unseen, copies)
 
 
 def _compare(model: Model, fast: Tensors, kept: Tensor, cues: Cues) -> Evidence:
@@ -126,19 +126,6 @@ def kinds_of_cues(source: Source, recipe: Recipe) -> Sequence[CueTable]:
     return cues
 
 
-def _start(episodes: Sequence[Episodes], units: "_Units") -> "Numbers":
-    """Fit each way of distortion to its own episodes."""
-    device = episodes[0].stored.none.device
-    sizes = (1, len(AGREEMENTS)), (1,), (len(NONE),)
-    zeros = [torch.zeros(size, device=device) for size in sizes]
-    found = []
-    for way in sorted({one.way for one in episodes}):
-        some = [one for one in episodes if one.way == way]
-        found.append(_minimise(some, units, (zeros[0], zeros[1], zeros[2]), ITERATIONS // 2))
-    raw, offsets, none = zip(*found, strict=True)
-    return torch.cat(raw), torch.cat(offsets), torch.stack(none).mean(0)
-
-
 @dataclass(frozen=True)
 class _Units:
     """Units in which all evidence varies by 1."""
@@ -147,6 +134,8 @@ class _Units:
     """(len(AGREEMENTS),), 0 where one is not used"""
     divisor: Tensor
     """(len(NONE),)"""
+    moved: Tensor | None
+    """Of images that may have been moved"""
 
     @classmethod
     def of(cls, episodes: Sequence[Episodes]) -> "_Units":
@@ -154,7 +143,15 @@ class _Units:
         varied = torch.cat([each.none.flatten(0, 1) for one in episodes for each in (one.stored, one.unseen)])
         deviation = varied.std(0)
         deviation[0] = 1.0
-        return cls((spread > LEAST) / spread.clamp(min=LEAST), deviation)
+        moved = [one.stored.moved.std() for one in episodes if one.stored.moved is not None]
+        factor = (spread > LEAST) / spread.clamp(min=LEAST)
+        return cls(factor, deviation, 1 / torch.stack(moved).mean().clamp(min=LEAST) if moved else None)
+
+    @property
+    def start(self) -> tuple[Tensor, ...]:
+        """Numbers to start from: before the softplus where they may not be negative."""
+        starts = [torch.zeros_like(self.factor), torch.zeros_like(self.divisor)]
+        return (*starts, self.divisor.new_tensor(MOVED_START)) if self.moved is not None else tuple(starts)
 
     def without(self, agreement: int) -> "_Units":
         """Return units by which one agreement less is used."""
@@ -162,32 +159,31 @@ class _Units:
         factor[agreement] = 0
         return replace(self, factor=factor)
 
-    def posterior(self, raw: Tensor, offsets: Tensor, none: Tensor) -> Posterior:
+    def posterior(self, raw: Tensor, none: Tensor, moved: Tensor | None = None) -> Posterior:
         """Return the posterior of these numbers."""
         steady = torch.where(self.divisor > LEAST, none / self.divisor.clamp(min=LEAST), 0.0)
-        return Posterior(softplus(raw) * self.factor, offsets, steady)
+        if self.moved is not None and moved is not None:
+            moved = torch.stack([softplus(moved[0]) * self.moved, moved[1]])
+        return Posterior(weights=softplus(raw) * self.factor, none=steady, moved=moved)
 
 
-Numbers: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""Before the softplus (ways, len(AGREEMENTS)), offsets (ways,), none (len(NONE),), in units"""
-
-
-def _minimise(episodes: Sequence[Episodes], units: _Units, start: Numbers, iterations: int) -> Numbers:
+def _minimise(
+    episodes: Sequence[Episodes], units: _Units, start: Sequence[Tensor], iterations: int
+) -> Sequence[Tensor]:
     """Minimise the mean cross-entropy of all episodes by L-BFGS."""
     numbers = [part.clone().requires_grad_() for part in start]
-    raw, offsets, none = numbers
-    joined = _join_alike(episodes)
     optimiser = torch.optim.LBFGS(numbers, max_iter=iterations, line_search_fn="strong_wolfe")
+    joined = _join_alike(episodes)
 
     def step() -> float:
         optimiser.zero_grad()
-        penalty = softplus(raw).square().mean() + offsets.square().mean() + none.square().mean()
-        loss = _loss(units.posterior(raw, offsets, none), joined) + PENALTY * penalty
+        penalty = softplus(numbers[0]).square().mean() + sum(part.square().mean() for part in numbers[1:])
+        loss = _loss(units.posterior(*numbers), joined) + PENALTY * penalty
         loss.backward()
         return float(loss.detach())
 
     optimiser.step(step)
-    return raw.detach(), offsets.detach(), none.detach()
+    return [part.detach() for part in numbers]
 
 
 def _loss(posterior: Posterior, episodes: Sequence[Episodes]) -> Tensor:
@@ -219,7 +215,12 @@ def _join_alike(episodes: Sequence[Episodes]) -> Sequence[Episodes]:
 
 
 def _join(evidence: Sequence[Evidence]) -> Evidence:
-    return Evidence(torch.cat([one.agreements for one in evidence]), torch.cat([one.none for one in evidence]))
+    moved = [one.moved for one in evidence if one.moved is not None]
+    return Evidence(
+        torch.cat([one.agreements for one in evidence]),
+        torch.cat([one.none for one in evidence]),
+        torch.cat(moved) if moved else None,
+    )
 
 
 def _join_copies(scores: Tensor, copies: int) -> Tensor:
@@ -235,6 +236,6 @@ def _mean_loss(posterior: Posterior, episodes: Sequence[Episodes]) -> float:
 
 
 def _find_least(posterior: Posterior, units: _Units) -> int:
-    """Return which of the agreements that are used counts least, where it counts most, by its spread."""
-    effect = posterior.weights.amax(0) / units.factor
+    """Return which of the agreements that are used counts least, by its spread."""
+    effect = posterior.weights / units.factor
     return int(effect.where(units.factor > 0, torch.inf).nan_to_num(nan=torch.inf).argmin())

@@ -13,12 +13,12 @@ from attractor_server.training.validation import recall, write_memories
 NAME = "a mixture of kinds"
 
 
-def mixture_rows(bench: Bench) -> Iterator[Row]:
+def mixture_rows(bench: Bench, *, lookups: bool = True) -> Iterator[Row]:
     """Yield for each number of patterns the memory, and each look-up of the cue and of what the memory read from it.
 
     Look-ups are tuned on mixtures of training memories, at each number of patterns.
     """
-    components = components_of(bench)
+    components = components_of(bench) if lookups else None
     for count in bench.counts:
         probe = mixture_probe(bench, count)
         fast = write_memories(bench.model, probe.patterns, bench.model.write_chunk, framed=True)
@@ -27,7 +27,8 @@ def mixture_rows(bench: Bench) -> Iterator[Row]:
         row = row_of(bench, probe, method, read, table="mixture")
         yield replace(row, auroc=measure_auroc(bench, fast, probe))
         yield from posterior_rows(bench, probe, table="mixture")
-        yield from lookup_rows(bench, probe, rehearse_mixture(bench, count), fast, components, table="mixture")
+        if components is not None:
+            yield from lookup_rows(bench, probe, rehearse_mixture(bench, count), fast, components, table="mixture")
 
 
 def mixture_probe(bench: Bench, count: int) -> Probe:
