@@ -18,6 +18,7 @@ from attractor_server.energy.posterior import (
     AGREEMENTS,
     NONE,
     REACH,
+    SLIGHT,
     STORED_ODDS,
     Area,
     Evidence,
@@ -103,21 +104,23 @@ def test_the_middle_of_an_image_agrees_best_with_the_part_of_a_pattern_that_it_w
     cues, kept = images(gaps=gaps)
     found = compare_moved(cues, kept.u)
     assert torch.equal(found.argmax(-1), torch.arange(3).expand(2, 3))
-    assert torch.allclose(found.amax(-1), torch.zeros(2, 3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(found.amax(-1), torch.full((2, 3), -math.log(SLIGHT), dtype=torch.float64))
     pictures = [x[..., 1:].unflatten(-1, (HEIGHT, WIDTH, CHANNELS)) for x in (cues.u, kept.u)]
     alone = View(cues.x[..., 1:], cues.u[..., 1:], [Area(slice(0, IMAGE), HEIGHT, WIDTH)])
     found = compare_moved(alone, kept.u[..., 1:])
     for memory, cue, item in ((0, 0, 0), (0, 2, 4), (1, 1, 3)):
-        expected = reference.moved_agreement(pictures[0][memory, cue], pictures[1][memory, item], reach=REACH)
+        expected = reference.moved_agreement(
+            pictures[0][memory, cue], pictures[1][memory, item], reach=REACH, slight=SLIGHT
+        )
         assert torch.allclose(found[memory, cue, item], expected)
 
 
 def test_a_pattern_scores_as_if_its_image_were_in_place_or_moved_whichever_it_was() -> None:
     cues, kept = images(gaps=False)
     evidence = gather_evidence(cues, cues, kept, delta_energy=draw(2, 3, seed=9))
-    alone, moving = ONE.scores(evidence), replace(ONE, moved=torch.tensor([40.0, -1], dtype=torch.float64))
+    alone, moving = ONE.scores(evidence), replace(ONE, moved=torch.tensor([3.0, -1], dtype=torch.float64))
     assert evidence.moved is not None
-    expected = alone[..., :-1].exp() + (40 * evidence.moved - 1).exp()
+    expected = alone[..., :-1].exp() + (3 * evidence.moved - 1).exp()
     assert torch.allclose(moving.scores(evidence)[..., :-1].exp(), expected)
     assert torch.equal(moving.scores(evidence)[..., -1], alone[..., -1])
     assert item_probabilities(moving.scores(evidence)).argmax(-1).tolist() == [[0, 1, 2]] * 2

@@ -347,6 +347,7 @@ def test_a_mixture_has_the_memory_and_each_look_up_of_the_cue_and_of_the_answer(
         names = ("Euclid", "Manhattan", "whitened cosine", "trimmed")
         assert [row.method for row in others] == [f"{name}, of the {of}" for name in names for of in ("cue", "answer")]
         assert all(0 <= row.identified <= 1 and row.family == "rival" for row in others)
+        assert all(row.auroc is not None and 0 <= row.auroc <= 1 for row in others)
     exact = max(row.identified for row in rows if row.count == min(bench.counts) and row.family == "rival")
     assert exact > 1.5 / min(bench.counts)  # far more than by chance
 

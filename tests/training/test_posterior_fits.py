@@ -36,7 +36,7 @@ glyph_data = DATASETS["glyphs"]
 def small_data() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "glyphs", many_stripes)
-        patch.setattr(posterior, "ITERATIONS", 80)
+        patch.setattr(posterior, "ITERATIONS", 40)
         yield
 
 

@@ -2,10 +2,11 @@
 
 After the network has read r from a cue c, each kept pattern ξᵢ has a score sᵢ = Σ wₖaₖ(c, r, ξᵢ) by its agreements with
 the cue and with the reading, whose weights are not negative. An image may have been moved as well, by a few pixels, and
-nobody tells whether it was: then sᵢ = log(exp Σ wₖaₖ + exp(b + v·mᵢ)), where mᵢ compares the middle of the cue with
-that part of the pattern which is nearest to it. "None of them" has the score z, by ΔE, by the number of kept patterns,
-by how much of the cue is given, and by how well the cue agrees with the reading itself. The softmax p of all scores is
-the posterior, its sum over the patterns the probability that the cue is of a stored one.
+nobody tells whether it was: then sᵢ = log(exp Σ wₖaₖ + exp(b + v·mᵢ)), where mᵢ = −log(ε + the mean square difference
+between the middle of the cue and that part of the pattern which is nearest to it). "None of them" has the score z, by
+ΔE, by the number of kept patterns, by how much of the cue is given, and by how well the cue agrees with the reading
+itself. The softmax p of all scores is the posterior, its sum over the patterns the probability that the cue is of a
+stored one.
 
 Let z′ = z − log o, where stored patterns are asked for o times as often as others, and p the softmax with z′. The
 posterior's mean is then a gradient step of size 1 from r on the energy
@@ -41,6 +42,9 @@ MOVED = ("weight", "offset")
 
 REACH = 2
 """Pixels by which an image may have been moved, each way"""
+
+SLIGHT = 1e-3
+"""ε: mean squares far below it are as good as none"""
 
 STORED_ODDS = 19.0
 """How often stored patterns are asked for, in cues of others, as far as an answer is concerned"""
@@ -159,14 +163,14 @@ def gather_evidence(  # noqa: PLR0913
 
 
 def compare_moved(cues: View, items: Tensor) -> Tensor:
-    """Return mᵢ (memories, cues, kept), the greatest negative mean square of a cue's middle to a part of each item."""
+    """Return mᵢ (memories, cues, kept) of cues and items (memories, kept, values)."""
     found = []
     for cue, kept in zip(cues.u, items, strict=True):
         # One memory at a time: each cue is as many as there are places
         places = move(cue, cues.areas)
         known = (~places.isnan()).to(places.dtype)
         squares = _mean_squares(places.nan_to_num().flatten(0, 1), kept, known.flatten(0, 1))
-        found.append(-squares.unflatten(0, places.shape[:2]).amin(1))
+        found.append(-(SLIGHT + squares.unflatten(0, places.shape[:2]).amin(1)).log())
     return torch.stack(found)
 
 

@@ -29,14 +29,16 @@ from attractor_server.training.validation import (
     write_memories,
 )
 
-MEMORIES, CUES = 8, 32
+MEMORIES, CUES = 8, 12
 """Memories of an episode, and the most cues of each"""
 COPIES, COPIED = (4, 8, 16), ("noise", "flips")
 """Noisy copies of a thing in memories of copies, and the kinds of cue that copies may be: those that leave no gaps"""
 SEED, HELD_OUT_SEED = 300, 400
-ITERATIONS = 80
-MOVED_START = (5.0, -5.0)
-"""Weight, in units, and offset from which moved images are fitted: sure, and rare"""
+ITERATIONS = 150
+ENOUGH = 1e-7
+"""Change of the loss by which a fit is at its end"""
+MOVED_START = (3.0, 0.0)
+"""Weight, in units, and offset from which moved images are fitted"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -172,7 +174,9 @@ def _minimise(
 ) -> Sequence[Tensor]:
     """Minimise the mean cross-entropy of all episodes by L-BFGS."""
     numbers = [part.clone().requires_grad_() for part in start]
-    optimiser = torch.optim.LBFGS(numbers, max_iter=iterations, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        numbers, max_iter=iterations, tolerance_change=ENOUGH, history_size=20, line_search_fn="strong_wolfe"
+    )
     joined = _join_alike(episodes)
 
     def step() -> float:
