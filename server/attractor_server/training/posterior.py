@@ -38,7 +38,7 @@ ITERATIONS = 150
 ENOUGH = 1e-7
 """Change of the loss by which a fit is at its end"""
 MOVED_START = (3.0, 0.0)
-"""Weight, in units, and offset from which moved images are fitted"""
+"""Weight, in units, and offset from which moved images are fitted, once those in their place are"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -71,6 +71,8 @@ def fit_posterior(model: Model, training: Source, held_out: Source, recipe: Reci
     )
     units = _Units.of(ours)
     numbers = _minimise(ours, units, units.start, ITERATIONS)
+    if units.moved is not None:
+        numbers = _minimise(ours, units, [*numbers, units.moved.new_tensor(MOVED_START)], ITERATIONS)
     best = units.posterior(*numbers)
     least = _mean_loss(best, theirs)
     for _ in range(len(AGREEMENTS) - 1):
@@ -151,9 +153,8 @@ class _Units:
 
     @property
     def start(self) -> tuple[Tensor, ...]:
-        """Numbers to start from: before the softplus where they may not be negative."""
-        starts = [torch.zeros_like(self.factor), torch.zeros_like(self.divisor)]
-        return (*starts, self.divisor.new_tensor(MOVED_START)) if self.moved is not None else tuple(starts)
+        """Numbers to start from, of images in their place; before the softplus where they may not be negative."""
+        return torch.zeros_like(self.factor), torch.zeros_like(self.divisor)
 
     def without(self, agreement: int) -> "_Units":
         """Return units by which one agreement less is used."""
