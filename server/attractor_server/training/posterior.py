@@ -1,5 +1,6 @@
 """Fit a posterior over kept patterns to episodes: which pattern a cue is of, or none."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.posterior import AGREEMENTS, Evidence, Posterior
+from attractor_server.energy.posterior import AGREEMENTS, SLIGHT, Evidence, Posterior
 from attractor_server.training.copies import draw_observed
 from attractor_server.training.datasets import Source
 from attractor_server.training.datasets.alike import Alike
@@ -37,8 +38,8 @@ SEED, HELD_OUT_SEED = 300, 400
 ITERATIONS = 150
 ENOUGH = 1e-7
 """Change of the loss by which a fit is at its end"""
-MOVED_START = (3.0, 0.0)
-"""Weight, in units, and offset from which moved images are fitted, once those in their place are"""
+LEVEL = 10.0
+"""Unit of the score of an image that was moved and is otherwise as it was kept"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -72,7 +73,8 @@ def fit_posterior(model: Model, training: Source, held_out: Source, recipe: Reci
     units = _Units.of(ours)
     numbers = _minimise(ours, units, units.start, ITERATIONS)
     if units.moved is not None:
-        numbers = _minimise(ours, units, [*numbers, units.moved.new_tensor(MOVED_START)], ITERATIONS)
+        moved = units.moved.new_tensor([0.0, _measure_level(units.posterior(*numbers), ours) / LEVEL])
+        numbers = _minimise(ours, units, [*numbers, moved], ITERATIONS)
     best = units.posterior(*numbers)
     least = _mean_loss(best, theirs)
     for _ in range(len(AGREEMENTS) - 1):
@@ -166,7 +168,8 @@ class _Units:
         """Return the posterior of these numbers."""
         steady = torch.where(self.divisor > LEAST, none / self.divisor.clamp(min=LEAST), 0.0)
         if self.moved is not None and moved is not None:
-            moved = torch.stack([softplus(moved[0]) * self.moved, moved[1]])
+            weight = softplus(moved[0]) * self.moved
+            moved = torch.stack([weight, LEVEL * moved[1] + weight * math.log(SLIGHT)])
         return Posterior(weights=softplus(raw) * self.factor, none=steady, moved=moved)
 
 
@@ -189,6 +192,12 @@ def _minimise(
 
     optimiser.step(step)
     return [part.detach() for part in numbers]
+
+
+def _measure_level(posterior: Posterior, episodes: Sequence[Episodes]) -> float:
+    """Return the mean score of the patterns that cues are of."""
+    scores = [posterior.scores(one.stored).diagonal(dim1=-2, dim2=-1).mean() for one in episodes]
+    return float(torch.stack(scores).mean())
 
 
 def _loss(posterior: Posterior, episodes: Sequence[Episodes]) -> Tensor:
