@@ -17,11 +17,15 @@ from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.energy.posterior import (
     AGREEMENTS,
     NONE,
+    REACH,
+    SLIGHT,
     STORED_ODDS,
+    Area,
     Evidence,
     Posterior,
     View,
     answer,
+    compare_moved,
     gather_evidence,
     item_probabilities,
     known_probability,
@@ -80,6 +84,51 @@ def test_agreements_that_have_no_weight_are_left_out_and_change_nothing() -> Non
     assert torch.allclose(some.scores(found), some.scores(gather(gaps=True)))
 
 
+HEIGHT, WIDTH, CHANNELS = 6, 7, 2
+IMAGE = HEIGHT * WIDTH * CHANNELS
+
+
+def images(*, gaps: bool) -> tuple[View, View]:
+    """Cues and kept patterns of two memories, each a value and an image; the cues are kept ones moved by 2, 1."""
+    kept = draw(2, 5, IMAGE + 1)
+    places = kept[..., 1:].unflatten(-1, (HEIGHT, WIDTH, CHANNELS))
+    moved = torch.cat([kept[..., :1], places.roll((2, 1), (2, 3)).flatten(2)], -1)[:, :3]
+    if gaps:
+        moved = moved.masked_fill(draw(2, 3, IMAGE + 1, seed=7) > 0.5, math.nan)
+    areas = [Area(slice(1, IMAGE + 1), HEIGHT, WIDTH)]
+    return View(moved.nan_to_num(), moved, areas), View(kept, kept)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_middle_of_an_image_agrees_best_with_the_part_of_a_pattern_that_it_was_moved_from(gaps: bool) -> None:
+    cues, kept = images(gaps=gaps)
+    found = compare_moved(cues, kept.u)
+    assert torch.equal(found.argmax(-1), torch.arange(3).expand(2, 3))
+    assert torch.allclose(found.amax(-1), torch.full((2, 3), -math.log(SLIGHT), dtype=torch.float64))
+    pictures = [x[..., 1:].unflatten(-1, (HEIGHT, WIDTH, CHANNELS)) for x in (cues.u, kept.u)]
+    alone = View(cues.x[..., 1:], cues.u[..., 1:], [Area(slice(0, IMAGE), HEIGHT, WIDTH)])
+    found = compare_moved(alone, kept.u[..., 1:])
+    for memory, cue, item in ((0, 0, 0), (0, 2, 4), (1, 1, 3)):
+        expected = reference.moved_agreement(
+            pictures[0][memory, cue], pictures[1][memory, item], reach=REACH, slight=SLIGHT
+        )
+        assert torch.allclose(found[memory, cue, item], expected)
+
+
+def test_a_pattern_scores_as_if_its_image_were_in_place_or_moved_whichever_it_was() -> None:
+    cues, kept = images(gaps=False)
+    evidence = gather_evidence(cues, cues, kept, delta_energy=draw(2, 3, seed=9))
+    alone, moving = ONE.scores(evidence), replace(ONE, moved=torch.tensor([3.0, -1], dtype=torch.float64))
+    assert evidence.moved is not None
+    expected = alone[..., :-1].exp() + (3 * evidence.moved - 1).exp()
+    assert torch.allclose(moving.scores(evidence)[..., :-1].exp(), expected)
+    assert torch.equal(moving.scores(evidence)[..., -1], alone[..., -1])
+    assert item_probabilities(moving.scores(evidence)).argmax(-1).tolist() == [[0, 1, 2]] * 2
+    unmoved = gather_evidence(cues, cues, kept, delta_energy=draw(2, 3, seed=9), moves=False)
+    assert unmoved.moved is None
+    assert torch.equal(moving.scores(unmoved), alone)
+
+
 def test_without_a_spread_the_answer_is_a_gradient_step_on_the_energy_from_the_reading() -> None:
     scores, kept, reading = draw(2, 3, 6), draw(2, 5, SIZE, seed=1), draw(2, 3, SIZE, seed=2)
     mean = mean_item(scores, kept)
@@ -131,7 +180,9 @@ def test_probabilities_of_patterns_add_up_to_that_of_being_known() -> None:
     assert torch.allclose(item_probabilities(scores).sum(-1), known_probability(scores))
 
 
-FITTED = Posterior(weights=torch.tensor([1.5, 0, 0.1, 0, 7, 0]), none=torch.linspace(-1, 2, len(NONE)))
+FITTED = Posterior(
+    weights=torch.tensor([1.5, 0, 0.1, 0, 7, 0]), none=torch.linspace(-1, 2, len(NONE)), moved=torch.tensor([9.0, -2])
+)
 
 
 @pytest.fixture
@@ -148,6 +199,15 @@ def test_a_file_brings_the_posterior_back_and_the_digest_does_not_depend_on_it(p
     assert found.posterior is not None
     assert torch.equal(found.posterior.weights, FITTED.weights)
     assert torch.equal(found.posterior.none, FITTED.none)
+    assert found.posterior.moved is not None
+    assert found.posterior.moved.tolist() == [9, -2]
+
+
+def test_a_posterior_for_which_images_stay_in_their_place_is_brought_back_as_such(path: Path) -> None:
+    save_model(tiny(posterior=replace(FITTED, moved=None)), path)
+    found = load_model(path).posterior
+    assert found is not None
+    assert found.moved is None
 
 
 @pytest.mark.parametrize(
@@ -155,6 +215,8 @@ def test_a_file_brings_the_posterior_back_and_the_digest_does_not_depend_on_it(p
     [
         (lambda fits: fits["posterior"]["weights"].update(cue_cosine=2.0), "damaged: its fits have checksum"),
         (lambda fits: fits["posterior"]["weights"].update(cue_cosine=-2.0), "expected none below 0"),
+        (lambda fits: fits["posterior"]["moved"].update(weight=-2.0), "expected one not below 0"),
+        (lambda fits: fits["posterior"]["moved"].pop("offset"), "expected weight, offset"),
         (lambda fits: fits["posterior"]["none"].pop("given"), "expected intercept, delta_energy"),
         (lambda fits: fits["posterior"]["none"].update(given="much"), "cannot be read"),
         (lambda fits: fits["posterior"]["none"].update(given=math.inf), "expected finite numbers"),

@@ -26,13 +26,14 @@ from attractor_server.training.distortions import Cues
 from attractor_server.training.evaluation import rivals
 from attractor_server.training.evaluation.bench import Bench, Probe
 from attractor_server.training.evaluation.codecs import Components
+from attractor_server.training.evaluation.lookups import Trimmed, lookups
 from attractor_server.training.evaluation.measures import int8
-from attractor_server.training.evaluation.mixtures import Trimmed, lookups, mixture_of
 from attractor_server.training.evaluation.rivals import rival_rows
 from attractor_server.training.evaluation.run import Extent, evaluate
 from attractor_server.training.evaluation.scores import Row, average_over_memories, average_over_seeds, student_quantile
 from attractor_server.training.evaluation.seeds import combine_seeds
 from attractor_server.training.initialization import initialize_model
+from attractor_server.training.mixture import mixture_of
 from attractor_server.training.recipe import CueTable, DataTable, InputTable, Recipe
 from attractor_server.training.validation import recall, score, write_memories
 
@@ -346,6 +347,7 @@ def test_a_mixture_has_the_memory_and_each_look_up_of_the_cue_and_of_the_answer(
         names = ("Euclid", "Manhattan", "whitened cosine", "trimmed")
         assert [row.method for row in others] == [f"{name}, of the {of}" for name in names for of in ("cue", "answer")]
         assert all(0 <= row.identified <= 1 and row.family == "rival" for row in others)
+        assert all(row.auroc is not None and 0 <= row.auroc <= 1 for row in others)
     exact = max(row.identified for row in rows if row.count == min(bench.counts) and row.family == "rival")
     assert exact > 1.5 / min(bench.counts)  # far more than by chance
 

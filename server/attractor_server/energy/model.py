@@ -1,6 +1,6 @@
 """A model: what meta-training yields."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -16,7 +16,7 @@ from attractor_server.energy.networks import EnergyNetwork
 from attractor_server.energy.networks.protocol import Tensors
 from attractor_server.energy.page_image import can_be_meant, unpack_image
 from attractor_server.energy.parameters import Parameters
-from attractor_server.energy.posterior import Posterior, View
+from attractor_server.energy.posterior import REACH, Area, Posterior, View
 from attractor_server.energy.transform import Hold, Pull, Transform
 from attractor_server.fields import Layout
 
@@ -151,6 +151,15 @@ class Model:
                 spans[field.name] = slice(start, start + size)
         return spans
 
+    @cached_property
+    def areas(self) -> Sequence[Area]:
+        """Images among the encoded values that are large enough to be moved."""
+        areas, sizes = [], self.encoding.sizes
+        for field, start, size in zip(self.layout.fields, accumulate(sizes, initial=0), sizes, strict=False):
+            if field.traits.has_area and min(field.shape[:2]) > 2 * REACH:
+                areas.append(Area(slice(start, start + size), *field.shape[:2]))
+        return areas
+
     def encode(self, values: Tensor, frames: Framing | None = None) -> Tensor:
         """Turn user units (…, values), missing ones NaN, into network units (…, entries).
 
@@ -161,7 +170,7 @@ class Model:
     def view(self, values: Tensor, frames: Framing | None = None, *, given: Tensor | None = None) -> View:
         """Return values (memories, m, values) as a posterior compares them: where cues are given, else everywhere."""
         told = values if given is None else torch.where(given, values, torch.nan)
-        return View(self.encode(values, frames), self.prepare(told))
+        return View(self.encode(values, frames), self.prepare(told), self.areas)
 
     def prepare(self, values: Tensor) -> Tensor:
         """Do the part of `encode` that is the same with all frames; `transform.whiten` does the rest."""

@@ -1,9 +1,12 @@
 """Recall as a posterior: the kept patterns take part in reading.
 
 After the network has read r from a cue c, each kept pattern ξᵢ has a score sᵢ = Σ wₖaₖ(c, r, ξᵢ) by its agreements with
-the cue and with the reading, whose weights are not negative. "None of them" has the score z, by ΔE, by the number of
-kept patterns, by how much of the cue is given, and by how well the cue agrees with the reading itself. The softmax p of
-all scores is the posterior, its sum over the patterns the probability that the cue is of a stored one.
+the cue and with the reading, whose weights are not negative. An image may have been moved as well, by a few pixels, and
+nobody tells whether it was: then sᵢ = log(exp Σ wₖaₖ + exp(b + v·mᵢ)), where mᵢ = −log(ε + the mean square difference
+between the middle of the cue and that part of the pattern which is nearest to it). "None of them" has the score z, by
+ΔE, by the number of kept patterns, by how much of the cue is given, and by how well the cue agrees with the reading
+itself. The softmax p of all scores is the posterior, its sum over the patterns the probability that the cue is of a
+stored one.
 
 Let z′ = z − log o, where stored patterns are asked for o times as often as others, and p the softmax with z′. The
 posterior's mean is then a gradient step of size 1 from r on the energy
@@ -21,6 +24,7 @@ mean: the answer is (1 − p₀)(D·m + V·r′)/(V + D) + p₀r. A pattern that
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -33,8 +37,26 @@ given, and to the reading"""
 NONE = ("intercept", "delta_energy", "log_kept", "given", "cosine", "square", "absolute")
 """What "none of them" depends on; the last three are agreements of the cue with the reading"""
 
+MOVED = ("weight", "offset")
+"""v and b, of images that may have been moved"""
+
+REACH = 2
+"""Pixels by which an image may have been moved, each way"""
+
+SLIGHT = 1e-3
+"""ε: mean squares far below it are as good as none"""
+
 STORED_ODDS = 19.0
 """How often stored patterns are asked for, in cues of others, as far as an answer is concerned"""
+
+
+@dataclass(frozen=True)
+class Area:
+    """An image among the values of a pattern."""
+
+    span: slice
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +67,8 @@ class View:
     """In network units"""
     u: Tensor
     """Value by value, before the whitening; NaN where a cue gives nothing"""
+    areas: Sequence[Area] = ()
+    """Images among these values that are large enough to be moved"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,8 @@ class Evidence:
     """(memories, cues, kept, agreements)"""
     none: Tensor
     """(memories, cues, len(NONE))"""
+    moved: Tensor | None = None
+    """mᵢ, (memories, cues, kept)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +91,13 @@ class Posterior:
     """(len(AGREEMENTS),) not negative; 0: not used"""
     none: Tensor
     """(len(NONE),)"""
+    moved: Tensor | None = None
+    """(len(MOVED),), the weight not negative; None: images are taken to be in their place"""
 
     def to(self, device: torch.device) -> "Posterior":
         """Return the posterior with its weights on that device."""
-        return Posterior(weights=self.weights.to(device), none=self.none.to(device))
+        moved = None if self.moved is None else self.moved.to(device)
+        return Posterior(weights=self.weights.to(device), none=self.none.to(device), moved=moved)
 
     @property
     def used(self) -> Sequence[bool]:
@@ -81,6 +110,9 @@ class Posterior:
         Patterns that are not present (memories, kept) have the score −∞.
         """
         items = evidence.agreements @ self.weights
+        if self.moved is not None and evidence.moved is not None:
+            weight, offset = self.moved
+            items = torch.logaddexp(items, weight * evidence.moved + offset)
         if present is not None:
             items = items.masked_fill(~present[:, None], -torch.inf)
         return torch.cat([items, (evidence.none @ self.none)[..., None]], -1)
@@ -94,8 +126,12 @@ def gather_evidence(  # noqa: PLR0913
     delta_energy: Tensor,  # (memories, cues), of the cues
     present: Tensor | None = None,  # (memories, kept) bool
     used: Sequence[bool] = (True,) * len(AGREEMENTS),
+    moves: bool = True,
 ) -> Evidence:
-    """Compare cues and readings with the kept patterns, and with one another; agreements that are not used are 0."""
+    """Compare cues and readings with the kept patterns, and with one another; agreements that are not used are 0.
+
+    Images are compared as if they had been moved, too, unless that is not asked for.
+    """
     given = ~cues.u.isnan()
     count = given.sum(-1).clamp(min=1)
     cue_u = cues.u.nan_to_num()
@@ -122,7 +158,34 @@ def gather_evidence(  # noqa: PLR0913
         -gaps.square().sum(-1) / count,
         -gaps.abs().sum(-1) / count,
     )
-    return Evidence(torch.stack(agreements, -1), torch.stack(none, -1))
+    moved = compare_moved(cues, kept.u) if moves and cues.areas else None
+    return Evidence(torch.stack(agreements, -1), torch.stack(none, -1), moved)
+
+
+def compare_moved(cues: View, items: Tensor) -> Tensor:
+    """Return mᵢ (memories, cues, kept) of cues and items (memories, kept, values)."""
+    found = []
+    for cue, kept in zip(cues.u, items, strict=True):
+        # One memory at a time: each cue is as many as there are places
+        places = move(cue, cues.areas)
+        known = (~places.isnan()).to(places.dtype)
+        squares = _mean_squares(places.nan_to_num().flatten(0, 1), kept, known.flatten(0, 1))
+        found.append(-(SLIGHT + squares.unflatten(0, places.shape[:2]).amin(1)).log())
+    return torch.stack(found)
+
+
+def move(u: Tensor, areas: Sequence[Area]) -> Tensor:
+    """Return cues (m, values) with the middle of each image at each place, (m, places, values); NaN beside it."""
+    steps = range(2 * REACH + 1)
+    moved = u[:, None].repeat(1, len(steps) ** 2, 1)
+    for area in areas:
+        image = u[:, area.span].unflatten(-1, (area.height, area.width, -1))
+        middle = image[:, REACH : area.height - REACH, REACH : area.width - REACH]
+        places = torch.full_like(image, torch.nan)[:, None].repeat(1, len(steps) ** 2, 1, 1, 1)
+        for place, (down, right) in enumerate(product(steps, repeat=2)):
+            places[:, place, down : down + middle.shape[1], right : right + middle.shape[2]] = middle
+        moved[..., area.span] = places.flatten(2)
+    return moved
 
 
 def known_probability(scores: Tensor) -> Tensor:
@@ -160,6 +223,8 @@ def answer(scores: Tensor, spread: Tensor, mean: Tensor, reading: Tensor, again:
 def pack_posterior(posterior: Posterior) -> Mapping[str, Mapping[str, float]]:
     """Return plain numbers by name, for a file."""
     parts = {"weights": (AGREEMENTS, posterior.weights), "none": (NONE, posterior.none)}
+    if posterior.moved is not None:
+        parts["moved"] = (MOVED, posterior.moved)
     return {name: dict(zip(keys, values.tolist(), strict=True)) for name, (keys, values) in parts.items()}
 
 
@@ -170,9 +235,12 @@ def unpack_posterior(packed: Mapping[str, Mapping[str, float]]) -> Posterior:
         ValueError: a name is missing or unknown, or a number cannot be meant.
     """
     weights, none = (_unpack(packed[part], names) for part, names in (("weights", AGREEMENTS), ("none", NONE)))
+    moved = _unpack(packed["moved"], MOVED) if "moved" in packed else None
     if float(weights.min()) < 0:
         raise ValueError(f"posterior.weights: saw {weights.tolist()}; expected none below 0")
-    return Posterior(weights=weights, none=none)
+    if moved is not None and float(moved[0]) < 0:
+        raise ValueError(f"posterior.moved: saw a weight of {float(moved[0])}; expected one not below 0")
+    return Posterior(weights=weights, none=none, moved=moved)
 
 
 def _unpack(numbers: Mapping[str, float], names: Sequence[str]) -> Tensor:

@@ -112,6 +112,18 @@ def agreements(x: Sequence[Tensor], u: Sequence[Tensor]) -> list[Tensor]:
     return [*found, *(-gap.square().mean() for gap in gaps), *(-gap.abs().mean() for gap in gaps)]
 
 
+def moved_agreement(cue: Tensor, kept: Tensor, *, reach: int, slight: float) -> Tensor:
+    """Return the agreement of an image (height, width, channels) with a kept one, wherever the cue was moved to."""
+    height, width = cue.shape[0] - 2 * reach, cue.shape[1] - 2 * reach
+    middle = cue[reach : reach + height, reach : reach + width]
+    found = [
+        -(slight + (middle - kept[down : down + height, right : right + width])[~middle.isnan()].square().mean()).log()
+        for down in range(2 * reach + 1)
+        for right in range(2 * reach + 1)
+    ]
+    return torch.stack(found).max()
+
+
 def posterior_mean(scores: Tensor, none: Tensor, kept: Tensor, reading: Tensor) -> Tensor:
     """Return the gradient step of size 1 from the reading (d,), with scores (n,) of kept patterns (n, d); see there."""
 

@@ -1,7 +1,9 @@
 """Fit a posterior over kept patterns to episodes: which pattern a cue is of, or none."""
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -10,25 +12,34 @@ from torch.nn.functional import cross_entropy, softplus
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.posterior import AGREEMENTS, NONE, Evidence, Posterior
+from attractor_server.energy.posterior import AGREEMENTS, SLIGHT, Evidence, Posterior
+from attractor_server.training.copies import draw_observed
 from attractor_server.training.datasets import Source
 from attractor_server.training.datasets.alike import Alike
 from attractor_server.training.distortions import Cues
 from attractor_server.training.kept import find_evidence
+from attractor_server.training.mixture import mixture_of
 from attractor_server.training.recipe import CueTable, DistortionTable, Recipe
 from attractor_server.training.validation import (
     ALIKE_SHARE,
     CENTRES,
     Task,
+    Trial,
     draw_trial,
     recall,
     write_memories,
 )
 
-MEMORIES, CUES = 8, 32
+MEMORIES, CUES = 8, 12
 """Memories of an episode, and the most cues of each"""
+COPIES, COPIED = (4, 8, 16), ("noise", "flips")
+"""Noisy copies of a thing in memories of copies, and the kinds of cue that copies may be: those that leave no gaps"""
 SEED, HELD_OUT_SEED = 300, 400
-ITERATIONS = 80
+ITERATIONS = 150
+ENOUGH = 1e-7
+"""Change of the loss by which a fit is at its end"""
+LEVEL = 10.0
+"""Unit of the score of an image that was moved and is otherwise as it was kept"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -42,45 +53,62 @@ class Episodes:
 
     stored: Evidence
     unseen: Evidence
+    copies: int = 1
+    """Kept patterns that are copies of one thing, neighbours; each of them is a right answer"""
+    count: int = 1
+    """Episodes that these are, joined"""
 
 
 def fit_posterior(model: Model, training: Source, held_out: Source, recipe: Recipe) -> Posterior:
     """Fit to episodes of training data, with the agreements that validation data ask for.
 
-    Episodes are of all kinds of cues of the recipe, of whole patterns, and of other wordings where these are known;
-    with half the rated number of patterns, that number and twice it; where vectors have frames, also of vectors that
-    are alike.
+    Episodes are of all kinds of cues of the recipe, of whole patterns, and of the mixture that nobody is told of; with
+    half the rated number of patterns, that number and twice it; where vectors have frames, also of vectors that are
+    alike; and, where cues are noisy, of memories of noisy copies.
     """
     ours, theirs = (
         list(_draw_episodes(model, source, recipe, seed))
         for source, seed in ((training, SEED), (held_out, HELD_OUT_SEED))
     )
-    used: Sequence[bool] = [True] * len(AGREEMENTS)
-    best = _fit(ours, used)
+    units = _Units.of(ours)
+    numbers = _minimise(ours, units, units.start, ITERATIONS)
+    if units.moved is not None:
+        moved = units.moved.new_tensor([0.0, _measure_level(units.posterior(*numbers), ours) / LEVEL])
+        numbers = _minimise(ours, units, [*numbers, moved], ITERATIONS)
+    best = units.posterior(*numbers)
     least = _mean_loss(best, theirs)
     for _ in range(len(AGREEMENTS) - 1):
-        used = _leave_out(best, ours)
-        tried = _fit(ours, used)
+        units = units.without(_find_least(best, units))
+        numbers = _minimise(ours, units, numbers, ITERATIONS // 2)
+        tried = units.posterior(*numbers)
         if (loss := _mean_loss(tried, theirs)) > TOLERANCE * least:
             break
         best, least = tried, min(least, loss)
-    return best
+    return best.to(torch.device("cpu"))
 
 
 def _draw_episodes(model: Model, source: Source, recipe: Recipe, seed: int) -> Iterator[Episodes]:
     framed = model.has_metric
     sources = [source, *(Alike(source, ALIKE_SHARE, centres) for centres in CENTRES)] if framed else [source]
     counts = sorted({max(1, recipe.capacity // 2), recipe.capacity, 2 * recipe.capacity})
+    memories = MEMORIES // 2 if framed else MEMORIES
     for (number, one), count in product(enumerate(sources), counts):
         for place, cue in enumerate(kinds_of_cues(source, recipe)):
-            memories = MEMORIES // 2 if framed else MEMORIES
-            drawn = seed + 100 * number + 10 * place
-            task = Task(data=recipe.data, cues=[cue], count=count, memories=memories, seed=drawn + count)
+            drawn = seed + 100 * number + 10 * place + count
+            task = Task(data=recipe.data, cues=[cue], count=count, memories=memories, seed=drawn)
             trial = draw_trial(one, task)
             if trial.patterns.shape != trial.unseen.values.shape:
                 continue  # not so many patterns there
-            fast = write_memories(model, trial.patterns, model.write_chunk, framed=framed)
-            yield Episodes(*(_compare(model, fast, trial.patterns, cues) for cues in (trial.cues, trial.unseen)))
+            yield _rehearse(model, trial)
+            if one is source and count == recipe.capacity and cue.label in COPIED:
+                for copies in (copies for copies in COPIES if count % copies == 0):
+                    yield _rehearse(model, draw_observed(one, task, copies).trial, copies)
+
+
+def _rehearse(model: Model, trial: Trial, copies: int = 1) -> Episodes:
+    fast = write_memories(model, trial.patterns, model.write_chunk, framed=model.has_metric)
+    stored, unseen = (_compare(model, fast, trial.patterns, cues) for cues in (trial.cues, trial.unseen))
+    return Episodes(stored, unseen, copies)
 
 
 def _compare(model: Model, fast: Tensors, kept: Tensor, cues: Cues) -> Evidence:
@@ -89,67 +117,139 @@ def _compare(model: Model, fast: Tensors, kept: Tensor, cues: Cues) -> Evidence:
 
 
 def kinds_of_cues(source: Source, recipe: Recipe) -> Sequence[CueTable]:
-    """Return the recipe's kinds of cues, whole patterns, and other wordings where the source has such pairs.
+    """Return the recipe's kinds of cues, whole patterns, and those of the mixture that the recipe has not.
 
     What a kind of cue lacks a field of, another wording lacks as well.
     """
-    kinds = [cue.kind for cue in recipe.cues]
     cues = list(recipe.cues)
-    if "clean" not in kinds:
+    if "clean" not in [cue.kind for cue in cues]:
         cues.append(CueTable(kind="clean"))
-    if "drift" not in kinds and source.drifts is not None:
-        gone = [DistortionTable(kind="field", field=cue.field) for cue in recipe.cues if cue.kind == "field"]
-        cues.append(CueTable(kind="drift", then=gone))
+    gone = [DistortionTable(kind="field", field=cue.field) for cue in recipe.cues if cue.kind == "field"]
+    for cue in mixture_of(source):
+        mixed = cue.model_copy(update={"then": [*cue.then, *gone]}) if cue.kind == "drift" else cue
+        if not any(one.label == mixed.label and one.told < 1 for one in cues):
+            cues.append(mixed)
     return cues
 
 
-def _fit(episodes: Sequence[Episodes], used: Sequence[bool]) -> Posterior:
-    """Minimise the mean cross-entropy of all episodes by L-BFGS, in units in which all evidence varies by 1."""
-    spread = torch.stack([one.stored.agreements.flatten(0, 2).std(0) for one in episodes]).mean(0).nan_to_num()
-    varied = torch.cat([each.none.flatten(0, 1) for one in episodes for each in (one.stored, one.unseen)])
-    deviation = varied.std(0)
-    deviation[0] = 1.0
-    mask = torch.tensor(used, device=spread.device) & (spread > LEAST)
-    factor, divisor = mask / spread.clamp(min=LEAST), deviation.clamp(min=LEAST)
-    raw, none = (torch.zeros(size, device=spread.device, requires_grad=True) for size in (len(AGREEMENTS), len(NONE)))
+@dataclass(frozen=True)
+class _Units:
+    """Units in which all evidence varies by 1."""
 
-    def now() -> Posterior:
-        steady = torch.where(deviation > LEAST, none / divisor, 0.0)
-        return Posterior(weights=softplus(raw) * factor, none=steady)
+    factor: Tensor
+    """(len(AGREEMENTS),), 0 where one is not used"""
+    divisor: Tensor
+    """(len(NONE),)"""
+    moved: Tensor | None
+    """Of images that may have been moved"""
 
-    optimiser = torch.optim.LBFGS([raw, none], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    @classmethod
+    def of(cls, episodes: Sequence[Episodes]) -> "_Units":
+        spread = torch.stack([one.stored.agreements.flatten(0, 2).std(0) for one in episodes]).mean(0).nan_to_num()
+        varied = torch.cat([each.none.flatten(0, 1) for one in episodes for each in (one.stored, one.unseen)])
+        deviation = varied.std(0)
+        deviation[0] = 1.0
+        moved = [one.stored.moved.std() for one in episodes if one.stored.moved is not None]
+        factor = (spread > LEAST) / spread.clamp(min=LEAST)
+        return cls(factor, deviation, 1 / torch.stack(moved).mean().clamp(min=LEAST) if moved else None)
+
+    @property
+    def start(self) -> tuple[Tensor, ...]:
+        """Numbers to start from, of images in their place; before the softplus where they may not be negative."""
+        return torch.zeros_like(self.factor), torch.zeros_like(self.divisor)
+
+    def without(self, agreement: int) -> "_Units":
+        """Return units by which one agreement less is used."""
+        factor = self.factor.clone()
+        factor[agreement] = 0
+        return replace(self, factor=factor)
+
+    def posterior(self, raw: Tensor, none: Tensor, moved: Tensor | None = None) -> Posterior:
+        """Return the posterior of these numbers."""
+        steady = torch.where(self.divisor > LEAST, none / self.divisor.clamp(min=LEAST), 0.0)
+        if self.moved is not None and moved is not None:
+            weight = softplus(moved[0]) * self.moved
+            moved = torch.stack([weight, LEVEL * moved[1] + weight * math.log(SLIGHT)])
+        return Posterior(weights=softplus(raw) * self.factor, none=steady, moved=moved)
+
+
+def _minimise(
+    episodes: Sequence[Episodes], units: _Units, start: Sequence[Tensor], iterations: int
+) -> Sequence[Tensor]:
+    """Minimise the mean cross-entropy of all episodes by L-BFGS."""
+    numbers = [part.clone().requires_grad_() for part in start]
+    optimiser = torch.optim.LBFGS(
+        numbers, max_iter=iterations, tolerance_change=ENOUGH, history_size=20, line_search_fn="strong_wolfe"
+    )
+    joined = _join_alike(episodes)
 
     def step() -> float:
         optimiser.zero_grad()
-        penalty = softplus(raw).square().mean() + none.square().mean()
-        loss = _loss(now(), episodes) + PENALTY * penalty
+        penalty = softplus(numbers[0]).square().mean() + sum(part.square().mean() for part in numbers[1:])
+        loss = _loss(units.posterior(*numbers), joined) + PENALTY * penalty
         loss.backward()
         return float(loss.detach())
 
     optimiser.step(step)
-    with torch.no_grad():
-        found = now()
-    return Posterior(weights=found.weights.detach().cpu(), none=found.none.detach().cpu())
+    return [part.detach() for part in numbers]
+
+
+def _measure_level(posterior: Posterior, episodes: Sequence[Episodes]) -> float:
+    """Return the mean score of the patterns that cues are of."""
+    scores = [posterior.scores(one.stored).diagonal(dim1=-2, dim2=-1).mean() for one in episodes]
+    return float(torch.stack(scores).mean())
 
 
 def _loss(posterior: Posterior, episodes: Sequence[Episodes]) -> Tensor:
     losses = []
     for one in episodes:
-        scores = posterior.scores(one.stored)
-        right = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[:2])
-        losses.append(cross_entropy(scores.flatten(0, 1), right.flatten()))
+        scores = _join_copies(posterior.scores(one.stored), one.copies)
+        right = torch.arange(one.stored.none.shape[1], device=scores.device) // one.copies
+        losses.append(one.count * cross_entropy(scores.flatten(0, 1), right.repeat(len(scores))))
         scores = posterior.scores(one.unseen)
-        losses.append(cross_entropy(scores.flatten(0, 1), torch.full_like(right, scores.shape[-1] - 1).flatten()))
-    return torch.stack(losses).mean()
+        none = torch.full(scores.shape[:2], scores.shape[-1] - 1, device=scores.device)
+        losses.append(one.count * cross_entropy(scores.flatten(0, 1), none.flatten()))
+    return torch.stack(losses).sum() / (2 * sum(one.count for one in episodes))
+
+
+def _join_alike(episodes: Sequence[Episodes]) -> Sequence[Episodes]:
+    """Return episodes with those of the same sizes joined: fewer, larger products."""
+    groups: dict[object, list[Episodes]] = defaultdict(list)
+    for one in episodes:
+        groups[one.stored.agreements.shape[1:], one.copies].append(one)
+    return [
+        replace(
+            some[0],
+            stored=_join([one.stored for one in some]),
+            unseen=_join([one.unseen for one in some]),
+            count=sum(one.count for one in some),
+        )
+        for some in groups.values()
+    ]
+
+
+def _join(evidence: Sequence[Evidence]) -> Evidence:
+    moved = [one.moved for one in evidence if one.moved is not None]
+    return Evidence(
+        torch.cat([one.agreements for one in evidence]),
+        torch.cat([one.none for one in evidence]),
+        torch.cat(moved) if moved else None,
+    )
+
+
+def _join_copies(scores: Tensor, copies: int) -> Tensor:
+    """Return scores of things (memories, cues, things + 1) of which so many neighbours are copies."""
+    if copies == 1:
+        return scores
+    return torch.cat([scores[..., :-1].unflatten(-1, (-1, copies)).logsumexp(-1), scores[..., -1:]], -1)
 
 
 def _mean_loss(posterior: Posterior, episodes: Sequence[Episodes]) -> float:
     with torch.no_grad():
-        return float(_loss(posterior.to(episodes[0].stored.none.device), episodes))
+        return float(_loss(posterior, episodes))
 
 
-def _leave_out(posterior: Posterior, episodes: Sequence[Episodes]) -> Sequence[bool]:
-    """Return which agreements are used but for the one that counts least by its spread."""
-    spread = torch.stack([one.stored.agreements.flatten(0, 2).std(0).cpu() for one in episodes]).mean(0).nan_to_num()
-    effect = (posterior.weights * spread).where(posterior.weights > 0, torch.inf)
-    return [weight > 0 and place != int(effect.argmin()) for place, weight in enumerate(posterior.weights.tolist())]
+def _find_least(posterior: Posterior, units: _Units) -> int:
+    """Return which of the agreements that are used counts least, by its spread."""
+    effect = posterior.weights / units.factor
+    return int(effect.where(units.factor > 0, torch.inf).nan_to_num(nan=torch.inf).argmin())

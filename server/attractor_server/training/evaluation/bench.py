@@ -44,8 +44,7 @@ class Probe:
 
         A cue with gaps is right elsewhere, and every rival can see the gaps.
         """
-        missing = self.cues.values.isnan()
-        return self.cues.known | (missing.any(-1, keepdim=True) & ~missing)
+        return right_entries(self.cues)
 
     def take(self, cues: int) -> "Probe":
         """Return these memories with their first cues alone, for slow baselines without a memory."""
@@ -123,6 +122,12 @@ class Bench:
             unseen=trial.unseen,
             filled_cues=fill_gaps(self.model, trial.cues),
         )
+
+
+def right_entries(cues: Cues) -> Tensor:
+    """Return a mask of the right entries of cues, as `Probe.given`."""
+    missing = cues.values.isnan()
+    return cues.known | (missing.any(-1, keepdim=True) & ~missing)
 
 
 def usual_counts(recipe: Recipe) -> Sequence[int]:
