@@ -1,4 +1,4 @@
-"""What do kept patterns bring to recall, beside the network alone and beside look-ups with the best metric?
+"""How much do kept patterns bring to recall, beside the network alone and beside look-ups with the best metric?
 
 Every kind of cue of each model's recipe, a mixture of kinds that nobody is told of, and noisy copies of few things; at
 rated capacity and twice that. The memory is written as a server writes it, each page in its own metric, and nothing is

@@ -255,3 +255,18 @@ def test_it_is_the_same_without_the_native_library(
     np.testing.assert_array_equal(
         native.matches.values.reshape(13, 4, -1)[:, 0], plain.matches.values.reshape(13, 4, -1)[:, 0]
     )
+
+
+@pytest.mark.parametrize("bench", ["glyphs-28-small"], indirect=True)
+def test_an_image_that_was_moved_by_a_pixel_or_two_is_found(bench: Bench, random: np.random.Generator) -> None:
+    memory, values = bench.memory("a"), bench.draw(random, 12)
+    bench.store(memory, values)
+    images = values.reshape(12, 28, 28)
+    cues = np.stack([np.roll(one, (n % 3 - 1, 2 - n % 5), (0, 1)) for n, one in enumerate(images)]).reshape(12, -1)
+    cues = np.concatenate([cues, bench.draw(random, 3)])
+    recalled = bench.query(memory, cues, matches=1)
+    answers, probability, _ = bench.expect(memory, values, cues, np.zeros(cues.shape, np.bool_))
+    assert recalled.matches is not None
+    np.testing.assert_array_equal(recalled.matches.values[:12], values)
+    np.testing.assert_allclose(told(recalled), probability, atol=1e-2)
+    np.testing.assert_allclose(recalled.values, answers, atol=1e-2)

@@ -153,7 +153,9 @@ class Model:
 
     @cached_property
     def areas(self) -> Sequence[Area]:
-        """Images among the encoded values that are large enough to be moved."""
+        """The image that a pattern is, where it is one that is large enough to be moved."""
+        if len(self.layout.fields) > 1:
+            return []
         areas, sizes = [], self.encoding.sizes
         for field, start, size in zip(self.layout.fields, accumulate(sizes, initial=0), sizes, strict=False):
             if field.traits.has_area and min(field.shape[:2]) > 2 * REACH:

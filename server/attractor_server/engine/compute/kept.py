@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from attractor_server.energy.posterior import Area, move
 from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.memories.outcomes import Floats, Integers
 
@@ -22,6 +23,10 @@ AT_A_TIME = 1 << 24
 
 class Pairs(Protocol):
     """Pairs of a row of cues with a view. What there is of a pair's patterns follows that of the pair before it."""
+
+    @property
+    def views(self) -> Sequence[KeptView]:
+        """The views, by their numbers."""
 
     @property
     def view(self) -> Integers:
@@ -40,6 +45,12 @@ class Pairs(Protocol):
 
     def point(self, ways: Floats, scores: Floats) -> None:
         """Add the products of the patterns' directions with ways (rows, entries) to the scores."""
+
+    def move(self, cues: Floats, given: Floats | None, area: Area, limits: Floats) -> Floats:
+        """Return the least sums of squares between the middle of an image of the cues and any place of the patterns'.
+
+        (patterns of all pairs,); the row's limit (rows,) where none is below that.
+        """
 
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
         """Add the patterns by their shares to means (rows, values), where these are above the least."""
@@ -100,6 +111,17 @@ class TensorPairs:
             for view, row, kept in self._parts(directions)
         ]
         scores += np.concatenate(parts)
+
+    def move(self, cues: Floats, given: Floats | None, area: Area, limits: Floats) -> Floats:
+        """See `Pairs`."""
+        told = cues if given is None else np.where(given > 0, cues, np.float32(np.nan))
+        places = move(self._to_device(np.ascontiguousarray(told)), [area])[..., area.span]
+        known, parts = ~places.isnan(), list[Floats]()
+        for view, row, kept in self._parts(self._pad([one.values * one.steps[:, None] for one in self.views])):
+            image = kept[view][:, None, :, area.span]
+            gaps = (places[row][:, :, None].nan_to_num() - image) * known[row][:, :, None]
+            parts.append(self._collect(gaps.square().sum(-1).amin(1), view))
+        return np.minimum(np.concatenate(parts), np.repeat(limits[self.row], self.counts))
 
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
         """See `Pairs`."""

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_server.engine.batch import Stops
-from attractor_server.engine.operations.scoring import Ranked
+from attractor_server.engine.operations.scores import Ranked
 from attractor_server.engine.pages.pattern_cache import PagePatterns, PatternCache
 from attractor_server.fields import Layout
 from attractor_server.memories.memory import MemoryRecord

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from attractor_server.engine.batch import ModelState, concatenate
-from attractor_server.engine.operations.scoring import Scored
+from attractor_server.engine.operations.scores import Scored
 from attractor_server.memories.outcomes import Floats, Integers
 from attractor_server.scheduling.jobs import Job
 

@@ -10,7 +10,8 @@ from attractor_server.engine.operations.matching import find_matches, list_match
 from attractor_server.engine.operations.posterior import mean_of, reread, settle, weigh
 from attractor_server.engine.operations.reading import group_rows, read, recognize_alone, run_program, run_rows
 from attractor_server.engine.operations.route import PageQuery
-from attractor_server.engine.operations.scoring import Ranked, Scored, score_kept
+from attractor_server.engine.operations.scores import Ranked, Scored
+from attractor_server.engine.operations.scoring import score_kept
 from attractor_server.errors import NotKept, ServerError
 from attractor_server.memories.outcomes import Floats, Outcome, Recalled, Recognized
 from attractor_server.memories.page import Page

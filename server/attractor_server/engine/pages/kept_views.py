@@ -10,8 +10,8 @@ from torch import Tensor
 
 from attractor_server.memories.page import Page
 
-STEPS = 127
-"""Of a pattern's entries in whole numbers, the largest of which has so many"""
+VALUE_STEPS, DIRECTION_STEPS = 127, 32_767
+"""Of a pattern's largest value, and of its direction's largest entry, in whole numbers of 8 and 16 bits"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class KeptView:
     steps: Tensor
     """(patterns,) float32: what makes these u again, about"""
     x: Tensor
-    """(patterns, entries) int8: directions in network units and in the page's frame, in whole numbers"""
+    """(patterns, entries) int16: directions in network units and in the page's frame, in whole numbers"""
     lengths: Tensor
     """(patterns,) float32: what makes those unit vectors"""
     count: int
@@ -34,8 +34,8 @@ class KeptView:
     @classmethod
     def of(cls, u: Tensor, x: Tensor) -> "KeptView":
         """Make the view of patterns u (patterns, values), which are x (patterns, entries) in network units."""
-        values, steps = _round(u)
-        directions, _ = _round(x)
+        values, steps = _round(u, VALUE_STEPS, torch.int8)
+        directions, _ = _round(x, DIRECTION_STEPS, torch.int16)
         lengths = 1 / torch.linalg.vector_norm(directions.float(), dim=-1).clamp(min=1)
         return cls(u.float().contiguous(), values, steps, directions, lengths, len(u))
 
@@ -56,13 +56,13 @@ class KeptView:
 
 def view_bytes(patterns: int, values: int, entries: int) -> int:
     """Return the bytes of a view of so many patterns."""
-    return patterns * (5 * values + entries + 8)
+    return patterns * (5 * values + 2 * entries + 8)
 
 
-def _round(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows (n, size) in whole numbers, int8, and the step of each, (n,)."""
-    steps = rows.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / STEPS
-    return (rows / steps[:, None]).round().to(torch.int8).contiguous(), steps.float().contiguous()
+def _round(rows: Tensor, most: int, whole: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows (n, size) in whole numbers, and the step of each, (n,)."""
+    steps = rows.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / most
+    return (rows / steps[:, None]).round().to(whole).contiguous(), steps.float().contiguous()
 
 
 class KeptViews:

@@ -12,7 +12,7 @@ _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _STRUCTURE = re.compile(r"typedef struct \{(.*?)\} (\w+);", re.DOTALL)
 _FUNCTION = re.compile(r"^void (\w+)\((.*?)\);", re.DOTALL | re.MULTILINE)
 _DECLARATION = re.compile(r"(?:const )?(\w+) (.+)", re.DOTALL)
-_NUMBERS = {"int64_t": ctypes.c_int64, "float": ctypes.c_float, "int8_t": ctypes.c_int8}
+_NUMBERS = {"int64_t": ctypes.c_int64, "float": ctypes.c_float, "int8_t": ctypes.c_int8, "int16_t": ctypes.c_int16}
 
 Structures: TypeAlias = Mapping[str, type[ctypes.Structure]]
 

@@ -72,12 +72,12 @@ void point_kept(const kept_page *pages, int64_t pairs, const int64_t *page, cons
         const kept_page *at = pages + page[pair];
         const float *way = ways + row[pair] * size;
         for (int64_t item = 0; item < at->patterns; item++) {
-            const int8_t *x = at->x + item * size;
+            const int16_t *x = at->x + item * size;
             vec total = all(0), more = all(0);
             int64_t j = 0;
             for (; j + 2 * LANES <= size; j += 2 * LANES) {
-                total += whole(x + j) * load(way + j);
-                more += whole(x + j + LANES) * load(way + j + LANES);
+                total += whole16(x + j) * load(way + j);
+                more += whole16(x + j + LANES) * load(way + j + LANES);
             }
             float rest = sum(total + more);
             for (; j < size; j++)
@@ -116,5 +116,48 @@ void spread_kept(const kept_page *pages, int64_t pairs, const int64_t *page, con
                 spreads[row[pair]] += shares[item] * total;
             }
         shares += at->patterns;
+    }
+}
+
+/* The least sum of squares between the middle of a cue and any place of an image, or `limit` where none is below it. */
+static float move_image(const area *image, const int8_t *values, float step, const float *cue, const float *given,
+                        float limit) {
+    int64_t wide = image->width * image->channels, rows = image->height - 2 * image->reach;
+    int64_t columns = (image->width - 2 * image->reach) * image->channels;
+    const int64_t middle = image->reach * (wide + image->channels);
+    vec unit = all(step);
+    for (int64_t place = 0; place < (2 * image->reach + 1) * (2 * image->reach + 1); place++) {
+        int64_t down = place / (2 * image->reach + 1), right = place % (2 * image->reach + 1);
+        float total = 0;
+        for (int64_t y = 0; y < rows && total < limit; y++) {
+            const float *asked = cue + middle + y * wide, *mask = given ? given + middle + y * wide : 0;
+            const int8_t *kept = values + (y + down) * wide + right * image->channels;
+            vec squares = all(0);
+            int64_t x = 0;
+            for (; x + LANES <= columns; x += LANES) {
+                vec gap = load(asked + x) - unit * whole(kept + x);
+                squares += mask ? gap * gap * load(mask + x) : gap * gap;
+            }
+            total += sum(squares);
+            for (; x < columns; x++) {
+                float gap = asked[x] - step * kept[x];
+                total += mask ? gap * gap * mask[x] : gap * gap;
+            }
+        }
+        limit = total < limit ? total : limit;
+    }
+    return limit;
+}
+
+void move_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+               const area *image, const float *cues, const float *given, const float *limits, float *squares) {
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const kept_page *at = pages + page[pair];
+        const float *asked = cues + row[pair] * size + image->first;
+        const float *mask = given ? given + row[pair] * size + image->first : 0;
+        for (int64_t item = 0; item < at->patterns; item++)
+            squares[item] = move_image(image, at->values + item * size + image->first, at->steps[item], asked, mask,
+                                       limits[row[pair]]);
+        squares += at->patterns;
     }
 }

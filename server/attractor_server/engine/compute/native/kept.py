@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from attractor_server.engine.compute.native.interface import structures
+from attractor_server.energy.posterior import REACH, Area
+from attractor_server.engine.compute.native.interface import fill, structures
 from attractor_server.engine.compute.native.library import library
 from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.memories.outcomes import Floats, Integers
@@ -31,6 +32,16 @@ class HostPairs:
         """See `Pairs`."""
         self._call("point_kept", ways.shape[1], ways, scores)
 
+    def move(self, cues: Floats, given: Floats | None, area: Area, limits: Floats) -> Floats:
+        """See `Pairs`."""
+        squares = np.empty(int(self.counts.sum()), np.float32)
+        size, channels = cues.shape[1], (area.span.stop - area.span.start) // (area.height * area.width)
+        image = fill(
+            "area", first=area.span.start, height=area.height, width=area.width, channels=channels, reach=REACH
+        )
+        self._call("move_kept", size, image, cues, given, limits, squares)
+        return squares
+
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
         """See `Pairs`."""
         self._call("mix_kept", means.shape[1], shares, least, means)
@@ -47,11 +58,17 @@ class HostPairs:
         ctypes.memmove(filled, addresses.ctypes.data, ctypes.sizeof(filled))
         return filled
 
-    def _call(self, name: str, size: int, *given: Floats | float | None) -> None:
+    def _call(self, name: str, size: int, *given: Floats | float | ctypes.Structure | None) -> None:
         """Call the function; arrays are C-contiguous, and live until it returns."""
         native = library()
         assert native is not None
         assert all(not isinstance(one, np.ndarray) or one.flags.c_contiguous for one in given)
-        addresses = [one.ctypes.data if isinstance(one, np.ndarray) else one for one in given]
+        addresses = [_address(one) for one in given]
         pairs = self._structures, len(self.view), self.view.ctypes.data, self.row.ctypes.data
         getattr(native, name)(*pairs, size, *addresses)
+
+
+def _address(one: Floats | float | ctypes.Structure | None) -> object:
+    if isinstance(one, np.ndarray):
+        return one.ctypes.data
+    return ctypes.byref(one) if isinstance(one, ctypes.Structure) else one

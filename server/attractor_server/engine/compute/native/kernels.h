@@ -61,9 +61,14 @@ typedef struct {
     const float *u;       /* (patterns, size), value by value */
     const int8_t *values; /* (patterns, size): the same in whole numbers */
     const float *steps;   /* (patterns): what makes these u again */
-    const int8_t *x;      /* (patterns, entries): directions, in whole numbers */
+    const int16_t *x;     /* (patterns, entries): directions, in whole numbers */
     const float *lengths; /* (patterns): what makes those unit vectors */
 } kept_page;
+
+typedef struct {
+    int64_t first, height, width, channels; /* its first value in a pattern */
+    int64_t reach;                          /* pixels by which it may have been moved, each way */
+} area;
 
 /* Patterns (pages, n, width) in the frames of their pages, or back, as `way` says (see frames.h). What is missing (NaN)
    counts as the mean; `out` keeps what it has where no field has frames. */
@@ -79,6 +84,11 @@ void compare_kept(const kept_page *pages, int64_t pairs, const int64_t *page, co
 /* Add the products of directions with ways (rows, size) to scores. */
 void point_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
                 const float *ways, float *scores);
+
+/* The least sums of squares (patterns of all pairs) between the middle of an image of the cues and any place of the
+   patterns' image, or the row's limit where none is below that. */
+void move_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+               const area *image, const float *cues, const float *given, const float *limits, float *squares);
 
 /* Add to means (rows, size) the patterns by their shares, where these are above the least. */
 void mix_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,

@@ -14,6 +14,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int16_t shorts __attribute__((vector_size(2 * LANES), aligned(1)));
 typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1)));
 
 static inline vec load(const float *at) { return *(const vec *)at; }
@@ -24,6 +25,13 @@ static inline vec whole(const int8_t *at) {
     return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
 #else
     return __builtin_convertvector(__builtin_convertvector(*(const bytes *)at, ivec), vec);
+#endif
+}
+static inline vec whole16(const int16_t *at) {
+#ifdef __AVX2__
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)at)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(*(const shorts *)at, ivec), vec);
 #endif
 }
 static inline int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
