@@ -88,7 +88,7 @@ class Load:
         started_s = time.monotonic()
         self.ledger.note("sent", name)
         try:
-            answer = await self._send(memory, name, number)
+            answer = await send(memory, name, number, timeout_s=self.timeout_s)
         except attractor.AttractorError as error:
             self.ledger.note("failed", name, f"{type(error).__name__}: {error}")
             return False
@@ -99,18 +99,21 @@ class Load:
         self._tell()
         return True
 
-    async def _send(self, memory: attractor.AsyncMemory, name: str, number: int) -> attractor.StoreResult:
-        """Store a pattern, or a draft of it together with the correction of the one before."""
-        if not corrects(name):
-            return await memory.store(patterns(name, number), timeout_s=self.timeout_s)
-        given, ids = patterns(name, DRAFT + number), [str(number)]
-        if number > 1:
-            given, ids = np.concatenate([patterns(name, number - 1), given]), [str(number - 1), *ids]
-        return await memory.store(given, ids=ids, on_conflict="replace", timeout_s=self.timeout_s)
-
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+async def send(
+    memory: attractor.AsyncMemory, name: str, number: int, *, timeout_s: float | None = None
+) -> attractor.StoreResult:
+    """Store a pattern, or a draft of it together with the correction of the one before."""
+    if not corrects(name):
+        return await memory.store(patterns(name, number), timeout_s=timeout_s)
+    given, ids = patterns(name, DRAFT + number), [str(number)]
+    if number > 1:
+        given, ids = np.concatenate([patterns(name, number - 1), given]), [str(number - 1), *ids]
+    return await memory.store(given, ids=ids, on_conflict="replace", timeout_s=timeout_s)
 
 
 def corrects(name: str) -> bool:

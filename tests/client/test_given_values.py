@@ -82,10 +82,15 @@ async def test_what_no_message_can_hold_is_an_error_of_attractors(
     assert caught.value.violations[0][0] == argument
 
 
-@pytest.mark.parametrize("payload", [{1: "a"}, {"a": [{None: 1}]}, {True: 1}, ({1.5: 1},), {1: "a", "1": "b"}])
+@pytest.mark.parametrize("payload", [{1: "a"}, {"a": [{None: 1}]}, {True: 1}, [{1.5: 1}], {1: "a", "1": "b"}])
 def test_keys_that_json_would_change_are_refused(payload: object) -> None:
     with pytest.raises(attractor.InvalidRequest, match=r"payloads\[0\]: saw the key .*; expected keys .* that are str"):
         encode_items(None, payload, rows=1, single=True)
+
+
+def test_a_tuple_that_json_would_make_a_list_is_refused() -> None:
+    with pytest.raises(attractor.InvalidRequest, match=r"payloads\[0\]: saw a tuple"):
+        encode_items(None, {"a": (1, 2)}, rows=1, single=True)
 
 
 @pytest.mark.parametrize("payload", [{"a": {"b": [1, 2.5, None, True, "x"]}}, [], {}, "", 0, False])

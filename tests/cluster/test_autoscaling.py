@@ -71,7 +71,19 @@ def wait_in_vain(*arguments: str) -> str:
 def test_shards_come_and_go_with_the_nodes_and_clients_see_no_error(
     growing: Cluster, models: Path, postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    flags = ("--models", str(models), "--shards", "0", "--port", "0", "--advertise", "127.0.0.1", "--log-level", "info")
+    flags = (
+        "--models",
+        str(models),
+        "--shards",
+        "0",
+        "--port",
+        "0",
+        "--advertise",
+        "127.0.0.1",
+        "--log-level",
+        "info",
+        "--insecure",
+    )
     placed = ("--place-resource", "place", "--shard-log", str(tmp_path / "log"))
     kept = ("--backend-store-uri", postgres.store(), "--ray-address", growing.address)
     assert "1 of 1 shards have not started" in wait_in_vain(*flags, *placed, *kept)

@@ -39,9 +39,14 @@ def test_the_example_in_the_readme_recalls_what_was_covered(shipped: ServerProce
 def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess) -> None:
     said = [_example(name, shipped.address) for name in ("pipeline", "payloads")]
     told = re.findall(r"(\w+): (\d+) of 19 letters", said[0])
-    assert re.findall(r"note-\d: ([\w ]+) \(", said[1]) == [
+    assert re.findall(r"note-\d: ([\w ]+) \(distance", said[1]) == [
         "buy bread",
         "call Ada on Monday",
+        "the key is under the mat",
+        "water the plants",
+    ]
+    assert re.findall(r"note-\d: ([\w ]+) \(since", said[1]) == [
+        "call Ada on Tuesday",
         "the key is under the mat",
         "water the plants",
     ]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from tests.chaos.ledger import History, patterns
-from tests.chaos.load import made
+from tests.chaos.ledger import History
+from tests.chaos.load import made, send
 from tests.chaos.straight import Straight, stale
 from tests.chaos.tally import Run, fault
 from tests.chaos.verifying import verify
@@ -29,7 +29,7 @@ class _Memory:
         number = self.history.acknowledged + 1
         async with attractor.connect(address) as client:
             try:
-                answer = await client.memory(self.name).store(patterns(self.name, number), timeout_s=timeout_s)
+                answer = await send(client.memory(self.name), self.name, number, timeout_s=timeout_s)
             except attractor.AttractorError:
                 return
         self.history.sent += 1
