@@ -35,13 +35,13 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_server_told_to_end_while_ray_starts_keeps_what_it_took_and_leaves_nothing_of_ray(
     models: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
-    """At once, and when Ray has begun, which takes signals for itself."""
+    """At once, when Ray has begun, which takes signals for itself, and when it has started its node."""
     for name in ("attractor-ray-killed", "attractor-ray-running"):
         (ray_folder / name).mkdir()
         (ray_folder / name / "lock").touch()
     with (ray_folder / "attractor-ray-running" / "lock").open() as running:
         fcntl.flock(running, fcntl.LOCK_EX)
-        for version, begun in enumerate(("*", "*/session_*"), 1):
+        for version, begun in enumerate(("*", "*/session_*", "*/session_*/logs/raylet.out"), 1):
             with server_process(*flags(models, tmp_path), early=True) as server:
                 with attractor.Client(server.address, retry=QUICK) as client:
                     memory = client.create_memory("a", model="tiny") if version == 1 else client.memory("a")
@@ -51,7 +51,7 @@ def test_a_server_told_to_end_while_ray_starts_keeps_what_it_took_and_leaves_not
                 assert not any("cut off" in line for line in drained(server.errors))
     assert [one.name for one in ray_folder.iterdir()] == ["attractor-ray-running"]
     with server_process(*flags(models, tmp_path), early=True) as server:
-        assert total_of(server, "a") == 2
+        assert total_of(server, "a") == 3
 
 
 def test_a_server_on_all_addresses_names_the_one_that_others_reach(models: Path, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ from attractor_server.shard.shard import Shard
 IDS_AT_A_TIME = 4096
 """Ids of a cancellation, until others have the event loop"""
 
+IDLE_S = 0.002
+"""Between parts of a cancellation of millions, in which other threads have the interpreter"""
+
 
 class Session:
     """Serves one stream from `hello` to its end. One task reads, one writes; each upstream has one more."""
@@ -138,9 +141,14 @@ class Session:
                 job.withdraw()
 
     async def _cancel(self, frame: pb.Cancel) -> None:
-        """Withdraw those that are not answered; others have the event loop in between, since they may be millions."""
+        """Withdraw those that are not answered; others have the event loop in between, since they may be millions.
+
+        So has the engine's thread the interpreter, for which it would wait as long again at each of its calls.
+        """
         ids = frame.request_ids
         for start in range(0, len(ids), IDS_AT_A_TIME):
+            if not (self._pending or any(upstream.unanswered for upstream in self._handles.upstreams)):
+                break
             part = ids[start : start + IDS_AT_A_TIME]
             for request_id in self._pending.keys() & part:
                 if (job := self._pending[request_id]) is not None:
@@ -148,7 +156,9 @@ class Session:
             for upstream in self._handles.upstreams:
                 if sent := upstream.unanswered & set(part):
                     await upstream.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=sent)))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0 if len(ids) <= IDS_AT_A_TIME else IDLE_S)
+        if len(ids) > IDS_AT_A_TIME:
+            await asyncio.sleep(IDLE_S)  # also after what was decoded in vain: the next piece of it comes at once
 
     async def _request(self, ask: RequestFrame) -> None:
         self._check_count(len(ask.columns.request_ids), ask.where)
