@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import ray
 from ray.exceptions import RayError
@@ -99,18 +100,28 @@ def _folder() -> Iterator[str]:
     parent = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     for left in parent.glob(f"{_FOLDER}*/{_LOCK}"):
         _remove_leftover(left)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
-    except OSError as error:
-        raise SettingsError(
-            f"RAY_TMPDIR: saw {str(parent)!r}, where Ray cannot write: {error}; expected a folder of this user's"
-        ) from error
-    with (folder / _LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder, lock = _make_locked(parent)
+    with lock:
         try:
             yield str(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # what an agent of Ray writes later, the next server removes
+
+
+def _make_locked(parent: Path) -> tuple[Path, BinaryIO]:
+    """Make a folder, and hold its lock; another one where a server has just taken it for a leftover, before that."""
+    try:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+            lock = (folder / _LOCK).open("wb")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            lock.close()
+    except OSError as error:
+        raise SettingsError(
+            f"RAY_TMPDIR: saw {str(parent)!r}, where Ray cannot write: {error}; expected a folder of this user's"
+        ) from error
 
 
 def _remove_leftover(path: Path) -> None:

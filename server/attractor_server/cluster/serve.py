@@ -179,8 +179,13 @@ def _ray(spec: ShardSpec, settings: Settings, *, checked: bool) -> Iterator[None
             if checked
             else thread.submit(_check_models, spec, device="cpu" if settings.ray_address else spec.device)
         )
-        with explain_out_of_memory(spec.bank_bytes):  # Ray's processes are forked beside the banks of a stand-in
-            stack.enter_context(ray_node(settings.ray_address))
+        try:
+            with explain_out_of_memory(spec.bank_bytes):  # Ray's processes are forked beside the banks of a stand-in
+                stack.enter_context(ray_node(settings.ray_address))
+        except SettingsError:
+            if check is not None:
+                check.result()  # whose error goes before: it is the caller's own
+            raise
         if check is not None:
             check.result()
         yield
