@@ -1,7 +1,7 @@
 """Kept patterns take part in answers: what the engine computes is what `energy.posterior` says, as it was fitted."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model
+from attractor_server.engine.batch import ModelState
 from attractor_server.engine.engine import Engine
+from attractor_server.engine.operations.read_cues import Asked, ReadCues
+from attractor_server.errors import ServerError
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.outcomes import Outcome, Recalled, Recognized
 from attractor_server.memories.records import NewMemory
@@ -270,3 +273,25 @@ def test_an_image_that_was_moved_by_a_pixel_or_two_is_found(bench: Bench, random
     np.testing.assert_array_equal(recalled.matches.values[:12], values)
     np.testing.assert_allclose(told(recalled), probability, atol=1e-2)
     np.testing.assert_allclose(recalled.values, answers, atol=1e-2)
+
+
+@pytest.mark.parametrize("bench", ["embedding-384"], indirect=True)
+def test_a_memory_whose_patterns_cannot_take_part_fails_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
+) -> None:
+    one, other = bench.memory("a"), bench.memory("b")
+    for memory in (one, other):
+        bench.store(memory, bench.draw(random, 4))
+    gather = ReadCues.of
+
+    def refuse(state: ModelState, asked: Sequence[Asked]) -> ReadCues:
+        if any(job.memory is other for job, _ in asked):
+            raise RuntimeError("nobody foresaw it")
+        return gather(state, asked)
+
+    monkeypatch.setattr(ReadCues, "of", refuse)
+    cues = bench.draw(random, 2)
+    fine, failed = bench.engine.run([bench.job(Operation.QUERY, memory, cues, None) for memory in (one, other)])
+    assert isinstance(fine, Recalled)
+    assert fine.probability is not None
+    assert isinstance(failed, ServerError)

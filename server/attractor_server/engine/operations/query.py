@@ -37,7 +37,7 @@ def query(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
 
 def recognize(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Tell how familiar patterns are: by the kept patterns, or else by the page that knows each best."""
-    ready, alone = list[tuple[Job, Outcome | ServerError]](), list[Job]()
+    ready, alone = list[tuple[Job, Outcome | ServerError]](), set[Job]()
     if beside := _select(batches, state.compares):
         for answered in _read_all(state, beside, contests=False):
             if answered is None:
@@ -48,7 +48,7 @@ def recognize(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
         if settled is None or not isinstance(settled[1], Recalled):
             yield settled
         elif settled[1].probability is None:
-            alone.append(settled[0])
+            alone.add(settled[0])
         else:
             yield settled[0], _familiarity_of(settled[1])
     if some := _select(batches, lambda job: not state.compares(job) or job in alone):
@@ -81,12 +81,15 @@ def _settle(state: ModelState, ready: Sequence[tuple[Job, Outcome | ServerError]
     compared = [(job, one) for job, one in ready if isinstance(one, Recalled) and one.directions is not None]
     ranked: dict[Job, Ranked] = {}
     failed: dict[Job, ServerError] = {}
-    if compared:
-        try:
-            ranked, failed = yield from _take_part(state, compared)
-        except Exception as error:
-            fault = log_fault(error, "posterior", len(compared))
-            failed = {job: fault for job, _ in compared}
+    try:
+        if compared:
+            failed |= yield from _take_part(state, compared, ranked)
+    except Exception:  # of one of them: what was answered stands, and the others are tried one by one
+        for one in [one for one in compared if one[1].probability is None]:
+            try:
+                failed |= yield from _take_part(state, [one], ranked)
+            except Exception as error:
+                failed[one[0]] = error if isinstance(error, ServerError) else log_fault(error, "posterior", 1)
     for job, outcome in ready:
         answer = failed.get(job, outcome)
         if isinstance(answer, Recalled):
@@ -97,18 +100,17 @@ def _settle(state: ModelState, ready: Sequence[tuple[Job, Outcome | ServerError]
 
 
 def _take_part(
-    state: ModelState, answered: Sequence[tuple[Job, Recalled]]
-) -> Stops[tuple[dict[Job, Ranked], dict[Job, ServerError]]]:
-    """Make the posterior's answers of the network's; return the most probable patterns of those that ask for them."""
+    state: ModelState, answered: Sequence[tuple[Job, Recalled]], ranked: dict[Job, Ranked]
+) -> Stops[dict[Job, ServerError]]:
+    """Make the posterior's answers of the network's, and rank the patterns for those that ask; return what failed."""
     scored, failed = yield from score_kept(state, answered)
-    ranked: dict[Job, Ranked] = {}
     for some in scored:
         ranked |= some.list_ranks()
         mean = mean_of(state, some)
         again = yield from _read_again(state, some, mean.values)
         settle(some, weigh(state, some, mean, again))
         yield
-    return ranked, failed
+    return failed
 
 
 def _read_again(state: ModelState, scored: Scored, means: Floats) -> Stops[Floats]:

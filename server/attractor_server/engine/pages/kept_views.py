@@ -1,7 +1,7 @@
 """Kept patterns of a page, as a posterior compares them: made when they are first asked for, until the page changes."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,11 +91,6 @@ class KeptViews:
             self._bytes += 0 if view is None else view.nbytes
         while self._bytes > self._limit_bytes and len(self._views) > 1:
             self._drop(next(iter(self._views)))
-
-    def forget(self, pages: Iterable[Page]) -> None:
-        """Forget the views of pages that are no more."""
-        for page in pages:
-            self._drop(page.id)
 
     def _drop(self, page: int) -> None:
         if (one := self._views.pop(page, None)) is not None and one[1] is not None:
