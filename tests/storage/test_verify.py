@@ -1,8 +1,10 @@
 """Damage in a store is found and named, by the commands `verify` and `backup`, on real files."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -10,15 +12,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from tests.support.postgresql import PostgresServer
+from tests.support.stored_memories import made, some
+from tests.support.stored_memories import store as store_pattern
 
 from attractor_server.cli.main import main
 from attractor_server.memories.records import Change, Entry, Image, Item, NewMemory
 from attractor_server.memories.settings import MemorySettings
-from attractor_server.storage.backends.opening import open_store
+from attractor_server.storage.backends.opening import inspect_store, open_store
 from attractor_server.storage.backends.sqlite import FILE, SqliteDatabase
 from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.backends.sqlite_files import network_file_system
 from attractor_server.storage.memory_store import SqlMemoryStore
+from attractor_server.storage.verify import find_faults
 
 
 def values(seed: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -187,6 +192,29 @@ def test_a_log_that_lost_its_end_is_told(folder: Path) -> None:
     result = verified(uri_of(folder))
     assert result.exit_code == 1
     assert "it ends at commit" in result.output
+
+
+def test_a_change_of_many_pages_is_well_wherever_it_is_cut_short(tmp_path: Path) -> None:
+    def problems() -> list[str]:
+        with inspect_store(uri_of(tmp_path)) as view:
+            return [str(fault) for fault in find_faults(view, Counter())]
+
+    with closing(SqliteDatabase(tmp_path)) as store:
+        journal = SqlMemoryStore(store)
+        memory = made(journal, "a")
+        for number in range(4):
+            store_pattern(journal, memory.id, number + 1, page=number)
+        draft = journal.begin_import(replace(memory, version=4, patterns=4))
+        entry = Entry(page=1, version=5, written=5, values=some(5))
+        image = Image(page=1, version=5, content=b"new")
+        change = Change(memory=draft, version=5, patterns=4, pages={1: 1}, entries=[entry], images=[image])
+        journal.add_pages(change)
+        assert problems() == []
+        store_pattern(journal, memory.id, 6, page=4)
+        journal.end_change(draft, Change(memory=memory.id, version=7, patterns=4, dropped=[4]))
+        assert problems() == []
+        assert list(journal.forget_leftovers())
+        assert problems() == []
 
 
 def test_where_there_is_no_store_that_is_said(tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ class SqlMemoryStore(SqlMemoryReader):
         """Give pages to a draft."""
         changes = offload_images([change], self._artifacts)
         with self._change() as cursor:
+            import_rows.advance(cursor, change.memory, change.version)
             page_rows.apply(cursor, changes)
 
     def end_import(self, memory: int, name: str, *, call: Call | None = None) -> StoredMemory:
@@ -261,6 +262,7 @@ class SqlMemoryStore(SqlMemoryReader):
         with self._change(memories=[change.memory]) as cursor:
             if there := memory_rows.update_counts(cursor, [kept], now_s=now_s):
                 page_rows.apply(cursor, there)
+                import_rows.advance(cursor, draft, change.version)
                 import_rows.give(cursor, change.memory, draft, dropped=change.dropped)
                 call_rows.save_acks(cursor, there)
                 call_rows.note(cursor, change.call, Done(change.version, change.patterns), now_s=now_s)

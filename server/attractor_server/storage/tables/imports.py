@@ -37,6 +37,11 @@ def begin(cursor: Cursor, memory: StoredMemory, *, now_s: float) -> int:
     return int(row[0])
 
 
+def advance(cursor: Cursor, draft: int, version: int) -> None:
+    """Note that the draft has pages of that version."""
+    cursor.execute("UPDATE memories SET version = ? WHERE id = ? AND version < ?", (version, draft, version))
+
+
 def end(cursor: Cursor, memory: int, name: str) -> StoredMemory:
     """Give the memory its name."""
     if cursor.execute("SELECT 1 FROM memories WHERE name = ?", (name,)).fetchone() is not None:
