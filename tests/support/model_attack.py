@@ -132,13 +132,14 @@ class Others:
         return make
 
     async def ask(self, names: Sequence[str]) -> Mapping[str, Images]:
-        """What each recalls from the upper halves."""
+        """What each recalls from the upper halves: with the patterns that it keeps, and then by its network alone."""
         answers: dict[str, Images] = {}
 
         def asked(name: str) -> Call:
             async def ask() -> None:
-                recall = await self._client.memory(name).query(self._scene.patterns(name), known=self._scene.known)
-                answers[name] = recall.pattern
+                cues, memory = self._scene.patterns(name), self._client.memory(name)
+                recalls = [await memory.query(cues, known=self._scene.known, kept=kept) for kept in (True, False)]
+                answers[name] = np.concatenate([recall.pattern for recall in recalls])
 
             return ask
 

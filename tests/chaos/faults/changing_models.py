@@ -19,9 +19,12 @@ GLYPHS = Scene(models=("glyphs-28", "glyphs-28-small"), shape=(28, 28), block=4)
 def changing_models(run: Run) -> None:
     """Memories are restored to snapshots of another model and stored to at once, for a minute, beside 240 of others."""
     for number in range(run.times):
-        spec = replace(run.spec(run.folder / f"data-{number}"), bank_bytes=BANK_BYTES, check_banks=True)
+        spec, twin = (
+            replace(run.spec(run.folder / f"{name}-{number}"), bank_bytes=BANK_BYTES, check_banks=True)
+            for name in ("data", "twin")
+        )
         with ShardProcess(spec, *run.hooks) as shard:
-            findings = run.do(_judged(shard.address, replace(spec, store_uri="")))
+            findings = run.do(_judged(shard.address, twin))
             shard.stop()
         run.tally.times += 1
         run.tally.stores += findings.stores
