@@ -30,7 +30,6 @@ from attractor_server.energy.posterior import (
     item_probabilities,
     known_probability,
     mean_item,
-    spread_of_items,
 )
 
 SIZE = 6
@@ -53,11 +52,6 @@ def views(*, gaps: bool) -> tuple[View, View, View]:
 def gather(*, gaps: bool, present: Tensor | None = None) -> Evidence:
     cues, readings, kept = views(gaps=gaps)
     return gather_evidence(cues, readings, kept, delta_energy=draw(2, 3, seed=9), present=present)
-
-
-def respond(scores: Tensor, kept: Tensor, reading: Tensor, again: Tensor) -> Tensor:
-    mean = mean_item(scores, kept)
-    return answer(scores, spread_of_items(scores, kept, mean), mean, reading, again)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -129,13 +123,23 @@ def test_a_pattern_scores_as_if_its_image_were_in_place_or_moved_whichever_it_wa
     assert torch.equal(moving.scores(unmoved), alone)
 
 
-def test_without_a_spread_the_answer_is_a_gradient_step_on_the_energy_from_the_reading() -> None:
+def test_where_one_pattern_is_meant_if_any_the_answer_is_a_gradient_step_on_the_energy_from_the_reading() -> None:
     scores, kept, reading = draw(2, 3, 6), draw(2, 5, SIZE, seed=1), draw(2, 3, SIZE, seed=2)
-    mean = mean_item(scores, kept)
-    found = answer(scores, torch.zeros(2, 3, dtype=torch.float64), mean, reading, reading)
+    scores[..., [1, 5]] += 12
+    found = answer(scores, kept, reading, draw(2, 3, SIZE, seed=3))
     for memory, cue in ((0, 0), (1, 2)):
         items, none = scores[memory, cue, :-1], scores[memory, cue, -1] - math.log(STORED_ODDS)
         expected = reference.posterior_mean(items, none, kept[memory], reading[memory, cue])
+        assert torch.allclose(found[memory, cue], expected)
+
+
+def test_where_patterns_share_the_posterior_the_answer_is_that_of_one_cue_after_another() -> None:
+    scores, kept, reading = draw(2, 3, 6), draw(2, 5, SIZE, seed=1), draw(2, 3, SIZE, seed=2)
+    scores[..., -1] = -60
+    again = mean_item(scores, kept) + 0.1 * draw(2, 3, SIZE, seed=3)
+    found = answer(scores, kept, reading, again)
+    for memory, cue in ((0, 0), (1, 2)):
+        expected = reference.weigh_copies(scores[memory, cue, :-1], kept[memory], again[memory, cue])
         assert torch.allclose(found[memory, cue], expected)
 
 
@@ -143,7 +147,7 @@ def test_a_pattern_that_is_told_for_sure_is_answered_as_it_is_kept() -> None:
     scores = torch.full((1, 1, 6), -50.0, dtype=torch.float64)
     scores[..., 2] = 50
     kept, reading, again = draw(1, 5, SIZE), draw(1, 1, SIZE, seed=1), draw(1, 1, SIZE, seed=2)
-    assert torch.allclose(respond(scores, kept, reading, again), kept[:, 2:3])
+    assert torch.allclose(answer(scores, kept, reading, again), kept[:, 2:3])
     assert float(known_probability(scores)) == 1
     assert item_probabilities(scores).argmax(-1).tolist() == [[2]]
 
@@ -155,9 +159,17 @@ def test_copies_that_share_the_posterior_are_answered_by_the_network_in_proporti
     again = thing + 0.05 * draw(1, 1, SIZE, seed=4)
     noisy, nearly = (thing + sigma * draw(1, 8, SIZE, seed=2) for sigma in (1.0, 0.001))
     rough = (noisy.mean(1, keepdim=True) - thing).norm()
-    assert (respond(scores, noisy, 0 * thing, again) - thing).norm() < rough / 2
+    assert (answer(scores, noisy, 0 * thing, again) - thing).norm() < rough / 2
     mean = nearly.mean(1, keepdim=True)
-    assert (respond(scores, nearly, 0 * thing, again) - mean).norm() < 0.01 * (again - mean).norm()
+    assert (answer(scores, nearly, 0 * thing, again) - mean).norm() < 0.01 * (again - mean).norm()
+
+
+def test_one_copy_that_seems_more_probable_does_not_bring_its_noise_and_what_is_no_copy_has_no_part() -> None:
+    thing, other = draw(1, 1, SIZE, seed=1), draw(1, 4, SIZE, seed=5)
+    copies = thing + 0.5 * draw(1, 8, SIZE, seed=2)
+    scores = torch.tensor([[[4.0] + [0.0] * 7 + [1.0] * 4 + [-60.0]]], dtype=torch.float64)
+    found = answer(scores, torch.cat([copies, 9 * other], 1), 0 * thing, thing + 0.05 * draw(1, 1, SIZE, seed=4))
+    assert (found - thing).norm() < (copies[:, :1] - thing).norm() / 3
 
 
 def test_absent_patterns_have_no_effect_and_where_all_are_absent_the_network_answers_alone() -> None:
@@ -165,13 +177,13 @@ def test_absent_patterns_have_no_effect_and_where_all_are_absent_the_network_ans
     evidence = gather(gaps=False, present=present)
     scores = ONE.scores(evidence, present=present)
     kept, reading = draw(2, 5, SIZE, seed=2), draw(2, 3, SIZE, seed=3)
-    found, known = respond(scores, kept, reading, reading), known_probability(scores)
+    found, known = answer(scores, kept, reading, reading), known_probability(scores)
     assert torch.allclose(found[1], reading[1])
     assert torch.equal(known[1], torch.zeros(3, dtype=torch.float64))
     some = present[0]
     alone = ONE.scores(Evidence(evidence.agreements[:1, :, some], evidence.none[:1]))
     assert torch.allclose(known[:1], known_probability(alone))
-    assert torch.allclose(found[:1], respond(alone, kept[:1, some], reading[:1], reading[:1]))
+    assert torch.allclose(found[:1], answer(alone, kept[:1, some], reading[:1], reading[:1]))
     assert torch.allclose(evidence.none[0, :, 2].exp(), torch.full((3,), 3.0, dtype=torch.float64))
 
 

@@ -15,10 +15,16 @@ posterior's mean is then a gradient step of size 1 from r on the energy
 
 as in a modern Hopfield network (Ramsauer et al., Hopfield Networks is All You Need, 2020) whose similarity is learned.
 
-Noisy copies of one thing share the posterior, and their mean m = Σ qᵢξᵢ, where q is the softmax of the patterns' scores
-alone, keeps some of their noise; the network's reading r′ from that mean has less. The two are weighed as estimates
-with the variances V = Σ qᵢ‖ξᵢ − m‖², by which the patterns differ, and D = ‖m − r′‖², by which the network moves their
-mean: the answer is (1 − p₀)(D·m + V·r′)/(V + D) + p₀r. A pattern that is told for sure is answered as it is kept.
+Noisy copies of one thing share the posterior, and each of them keeps its noise; what the network reads from their mean
+has less. Let q be the softmax of the patterns' scores alone, m = Σ qᵢξᵢ, r′ what the network reads from m, and ξ* the
+most probable pattern. Copies of what ξ* is one of are about as far from r′ as it is, others are further away:
+
+    q′ᵢ ∝ exp(½sᵢ − max(1, ‖ξᵢ − r′‖²/‖ξ* − r′‖²)),   m′ = Σ q′ᵢξᵢ
+
+By half the score, since noise alone makes one copy more probable than another one. m′ and r′ are weighed as estimates
+with the variances V = Σ q′ᵢ‖ξᵢ − m′‖², by which the patterns differ, and D = ‖m′ − r′‖², by which the network moves
+their mean: the answer is (1 − p₀)(D·m′ + V·r′)/(V + D) + p₀r. A pattern with nearly all of q is answered as it is kept:
+then nothing is read again, and the answer is the posterior's mean.
 """
 
 import math
@@ -45,6 +51,9 @@ REACH = 2
 
 SLIGHT = 1e-3
 """ε: mean squares far below it are as good as none"""
+
+SURE = 0.99
+"""Share q of a pattern from which on others have no part in the answer that is worth reading for"""
 
 STORED_ODDS = 19.0
 """How often stored patterns are asked for, in cues of others, as far as an answer is concerned"""
@@ -203,21 +212,25 @@ def mean_item(scores: Tensor, kept: Tensor) -> Tensor:
     return _shares(scores) @ kept
 
 
-def spread_of_items(scores: Tensor, kept: Tensor, mean: Tensor) -> Tensor:
-    """Return V (memories, cues) of kept patterns (memories, kept, values) about their mean (memories, cues, values).
-
-    Where it is 0, r′ need not be read.
-    """
-    squares = (_shares(scores) @ kept.square().sum(-1, keepdim=True))[..., 0]
-    return (squares - mean.square().sum(-1)).clamp(min=0)
-
-
-def answer(scores: Tensor, spread: Tensor, mean: Tensor, reading: Tensor, again: Tensor) -> Tensor:
-    """Return answers, from V (memories, cues) and m, r and r′ (memories, cues, values), encoded; see above."""
-    moved = (mean - again).square().sum(-1)
-    lean = spread / (spread + moved).clamp(min=torch.finfo(spread.dtype).tiny)
+def answer(scores: Tensor, kept: Tensor, reading: Tensor, again: Tensor) -> Tensor:
+    """Return answers, from kept patterns (memories, kept, values), r and r′ (memories, cues, values), encoded."""
+    shares = _shares(scores)
+    shared = (shares.amax(-1) < SURE)[..., None]
+    squares = (again.square().sum(-1, keepdim=True) - 2 * again @ kept.mT + kept.square().sum(-1)[:, None]).clamp(min=0)
+    shares = torch.where(shared, _copy_shares(scores, squares), shares)
+    mean = shares @ kept
+    least = torch.finfo(mean.dtype).tiny
+    lean = 1 - (mean - again).square().sum(-1) / (shares * squares).sum(-1).clamp(min=least)  # V/(V + D)
+    found = torch.where(shared, mean.lerp(again, lean.clamp(0, 1)[..., None]), mean)
     none = torch.sigmoid(scores[..., -1] - math.log(STORED_ODDS) - scores[..., :-1].logsumexp(-1))[..., None]
-    return (1 - none) * mean.lerp(again, lean[..., None]) + none * reading
+    return (1 - none) * found + none * reading
+
+
+def _copy_shares(scores: Tensor, squares: Tensor) -> Tensor:
+    """Return q′, where patterns are so far from r′: squared distances (memories, cues, kept)."""
+    items = scores[..., :-1]
+    nearest = squares.gather(-1, items.argmax(-1, keepdim=True)).clamp(min=torch.finfo(squares.dtype).tiny)
+    return (items / 2 - (squares / nearest).clamp(min=1)).softmax(-1).nan_to_num(nan=0.0)
 
 
 def pack_posterior(posterior: Posterior) -> Mapping[str, Mapping[str, float]]:

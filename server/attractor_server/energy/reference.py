@@ -135,3 +135,15 @@ def posterior_mean(scores: Tensor, none: Tensor, kept: Tensor, reading: Tensor) 
     x = fresh(reading)
     (gradient,) = torch.autograd.grad(energy_of(x), x)
     return reading - gradient
+
+
+def weigh_copies(scores: Tensor, kept: Tensor, again: Tensor) -> Tensor:
+    """Return m′ and r′ (d,) weighed by one another, with scores (n,) of kept patterns (n, d); see there."""
+    squares = torch.stack([(one - again).square().sum() for one in kept])
+    ratios = squares / squares[scores.argmax()]
+    shares = torch.stack([(s / 2 - max(ratio, torch.ones(()))).exp() for s, ratio in zip(scores, ratios, strict=True)])
+    shares = shares / shares.sum()
+    mean = (shares[:, None] * kept).sum(0)
+    spread = (shares * torch.stack([(one - mean).square().sum() for one in kept])).sum()
+    moved = (mean - again).square().sum()
+    return (moved * mean + spread * again) / (spread + moved)

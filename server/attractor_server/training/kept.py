@@ -16,7 +16,6 @@ from attractor_server.energy.posterior import (
     item_probabilities,
     known_probability,
     mean_item,
-    spread_of_items,
 )
 from attractor_server.training.distortions import Cues
 from attractor_server.training.validation import familiarity, find_frames, recall
@@ -59,14 +58,8 @@ def recall_kept(model: Model, posterior: Posterior, fast: Tensors, kept: Tensor,
     scores = posterior.scores(find_evidence(model, fast, kept, cues, first))
     encoding, own = model.encoding, cues.values.device
     items = encoding.encode(kept.to(model.device))
-    mean = mean_item(scores, items)
-    again = recall(model, fast, _whole(encoding.decode(mean), cues))
-    found = answer(
-        scores,
-        spread_of_items(scores, items, mean),
-        mean,
-        *(encoding.encode(x.to(model.device)) for x in (first, again)),
-    )
+    again = recall(model, fast, _whole(encoding.decode(mean_item(scores, items)), cues))
+    found = answer(scores, items, *(encoding.encode(x.to(model.device)) for x in (first, again)))
     answers = torch.where(cues.known, cues.values, encoding.decode(found).to(own))
     return Recalled(answers, known_probability(scores).to(own), item_probabilities(scores).to(own))
 

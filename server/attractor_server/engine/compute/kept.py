@@ -55,8 +55,11 @@ class Pairs(Protocol):
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
         """Add the patterns by their shares to means (rows, values), where these are above the least."""
 
-    def spread(self, shares: Floats, means: Floats, units: Floats, spreads: Floats, *, least: float) -> None:
-        """Add to spreads (rows,) the squared distances from the means, in units (values,), by the patterns' shares."""
+    def measure(self, shares: Floats, points: Floats, units: Floats, *, least: float) -> Floats:
+        """Return the squared distances, in units (values,), of the patterns from points (rows, values).
+
+        (patterns of all pairs,); 0 where their shares are not above the least.
+        """
 
 
 def pair(views: Sequence[KeptView], view: Integers, row: Integers) -> Pairs:
@@ -125,21 +128,24 @@ class TensorPairs:
 
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
         """See `Pairs`."""
-        for u, row, own in self._weighed(shares, least):
+        for _, (u, row, own) in self._weighed(shares, least):
             means[row] += (own @ u).cpu().numpy()
 
-    def spread(self, shares: Floats, means: Floats, units: Floats, spreads: Floats, *, least: float) -> None:
+    def measure(self, shares: Floats, points: Floats, units: Floats, *, least: float) -> Floats:
         """See `Pairs`."""
-        unit = self._to_device(units)
-        for u, row, own in self._weighed(shares, least):
-            spreads[row] += float(own @ ((u - self._to_device(means[row])) * unit).square().sum(-1))
+        unit, found = self._to_device(units), np.zeros_like(shares)
+        parts = np.split(found, np.cumsum(self.counts)[:-1])
+        for part, (u, row, own) in self._weighed(shares, least):
+            gaps = (u - self._to_device(points[row])) * unit
+            parts[part][:] = torch.where(own > 0, gaps.square().sum(-1), 0.0).cpu().numpy()
+        return found
 
-    def _weighed(self, shares: Floats, least: float) -> Iterator[tuple[Tensor, int, Tensor]]:
-        """Yield the patterns of those pairs in which some have shares above the least, the row, and the shares."""
+    def _weighed(self, shares: Floats, least: float) -> Iterator[tuple[int, tuple[Tensor, int, Tensor]]]:
+        """Yield those pairs in which some have shares above the least: patterns, row, and these shares."""
         parts = np.split(np.where(shares > least, shares, 0), np.cumsum(self.counts)[:-1])
-        for view, row, own in zip(self.view.tolist(), self.row.tolist(), parts, strict=True):
+        for part, (view, row, own) in enumerate(zip(self.view.tolist(), self.row.tolist(), parts, strict=True)):
             if own.any():
-                yield self.views[view].u, row, self._to_device(own)
+                yield part, (self.views[view].u, row, self._to_device(own))
 
     def _parts(self, kept: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         step = max(1, AT_A_TIME // kept[0].numel())

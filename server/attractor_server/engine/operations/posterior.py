@@ -8,18 +8,17 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from attractor_server.energy.posterior import SURE
 from attractor_server.engine.batch import ModelState, concatenate
 from attractor_server.engine.operations.scores import Scored
-from attractor_server.memories.outcomes import Floats, Integers
+from attractor_server.memories.outcomes import Booleans, Floats, Integers
 from attractor_server.scheduling.jobs import Job
 
 LEAST = 1e-7
 """Shares below it add nothing to a mean"""
-
-SURE = 0.99
-"""Share of a pattern from which on no other one has a part in the answer that is worth reading for"""
 
 STRANGE = 0.95
 """Share of the reading in an answer from which on the patterns' mean is taken as it is"""
@@ -36,16 +35,53 @@ class Mean:
     """(rows, d) in user units: as decoded, what the network reads from"""
     encoded: Tensor
     """(rows, encoded values)"""
-    u: Floats
-    """(rows, values) value by value, as the patterns are kept"""
 
 
 def mean_of(state: ModelState, scored: Scored) -> Mean:
     """Return the posterior's mean of the kept patterns alone."""
+    encoded = _mix(state, scored, scored.shares)
+    return Mean(_decode(state, encoded), encoded)
+
+
+def weigh(state: ModelState, scored: Scored, mean: Mean, again: Floats) -> Floats:
+    """Return the answers (rows, d), where the network has read `again` from the mean, or that was not asked for."""
+    encode = state.model.encoding.encode
+    reading = encode(state.to_device(concatenate([recalled.values for _, recalled in scored.asked])))
+    kept = mean.encoded
+    if (rows := _shared(scored)).any():
+        found = _weigh_copies(state, scored, rows, encode(state.to_device(again)))
+        kept = torch.where(state.to_device(rows)[:, None], found, kept)
+    return _decode(state, kept.lerp(reading, state.to_device(scored.unknown_share)[:, None]))
+
+
+def _shared(scored: Scored) -> Booleans:
+    """Return for which rows the network reads from a mean that several patterns share."""
+    return (scored.shares[scored.first] < SURE) & (scored.unknown_share < STRANGE)
+
+
+def _weigh_copies(state: ModelState, scored: Scored, rows: Booleans, second: Tensor) -> Tensor:
+    """Return m′ and r′ (rows, encoded values) weighed by one another, for these rows alone."""
+    transform, tiny = state.model.transform, np.finfo(np.float32).tiny
+    of, starts = scored.rows, scored.starts[:-1]
+    points = (second * transform.scale + transform.shift).float().cpu().numpy()
+    units = (1 / transform.scale).float().cpu().numpy()
+    near = np.where(rows[of], np.exp((scored.scores - scored.scores[scored.first][of]) / 2), 0).astype(np.float32)
+    squares = scored.pairs.measure(near, points, units, least=LEAST)
+    nearest = np.maximum(squares[scored.first], tiny)
+    with np.errstate(over="ignore"):  # where r′ is a pattern itself all others are infinitely further away
+        copies = near * np.exp(-np.maximum(squares / nearest[of], 1))
+    copies /= np.maximum(np.add.reduceat(copies, starts), tiny)[of]
+    mean = _mix(state, scored, copies)
+    total = np.where(rows, np.maximum(np.add.reduceat(copies * squares, starts), tiny), 1)
+    lean = np.clip(1 - _squares(mean - second) / total, 0, 1).astype(np.float32)
+    return mean.lerp(second, state.to_device(lean)[:, None])
+
+
+def _mix(state: ModelState, scored: Scored, shares: Floats) -> Tensor:
+    """Return the mean of patterns by their shares, (rows, encoded values)."""
     means = np.zeros((len(scored.none), state.model.encoding.size), np.float32)
-    scored.pairs.mix(scored.shares, means, least=LEAST)
-    encoded = (state.to_device(means) - state.model.transform.shift) / state.model.transform.scale
-    return Mean(_decode(state, encoded), encoded, means)
+    scored.pairs.mix(shares, means, least=LEAST)
+    return (state.to_device(means) - state.model.transform.shift) / state.model.transform.scale
 
 
 def _decode(state: ModelState, encoded: Tensor) -> Floats:
@@ -54,21 +90,6 @@ def _decode(state: ModelState, encoded: Tensor) -> Floats:
         if (limits := field.traits.recall_limits) is not None:
             values[..., span] = values[..., span].clamp(*limits)
     return values.float().cpu().numpy()
-
-
-def weigh(state: ModelState, scored: Scored, mean: Mean, again: Floats) -> Floats:
-    """Return the answers (rows, d), where the network has read `again` from the mean, or that was not asked for."""
-    encode = state.model.encoding.encode
-    reading = encode(state.to_device(concatenate([recalled.values for _, recalled in scored.asked])))
-    kept = mean.encoded
-    if again is not mean.values:
-        second = encode(state.to_device(again))
-        spread = np.zeros(len(again), np.float32)
-        units = (1 / state.model.transform.scale).float().cpu().numpy()
-        scored.pairs.spread(scored.shares, mean.u, units, spread, least=LEAST)
-        lean = state.to_device(spread / np.maximum(spread + _squares(kept - second), np.finfo(np.float32).tiny))
-        kept = kept.lerp(second, lean[:, None])
-    return _decode(state, kept.lerp(reading, state.to_device(scored.unknown_share)[:, None]))
 
 
 def _squares(gaps: Tensor) -> Floats:
@@ -82,7 +103,7 @@ def reread(scored: Scored, means: Floats) -> Sequence[tuple[Job, int, Integers, 
 
     The page is that of the most probable pattern.
     """
-    needed = (scored.shares[scored.first] < SURE) & (scored.unknown_share < STRANGE)
+    needed = _shared(scored)
     asked = list[tuple[Job, int, Integers, slice]]()
     ends = np.cumsum([job.size for job, _ in scored.asked])
     for place in np.unique(np.searchsorted(ends, np.flatnonzero(needed), side="right")).tolist():

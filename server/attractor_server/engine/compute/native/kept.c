@@ -101,21 +101,30 @@ void mix_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const 
     }
 }
 
-void spread_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
-                 const float *shares, float least, const float *means, const float *units, float *spreads) {
+void measure_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                  const float *shares, float least, const float *points, const float *units, float *squares) {
     for (int64_t pair = 0; pair < pairs; pair++) {
         const kept_page *at = pages + page[pair];
-        const float *mean = means + row[pair] * size;
-        for (int64_t item = 0; item < at->patterns; item++)
+        const float *point = points + row[pair] * size;
+        for (int64_t item = 0; item < at->patterns; item++) {
+            vec total = all(0);
+            float rest = 0;
+            int64_t j = 0;
             if (shares[item] > least) {
-                float total = 0;
-                for (int64_t j = 0; j < size; j++) {
-                    float gap = (at->u[item * size + j] - mean[j]) * units[j];
+                const float *u = at->u + item * size;
+                for (; j + LANES <= size; j += LANES) {
+                    vec gap = (load(u + j) - load(point + j)) * load(units + j);
                     total += gap * gap;
                 }
-                spreads[row[pair]] += shares[item] * total;
+                for (; j < size; j++) {
+                    float gap = (u[j] - point[j]) * units[j];
+                    rest += gap * gap;
+                }
             }
+            squares[item] = sum(total) + rest;
+        }
         shares += at->patterns;
+        squares += at->patterns;
     }
 }
 

@@ -46,9 +46,11 @@ class HostPairs:
         """See `Pairs`."""
         self._call("mix_kept", means.shape[1], shares, least, means)
 
-    def spread(self, shares: Floats, means: Floats, units: Floats, spreads: Floats, *, least: float) -> None:
+    def measure(self, shares: Floats, points: Floats, units: Floats, *, least: float) -> Floats:
         """See `Pairs`."""
-        self._call("spread_kept", means.shape[1], shares, least, means, units, spreads)
+        squares = np.empty_like(shares)
+        self._call("measure_kept", points.shape[1], shares, least, points, units, squares)
+        return squares
 
     @cached_property
     def _structures(self) -> "ctypes.Array[ctypes.Structure]":

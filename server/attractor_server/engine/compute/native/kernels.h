@@ -94,9 +94,9 @@ void move_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const
 void mix_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
               const float *shares, float least, float *means);
 
-/* Add to spreads (rows) the squares of patterns about their means, in these units (size), by their shares. */
-void spread_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
-                 const float *shares, float least, const float *means, const float *units, float *spreads);
+/* Squared distances of patterns from points (rows, size), in these units (size); 0 where shares are not above the least. */
+void measure_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                  const float *shares, float least, const float *points, const float *units, float *squares);
 
 /* What the cues (pages, n, d) lead to, and energies (pages, n). d and h are multiples of PANEL; `held` is
    what is known of them (pages, n, values), or NULL; `room` holds ROWS · (4d + 3h + values) floats. */
