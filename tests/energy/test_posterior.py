@@ -25,6 +25,7 @@ from attractor_server.energy.posterior import (
     Posterior,
     View,
     answer,
+    compare_covered,
     compare_moved,
     gather_evidence,
     item_probabilities,
@@ -109,17 +110,37 @@ def test_the_middle_of_an_image_agrees_best_with_the_part_of_a_pattern_that_it_w
         assert torch.allclose(found[memory, cue, item], expected)
 
 
-def test_a_pattern_scores_as_if_its_image_were_in_place_or_moved_whichever_it_was() -> None:
+@pytest.mark.parametrize("gaps", [False, True])
+def test_what_is_beside_a_covered_part_agrees_best_with_the_pattern_that_was_covered(gaps: bool) -> None:
+    _, kept = images(gaps=False)
+    covered = kept.u[:, :3, 1:].unflatten(-1, (HEIGHT, WIDTH, CHANNELS)).clone()
+    covered[:, :, 2:5, 3:6] = torch.tensor([0.5, -2], dtype=torch.float64)
+    if gaps:
+        covered[draw(*covered.shape, seed=7) > 1] = math.nan
+    area = Area(slice(0, IMAGE), HEIGHT, WIDTH)
+    cues = View(covered.flatten(2).nan_to_num(), covered.flatten(2), [area])
+    found = compare_covered(cues, kept.u[..., 1:])
+    assert torch.equal(found.argmax(-1), torch.arange(3).expand(2, 3))
+    assert torch.allclose(found.amax(-1), torch.full((2, 3), -math.log(SLIGHT), dtype=torch.float64))
+    for memory, cue, item in ((0, 0, 0), (0, 2, 4), (1, 1, 3)):
+        picture = kept.u[memory, item, 1:].unflatten(-1, (HEIGHT, WIDTH, CHANNELS))
+        assert torch.allclose(
+            found[memory, cue, item], reference.covered_agreement(covered[memory, cue], picture, slight=SLIGHT)
+        )
+
+
+def test_a_pattern_scores_as_if_its_image_were_in_place_or_moved_or_covered_whichever_it_was() -> None:
     cues, kept = images(gaps=False)
     evidence = gather_evidence(cues, cues, kept, delta_energy=draw(2, 3, seed=9))
-    alone, moving = ONE.scores(evidence), replace(ONE, moved=torch.tensor([3.0, -1], dtype=torch.float64))
-    assert evidence.moved is not None
-    expected = alone[..., :-1].exp() + (3 * evidence.moved - 1).exp()
+    cases = torch.tensor([[3.0, -1], [2.0, -3]], dtype=torch.float64)
+    alone, moving = ONE.scores(evidence), replace(ONE, cases=cases)
+    assert evidence.cases is not None
+    expected = alone[..., :-1].exp() + (evidence.cases * cases[:, 0] + cases[:, 1]).exp().sum(-1)
     assert torch.allclose(moving.scores(evidence)[..., :-1].exp(), expected)
     assert torch.equal(moving.scores(evidence)[..., -1], alone[..., -1])
     assert item_probabilities(moving.scores(evidence)).argmax(-1).tolist() == [[0, 1, 2]] * 2
-    unmoved = gather_evidence(cues, cues, kept, delta_energy=draw(2, 3, seed=9), moves=False)
-    assert unmoved.moved is None
+    unmoved = gather_evidence(cues, cues, kept, delta_energy=draw(2, 3, seed=9), images=False)
+    assert unmoved.cases is None
     assert torch.equal(moving.scores(unmoved), alone)
 
 
@@ -193,7 +214,9 @@ def test_probabilities_of_patterns_add_up_to_that_of_being_known() -> None:
 
 
 FITTED = Posterior(
-    weights=torch.tensor([1.5, 0, 0.1, 0, 7, 0]), none=torch.linspace(-1, 2, len(NONE)), moved=torch.tensor([9.0, -2])
+    weights=torch.tensor([1.5, 0, 0.1, 0, 7, 0]),
+    none=torch.linspace(-1, 2, len(NONE)),
+    cases=torch.tensor([[9.0, -2], [3, -4]]),
 )
 
 
@@ -211,15 +234,19 @@ def test_a_file_brings_the_posterior_back_and_the_digest_does_not_depend_on_it(p
     assert found.posterior is not None
     assert torch.equal(found.posterior.weights, FITTED.weights)
     assert torch.equal(found.posterior.none, FITTED.none)
-    assert found.posterior.moved is not None
-    assert found.posterior.moved.tolist() == [9, -2]
+    assert found.posterior.cases is not None
+    assert found.posterior.cases.tolist() == [[9, -2], [3, -4]]
 
 
-def test_a_posterior_for_which_images_stay_in_their_place_is_brought_back_as_such(path: Path) -> None:
-    save_model(tiny(posterior=replace(FITTED, moved=None)), path)
+@pytest.mark.parametrize("cases", [None, torch.tensor([[9, -2], [0, -torch.inf]])])
+def test_a_posterior_for_which_images_stay_as_they_are_is_brought_back_as_such(
+    path: Path, cases: Tensor | None
+) -> None:
+    save_model(tiny(posterior=replace(FITTED, cases=cases)), path)
     found = load_model(path).posterior
     assert found is not None
-    assert found.moved is None
+    assert (found.cases is None) == (cases is None)
+    assert cases is None or found.cases is None or torch.equal(found.cases, cases)
 
 
 @pytest.mark.parametrize(

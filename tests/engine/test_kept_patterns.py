@@ -260,13 +260,23 @@ def test_it_is_the_same_without_the_native_library(
     )
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("done", ["moved", "covered"])
 @pytest.mark.parametrize("bench", ["glyphs-28-small"], indirect=True)
-def test_an_image_that_was_moved_by_a_pixel_or_two_is_found(bench: Bench, random: np.random.Generator) -> None:
+def test_an_image_that_was_moved_by_a_pixel_or_two_or_a_quarter_of_which_was_covered_is_found(
+    bench: Bench, done: str, native: bool, monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
+) -> None:
+    if not native:
+        monkeypatch.setattr("attractor_server.engine.compute.kept.has_kernel", lambda device: False)
     memory, values = bench.memory("a"), bench.draw(random, 12)
     bench.store(memory, values)
-    images = values.reshape(12, 28, 28)
-    cues = np.stack([np.roll(one, (n % 3 - 1, 2 - n % 5), (0, 1)) for n, one in enumerate(images)]).reshape(12, -1)
-    cues = np.concatenate([cues, bench.draw(random, 3)])
+    cues = values.reshape(12, 28, 28).copy()
+    for n, image in enumerate(cues):
+        if done == "moved":
+            image[:] = np.roll(image, (n % 3 - 1, 2 - n % 5), (0, 1))
+        else:
+            image[n : n + 14, 14 - n : 28 - n] = n % 2
+    cues = np.concatenate([cues.reshape(12, -1), bench.draw(random, 3)])
     recalled = bench.query(memory, cues, matches=1)
     answers, probability, _ = bench.expect(memory, values, cues, np.zeros(cues.shape, np.bool_))
     assert recalled.matches is not None

@@ -1,9 +1,14 @@
 """Recall as a posterior: the kept patterns take part in reading.
 
 After the network has read r from a cue c, each kept pattern ξᵢ has a score sᵢ = Σ wₖaₖ(c, r, ξᵢ) by its agreements with
-the cue and with the reading, whose weights are not negative. An image may have been moved as well, by a few pixels, and
-nobody tells whether it was: then sᵢ = log(exp Σ wₖaₖ + exp(b + v·mᵢ)), where mᵢ = −log(ε + the mean square difference
-between the middle of the cue and that part of the pattern which is nearest to it). "None of them" has the score z, by
+the cue and with the reading, whose weights are not negative. An image may also have been moved, by a few pixels, or in
+part been covered by something of one colour, and nobody tells whether it was: then
+
+    sᵢ = log(exp Σ wₖaₖ + exp(b + v·mᵢ) + exp(b′ + v′·cᵢ))
+
+where mᵢ = −log(ε + the mean square difference between the middle of the cue and that part of the pattern which is
+nearest to it), and cᵢ = −log(ε + the least mean square, over all places of a quarter of the cue that may have been
+covered, of what is beside it less the pattern, and of what is in it less its mean). "None of them" has the score z, by
 ΔE, by the number of kept patterns, by how much of the cue is given, and by how well the cue agrees with the reading
 itself. The softmax p of all scores is the posterior, its sum over the patterns the probability that the cue is of a
 stored one.
@@ -43,8 +48,11 @@ given, and to the reading"""
 NONE = ("intercept", "delta_energy", "log_kept", "given", "cosine", "square", "absolute")
 """What "none of them" depends on; the last three are agreements of the cue with the reading"""
 
-MOVED = ("weight", "offset")
-"""v and b, of images that may have been moved"""
+CASES = ("moved", "covered")
+"""What may have been done to an image"""
+
+CASE = ("weight", "offset")
+"""v and b of a case"""
 
 REACH = 2
 """Pixels by which an image may have been moved, each way"""
@@ -88,8 +96,8 @@ class Evidence:
     """(memories, cues, kept, agreements)"""
     none: Tensor
     """(memories, cues, len(NONE))"""
-    moved: Tensor | None = None
-    """mᵢ, (memories, cues, kept)"""
+    cases: Tensor | None = None
+    """mᵢ and cᵢ, (memories, cues, kept, cases)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +108,13 @@ class Posterior:
     """(len(AGREEMENTS),) not negative; 0: not used"""
     none: Tensor
     """(len(NONE),)"""
-    moved: Tensor | None = None
-    """(len(MOVED),), the weight not negative; None: images are taken to be in their place"""
+    cases: Tensor | None = None
+    """(len(CASES), len(CASE)), weights not negative, the offset of one that does not occur −∞; None: none occurs"""
 
     def to(self, device: torch.device) -> "Posterior":
         """Return the posterior with its weights on that device."""
-        moved = None if self.moved is None else self.moved.to(device)
-        return Posterior(weights=self.weights.to(device), none=self.none.to(device), moved=moved)
+        cases = None if self.cases is None else self.cases.to(device)
+        return Posterior(weights=self.weights.to(device), none=self.none.to(device), cases=cases)
 
     @property
     def used(self) -> Sequence[bool]:
@@ -119,9 +127,9 @@ class Posterior:
         Patterns that are not present (memories, kept) have the score −∞.
         """
         items = evidence.agreements @ self.weights
-        if self.moved is not None and evidence.moved is not None:
-            weight, offset = self.moved
-            items = torch.logaddexp(items, weight * evidence.moved + offset)
+        if self.cases is not None and evidence.cases is not None:
+            otherwise = self.cases[:, 0] * evidence.cases + self.cases[:, 1]
+            items = torch.cat([items[..., None], otherwise], -1).logsumexp(-1)
         if present is not None:
             items = items.masked_fill(~present[:, None], -torch.inf)
         return torch.cat([items, (evidence.none @ self.none)[..., None]], -1)
@@ -135,11 +143,11 @@ def gather_evidence(  # noqa: PLR0913
     delta_energy: Tensor,  # (memories, cues), of the cues
     present: Tensor | None = None,  # (memories, kept) bool
     used: Sequence[bool] = (True,) * len(AGREEMENTS),
-    moves: bool = True,
+    images: bool = True,
 ) -> Evidence:
     """Compare cues and readings with the kept patterns, and with one another; agreements that are not used are 0.
 
-    Images are compared as if they had been moved, too, unless that is not asked for.
+    Images are compared as if they had been moved or covered, too, unless that is not asked for.
     """
     given = ~cues.u.isnan()
     count = given.sum(-1).clamp(min=1)
@@ -167,8 +175,10 @@ def gather_evidence(  # noqa: PLR0913
         -gaps.square().sum(-1) / count,
         -gaps.abs().sum(-1) / count,
     )
-    moved = compare_moved(cues, kept.u) if moves and cues.areas else None
-    return Evidence(torch.stack(agreements, -1), torch.stack(none, -1), moved)
+    cases = None
+    if images and cues.areas:
+        cases = torch.stack([compare_moved(cues, kept.u), compare_covered(cues, kept.u)], -1)
+    return Evidence(torch.stack(agreements, -1), torch.stack(none, -1), cases)
 
 
 def compare_moved(cues: View, items: Tensor) -> Tensor:
@@ -195,6 +205,47 @@ def move(u: Tensor, areas: Sequence[Area]) -> Tensor:
             places[:, place, down : down + middle.shape[1], right : right + middle.shape[2]] = middle
         moved[..., area.span] = places.flatten(2)
     return moved
+
+
+def compare_covered(cues: View, items: Tensor) -> Tensor:
+    """Return cᵢ (memories, cues, kept) of cues and items (memories, kept, values); windows over all images alike."""
+    found = []
+    for cue, kept in zip(cues.u, items, strict=True):
+        given = ~cue.isnan()
+        squares = [_uncovered(cue[:, area.span], kept[:, area.span], area) for area in cues.areas]
+        count = torch.stack([given[:, area.span].sum(-1) for area in cues.areas]).sum(0).clamp(min=1)
+        found.append(-(SLIGHT + torch.stack(squares).sum(0) / count[:, None]).log())
+    return torch.stack(found)
+
+
+def _uncovered(cue: Tensor, kept: Tensor, area: Area) -> Tensor:
+    """Return the least sums of squares (cues, kept) that no window over the cues explains."""
+    images, patterns = (x.unflatten(-1, (area.height, area.width, -1)) for x in (cue, kept))
+    within = measure_variation(images)
+    least = []
+    for image, variation in zip(images, within, strict=True):  # one cue at a time: its differences are images
+        gaps = (image - patterns).nan_to_num().square().sum(-1)
+        least.append((gaps.sum((1, 2))[:, None, None] - sum_windows(gaps) + variation).clamp(min=0).amin((1, 2)))
+    return torch.stack(least)
+
+
+def measure_variation(images: Tensor) -> Tensor:
+    """Return how much images (n, height, width, channels) vary in each window, (n, rows, columns): sums of squares.
+
+    A window is half as high and wide as the image. What is NaN does not vary.
+    """
+    given = ~images.isnan()
+    filled = images.nan_to_num()
+    squares, sums, counts = (sum_windows(x.movedim(-1, 1)) for x in (filled.square(), filled, given.to(images.dtype)))
+    return (squares - sums.square() / counts.clamp(min=1)).clamp(min=0).sum(1)
+
+
+def sum_windows(x: Tensor) -> Tensor:
+    """Return the sums over all windows of x (…, height, width)."""
+    height, width = x.shape[-2] // 2, x.shape[-1] // 2
+    sums = torch.nn.functional.pad(x.double().cumsum(-2).cumsum(-1), (1, 0, 1, 0))
+    rows = sums[..., height:, :] - sums[..., :-height, :]
+    return (rows[..., width:] - rows[..., :-width]).to(x.dtype)
 
 
 def known_probability(scores: Tensor) -> Tensor:
@@ -236,8 +287,8 @@ def _copy_shares(scores: Tensor, squares: Tensor) -> Tensor:
 def pack_posterior(posterior: Posterior) -> Mapping[str, Mapping[str, float]]:
     """Return plain numbers by name, for a file."""
     parts = {"weights": (AGREEMENTS, posterior.weights), "none": (NONE, posterior.none)}
-    if posterior.moved is not None:
-        parts["moved"] = (MOVED, posterior.moved)
+    if posterior.cases is not None:
+        parts |= {name: (CASE, case) for name, case in zip(CASES, posterior.cases, strict=True) if case[1] > -torch.inf}
     return {name: dict(zip(keys, values.tolist(), strict=True)) for name, (keys, values) in parts.items()}
 
 
@@ -248,12 +299,16 @@ def unpack_posterior(packed: Mapping[str, Mapping[str, float]]) -> Posterior:
         ValueError: a name is missing or unknown, or a number cannot be meant.
     """
     weights, none = (_unpack(packed[part], names) for part, names in (("weights", AGREEMENTS), ("none", NONE)))
-    moved = _unpack(packed["moved"], MOVED) if "moved" in packed else None
     if float(weights.min()) < 0:
         raise ValueError(f"posterior.weights: saw {weights.tolist()}; expected none below 0")
-    if moved is not None and float(moved[0]) < 0:
-        raise ValueError(f"posterior.moved: saw a weight of {float(moved[0])}; expected one not below 0")
-    return Posterior(weights=weights, none=none, moved=moved)
+    cases = torch.tensor([[0.0, -torch.inf]] * len(CASES))
+    for number, name in enumerate(CASES):
+        if name in packed:
+            cases[number] = _unpack(packed[name], CASE)
+        if float(cases[number, 0]) < 0:
+            raise ValueError(f"posterior.{name}: saw a weight of {float(cases[number, 0])}; expected one not below 0")
+    occurs = any(name in packed for name in CASES)
+    return Posterior(weights=weights, none=none, cases=cases if occurs else None)
 
 
 def _unpack(numbers: Mapping[str, float], names: Sequence[str]) -> Tensor:

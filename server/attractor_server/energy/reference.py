@@ -124,6 +124,19 @@ def moved_agreement(cue: Tensor, kept: Tensor, *, reach: int, slight: float) -> 
     return torch.stack(found).max()
 
 
+def covered_agreement(cue: Tensor, kept: Tensor, *, slight: float) -> Tensor:
+    """Return the agreement of an image (height, width, channels) with a kept one, wherever a quarter was covered."""
+    height, width = cue.shape[0] // 2, cue.shape[1] // 2
+    found = []
+    for top in range(cue.shape[0] - height + 1):
+        for left in range(cue.shape[1] - width + 1):
+            window = cue[top : top + height, left : left + width]
+            expected = kept.clone()
+            expected[top : top + height, left : left + width] = window.nanmean((0, 1))
+            found.append(-(slight + (cue - expected)[~cue.isnan()].square().mean()).log())
+    return torch.stack(found).max()
+
+
 def posterior_mean(scores: Tensor, none: Tensor, kept: Tensor, reading: Tensor) -> Tensor:
     """Return the gradient step of size 1 from the reading (d,), with scores (n,) of kept patterns (n, d); see there."""
 

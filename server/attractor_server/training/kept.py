@@ -48,7 +48,7 @@ def find_evidence(model: Model, fast: Tensors, kept: Tensor, cues: Cues, reading
             model.view(kept.to(model.device), frames),
             delta_energy=familiarity(model, fast, cues).to(model.device),
             used=(True,) * len(AGREEMENTS) if posterior is None else posterior.used,
-            moves=posterior is None or posterior.moved is not None,
+            images=posterior is None or posterior.cases is not None,
         )
 
 

@@ -39,7 +39,7 @@ ITERATIONS = 150
 ENOUGH = 1e-7
 """Change of the loss by which a fit is at its end"""
 LEVEL = 10.0
-"""Unit of the score of an image that was moved and is otherwise as it was kept"""
+"""Unit of the score of an image that was moved or covered and is otherwise as it was kept"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -72,9 +72,10 @@ def fit_posterior(model: Model, training: Source, held_out: Source, recipe: Reci
     )
     units = _Units.of(ours)
     numbers = _minimise(ours, units, units.start, ITERATIONS)
-    if units.moved is not None:
-        moved = units.moved.new_tensor([0.0, _measure_level(units.posterior(*numbers), ours) / LEVEL])
-        numbers = _minimise(ours, units, [*numbers, moved], ITERATIONS)
+    if units.cases is not None:
+        level = _measure_level(units.posterior(*numbers), ours) / LEVEL
+        cases = units.cases.new_tensor([[0.0, level]] * len(units.cases))
+        numbers = _minimise(ours, units, [*numbers, cases], ITERATIONS)
     best = units.posterior(*numbers)
     least = _mean_loss(best, theirs)
     for _ in range(len(AGREEMENTS) - 1):
@@ -140,8 +141,8 @@ class _Units:
     """(len(AGREEMENTS),), 0 where one is not used"""
     divisor: Tensor
     """(len(NONE),)"""
-    moved: Tensor | None
-    """Of images that may have been moved"""
+    cases: Tensor | None
+    """(len(CASES),): of images that may have been moved or covered"""
 
     @classmethod
     def of(cls, episodes: Sequence[Episodes]) -> "_Units":
@@ -149,9 +150,9 @@ class _Units:
         varied = torch.cat([each.none.flatten(0, 1) for one in episodes for each in (one.stored, one.unseen)])
         deviation = varied.std(0)
         deviation[0] = 1.0
-        moved = [one.stored.moved.std() for one in episodes if one.stored.moved is not None]
+        cases = [one.stored.cases.flatten(0, 2).std(0) for one in episodes if one.stored.cases is not None]
         factor = (spread > LEAST) / spread.clamp(min=LEAST)
-        return cls(factor, deviation, 1 / torch.stack(moved).mean().clamp(min=LEAST) if moved else None)
+        return cls(factor, deviation, 1 / torch.stack(cases).mean(0).clamp(min=LEAST) if cases else None)
 
     @property
     def start(self) -> tuple[Tensor, ...]:
@@ -164,13 +165,13 @@ class _Units:
         factor[agreement] = 0
         return replace(self, factor=factor)
 
-    def posterior(self, raw: Tensor, none: Tensor, moved: Tensor | None = None) -> Posterior:
+    def posterior(self, raw: Tensor, none: Tensor, cases: Tensor | None = None) -> Posterior:
         """Return the posterior of these numbers."""
         steady = torch.where(self.divisor > LEAST, none / self.divisor.clamp(min=LEAST), 0.0)
-        if self.moved is not None and moved is not None:
-            weight = softplus(moved[0]) * self.moved
-            moved = torch.stack([weight, LEVEL * moved[1] + weight * math.log(SLIGHT)])
-        return Posterior(weights=softplus(raw) * self.factor, none=steady, moved=moved)
+        if self.cases is not None and cases is not None:
+            weights = softplus(cases[:, 0]) * self.cases
+            cases = torch.stack([weights, LEVEL * cases[:, 1] + weights * math.log(SLIGHT)], 1)
+        return Posterior(weights=softplus(raw) * self.factor, none=steady, cases=cases)
 
 
 def _minimise(
@@ -229,11 +230,11 @@ def _join_alike(episodes: Sequence[Episodes]) -> Sequence[Episodes]:
 
 
 def _join(evidence: Sequence[Evidence]) -> Evidence:
-    moved = [one.moved for one in evidence if one.moved is not None]
+    cases = [one.cases for one in evidence if one.cases is not None]
     return Evidence(
         torch.cat([one.agreements for one in evidence]),
         torch.cat([one.none for one in evidence]),
-        torch.cat(moved) if moved else None,
+        torch.cat(cases) if cases else None,
     )
 
 

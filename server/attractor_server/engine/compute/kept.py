@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from attractor_server.energy.posterior import Area, move
+from attractor_server.energy.posterior import Area, move, sum_windows
 from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.memories.outcomes import Floats, Integers
 
@@ -50,6 +50,12 @@ class Pairs(Protocol):
         """Return the least sums of squares between the middle of an image of the cues and any place of the patterns'.
 
         (patterns of all pairs,); the row's limit (rows,) where none is below that.
+        """
+
+    def cover(self, cues: Floats, given: Floats | None, area: Area, variation: Floats, limits: Floats) -> Floats:
+        """Return the least sums of squares between an image of the cues, covered anywhere, and the patterns'.
+
+        (patterns of all pairs,); the row's limit (rows,) where none is below that. See `posterior.measure_variation`.
         """
 
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
@@ -124,6 +130,18 @@ class TensorPairs:
             image = kept[view][:, None, :, area.span]
             gaps = (places[row][:, :, None].nan_to_num() - image) * known[row][:, :, None]
             parts.append(self._collect(gaps.square().sum(-1).amin(1), view))
+        return np.minimum(np.concatenate(parts), np.repeat(limits[self.row], self.counts))
+
+    def cover(self, cues: Floats, given: Floats | None, area: Area, variation: Floats, limits: Floats) -> Floats:
+        """See `Pairs`."""
+        shape, within, parts = (area.height, area.width, -1), self._to_device(variation), list[Floats]()
+        asked = self._to_device(cues)[:, area.span]
+        known = torch.ones_like(asked) if given is None else self._to_device(given)[:, area.span]
+        for view, row, kept in self._parts(self._pad([one.values * one.steps[:, None] for one in self.views])):
+            gaps = (asked[row][:, None] - kept[view][..., area.span]).square() * known[row][:, None]
+            pictures = gaps.unflatten(-1, shape).sum(-1)
+            beside = pictures.sum((-1, -2))[..., None, None] - sum_windows(pictures) + within[row][:, None]
+            parts.append(self._collect(beside.clamp(min=0).amin((-1, -2)), view))
         return np.minimum(np.concatenate(parts), np.repeat(limits[self.row], self.counts))
 
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from attractor_server.energy.posterior import Posterior
 from attractor_server.engine import compute
 from attractor_server.engine.batch import ModelState, Stops, concatenate
+from attractor_server.engine.operations.image_cases import add_cases
 from attractor_server.engine.operations.kept_views import enter_frames, find_views
-from attractor_server.engine.operations.moved_images import move_images
 from attractor_server.engine.operations.read_cues import Asked, ReadCues, combine, normalize
 from attractor_server.engine.operations.scores import NEGLIGIBLE, Scored
 from attractor_server.engine.pages.kept_views import KeptView
@@ -107,8 +107,8 @@ def _score(
         yield from _point_framed(state, scored, cues, kept.views, weights[:2])
     else:
         pairs.point(combine(cues.directions, cues.read_directions, weights[:2]), scored.scores)
-    if posterior.moved is not None and state.model.areas:
-        move_images(scored, cues, state.model.areas[0], *posterior.moved.tolist())
+    if posterior.cases is not None and state.model.areas:
+        add_cases(scored, cues, state.model.areas[0], posterior.cases.tolist())
     return scored
 
 

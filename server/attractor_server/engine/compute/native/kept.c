@@ -170,3 +170,88 @@ void move_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const
         squares += at->patterns;
     }
 }
+
+/* Squares of the differences, a sum for each pixel, into `gaps`, and of each line into `lines`; their sum. */
+static float compare_image(const area *image, const int8_t *values, float step, const float *cue, const float *given,
+                           float *gaps, float *lines, float *all_channels) {
+    const int64_t channels = image->channels, wide = image->width * channels;
+    vec unit = all(step);
+    float total = 0;
+    for (int64_t y = 0; y < image->height; y++) {
+        const float *asked = cue + y * wide, *mask = given ? given + y * wide : 0;
+        const int8_t *kept = values + y * wide;
+        float *line = gaps + y * image->width, *out = channels == 1 ? line : all_channels;
+        int64_t x = 0;
+        for (; x + LANES <= wide; x += LANES) {
+            vec gap = load(asked + x) - unit * whole(kept + x);
+            save(out + x, mask ? gap * gap * load(mask + x) : gap * gap);
+        }
+        for (; x < wide; x++) {
+            float gap = asked[x] - step * kept[x];
+            out[x] = mask ? gap * gap * mask[x] : gap * gap;
+        }
+        lines[y] = 0;
+        for (x = 0; x < image->width; x++) {
+            if (channels != 1) {
+                line[x] = 0;
+                for (int64_t channel = 0; channel < channels; channel++)
+                    line[x] += out[x * channels + channel];
+            }
+            lines[y] += line[x];
+        }
+        total += lines[y];
+    }
+    return total;
+}
+
+/* The least sum of squares wherever the cue was covered, or `limit` where none is below it. */
+static float cover_image(const area *image, const float *gaps, const float *lines, float total, const float *variation,
+                         float limit, float *columns) {
+    const int64_t high = image->height / 2, wide = image->width / 2, across = image->width - wide + 1;
+    float band = 0, most = 0;
+    for (int64_t y = 0; y < image->height; y++) {
+        band += lines[y] - (y < high ? 0 : lines[y - high]);
+        most = band > most ? band : most;
+    }
+    if (total - most >= limit) /* so it is with whatever window */
+        return limit;
+    for (int64_t x = 0; x < image->width; x++)
+        columns[x] = 0;
+    for (int64_t y = 0; y < high; y++)
+        for (int64_t x = 0; x < image->width; x++)
+            columns[x] += gaps[y * image->width + x];
+    for (int64_t top = 0; top <= image->height - high; top++) {
+        float window = 0;
+        for (int64_t x = 0; x < wide; x++)
+            window += columns[x];
+        for (int64_t left = 0; left < across; left++) {
+            float beside = total - window + variation[top * across + left];
+            limit = beside < limit ? beside : limit;
+            if (left + wide < image->width)
+                window += columns[left + wide] - columns[left];
+        }
+        if (top + high < image->height)
+            for (int64_t x = 0; x < image->width; x++)
+                columns[x] += gaps[(top + high) * image->width + x] - gaps[top * image->width + x];
+    }
+    return limit < 0 ? 0 : limit;
+}
+
+void cover_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                const area *image, const float *cues, const float *given, const float *variation, const float *limits,
+                float *scratch, float *squares) {
+    float *gaps = scratch, *columns = gaps + image->height * image->width, *line = columns + image->width,
+          *lines = line + image->width * image->channels;
+    const int64_t places = (image->height - image->height / 2 + 1) * (image->width - image->width / 2 + 1);
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const kept_page *at = pages + page[pair];
+        const float *asked = cues + row[pair] * size + image->first;
+        const float *mask = given ? given + row[pair] * size + image->first : 0;
+        for (int64_t item = 0; item < at->patterns; item++) {
+            float total = compare_image(image, at->values + item * size + image->first, at->steps[item], asked, mask,
+                                        gaps, lines, line);
+            squares[item] = cover_image(image, gaps, lines, total, variation + row[pair] * places, limits[row[pair]], columns);
+        }
+        squares += at->patterns;
+    }
+}

@@ -35,11 +35,16 @@ class HostPairs:
     def move(self, cues: Floats, given: Floats | None, area: Area, limits: Floats) -> Floats:
         """See `Pairs`."""
         squares = np.empty(int(self.counts.sum()), np.float32)
-        size, channels = cues.shape[1], (area.span.stop - area.span.start) // (area.height * area.width)
-        image = fill(
-            "area", first=area.span.start, height=area.height, width=area.width, channels=channels, reach=REACH
-        )
-        self._call("move_kept", size, image, cues, given, limits, squares)
+        self._call("move_kept", cues.shape[1], _fill_area(area), cues, given, limits, squares)
+        return squares
+
+    def cover(self, cues: Floats, given: Floats | None, area: Area, variation: Floats, limits: Floats) -> Floats:
+        """See `Pairs`."""
+        squares = np.empty(int(self.counts.sum()), np.float32)
+        channels = (area.span.stop - area.span.start) // (area.height * area.width)
+        scratch = np.empty((area.height + 1 + channels) * area.width + area.height, np.float32)
+        image = _fill_area(area)
+        self._call("cover_kept", cues.shape[1], image, cues, given, variation, limits, scratch, squares)
         return squares
 
     def mix(self, shares: Floats, means: Floats, *, least: float) -> None:
@@ -68,6 +73,11 @@ class HostPairs:
         addresses = [_address(one) for one in given]
         pairs = self._structures, len(self.view), self.view.ctypes.data, self.row.ctypes.data
         getattr(native, name)(*pairs, size, *addresses)
+
+
+def _fill_area(area: Area) -> ctypes.Structure:
+    channels = (area.span.stop - area.span.start) // (area.height * area.width)
+    return fill("area", first=area.span.start, height=area.height, width=area.width, channels=channels, reach=REACH)
 
 
 def _address(one: Floats | float | ctypes.Structure | None) -> object:

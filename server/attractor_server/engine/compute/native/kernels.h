@@ -90,6 +90,13 @@ void point_kept(const kept_page *pages, int64_t pairs, const int64_t *page, cons
 void move_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
                const area *image, const float *cues, const float *given, const float *limits, float *squares);
 
+/* The least sums of squares between an image of the cues and the patterns', of which a quarter of the cue, anywhere, is
+   left out, and how much it varies (rows, places) counts instead; or the row's limit where none is below that. In
+   `scratch` there are places for an image, a line of it and one of all its channels, and a column. */
+void cover_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
+                const area *image, const float *cues, const float *given, const float *variation, const float *limits,
+                float *scratch, float *squares);
+
 /* Add to means (rows, size) the patterns by their shares, where these are above the least. */
 void mix_kept(const kept_page *pages, int64_t pairs, const int64_t *page, const int64_t *row, int64_t size,
               const float *shares, float least, float *means);
