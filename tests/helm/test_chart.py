@@ -2,38 +2,23 @@
 
 import json
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+from tests.support.charts import CHART, VALUES, Document, find, helm, plain_environment, pods, rendered
 from tests.support.helm_tools import HELM
 
+from attractor_server.cluster.exposure import check_exposure
 from attractor_server.config import Settings, load_settings
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
 pytestmark = pytest.mark.skipif(not HELM.exists(), reason="there is no Helm in build/tools: make tools fetches it")
 
-CHART = Path(__file__).parents[2] / "helm" / "attractor"
-VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 VERSIONS = ("1.27", "1.37")
 """The oldest version of Kubernetes that the chart takes, and the newest that there is"""
-Document = dict[str, Any]
 
 each_values = pytest.mark.parametrize("values", VALUES, ids=[path.stem for path in VALUES])
-
-
-def helm(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([str(HELM), *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def rendered(*arguments: str, chart: Path = CHART) -> Sequence[Document]:
-    """What Helm makes of the chart with these values."""
-    run = helm("template", "one", str(chart), "--namespace", "ns", *arguments)
-    assert run.returncode == 0, run.stderr
-    return [document for document in yaml.safe_load_all(run.stdout) if document]
 
 
 def refusal(*settings: str) -> str:
@@ -43,19 +28,10 @@ def refusal(*settings: str) -> str:
     return run.stderr
 
 
-def pods(documents: Sequence[Document]) -> Iterator[Document]:
-    for document in documents:
-        if document["kind"] == "StatefulSet":
-            yield document["spec"]["template"]["spec"]
-        if document["kind"] == "Pod":
-            yield document["spec"]
-
-
 def environment(documents: Sequence[Document]) -> Mapping[str, str]:
     """The variables of the server, as far as they are plain values."""
-    (served,) = (document for document in documents if document["kind"] == "StatefulSet")
-    (container,) = served["spec"]["template"]["spec"]["containers"]
-    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    (container,) = find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    return plain_environment(container)
 
 
 @each_values
@@ -104,7 +80,7 @@ def test_the_server_takes_the_settings_of_the_pod(values: Path, monkeypatch: pyt
     monkeypatch.setattr("attractor_server.config.read_password", lambda file: "secret" if file else "")
     settings = load_settings({})
     assert (settings.listen_host, settings.port, settings.bank_memory_mib) == ("0.0.0.0", 7171, 0)
-    assert settings.insecure
+    assert bool(check_exposure(settings)) == (values.stem != "secured-values")
     on_volume = str(settings.data_dir) == "/data/store"
     assert on_volume != settings.store_uri.startswith("postgresql://")
 
@@ -141,7 +117,21 @@ SURE = "insecure=true"
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ([], "insecure: saw false; expected true"),
+        ([], "insecure: saw false without tls.existingSecret and identities.existingSecret; expected them, or true"),
+        (
+            [SURE, 'tls.existingSecret="t"', 'identities.existingSecret="i"'],
+            "insecure: saw true with TLS and identities",
+        ),
+        (['tls.existingSecret="t"'], "insecure: saw false without identities.existingSecret;"),
+        (['identities.existingSecret="i"'], "insecure: saw false without tls.existingSecret;"),
+        (
+            ['tls={"existingSecret": "t", "optional": true, "clientCertificates": true}'],
+            "insecure: saw false without tls.optional false;",
+        ),
+        ([SURE, "tls.clientCertificates=true"], "tls.clientCertificates: saw true without tls.existingSecret"),
+        ([SURE, 'tls.serverName="a.b"'], "tls.serverName: saw a.b without tls.existingSecret"),
+        (['tls={"existingSecret": "t", "caKey": "", "clientCertificates": true}'], "tls.caKey: saw none"),
+        ([SURE, 'tests.existingSecret="t"'], 'tests.existingSecret: saw "t" without identities.existingSecret'),
         ([SURE, 'sever={"shards": 2}'], "'sever' not allowed"),
         ([SURE, "server.shard=2"], "'shard' not allowed"),
         ([SURE, "server.shards=0"], "/server/shards"),

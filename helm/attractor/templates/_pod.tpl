@@ -34,6 +34,34 @@
   value: {{ $server.graceSeconds | quote }}
 - name: ATTRACTOR_CONNECTION_AGE_S
   value: {{ $server.connectionAgeSeconds | quote }}
+{{- with .Values.tls }}
+{{- if .existingSecret }}
+- name: ATTRACTOR_TLS_CERT
+  value: /etc/attractor/tls/tls.crt
+- name: ATTRACTOR_TLS_KEY
+  value: /etc/attractor/tls/tls.key
+{{- with .caKey }}
+- name: ATTRACTOR_TLS_CA
+  value: /etc/attractor/tls/{{ . }}
+{{- end }}
+{{- if .clientCertificates }}
+- name: ATTRACTOR_TLS_CLIENT_CA
+  value: /etc/attractor/tls/{{ .caKey }}
+{{- end }}
+{{- with .serverName }}
+- name: ATTRACTOR_TLS_SERVER_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- if .optional }}
+- name: ATTRACTOR_TLS_OPTIONAL
+  value: "true"
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if .Values.identities.existingSecret }}
+- name: ATTRACTOR_IDENTITIES
+  value: /etc/attractor/identities/{{ .Values.identities.key }}
+{{- end }}
 {{- with .Values.artifacts.store }}
 - name: ATTRACTOR_ARTIFACT_STORE
   value: {{ . | quote }}
@@ -81,6 +109,14 @@
 - name: backend-ca
   secret: {secretName: {{ .Values.backend.tlsCaSecret }}, defaultMode: 0440}
 {{- end }}
+{{- with .Values.tls.existingSecret }}
+- name: tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.identities.existingSecret }}
+- name: identities
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -97,6 +133,12 @@
 {{- end }}
 {{- if .Values.backend.tlsCaSecret }}
 - {name: backend-ca, mountPath: /etc/attractor/backend-ca, readOnly: true}
+{{- end }}
+{{- if .Values.tls.existingSecret }}
+- {name: tls, mountPath: /etc/attractor/tls, readOnly: true}
+{{- end }}
+{{- if .Values.identities.existingSecret }}
+- {name: identities, mountPath: /etc/attractor/identities, readOnly: true}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}

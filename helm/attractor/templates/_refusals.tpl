@@ -1,8 +1,26 @@
 {{/* Values that no schema can refuse, each in one line: the value, what was seen, what was expected. */}}
 {{- define "attractor.refusals" -}}
 {{- $server := .Values.server -}}
-{{- if not .Values.insecure -}}
-{{- fail "insecure: saw false; expected true, since this version has neither TLS nor authentication: whoever reaches its port reads and writes every memory" -}}
+{{- $tls := .Values.tls -}}
+{{- $open := include "attractor.open" . | fromYamlArray -}}
+{{- if and $open (not .Values.insecure) -}}
+{{- fail (printf "insecure: saw false without %s; expected them, or true, which says that it is meant: whoever reaches the port reads and writes every memory" (join " and " $open)) -}}
+{{- end -}}
+{{- if and .Values.insecure (not $open) -}}
+{{- fail "insecure: saw true with TLS and identities; expected false, since nothing is open" -}}
+{{- end -}}
+{{- if not $tls.existingSecret -}}
+{{- range $key := list "clientCertificates" "optional" "serverName" -}}
+{{- with index $tls $key -}}
+{{- fail (printf "tls.%s: saw %v without tls.existingSecret; expected the Secret with the certificate" $key .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $tls.clientCertificates (not $tls.caKey) -}}
+{{- fail "tls.caKey: saw none with tls.clientCertificates; expected the key of the CA that issues them" -}}
+{{- end -}}
+{{- if and .Values.tests.existingSecret (not .Values.identities.existingSecret) -}}
+{{- fail (printf "tests.existingSecret: saw %q without identities.existingSecret; expected the file that the token is in" .Values.tests.existingSecret) -}}
 {{- end -}}
 {{- if regexMatch "^[^:]+://[^/@]*:.*@|[?&]password=" .Values.backend.uri -}}
 {{- fail "backend.uri: saw a password; expected it in the Secret that backend.existingSecret names" -}}
@@ -30,6 +48,16 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* What the server would refuse to do without, by the names of the values. */}}
+{{- define "attractor.open" -}}
+{{- if or (not .Values.tls.existingSecret) .Values.tls.optional }}
+- {{ ternary "tls.optional false" "tls.existingSecret" .Values.tls.optional }}
+{{- end }}
+{{- if not (or .Values.identities.existingSecret .Values.tls.clientCertificates) }}
+- identities.existingSecret
+{{- end }}
 {{- end -}}
 
 {{/* A quantity as the schema takes it, in MiB. */}}
