@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio import to_thread
 from tests.support.certificates import Authority, Pair, files_of
-from tests.support.charts import find, lay_out, plain_environment, rendered
+from tests.support.charts import find, lay_out, plain_environment, rendered_of
 from tests.support.helm_tools import HELM
 from tests.support.identities import write_identities
 from tests.support.shards import models, serving, spec
@@ -24,12 +24,17 @@ pytestmark = pytest.mark.skipif(not HELM.exists(), reason="there is no Helm in b
 
 Secrets: TypeAlias = Mapping[str, Mapping[str, bytes]]
 NAME = "memories.example.com"
-SECURED = ("tls.existingSecret=certificate", "identities.existingSecret=who", f"tls.serverName={NAME}")
+SECURED = {
+    "tls": {"existingSecret": "certificate", "serverName": NAME, "clientCertificates": True},
+    "identities.existingSecret": "who",
+}
 
 
-def prepared(folder: Path, address: str, secrets: Secrets, *values: str) -> tuple[list[str], dict[str, str]]:
+def prepared(
+    folder: Path, address: str, secrets: Secrets, values: Mapping[str, Any]
+) -> tuple[list[str], dict[str, str]]:
     """The command of the pod and its variables, with files where it looks for them."""
-    given = find(rendered(*(word for value in values for word in ("--set", value))), "Pod")["spec"]
+    given = find(rendered_of(values), "Pod")["spec"]
     (container,) = given["containers"]
     variables = dict(plain_environment(container))
     for volume in (one for one in given["volumes"] if "secret" in one):
@@ -72,9 +77,8 @@ async def test_it_stores_recalls_and_deletes_by_its_token_and_its_certificate(
     token = (await write_identities(who, {"test": ["helm-test/*:write"]}))["test"]
     secrets = {"certificate": certificate, "mine": {"token": f"{token}\n".encode()}}
     secured = replace(spec, tls=files_of(pair, authority.ca, client_ca=authority.ca), identities=who)
-    asks = (*SECURED, "tls.clientCertificates=true")
     async with serving(secured) as (shard,):
-        said = await run(tmp_path / "with", shard.info.address, secrets, *asks, "tests.existingSecret=mine")
+        said = await run(tmp_path / "with", shard.info.address, secrets, {**SECURED, "tests.existingSecret": "mine"})
         assert said.startswith("stored, recalled and deleted helm-test/")
-        said = await run(tmp_path / "without", shard.info.address, secrets, *asks)
+        said = await run(tmp_path / "without", shard.info.address, secrets, SECURED)
         assert said.startswith("refused, as a caller without a token should be")

@@ -1,7 +1,9 @@
-"""The chart as Helm renders it."""
+"""The chart as Helm renders it. `python -m tests.support.charts` writes the golden files anew."""
 
+import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from tests.support.helm_tools import HELM
 
 CHART = Path(__file__).parents[2] / "helm" / "attractor"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+GOLDEN = Path(__file__).parents[1] / "helm" / "golden"
 Document = dict[str, Any]
 
 
@@ -19,9 +22,20 @@ def helm(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def rendered(*arguments: str, chart: Path = CHART) -> Sequence[Document]:
     """What Helm makes of the chart with these values."""
+    return [document for document in yaml.load_all(_template(chart, *arguments), yaml.CSafeLoader) if document]
+
+
+def rendered_of(values: Mapping[str, Any]) -> Sequence[Document]:
+    """What Helm makes of the chart with values by their paths."""
+    given = (word for path, value in values.items() for word in ("--set-json", f"{path}={json.dumps(value)}"))
+    return rendered(*given)
+
+
+@cache
+def _template(chart: Path, *arguments: str) -> str:
     run = helm("template", "one", str(chart), "--namespace", "ns", *arguments)
     assert run.returncode == 0, run.stderr
-    return [document for document in yaml.safe_load_all(run.stdout) if document]
+    return run.stdout
 
 
 def find(documents: Sequence[Document], kind: str, name: str = "") -> Document:
@@ -57,3 +71,30 @@ def lay_out(volume: Document, secrets: Mapping[str, Mapping[str, bytes]], folder
     places = volume["secret"].get("items") or [{"key": key, "path": key} for key in content]
     for place in places:
         (folder / place["path"]).write_bytes(content[place["key"]])
+
+
+def golden(values: Path) -> str:
+    """What is rendered with these values, but for files of the chart that are in it as they are."""
+    documents = rendered("--values", str(values))
+    for one in documents:
+        if one["kind"] == "PrometheusRule":
+            one["spec"] = "files/rules.yaml"
+        elif one["metadata"]["name"].endswith("-board"):
+            one["data"] = "files/board.json"
+        elif one["kind"] == "Pod":
+            one["spec"]["containers"][0]["args"][0] = "files/round_trip.py"
+    return "".join(f"---\n{yaml.dump(one, sort_keys=False, width=120, Dumper=_Plain)}" for one in documents)
+
+
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def main() -> None:
+    for path in GOLDEN.glob("*.yaml"):
+        path.write_text(golden(CHART / "ci" / f"{path.stem}-values.yaml"))
+
+
+if __name__ == "__main__":
+    main()

@@ -41,10 +41,11 @@ def run(address: str, token: str | None) -> str:
 def main(address: str) -> None:
     """Say what was done; a server with identities refuses who has no token, as it should."""
     token = TOKEN_FILE.read_text().strip() if "TEST_TOKEN_FILE" in os.environ else None
-    refusals = (attractor.Unauthenticated, attractor.NotAllowed)
     try:
         said = run(address, token)
-    except refusals if token is None and os.environ.get("TEST_IDENTITIES") == "yes" else () as error:
+    except (attractor.Unauthenticated, attractor.NotAllowed) as error:
+        if token is not None or os.environ.get("TEST_IDENTITIES") != "yes":
+            raise
         said = f"refused, as a caller without a token should be: {error}; tests.existingSecret names one"
     sys.stdout.write(f"{said}\n")
 
