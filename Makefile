@@ -37,7 +37,7 @@ tools: $(STAMP) ## fetch Helm into build/tools, for the tests of the chart, whic
 	$(BIN)/python tests/support/helm_tools.py build/tools
 
 .PHONY: check
-check: check-format check-lint check-types check-protos check-arrows ## run every check that is no test
+check: check-format check-lint check-types check-protos check-arrows check-helm ## run every check that is no test
 
 .PHONY: check-format
 check-format: $(STAMP)
@@ -63,6 +63,10 @@ check-protos: $(STAMP)
 check-arrows: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_import_arrows.py
+
+.PHONY: check-helm
+check-helm: $(STAMP)
+	$(BIN)/python helm/generate.py --check
 
 .PHONY: protos
 protos: $(STAMP) ## write the stubs of the contract anew

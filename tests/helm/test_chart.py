@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -100,6 +101,13 @@ def test_the_operator_knows_every_field_of_a_ray_cluster() -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_change_of_what_is_rendered_is_seen(path: Path) -> None:
     assert golden(CHART / "ci" / f"{path.stem}-values.yaml") == path.read_text(), "python -m tests.support.charts"
+
+
+def test_each_value_is_described() -> None:
+    sys.path.insert(0, str(CHART.parent))
+    from values_table import find_undescribed  # noqa: PLC0415 - a script, and in no package
+
+    assert not find_undescribed((CHART / "values.yaml").read_text())
 
 
 def test_each_mode_is_rendered() -> None:
