@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,8 @@ def test_kubernetes_knows_every_field_of_it(values: Path) -> None:
 @cache
 def know(document: str) -> None:
     """Each once: most are the same for several files of values."""
-    for version in VERSIONS:
-        kubernetes_validate.validate(json.loads(document), version, strict=True)
+    for kubernetes in VERSIONS:
+        kubernetes_validate.validate(json.loads(document), kubernetes, strict=True)
 
 
 @pytest.mark.skipif(not crds.FOLDER, reason="ATTRACTOR_CRDS names no folder with the definition of a RayCluster")
@@ -108,6 +109,16 @@ def test_each_value_is_described() -> None:
     from values_table import find_undescribed  # noqa: PLC0415 - a script, and in no package
 
     assert not find_undescribed((CHART / "values.yaml").read_text())
+
+
+def test_versions_are_those_of_the_server_and_of_its_ray() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert chart["appVersion"] == version("attractor-server")
+    root = CHART.parents[1]
+    assert f"ray=={values['cluster']['ray']['version']}\n" in (root / "constraints.txt").read_text()
+    assert f"ARG VERSION={chart['appVersion']}\n" in (root / "Dockerfile").read_text()
+    assert f"attractor:{chart['appVersion']}\n" in (root / "compose.yaml").read_text()
 
 
 def test_each_mode_is_rendered() -> None:
