@@ -15,9 +15,11 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /sourc
 RUN python3 -m venv /opt/sbom && /opt/sbom/bin/pip install --no-cache-dir cyclonedx-bom==7.5.0
 
 FROM wheels AS packages-cpu
+# Where wheels of PyTorch without CUDA are; empty where pip's own index has them
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python3 -m venv /opt/attractor \
     && /opt/attractor/bin/pip install --no-cache-dir --no-compile --constraint /source/constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu /wheels/*.whl \
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} /wheels/*.whl \
     && /opt/sbom/bin/cyclonedx-py environment --output-reproducible --output-file /sbom.json /opt/attractor
 
 FROM wheels AS packages-cuda
