@@ -11,6 +11,10 @@ TYPED := $(wildcard protos client server tests benchmarks/*.py docs/*.py example
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 RELEASED := protos/attractor-0.1.0.binpb
 OURS := --config buf.yaml --path attractor_proto
+TARGET ?= cpu
+IMAGE ?= localhost/attractor:0.1.0
+BASE ?= docker.io/library/debian:bookworm-slim
+LOCAL_BASE := localhost/debian:bookworm-slim
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -37,7 +41,7 @@ tools: $(STAMP) ## fetch Helm into build/tools, for the tests of the chart, whic
 	$(BIN)/python tests/support/helm_tools.py build/tools
 
 .PHONY: check
-check: check-format check-lint check-types check-protos check-arrows ## run every check that is no test
+check: check-format check-lint check-types check-protos check-arrows check-helm ## run every check that is no test
 
 .PHONY: check-format
 check-format: $(STAMP)
@@ -63,6 +67,10 @@ check-protos: $(STAMP)
 check-arrows: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_import_arrows.py
+
+.PHONY: check-helm
+check-helm: $(STAMP)
+	$(BIN)/python helm/generate.py --check
 
 .PHONY: protos
 protos: $(STAMP) ## write the stubs of the contract anew
@@ -92,6 +100,19 @@ chaos: $(STAMP) ## do every fault, a hundred kills among them, and write docs/du
 .PHONY: fuzz
 fuzz: $(STAMP) ## send requests with anything in them to all services (REQUESTS=100000 takes half an hour)
 	ATTRACTOR_FUZZED=$(REQUESTS) $(BIN)/pytest -q tests/fuzz
+
+.PHONY: image
+image: ## build the image of the server with buildah: IMAGE=… TARGET=cpu|cuda BASE=… BUILD_FLAGS=…
+	buildah build --isolation chroot --layers --format docker --target $(TARGET) --build-arg BASE=$(BASE) \
+		--build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) $(BUILD_FLAGS) .
+	@buildah images --format '{{.Name}}:{{.Tag}} has {{.Size}}' $(IMAGE)
+
+.PHONY: image-base
+image-base: ## make a BASE where no registry is reached, by mmdebstrap: BASE=localhost/debian:bookworm-slim
+	@mkdir -p build
+	mmdebstrap --variant=minbase --include=ca-certificates bookworm build/base.tar
+	made=$$(buildah from scratch) && buildah add --quiet $$made build/base.tar / \
+		&& buildah commit --quiet --rm $$made $(LOCAL_BASE)
 
 .PHONY: clean
 clean: ## remove .venv and everything that was made

@@ -1,4 +1,4 @@
-"""Write the board for Grafana and the alert rules for Prometheus into the chart. `--check` only compares."""
+"""Write the board for Grafana, the alert rules for Prometheus and the chart's README. `--check` only compares."""
 
 import argparse
 import json
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml  # type: ignore[import-untyped]
+from values_table import MARK, make_table
 
-FILES: Final = Path(__file__).parent / "attractor" / "files"
+CHART: Final = Path(__file__).parent / "attractor"
+
+FILES: Final = CHART / "files"
 
 JOB: Final = 'job=~".*RELEASE"'
 """The jobs that are watched; the chart puts the name of its release there"""
@@ -262,6 +265,9 @@ def render() -> Mapping[Path, str]:
         FILES / "board.json": json.dumps(make_board(), indent=1) + "\n",
         FILES / "rules.yaml": "# Made by helm/generate.py\n"
         + yaml.safe_dump(make_rules(), sort_keys=False, width=1000),
+        CHART / "README.md": (CHART / "README.md.gotmpl")
+        .read_text()
+        .replace(MARK, make_table((CHART / "values.yaml").read_text())),
     }
 
 

@@ -10,7 +10,7 @@ from attractor_server.cli.patterns import memory
 from attractor_server.cli.scale import scale
 from attractor_server.cli.serve import serve
 from attractor_server.cli.stop import stop
-from attractor_server.cli.storage import backup, verify
+from attractor_server.cli.storage import backup, move, verify
 from attractor_server.cli.token import token
 from attractor_server.cli.training import adapt, evaluate, fit, models, train
 from attractor_server.errors import SettingsError
@@ -45,5 +45,5 @@ def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path) 
         run_demo([*images, *more_images], output)
 
 
-for command in (adapt, backup, doctor, evaluate, fit, memory, models, scale, serve, stop, token, train, verify):
+for command in (adapt, backup, doctor, evaluate, fit, memory, models, move, scale, serve, stop, token, train, verify):
     main.add_command(command)
