@@ -100,6 +100,18 @@ ROWS: Final[Mapping[str, Sequence[tuple[str, str, str, str]]]] = {
         ("Refused, by namespace", "ops", f"topk(10, {rate('tenant_refused_total', 'tenant')})", "{{tenant}}"),
         ("Memories at hand", "none", "attractor_memories", "{{instance}}"),
         ("Memories that expired", "ops", rate("memories_expired_total", "instance"), "{{instance}}"),
+        (
+            "Held back or refused by quotas, by namespace",
+            "ops",
+            f"topk(10, {rate('tenant_limited_total', 'tenant')})",
+            "{{tenant}}",
+        ),
+        (
+            "Quotas used, by namespace",
+            "percentunit",
+            "topk(10, max by (tenant, quota) (attractor_tenant_used_ratio))",
+            "{{tenant}} {{quota}}",
+        ),
         ("Handles", "none", "attractor_handles", "{{instance}}"),
         ("Upstreams", "none", "attractor_upstreams", "{{instance}}"),
     ],
@@ -199,6 +211,13 @@ ALERTS: Final[Sequence[tuple[str, str, str, str, str]]] = [
         "10m",
         "warning",
         "Calls to {{ $labels.instance }} hold nearly all the memory that they may.",
+    ),
+    (
+        "AttractorCertificateOverdue",
+        f"attractor_tls_certificate_renewal_seconds{{{JOB}}} < 0",
+        "1h",
+        "warning",
+        "The certificate of {{ $labels.instance }} has not been renewed and will expire.",
     ),
     (
         "AttractorRecallsFlat",

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.support.recorder import Recorder, batches_after, held, job, memory, running
 
 from attractor_server.errors import Cancelled, QueueFull, ServerError
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import Outcome, Stored
 from attractor_server.scheduling.batch_size import BatchSizer, Contention, SliceCost
 from attractor_server.scheduling.batcher import Batcher
-from attractor_server.scheduling.fairness import LEAD_LIMIT, namespace_of
+from attractor_server.scheduling.fairness import LEAD_LIMIT
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.scheduling.queue import TURN_LIMIT
 

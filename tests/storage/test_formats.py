@@ -70,6 +70,25 @@ def test_format_1_is_read_with_pages_images_entries_and_answers(tmp_path: Path) 
         np.testing.assert_array_equal(journal.page(streamed.id, 0).entries[0].values, values(1))
 
 
+def test_names_without_a_slash_have_an_index_also_in_a_store_of_before_there_was_one(tmp_path: Path) -> None:
+    with closing(SqliteDatabase(tmp_path)) as database:
+        new = [
+            NewMemory(name=name, model="m", model_digest="sha256:1", settings=MemorySettings(page_patterns=4))
+            for name in ("a/b", "plain", "z/y", "zz")
+        ]
+        SqlMemoryStore(database).create(new)
+    with closing(apsw.Connection(str(tmp_path / FILE))) as connection:
+        connection.execute("DROP INDEX flat_names")
+    with closing(SqliteDatabase(tmp_path)) as database:
+        plans = list[str]()
+        database._connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda trace: plans.append(trace["sql"]))
+        found = SqlMemoryStore(database).list_by_name(prefix="", after="", size=10, flat=True)
+        assert [memory.name for memory in found] == ["plain", "zz"]
+        (statement,) = [plan for plan in plans if "NOT LIKE" in plan]
+        plan = database._connection.execute(f"EXPLAIN QUERY PLAN {statement}", ("", "", 0, "", 10)).fetchall()
+        assert "flat_names" in str(plan)
+
+
 def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -> None:
     with closing(opened(tmp_path, 1)) as database:
         journal = SqlMemoryStore(database)

@@ -15,6 +15,7 @@ from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFoun
 from attractor_server.fields import Layout
 from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
 from attractor_server.rpc.context import Context, get_access, get_account, is_forwarded
 from attractor_server.rpc.dedup import number_job
@@ -54,8 +55,8 @@ class Session:
             recorder=shard.recorder,
         )
         self._hello = pb.Hello()
-        self._origin = origin
         self._access = get_access(context)
+        self._origin = self._access.share(origin)
         self._handles = HandleTable(
             shard, peers, self._answers, self._hello, origin, self._access, forwarded=is_forwarded(context)
         )
@@ -102,6 +103,7 @@ class Session:
         finally:
             self._account.end = lambda: None
             self._shard.recorder.close_session(self._handles)
+            self._handles.leave()
             self._abandon()
         if fault is not None:
             raise fault
@@ -263,7 +265,23 @@ class Session:
             partial(self._respond, request_id, job.weight, held_bytes, model, asked)
         )
         if first is None:
-            await self._shard.batcher.submit(job)
+            await self._submit_one(job)
+
+    async def _submit_one(self, job: Job) -> None:
+        """Queue the job once its namespace may have it, and there is room; fail it where that will not be."""
+        namespace, rates = namespace_of(job.memory.name), self._shard.rates
+        try:
+            self._shard.check_quota(job)
+            if not rates.is_free(namespace):
+                await rates.wait(namespace, patterns=job.size, deadline_s=job.deadline_s)
+                self._shard.check_here(job.memory)
+        except ServerError as error:
+            job.fail(error)
+            return
+        except asyncio.CancelledError:
+            job.withdraw()
+            raise
+        await self._shard.batcher.submit(job)
 
     def _respond(  # noqa: PLR0913 - a callback that is bound to its request
         self, request_id: int, weight: int, held_bytes: int, model: ModelCard, asked: Asked, answer: OutcomeFuture

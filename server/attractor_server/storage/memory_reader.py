@@ -46,10 +46,13 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return [memory_rows.find(cursor, name) for name in names]
 
-    def list_by_name(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
-        """Return up to `size` memories with that prefix and names beyond `after`, by name; without their write acks."""
+    def list_by_name(self, *, prefix: str, after: str, size: int, flat: bool = False) -> Sequence[StoredMemory]:
+        """Return up to `size` memories with that prefix and names beyond `after`, by name; without their write acks.
+
+        Where `flat`, of those whose names have no slash.
+        """
         with self._store.read() as cursor:
-            return memory_rows.list_by_name(cursor, prefix=prefix, after=after, size=size)
+            return memory_rows.list_by_name(cursor, prefix=prefix, after=after, size=size, flat=flat)
 
     def models(self) -> Sequence[tuple[str, str]]:
         """Return names and digests of the models that memories are of."""
@@ -150,7 +153,7 @@ class SqlMemoryReader:
         logger.warning(
             "memory %r, page %d is written anew from its patterns whenever it is needed, until the memory is rebuilt: "
             "%s",
-            *names,
+            *names.values(),
             number,
             damage.message,
         )

@@ -144,6 +144,10 @@ CREATE TABLE calls (
 CREATE INDEX calls_by_age ON calls (made_s);
 """
 
+FLAT_INDEX = "CREATE INDEX {} flat_names ON memories (name) WHERE parent IS NULL AND name NOT LIKE '%/%'"
+"""Makes the index by which names without a slash are listed, however many others there are; stores of before the index
+get it when they are opened, and older versions keep it"""
+
 SQLITE: Mapping[str, str] = {
     "identity": "INTEGER PRIMARY KEY AUTOINCREMENT",
     "integer": "INTEGER",

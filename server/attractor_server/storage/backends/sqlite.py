@@ -20,7 +20,7 @@ from attractor_server.storage.backends.sqlite_files import connect, is_damage, n
 from attractor_server.storage.backends.sqlite_purge import Purging, empty_log
 from attractor_server.storage.backends.sqlite_reserve import RESERVE_BYTES, Reserve
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, Cursor, number
-from attractor_server.storage.schema import FORMAT, migrate
+from attractor_server.storage.schema import FLAT_INDEX, FORMAT, migrate
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class SqliteDatabase:
             make_file(self._path)  # whose mode SQLite gives to its log
             self._connection = connect(self._path)
             self._prepare()
+            with suppress(apsw.FullError, apsw.BusyError):  # without it lists take longer
+                self._connection.execute(FLAT_INDEX.format("IF NOT EXISTS"))
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._check_tail()
         self._reserve.take()
