@@ -10,6 +10,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # whose handlers can crash a child before it is another program
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each child compiles anew what all of them import
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for one another cost more than tensors so small gain
 
 from grpc import aio
@@ -27,7 +28,6 @@ LONG = (
     "cluster/test_standin.py",
     "claims/test_training.py",
     "cluster/test_autoscaling.py",
-    "cluster/test_heads.py",
     "cluster/test_keeping_nothing.py",
 )
 """Files that take half a minute or more, the longest first"""
