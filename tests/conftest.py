@@ -10,7 +10,6 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # whose handlers can crash a child before it is another program
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each child compiles anew what all of them import
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for one another cost more than tensors so small gain
 
 from grpc import aio
