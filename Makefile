@@ -33,6 +33,7 @@ serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serv
 	$(BIN)/attractor serve
 
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE := # else each process that a test starts compiles anew what all of them import
 test: $(STAMP) ## run all tests, or TESTS=tests/…, in TESTERS=2 processes, which share them by the file
 	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
