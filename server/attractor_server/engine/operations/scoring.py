@@ -20,7 +20,7 @@ from attractor_server.engine.operations.scores import NEGLIGIBLE, Scored
 from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.errors import ServerError
 from attractor_server.memories.memory import MemoryRecord
-from attractor_server.memories.outcomes import Floats, Integers, Recalled
+from attractor_server.memories.outcomes import Booleans, Floats, Integers, Recalled
 from attractor_server.memories.page import Page
 from attractor_server.scheduling.jobs import Job
 
@@ -32,10 +32,17 @@ PATTERNS = 1 << 14
 
 
 def score_kept(
-    state: ModelState, answered: Sequence[tuple[Job, Recalled]]
+    state: ModelState,
+    answered: Sequence[tuple[Job, Recalled]],
+    posterior: Posterior | None = None,
+    *,
+    whole: bool = False,
 ) -> Stops[tuple[Sequence[Scored], dict[Job, ServerError]]]:
-    """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out."""
-    posterior = state.model.posterior
+    """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out.
+
+    By the model's posterior, or another one. With `whole` also those patterns have a finite score that cannot win.
+    """
+    posterior = posterior or state.model.posterior
     assert posterior is not None
     views, failed = yield from find_views(state, dict.fromkeys(job.memory for job, _ in answered))
     failures = {job: failed[job.memory] for job, _ in answered if job.memory in failed} if failed else {}
@@ -44,7 +51,7 @@ def score_kept(
         memories = dict.fromkeys(job.memory for job, _ in answered if job.memory.settings.framed is framed)
         kept = KeptPages.of([memory for memory in memories if memory not in failed], views)
         if asked := [one for one in answered if one[0].memory in kept.place]:
-            scored.append((yield from _score(state, posterior, asked, kept, framed=framed)))
+            scored.append((yield from _score(state, posterior, asked, kept, framed=framed, whole=whole)))
     return scored, failures
 
 
@@ -86,8 +93,8 @@ class KeptPages:
         return np.repeat(first, pages) + within, row
 
 
-def _score(
-    state: ModelState, posterior: Posterior, asked: Sequence[Asked], kept: KeptPages, *, framed: bool
+def _score(  # noqa: PLR0913
+    state: ModelState, posterior: Posterior, asked: Sequence[Asked], kept: KeptPages, *, framed: bool, whole: bool
 ) -> Stops[Scored]:
     places = np.array([kept.place[job.memory] for job, _ in asked], np.int64)
     memory = np.repeat(places, [job.size for job, _ in asked])
@@ -99,12 +106,15 @@ def _score(
     parts = list[Floats]()
     for start, end in _cut(pairs.counts):
         some = pairs if end - start == len(row) else compute.pair(kept.views, view[start:end], row[start:end])
-        parts.append(some.compare(cues.u, cues.given, cues.read_u, by))
-        yield
+        if by.any():
+            parts.append(some.compare(cues.u, cues.given, cues.read_u, by))
+            yield
+        else:
+            parts.append(np.zeros(int(some.counts.sum()), np.float32))
     none = cues.score_none(posterior, kept.patterns[memory])
     scored = Scored(asked, concatenate(parts), none, pairs, kept.numbers[view], row, pairs.counts)
     if framed and state.model.has_metric and kept.pages.max() > 1:
-        yield from _point_framed(state, scored, cues, kept.views, weights[:2])
+        yield from _point_framed(state, scored, cues, kept.views, weights[:2], whole=whole)
     else:
         pairs.point(combine(cues.directions, cues.read_directions, weights[:2]), scored.scores)
     if posterior.moved is not None and state.model.areas:
@@ -119,21 +129,30 @@ def _cut(counts: Integers) -> Sequence[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def _point_framed(
-    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats
-) -> Stops[None]:
-    """Add the agreements of directions, in each page's own frame, to scores in place; −∞ where they can change nothing.
+def _choose_pairs(scored: Scored, rows: int, weights: Floats) -> Booleans:
+    """Choose the pairs of rows and views, (pairs,), whose scores agreements of directions can still make the best.
 
     A cosine adds as much as its weight, or takes that away.
     """
     ends = np.cumsum(scored.counts)
     best = np.maximum.reduceat(scored.scores, ends - scored.counts)
-    leads = np.maximum.reduceat(best, np.searchsorted(scored.row, np.arange(len(cues.u))))
-    chosen = best >= leads[scored.row] - 2 * float(weights.sum()) - NEGLIGIBLE
+    leads = np.maximum.reduceat(best, np.searchsorted(scored.row, np.arange(rows)))
+    chosen: Booleans = best >= leads[scored.row] - 2 * float(weights.sum()) - NEGLIGIBLE
     order = np.lexsort((-best, scored.row))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     chosen &= place - np.searchsorted(scored.row, scored.row) < FRAMES
+    return chosen
+
+
+def _point_framed(  # noqa: PLR0913
+    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats, *, whole: bool
+) -> Stops[None]:
+    """Add the agreements of directions, in each page's own frame, to scores in place; −∞ where they can change nothing.
+
+    With `whole` to all scores.
+    """
+    chosen = np.ones(len(scored.row), np.bool_) if whole else _choose_pairs(scored, len(cues.u), weights)
     pairs = np.flatnonzero(chosen)
     # Cues and readings in the frames of those pages
     pages = [job.memory.pages for job, _ in scored.asked for _ in range(job.size)]
