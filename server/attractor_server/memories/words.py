@@ -36,7 +36,7 @@ class Occurrences(NamedTuple):
     place: ItemPlace
     length: int
     """Words of that text"""
-    count: int
+    times: int
 
 
 def split_words(text: str) -> Sequence[str]:
@@ -57,7 +57,7 @@ def grade_texts(found: Sequence[Sequence[Occurrences]], texts: int, words: int) 
     average = max(1.0, words / max(1, texts))
     for places in found:
         rarity = math.log(1 + (max(0, texts - len(places)) + 0.5) / (len(places) + 0.5))
-        for place, length, count in places:
-            damped = count + _SATURATION * (1 - _BY_LENGTH + _BY_LENGTH * length / average)
-            grades[place] += rarity * count * (_SATURATION + 1) / damped
+        for place, length, times in places:
+            damped = times + _SATURATION * (1 - _BY_LENGTH + _BY_LENGTH * length / average)
+            grades[place] += rarity * times * (_SATURATION + 1) / damped
     return grades

@@ -1,6 +1,5 @@
 """Hits of a search: candidates, their filter, what words add, and what the best of them carry."""
 
-import heapq
 import math
 import time
 from collections.abc import Mapping
@@ -227,6 +226,7 @@ def _add_part(hit: Hit, probability: float | None) -> Hit:
 
 def _merge(hits: list[Hit], others: list[Hit], size: int) -> list[Hit]:
     """Return the best of both, each id once."""
-    best = heapq.nlargest(len(hits) + len(others), [*hits, *others], key=attrgetter("score"))
-    names = set[str]()
-    return [hit for hit in best if not hit.item.id or not (hit.item.id in names or names.add(hit.item.id))][:size]
+    best: dict[str | int, Hit] = {}
+    for number, hit in enumerate(sorted([*hits, *others], key=attrgetter("score"), reverse=True)):
+        best.setdefault(hit.item.id or number, hit)
+    return list(best.values())[:size]
