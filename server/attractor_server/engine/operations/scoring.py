@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from torch import Tensor
 
 from attractor_server.energy.posterior import Posterior
 from attractor_server.engine import compute
@@ -40,7 +41,8 @@ def score_kept(
 ) -> Stops[tuple[Sequence[Scored], dict[Job, ServerError]]]:
     """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out.
 
-    By the model's posterior, or another one. With `whole` also those patterns have a finite score that cannot win.
+    By the model's posterior, or another one. With `whole` also those patterns have a finite score that cannot win, and
+    the cosines with the cues stand beside.
     """
     posterior = posterior or state.model.posterior
     assert posterior is not None
@@ -113,8 +115,11 @@ def _score(  # noqa: PLR0913
             parts.append(np.zeros(int(some.counts.sum()), np.float32))
     none = cues.score_none(posterior, kept.patterns[memory])
     scored = Scored(asked, concatenate(parts), none, pairs, kept.numbers[view], row, pairs.counts)
-    if framed and state.model.has_metric and kept.pages.max() > 1:
-        yield from _point_framed(state, scored, cues, kept.views, weights[:2], whole=whole)
+    in_frames = framed and state.model.has_metric and kept.pages.max() > 1
+    if whole:
+        yield from _point_whole(state, scored, cues, kept.views, weights[:2], in_frames=in_frames)
+    elif in_frames:
+        yield from _point_framed(state, scored, cues, kept.views, weights[:2])
     else:
         pairs.point(combine(cues.directions, cues.read_directions, weights[:2]), scored.scores)
     if posterior.moved is not None and state.model.areas:
@@ -145,31 +150,55 @@ def _choose_pairs(scored: Scored, rows: int, weights: Floats) -> Booleans:
     return chosen
 
 
-def _point_framed(  # noqa: PLR0913
-    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats, *, whole: bool
+def _point_framed(
+    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats
 ) -> Stops[None]:
-    """Add the agreements of directions, in each page's own frame, to scores in place; −∞ where they can change nothing.
-
-    With `whole` to all scores.
-    """
-    chosen = np.ones(len(scored.row), np.bool_) if whole else _choose_pairs(scored, len(cues.u), weights)
+    """Add the agreements of directions, in the frames of pages, to scores; −∞ where they can change nothing."""
+    chosen = _choose_pairs(scored, len(cues.u), weights)
     pairs = np.flatnonzero(chosen)
-    # Cues and readings in the frames of those pages
+    cue, reading = yield from _enter_pages(state, scored, pairs, (cues.prepared, cues.read))
+    some = np.repeat(chosen, scored.counts)
+    found = np.ascontiguousarray(scored.scores[some])
+    chosen_views = scored.pairs.view[pairs]
+    compute.pair(views, chosen_views, np.arange(len(pairs))).point(combine(cue, reading, weights), found)
+    scored.scores[:] = -np.inf
+    scored.scores[some] = found
+
+
+def _point_whole(  # noqa: PLR0913
+    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats, *, in_frames: bool
+) -> Stops[None]:
+    """Add the agreements of directions to all scores in place, and keep the cosines with the cues."""
+    count = 2 if weights[1] > 0 else 1  # readings are left out where they have no weight
+    if in_frames:
+        every = np.arange(len(scored.row))
+        ways = yield from _enter_pages(state, scored, every, (cues.prepared, cues.read)[:count])
+        pairs = compute.pair(views, scored.pairs.view, every)
+    else:
+        ways, pairs = (cues.directions, cues.read_directions)[:count], scored.pairs
+    scored.cosines = np.zeros_like(scored.scores)
+    pairs.point(np.ascontiguousarray(ways[0], np.float32), scored.cosines)
+    scored.scores += weights[0] * scored.cosines
+    if count > 1:
+        pairs.point(np.ascontiguousarray(weights[1] * ways[1], np.float32), scored.scores)
+
+
+def _enter_pages(
+    state: ModelState, scored: Scored, pairs: Integers, sides: Sequence[Tensor]
+) -> Stops[Sequence[Floats]]:
+    """Return prepared patterns (rows, values) of some sides as unit vectors in the frames of these pairs' pages."""
     pages = [job.memory.pages for job, _ in scored.asked for _ in range(job.size)]
     by_page: dict[Page, list[int]] = {}
     for at, pair in enumerate(pairs.tolist()):
         by_page.setdefault(pages[scored.row[pair]][scored.number[pair]], []).append(at)
-    ways = np.empty((len(pairs), cues.x.shape[1]), np.float32)
+    ways = [np.empty((len(pairs), state.model.entries), np.float32) for _ in sides]
     told = list(by_page)
     for start in range(0, len(told), FRAMES):
         part = told[start : start + FRAMES]
         ats = [by_page[page] for page in part]
-        rows = scored.row[pairs[np.concatenate(ats)]]
-        both = [enter_frames(state, part, [len(one) for one in ats], u[rows]) for u in (cues.prepared, cues.read)]
-        ways[np.concatenate(ats)] = combine(normalize(both[0]), normalize(both[1]), weights)
+        some = np.concatenate(ats)
+        rows = scored.row[pairs[some]]
+        for way, u in zip(ways, sides, strict=True):
+            way[some] = normalize(enter_frames(state, part, [len(one) for one in ats], u[rows]))
         yield
-    some = np.repeat(chosen, scored.counts)
-    found = np.ascontiguousarray(scored.scores[some])
-    compute.pair(views, scored.pairs.view[pairs], np.arange(len(pairs))).point(ways, found)
-    scored.scores[:] = -np.inf
-    scored.scores[some] = found
+    return ways

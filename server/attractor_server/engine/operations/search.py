@@ -48,17 +48,14 @@ def _score(
     """Return the candidates of each job, and why some of the jobs failed."""
     if not read_cues:
         return [], {}
-    cosines, failed = yield from score_kept(state, read_cues, COSINE, whole=True)
-    scored = cosines
-    if state.model.posterior is not None:
-        scored, more = yield from score_kept(state, read_cues, whole=True)
-        failed |= more
-    found = {one.job: one for pair in zip(scored, cosines, strict=True) for one in _split(state, *pair)}
+    scored, failed = yield from score_kept(state, read_cues, state.model.posterior or COSINE, whole=True)
+    found = {one.job: one for some in scored for one in _split(state, some)}
     return [found.get(job) or _nothing(state, job) for job, _ in read_cues if job not in failed], failed
 
 
-def _split(state: ModelState, scored: Scored, cosines: Scored) -> Sequence[Candidates]:
+def _split(state: ModelState, scored: Scored) -> Sequence[Candidates]:
     """Return the candidates of each job that has some."""
+    assert scored.cosines is not None
     ends = np.cumsum(scored.counts)
     number = np.repeat(scored.number, scored.counts)
     at = np.arange(ends[-1]) - np.repeat(ends - scored.counts, scored.counts)
@@ -72,7 +69,7 @@ def _split(state: ModelState, scored: Scored, cosines: Scored) -> Sequence[Candi
                 page=number[own],
                 at=at[own],
                 scores=scored.scores[own],
-                cosines=cosines.scores[own],
+                cosines=scored.cosines[own],
                 none=none,
                 log_kept=_log_kept(state),
             )
