@@ -37,9 +37,9 @@ def find_in_package(package: str, path: str, extra: str) -> Path:
     try:
         return Path(str(distribution(package).locate_file(path)))
     except PackageNotFoundError:
-        raise missing_package(package, extra) from None
+        raise explain_missing(package, extra) from None
 
 
-def missing_package(package: str, extra: str) -> EncoderMissing:
+def explain_missing(package: str, extra: str) -> EncoderMissing:
     """Return the error that says how to install what is missing."""
     return EncoderMissing(f"{package} is not installed: pip install 'attractor-agents[{extra}]', or name an encoder")

@@ -1,4 +1,4 @@
-"""What makes vectors of texts: the protocol, and encoders made of what an application has already."""
+"""Encoders, which make vectors of texts: the protocol, and those made of what an application has already."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ WORDS_LIMIT = 180
 
 
 class Encoder(Protocol):
-    """What makes vectors of texts. All vectors of one encoder have the same length."""
+    """Maker of vectors of texts. All vectors of one encoder have the same length."""
 
     @property
     def name(self) -> str:

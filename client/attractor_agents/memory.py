@@ -37,7 +37,7 @@ PAGE_SIZE = 1000
 
 
 class AgentMemory(AbstractAsyncContextManager["AgentMemory"]):
-    """What an agent remembers: texts with ids and metadata, in one memory of the server, its `space`.
+    """Memory of an agent: texts with ids and metadata, in one memory of the server, its `space`.
 
     `AgentMemory.connect(…)` brings a client of its own; one that an application has already serves any number of
     spaces. The memory is made when something is first remembered: reading a space that is not there finds nothing.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attractor_agents._files import find_in_package, missing_package, read_checked
+from attractor_agents._files import explain_missing, find_in_package, read_checked
 from attractor_agents.encoders import Floats, Kind
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _load_session(threads: int) -> "InferenceSession":
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise missing_package("onnxruntime", "text") from None
+        raise explain_missing("onnxruntime", "text") from None
     model = read_checked(find_in_package(_PACKAGE, _FILE, "text"), _SHA256)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -103,7 +103,7 @@ def _load_tokenizer() -> "Tokenizer":
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     except ModuleNotFoundError:
-        raise missing_package("tokenizers", "text") from None
+        raise explain_missing("tokenizers", "text") from None
     words = read_checked(_VOCABULARY, _VOCABULARY_SHA256).decode().splitlines()
     numbers = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106

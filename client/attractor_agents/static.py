@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attractor_agents._files import find_in_package, missing_package, read_checked
+from attractor_agents._files import explain_missing, find_in_package, read_checked
 from attractor_agents.encoders import WORDS_LIMIT, Floats, Kind, split_words
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Static:
             from safetensors.numpy import load
             from tokenizers import Tokenizer
         except ModuleNotFoundError as error:
-            raise missing_package(error.name or _PACKAGE, "static") from None
+            raise explain_missing(error.name or _PACKAGE, "static") from None
         tensors = load(read_checked(find_in_package(_PACKAGE, _WEIGHTS, "static"), _WEIGHTS_SHA256))
         tokens = read_checked(find_in_package(_PACKAGE, _TOKENS, "static"), _TOKENS_SHA256)
         return Tokenizer.from_str(tokens.decode()), tensors["embedding.weight"].astype(np.float32)

@@ -32,7 +32,7 @@ def add_resources(server: MCPServer[AgentMemory]) -> None:
 
     @server.resource("attractor://{+space}/summary", mime_type="application/json")
     async def summary(space: str, ctx: Ctx) -> str:
-        """How much is remembered in a space, and the newest of it."""
+        """The number of memories in a space, and the newest of them."""
         try:
             opened = _open(ctx, space)
             newest: list[dict[str, Any]] = []
