@@ -22,8 +22,9 @@ help: ## show this list
 		printf '%-14s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
-demo: $(STAMP) ## store and recall real images, print a table, write demo.png
+demo: $(STAMP) ## store and recall real images, write demo.png; then remember texts
 	$(BIN)/attractor demo
+	$(BIN)/attractor demo --text
 
 .PHONY: serve
 serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serve --help`)

@@ -102,6 +102,25 @@ def test_the_demo_stores_pictures_of_ones_own(
     assert (tmp_path / "own.png").exists()
 
 
+def test_the_demo_of_texts_answers_what_it_was_told_and_knows_what_it_was_not(
+    shipped: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the server that is there already, instead of one of its own."""
+    there = SimpleNamespace(addresses=[shipped.address])
+    monkeypatch.setattr("attractor_server.demo.texts.run_server", lambda _: nullcontext(there))
+    result = CliRunner().invoke(main, ["demo", "--text"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said == {
+        "told": 6,
+        "asked": 4,
+        "right": 4,
+        "unknown": 2,
+        "forgotten_in_branch": True,
+        "kept_outside": True,
+    }
+
+
 def _example_of_readme(number: int, address: str) -> str:
     example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
     script = example.replace("localhost:7171", address)
