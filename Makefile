@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTERS ?= 2
+EXTRAS := text,static,mcp,langgraph,langchain
 REQUESTS ?= 100000
 # Folders that hold no Python yet are left out: mypy would refuse them.
 TYPED := $(wildcard protos client server tests benchmarks/*.py docs/*.py examples/*.py helm/*.py)
@@ -25,8 +26,9 @@ help: ## show this list
 		printf '%-14s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
-demo: $(STAMP) ## store and recall real images, print a table, write demo.png
+demo: $(STAMP) ## store and recall real images, write demo.png; then remember texts
 	$(BIN)/attractor demo
+	$(BIN)/attractor demo --text
 
 .PHONY: serve
 serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serve --help`)
@@ -121,14 +123,14 @@ clean: ## remove .venv and everything that was made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip's own progress bars need its full output; a line for each package says as much.
-$(STAMP): pyproject.toml server/pyproject.toml constraints.txt
+$(STAMP): pyproject.toml server/pyproject.toml client/attractor_agents/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Attractor needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1)."; \
 		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; } >&2
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing what constraints.txt pins (PyTorch and Ray are large: this takes minutes)"
 	@{ $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-			-e '.[docs,dev]' -e './server[train]' -c constraints.txt || echo FAILED; } | while read -r verb name rest; do \
+			-e '.[docs,dev]' -e './server[train]' -e './client/attractor_agents[$(EXTRAS)]' -c constraints.txt || echo FAILED; } | while read -r verb name rest; do \
 		case "$$verb" in \
 			Collecting|Processing) echo "  $${name##*/}" ;; \
 			Downloading) case "$$rest" in *[0-9][0-9][0-9]*MB*|*GB*) echo "    downloading $$rest" ;; esac ;; \

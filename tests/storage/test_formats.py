@@ -249,6 +249,45 @@ def test_items_of_format_4_are_found_by_id_in_memories_snapshots_and_forks_of_fo
         assert journal.find_items(grown.id, ["new"]) == []
 
 
+@pytest.fixture
+def of_format_5(store_uri: str) -> str:
+    """A store with items, with and without patterns, a snapshot and a fork."""
+    golden = GOLDEN / "format-5.db"
+    if store_uri.startswith("sqlite:"):
+        folder_of(store_uri).mkdir()
+        shutil.copy(golden, folder_of(store_uri) / FILE)
+        return store_uri
+    with psycopg.connect(store_uri, autocommit=True) as connection, closing(_opened(golden)) as rows:
+        connection.execute((GOLDEN / "format-5-postgresql.sql").read_bytes())
+        connection.execute("TRUNCATE counters, groups; CREATE TABLE schema_version (version BIGINT NOT NULL)")
+        connection.execute("INSERT INTO schema_version VALUES (5)")
+        for table in ("memories", "contents", "pages", "entries", "items", "groups", "counters"):
+            cursor = rows.execute(f"SELECT * FROM {table}")
+            marks = ", ".join(["%s"] * len(cursor.get_description()))
+            connection.cursor().executemany(f"INSERT INTO {table} VALUES ({marks})", list(cursor))
+        for table in ("memories", "contents"):
+            connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 100)".encode())
+    return store_uri
+
+
+def test_items_of_format_5_stay_and_new_ones_are_found_by_their_words(of_format_5: str) -> None:
+    with closing(store_of(of_format_5)) as store:
+        journal = SqlMemoryStore(store)
+        grown, fork = journal.find("golden/grown"), journal.find("golden/fork")
+        assert grown is not None
+        assert fork is not None
+        assert [one.item.id for one in journal.find_items(grown.id, ["b", "e", "loose"])] == ["b", "e", "loose"]
+        assert journal.grade_texts(grown.id, "anything") == {}
+        item = Item(id="new", text="The lighthouse keeper")
+        entry = Entry(page=0, version=2, written=2, values=values(1), items=[item])
+        journal.commit([Change(memory=fork.id, version=2, patterns=5, pages={0: 5}, entries=[entry])])
+    with closing(store_of(of_format_5)) as store:
+        journal = SqlMemoryStore(store)
+        (place,) = journal.grade_texts(fork.id, "lighthouses keeper")
+        assert [one.item for one in journal.find_at(fork.id, [place])] == [item]
+        assert journal.grade_texts(grown.id, "keeper") == {}
+
+
 def store_of(store_uri: str) -> Store:
     return open_store(store_uri)
 

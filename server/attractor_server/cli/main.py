@@ -34,10 +34,16 @@ def main() -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("demo.png"), show_default=True, help="The drawing."
 )
+@click.option("--text", is_flag=True, help="Tell a memory texts, and ask it, instead.")
 @click.argument("more_images", nargs=-1, type=click.Path(path_type=Path), metavar="")
-def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path) -> None:
+def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path, *, text: bool) -> None:
     """Store pictures in 16 memories, recall them from occluded cues, and compare with simpler ways."""
     with clear_errors():
+        if text:
+            from attractor_server.demo.texts import run_text_demo  # noqa: PLC0415 - loads ray
+
+            run_text_demo()
+            return
         if more_images and not images:
             raise SettingsError(f"saw {str(more_images[0])!r}; expected --image before the pictures")
         from attractor_server.demo import run_demo  # noqa: PLC0415 - loads torch, ray and matplotlib

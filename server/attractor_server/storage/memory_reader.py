@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attractor_server.errors import StoreDamaged
 from attractor_server.memories.items import ItemPart, ItemPlace, ItemQuery, KeptItem
 from attractor_server.memories.records import Call, Done, Entry, Snapshot, StoredMemory, StoredPage, WriteAck
 from attractor_server.recorder import SILENT, Recorder
-from attractor_server.storage import item_reader
+from attractor_server.storage import item_reader, word_reader
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.database import Store
 from attractor_server.storage.offload import load_image
@@ -143,6 +143,14 @@ class SqlMemoryReader:
         """Return how many patterns and items without one a memory has."""
         with self._store.read() as cursor:
             return page_rows.count_all(cursor, memory)
+
+    def grade_texts(self, memory: int, words: str) -> Mapping[ItemPlace, float]:
+        """Return how well the texts of a memory fit some words, of those that have any of them."""
+        return word_reader.grade(self._store, memory, words)
+
+    def find_at(self, memory: int, places: Sequence[ItemPlace]) -> Sequence[KeptItem]:
+        """Return the items of a memory at these places, as far as they are there, in the order of storing."""
+        return word_reader.find_at(self._store, memory, places)
 
     def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
         self._recorder.record_damaged_image()

@@ -15,6 +15,7 @@ from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, 
 from attractor_server.storage.backends.postgres_lock import Address
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, WAITING, Cursor, Row, number, several
 from attractor_server.storage.schema import FLAT_INDEX, FORMAT, POSTGRES, bring_up, statements, tables
+from attractor_server.storage.text_schema import POSTGRES_FIND
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class PostgresDatabase:
 
     locking: Final = " FOR SHARE"
     claiming: Final = " FOR UPDATE"
+    finding_words: Final = POSTGRES_FIND
 
     def __init__(self, uri: str, *, make: bool = True) -> None:
         """Connect, and make the tables where there are none, unless told not to.

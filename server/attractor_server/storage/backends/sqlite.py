@@ -21,6 +21,7 @@ from attractor_server.storage.backends.sqlite_purge import Purging, empty_log
 from attractor_server.storage.backends.sqlite_reserve import RESERVE_BYTES, Reserve
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, Cursor, number
 from attractor_server.storage.schema import FLAT_INDEX, FORMAT, migrate
+from attractor_server.storage.text_schema import SQLITE_FIND
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class SqliteDatabase:
     locking: Final = ""
     """A transaction is the only one that writes"""
     claiming: Final = ""
+    finding_words: Final = SQLITE_FIND
 
     def __init__(self, folder: Path, *, busy_ms: int = BUSY_MS) -> None:
         """Make the file where there is none, and bring an older format up to date.
