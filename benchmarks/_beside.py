@@ -4,7 +4,8 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count as numbered
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeAlias
@@ -166,6 +167,25 @@ async def namespaces(client: attractor.AsyncClient, address: str, data: Path, si
     return once
 
 
+async def quota(client: attractor.AsyncClient, address: str, data: Path, size: float) -> Once:
+    """Store, create and query at a steady pace; what a quota refuses is left at that."""
+    memory = await fill_memory(client, 1, 32)
+    numbers = numbered()
+
+    async def leave_refused(call: Awaitable[object]) -> None:
+        with suppress(attractor.Exhausted, attractor.TimeoutExceeded):
+            await call
+
+    async def once() -> None:
+        pause = asyncio.create_task(asyncio.sleep(0.1))
+        calls = [memory.store(signs(1), timeout_s=1.0) for _ in range(round(20 * size))]
+        queries = [memory.query(signs(4), timeout_s=1.0) for _ in range(round(20 * size))]
+        made = [client.create_memory(f"beside/{next(numbers)}", model=MODEL) for _ in range(round(4 * size))]
+        await asyncio.gather(*map(leave_refused, [*calls, *queries, *made]), pause)
+
+    return once
+
+
 LOADS: Mapping[str, Load] = {
     "match": match,
     "query": query,
@@ -179,6 +199,7 @@ LOADS: Mapping[str, Load] = {
     "columns": columns,
     "verify": verify,
     "namespaces": namespaces,
+    "quota": quota,
 }
 
 

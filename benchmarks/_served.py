@@ -18,9 +18,11 @@ async def connect_queries(
     direct: bool = True,
     store: bool = True,
     spread: bool = False,
+    tls: attractor.TLS | None = None,
+    token: str | None = None,
 ) -> Callable[[int], Awaitable[object]]:
     """Create memories on the first of two shards, or on both, with patterns if `store`; return a query by number."""
-    client = await stack.enter_async_context(attractor.connect(address, direct=direct))
+    client = await stack.enter_async_context(attractor.connect(address, direct=direct, tls=tls, token=token))
     names = [name for n in range(3 * MEMORIES) if slot_of(name := f"bench/{n}") % 2 == 0 or spread][:MEMORIES]
 
     async def make(name: str) -> None:

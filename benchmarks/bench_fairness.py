@@ -9,7 +9,7 @@ are medians of the rounds.
 
 With `--beside NAME` four namespaces ask for one store and one query in turn, alone and then beside a client that asks
 for what takes long: see `_beside.py` for the names. `--size` is how large that is, 1.0 by default. Results are kept in
-`results/bench_fairness_NAME.json`.
+`results/bench_fairness_NAME.json`. `--beside quota` is the same client below its quota and at it, in turns.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -35,6 +36,7 @@ from _shards import Shards
 from numpy.typing import NDArray
 
 import attractor
+from attractor_server.identity.quotas import LOOK_EVERY_S
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.sqlite_backend import uri_of
 
@@ -53,7 +55,9 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args()
-    if given.beside:
+    if given.beside == "quota":
+        beside_a_quota(given.size, given.seconds)
+    elif given.beside:
         beside(given.beside, given.size, given.seconds)
     else:
         beside_a_flood()
@@ -89,6 +93,44 @@ def beside(name: str, size: float, seconds: float) -> None:
         for figure, one in FIGURES.items()
     ]
     report(results, kept=Path(sys.argv[0]).parent / "results" / f"bench_fairness_{name}.json")
+
+
+QUOTA = """
+[[quota]]
+namespace = "beside"
+memories = 1
+items = 32
+patterns_per_s = 20
+"""
+
+
+def beside_a_quota(size: float, seconds: float) -> None:
+    """Compare the times beside a client that is at its quota with those beside the same client below it."""
+    with tempfile.TemporaryDirectory() as folder:
+        quotas = Path(folder) / "quotas.toml"
+        quotas.touch()
+        spec = replace(SPEC, store_uri=uri_of(Path(folder) / "data"), quotas=quotas)
+        below, at = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+        with Shards(spec, 1) as shards, Beside("quota", shards.addresses[0], Path(folder), size) as load:
+            load.start()
+            for turn in range(QUOTA_TURNS):
+                for text, times in (("", below), (QUOTA, at)):
+                    quotas.write_text(text)
+                    time.sleep(LOOK_EVERY_S + SETTLE_S)
+                    found = anyio.run(in_turn, shards.addresses[0], f"t{turn}", seconds / QUOTA_TURNS)
+                    for kind, seen in found.items():
+                        times[kind].extend(seen)
+            print(f"quota of size {size:g}: done {load.count_repetitions()} times", flush=True)
+    results = [
+        row(f"{kind} beside one at its quota, {figure}", "µs", one(at[kind]) * 1e6, "below it", one(below[kind]) * 1e6)
+        for kind in ("queries", "stores")
+        for figure, one in FIGURES.items()
+    ]
+    report(results, kept=Path(sys.argv[0]).parent / "results" / "bench_fairness_quota.json")
+
+
+QUOTA_TURNS = 4
+"""Times that the client goes to its quota and below it again"""
 
 
 FIGURES: Mapping[str, Callable[[Sequence[float]], float]] = {

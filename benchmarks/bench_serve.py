@@ -7,6 +7,7 @@ same queries forwarded by a second shard, with the memories on both shards, whic
 and behind the servers of `_peers.py`, which call the model's reading loop.
 
 `--observed` measures instead what metrics and traces cost: each way beside a shard that nobody observes, in turns.
+`--secured` measures what TLS and tokens cost, beside a shard with neither, in turns.
 """
 
 import statistics
@@ -43,6 +44,9 @@ def main() -> None:
     if "--observed" in sys.argv:
         report_observed()
         return
+    if "--secured" in sys.argv:
+        report_secured()
+        return
     size = load_models(None, device="cpu")[MODEL].layout.size
     cues = vectors(64, size)
     with Shards(SPEC, 2) as shards, run_server(partial(echo_server, (size,))) as echo:
@@ -76,6 +80,27 @@ def report_observed() -> None:
             for name, ratio in ratios.items()
         ],
         kept=Path(__file__).parent / "results" / "bench_serve_observed.json",
+    )
+
+
+def report_secured() -> None:
+    """Report queries a second of a shard with TLS and tokens, beside one with neither."""
+    from _secured import compare_secured  # noqa: PLC0415 - needs trustme
+
+    cues = vectors(64, load_models(None, device="cpu")[MODEL].layout.size)
+    freeze_heap()
+    open_rate, ratio = compare_secured(SPEC, cues, callers=CALLERS, rounds=OBSERVED_ROUNDS, seconds=ROUND_S)
+    report(
+        [
+            Result(
+                name="single queries, TLS and tokens",
+                unit="queries/s",
+                ours=ratio * open_rate,
+                peer="neither",
+                theirs=open_rate,
+            )
+        ],
+        kept=Path(__file__).parent / "results" / "bench_serve_secured.json",
     )
 
 

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 CONTENTS = """
 ```{toctree}
 :hidden:
+docs/agents
 docs/api
 docs/architecture
 docs/durability

@@ -1,4 +1,4 @@
-"""Write the board for Grafana and the alert rules for Prometheus into the chart. `--check` only compares."""
+"""Write the board for Grafana, the alert rules for Prometheus and the chart's README. `--check` only compares."""
 
 import argparse
 import json
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml  # type: ignore[import-untyped]
+from values_table import MARK, make_table
 
-FILES: Final = Path(__file__).parent / "attractor" / "files"
+CHART: Final = Path(__file__).parent / "attractor"
+
+FILES: Final = CHART / "files"
 
 JOB: Final = 'job=~".*RELEASE"'
 """The jobs that are watched; the chart puts the name of its release there"""
@@ -97,6 +100,18 @@ ROWS: Final[Mapping[str, Sequence[tuple[str, str, str, str]]]] = {
         ("Refused, by namespace", "ops", f"topk(10, {rate('tenant_refused_total', 'tenant')})", "{{tenant}}"),
         ("Memories at hand", "none", "attractor_memories", "{{instance}}"),
         ("Memories that expired", "ops", rate("memories_expired_total", "instance"), "{{instance}}"),
+        (
+            "Held back or refused by quotas, by namespace",
+            "ops",
+            f"topk(10, {rate('tenant_limited_total', 'tenant')})",
+            "{{tenant}}",
+        ),
+        (
+            "Quotas used, by namespace",
+            "percentunit",
+            "topk(10, max by (tenant, quota) (attractor_tenant_used_ratio))",
+            "{{tenant}} {{quota}}",
+        ),
         ("Handles", "none", "attractor_handles", "{{instance}}"),
         ("Upstreams", "none", "attractor_upstreams", "{{instance}}"),
     ],
@@ -198,6 +213,13 @@ ALERTS: Final[Sequence[tuple[str, str, str, str, str]]] = [
         "Calls to {{ $labels.instance }} hold nearly all the memory that they may.",
     ),
     (
+        "AttractorCertificateOverdue",
+        f"attractor_tls_certificate_renewal_seconds{{{JOB}}} < 0",
+        "1h",
+        "warning",
+        "The certificate of {{ $labels.instance }} has not been renewed and will expire.",
+    ),
+    (
         "AttractorRecallsFlat",
         f"{DROP_NOW} < 0.5 * {DROP_THEN}",
         "1h",
@@ -262,6 +284,9 @@ def render() -> Mapping[Path, str]:
         FILES / "board.json": json.dumps(make_board(), indent=1) + "\n",
         FILES / "rules.yaml": "# Made by helm/generate.py\n"
         + yaml.safe_dump(make_rules(), sort_keys=False, width=1000),
+        CHART / "README.md": (CHART / "README.md.gotmpl")
+        .read_text()
+        .replace(MARK, make_table((CHART / "values.yaml").read_text())),
     }
 
 

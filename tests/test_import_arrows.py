@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"attractor": ROOT / "client/attractor", "attractor_server": ROOT / "server/attractor_server"}
+PACKAGES = {
+    "attractor": ROOT / "client/attractor",
+    "attractor_agents": ROOT / "client/attractor_agents",
+    "attractor_server": ROOT / "server/attractor_server",
+}
 
 TORCH = (
     *("torch", "torchgen", "functorch", "numpy"),
@@ -111,6 +115,15 @@ def test_what_speaks_and_what_keeps_loads_neither_torch_nor_ray(package: str, mo
 @each_module_of("attractor")
 def test_the_client_loads_its_own_dependencies_alone(package: str, module: str) -> None:
     fault = faults_in(package, GRPC).get(module)
+    assert fault is None, fault
+
+
+FRAMEWORKS = tuple(f"attractor_agents.{name}" for name in ("hatch_build", "langchain", "langgraph", "mcp"))
+
+
+@pytest.mark.parametrize("module", [name for name in modules_in("attractor_agents") if not name.startswith(FRAMEWORKS)])
+def test_memories_of_texts_load_the_client_and_no_framework(module: str) -> None:
+    fault = faults_in("attractor_agents", (*GRPC, "attractor")).get(module)
     assert fault is None, fault
 
 

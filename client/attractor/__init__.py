@@ -45,6 +45,7 @@ from attractor._filters import Filter
 from attractor._items import AsyncItems
 from attractor._memory import AsyncMemory
 from attractor._pipeline import AsyncMemoryStream
+from attractor._search import Found, Hit, SearchBy
 from attractor._settings import Retry
 from attractor._sync import Client, Items, Memory, MemoryStream
 from attractor._text import MISSING
@@ -98,7 +99,9 @@ __all__ = [
     "FieldInfo",
     "Filter",
     "Forgotten",
+    "Found",
     "HandshakeFailed",
+    "Hit",
     "InvalidRequest",
     "Items",
     "KeptItem",
@@ -124,6 +127,7 @@ __all__ = [
     "Refused",
     "Retain",
     "Retry",
+    "SearchBy",
     "ServerFault",
     "SnapshotInfo",
     "SnapshotNotFound",

@@ -63,7 +63,7 @@ class PackedPatterns:
             length += column.values.nbytes
             if column.known is not None:
                 length += column.known.size // 8 + 1
-        return length + sum(len(item.payload) + 4 * len(item.id) + 16 for item in self.items)
+        return length + sum(len(item.payload) + 4 * (len(item.id) + len(item.text)) + 16 for item in self.items)
 
     @property
     def result_bytes(self) -> int:

@@ -16,8 +16,10 @@ from attractor._arguments import check_text, parse_address
 from attractor._concurrency import BackgroundTasks, ContextTask
 from attractor._connection import Connection
 from attractor._errors import ClientOpen, Closed, InvalidRequest, Unreachable, WrongBackend
+from attractor._filters import Filter
 from attractor._memory import AsyncMemory
 from attractor._memory_settings import RequestedSettings, encode_settings
+from attractor._search import Found, SearchBy, decode_found, encode_search, pack_alone
 from attractor._session.channel import Channels, flush
 from attractor._session.link import Link
 from attractor._session.router import Router
@@ -26,9 +28,10 @@ from attractor._snapshots import FilePath
 from attractor._tls import TLS, Credentials, check_tls
 from attractor._token import Token, TokenSource, check_token
 from attractor._tracing import CallTracer
-from attractor._types import MemoryInfo, ModelInfo
+from attractor._types import MemoryInfo, ModelInfo, Patterns
 from attractor._unary import UnaryCalls
 from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memory_items_pb2 as items_pb
 
 
 def connect(  # noqa: PLR0913 - all but the address by keyword
@@ -285,6 +288,39 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
                 yield memory
             if not token:
                 return
+
+    async def search(  # noqa: PLR0913 - all but prefix and cue by keyword
+        self,
+        prefix: str,
+        cue: Patterns | None = None,
+        *,
+        k: int = 10,
+        words: str | None = None,
+        filter: Filter | None = None,  # noqa: A002 - as other stores call it
+        values: bool = False,
+        by: SearchBy = "posterior",
+        timeout_s: float | None = None,
+    ) -> Found:
+        """Search all memories whose names start with `prefix`, and rank what they have together.
+
+        As `AsyncMemory.search` does in one. Each hit names its memory; the memories are taken to be asked for equally
+        often. Those that the cue does not fit are left out, and those that this client may not read are as if they were
+        not there.
+
+        Raises:
+            InvalidRequest: also where the cue fits none of the memories, and for a cue with a text.
+            NotKept: the server keeps no patterns.
+        """
+        connection = self._require_connection()
+        deadline_s = connection.start_deadline(timeout_s)
+        request = items_pb.SearchPrefixRequest(
+            prefix=check_text("prefix", prefix),
+            search=encode_search(
+                None if cue is None else pack_alone(cue), k=k, words=words, where=filter, values=values, by=by
+            ),
+        )
+        answer = await connection.unary.call(lambda to: to.search.SearchPrefix, request, deadline_s)
+        return decode_found(answer, values=values)
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
         """Return the models that the server can make memories from."""

@@ -19,7 +19,7 @@ AttractorError
 │   └── CannotPull       the memory's model has not learned to pull known entries towards the cue
 ├── Exhausted            the server has no room for more
 ├── Unavailable          try again, perhaps elsewhere (the SDK did, where it could)
-│   ├── Busy             calls hold all the memory that the server gives them (also an Exhausted)
+│   ├── Busy             calls hold all the server's memory for them, or a rate was exceeded (also an Exhausted)
 │   ├── Draining         the shard is going away
 │   └── Unreachable      no server answers at the address
 ├── TimeoutExceeded      no answer within the timeout; the request may or may not have been applied (TimeoutError)
@@ -213,6 +213,7 @@ _BY_STATUS: dict[tuple[grpc.StatusCode, str], type[AttractorError]] = {
     (_Code.UNAUTHENTICATED, ""): Unauthenticated,
     (_Code.RESOURCE_EXHAUSTED, ""): Exhausted,
     (_Code.RESOURCE_EXHAUSTED, "MEMORY_SHORT"): Busy,
+    (_Code.RESOURCE_EXHAUSTED, "RATE"): Busy,
     (_Code.UNAVAILABLE, ""): Unavailable,
     (_Code.UNAVAILABLE, "DRAINING"): Draining,
     (_Code.CANCELLED, ""): Unavailable,  # by the server, as it goes away: nobody here asked for it

@@ -29,8 +29,8 @@ _COMPARISONS = {
 }
 
 
-def encode_filter(where: Filter | None) -> pb.Filter:
-    """Return the message of a filter; that of None matches everything.
+def encode_filter(where: Filter | None, argument: str = "where") -> pb.Filter:
+    """Return the message of a filter, given as an argument of that name; that of None matches everything.
 
     Raises:
         InvalidRequest: naming the argument, the value seen and the value expected.
@@ -38,29 +38,29 @@ def encode_filter(where: Filter | None) -> pb.Filter:
     if where is None:
         return pb.Filter()
     if not isinstance(where, Mapping):
-        raise InvalidRequest.of("where", f"saw {type(where).__name__}; expected a mapping of paths to values")
-    return pb.Filter(all=[one for path, wanted in where.items() for one in _encode_conditions(path, wanted)])
+        raise InvalidRequest.of(argument, f"saw {type(where).__name__}; expected a mapping of paths to values")
+    return pb.Filter(all=[one for path, wanted in where.items() for one in _encode_conditions(argument, path, wanted)])
 
 
-def _encode_conditions(path: Any, wanted: Any) -> Iterator[pb.Condition]:  # noqa: ANN401 - whatever the user gave
-    check_text("where", path)
+def _encode_conditions(argument: str, path: Any, wanted: Any) -> Iterator[pb.Condition]:  # noqa: ANN401 - whatever the user gave
+    check_text(argument, path)
     operators = [key for key in wanted if isinstance(key, str) and key.startswith("$")] if _is_mapping(wanted) else []
     if not operators:
-        yield _encode_condition(path, "$eq", wanted)
+        yield _encode_condition(argument, path, "$eq", wanted)
         return
     for operator, value in wanted.items():
         if operator not in _COMPARISONS:
             expected = f"expected some of {', '.join(_COMPARISONS)}, or a value"
-            raise InvalidRequest.of(f"where[{path!r}]", f"saw {operator!r}; {expected}")
-        yield _encode_condition(path, operator, value)
+            raise InvalidRequest.of(f"{argument}[{path!r}]", f"saw {operator!r}; {expected}")
+        yield _encode_condition(argument, path, operator, value)
 
 
-def _encode_condition(path: str, operator: str, value: Any) -> pb.Condition:  # noqa: ANN401
+def _encode_condition(argument: str, path: str, operator: str, value: Any) -> pb.Condition:  # noqa: ANN401
     try:
         content = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         seen = f"saw {type(value).__name__}, which JSON cannot say ({error})"
-        raise InvalidRequest.of(f"where[{path!r}]", f"{seen}; expected what it can say") from error
+        raise InvalidRequest.of(f"{argument}[{path!r}]", f"{seen}; expected what it can say") from error
     return pb.Condition(path=path, comparison=_COMPARISONS[operator], value=content)
 
 

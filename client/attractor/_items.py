@@ -121,25 +121,27 @@ class AsyncItems:
         request = pb.ItemsTouchRequest(name=self._name, ids=check_ids(ids), ttl_s=check_ttl(ttl_s))
         return (await self._connection.unary.call(lambda to: to.items.Touch, request, deadline_s)).count
 
-    async def put(
+    async def put(  # noqa: PLR0913 - each a part of the items
         self,
         ids: str | Sequence[str],
         payloads: Payload | Sequence[Payload] | None = None,
         *,
+        texts: str | Sequence[str] | None = None,
         on_conflict: OnConflict = "replace",
         ttl_s: float | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Store items without a pattern, all or none of them, and return the memory's version; applied once.
 
-        They are found and listed as others are, and no query recalls them. One id and one payload, or lists of them.
+        They are found and listed as others are, and no query recalls them; a search finds them by the words of their
+        texts. One id, payload and text, or lists of them.
 
         Raises:
             Conflict: the memory has one of the ids, and `on_conflict` is "refuse".
         """
         deadline_s = self._connection.start_deadline(timeout_s)
         single = isinstance(ids, str)
-        items = encode_items(ids, payloads, rows=1 if single else len(ids), single=single, ttl_s=ttl_s)
+        items = encode_items(ids, payloads, rows=1 if single else len(ids), single=single, ttl_s=ttl_s, texts=texts)
         request = pb.ItemsPutRequest(
             name=self._name,
             items=items,
@@ -186,10 +188,11 @@ def _decode_items(answer: _Answer, model: ModelInfo | None) -> KeptItems:
             KeptItem(
                 id=item.id,
                 payload=decode_payload(item),
+                words=item.text,
                 has_pattern=one.has_pattern,
-                created=_decode_time(item, "created"),
-                updated=_decode_time(item, "updated"),
-                expires=_decode_time(item, "expires"),
+                created=decode_time(item, "created"),
+                updated=decode_time(item, "updated"),
+                expires=decode_time(item, "expires"),
                 fields=own,
                 alphabets=alphabets,
             )
@@ -197,5 +200,6 @@ def _decode_items(answer: _Answer, model: ModelInfo | None) -> KeptItems:
     return found
 
 
-def _decode_time(item: memories_pb2.Item, name: Literal["created", "updated", "expires"]) -> datetime | None:
+def decode_time(item: memories_pb2.Item, name: Literal["created", "updated", "expires"]) -> datetime | None:
+    """Return a time of an item; None where there is none."""
     return getattr(item, name).ToDatetime(UTC) if item.HasField(name) else None

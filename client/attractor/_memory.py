@@ -6,10 +6,12 @@ from typing import Literal
 from attractor._arguments import check_text
 from attractor._arrays import pack, pack_cues
 from attractor._connection import Connection
+from attractor._filters import Filter
 from attractor._items import AsyncItems
 from attractor._memory_settings import encode_metric, encode_page_patterns
 from attractor._payloads import encode_items
 from attractor._pipeline import AsyncMemoryStream
+from attractor._search import Found, SearchBy, decode_found, encode_search
 from attractor._session.operations import ERASE, STORE, specify_query, specify_recognize, specify_store
 from attractor._snapshots import FilePath
 from attractor._types import (
@@ -82,6 +84,7 @@ class AsyncMemory:
         *,
         ids: Ids | None = None,
         payloads: Payload | Sequence[Payload] | None = None,
+        texts: str | Sequence[str] | None = None,
         on_conflict: OnConflict = "append",
         ttl_s: float | None = None,
         timeout_s: float | None = None,
@@ -89,7 +92,8 @@ class AsyncMemory:
         """Store all the patterns at once, or none of them; any later query sees them.
 
         Each may have an id (at most 256 characters) and a payload (bytes, or a JSON value, at most 64 KiB), which
-        `items` and `query(…, match=True)` return: one of them for a single pattern, lists for a batch.
+        `items` and `query(…, match=True)` return: one of them for a single pattern, lists for a batch. `search` finds
+        it by the words of its text (at most 64 KiB).
 
         `on_conflict` says what becomes of patterns whose id the memory has: they are stored beside what is there
         ("append"), take its place exactly as if it had never been stored ("replace"), make the whole store fail
@@ -98,7 +102,7 @@ class AsyncMemory:
 
         Raises:
             InvalidRequest: also for more patterns than one frame holds.
-            NotKept: ids, payloads or one of these options are given, and the server keeps no patterns.
+            NotKept: ids, payloads, texts or one of these options are given, and the server keeps no patterns.
             Conflict: the memory has one of the ids, and `on_conflict` is "refuse".
             NotRetained: not all patterns are kept of a page in which some are to be replaced.
             MemoryFull: the memory refuses what is more than its page takes; nothing was applied.
@@ -107,7 +111,7 @@ class AsyncMemory:
         spec = STORE if on_conflict == "append" else specify_store(on_conflict)
         deadline_s = self._connection.start_deadline(timeout_s)
         packed = pack(await self._get_model(deadline_s), patterns)
-        packed.items = encode_items(ids, payloads, rows=packed.rows, single=packed.single, ttl_s=ttl_s)
+        packed.items = encode_items(ids, payloads, rows=packed.rows, single=packed.single, ttl_s=ttl_s, texts=texts)
         return await self._connection.start(self._name, spec, packed, deadline_s).wait()
 
     async def erase(self, patterns: Patterns, *, timeout_s: float | None = None) -> EraseResult:
@@ -172,6 +176,37 @@ class AsyncMemory:
         deadline_s = self._connection.start_deadline(timeout_s)
         packed = pack_cues(await self._get_model(deadline_s), patterns, known=False, where="patterns")
         return await self._connection.start(self._name, specify_recognize(kept), packed, deadline_s).wait()
+
+    async def search(  # noqa: PLR0913 - all but the cue by keyword
+        self,
+        cue: Patterns | None = None,
+        *,
+        k: int = 10,
+        words: str | None = None,
+        filter: Filter | None = None,  # noqa: A002 - as other stores call it
+        values: bool = False,
+        by: SearchBy = "posterior",
+        timeout_s: float | None = None,
+    ) -> Found:
+        """Return the kept items that a single cue means, or whose texts have some of the words: the `k` best.
+
+        `by` "posterior" ranks them by the probability with which kept patterns take part in `query`; "cue" by the
+        cosine with the cue in the metric of their pages. `words` add how well the items' texts fit them (BM25), both in
+        standard deviations; items without a pattern are found by words alone. `filter` names conditions on payloads, as
+        `attractor.Filter` says: other items take no part, in ranks nor probabilities. Several patterns may share an id,
+        as parts of one text: it is found once, by the best of them, and their probabilities are added.
+
+        `Found.known` is the probability that anything here is meant, where cues of what is stored and of what is not
+        are equally frequent: below ½, "nothing" is the answer. With `values` hits have their patterns.
+
+        Raises:
+            NotKept: the server keeps no patterns.
+        """
+        deadline_s = self._connection.start_deadline(timeout_s)
+        packed = None if cue is None else pack_cues(await self._get_model(deadline_s), cue, where="cue")
+        request = encode_search(packed, name=self._name, k=k, words=words, where=filter, values=values, by=by)
+        answer = await self._connection.unary.call(lambda to: to.search.Search, request, deadline_s)
+        return decode_found(answer, values=values)
 
     async def fork(self, name: str, *, tag: str | None = None, timeout_s: float | None = None) -> "AsyncMemory":
         """Make a new memory with all that this one has, or had at the snapshot with that tag.

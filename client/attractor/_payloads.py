@@ -10,7 +10,7 @@ import numpy as np
 from attractor._arguments import check_seconds, check_text
 from attractor._errors import InvalidRequest, ServerFault
 from attractor._types import Ids, Payload
-from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
+from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES, TEXT_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memory_data_pb2 as data_pb
 
@@ -22,29 +22,44 @@ _ON_CONFLICT = {
 }
 
 
-def encode_items(
+def encode_items(  # noqa: PLR0913 - each a part of the items
     ids: Ids | None,
     payloads: Payload | Sequence[Payload] | None,
     *,
     rows: int,
     single: bool,
     ttl_s: float | None = None,
+    texts: str | Sequence[str] | None = None,
 ) -> tuple[pb.Item, ...]:
-    """Return an item for each pattern, erased after `ttl_s`; none if there are neither ids nor payloads nor that.
+    """Return an item for each pattern, erased after `ttl_s`; none if there are neither ids, payloads, texts nor that.
 
     Raises:
         InvalidRequest: naming the argument, the value seen and the value expected.
     """
-    if ids is None and payloads is None and ttl_s is None:
+    if ids is None and payloads is None and ttl_s is None and texts is None:
         return ()
     lasting_s = check_ttl(ttl_s)
     names = _list_values("ids", ids, "", rows=rows, single=single)
     given = _list_values("payloads", payloads, None, rows=rows, single=single)
     items = [_encode_item(row, name, payload) for row, (name, payload) in enumerate(zip(names, given, strict=True))]
+    for row, text in enumerate(_list_values("texts", texts, "", rows=rows, single=single)):
+        items[row].text = check_words(f"texts[{row}]", text)
     if lasting_s:
         for item in items:
             item.ttl_s = lasting_s
     return tuple(items)
+
+
+def check_words(where: str, text: object) -> str:
+    """Return a text that items are found by.
+
+    Raises:
+        InvalidRequest: it is no text, or too long.
+    """
+    given = check_text(where, text)
+    if (length := len(given.encode())) > TEXT_LIMIT_BYTES:
+        raise InvalidRequest.of(where, f"saw {length} bytes; expected at most {TEXT_LIMIT_BYTES}")
+    return given
 
 
 def check_ttl(ttl_s: object) -> float:

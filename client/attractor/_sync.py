@@ -123,6 +123,7 @@ class Memory(SyncWrapper[AsyncMemory]):
     erase = _make_blocking(AsyncMemory.erase)
     query = _make_blocking(AsyncMemory.query)
     recognize = _make_blocking(AsyncMemory.recognize)
+    search = _make_blocking(AsyncMemory.search)
     snapshot = _make_blocking(AsyncMemory.snapshot)
     snapshots = _make_blocking(AsyncMemory.snapshots)
     forget_snapshot = _make_blocking(AsyncMemory.forget_snapshot)
@@ -202,6 +203,7 @@ class Client(SyncWrapper[AsyncClient], AbstractContextManager["Client"]):
 
     delete_memory = _make_blocking(AsyncClient.delete_memory)
     delete_memories = _make_blocking(AsyncClient.delete_memories)
+    search = _make_blocking(AsyncClient.search)
     models = _make_blocking(AsyncClient.models)
     model = _make_blocking(AsyncClient.model)
 

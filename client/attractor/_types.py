@@ -282,6 +282,8 @@ class KeptItem:
     """bytes, or a JSON value; None for none"""
     has_pattern: bool
     """Whether there is a pattern, which queries recall"""
+    words: str = ""
+    """Text whose words a search finds it by; empty for none"""
     created: datetime | None
     """Time of the store; None where neither id nor payload came with it, or the server was older"""
     updated: datetime | None

@@ -15,6 +15,8 @@ MATCHES_LIMIT = 1024
 TAG_LIMIT = 64
 ITEM_ID_LIMIT = 256
 PAYLOAD_LIMIT_BYTES = 64 * 1024
+
+TEXT_LIMIT_BYTES = 64 * 1024
 ERROR_DOMAIN = "attractor"
 ROUTE_KEY = "attractor-route"
 """Trailing metadata of a forwarded unary call: the owner's address."""

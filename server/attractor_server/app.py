@@ -23,6 +23,7 @@ from attractor_server.errors import SettingsError, StoreFailed
 from attractor_server.files import make_folder
 from attractor_server.identity.audit import AuditLog, open_audit_log
 from attractor_server.identity.identities import Identities
+from attractor_server.identity.quotas import Quotas
 from attractor_server.model_registry import archive_models, device_of, load_former_models, load_models, model_paths
 from attractor_server.recorder import SILENT, Recorder
 from attractor_server.rpc.server import RpcServer, open_server
@@ -147,6 +148,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
     """
     spec = replace(spec, threads=threads_for(spec.threads, spec.sharing))
     identities = None if spec.identities is None else await anyio.to_thread.run_sync(Identities, spec.identities)
+    quotas = await anyio.to_thread.run_sync(Quotas, spec.quotas)
     certificates = None if spec.tls is None else await anyio.to_thread.run_sync(Certificates, spec.tls)
     metrics = await anyio.to_thread.run_sync(start_metrics, spec)
     recorder: Recorder = SILENT if metrics is None else metrics
@@ -165,6 +167,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
         shard = Shard(number=spec.number, models=models, batcher=batcher, limits=limits, store=store, recorder=recorder)
         shard.secret, shard.recall = spec.secret, spec.recall
         shard.identities, shard.audit = identities, audit
+        shard.follow_quotas(quotas)
         if identities is not None and audit is not None:
             identities.on_read = lambda outcome: audit.write(what="identities", outcome=outcome)
         shard.resize = None if store is None else resize
@@ -186,6 +189,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                     engine=engine,
                     serves=lambda: server.serves,
                     warm_up_s=lambda: warming.took_s,
+                    certificates=certificates,
                 )
             if not spec.follows:
                 await server.open()
@@ -203,6 +207,7 @@ async def run_shard(spec: ShardSpec, *, resize: Resize | None = None) -> AsyncIt
                     tasks.start_soon(certificates.watch, server.peers.renew)
                 if identities is not None:
                     tasks.start_soon(identities.run)
+                tasks.start_soon(quotas.run)
                 if audit is not None:
                     tasks.start_soon(audit.run)
                 if shard.ownership is not None:

@@ -117,6 +117,11 @@ class Settings(BaseSettings):
         description="File of who may call, and which memories each may read and write (docs/security.md), read where "
         "each shard runs and again when it changes. Empty: whoever reaches the port may do everything.",
     )
+    quotas: Path | None = Field(
+        None,
+        description="File of how many memories, items and bytes each namespace may keep, and how much it may ask for "
+        "(docs/security.md), read where each shard runs and again when it changes. Empty: as much as there is room.",
+    )
     audit_log: Path | None = Field(
         None,
         description="File to which each shard adds, where it runs, who did what to which memory, as lines of JSON "

@@ -31,7 +31,9 @@ ServerError
 ├── Exhausted                 RESOURCE_EXHAUSTED
 │   ├── QueueFull                                   more work is waiting than the shard takes
 │   ├── BankFull                                    no place for the fast weights of another memory
-│   └── MemoryShort                                 calls hold all the memory that the shard gives them
+│   ├── MemoryShort                                 calls hold all the memory that the shard gives them
+│   ├── QuotaExceeded                               the namespace has as much as it may
+│   └── RateExceeded                                the namespace has asked for more than it may lately
 ├── Unavailable               UNAVAILABLE           try again, perhaps elsewhere
 │   ├── Draining
 │   ├── OwnerUnreachable
@@ -48,8 +50,9 @@ ServerError
 └── SettingsError             a setting, recipe or flag that cannot be meant
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 _QUOTED_LIMIT = 80
@@ -212,6 +215,10 @@ class NotAllowed(ServerError):
 class Exhausted(ServerError):
     code = "RESOURCE_EXHAUSTED"
     reason = "EXHAUSTED"
+    retry_s = 0.1
+    """Time after which another try may succeed"""
+    facts: Mapping[str, str] = MappingProxyType({})
+    """Facts for programs"""
 
 
 class QueueFull(Exhausted):
@@ -224,6 +231,39 @@ class BankFull(Exhausted):
 
 class MemoryShort(Exhausted):
     reason = "MEMORY_SHORT"
+
+
+class QuotaExceeded(Exhausted):
+    reason = "QUOTA"
+    retry_s = 1.0
+
+    def __init__(self, namespace: str, quota: str, used: int, limit: int, *, more: int = 1) -> None:
+        whose = f"namespace {quote(namespace)}" if namespace else "names without a namespace"
+        super().__init__(f"{quota}: {whose} would have {used + more}, has {used}, and may have {limit}: {_AIDS[quota]}")
+        self.namespace = namespace
+        self.facts = {"namespace": namespace, "quota": quota, "value": str(used), "limit": str(limit)}
+
+
+_AIDS = {
+    "memories": "delete some, or ask whoever runs the server for more",
+    "items": "erase some, forget snapshots, or ask whoever runs the server for more",
+    "bytes": "erase items, forget snapshots, or ask whoever runs the server for more",
+    "sessions": "close clients, or ask whoever runs the server for more",
+    "handles": "close memories, or ask whoever runs the server for more",
+}
+
+
+class RateExceeded(Exhausted):
+    reason = "RATE"
+
+    def __init__(self, namespace: str, quota: str, limit: float, *, retry_s: float) -> None:
+        whose = f"namespace {quote(namespace)}" if namespace else "names without a namespace"
+        super().__init__(
+            f"{quota}: {whose} may have {limit:g}, of which each shard has an equal part, and has asked for more: try "
+            f"again in {retry_s:.3g} s, or use a session, which waits by itself"
+        )
+        self.retry_s = retry_s
+        self.facts = {"namespace": namespace, "quota": quota, "limit": f"{limit:g}"}
 
 
 class Unavailable(ServerError):

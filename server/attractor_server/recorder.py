@@ -42,6 +42,9 @@ class Recorder:
     def record_refusal(self, namespace: str) -> None:
         """Take note of a request that found the waiting room full. On the event loop."""
 
+    def record_limit(self, namespace: str) -> None:
+        """Take note of a request that a quota of its namespace refused, or held back. In any thread."""
+
     def record_batch(
         self, jobs: "Sequence[Job]", outcomes: "Sequence[Outcome | ServerError]", started_s: float, ended_s: float
     ) -> None:

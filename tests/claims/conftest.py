@@ -1,9 +1,10 @@
 """A real shard with the small models, and the SDK's client of it."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.support.shards import load_once
 from tests.support.trained_models import write_models
 
 import attractor
@@ -20,9 +21,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def models(folder: Path) -> Mapping[str, Model]:
+def models(folder: Path) -> Iterator[Mapping[str, Model]]:
     """What the files hold, by name, to compute answers from by another way."""
-    return write_models(folder)
+    models = write_models(folder)
+    with load_once(folder):
+        yield models
 
 
 @pytest.fixture

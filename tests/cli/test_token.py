@@ -80,5 +80,7 @@ async def test_commands_take_the_token_from_the_environment_or_a_file(spec: Shar
         denied = await run("rm", "users/bob/a", ATTRACTOR_TOKEN=token)
         assert (denied.exit_code, token in denied.output) == (2, False)
         assert "may write" in denied.output
+        scaled = await anyio.to_thread.run_sync(partial(invoke, "scale", "2", *at, ATTRACTOR_TOKEN=token))
+        assert "needs the grant *:admin" in scaled.stderr
         missing = await run("ls", ATTRACTOR_TOKEN_FILE=str(tmp_path / "none"))
         assert missing.exit_code == 2

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from grpc import aio
 from numpy.typing import NDArray
-from tests.support.fake_server import QUICK, FakeServer, FakeSession, serving, status
+from tests.support.fake_messages import status
+from tests.support.fake_server import QUICK, FakeServer, FakeSession, serving
 
 import attractor
 from attractor._loop_thread import _EventLoop

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.certificates import Authority, tls_of
+from tests.support.certificates import NAME, Authority, tls_of
+from tests.support.cluster_calls import scaled
 from tests.support.server_process import server_process
 
 import attractor
@@ -32,4 +33,9 @@ def test_a_server_of_two_shards_speaks_tls_from_its_first_moment_on(models: Path
                 assert client.memory(name).store(ONE).version == 2
         with attractor.Client(server.address, tls=trusted, direct=False) as client:  # one shard asks the other
             assert [client.memory(name).store(ONE).version for name in NAMES] == [3, 3]
+        files = {"ca": authority.ca, "cert": shown.certificate, "key": shown.key, "server-name": NAME}
+        words = [word for name, value in files.items() for word in (f"--tls-{name}", str(value))]
+        scaled(server, 1, *words)
+        with attractor.Client(server.address, tls=trusted) as client:
+            assert [client.memory(name).store(ONE).version for name in NAMES] == [4, 4]
         assert server.stop() == 0

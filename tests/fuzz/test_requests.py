@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from tests.support.fuzz_messages import requests_of
-from tests.support.fuzz_target import METHODS, Sent, Target
+from tests.support.fuzz_target import CALLERS, METHODS, Sent, Target
 from tests.support.tiny_models import write_models
 
 TOGETHER = 20
@@ -34,6 +34,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target.started(stack, folder, write_models(folder))
 
 
+CALLER = st.integers(0, 3).flatmap(lambda at: st.sampled_from(CALLERS) if at == 0 else st.just(CALLERS[0]))
+
+
 @cache
 def sent_to(method: str) -> SearchStrategy[Sent]:
     """Draw what is sent to a method: mostly messages of its kind, sometimes bytes that are none."""
@@ -43,7 +46,7 @@ def sent_to(method: str) -> SearchStrategy[Sent]:
     one: SearchStrategy[Message | bytes] = st.integers(0, 9).flatmap(lambda at: broken if at == 0 else of_kind)
     several = METHODS[method].client_streaming
     messages = st.lists(one, min_size=1, max_size=FRAMES if several else 1)
-    return messages.map(lambda found: Sent(method, found))
+    return st.tuples(messages, CALLER).map(lambda drawn: Sent(method, *drawn))
 
 
 ANY = st.sampled_from(sorted(METHODS)).flatmap(sent_to)
@@ -65,6 +68,7 @@ def test_no_drawn_request_makes_a_fault_or_touches_another_memory(target: Target
         target.check()
 
     send()
+    target.check_bits()
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=[path.name for path in CORPUS])

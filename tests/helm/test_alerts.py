@@ -46,6 +46,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "15m",
         [("attractor_request_bytes", "950x20"), ("attractor_request_limit_bytes", "1000x20")],
     ),
+    "AttractorCertificateOverdue": ("70m", [("attractor_tls_certificate_renewal_seconds", "-1x80")]),
     "AttractorRecallsFlat": (
         "10200m",  # a week and two hours
         [

@@ -28,12 +28,28 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 def test_the_example_in_the_readme_recalls_what_was_covered(shipped: ServerProcess) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    script = example.replace("localhost:7171", shipped.address)
-    assert script != example
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    errors = dict(re.findall(r"(\w+) +error ([\d.]+)", run.stdout))
+    errors = dict(re.findall(r"(\w+) +error ([\d.]+)", _example_of_readme(1, shipped.address)))
     assert float(errors["recalled"]) < float(errors["cue"])
+
+
+def test_the_agent_in_the_readme_remembers_and_says_what_it_does_not_know(shipped: ServerProcess) -> None:
+    assert _example_of_readme(0, shipped.address).splitlines() == [
+        "When does Ada fly to Oslo? Ada flies to Oslo on Tuesday",
+        "Who painted the Mona Lisa? I know nothing about this",
+    ]
+
+
+def test_the_example_of_an_agent_corrects_branches_and_goes_back(shipped: ServerProcess) -> None:
+    assert _example("agent", shipped.address).splitlines() == [
+        "told twice: known already",
+        "When does Ada fly to Oslo? Ada flies to Oslo on Tuesday",
+        "What is Bob allergic to? Bob is allergic to peanuts",
+        "Who painted the Mona Lisa? I know nothing about this",
+        "corrected: Ada flies to Oslo on Friday",
+        "in a branch that forgot: I know nothing about this",
+        "and outside of it: Bob is allergic to peanuts",
+        "rolled back: Ada flies to Oslo on Tuesday",
+    ]
 
 
 def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess) -> None:
@@ -84,6 +100,32 @@ def test_the_demo_stores_pictures_of_ones_own(
     said = json.loads(result.stdout.splitlines()[-1])
     assert (said["memories"], said["stored"]) == (1, 2)
     assert (tmp_path / "own.png").exists()
+
+
+def test_the_demo_of_texts_answers_what_it_was_told_and_knows_what_it_was_not(
+    shipped: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the server that is there already, instead of one of its own."""
+    there = SimpleNamespace(addresses=[shipped.address])
+    monkeypatch.setattr("attractor_server.demo.texts.run_server", lambda _: nullcontext(there))
+    result = CliRunner().invoke(main, ["demo", "--text"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said == {
+        "told": 6,
+        "asked": 4,
+        "right": 4,
+        "unknown": 2,
+        "forgotten_in_branch": True,
+        "kept_outside": True,
+    }
+
+
+def _example_of_readme(number: int, address: str) -> str:
+    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
+    script = example.replace("localhost:7171", address)
+    assert script != example
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def _example(name: str, address: str) -> str:

@@ -60,6 +60,7 @@ DENIED = {
     "/attractor.v1.MemoryData/Recognize",
     "/attractor.v1.MemoryData/Erase",
     *(f"/attractor.v1.Items/{name}" for name in ("Get", "List", "Count", "Erase", "Put", "Touch")),
+    "/attractor.v1.Search/Search",
     "/attractor.v1.Copies/Fork",
     "/attractor.v1.Copies/TakeSnapshot",
     "/attractor.v1.Copies/ListSnapshots",
@@ -75,6 +76,7 @@ DENIED = {
 FOR_ANYBODY = {
     "/attractor.v1.Memories/List",
     "/attractor.v1.Memories/DeletePrefix",
+    "/attractor.v1.Search/SearchPrefix",
     "/attractor.v1.Models/List",
     "/attractor.v1.Models/Get",
     "/attractor.v1.Cluster/GetTopology",

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.support.recorder import Recorder, batches_after, held, job, memory, running
 
 from attractor_server.errors import Cancelled, QueueFull, ServerError
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import Outcome, Stored
-from attractor_server.scheduling.batch_size import BatchSizer, Contention, SliceCost
 from attractor_server.scheduling.batcher import Batcher
-from attractor_server.scheduling.fairness import LEAD_LIMIT, namespace_of
+from attractor_server.scheduling.fairness import LEAD_LIMIT
 from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.scheduling.queue import TURN_LIMIT
 
@@ -313,50 +313,6 @@ async def test_a_queue_of_which_nothing_is_wanted_any_more_lets_in_who_waits() -
             assert await wanted.future == Stored(version=1, patterns=1)
 
 
-def test_the_pace_grows_with_full_batches_that_were_quick_and_falls_with_slow_ones() -> None:
-    pace = BatchSizer(batch_s=0.01, batch_limit=512)
-    assert pace.limit_of("p") == 64
-    pace.learn("p", 64, 0.001)
-    assert pace.limit_of("p") == 128
-    pace.learn("p", 8, 0.0001)  # says nothing of larger ones
-    assert pace.limit_of("p") == 128
-    for _ in range(4):
-        pace.learn("p", pace.limit_of("p"), 0.001)
-    assert pace.limit_of("p") == 512
-    pace.learn("p", 512, 0.0125)
-    assert pace.limit_of("p") == 410
-    pace.learn("p", 1, 1.0)
-    assert pace.limit_of("p") == 205
-    assert pace.limit_of("another") == 64
-
-
-def test_a_program_of_which_one_pattern_takes_too_long_is_computed_one_by_one() -> None:
-    pace = BatchSizer(batch_s=0.01, batch_limit=512)
-    for _ in range(10):
-        pace.learn("p", 1, 1.0)
-    assert pace.limit_of("p") == 1
-
-
-def test_namespaces_are_in_company_while_more_than_one_asks() -> None:
-    company = Contention()
-    assert not company.is_present(0.0)
-    company.note("a", 0.0)
-    company.note("a", 0.5)
-    assert not company.is_present(0.5)
-    company.note("b", 1.0)
-    company.note("b", 1.9)
-    assert company.is_present(1.9)
-    assert not company.is_present(2.1)
-    company.note("a", 3.0)
-    assert company.is_present(3.0)
-
-
-def test_without_a_bound_in_time_batches_are_as_large_as_they_may_be() -> None:
-    pace = BatchSizer(batch_s=None, batch_limit=512)
-    pace.learn("p", 512, 60.0)
-    assert pace.limit_of("p") == 512
-
-
 async def sizes_of_next_batch(computer: Recorder) -> Counter[str]:
     """Patterns served in the next batch, by the name that namespaces have before their number."""
     computer.free.release()
@@ -389,14 +345,3 @@ async def test_many_sessions_of_one_address_have_one_share_together() -> None:
         for _ in range(80):
             served += await sizes_of_next_batch(computer)
     assert 0.4 < served["single"] / served["many"] < 2.5
-
-
-def test_a_part_of_a_long_request_counts_as_much_as_others_are_computed_in_that_time() -> None:
-    worth = SliceCost()
-    assert worth.count_patterns(0.01) == 64
-    for _ in range(200):
-        worth.learn(1, 0.01)
-    assert worth.count_patterns(0.007) == 1
-    for _ in range(200):
-        worth.learn(100, 0.001)
-    assert worth.count_patterns(0.01) == pytest.approx(1000, rel=0.05)

@@ -70,6 +70,25 @@ def test_format_1_is_read_with_pages_images_entries_and_answers(tmp_path: Path) 
         np.testing.assert_array_equal(journal.page(streamed.id, 0).entries[0].values, values(1))
 
 
+def test_names_without_a_slash_have_an_index_also_in_a_store_of_before_there_was_one(tmp_path: Path) -> None:
+    with closing(SqliteDatabase(tmp_path)) as database:
+        new = [
+            NewMemory(name=name, model="m", model_digest="sha256:1", settings=MemorySettings(page_patterns=4))
+            for name in ("a/b", "plain", "z/y", "zz")
+        ]
+        SqlMemoryStore(database).create(new)
+    with closing(apsw.Connection(str(tmp_path / FILE))) as connection:
+        connection.execute("DROP INDEX flat_names")
+    with closing(SqliteDatabase(tmp_path)) as database:
+        plans = list[str]()
+        database._connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda trace: plans.append(trace["sql"]))
+        found = SqlMemoryStore(database).list_by_name(prefix="", after="", size=10, flat=True)
+        assert [memory.name for memory in found] == ["plain", "zz"]
+        (statement,) = [plan for plan in plans if "NOT LIKE" in plan]
+        plan = database._connection.execute(f"EXPLAIN QUERY PLAN {statement}", ("", "", 0, "", 10)).fetchall()
+        assert "flat_names" in str(plan)
+
+
 def test_a_store_of_format_1_goes_on_and_gives_no_number_twice(tmp_path: Path) -> None:
     with closing(opened(tmp_path, 1)) as database:
         journal = SqlMemoryStore(database)
@@ -228,6 +247,45 @@ def test_items_of_format_4_are_found_by_id_in_memories_snapshots_and_forks_of_fo
         grown = journal.find("golden/grown")
         assert grown is not None
         assert journal.find_items(grown.id, ["new"]) == []
+
+
+@pytest.fixture
+def of_format_5(store_uri: str) -> str:
+    """A store with items, with and without patterns, a snapshot and a fork."""
+    golden = GOLDEN / "format-5.db"
+    if store_uri.startswith("sqlite:"):
+        folder_of(store_uri).mkdir()
+        shutil.copy(golden, folder_of(store_uri) / FILE)
+        return store_uri
+    with psycopg.connect(store_uri, autocommit=True) as connection, closing(_opened(golden)) as rows:
+        connection.execute((GOLDEN / "format-5-postgresql.sql").read_bytes())
+        connection.execute("TRUNCATE counters, groups; CREATE TABLE schema_version (version BIGINT NOT NULL)")
+        connection.execute("INSERT INTO schema_version VALUES (5)")
+        for table in ("memories", "contents", "pages", "entries", "items", "groups", "counters"):
+            cursor = rows.execute(f"SELECT * FROM {table}")
+            marks = ", ".join(["%s"] * len(cursor.get_description()))
+            connection.cursor().executemany(f"INSERT INTO {table} VALUES ({marks})", list(cursor))
+        for table in ("memories", "contents"):
+            connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 100)".encode())
+    return store_uri
+
+
+def test_items_of_format_5_stay_and_new_ones_are_found_by_their_words(of_format_5: str) -> None:
+    with closing(store_of(of_format_5)) as store:
+        journal = SqlMemoryStore(store)
+        grown, fork = journal.find("golden/grown"), journal.find("golden/fork")
+        assert grown is not None
+        assert fork is not None
+        assert [one.item.id for one in journal.find_items(grown.id, ["b", "e", "loose"])] == ["b", "e", "loose"]
+        assert journal.grade_texts(grown.id, "anything") == {}
+        item = Item(id="new", text="The lighthouse keeper")
+        entry = Entry(page=0, version=2, written=2, values=values(1), items=[item])
+        journal.commit([Change(memory=fork.id, version=2, patterns=5, pages={0: 5}, entries=[entry])])
+    with closing(store_of(of_format_5)) as store:
+        journal = SqlMemoryStore(store)
+        (place,) = journal.grade_texts(fork.id, "lighthouses keeper")
+        assert [one.item for one in journal.find_at(fork.id, [place])] == [item]
+        assert journal.grade_texts(grown.id, "keeper") == {}
 
 
 def store_of(store_uri: str) -> Store:

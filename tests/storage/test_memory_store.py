@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -28,19 +28,6 @@ SETTINGS = MemorySettings(page_patterns=4)
 def opened(backend_uri: str) -> closing[Store]:
     store = open_store(backend_uri)
     return closing(store)
-
-
-@pytest.fixture
-def journal(backend_uri: str) -> Iterator[SqlMemoryStore]:
-    with opened(backend_uri) as store:
-        yield SqlMemoryStore(store)
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path) -> Iterator[SqlMemoryStore]:
-    """One whose files can be looked into."""
-    with closing(SqliteDatabase(tmp_path)) as store:
-        yield SqlMemoryStore(store)
 
 
 def made(journal: SqlMemoryStore, name: str = "a/b") -> StoredMemory:

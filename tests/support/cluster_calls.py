@@ -56,8 +56,8 @@ def supervisors(server: ServerProcess) -> list[psutil.Process]:
     return [child for child in children if any("Supervisor" in word for word in words(child))]
 
 
-def scaled(server: ServerProcess, shards: int) -> None:
+def scaled(server: ServerProcess, shards: int, *flags: str) -> None:
     """Returns when there are so many."""
-    command = [*COMMAND, "scale", str(shards), "--server", server.address]
+    command = [*COMMAND, "scale", str(shards), "--server", server.address, *flags]
     run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert run.returncode == 0, [run.stderr, *drained(server.errors)]

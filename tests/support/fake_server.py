@@ -11,40 +11,18 @@ from typing import TypeVar
 
 import anyio
 import grpc
-import numpy as np
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
+from tests.support.fake_messages import as_float32, rows_of, status
+from tests.support.fake_models import MODELS, FakeModels
 
 import attractor
 from attractor_proto.v1 import memories_pb2, memories_pb2_grpc, memory_data_pb2_grpc
 from attractor_proto.v1 import memory_data_pb2 as pb
 
 QUICK = attractor.Retry(first_delay_s=0.01, limit_delay_s=0.05)
-MODEL = memories_pb2.Model(
-    name="tiny",
-    digest="sha256:" + 64 * "0",
-    fields=[memories_pb2.Field(name="image", kind=memories_pb2.FIELD_KIND_IMAGE, shape=[2, 3])],
-    capacity=8,
-    page_bytes=64,
-    steps=5,
-)
-PAIR = memories_pb2.Model(
-    name="pair",
-    digest="sha256:" + 64 * "1",
-    fields=[
-        memories_pb2.Field(name="key", kind=memories_pb2.FIELD_KIND_VECTOR, shape=[3]),
-        memories_pb2.Field(name="value", kind=memories_pb2.FIELD_KIND_VECTOR, shape=[2]),
-    ],
-    capacity=8,
-    page_bytes=64,
-    steps=5,
-)
-MODELS = {model.name: model for model in (MODEL, PAIR)}
 DEFAULTS = memories_pb2.MemorySettings(
     write=memories_pb2.WRITE_MODE_REWRITE, when_full=memories_pb2.WHEN_FULL_GROW, page_patterns=8
 )
-_DTYPES = {pb.DTYPE_FLOAT32: "<f4", pb.DTYPE_FLOAT16: "<f2", pb.DTYPE_UINT8: "u1", pb.DTYPE_BFLOAT16: "<u2"}
 
 
 @dataclass
@@ -339,47 +317,6 @@ class FakeServer(memory_data_pb2_grpc.MemoryDataServicer, memories_pb2_grpc.Memo
         return self.memories[name]
 
 
-class FakeModels(memories_pb2_grpc.ModelsServicer):
-    def __init__(self, server: FakeServer) -> None:
-        self._server = server
-
-    async def List(self, request: memories_pb2.ModelsListRequest, context: object) -> memories_pb2.ModelsListResponse:
-        return memories_pb2.ModelsListResponse(models=MODELS.values())
-
-    async def Get(
-        self, request: memories_pb2.ModelsGetRequest, context: "aio.ServicerContext[object, object]"
-    ) -> memories_pb2.ModelsGetResponse:
-        self._server.clock("GetModel", context)
-        return memories_pb2.ModelsGetResponse(model=MODELS[request.name])
-
-
-def status(code: str, reason: str, violations: list[tuple[str, str]] | None = None) -> status_pb2.Status:
-    """A status as servers send it."""
-    message = status_pb2.Status(code=code_pb2.Code.Value(code), message=f"{reason} as the test wants it")
-    details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest] = [
-        error_details_pb2.ErrorInfo(reason=reason, domain="attractor")
-    ]
-    if violations:
-        pairs = [error_details_pb2.BadRequest.FieldViolation(field=f, description=d) for f, d in violations]
-        details.append(error_details_pb2.BadRequest(field_violations=pairs))
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        message.details.append(packed)
-    return message
-
-
-def as_float32(tensor: pb.Tensor) -> pb.Tensor:
-    values = np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).astype("<f4")
-    return pb.Tensor(field=tensor.field, dtype=pb.DTYPE_FLOAT32, shape=tensor.shape, data=values.tobytes())
-
-
-def rows_of(tensor: pb.Tensor, start: int, stop: int) -> pb.Tensor:
-    size = len(tensor.data) // tensor.shape[0]
-    shape = (stop - start, *tensor.shape[1:])
-    return pb.Tensor(field=tensor.field, dtype=tensor.dtype, shape=shape, data=tensor.data[start * size : stop * size])
-
-
 @asynccontextmanager
 async def serving(
     fake: FakeServer,
@@ -393,7 +330,7 @@ async def serving(
     server = aio.server(options=list(options))
     memory_data_pb2_grpc.add_MemoryDataServicer_to_server(fake, server)
     memories_pb2_grpc.add_MemoriesServicer_to_server(fake, server)
-    memories_pb2_grpc.add_ModelsServicer_to_server(FakeModels(fake), server)
+    memories_pb2_grpc.add_ModelsServicer_to_server(FakeModels(fake.clock), server)
     address = f"{host}:{port}"
     bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()

@@ -19,6 +19,8 @@ from attractor_proto.v1 import memory_data_pb2 as pb
 SHAPE = (4, 4)
 """Of a pattern of the models that memories here are of"""
 MEMORIES = ("fuzz/a", "fuzz/b", "fuzz/c", "fuzz/d")
+VICTIMS = tuple(f"victim/{at}" for at in range(4))
+"""Memories of somebody else"""
 MODELS = ("able", "tiny")
 TAGS = ("x", "y")
 _SHAPES: Sequence[list[int]] = (
@@ -99,10 +101,10 @@ def _value(field: FieldDescriptor) -> SearchStrategy[object]:
 
 
 _LIKELY: Mapping[str, Sequence[object]] = {
-    "name": MEMORIES,
-    "memory": MEMORIES,
-    "target": MEMORIES,
-    "prefix": ("", "fuzz/", "nobody/"),
+    "name": (*2 * MEMORIES, VICTIMS[0], "victim/new"),
+    "memory": (*2 * MEMORIES, VICTIMS[1], "victim/new"),
+    "target": (*2 * MEMORIES, VICTIMS[2], "victim/new"),
+    "prefix": ("", "fuzz/", "nobody/", "v", "victim/"),
     "page_token": ("", *MEMORIES),
     "model": ("", *MODELS),
     "tag": TAGS,

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2
+from attractor_proto.v1 import memories_pb2, memory_copies_pb2, memory_data_pb2, memory_items_pb2
 from attractor_server.identity.grants import parse_grants
 from attractor_server.identity.identity_file import format_token
 from attractor_server.identity.tokens import draw_token, hash_token
@@ -51,7 +51,7 @@ def bearer(token: str) -> Metadata:
 
 def each_method() -> Iterator[tuple[str, MethodDescriptor]]:
     """Every method that a shard serves, by its full name."""
-    for file in (memories_pb2, memory_copies_pb2, memory_data_pb2, health_pb2, reflection_pb2):
+    for file in (memories_pb2, memory_copies_pb2, memory_data_pb2, memory_items_pb2, health_pb2, reflection_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 yield f"/{service.full_name}/{method.name}", method

@@ -1,19 +1,24 @@
 """Real shards in the test's own process and event loop, everything but Ray; and the fixtures that start them."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import functools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+import torch
 from anyio.abc import TaskStatus
 from grpc import aio
 from tests.support.tiny_models import write_models
 
 import attractor
+import attractor_server
 from attractor_proto.names import slot_of
+from attractor_server import model_registry
 from attractor_server.app import RunningShard, run_shard
+from attractor_server.energy.model import Model
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.sharding.topology import Topology
 from attractor_server.storage.backends.sqlite_backend import uri_of
@@ -23,8 +28,26 @@ HERE, THERE = (next(f"m{n}" for n in range(99) if slot_of(f"m{n}") % 2 == shard)
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("models"))
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of small models, that stay as they are."""
+    folder = write_models(tmp_path_factory.mktemp("models"))
+    with load_once(folder):
+        yield folder
+
+
+@contextmanager
+def load_once(folder: Path) -> Iterator[None]:
+    """Have shards in this process share the models of a folder, and those that ship: they would read them each time."""
+    plain, shipped = vars(model_registry)["load_model"], Path(attractor_server.__file__).parent / "models"
+    loaded = functools.cache(plain)
+
+    def load(path: Path, device: torch.device | str = "cpu") -> Model:
+        model: Model = (loaded if path.parent in (folder, shipped) else plain)(path, device)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_registry, "load_model", load)
+        yield
 
 
 @pytest.fixture

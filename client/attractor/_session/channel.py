@@ -53,6 +53,7 @@ class Channel:
         self.memories = memories_pb2_grpc.MemoriesStub(self._channel)
         self.copies = memory_copies_pb2_grpc.CopiesStub(self._channel)
         self.items = memory_items_pb2_grpc.ItemsStub(self._channel)
+        self.search = memory_items_pb2_grpc.SearchStub(self._channel)
         self.models = memories_pb2_grpc.ModelsStub(self._channel)
 
     async def explain(self, error: Unavailable, *, limit_s: float) -> AttractorError:

@@ -50,7 +50,7 @@ def build_frame(requests: Sequence[Request], now_s: float) -> pb.SessionRequest:
             dtype=first.dtype,
             shape=(sum([len(part.values) for part in parts]), *first.values.shape[1:]),
             data=b"".join([part.values.tobytes() for part in parts]),
-            known=_pack_masks(parts),
+            known=pack_masks(parts),
         )
     return message
 
@@ -63,7 +63,8 @@ def _encode_deadlines(requests: Sequence[Request], now_s: float) -> list[int]:
     return [0 if ms > _DEADLINE_LIMIT_MS else max(1, math.ceil(ms)) for ms in left_ms]
 
 
-def _pack_masks(columns: Sequence[Column]) -> bytes:
+def pack_masks(columns: Sequence[Column]) -> bytes:
+    """Return the masks of known entries, one behind the other, a bit each; nothing where there are none."""
     if all(column.known is None for column in columns):
         return b""
     masks = [

@@ -43,3 +43,13 @@ labels:
 {{- define "attractor.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (ternary (include "attractor.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
+
+{{/* Those that serve and, where there is one, Ray's head. */}}
+{{- define "attractor.rayPods" -}}
+{{- if eq .Values.mode "standalone" -}}
+matchLabels: {{- include "attractor.serving" . | nindent 2 }}
+{{- else -}}
+matchLabels: {{- include "attractor.selector" . | nindent 2 }}
+matchExpressions: [{key: app.kubernetes.io/component, operator: In, values: [server, head]}]
+{{- end -}}
+{{- end -}}

@@ -266,6 +266,7 @@ class Item(_message.Message):
     UPDATED_FIELD_NUMBER: _builtins.int
     EXPIRES_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """At most 256 characters. Several patterns may have the same id: see OnConflict."""
     payload: _builtins.bytes
@@ -274,6 +275,8 @@ class Item(_message.Message):
     """The payload is JSON in UTF-8, nested at most 900 levels deep."""
     ttl_s: _builtins.float
     """In a store: seconds from then until it is erased. 0: it stays."""
+    text: _builtins.str
+    """Its words are what a search finds it by, beside its pattern. At most 65536 bytes in UTF-8."""
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp:
         """Times of an item that has an id, a payload or an end; set by the server. In a store they are refused."""
@@ -296,10 +299,11 @@ class Item(_message.Message):
         updated: _timestamp_pb2.Timestamp | None = ...,
         expires: _timestamp_pb2.Timestamp | None = ...,
         ttl_s: _builtins.float = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "created", b"created", "expires", b"expires", "payload", b"payload", "updated", b"updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "created", b"created", "expires", b"expires", "id", b"id", "json", b"json", "payload", b"payload", "ttl_s", b"ttl_s", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "created", b"created", "expires", b"expires", "id", b"id", "json", b"json", "payload", b"payload", "text", b"text", "ttl_s", b"ttl_s", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
     _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015

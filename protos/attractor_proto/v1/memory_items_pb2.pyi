@@ -63,6 +63,33 @@ COMPARISON_CONTAINS: Comparison.ValueType  # 9
 """A list with an entry that equals the value, or a text with the value in it."""
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
+class _SearchBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_BY_UNSPECIFIED: _SearchBy.ValueType  # 0
+    """As SEARCH_BY_POSTERIOR."""
+    SEARCH_BY_POSTERIOR: _SearchBy.ValueType  # 1
+    """By the probability that the cue is of the item, as a query with kept patterns has it. If the model has no posterior,
+    by the cue.
+    """
+    SEARCH_BY_CUE: _SearchBy.ValueType  # 2
+    """By the cosine of the cue with the item's pattern, in the metric that the item's page has."""
+
+class SearchBy(_SearchBy, metaclass=_SearchByEnumTypeWrapper): ...
+
+SEARCH_BY_UNSPECIFIED: SearchBy.ValueType  # 0
+"""As SEARCH_BY_POSTERIOR."""
+SEARCH_BY_POSTERIOR: SearchBy.ValueType  # 1
+"""By the probability that the cue is of the item, as a query with kept patterns has it. If the model has no posterior,
+by the cue.
+"""
+SEARCH_BY_CUE: SearchBy.ValueType  # 2
+"""By the cosine of the cue with the item's pattern, in the metric that the item's page has."""
+Global___SearchBy: _TypeAlias = SearchBy  # noqa: Y015
+
 @_typing.final
 class Condition(_message.Message):
     """A condition on a payload of JSON. Other payloads, and items without one, have no values."""
@@ -477,3 +504,183 @@ class ItemsPutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ItemsPutResponse: _TypeAlias = ItemsPutResponse  # noqa: Y015
+
+@_typing.final
+class SearchRequest(_message.Message):
+    """Several patterns may share an id: an answer has it once, by the best of them, and with the sum of their probabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    k: _builtins.int
+    """Most hits. 0 means 10; more than 1000 is refused."""
+    words: _builtins.str
+    """Words that items' texts may have, at most 65536 bytes: of the first 64 different ones each adds to an item's score by
+    how rare it is in the memory's texts, and how often this one has it (BM25). Without a cue, items that have none of them
+    are no hits. With one, both scores are taken in standard deviations from their means, and added.
+    """
+    values: _builtins.bool
+    """Also return the patterns."""
+    by: Global___SearchBy.ValueType
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_memory_data_pb2.Tensor]:
+        """A single cue, which may have missing entries, as in a query. May be left out where there are `words`."""
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Items that it does not match take no part, in ranks nor probabilities."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tensors: _abc.Iterable[_memory_data_pb2.Tensor] | None = ...,
+        k: _builtins.int = ...,
+        words: _builtins.str = ...,
+        filter: Global___Filter | None = ...,
+        values: _builtins.bool = ...,
+        by: Global___SearchBy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "filter", b"filter", "k", b"k", "name", b"name", "tensors", b"tensors", "values", b"values", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class SearchPrefixRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    @_builtins.property
+    def search(self) -> Global___SearchRequest:
+        """Its `name` is empty."""
+
+    def __init__(
+        self,
+        *,
+        prefix: _builtins.str = ...,
+        search: Global___SearchRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPrefixRequest: _TypeAlias = SearchPrefixRequest  # noqa: Y015
+
+@_typing.final
+class Hit(_message.Message):
+    """An item that was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    HAS_PATTERN_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    memory: _builtins.str
+    has_pattern: _builtins.bool
+    page: _builtins.int
+    """Number of its page in the memory, from 0, the oldest."""
+    probability: _builtins.float
+    """That the cue is of this item, where cues of what is there and of what is not are equally frequent. Not set without a
+    cue, or if the model has no posterior.
+    """
+    score: _builtins.float
+    """What it was ranked by, the higher, the better. By the posterior, the logarithm of the odds that the cue is of it and not
+    of nothing here; by the cue, the cosine; with words beside it, standard deviations; by words alone, BM25.
+    """
+    distance: _builtins.float
+    """1 less the cosine of the cue with its pattern in the metric of its page: 0 to 2. Not set without a cue or a pattern."""
+    @_builtins.property
+    def item(self) -> _memories_pb2.Item: ...
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_memory_data_pb2.Tensor]:
+        """Its pattern, float32. Set if the request has `values`."""
+
+    def __init__(
+        self,
+        *,
+        item: _memories_pb2.Item | None = ...,
+        memory: _builtins.str = ...,
+        has_pattern: _builtins.bool = ...,
+        page: _builtins.int = ...,
+        probability: _builtins.float | None = ...,
+        score: _builtins.float = ...,
+        distance: _builtins.float | None = ...,
+        tensors: _abc.Iterable[_memory_data_pb2.Tensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_probability", b"_probability", "distance", b"distance", "item", b"item", "probability", b"probability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_probability", b"_probability", "distance", b"distance", "has_pattern", b"has_pattern", "item", b"item", "memory", b"memory", "page", b"page", "probability", b"probability", "score", b"score", "tensors", b"tensors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
+    _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance) -> _WhichOneofReturnType__distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
+
+Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class SearchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    LOG_ODDS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    MEMORIES_FIELD_NUMBER: _builtins.int
+    known: _builtins.float
+    """Probability that the cue is of anything that was looked at. Not set where hits have none."""
+    log_odds: _builtins.float
+    """The logarithm of its odds, which tells what is nearly certain apart."""
+    total: _builtins.int
+    """Items that were looked at and that the filter matches: patterns, or those that have one of the words."""
+    memories: _builtins.int
+    """Memories that were searched."""
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]: ...
+    def __init__(
+        self,
+        *,
+        hits: _abc.Iterable[Global___Hit] | None = ...,
+        known: _builtins.float | None = ...,
+        log_odds: _builtins.float | None = ...,
+        total: _builtins.int = ...,
+        memories: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_known", b"_known", "_log_odds", b"_log_odds", "known", b"known", "log_odds", b"log_odds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_known", b"_known", "_log_odds", b"_log_odds", "hits", b"hits", "known", b"known", "log_odds", b"log_odds", "memories", b"memories", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__known: _TypeAlias = _typing.Literal["known"]  # noqa: Y015
+    _WhichOneofArgType__known: _TypeAlias = _typing.Literal["_known", b"_known"]  # noqa: Y015
+    _WhichOneofReturnType__log_odds: _TypeAlias = _typing.Literal["log_odds"]  # noqa: Y015
+    _WhichOneofArgType__log_odds: _TypeAlias = _typing.Literal["_log_odds", b"_log_odds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__known) -> _WhichOneofReturnType__known | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_odds) -> _WhichOneofReturnType__log_odds | None: ...
+
+Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015

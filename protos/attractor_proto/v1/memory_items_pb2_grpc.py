@@ -326,3 +326,126 @@ class Items(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class SearchStub(object):
+    """Search among what memories keep: the items that a cue means, or that have some words, the best first. Any shard answers,
+    and a search waits for its turn as queries do. These calls need a durable server, as those of `Items` do.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Search = channel.unary_unary(
+                '/attractor.v1.Search/Search',
+                request_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchRequest.SerializeToString,
+                response_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.FromString,
+                _registered_method=True)
+        self.SearchPrefix = channel.unary_unary(
+                '/attractor.v1.Search/SearchPrefix',
+                request_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixRequest.SerializeToString,
+                response_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.FromString,
+                _registered_method=True)
+
+
+class SearchServicer(object):
+    """Search among what memories keep: the items that a cue means, or that have some words, the best first. Any shard answers,
+    and a search waits for its turn as queries do. These calls need a durable server, as those of `Items` do.
+    """
+
+    def Search(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchPrefix(self, request, context):
+        """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
+        Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SearchServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Search': grpc.unary_unary_rpc_method_handler(
+                    servicer.Search,
+                    request_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchRequest.FromString,
+                    response_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.SerializeToString,
+            ),
+            'SearchPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchPrefix,
+                    request_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixRequest.FromString,
+                    response_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'attractor.v1.Search', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('attractor.v1.Search', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Search(object):
+    """Search among what memories keep: the items that a cue means, or that have some words, the best first. Any shard answers,
+    and a search waits for its turn as queries do. These calls need a durable server, as those of `Items` do.
+    """
+
+    @staticmethod
+    def Search(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attractor.v1.Search/Search',
+            attractor__proto_dot_v1_dot_memory__items__pb2.SearchRequest.SerializeToString,
+            attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attractor.v1.Search/SearchPrefix',
+            attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixRequest.SerializeToString,
+            attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

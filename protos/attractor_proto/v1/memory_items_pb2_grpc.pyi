@@ -134,3 +134,55 @@ class ItemsServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_ItemsServicer_to_server(servicer: ItemsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class SearchStub:
+    """Search among what memories keep: the items that a cue means, or that have some words, the best first. Any shard answers,
+    and a search waits for its turn as queries do. These calls need a durable server, as those of `Items` do.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> SearchAsyncStub: ...
+    Search: _grpc.UnaryUnaryMultiCallable[_memory_items_pb2.SearchRequest, _memory_items_pb2.SearchResponse]
+    SearchPrefix: _grpc.UnaryUnaryMultiCallable[_memory_items_pb2.SearchPrefixRequest, _memory_items_pb2.SearchResponse]
+    """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
+    Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
+    """
+
+@_typing.type_check_only
+class SearchAsyncStub(SearchStub):
+    """Search among what memories keep: the items that a cue means, or that have some words, the best first. Any shard answers,
+    and a search waits for its turn as queries do. These calls need a durable server, as those of `Items` do.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Search: _aio.UnaryUnaryMultiCallable[_memory_items_pb2.SearchRequest, _memory_items_pb2.SearchResponse]  # type: ignore[assignment]
+    SearchPrefix: _aio.UnaryUnaryMultiCallable[_memory_items_pb2.SearchPrefixRequest, _memory_items_pb2.SearchResponse]  # type: ignore[assignment]
+    """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
+    Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
+    """
+
+class SearchServicer(metaclass=_abc_1.ABCMeta):
+    """Search among what memories keep: the items that a cue means, or that have some words, the best first. Any shard answers,
+    and a search waits for its turn as queries do. These calls need a durable server, as those of `Items` do.
+    """
+
+    @_abc_1.abstractmethod
+    def Search(
+        self,
+        request: _memory_items_pb2.SearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_items_pb2.SearchResponse, _abc.Awaitable[_memory_items_pb2.SearchResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SearchPrefix(
+        self,
+        request: _memory_items_pb2.SearchPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_items_pb2.SearchResponse, _abc.Awaitable[_memory_items_pb2.SearchResponse]]:
+        """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
+        Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
+        """
+
+def add_SearchServicer_to_server(servicer: SearchServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,5 +1,6 @@
 """Gauges of a shard: read from its parts when somebody asks, so that they cost nothing until then."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from prometheus_client.registry import Collector
 from attractor_server.admin.metrics import Metrics
 from attractor_server.engine.batch import ModelState
 from attractor_server.engine.engine import Engine
+from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.shard import Shard
+
+TENANTS_LIMIT = 50
+"""Namespaces, the fullest, whose use of their quotas is told"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,8 @@ class ShardGauges(Collector):
     metrics: Metrics
     device: str
     warm_up_s: Callable[[], Mapping[str, float]]
+    certificates: Certificates | None = None
+    """None where the shard speaks no TLS"""
 
     def collect(self) -> Iterator[Metric]:
         """Yield all gauges as they are now."""
@@ -31,6 +38,8 @@ class ShardGauges(Collector):
         yield from self._banks()
         yield from self._sessions()
         yield from self._ownership()
+        yield from self._quotas()
+        yield from self._certificate()
         yield from self._facts()
 
     def _queue(self) -> Iterator[Metric]:
@@ -83,6 +92,28 @@ class ShardGauges(Collector):
         yield _gauge("topology_epoch", "Epoch of the topology that the shard follows", self.shard.followed)
         yield _gauge("memories", "Memories at hand: known here since the start", self.shard.memories.count)
         yield _gauge("draining", "1 while clients are sent away", int(self.shard.draining.is_set()))
+
+    def _quotas(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "attractor_tenant_used_ratio", "Part of its quota that a namespace keeps", labels=("tenant", "quota")
+        )
+        used = {} if self.shard.accounts is None else self.shard.accounts.measure_used()
+        for (namespace, quota), ratio in sorted(used.items(), key=lambda one: -one[1])[:TENANTS_LIMIT]:
+            family.add_metric((namespace, quota), ratio)
+        yield family
+
+    def _certificate(self) -> Iterator[Metric]:
+        """Yield the times of the certificate that new connections see; without TLS families without a sample."""
+        expires = GaugeMetricFamily("attractor_tls_certificate_expires_seconds", "Time until the certificate expires")
+        renewal = GaugeMetricFamily(
+            "attractor_tls_certificate_renewal_seconds", "Time until the certificate should have been renewed"
+        )
+        if self.certificates is not None:
+            contents = self.certificates.current
+            expires.add_metric((), contents.expires_s - time.time())
+            renewal.add_metric((), contents.overdue_s - time.time())
+        yield expires
+        yield renewal
 
     def _facts(self) -> Iterator[Metric]:
         warm = GaugeMetricFamily("attractor_warm_up_seconds", "Time to warm the model", labels=("model",))

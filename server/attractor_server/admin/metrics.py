@@ -14,9 +14,9 @@ from attractor_server.admin.histogram import BulkHistogram, make_bounds
 from attractor_server.admin.namespaces import NamespaceCounter
 from attractor_server.admin.tracing import RequestSpan, Tracer
 from attractor_server.errors import ServerError
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import Outcome, Recalled
 from attractor_server.recorder import OK, Recorder, RequestTrace, SessionHandles
-from attractor_server.scheduling.fairness import namespace_of
 
 if TYPE_CHECKING:
     from attractor_server.scheduling.jobs import Job
@@ -99,6 +99,9 @@ class Metrics(Recorder):
         )
         self._tenant_patterns = self._namespaces("tenant_patterns", "Patterns computed for the busiest namespaces")
         self._tenant_refused = self._namespaces("tenant_refused", "Requests refused since the waiting room was full")
+        self._tenant_limited = self._namespaces(
+            "tenant_limited", "Requests that a quota refused or held back, of the busiest namespaces"
+        )
         for failing in (self._store_failures, self._damaged):  # 0, not absent: alerts look at their increase
             failing.labels(backend)
         for kind in ("call", "session"):
@@ -119,6 +122,10 @@ class Metrics(Recorder):
     def record_refusal(self, namespace: str) -> None:
         """Count a request that found no room."""
         self._tenant_refused.add({namespace: 1})
+
+    def record_limit(self, namespace: str) -> None:
+        """Count a request that a quota refused or held back."""
+        self._tenant_limited.add({namespace: 1})
 
     def record_batch(
         self, jobs: "Sequence[Job]", outcomes: "Sequence[Outcome | ServerError]", started_s: float, ended_s: float

@@ -12,6 +12,7 @@ from attractor_server.admin.pages import AdminPages
 from attractor_server.admin.server import AdminServer
 from attractor_server.admin.tracing import find_tracer
 from attractor_server.engine.engine import Engine
+from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.shard import Shard
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.opening import backend_of
@@ -36,11 +37,19 @@ def make_admin_server(  # noqa: PLR0913 - all that its pages tell of
     engine: Engine,
     find_hindrance: Callable[[], str],
     warm_up_s: Callable[[], Mapping[str, float]],
+    certificates: Certificates | None,
 ) -> AdminServer:
     """Return the admin server of a shard, to be opened."""
     assert spec.admin_port is not None
     metrics.registry.register(
-        ShardGauges(shard=shard, engine=engine, metrics=metrics, device=spec.device, warm_up_s=warm_up_s)
+        ShardGauges(
+            shard=shard,
+            engine=engine,
+            metrics=metrics,
+            device=spec.device,
+            warm_up_s=warm_up_s,
+            certificates=certificates,
+        )
     )
     pages = AdminPages(
         registry=metrics.registry,

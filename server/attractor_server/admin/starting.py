@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from attractor_server.engine.engine import Engine
+from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.shard import Shard
 from attractor_server.shard.spec import ShardSpec
 
@@ -31,6 +32,7 @@ def make_admin(  # noqa: PLR0913 - all that its pages tell of
     engine: Engine,
     serves: Callable[[], bool],
     warm_up_s: Callable[[], Mapping[str, float]],
+    certificates: Certificates | None,
 ) -> "AdminServer":
     """Return the admin server of a shard, to be opened."""
     from attractor_server.admin.opening import make_admin_server  # noqa: PLC0415 - as said above
@@ -39,7 +41,13 @@ def make_admin(  # noqa: PLR0913 - all that its pages tell of
         return "" if serves() else "draining" if shard.draining.is_set() else "starting"
 
     return make_admin_server(
-        spec, metrics, shard=shard, engine=engine, find_hindrance=find_hindrance, warm_up_s=warm_up_s
+        spec,
+        metrics,
+        shard=shard,
+        engine=engine,
+        find_hindrance=find_hindrance,
+        warm_up_s=warm_up_s,
+        certificates=certificates,
     )
 
 

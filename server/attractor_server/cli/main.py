@@ -10,7 +10,7 @@ from attractor_server.cli.patterns import memory
 from attractor_server.cli.scale import scale
 from attractor_server.cli.serve import serve
 from attractor_server.cli.stop import stop
-from attractor_server.cli.storage import backup, verify
+from attractor_server.cli.storage import backup, move, verify
 from attractor_server.cli.token import token
 from attractor_server.cli.training import adapt, evaluate, fit, models, train
 from attractor_server.errors import SettingsError
@@ -34,10 +34,16 @@ def main() -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("demo.png"), show_default=True, help="The drawing."
 )
+@click.option("--text", is_flag=True, help="Tell a memory texts, and ask it, instead.")
 @click.argument("more_images", nargs=-1, type=click.Path(path_type=Path), metavar="")
-def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path) -> None:
+def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path, *, text: bool) -> None:
     """Store pictures in 16 memories, recall them from occluded cues, and compare with simpler ways."""
     with clear_errors():
+        if text:
+            from attractor_server.demo.texts import run_text_demo  # noqa: PLC0415 - loads ray
+
+            run_text_demo()
+            return
         if more_images and not images:
             raise SettingsError(f"saw {str(more_images[0])!r}; expected --image before the pictures")
         from attractor_server.demo import run_demo  # noqa: PLC0415 - loads torch, ray and matplotlib
@@ -45,5 +51,5 @@ def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path) 
         run_demo([*images, *more_images], output)
 
 
-for command in (adapt, backup, doctor, evaluate, fit, memory, models, scale, serve, stop, token, train, verify):
+for command in (adapt, backup, doctor, evaluate, fit, memory, models, move, scale, serve, stop, token, train, verify):
     main.add_command(command)

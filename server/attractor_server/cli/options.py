@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import attractor
+from attractor._token import check_token
 from attractor_server.cli.tls_options import read_tls, tls_options
 from attractor_server.config import ENV_PREFIX, Settings
 from attractor_server.errors import ServerError
@@ -27,6 +28,8 @@ def server_option(command: Command) -> Command:
 _TOKEN, _TOKEN_FILE = f"{ENV_PREFIX}TOKEN", f"{ENV_PREFIX}TOKEN_FILE"
 """Variables with the token of a client, or the file that has it; no flags, which all users of a machine can read"""
 
+_AUTHORIZATION = "authorization"
+
 _PLAINTEXT = f"{ENV_PREFIX}PLAINTEXT_TOKEN"
 """Variable that lets the token be sent to other machines without TLS"""
 
@@ -39,6 +42,17 @@ def _read_token() -> str | None:
 
 def _may_be_plain() -> bool:
     return os.environ.get(_PLAINTEXT, "").lower() in ("1", "true", "yes", "on")
+
+
+def read_credentials(server: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which calls to that server prove who makes them, where the SDK has no method for them.
+
+    Raises:
+        InvalidRequest: the token would go where others can read it, or is none.
+    """
+    token = _read_token()
+    attractor.connect(server, tls=read_tls(), token=token, plaintext_token=_may_be_plain())  # which checks both
+    return () if token is None else ((_AUTHORIZATION, f"Bearer {check_token(token)}"),)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command `attractor serve`."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ from pathlib import Path
 import click
 
 from attractor_server.cli.options import clear_errors, settings_options
-from attractor_server.config import load_settings
+from attractor_server.config import ENV_PREFIX, load_settings
 from attractor_server.logs import Facts, log_to, make_formatter
+
+_SECRETS = ("BACKEND_STORE_URI", "TOKEN")
+"""Variables that no process of Ray is to inherit: shards are told what they need"""
 
 
 @click.command()
@@ -25,6 +29,8 @@ def serve(config: Path | None, **flags: str | None) -> None:
     """
     with clear_errors():
         settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        for name in _SECRETS:
+            os.environ.pop(f"{ENV_PREFIX}{name}", None)
         formatter = make_formatter(settings.log_format)
         log_to(settings.log_level, logging.StreamHandler(), formatter=formatter, facts=Facts())
         from attractor_server.cluster.exposure import check_exposure  # noqa: PLC0415 - for those who serve

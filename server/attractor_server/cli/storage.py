@@ -1,4 +1,4 @@
-"""The commands `attractor verify` and `attractor backup`: a store, read without a server."""
+"""The commands `attractor verify`, `attractor backup` and `attractor move`: a store, read without a server."""
 
 import sys
 from collections import Counter
@@ -10,12 +10,15 @@ import click
 
 from attractor_server.cli.options import clear_errors, settings_options
 from attractor_server.config import Settings, load_settings
-from attractor_server.errors import ServerError
+from attractor_server.errors import ServerError, SettingsError
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.backends.base import Fault
-from attractor_server.storage.backends.opening import backend_of, inspect_store
+from attractor_server.storage.backends.opening import BACKENDS, backend_of, inspect_store
+from attractor_server.storage.backends.postgres_password import join_password, read_password
 from attractor_server.storage.backends.sqlite_backend import uri_of
 from attractor_server.storage.backends.sqlite_copy import ARTIFACTS
+from attractor_server.storage.moving import move as move_rows
+from attractor_server.storage.moving import move_artifacts as copy_artifacts
 from attractor_server.storage.verify import Found, find_faults, load_pages
 
 if TYPE_CHECKING:
@@ -79,6 +82,49 @@ def backup(target: Path, config: Path | None, **flags: str | None) -> None:
             click.echo(f"attractor: the copy in {target} is as damaged as its original: {faults} wrong", err=True)
             sys.exit(1)
         click.echo(f"{backend.label(settings.store_uri)} is copied to {target}, and verified there")
+
+
+@click.command()
+@click.argument("target")
+@settings_options("data_dir", "backend_store_uri", "backend_password_file", "artifact_store")
+@click.option("--target-password-file", type=click.Path(path_type=Path), help="File with the password of TARGET.")
+@click.option(
+    "--target-artifact-store",
+    metavar="VALUE",
+    help="Artifact store to which large pages and models are copied. Without it they stay where they are.",
+)
+def move(
+    target: str,
+    config: Path | None,
+    target_password_file: Path | None,
+    target_artifact_store: str | None,
+    **flags: str | None,
+) -> None:
+    """Copy all that is kept into the empty store TARGET, a folder or postgresql://USER@HOST/DATABASE, and verify it.
+
+    No server may run with either. Nothing is lost on the way: settings, snapshots, ids, and what was answered to calls
+    that may be repeated. Afterwards serve TARGET, and no longer the store that it came from, which is left as it was.
+    """
+    with clear_errors(damage_status=1):
+        settings = load_settings({name: value for name, value in flags.items() if value is not None}, config)
+        named = any(target.startswith(f"{scheme}:") for scheme in BACKENDS)
+        there = target if named else uri_of(Path(target).resolve())
+        there = join_password(there, read_password(target_password_file))
+        artifacts = None if settings.artifacts is None else Artifacts(settings.artifacts, make=False)
+        if target_artifact_store is not None:
+            if artifacts is None:
+                raise SettingsError("target_artifact_store: expected --artifact-store as well, where they are now")
+            moved = Artifacts(load_settings({"artifact_store": target_artifact_store}).artifacts or "")
+            copy_artifacts(settings.store_uri, artifacts, moved)
+            artifacts = moved
+        move_rows(settings.store_uri, there)
+        seen: Counter[str] = Counter()
+        with inspect_store(there) as view:
+            faults = _print_faults(find_faults(view, seen, artifacts))
+        read = ", ".join(f"{seen[what]} {what}" for what in ("memories", "pages", "entries", "images"))
+        click.echo(f"{read} are in {backend_of(there).label(there)} now; {faults or 'nothing'} wrong there")
+        if faults:
+            sys.exit(1)
 
 
 def _print_faults(faults: Iterator[Fault]) -> int:

@@ -66,6 +66,7 @@ def spec_of(settings: Settings) -> ShardSpec:
         log_format=settings.log_format,
         check_banks=settings.check_banks,
         identities=settings.identities and settings.identities.absolute(),
+        quotas=settings.quotas and settings.quotas.absolute(),
         audit_log=settings.audit_log and settings.audit_log.absolute(),
         transport=Transport(age_s=settings.connection_age_s),
         tls=tls_files_of(settings),

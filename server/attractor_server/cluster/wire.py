@@ -26,7 +26,7 @@ VERSION: Final = 1
 Message: TypeAlias = Mapping[str, Any]
 """Plain values by the names of fields, and the version under that name"""
 
-_PATHS = ("models", "artifacts", "password_file", "log_file", "identities", "audit_log")
+_PATHS = ("models", "artifacts", "password_file", "log_file", "identities", "quotas", "audit_log")
 
 _TLS_PATHS = ("certificate", "key", "client_ca", "ca")
 

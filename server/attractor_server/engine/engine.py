@@ -13,6 +13,7 @@ from attractor_server.engine.operations.draft import delete_in_parts
 from attractor_server.engine.operations.erase import erase
 from attractor_server.engine.operations.query import query, recognize
 from attractor_server.engine.operations.restore import find_repeats, restore_memories
+from attractor_server.engine.operations.search import search
 from attractor_server.engine.operations.store import store
 from attractor_server.engine.operations.tasks import TaskRunner
 from attractor_server.engine.pages.kept_views import KeptViews, view_bytes
@@ -36,6 +37,7 @@ PROGRAMS: Mapping[Operation, Callable[[ModelState, Sequence[MemoryBatch]], Resul
     Operation.ERASE: erase,
     Operation.QUERY: query,
     Operation.RECOGNIZE: recognize,
+    Operation.SEARCH: search,
 }
 
 

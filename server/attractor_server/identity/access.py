@@ -10,7 +10,7 @@ from attractor_server.errors import NotAllowed, ServerError, Unauthenticated, Un
 from attractor_server.identity.audit import CallAudit
 from attractor_server.identity.grants import Grants, Role
 from attractor_server.identity.identities import Identities
-from attractor_server.identity.principal import Principal
+from attractor_server.identity.principal import ANONYMOUS, Principal
 
 DRAIN_BEFORE_S: Final = 10.0
 """Time before the end of a proof in which a session is asked to begin anew with another one"""
@@ -91,6 +91,12 @@ class Access:
     def scope(self, client_id: str) -> str:
         """Return the client id under which the caller's numbers are kept."""
         return client_id if self.principal is None else self.principal.scope(client_id)
+
+    def share(self, origin: tuple[str, int]) -> tuple[str, int]:
+        """Return whose part of the server a call takes: the identity's, wherever it calls from, or the address's."""
+        if self.principal is None or self.principal.source == ANONYMOUS:
+            return origin
+        return str(self.principal), origin[1]
 
     async def wait_for_drain(self) -> None:
         """Wait until the caller should begin anew with another proof; for ever where that is near or never comes."""

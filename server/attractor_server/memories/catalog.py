@@ -3,12 +3,15 @@
 import bisect
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from attractor_server.errors import Conflict, MemoryNotFound, OtherSettings
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.settings import MemorySettings
+
+_AFTER_ALL = "\x7f"
+"""Comes after each character of a name"""
 
 
 class Catalog:
@@ -102,8 +105,25 @@ class Catalog:
         self._names = [name for name in self._names if name in self._records] if moved else self._names
         return moved
 
-    def page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
-        """Return up to `size` memories with that prefix and names beyond `after`, in the order of names."""
+    def _flat_names(self, after: str) -> Iterator[str]:
+        """Yield names without a slash beyond `after`; each namespace between them is passed over at once."""
+        at = bisect.bisect_right(self._names, after)
+        while at < len(self._names):
+            namespace, slash, _ = self._names[at].partition("/")
+            if slash:
+                at = bisect.bisect_right(self._names, f"{namespace}/{_AFTER_ALL}", lo=at)
+            else:
+                yield namespace
+                at += 1
+
+    def page(self, *, prefix: str, after: str, size: int, flat: bool = False) -> Sequence[MemoryRecord]:
+        """Return up to `size` memories with that prefix and names beyond `after`, in the order of names.
+
+        Where `flat`, of those whose names have no slash.
+        """
+        if flat:
+            found = (name for name in self._flat_names(after) if name.startswith(prefix))
+            return [self._records[name] for name in islice(found, size)]
         start = max(bisect.bisect_left(self._names, prefix), bisect.bisect_right(self._names, after))
         names = self._names[start : start + size]
         return [self._records[name] for name in names if name.startswith(prefix)]

@@ -1,7 +1,19 @@
 """Names of memories."""
 
+from functools import lru_cache
+
 from attractor_proto.names import NAME_LIMIT, is_valid_name
 from attractor_server.errors import InvalidRequest
+
+NAMES_LIMIT = 16_384
+"""Names whose namespaces are cached: each is asked for several times with every request"""
+
+
+@lru_cache(maxsize=NAMES_LIMIT)
+def namespace_of(name: str) -> str:
+    """Return the part of a memory's name before the first `/`; names without one share the namespace ""."""
+    head, slash, _ = name.partition("/")
+    return head if slash else ""
 
 
 def check_name(name: str, *, field: str = "name") -> None:

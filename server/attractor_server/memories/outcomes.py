@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attractor_server.errors import Cancelled, ServerError, forget_frames
 from attractor_server.memories.records import Item, Snapshot, StoredMemory
+from attractor_server.memories.search import Found
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -119,7 +120,7 @@ class Unfinished:
     """A part of the job was done; it goes on when others had their turn."""
 
 
-Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Deleted | TaskDone | Unfinished
+Outcome: TypeAlias = Stored | Erased | Recalled | Recognized | Found | Deleted | TaskDone | Unfinished
 
 OutcomeFuture: TypeAlias = asyncio.Future[Outcome]
 

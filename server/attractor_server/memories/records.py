@@ -34,6 +34,8 @@ class Item:
     """When it is erased"""
     ttl_s: float = 0.0
     """In a store: seconds until it is erased; 0 for never"""
+    text: str = ""
+    """Its words are what it is found by, beside its pattern"""
 
 
 NOTHING = Item()

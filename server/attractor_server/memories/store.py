@@ -1,6 +1,6 @@
 """The backend store, as the rest of the server knows it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from attractor_server.memories.items import ItemPart, ItemPlace, ItemQuery, KeptItem
@@ -58,6 +58,12 @@ class MemoryStore(Protocol):
 
     def count_items(self, memory: int) -> int:
         """Return how many patterns and items without one a memory has."""
+
+    def grade_texts(self, memory: int, words: str) -> Mapping[ItemPlace, float]:
+        """Return how well the texts of a memory fit some words, of those that have any of them."""
+
+    def find_at(self, memory: int, places: Sequence[ItemPlace]) -> Sequence[KeptItem]:
+        """Return the items of a memory at these places, as far as they are there, in the order of storing."""
 
     def begin_delete(self, memory: int, *, call: Call | None = None) -> bool:
         """Forget a memory; return True if it is large, out of reach from now on, and to be shortened.

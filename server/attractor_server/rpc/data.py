@@ -10,6 +10,7 @@ from attractor_proto.v1 import memory_data_pb2_grpc as rpc
 from attractor_server.errors import Draining, Exhausted, Expired, InvalidRequest, Violation, quote
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import Erased, Outcome, OutcomeFuture, Recalled, Recognized, Stored
 from attractor_server.recorder import RequestTrace
 from attractor_server.rpc import codec
@@ -152,7 +153,7 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         self, operation: Operation, memory: str, tensors: Sequence[pb.Tensor], context: Context
     ) -> _UnaryRequest:
         """Decode a request and refuse here whatever can be refused at once, before a write is numbered."""
-        origin = await self._peers.fellows.read_origin(context)
+        origin = await self._peers.fellows.read_share(context)
         record = await self._shard.memories.get(memory)
         model = self._shard.model(record.model)
         get_facts(context).model = model.name
@@ -172,6 +173,12 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         return _UnaryRequest(record, model, patterns, deadline_s, origin, get_facts(context).trace)
 
     async def _answer(self, job: Job) -> Outcome:
+        try:
+            self._shard.check_quota(job)
+            self._shard.rates.check(namespace_of(job.memory.name), patterns=job.size)
+        except Exhausted as error:
+            job.fail(error)
+            raise
         self._shard.batcher.offer(job)
         return await self._wait(job.future, job)
 

@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,8 +20,6 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 STATUS_KEY = "grpc-status-details-bin"
 
-_RETRY_AFTER_S = 0.1
-
 
 class ForwardedError(Exception):
     """The error of another shard, passed on as it came."""
@@ -37,7 +36,9 @@ def encode_status(error: BaseException) -> status_pb2.Status:
     if error.told != error.message:
         _log_once(error)
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.told)
-    known = {"route": error.route} if isinstance(error, MovedAway) else {}
+    known: Mapping[str, str] = {"route": error.route} if isinstance(error, MovedAway) else {}
+    if isinstance(error, Exhausted):
+        known = error.facts
     _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=known))
     if isinstance(error, InvalidRequest):
         violations = [
@@ -47,7 +48,7 @@ def encode_status(error: BaseException) -> status_pb2.Status:
         _attach(status, error_details_pb2.BadRequest(field_violations=violations))
     if isinstance(error, Exhausted):
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMicroseconds(int(_RETRY_AFTER_S * 1e6))
+        retry.retry_delay.FromMicroseconds(int(error.retry_s * 1e6))
         _attach(status, retry)
     return status
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from attractor_server.errors import ServerError, Unavailable
 from attractor_server.identity.principal import FELLOW, Principal, pack_principal, unpack_principal
-from attractor_server.rpc.context import FORWARDED, Context, get_address, read_bytes, read_metadata
+from attractor_server.rpc.context import FORWARDED, Context, get_access, get_address, read_bytes, read_metadata
 from attractor_server.scheduling.jobs import Origin
 from attractor_server.shard.shard import Shard
 
@@ -73,6 +73,10 @@ class Fellows:
             address, _, number = named.rpartition(" ")
             return address, int(number)
         return get_address(context, self.callers), session
+
+    async def read_share(self, context: Context) -> Origin:
+        """Return whose part of the server this call takes."""
+        return get_access(context).share(await self.read_origin(context))
 
     async def is_own_call(self, context: Context) -> bool:
         """Return whether a fellow shard calls for itself, not for a client."""

@@ -56,6 +56,8 @@ class HandleTable:
         """Handles whose memories are looked up in the store, many at a time"""
         self.upstreams: list[ForwardedSession] = []
         """One for each owner; of an owner that drains the old one too, until it has answered"""
+        self._counted: dict[int, str] = {}
+        """Names of memories of this shard, by handles that are counted"""
 
     async def open(self, frame: pb.Open, tasks: TaskGroup) -> None:
         """Begin to bind a handle; its answer follows."""
@@ -78,6 +80,12 @@ class HandleTable:
             return
         if len(self.opening) >= OPENING_LIMIT:
             await self.wait_for_all()
+        try:
+            self._shard.occupancy.open(self._client, frame.memory)
+        except ServerError as error:
+            self._answers.put(PendingResponse(error, frame.request_id))
+            return
+        self._counted[frame.handle] = frame.memory
         self.opening[frame.handle] = anyio.Event()
         tasks.start_soon(self._open_here, frame)
 
@@ -95,6 +103,7 @@ class HandleTable:
         """Unbind a handle."""
         await self.wait_for(frame.handle)
         bound = self.bound.pop(frame.handle, None)
+        self._count_off(frame.handle)
         if isinstance(bound, ForwardedSession) and not bound.lost:
             await bound.send(pb.SessionRequest(close=frame))
 
@@ -103,6 +112,7 @@ class HandleTable:
             await self._shard.wait_for_arrival(frame.memory)
             record = self.bound[frame.handle] = await self._shard.memories.get(frame.memory)
         except Exception as error:
+            self._count_off(frame.handle)
             self._answers.put(PendingResponse(to_server_error(error, "an open"), frame.request_id))
             return
         finally:
@@ -127,6 +137,19 @@ class HandleTable:
         self.upstreams.append(upstream)
         tasks.start_soon(upstream.run)
         return upstream
+
+    def leave(self) -> None:
+        """Count the handles of this session no more."""
+        for handle in list(self._counted):
+            self._count_off(handle)
+
+    def _count_off(self, handle: int) -> None:
+        if (name := self._counted.pop(handle, None)) is not None:
+            self._shard.occupancy.close(self._client, name)
+
+    @property
+    def _client(self) -> str:
+        return self._access.scope(self._hello.client_id)
 
     def _unbind(self, handle: int) -> None:
         self.bound.pop(handle, None)

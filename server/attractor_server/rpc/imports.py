@@ -14,7 +14,7 @@ from attractor_server.identity.access import Access
 from attractor_server.identity.grants import Role
 from attractor_server.memories.items import LOOSE_PAGES, SHELF_ITEMS
 from attractor_server.memories.model_card import ModelCard
-from attractor_server.memories.names import check_name
+from attractor_server.memories.names import check_name, namespace_of
 from attractor_server.memories.records import Call, Change, Entry, Floats, Image, StoredMemory
 from attractor_server.memories.settings import MemorySettings
 from attractor_server.memories.store import LEFTOVER_PAGES
@@ -138,6 +138,7 @@ class Importing:
         self._name = name or memory.name
         check_name(self._name)
         self._access.check(self._name, Role.WRITE, field="name" if name else "piece.head.memory.name")
+        self._shard.rates.check(namespace_of(self._name), requests=1)
         model = next((one for one in self._shard.models.values() if one.digest == memory.model_digest), None)
         if model is None:
             raise ModelGone(

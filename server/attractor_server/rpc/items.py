@@ -134,7 +134,7 @@ class ItemsServicer(rpc.ItemsServicer):
             expected = f"expected seconds, at most {TTL_LIMIT_S:g}, or 0 (they stay)"
             raise InvalidRequest.of("ttl_s", f"saw {request.ttl_s:g}; {expected}")
         record = await self._find(request.name)
-        origin, count = await self._peers.fellows.read_origin(context), 0
+        origin, count = await self._peers.fellows.read_share(context), 0
         expires_s = time.time() + request.ttl_s if request.ttl_s else None
         for part in _split(request.ids):
             outcome = await self._queue(Job.perform(record, Touch(part, expires_s), origin=origin))
@@ -155,7 +155,7 @@ class ItemsServicer(rpc.ItemsServicer):
         """Erase and put items in the memory's order of requests."""
         call = read_call(request, kind, request.name, get_access(context))
         record = await self._find(request.name)
-        origin = await self._peers.fellows.read_origin(context)
+        origin = await self._peers.fellows.read_share(context)
         outcome = await self._queue(
             Job.edit_items(record, chosen, put, on_conflict=on_conflict, call=call, origin=origin)
         )

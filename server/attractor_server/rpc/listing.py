@@ -8,12 +8,6 @@ from attractor_server.identity.grants import Grants, Role
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.shard.directory import MemoryDirectory
 
-_AFTER_ALL = "\x7f"
-"""Comes after each character of a name"""
-
-_FIRST_LOOK = 16
-"""Memories that are looked at behind a namespace, of which all may be of the next one"""
-
 
 async def list_readable(
     memories: MemoryDirectory, access: Access, *, prefix: str, after: str, size: int
@@ -30,7 +24,7 @@ async def list_readable(
             found = await memories.list_page(prefix=name, after=after, size=1)
             pages.append([record for record in found if record.name == name])
     if access.grants.flat >= Role.READ:
-        pages.append(await _list_flat(memories, prefix=prefix, after=after, size=size))
+        pages.append(await memories.list_page(prefix=prefix, after=after, size=size, flat=True))
     return list(_take(heapq.merge(*pages, key=lambda record: record.name), size))
 
 
@@ -41,25 +35,6 @@ def _narrow(grants: Grants, prefix: str) -> Iterable[str]:
         return [prefix]
     parts = sorted(one for one in granted if one.startswith(prefix))
     return [one for one in parts if not any(one != other and one.startswith(other) for other in parts)]
-
-
-async def _list_flat(memories: MemoryDirectory, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
-    """Return memories whose names have no slash; each namespace between them is passed over at once."""
-    found: list[MemoryRecord] = []
-    at_once = _FIRST_LOOK
-    while len(found) < size and "/" not in prefix:
-        page = await memories.list_page(prefix=prefix, after=after, size=at_once)
-        if not page:
-            break
-        at_once = min(2 * at_once, size)
-        for record in page:
-            namespace, slash, _ = record.name.partition("/")
-            if slash:
-                after, at_once = f"{namespace}/{_AFTER_ALL}", _FIRST_LOOK
-                break
-            found.append(record)
-            after = record.name
-    return found[:size]
 
 
 def _take(records: Iterator[MemoryRecord], size: int) -> Iterator[MemoryRecord]:

@@ -72,7 +72,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
     @owner_answers(rpc.MemoriesStub)
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: D102, N802
         name, call = request.name, read_call(request, "Delete", request.name, get_access(context))
-        origin = await self._peers.fellows.read_origin(context)
+        origin = await self._peers.fellows.read_share(context)
         try:
             await self._delete(name, call, origin)
         except MemoryNotFound:
@@ -91,7 +91,7 @@ class MemoriesServicer(rpc.MemoriesServicer):
         access = get_access(context)
         read_call(request, "DeletePrefix", request.prefix, access)  # or refuse it before anything is done
         origin = await self._peers.fellows.read_origin(context)
-        deleted = await self._delete_own(request, origin, access)
+        deleted = await self._delete_own(request, access.share(origin), access)
         if not is_forwarded(context):
             metadata = await self._peers.fellows.make_metadata(origin, access.principal)
             answers = await self._ask_others(

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, TypeVar
 
 from google.protobuf import timestamp_pb2
 
-from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES
+from attractor_proto.names import ITEM_ID_LIMIT, PAYLOAD_LIMIT_BYTES, TEXT_LIMIT_BYTES
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_server.errors import InvalidRequest, Violation, quote
 from attractor_server.memories.memory import MemoryRecord
@@ -191,7 +191,7 @@ def encode_items(items: Iterable[Item]) -> Iterable[pb.Item]:
 
 
 def _encode_item(item: Item) -> pb.Item:
-    message = pb.Item(id=item.id, json=item.json)
+    message = pb.Item(id=item.id, json=item.json, text=item.text)
     if item.payload or item.empty:
         message.payload = item.payload
     if item.created_s:
@@ -208,6 +208,7 @@ def _read_item(message: pb.Item, where: str, *, timed: bool) -> Item:
     if len(message.payload) > PAYLOAD_LIMIT_BYTES:
         seen = f"saw {len(message.payload)} bytes"
         raise InvalidRequest.of(f"{where}.payload", f"{seen}; expected at most {PAYLOAD_LIMIT_BYTES}")
+    check_words(message.text, f"{where}.text")
     if message.json:
         _check_json(message.payload, where)
     if not 0 <= message.ttl_s <= TTL_LIMIT_S:
@@ -215,16 +216,27 @@ def _read_item(message: pb.Item, where: str, *, timed: bool) -> Item:
         raise InvalidRequest.of(f"{where}.ttl_s", f"saw {message.ttl_s:g}; {expected}")
     times = _read_times(message, where, timed=timed)
     empty = message.HasField("payload") and not message.payload
-    if not (message.id or message.payload or message.json or message.ttl_s or empty or times):
+    if not (message.id or message.payload or message.json or message.ttl_s or empty or times or message.text):
         return NOTHING
     return Item(
         id=message.id,
         payload=message.payload,
         json=message.json,
         empty=empty,
+        text=message.text,
         ttl_s=0.0 if timed else message.ttl_s,
         **times,
     )
+
+
+def check_words(text: str, where: str) -> None:
+    """Refuse a text that is too long to be indexed.
+
+    Raises:
+        InvalidRequest: naming the field, the value seen and the value expected.
+    """
+    if len(text) > TEXT_LIMIT_BYTES or len(text.encode()) > TEXT_LIMIT_BYTES:
+        raise InvalidRequest.of(where, f"saw {len(text.encode())} bytes; expected at most {TEXT_LIMIT_BYTES}")
 
 
 class _Times(TypedDict, total=False):

@@ -13,6 +13,7 @@ from grpc import aio
 from attractor_proto.names import MESSAGE_LIMIT_BYTES, ROUTE_KEY
 from attractor_proto.traces import TRACE_KEY, format_trace
 from attractor_server.errors import OwnerUnreachable
+from attractor_server.memories.names import namespace_of
 from attractor_server.recorder import SILENT, Recorder
 from attractor_server.rpc.context import Context, get_access, get_facts, is_forwarded, read_trace
 from attractor_server.rpc.credentials import open_channel
@@ -191,6 +192,7 @@ def owner_answers(
                 call = getattr(stub(self._peers.channel(peer)), method.__name__)
                 forwarded: Answer = await self._peers.forward(call, request, context, peer)
                 return forwarded
+            self._shard.rates.check(namespace_of(getattr(request, field)), requests=1)
             return await method(self, request, context)
 
         return answer

@@ -74,6 +74,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "/attractor.v1.Items/Erase": _memory(Role.WRITE),
     "/attractor.v1.Items/Put": _memory(Role.WRITE, logged=False),
     "/attractor.v1.Items/Touch": _memory(Role.WRITE, logged=False),
+    "/attractor.v1.Search/Search": _memory(Role.READ, logged=False),
+    "/attractor.v1.Search/SearchPrefix": _ANYBODY,  # `search.py` leaves out what the caller may not read
     "/attractor.v1.Copies/Fork": _memory(Role.READ, target=Role.WRITE),
     "/attractor.v1.Copies/TakeSnapshot": _memory(Role.WRITE),
     "/attractor.v1.Copies/ListSnapshots": _memory(Role.READ, logged=False),

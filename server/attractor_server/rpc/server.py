@@ -29,6 +29,7 @@ from attractor_server.rpc.items import ItemsServicer
 from attractor_server.rpc.memories import ClusterServicer, MemoriesServicer, ModelsServicer
 from attractor_server.rpc.mixed_port import MixedPort
 from attractor_server.rpc.peers import Peers
+from attractor_server.rpc.search import SearchServicer
 from attractor_server.rpc.snapshots import CopiesServicer
 from attractor_server.shard.certificates import Certificates
 from attractor_server.shard.shard import Shard
@@ -180,6 +181,7 @@ def _add_services(server: aio.Server, shard: Shard, peers: Peers, state: health.
     memories_pb2_grpc.add_MemoriesServicer_to_server(MemoriesServicer(shard, peers), server)
     memory_copies_pb2_grpc.add_CopiesServicer_to_server(CopiesServicer(shard, peers), server)
     memory_items_pb2_grpc.add_ItemsServicer_to_server(ItemsServicer(shard, peers), server)
+    memory_items_pb2_grpc.add_SearchServicer_to_server(SearchServicer(shard, peers), server)
     memories_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(shard), server)
     memories_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(shard), server)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

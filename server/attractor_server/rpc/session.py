@@ -15,6 +15,7 @@ from attractor_server.errors import HandleNotOpen, InvalidRequest, MemoryNotFoun
 from attractor_server.fields import Layout
 from attractor_server.identity.grants import Role
 from attractor_server.memories.model_card import ModelCard
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import OutcomeFuture, outcome_of
 from attractor_server.rpc.context import Context, get_access, get_account, is_forwarded
 from attractor_server.rpc.dedup import number_job
@@ -22,9 +23,9 @@ from attractor_server.rpc.errors import to_server_error
 from attractor_server.rpc.forwarding import ForwardedSession
 from attractor_server.rpc.handles import HandleTable
 from attractor_server.rpc.handshake import receive_hello, welcome
-from attractor_server.rpc.long_lists import describe_count
 from attractor_server.rpc.operations import BY_REQUEST
 from attractor_server.rpc.peers import Peers
+from attractor_server.rpc.request_ids import check_count, check_ids
 from attractor_server.rpc.requests import FrameRequest, RequestFrame, make_jobs, read_frame
 from attractor_server.rpc.responses import Asked, PendingResponse, ResponseQueue
 from attractor_server.scheduling.jobs import Job, Origin
@@ -54,8 +55,8 @@ class Session:
             recorder=shard.recorder,
         )
         self._hello = pb.Hello()
-        self._origin = origin
         self._access = get_access(context)
+        self._origin = self._access.share(origin)
         self._handles = HandleTable(
             shard, peers, self._answers, self._hello, origin, self._access, forwarded=is_forwarded(context)
         )
@@ -102,6 +103,7 @@ class Session:
         finally:
             self._account.end = lambda: None
             self._shard.recorder.close_session(self._handles)
+            self._handles.leave()
             self._abandon()
         if fault is not None:
             raise fault
@@ -161,9 +163,10 @@ class Session:
             await asyncio.sleep(IDLE_S)  # also after what was decoded in vain: the next piece of it comes at once
 
     async def _request(self, ask: RequestFrame) -> None:
-        self._check_count(len(ask.columns.request_ids), ask.where)
+        check_count(len(ask.columns.request_ids), ask.where, limit=self._shard.limits.frame_patterns)
         ids = list(ask.columns.request_ids)
-        self._check_ids(ids, ask.where)
+        unanswered = (self._pending.keys(), *(upstream.unanswered for upstream in self._handles.upstreams))
+        check_ids(ids, ask.where, unanswered)
         try:
             rows = ask.split_rows(self._shard.limits.frame_patterns)
         except Exception as error:
@@ -263,7 +266,23 @@ class Session:
             partial(self._respond, request_id, job.weight, held_bytes, model, asked)
         )
         if first is None:
-            await self._shard.batcher.submit(job)
+            await self._submit_one(job)
+
+    async def _submit_one(self, job: Job) -> None:
+        """Queue the job once its namespace may have it, and there is room; fail it where that will not be."""
+        namespace, rates = namespace_of(job.memory.name), self._shard.rates
+        try:
+            self._shard.check_quota(job)
+            if not rates.is_free(namespace):
+                await rates.wait(namespace, patterns=job.size, deadline_s=job.deadline_s)
+                self._shard.check_here(job.memory)
+        except ServerError as error:
+            job.fail(error)
+            return
+        except asyncio.CancelledError:
+            job.withdraw()
+            raise
+        await self._shard.batcher.submit(job)
 
     def _respond(  # noqa: PLR0913 - a callback that is bound to its request
         self, request_id: int, weight: int, held_bytes: int, model: ModelCard, asked: Asked, answer: OutcomeFuture
@@ -275,38 +294,6 @@ class Session:
         asked = Asked(ask.operation.value)
         for request_id in request_ids:
             self._answers.put(PendingResponse(error, request_id, asked=asked))
-
-    def _check_count(self, count: int, where: str) -> None:
-        """Check the number of requests in a frame, before anything is done for each.
-
-        Raises:
-            InvalidRequest: there are none, or too many.
-        """
-        if not count:
-            raise InvalidRequest.of(f"{where}.request_ids", "saw no request in the frame; expected at least 1")
-        if count > (limit := self._shard.limits.frame_patterns):
-            raise InvalidRequest.of(
-                f"{where}.request_ids", f"saw {describe_count(count)} requests; expected at most {limit}"
-            )
-
-    def _check_ids(self, ids: Sequence[int], where: str) -> None:
-        """Check the ids of requests: with doubtful ones the client could not be told which of its requests failed.
-
-        Raises:
-            InvalidRequest: naming the ids.
-        """
-        if len(set(ids)) < len(ids):
-            raise InvalidRequest.of(f"{where}.request_ids", "saw the same id twice; expected each to be another")
-        if (taken := self._find_taken_id(ids)) is not None:
-            seen = f"saw {taken}, which is not answered yet"
-            raise InvalidRequest.of(f"{where}.request_ids", f"{seen}; expected ids that are free")
-
-    def _find_taken_id(self, ids: Sequence[int]) -> int | None:
-        """Return one of the ids that a request has which is not answered."""
-        for unanswered in (self._pending.keys(), *(upstream.unanswered for upstream in self._handles.upstreams)):
-            if not unanswered.isdisjoint(ids):
-                return next(i for i in ids if i in unanswered)
-        return None
 
 
 def _not_open_error(handle: int, ask: RequestFrame) -> HandleNotOpen:

@@ -14,7 +14,7 @@ from attractor_proto.v1.memories_pb2 import Memory
 from attractor_server.errors import Draining, InvalidRequest, ServerError, quote
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
-from attractor_server.memories.names import HIDDEN, check_name
+from attractor_server.memories.names import HIDDEN, check_name, namespace_of
 from attractor_server.memories.outcomes import TaskDone
 from attractor_server.memories.records import Call, Snapshot, StoredMemory
 from attractor_server.rpc.context import Context, get_access, get_account
@@ -104,6 +104,7 @@ class CopiesServicer(rpc.CopiesServicer):
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> None:  # type: ignore[override] # noqa: D102, N802
         name, tag, memories = request.name, f"{HIDDEN}{uuid.uuid4().hex}", self._shard.memories
+        self._shard.rates.check(namespace_of(name), requests=1)
         taking = asyncio.ensure_future(self._take_hidden(name, tag, context))
         try:
             await asyncio.shield(taking)
@@ -147,7 +148,7 @@ class CopiesServicer(rpc.CopiesServicer):
 
     async def _perform(self, record: MemoryRecord, task: Task, context: Context, call: Call | None = None) -> TaskDone:
         """Carry out a task in the memory's order of requests; it goes on where the caller goes away."""
-        origin = await self._peers.fellows.read_origin(context)
+        origin = await self._peers.fellows.read_share(context)
         if self._shard.draining.is_set():
             raise Draining("this shard is going away; try again in a moment")
         self._shard.check_here(record)

@@ -4,7 +4,8 @@ import asyncio
 from collections import OrderedDict, deque
 from typing import TypeAlias
 
-from attractor_server.scheduling.fairness import has_room, namespace_of
+from attractor_server.memories.names import namespace_of
+from attractor_server.scheduling.fairness import has_room
 from attractor_server.scheduling.jobs import Job
 from attractor_server.scheduling.queue import Queue
 

@@ -9,11 +9,11 @@ from typing import Protocol
 
 from attractor_server.errors import BankBroken, OwnerChanged, QueueFull, ServerError
 from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import Outcome, Unfinished
 from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.admission import Admission
 from attractor_server.scheduling.batch_size import CONTENTION_PART, BatchSizer, Contention, SliceCost
-from attractor_server.scheduling.fairness import namespace_of
 from attractor_server.scheduling.jobs import Job
 from attractor_server.scheduling.queue import Queue
 from attractor_server.scheduling.signal import Signal

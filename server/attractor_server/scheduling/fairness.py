@@ -8,11 +8,7 @@ that had to let a batch of another program pass. Here that is plain: it was serv
 import heapq
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
-
-NAMES_LIMIT = 16_384
-"""Names whose namespaces are cached: each is asked for several times with every request"""
 
 CREDIT_LIMIT = 64
 """Patterns that a namespace can be behind the others when it asks again: who asks for less than its share, a few at a
@@ -21,13 +17,6 @@ time, goes first with these"""
 LEAD_LIMIT = 4096
 """Patterns that a namespace can be ahead of the one served least: what it got while nobody else had work for the engine
 is not held against it for longer than that."""
-
-
-@lru_cache(maxsize=NAMES_LIMIT)
-def namespace_of(name: str) -> str:
-    """Return the part of a memory's name before the first `/`; names without one share the namespace ""."""
-    head, slash, _ = name.partition("/")
-    return head if slash else ""
 
 
 def has_room(weight: int, *, mine: int, free: int) -> bool:

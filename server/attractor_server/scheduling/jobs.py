@@ -12,6 +12,7 @@ from attractor_server.memories.items import ByFilter, ByIds, ItemChoice, OnConfl
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.outcomes import Booleans, Floats, Outcome, OutcomeFuture
 from attractor_server.memories.records import Call, Item
+from attractor_server.memories.search import SearchQuery
 from attractor_server.recorder import RequestTrace
 from attractor_server.scheduling.tasks import PART_PATTERNS, ForgetSnapshot, Rebuild, Restore, Task
 
@@ -26,6 +27,10 @@ COMPARED = 1024
 
 SCORED = 128
 """Kept patterns that take part in a pattern's answer in that time, about"""
+FILTERED = 8
+"""Payloads that a filter looks at in that time, about"""
+WORDS = 32
+"""Patterns that are read in the time in which words are looked for in the texts of a small memory, about"""
 SCANNED = 1 << 20
 """Cost of looking at all payloads of a memory, which is done in parts however few they are thought to be"""
 REWRITTEN = 8
@@ -39,12 +44,13 @@ class Operation(Enum):
     ERASE = "erase"
     QUERY = "query"
     RECOGNIZE = "recognize"
+    SEARCH = "search"
     DELETE = "delete"
     TASK = "task"
     EVICT = "evict"
 
     def __init__(self, name: str) -> None:
-        self.writes = name not in ("query", "recognize")
+        self.writes = name not in ("query", "recognize", "search")
         """Whether jobs behind it have to wait for its effect"""
 
 
@@ -75,6 +81,8 @@ class Job:
     """Kept patterns that a query also asks for, for each of its cues"""
     kept: bool | None = None
     """Whether kept patterns take part in the answer; None: as the memory is set"""
+    search: SearchQuery | None = None
+    """What a search asks for"""
     items: Sequence[Item] = ()
     """Items of a store's patterns, one for each; empty where none carries anything. Of an edit those that it puts"""
     on_conflict: OnConflict = "append"
@@ -257,6 +265,34 @@ class Job:
         )
 
     @classmethod
+    def find(  # noqa: PLR0913
+        cls,
+        memory: MemoryRecord,
+        values: Floats,
+        known: Booleans | None,
+        search: SearchQuery,
+        *,
+        steps: int,
+        layout: Layout | None = None,
+        deadline_s: float | None = None,
+        origin: Origin | None = None,
+    ) -> Self:
+        """Return a job that searches for what a cue (1, d) means, which is read with the model's own steps."""
+        return cls(
+            operation=Operation.SEARCH,
+            memory=memory,
+            future=asyncio.get_running_loop().create_future(),
+            values=values,
+            known=known if known is not None and known.any() else None,
+            search=search,
+            steps=steps,
+            own_steps=True,
+            layout=layout,
+            deadline_s=deadline_s,
+            origin=origin,
+        )
+
+    @classmethod
     def delete(
         cls,
         memory: MemoryRecord,
@@ -316,6 +352,11 @@ class Job:
             return len(self.chosen.ids) * max(1, self.memory.settings.page_patterns // REWRITTEN)
         if self.on_conflict == "replace":
             return self.weight * max(1, self.memory.settings.page_patterns // REWRITTEN)
+        if self.search is not None:
+            filtered = self.memory.patterns // FILTERED if self.search.filter.conditions else 0
+            scored = 2 * self.memory.patterns // SCORED  # by the posterior, and by the cue
+            graded = WORDS + self.memory.patterns // FILTERED if self.search.words else 0
+            return self.weight + pages * SEARCH + scored + filtered + graded + pages // LOOKS
         if self.operation not in (Operation.QUERY, Operation.RECOGNIZE, Operation.ERASE):
             return self.weight
         searches = self.matches or self.operation is Operation.ERASE

@@ -11,14 +11,13 @@ from typing import TypeAlias
 
 from attractor_server.errors import Expired
 from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.names import NAMES_LIMIT, namespace_of
 from attractor_server.scheduling.fairness import (
     CREDIT_LIMIT,
     LEAD_LIMIT,
-    NAMES_LIMIT,
     Account,
     Crowds,
     Ranking,
-    namespace_of,
 )
 from attractor_server.scheduling.jobs import Job, Operation, Origin
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 import anyio.to_thread
 
-from attractor_server.errors import ModelGone, NotKept, OwnerChanged
+from attractor_server.errors import ModelGone, NotKept, OwnerChanged, QuotaExceeded
 from attractor_server.memories.catalog import Catalog
 from attractor_server.memories.memory import MemoryRecord
 from attractor_server.memories.records import NewMemory, StoredMemory
@@ -110,7 +110,7 @@ class MemoryDirectory:
         self._digests = digests
         self._threads = anyio.CapacityLimiter(_WRITERS)
         if store is not None:
-            self._making = Coalescer(store.create, self._threads, limit=MADE_AT_A_TIME)
+            self._making = Coalescer(store.create_each, self._threads, limit=MADE_AT_A_TIME)
             self._finding = Coalescer(store.find_all, self._threads, limit=FOUND_AT_A_TIME)
         self._leaving: dict[str, anyio.Event] = {}
 
@@ -119,12 +119,15 @@ class MemoryDirectory:
 
         Raises:
             Conflict: the name is taken by a memory of another model, or with other settings.
+            QuotaExceeded: its namespace has as many as it may.
             StoreFailed: it could not be made.
         """
         await self._wait_for_removal(memory.name)
         if self._store is not None and memory.name not in self._catalog:
             with _check_ownership(self._store, memory.name):
                 made = await self._making.ask(memory)
+            if isinstance(made, QuotaExceeded):
+                raise made
             self._adopt(made)
         return self._catalog.create(
             memory.name, model=memory.model, model_digest=memory.model_digest, settings=memory.settings
@@ -199,13 +202,16 @@ class MemoryDirectory:
         """Memories at hand."""
         return len(self._catalog)
 
-    async def list_page(self, *, prefix: str, after: str, size: int) -> Sequence[MemoryRecord]:
-        """Return up to `size` memories with that prefix and names beyond `after`, in the order of names."""
+    async def list_page(self, *, prefix: str, after: str, size: int, flat: bool = False) -> Sequence[MemoryRecord]:
+        """Return up to `size` memories with that prefix and names beyond `after`, in the order of names.
+
+        Where `flat`, of those whose names have no slash.
+        """
         store = self._store
         if store is None:
-            return self._catalog.page(prefix=prefix, after=after, size=size)
+            return self._catalog.page(prefix=prefix, after=after, size=size, flat=flat)
         found = await anyio.to_thread.run_sync(
-            lambda: store.list_by_name(prefix=prefix, after=after, size=size), limiter=self._threads
+            lambda: store.list_by_name(prefix=prefix, after=after, size=size, flat=flat), limiter=self._threads
         )
         return [self._restore(one) for one in found]
 

@@ -20,6 +20,8 @@ from attractor_server.errors import (
 )
 from attractor_server.identity.audit import AuditLog
 from attractor_server.identity.identities import Identities
+from attractor_server.identity.quotas import Quotas
+from attractor_server.identity.rates import Rates
 from attractor_server.memories.catalog import Catalog
 from attractor_server.memories.memory import MemoryRecord, record_of
 from attractor_server.memories.model_card import ModelCard
@@ -27,11 +29,13 @@ from attractor_server.memories.names import check_name
 from attractor_server.memories.settings import RecallBy
 from attractor_server.recorder import SILENT, Recorder
 from attractor_server.scheduling.batcher import Batcher
-from attractor_server.scheduling.jobs import Operation
+from attractor_server.scheduling.jobs import Job, Operation
 from attractor_server.shard.budget import Budget
 from attractor_server.shard.directory import MemoryDirectory
+from attractor_server.shard.occupancy import Occupancy
 from attractor_server.shard.ownership import SlotOwnership
 from attractor_server.sharding.topology import ShardInfo, Topology
+from attractor_server.storage.accounts import Accounts
 from attractor_server.storage.memory_store import SqlMemoryStore
 
 ARRIVAL_S = 0.5
@@ -93,8 +97,19 @@ class Shard:
         self.identities: Identities | None = None
         """Who is known; None where everybody may do everything"""
         self.audit: AuditLog | None = None
+        self.accounts: Accounts | None = None if store is None else store.accounts
+        """Of what namespaces keep that have a quota"""
+        self.follow_quotas(Quotas())
         self.followed = 0
         """Epoch of the topology whose groups this shard has claimed, as far as they were free"""
+
+    def follow_quotas(self, quotas: Quotas) -> None:
+        """Let namespaces keep and ask for no more than that."""
+        self.rates = Rates(quotas, lambda: 1 if self._topology is None else len(self._topology.shards))
+        self.occupancy = Occupancy(quotas)
+        quotas.on_limit = self.recorder.record_limit
+        if self.accounts is not None:
+            self.accounts.quotas = quotas
 
     @property
     def topology(self) -> Topology:
@@ -196,6 +211,17 @@ class Shard:
                 f"model {model.name} cannot pull known entries towards the cue; hold them, "
                 "or use a model that does (its `pulls` is true)"
             )
+
+    def check_quota(self, job: Job) -> None:
+        """Refuse a store that its namespace had no room for a moment ago, before it is computed.
+
+        Raises:
+            QuotaExceeded: so it was.
+        """
+        grows = job.operation is Operation.STORE and job.on_conflict == "append" and not job.looks_back
+        if self.accounts is None or not grows or job.memory.settings.when_full == "forget" or job.values is None:
+            return
+        self.accounts.check_known(job.memory.name, items=job.size, size_bytes=job.values.nbytes)
 
     def check_kept(self, field: str) -> None:
         """Refuse what needs patterns that are kept, if a field asks for it.

@@ -107,6 +107,8 @@ class ShardSpec:
     """Time for which a shard that does not reach the store answers from what it has"""
     identities: Path | None = None
     """File of who may call, read where the shard runs; None: everybody may do everything"""
+    quotas: Path | None = None
+    """File of what namespaces may keep and ask for, read where the shard runs; None: as much as there is room"""
     audit_log: Path | None = None
     """File of who did what, where the shard runs"""
     transport: Transport = field(default_factory=Transport)

@@ -51,6 +51,10 @@ class Store(Protocol):
     def claiming(self) -> str:
         """Ends a SELECT in a transaction that will change these rows, and waits for others that would."""
 
+    @property
+    def finding_words(self) -> str:
+        """SELECT of where the texts of a memory have a word, by that word as the index has it, and the memory."""
+
     def transaction(self, *, reserved: bool = False) -> AbstractContextManager[Cursor]:
         """Apply everything in the block, or nothing; it is on the disk when the block has ended.
 

@@ -24,7 +24,7 @@ def find_items(store: Store, memory: int, ids: Sequence[str]) -> Sequence[KeptIt
         places = [place for _, place in item_rows.find(cursor, memory, ids)]
         pages = {place.page: page_rows.next_entries(cursor, memory, place.page) for place in places}
     wanted, now_s = set(places), time.time()
-    kept = chain.from_iterable(_items_of(found[0], found[1]) for found in pages.values() if found is not None)
+    kept = chain.from_iterable(keep_items(found[0], found[1]) for found in pages.values() if found is not None)
     return [one for one in kept if one.place in wanted and not is_expired(one.item, now_s)]
 
 
@@ -44,7 +44,7 @@ def list_items(store: Store, memory: int, query: ItemQuery, after: ItemPlace | N
             page = page_rows.next_entries(cursor, memory, number, backwards=backwards)
         if page is None:
             return ItemPart(found, None, looked)
-        kept = list(_items_of(*page))
+        kept = list(keep_items(*page))
         if any(one.place.version == seen.version for one in kept) and page[0] == seen.page:
             # A page that was written anew since has none of that version, and is begun again.
             kept = [one for one in kept if (one.place < seen if backwards else one.place > seen)]
@@ -63,7 +63,8 @@ def list_items(store: Store, memory: int, query: ItemQuery, after: ItemPlace | N
             return ItemPart(found, seen, looked)
 
 
-def _items_of(number: int, entries: Sequence[Entry]) -> Iterator[KeptItem]:
+def keep_items(number: int, entries: Sequence[Entry]) -> Iterator[KeptItem]:
+    """Yield the items of a page with their places and values."""
     for entry in entries:
         items = entry.items or [NOTHING] * len(entry.values)
         for row, (item, values) in enumerate(zip(items, entry.values, strict=True)):

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attractor_server.errors import StoreDamaged
 from attractor_server.memories.items import ItemPart, ItemPlace, ItemQuery, KeptItem
 from attractor_server.memories.records import Call, Done, Entry, Snapshot, StoredMemory, StoredPage, WriteAck
 from attractor_server.recorder import SILENT, Recorder
-from attractor_server.storage import item_reader
+from attractor_server.storage import item_reader, word_reader
 from attractor_server.storage.artifacts import Artifacts
 from attractor_server.storage.database import Store
 from attractor_server.storage.offload import load_image
@@ -46,10 +46,13 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return [memory_rows.find(cursor, name) for name in names]
 
-    def list_by_name(self, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
-        """Return up to `size` memories with that prefix and names beyond `after`, by name; without their write acks."""
+    def list_by_name(self, *, prefix: str, after: str, size: int, flat: bool = False) -> Sequence[StoredMemory]:
+        """Return up to `size` memories with that prefix and names beyond `after`, by name; without their write acks.
+
+        Where `flat`, of those whose names have no slash.
+        """
         with self._store.read() as cursor:
-            return memory_rows.list_by_name(cursor, prefix=prefix, after=after, size=size)
+            return memory_rows.list_by_name(cursor, prefix=prefix, after=after, size=size, flat=flat)
 
     def models(self) -> Sequence[tuple[str, str]]:
         """Return names and digests of the models that memories are of."""
@@ -141,6 +144,14 @@ class SqlMemoryReader:
         with self._store.read() as cursor:
             return page_rows.count_all(cursor, memory)
 
+    def grade_texts(self, memory: int, words: str) -> Mapping[ItemPlace, float]:
+        """Return how well the texts of a memory fit some words, of those that have any of them."""
+        return word_reader.grade(self._store, memory, words)
+
+    def find_at(self, memory: int, places: Sequence[ItemPlace]) -> Sequence[KeptItem]:
+        """Return the items of a memory at these places, as far as they are there, in the order of storing."""
+        return word_reader.find_at(self._store, memory, places)
+
     def _without_image(self, memory: int, number: int, damage: StoreDamaged) -> StoredPage:
         self._recorder.record_damaged_image()
         with self._store.read() as cursor:
@@ -150,7 +161,7 @@ class SqlMemoryReader:
         logger.warning(
             "memory %r, page %d is written anew from its patterns whenever it is needed, until the memory is rebuilt: "
             "%s",
-            *names,
+            *names.values(),
             number,
             damage.message,
         )

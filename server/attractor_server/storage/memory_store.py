@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 
-from attractor_server.errors import StoreFailed
+from attractor_server.errors import QuotaExceeded
 from attractor_server.memories.records import Call, Change, Done, NewMemory, Snapshot, StoredMemory
 from attractor_server.memories.store import LEFTOVER_PAGES
 from attractor_server.recorder import SILENT, Recorder
+from attractor_server.storage.accounts import Accounts
 from attractor_server.storage.artifacts import Artifacts
+from attractor_server.storage.changes import Changes
 from attractor_server.storage.claims import Claims, claim_all
 from attractor_server.storage.database import Cursor, Store
 from attractor_server.storage.memory_reader import SqlMemoryReader
@@ -21,6 +22,7 @@ from attractor_server.storage.tables import imports as import_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
 from attractor_server.storage.tables import snapshots as snapshot_rows
+from attractor_server.storage.tables.usage import Usage
 
 PARTS_LIMIT = 64
 """Pages and snapshots that are deleted together"""
@@ -50,6 +52,9 @@ class SqlMemoryStore(SqlMemoryReader):
         """
         super().__init__(store, artifacts=artifacts, recorder=recorder)
         self.ownership = ownership or claim_all(store, "shard-0")
+        self.accounts = Accounts(store.claiming)
+        """Of what namespaces keep that have a quota"""
+        self._change = Changes(store, self.ownership, self.accounts, recorder).run
 
     def create(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory]:
         """Return the memories of those names, made now where there is none."""
@@ -59,6 +64,16 @@ class SqlMemoryStore(SqlMemoryReader):
                 memory_rows.make(cursor, memory, now_s=now_s)
             found = [memory_rows.find(cursor, memory.name) for memory in memories]
         return [memory for memory in found if memory is not None]
+
+    def create_each(self, memories: Sequence[NewMemory]) -> Sequence[StoredMemory | QuotaExceeded]:
+        """Return the memories of those names; in the place of each that its namespace may not have, why."""
+        try:
+            return self.create(memories)
+        except QuotaExceeded as error:
+            if len(memories) == 1:
+                return [error]
+            half = len(memories) // 2
+            return [*self.create_each(memories[:half]), *self.create_each(memories[half:])]
 
     def secret(self) -> str:
         """Return the secret that only those know who can read the store."""
@@ -91,7 +106,9 @@ class SqlMemoryStore(SqlMemoryReader):
         started_s = perf_counter()
         now_s, changes = time.time(), offload_images(changes, self._artifacts)
         reserved = all(change.erases for change in changes)
-        with self._change(memories=[change.memory for change in changes], reserved=reserved) as cursor:
+        places = [(one.memory, number) for one in changes for number in (*one.pages, *one.emptied, *one.dropped)]
+        changed = [change.memory for change in changes]
+        with self._change(memories=changed, pages=dict.fromkeys(places), reserved=reserved) as cursor:
             for apart in memory_rows.split_by_memory(changes):
                 there = memory_rows.update_counts(cursor, apart, now_s=now_s)
                 page_rows.apply(cursor, there)
@@ -116,7 +133,7 @@ class SqlMemoryStore(SqlMemoryReader):
             NameTaken: by another memory.
             SnapshotNotFound: there is no snapshot with that tag.
         """
-        with self._change(memories=[memory]) as cursor:
+        with self._change(memories=[memory], made=name) as cursor:
             made = snapshot_rows.fork(cursor, memory, name, tag=tag, now_s=time.time())
             call_rows.note(cursor, call, Done(made.version, made.patterns), now_s=time.time())
         return made
@@ -217,6 +234,8 @@ class SqlMemoryStore(SqlMemoryReader):
     def begin_import(self, memory: StoredMemory) -> int:
         """Begin a draft: a memory like that one, which nobody reaches and which has no pages yet. Return its number."""
         with self._change() as cursor:
+            if not memory.id:
+                self.accounts.expect(cursor, memory.name, Usage(memories=1, items=memory.patterns))
             return import_rows.begin(cursor, memory, now_s=time.time())
 
     def add_pages(self, change: Change) -> None:
@@ -232,7 +251,7 @@ class SqlMemoryStore(SqlMemoryReader):
         Raises:
             NameTaken: by another memory.
         """
-        with self._change() as cursor:
+        with self._change(made=name) as cursor:
             if call_rows.find(cursor, call) is not None and (before := memory_rows.find(cursor, name)) is not None:
                 import_rows.abandon(cursor, memory, now_s=time.time())
                 return before
@@ -270,7 +289,7 @@ class SqlMemoryStore(SqlMemoryReader):
 
     def touch_items(self, memory: int, ids: Sequence[str], expires_s: float | None) -> Sequence[int]:
         """Give the items with these ids another end, or none; return the pages that each of them is in."""
-        with self._change(memories=[memory]) as cursor:
+        with self._change(memories=[memory], counted=False) as cursor:
             memory_rows.renew(cursor, memory, now_s=time.time())
             return page_rows.touch(cursor, memory, ids, expires_s)
 
@@ -301,16 +320,3 @@ class SqlMemoryStore(SqlMemoryReader):
         while self.shorten(memory, pages=PAGES_LIMIT):
             pass
         self.forget_unreached(memory)
-
-    @contextmanager
-    def _change(
-        self, *, names: Sequence[str] = (), memories: Sequence[int] = (), reserved: bool = False
-    ) -> Iterator[Cursor]:
-        """Run a transaction of the shard that owns the memories with these names, and those with these ids."""
-        try:
-            with self._store.transaction(reserved=reserved) as cursor:
-                self.ownership.check(cursor, [*names, *memory_rows.names_of(cursor, memories)])
-                yield cursor
-        except StoreFailed:
-            self._recorder.record_store_failure()
-            raise

@@ -13,8 +13,9 @@ from attractor_server.memories.records import checksum
 from attractor_server.sharding.slots import GROUPS
 from attractor_server.storage.database import Cursor
 from attractor_server.storage.tables import items as item_rows
+from attractor_server.storage.text_schema import add_texts, text_tables
 
-FORMAT = 5
+FORMAT = 6
 
 _TABLES = """
 CREATE TABLE memories (
@@ -83,6 +84,8 @@ CREATE TABLE entries (
 
 {items}
 
+{texts}
+
 -- What each client was told about its numbered stores and erases.
 CREATE TABLE answers (
     memory {integer} NOT NULL REFERENCES memories ON DELETE CASCADE,
@@ -144,6 +147,10 @@ CREATE TABLE calls (
 CREATE INDEX calls_by_age ON calls (made_s);
 """
 
+FLAT_INDEX = "CREATE INDEX {} flat_names ON memories (name) WHERE parent IS NULL AND name NOT LIKE '%/%'"
+"""Makes the index by which names without a slash are listed, however many others there are; stores of before the index
+get it when they are opened, and older versions keep it"""
+
 SQLITE: Mapping[str, str] = {
     "identity": "INTEGER PRIMARY KEY AUTOINCREMENT",
     "integer": "INTEGER",
@@ -192,7 +199,13 @@ DROP TABLE places;
 def tables(words: Mapping[str, str]) -> str:
     """Return the statements that make the newest tables, with a database's words for the types."""
     return _TABLES.format_map(
-        {**words, "last_group": GROUPS - 1, "calls": _CALLS.format_map(words), "items": _ITEMS.format_map(words)}
+        {
+            **words,
+            "last_group": GROUPS - 1,
+            "calls": _CALLS.format_map(words),
+            "items": _ITEMS.format_map(words),
+            "texts": "".join([f"{one};\n" for one in text_tables(words)]),
+        }
     )
 
 
@@ -205,6 +218,9 @@ def bring_up(cursor: Cursor, found: int, words: Mapping[str, str], *, now_s: flo
     if found <= 4:
         cursor.execute("ALTER TABLE memories ADD COLUMN recall TEXT NOT NULL DEFAULT 'posterior'")
         for step in _FROM_FORMAT_4:
+            step(cursor, words)
+    if found <= 5:
+        for step in _FROM_FORMAT_5:
             step(cursor, words)
 
 
@@ -219,6 +235,9 @@ def _add_items(cursor: Cursor, words: Mapping[str, str]) -> None:
 
 _FROM_FORMAT_4: Sequence[Callable[[Cursor, Mapping[str, str]], None]] = (_add_items,)
 """Steps from format 4 to format 5"""
+
+_FROM_FORMAT_5: Sequence[Callable[[Cursor, Mapping[str, str]], None]] = (add_texts,)
+"""Steps from format 5 to format 6"""
 
 
 def _leave_format_2(cursor: Cursor, words: Mapping[str, str], *, now_s: float) -> None:

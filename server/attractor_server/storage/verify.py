@@ -19,6 +19,7 @@ from attractor_server.storage.tables import contents as content_rows
 from attractor_server.storage.tables import items as item_rows
 from attractor_server.storage.tables import memories as memory_rows
 from attractor_server.storage.tables import pages as page_rows
+from attractor_server.storage.tables import texts as text_rows
 
 PORTION = 256
 """Rows that are asked for at a time"""
@@ -167,6 +168,7 @@ def _check_contents(
             yield Fault(where, f"its image is of version {version}, and its memory at {last}")
     held = behind = 0
     named: list[tuple[Any, ...]] | None = []
+    texts = list[tuple[int, int, int]]()
     for row in cursor.execute(_ENTRIES, (content,)).fetchall():
         seen["entries"] += 1
         version, patterns = row[0], row[2]
@@ -176,11 +178,15 @@ def _check_contents(
             yield Fault(where, f"version {version}: {fault}")
             named = None
         elif named is not None:
-            named += [(version, *one) for one in item_rows.describe(content_rows.unpack_items(row[4]))]
+            items = content_rows.unpack_items(row[4])
+            named += [(version, *one) for one in item_rows.describe(items)]
+            texts += [(version, place, len(words)) for place, words in text_rows.describe(items)]
         if places and version > last:
             yield Fault(where, f"it has an entry of version {version}, and its memory is at {last}")
     if named is not None and named != [tuple(row) for row in cursor.execute(_ITEMS, (content,)).fetchall()]:
         yield Fault(where, "its items are not found by the ids and times that they have")
+    if named is not None and texts != [tuple(row) for row in cursor.execute(_TEXTS, (content,)).fetchall()]:
+        yield Fault(where, "its items are not found by the words of their texts")
     if places and cursor.execute(_STRANGE, (content,)).fetchone() is not None:
         yield Fault(where, "its items are of another family than its memory")
     for place in places:
@@ -192,6 +198,8 @@ def _check_contents(
 _IMAGE = "SELECT version, weights, location, checksum FROM images WHERE content = ?"
 
 _ITEMS = "SELECT version, place, id, expires_s FROM items WHERE content = ? ORDER BY version, place"
+
+_TEXTS = "SELECT version, place, length FROM texts WHERE content = ? ORDER BY version, place"
 
 _STRANGE = (
     "SELECT 1 FROM items JOIN pages ON pages.content = items.content JOIN memories ON memories.id = pages.memory "

@@ -28,7 +28,7 @@ class Ranked:
     """That the cue is of it"""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Scored:
     """Scores of the patterns kept for some queries: of each row of their cues, of each of its pages, one by one."""
 
@@ -45,6 +45,8 @@ class Scored:
     """(pairs,), in order"""
     counts: Integers
     """(pairs,): patterns of each"""
+    cosines: Floats | None = None
+    """(patterns of all pairs,) with the cues, where all are scored"""
 
     @cached_property
     def starts(self) -> Integers:

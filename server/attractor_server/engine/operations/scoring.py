@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from torch import Tensor
 
 from attractor_server.energy.posterior import Posterior
 from attractor_server.engine import compute
@@ -20,7 +21,7 @@ from attractor_server.engine.operations.scores import NEGLIGIBLE, Scored
 from attractor_server.engine.pages.kept_views import KeptView
 from attractor_server.errors import ServerError
 from attractor_server.memories.memory import MemoryRecord
-from attractor_server.memories.outcomes import Floats, Integers, Recalled
+from attractor_server.memories.outcomes import Booleans, Floats, Integers, Recalled
 from attractor_server.memories.page import Page
 from attractor_server.scheduling.jobs import Job
 
@@ -32,10 +33,18 @@ PATTERNS = 1 << 14
 
 
 def score_kept(
-    state: ModelState, answered: Sequence[tuple[Job, Recalled]]
+    state: ModelState,
+    answered: Sequence[tuple[Job, Recalled]],
+    posterior: Posterior | None = None,
+    *,
+    whole: bool = False,
 ) -> Stops[tuple[Sequence[Scored], dict[Job, ServerError]]]:
-    """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out."""
-    posterior = state.model.posterior
+    """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out.
+
+    By the model's posterior, or another one. With `whole` also those patterns have a finite score that cannot win, and
+    the cosines with the cues stand beside.
+    """
+    posterior = posterior or state.model.posterior
     assert posterior is not None
     views, failed = yield from find_views(state, dict.fromkeys(job.memory for job, _ in answered))
     failures = {job: failed[job.memory] for job, _ in answered if job.memory in failed} if failed else {}
@@ -44,7 +53,7 @@ def score_kept(
         memories = dict.fromkeys(job.memory for job, _ in answered if job.memory.settings.framed is framed)
         kept = KeptPages.of([memory for memory in memories if memory not in failed], views)
         if asked := [one for one in answered if one[0].memory in kept.place]:
-            scored.append((yield from _score(state, posterior, asked, kept, framed=framed)))
+            scored.append((yield from _score(state, posterior, asked, kept, framed=framed, whole=whole)))
     return scored, failures
 
 
@@ -86,8 +95,8 @@ class KeptPages:
         return np.repeat(first, pages) + within, row
 
 
-def _score(
-    state: ModelState, posterior: Posterior, asked: Sequence[Asked], kept: KeptPages, *, framed: bool
+def _score(  # noqa: PLR0913
+    state: ModelState, posterior: Posterior, asked: Sequence[Asked], kept: KeptPages, *, framed: bool, whole: bool
 ) -> Stops[Scored]:
     places = np.array([kept.place[job.memory] for job, _ in asked], np.int64)
     memory = np.repeat(places, [job.size for job, _ in asked])
@@ -99,11 +108,17 @@ def _score(
     parts = list[Floats]()
     for start, end in _cut(pairs.counts):
         some = pairs if end - start == len(row) else compute.pair(kept.views, view[start:end], row[start:end])
-        parts.append(some.compare(cues.u, cues.given, cues.read_u, by))
-        yield
+        if by.any():
+            parts.append(some.compare(cues.u, cues.given, cues.read_u, by))
+            yield
+        else:
+            parts.append(np.zeros(int(some.counts.sum()), np.float32))
     none = cues.score_none(posterior, kept.patterns[memory])
     scored = Scored(asked, concatenate(parts), none, pairs, kept.numbers[view], row, pairs.counts)
-    if framed and state.model.has_metric and kept.pages.max() > 1:
+    in_frames = framed and state.model.has_metric and kept.pages.max() > 1
+    if whole:
+        yield from _point_whole(state, scored, cues, kept.views, weights[:2], in_frames=in_frames)
+    elif in_frames:
         yield from _point_framed(state, scored, cues, kept.views, weights[:2])
     else:
         pairs.point(combine(cues.directions, cues.read_directions, weights[:2]), scored.scores)
@@ -119,38 +134,71 @@ def _cut(counts: Integers) -> Sequence[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def _point_framed(
-    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats
-) -> Stops[None]:
-    """Add the agreements of directions, in each page's own frame, to scores in place; −∞ where they can change nothing.
+def _choose_pairs(scored: Scored, rows: int, weights: Floats) -> Booleans:
+    """Choose the pairs of rows and views, (pairs,), whose scores agreements of directions can still make the best.
 
     A cosine adds as much as its weight, or takes that away.
     """
     ends = np.cumsum(scored.counts)
     best = np.maximum.reduceat(scored.scores, ends - scored.counts)
-    leads = np.maximum.reduceat(best, np.searchsorted(scored.row, np.arange(len(cues.u))))
-    chosen = best >= leads[scored.row] - 2 * float(weights.sum()) - NEGLIGIBLE
+    leads = np.maximum.reduceat(best, np.searchsorted(scored.row, np.arange(rows)))
+    chosen: Booleans = best >= leads[scored.row] - 2 * float(weights.sum()) - NEGLIGIBLE
     order = np.lexsort((-best, scored.row))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     chosen &= place - np.searchsorted(scored.row, scored.row) < FRAMES
+    return chosen
+
+
+def _point_framed(
+    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats
+) -> Stops[None]:
+    """Add the agreements of directions, in the frames of pages, to scores; −∞ where they can change nothing."""
+    chosen = _choose_pairs(scored, len(cues.u), weights)
     pairs = np.flatnonzero(chosen)
-    # Cues and readings in the frames of those pages
+    cue, reading = yield from _enter_pages(state, scored, pairs, (cues.prepared, cues.read))
+    some = np.repeat(chosen, scored.counts)
+    found = np.ascontiguousarray(scored.scores[some])
+    chosen_views = scored.pairs.view[pairs]
+    compute.pair(views, chosen_views, np.arange(len(pairs))).point(combine(cue, reading, weights), found)
+    scored.scores[:] = -np.inf
+    scored.scores[some] = found
+
+
+def _point_whole(  # noqa: PLR0913
+    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats, *, in_frames: bool
+) -> Stops[None]:
+    """Add the agreements of directions to all scores in place, and keep the cosines with the cues."""
+    count = 2 if weights[1] > 0 else 1  # readings are left out where they have no weight
+    if in_frames:
+        every = np.arange(len(scored.row))
+        ways = yield from _enter_pages(state, scored, every, (cues.prepared, cues.read)[:count])
+        pairs = compute.pair(views, scored.pairs.view, every)
+    else:
+        ways, pairs = (cues.directions, cues.read_directions)[:count], scored.pairs
+    scored.cosines = np.zeros_like(scored.scores)
+    pairs.point(np.ascontiguousarray(ways[0], np.float32), scored.cosines)
+    scored.scores += weights[0] * scored.cosines
+    if count > 1:
+        pairs.point(np.ascontiguousarray(weights[1] * ways[1], np.float32), scored.scores)
+
+
+def _enter_pages(
+    state: ModelState, scored: Scored, pairs: Integers, sides: Sequence[Tensor]
+) -> Stops[Sequence[Floats]]:
+    """Return prepared patterns (rows, values) of some sides as unit vectors in the frames of these pairs' pages."""
     pages = [job.memory.pages for job, _ in scored.asked for _ in range(job.size)]
     by_page: dict[Page, list[int]] = {}
     for at, pair in enumerate(pairs.tolist()):
         by_page.setdefault(pages[scored.row[pair]][scored.number[pair]], []).append(at)
-    ways = np.empty((len(pairs), cues.x.shape[1]), np.float32)
+    ways = [np.empty((len(pairs), state.model.entries), np.float32) for _ in sides]
     told = list(by_page)
     for start in range(0, len(told), FRAMES):
         part = told[start : start + FRAMES]
         ats = [by_page[page] for page in part]
-        rows = scored.row[pairs[np.concatenate(ats)]]
-        both = [enter_frames(state, part, [len(one) for one in ats], u[rows]) for u in (cues.prepared, cues.read)]
-        ways[np.concatenate(ats)] = combine(normalize(both[0]), normalize(both[1]), weights)
+        some = np.concatenate(ats)
+        rows = scored.row[pairs[some]]
+        for way, u in zip(ways, sides, strict=True):
+            way[some] = normalize(enter_frames(state, part, [len(one) for one in ats], u[rows]))
         yield
-    some = np.repeat(chosen, scored.counts)
-    found = np.ascontiguousarray(scored.scores[some])
-    compute.pair(views, scored.pairs.view[pairs], np.arange(len(pairs))).point(ways, found)
-    scored.scores[:] = -np.inf
-    scored.scores[some] = found
+    return ways

@@ -2,8 +2,9 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -25,11 +26,13 @@ class PagePatterns:
     """(n, d) in user units"""
     items: tuple[Item, ...]
     """(n,)"""
+    starts: Mapping[int, int]
+    """Place of the first pattern of each version"""
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes, about."""
-        return self.values.nbytes + sum(len(item.payload) + 64 for item in self.items)
+        return self.values.nbytes + sum(len(item.payload) + len(item.text) + 64 for item in self.items)
 
 
 class PatternCache:
@@ -56,11 +59,13 @@ class PatternCache:
                 self._at_hand.move_to_end(page.id)
                 return found
         entries = self._store.page(memory.id, page.number, all_entries=True).entries
-        if sum(len(entry.values) for entry in entries) != page.patterns or not page.patterns:
+        counts = [len(entry.values) for entry in entries]
+        if sum(counts) != page.patterns or not page.patterns:
             return None
         found = PagePatterns(
             np.concatenate([entry.values for entry in entries]),
             tuple(chain.from_iterable(entry.items or [NOTHING] * len(entry.values) for entry in entries)),
+            dict(zip([entry.version for entry in entries], accumulate([0, *counts]), strict=False)),
         )
         with self._lock:
             self._at_hand[page.id] = found

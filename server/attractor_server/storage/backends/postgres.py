@@ -14,7 +14,8 @@ from psycopg.types.numeric import Int8BinaryDumper
 from attractor_server.errors import CommitUnknown, SettingsError, StoreDamaged, StoreFailed, StoreFull
 from attractor_server.storage.backends.postgres_lock import Address
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, WAITING, Cursor, Row, number, several
-from attractor_server.storage.schema import FORMAT, POSTGRES, bring_up, statements, tables
+from attractor_server.storage.schema import FLAT_INDEX, FORMAT, POSTGRES, bring_up, statements, tables
+from attractor_server.storage.text_schema import POSTGRES_FIND
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class PostgresDatabase:
 
     locking: Final = " FOR SHARE"
     claiming: Final = " FOR UPDATE"
+    finding_words: Final = POSTGRES_FIND
 
     def __init__(self, uri: str, *, make: bool = True) -> None:
         """Connect, and make the tables where there are none, unless told not to.
@@ -171,6 +173,8 @@ class PostgresDatabase:
         elif 1 < (found := number(cursor.execute("SELECT version FROM schema_version"))) < FORMAT:
             bring_up(cursor, found, POSTGRES, now_s=time.time())
             cursor.execute("UPDATE schema_version SET version = ?", (FORMAT,))
+        if not number(cursor.execute("SELECT count(to_regclass('flat_names'))")):
+            cursor.execute(FLAT_INDEX.format(""))
 
     def _check(self, cursor: Cursor) -> None:
         if not _has_tables(cursor):

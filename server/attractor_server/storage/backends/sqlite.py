@@ -20,7 +20,8 @@ from attractor_server.storage.backends.sqlite_files import connect, is_damage, n
 from attractor_server.storage.backends.sqlite_purge import Purging, empty_log
 from attractor_server.storage.backends.sqlite_reserve import RESERVE_BYTES, Reserve
 from attractor_server.storage.database import DAMAGED, FAILED, FULL, Cursor, number
-from attractor_server.storage.schema import FORMAT, migrate
+from attractor_server.storage.schema import FLAT_INDEX, FORMAT, migrate
+from attractor_server.storage.text_schema import SQLITE_FIND
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class SqliteDatabase:
     locking: Final = ""
     """A transaction is the only one that writes"""
     claiming: Final = ""
+    finding_words: Final = SQLITE_FIND
 
     def __init__(self, folder: Path, *, busy_ms: int = BUSY_MS) -> None:
         """Make the file where there is none, and bring an older format up to date.
@@ -63,6 +65,8 @@ class SqliteDatabase:
             make_file(self._path)  # whose mode SQLite gives to its log
             self._connection = connect(self._path)
             self._prepare()
+            with suppress(apsw.FullError, apsw.BusyError):  # without it lists take longer
+                self._connection.execute(FLAT_INDEX.format("IF NOT EXISTS"))
             self._beacon = os.open(f"{self._path}-beacon", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._check_tail()
         self._reserve.take()

@@ -10,6 +10,7 @@ from attractor_server.errors import StoreDamaged
 from attractor_server.memories.records import NOTHING, Entry, Image, Item, checksum
 from attractor_server.storage.database import WAITING, Cursor, Row, several
 from attractor_server.storage.tables import items as item_rows
+from attractor_server.storage.tables import texts as text_rows
 
 _ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 
@@ -50,6 +51,7 @@ def copy(cursor: Cursor, old: int, new: int, where: str) -> None:
     """
     cursor.executemany(_ENTRY, [_entry_row(new, entry) for entry in load_entries(cursor, old, 0, where)])
     item_rows.copy(cursor, old, new)
+    text_rows.copy(cursor, old, new)
     if (image := load_image(cursor, old, 0, where)) is not None:
         cursor.execute(_IMAGE, _image_row(new, image))
 
@@ -58,6 +60,7 @@ def add_entries(cursor: Cursor, entries: Sequence[tuple[int, int, Entry]]) -> No
     """Add entries, each to the contents of that number, which memories of a family have."""
     cursor.executemany(_ENTRY, [_entry_row(content, entry) for content, _, entry in entries])
     item_rows.add(cursor, entries)
+    text_rows.add(cursor, entries)
 
 
 def put_images(cursor: Cursor, images: Sequence[tuple[int, Image]]) -> None:
@@ -183,10 +186,11 @@ def _pack_items(items: Sequence[Item]) -> bytes:
 
 
 def _item_values(item: Item) -> tuple[object, ...]:
-    """Return what is stored of an item; the times only where there are any."""
-    if not item.created_s and item.expires_s is None:
+    """Return what is stored of an item; times and text only where there are any."""
+    if not item.created_s and item.expires_s is None and not item.text:
         return (item.id, item.payload, item.json, *[True] * item.empty)
-    return item.id, item.payload, item.json, item.empty, item.created_s, item.updated_s, item.expires_s
+    times = item.created_s, item.updated_s, item.expires_s
+    return (item.id, item.payload, item.json, item.empty, *times, *[item.text] * bool(item.text))
 
 
 def _unpack_item(  # noqa: PLR0913 - as it is stored
@@ -197,6 +201,7 @@ def _unpack_item(  # noqa: PLR0913 - as it is stored
     created_s: float = 0.0,
     updated_s: float = 0.0,
     expires_s: float | None = None,
+    text: str = "",
 ) -> Item:
     return Item(
         id=name,
@@ -206,4 +211,5 @@ def _unpack_item(  # noqa: PLR0913 - as it is stored
         created_s=created_s,
         updated_s=updated_s,
         expires_s=expires_s,
+        text=text,
     )

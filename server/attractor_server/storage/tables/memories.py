@@ -1,6 +1,6 @@
 """Rows of memories."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,20 +61,21 @@ def load(cursor: Cursor, identity: int) -> StoredMemory:
     return _memory(cursor, cursor.execute(f"{_SELECT} WHERE id = ?", (identity,)).fetchone())
 
 
-def names_of(cursor: Cursor, memories: Sequence[int]) -> Sequence[str]:
+def names_of(cursor: Cursor, memories: Sequence[int]) -> Mapping[int, str]:
     """Return the names of the memories with these ids, of snapshots those of their memories; without deleted ones."""
     if not memories:
-        return []
+        return {}
     marks = ", ".join("?" * len(memories))
-    rows = cursor.execute(f"SELECT name FROM memories WHERE id IN ({marks})", memories).fetchall()  # noqa: S608
-    return [name.partition("@")[0] for (name,) in rows]
+    rows = cursor.execute(f"SELECT id, name FROM memories WHERE id IN ({marks})", memories).fetchall()  # noqa: S608
+    return {identity: name.partition("@")[0] for identity, name in rows}
 
 
-def list_by_name(cursor: Cursor, *, prefix: str, after: str, size: int) -> Sequence[StoredMemory]:
-    """Return memories in the order of names; without write acks."""
+def list_by_name(cursor: Cursor, *, prefix: str, after: str, size: int, flat: bool = False) -> Sequence[StoredMemory]:
+    """Return memories in the order of names, where `flat` of those without a slash; without write acks."""
+    only = "AND name NOT LIKE '%/%' " if flat else ""
     rows = cursor.execute(
         f"{_SELECT} WHERE name > ? AND name >= ? AND substr(name, 1, CAST(? AS INTEGER)) = ? AND parent IS NULL "
-        "ORDER BY name LIMIT ?",
+        f"{only}ORDER BY name LIMIT ?",
         (after, prefix, len(prefix), prefix, size),
     ).fetchall()
     return [_memory(cursor, row) for row in rows]

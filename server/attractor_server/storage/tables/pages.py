@@ -10,6 +10,7 @@ from attractor_server.storage.database import number as count
 from attractor_server.storage.tables import contents as content_rows
 from attractor_server.storage.tables import items as item_rows
 from attractor_server.storage.tables.items import has_items
+from attractor_server.storage.tables.texts import has_texts
 
 _FOUND = "SELECT memory, number, content, shared FROM pages WHERE (memory, number) IN (VALUES {})"
 
@@ -74,7 +75,8 @@ def apply(cursor: Cursor, changes: Sequence[Change]) -> None:
         "UPDATE pages SET patterns = ? WHERE memory = ? AND number = ?",
         [(patterns, one.memory, number) for one in changes for number, patterns in one.pages.items()],
     )
-    families = item_rows.families_of(cursor, [one.memory for one in changes if any(map(has_items, one.entries))])
+    named = [one.memory for one in changes if any(has_items(entry) or has_texts(entry) for entry in one.entries)]
+    families = item_rows.families_of(cursor, named)
     content_rows.add_entries(
         cursor,
         [

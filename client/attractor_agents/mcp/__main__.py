@@ -1,0 +1,5 @@
+"""Runs `attractor-mcp`."""
+
+from attractor_agents.mcp.command import main
+
+main()
