@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -15,7 +16,7 @@ import attractor
 from attractor import Filter, InvalidRequest, MemoryNotFound, NotFound, SnapshotInfo, TimeoutExceeded, Unavailable
 from attractor_agents import _notes
 from attractor_agents._coder import DIMS, Coder, Rows
-from attractor_agents._search import find_nearest, search
+from attractor_agents._search import find_nearest, search, search_by_cosine
 from attractor_agents._space import Space
 from attractor_agents.encoders import Encoder, Floats
 from attractor_agents.minilm import MiniLM
@@ -318,18 +319,12 @@ class AgentMemory(AbstractAsyncContextManager["AgentMemory"]):
     async def _find(self, vector: Floats, words: str, *, k: int, where: Filter = _notes.PARTS) -> Recalled:
         if not 0 < k <= HITS_LIMIT:
             raise InvalidRequest.of("k", f"saw {k!r}; expected 1 to {HITS_LIMIT}")
-        return await self._space.read(
-            lambda memory: search(
-                memory,
-                vector,
-                words,
-                k=k,
-                where=where,
-                by="posterior" if self._coder.calibrated else "cue",
-                timeout_s=self._timeout_s,
-            ),
-            NOTHING,
-        )
+        if (known_from := self._coder.encoder.known_from) is None:
+            find = partial(search, cue=vector, words=words, k=k, where=where, timeout_s=self._timeout_s)
+        else:
+            by_cosine = partial(search_by_cosine, known_from=known_from)
+            find = partial(by_cosine, cue=vector, words=words, k=k, where=where, timeout_s=self._timeout_s)
+        return await self._space.read(find, NOTHING)
 
     async def _store(self, rows: Rows, ttl_s: float | None) -> None:
         await self._space.write(
