@@ -12,7 +12,7 @@ from tests.support.shards import serving
 from tests.support.text_memories import ABOUT_ADA, FACTS, shared_encoder
 
 import attractor
-from attractor_agents import AgentMemory, Recalled, Static, SyncAgentMemory, from_function
+from attractor_agents import AgentMemory, Recalled, Remembered, Static, SyncAgentMemory, from_function
 from attractor_server.shard.spec import ShardSpec
 
 
@@ -71,6 +71,23 @@ async def test_what_says_the_same_is_remembered_once(memory: AgentMemory) -> Non
     assert other.nearest is not None
     assert (await memory.remember(FACTS[0], unless_similar=None)).new
     assert await memory.count() == 3
+
+
+async def test_of_writers_that_say_the_same_at_once_one_stores_it(
+    client: attractor.AsyncClient, memory: AgentMemory
+) -> None:
+    await memory.remember(FACTS[1])
+    told: list[Remembered] = []
+
+    async def remember(text: str) -> None:
+        told.append(await AgentMemory(client, memory.space, encoder=shared_encoder()).remember(text))
+
+    async with anyio.create_task_group() as tasks:
+        for at in range(8):
+            tasks.start_soon(remember, FACTS[0].upper() if at % 2 else FACTS[0])
+    assert [one.new for one in told].count(True) == 1
+    assert len({one.id for one in told}) == 1
+    assert await memory.count() == 2
 
 
 async def test_many_texts_are_remembered_together(memory: AgentMemory) -> None:
