@@ -25,6 +25,7 @@ from attractor_server.engine.operations.conflicts import Conflicts, find_conflic
 from attractor_server.engine.operations.draft import Draft, draft_of
 from attractor_server.engine.operations.persist import keep_new, keep_stores
 from attractor_server.engine.operations.plans import PageWrite, StorePlan
+from attractor_server.engine.operations.similar import find_similar
 from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
 from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.page import Page
@@ -43,7 +44,8 @@ def store(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
         return
     for batch in batches:
         try:
-            plans.append(StorePlan(batch, _find_conflicts(state, batch)))
+            similar = {} if state.patterns is None else (yield from find_similar(state.patterns, batch))
+            plans.append(StorePlan(batch, _find_conflicts(state, batch), similar))
         except ServerError as error:
             if len(batch.jobs) > 1:  # which is not the fault of all
                 apart.append([MemoryBatch(batch.memory, [job]) for job in batch.jobs])
