@@ -73,7 +73,7 @@ check-arrows: $(STAMP)
 
 .PHONY: check-helm
 check-helm: $(STAMP)
-	$(BIN)/python helm/generate.py --check
+	$(BIN)/python helm/write_chart.py --check
 
 .PHONY: protos
 protos: $(STAMP) ## write the stubs of the contract anew

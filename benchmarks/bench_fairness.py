@@ -114,10 +114,10 @@ def beside_a_quota(size: float, seconds: float) -> None:
         with Shards(spec, 1) as shards, Beside("quota", shards.addresses[0], Path(folder), size) as load:
             load.start()
             for turn in range(QUOTA_TURNS):
-                for text, times in (("", below), (QUOTA, at)):
+                for text, times in (("", below), (QUOTA, at))[:: 1 if turn % 2 else -1]:
                     quotas.write_text(text)
                     time.sleep(LOOK_EVERY_S + SETTLE_S)
-                    found = anyio.run(in_turn, shards.addresses[0], f"t{turn}", seconds / QUOTA_TURNS)
+                    found = anyio.run(in_turn, shards.addresses[0], f"{turn}{len(text)}", seconds / QUOTA_TURNS)
                     for kind, seen in found.items():
                         times[kind].extend(seen)
             print(f"quota of size {size:g}: done {load.count_repetitions()} times", flush=True)

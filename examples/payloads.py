@@ -22,11 +22,12 @@ def embedded(count: int) -> NDArray[np.float32]:
 
 
 async def main(address: str) -> None:
-    """Stores the notes, keeps the memory as it is, asks for each of them, corrects one, and forgets one."""
+    """Stores the notes, keeps the memory as it is, asks for each, searches, corrects one, and forgets one."""
     vectors = embedded(len(NOTES))
     async with attractor.connect(address) as client:
         memory = await client.create_memory("examples/notes", model="embedding-384")
-        await memory.store(vectors, ids=[f"note-{n}" for n in range(len(NOTES))], payloads=[{"text": n} for n in NOTES])
+        ids = [f"note-{n}" for n in range(len(NOTES))]
+        await memory.store(vectors, ids=ids, payloads=[{"text": n} for n in NOTES], texts=NOTES)
         await memory.snapshot("before-asking")
         cues = vectors.copy()
         cues[:, 192:] = np.nan  # half of each is missing; the other half is held
@@ -34,7 +35,13 @@ async def main(address: str) -> None:
         assert recall.match is not None
         for name, payload, distance in zip(recall.match.id, recall.match.payload, recall.match.distance, strict=True):
             print(f"{name}: {payload['text']} (distance {distance:.2f})")
-        await memory.store(vectors[1], ids="note-1", payloads={"text": "call Ada on Tuesday"}, on_conflict="replace")
+        again = await memory.store(vectors[0], ids="note-4", unless_similar=0.97)
+        print(f"not stored: {again.existing} was there")
+        found = await memory.search(vectors[3] + 0.02, words="plants mat", filter={"text": {"$exists": True}}, k=2)
+        for hit in found.hits:
+            print(f"{hit.id}: {hit.text} (meant with probability {hit.probability:.2f}, anything: {found.known:.2f})")
+        later = "call Ada on Tuesday"
+        await memory.store(vectors[1], ids="note-1", payloads={"text": later}, texts=later, on_conflict="replace")
         await memory.items.erase(where={"text": {"$contains": "bread"}})
         async for item in memory.items.list():
             print(f"{item.id}: {item.payload['text']} (since {item.updated:%H:%M})")

@@ -320,7 +320,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             ),
         )
         answer = await connection.unary.call(lambda to: to.search.SearchPrefix, request, deadline_s)
-        return decode_found(answer, values=values)
+        return decode_found(answer.found, values=values)
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
         """Return the models that the server can make memories from."""

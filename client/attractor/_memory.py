@@ -86,6 +86,7 @@ class AsyncMemory:
         payloads: Payload | Sequence[Payload] | None = None,
         texts: str | Sequence[str] | None = None,
         on_conflict: OnConflict = "append",
+        unless_similar: float | None = None,
         ttl_s: float | None = None,
         timeout_s: float | None = None,
     ) -> StoreResult:
@@ -98,7 +99,8 @@ class AsyncMemory:
         `on_conflict` says what becomes of patterns whose id the memory has: they are stored beside what is there
         ("append"), take its place exactly as if it had never been stored ("replace"), make the whole store fail
         ("refuse"), or are left out ("keep"). Patterns of one store may share an id. After `ttl_s` seconds they are
-        erased.
+        erased. `unless_similar` leaves out each pattern whose cosine with a kept one, or with one before it, is that or
+        more; nobody writes between the look and the store, and `StoreResult.existing` names what was there.
 
         Raises:
             InvalidRequest: also for more patterns than one frame holds.
@@ -108,7 +110,8 @@ class AsyncMemory:
             MemoryFull: the memory refuses what is more than its page takes; nothing was applied.
             Diverged: the writing loop left finite numbers; nothing was applied.
         """
-        spec = STORE if on_conflict == "append" else specify_store(on_conflict)
+        plain = on_conflict == "append" and unless_similar is None
+        spec = STORE if plain else specify_store(on_conflict, unless_similar)
         deadline_s = self._connection.start_deadline(timeout_s)
         packed = pack(await self._get_model(deadline_s), patterns)
         packed.items = encode_items(ids, payloads, rows=packed.rows, single=packed.single, ttl_s=ttl_s, texts=texts)

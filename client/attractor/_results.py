@@ -99,6 +99,24 @@ def decode_writes(frame: pb.StoredFrame | pb.ErasedFrame, result: type[Written])
         yield request_id, result(version, total)
 
 
+def decode_stores(frame: pb.StoredFrame) -> Iterator[tuple[int, StoreResult]]:
+    """Yield request ids with their results, and what was similar to their patterns.
+
+    Raises:
+        ServerFault: the columns differ in length.
+    """
+    if not frame.existing:
+        yield from decode_writes(frame, StoreResult)
+        return
+    if len(frame.existing) != len(frame.request_ids):
+        raise ServerFault("stored: the columns differ in length")
+    for (request_id, result), found in zip(decode_writes(frame, StoreResult), frame.existing, strict=True):
+        if len(found.similar) != len(found.ids):
+            raise ServerFault("stored.existing: the columns differ in length")
+        names = tuple([name if similar else None for name, similar in zip(found.ids, found.similar, strict=True)])
+        yield request_id, replace(result, existing=names)
+
+
 def decode_recalls(frame: pb.RecalledFrame) -> Iterator[tuple[int, RecallSlice]]:
     """Yield request ids with their results.
 

@@ -198,6 +198,9 @@ class StoreResult:
 
     version: int
     total: int
+    existing: tuple[str | None, ...] = ()
+    """With `unless_similar`: for each pattern the id of the similar one for which it was left out; None where it was
+    stored. Empty in the answer to a repeat"""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,9 @@ from typing import Any
 from anyio import to_thread
 
 from attractor_agents.encoders import Encoder, Floats, Kind
-from attractor_agents.minilm import MiniLM
 from attractor_agents.vectors import fit
 
 DIMS = 384
-CALIBRATED = (MiniLM.name,)
-"""Encoders whose vectors the model's probabilities are right for"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,6 @@ class Coder:
     def __init__(self, encoder: Encoder) -> None:
         """`encoder` is not asked for anything yet."""
         self.encoder = encoder
-        self.calibrated = encoder.name in CALIBRATED
 
     async def encode(self, texts: Sequence[str], kind: Kind) -> Floats:
         """Return a vector of length 1 for each text, (texts, 384)."""

@@ -99,11 +99,6 @@ def encode_conditions(of: Filter, conditions: object, since: object = None) -> F
     return found
 
 
-def says_the_same(hit: Hit, text: str, parts: int, unless_similar: float) -> bool:
-    """Return whether a note says what a text of so many parts does."""
-    return hit.similarity >= unless_similar if parts == 1 else hit.text == text
-
-
 def take_chars(hits: Sequence[Hit], limit: int) -> list[Hit]:
     """Return the first hits that have at most so many characters together, and the first one in any case."""
     ends = accumulate(len(hit.text) for hit in hits)

@@ -18,6 +18,7 @@ Function: TypeAlias = Callable[[list[str]], Any]
 
 WORDS_LIMIT = 180
 """Words of one vector, where the encoder does not say what it can see"""
+KNOWN_FROM = 0.5
 
 
 class Encoder(Protocol):
@@ -26,6 +27,12 @@ class Encoder(Protocol):
     @property
     def name(self) -> str:
         """Name that belongs to each memory written by it; another model has another one."""
+
+    @property
+    def known_from(self) -> float | None:
+        """Cosine from which a text is probably what a question means; None for vectors that the model was trained on,
+        whose probabilities it tells better.
+        """
 
     def encode(self, texts: Sequence[str], *, kind: Kind = "item") -> Floats:
         """Return a vector for each text, (texts, dims); called in worker threads, by several at once."""
@@ -37,6 +44,7 @@ class Encoder(Protocol):
 @dataclass(frozen=True)
 class _Adapter:
     name: str
+    known_from: float | None
     make: Callable[[Sequence[str], Kind], ArrayLike]
     words: int
 
@@ -48,11 +56,17 @@ class _Adapter:
 
 
 def from_function(
-    function: Function, *, name: str, words: int = WORDS_LIMIT, for_queries: Function | None = None
+    function: Function,
+    *,
+    name: str,
+    words: int = WORDS_LIMIT,
+    known_from: float | None = KNOWN_FROM,
+    for_queries: Function | None = None,
 ) -> Encoder:
     """Return an encoder of a function, plain or async, from texts to a vector each.
 
-    Texts of more than `words` words get several vectors. `for_queries` is the function for questions, if it is another.
+    Texts of more than `words` words get several vectors. From a cosine of `known_from` on a text is taken to be meant;
+    it is another one for each model. `for_queries` is the function for questions, if it is another.
     """
     if not name:
         raise InvalidRequest.of("name", f"saw {name!r}; expected the name of the model behind the function")
@@ -62,10 +76,16 @@ def from_function(
         vectors: ArrayLike = _wait(chosen(list(texts)))
         return vectors
 
-    return _Adapter(name, make, words)
+    return _Adapter(name, known_from, make, words)
 
 
-def from_langchain(embeddings: Any, *, name: str = "", words: int = WORDS_LIMIT) -> Encoder:  # noqa: ANN401 - no import
+def from_langchain(
+    embeddings: Any,  # noqa: ANN401 - no import
+    *,
+    name: str = "",
+    words: int = WORDS_LIMIT,
+    known_from: float | None = KNOWN_FROM,
+) -> Encoder:
     """Return an encoder of LangChain's `Embeddings`, named by its class and model unless `name` is given."""
     model = next((str(vars(embeddings)[key]) for key in ("model_name", "model") if key in vars(embeddings)), "")
     parts = ("langchain", type(embeddings).__name__, model)
@@ -73,18 +93,25 @@ def from_langchain(embeddings: Any, *, name: str = "", words: int = WORDS_LIMIT)
         embeddings.embed_documents,
         name=name or ":".join(filter(None, parts)),
         words=words,
+        known_from=known_from,
         for_queries=lambda texts: [embeddings.embed_query(text) for text in texts],
     )
 
 
-def from_openai(client: Any, model: str, *, words: int = WORDS_LIMIT) -> Encoder:  # noqa: ANN401 - no import
+def from_openai(
+    client: Any,  # noqa: ANN401 - no import
+    model: str,
+    *,
+    words: int = WORDS_LIMIT,
+    known_from: float | None = KNOWN_FROM,
+) -> Encoder:
     """Return an encoder of a model behind OpenAI's interface; `client` is an `OpenAI` or an `AsyncOpenAI`."""
 
     def ask(texts: list[str]) -> ArrayLike:
         answer = _wait(client.embeddings.create(model=model, input=texts))
         return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
 
-    return from_function(ask, name=f"openai:{model}", words=words)
+    return from_function(ask, name=f"openai:{model}", words=words, known_from=known_from)
 
 
 def split_words(text: str, limit: int) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -15,11 +16,11 @@ import attractor
 from attractor import Filter, InvalidRequest, MemoryNotFound, NotFound, SnapshotInfo, TimeoutExceeded, Unavailable
 from attractor_agents import _notes
 from attractor_agents._coder import DIMS, Coder, Rows
-from attractor_agents._search import find_nearest, search
+from attractor_agents._search import find_nearest, search, search_by_cosine
 from attractor_agents._space import Space
 from attractor_agents.encoders import Encoder, Floats
 from attractor_agents.minilm import MiniLM
-from attractor_agents.types import KNOWN, Metadata, Neighbour, Note, Recalled, Remembered, Seen
+from attractor_agents.types import KNOWN, Hit, Metadata, Neighbour, Note, Recalled, Remembered, Seen
 from attractor_agents.vectors import fit
 
 Notes: TypeAlias = list[Note]
@@ -124,14 +125,22 @@ class AgentMemory(AbstractAsyncContextManager["AgentMemory"]):
         payload = _notes.encode_note(text, metadata)
         name = _make_id() if id is None else _notes.check_id(id)
         rows = await self._coder.encode_notes([(name, payload)])
-        nearest = None
-        if id is None and unless_similar is not None:
-            found = await self._find(rows.vectors[0], text, k=1)
-            nearest = found.hits[0] if found.hits else None
-            if nearest is not None and _notes.says_the_same(nearest, text, len(rows.ids), unless_similar):
+        if id is not None or unless_similar is None:
+            await self._store(rows, ttl_s)
+            return Remembered(id=name, new=True)
+        nearest = await self._find_best(rows.vectors[0], text)
+        if len(rows.ids) > 1:
+            if nearest is not None and nearest.text == text:
                 return Remembered(id=nearest.id, new=False, nearest=nearest)
-        await self._store(rows, ttl_s)
-        return Remembered(id=name, new=True, nearest=nearest)
+            await self._store(rows, ttl_s)
+            return Remembered(id=name, new=True, nearest=nearest)
+        result = await self._store(rows, ttl_s, unless_similar)
+        is_new = result.existing == (None,) if result.existing else bool(await self.get(name))  # repeats do not say
+        if is_new:
+            return Remembered(id=name, new=True, nearest=nearest)
+        best = await self._find_best(rows.vectors[0], text)  # which another writer may have stored just now
+        there = next(iter(result.existing), None) or (best.id if best is not None else name)
+        return Remembered(id=there, new=False, nearest=best)
 
     async def remember_all(
         self,
@@ -318,27 +327,28 @@ class AgentMemory(AbstractAsyncContextManager["AgentMemory"]):
     async def _find(self, vector: Floats, words: str, *, k: int, where: Filter = _notes.PARTS) -> Recalled:
         if not 0 < k <= HITS_LIMIT:
             raise InvalidRequest.of("k", f"saw {k!r}; expected 1 to {HITS_LIMIT}")
-        return await self._space.read(
-            lambda memory: search(
-                memory,
-                vector,
-                words,
-                k=k,
-                where=where,
-                by="posterior" if self._coder.calibrated else "cue",
-                timeout_s=self._timeout_s,
-            ),
-            NOTHING,
-        )
+        if (known_from := self._coder.encoder.known_from) is None:
+            find = partial(search, cue=vector, words=words, k=k, where=where, timeout_s=self._timeout_s)
+        else:
+            by_cosine = partial(search_by_cosine, known_from=known_from)
+            find = partial(by_cosine, cue=vector, words=words, k=k, where=where, timeout_s=self._timeout_s)
+        return await self._space.read(find, NOTHING)
 
-    async def _store(self, rows: Rows, ttl_s: float | None) -> None:
-        await self._space.write(
+    async def _find_best(self, vector: Floats, words: str) -> Hit | None:
+        hits = (await self._find(vector, words, k=1)).hits
+        return hits[0] if hits else None
+
+    async def _store(
+        self, rows: Rows, ttl_s: float | None, unless_similar: float | None = None
+    ) -> attractor.StoreResult:
+        return await self._space.write(
             lambda memory: memory.store(
                 rows.vectors,
                 ids=rows.ids,
                 payloads=rows.payloads,
                 texts=rows.texts,
-                on_conflict="replace",
+                on_conflict="replace" if unless_similar is None else "append",
+                unless_similar=unless_similar,
                 ttl_s=ttl_s,
                 timeout_s=self._timeout_s,
             )

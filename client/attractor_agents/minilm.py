@@ -34,6 +34,7 @@ class MiniLM:
     """
 
     name = "all-minilm-l6-v2-int8"
+    known_from: float | None = None
 
     def __init__(self, *, threads: int = 1) -> None:
         """`threads` of the CPU compute one batch."""

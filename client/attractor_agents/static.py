@@ -30,6 +30,7 @@ class Static:
     """
 
     name = "wordllama-l2-supercat-256"
+    known_from: float | None = 0.35
 
     def __init__(self) -> None:
         """Read nothing yet."""

@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         description="What becomes of shards when `attractor serve` is told to stop: they end, or are left to the next "
         "command. Empty: they end; with --ray-address they are left, and `attractor stop` ends them.",
     )
+    on_change: Literal["refuse", "restart"] = Field(
+        "refuse",
+        description="What `attractor serve --ray-address` does where shards run with other settings: it ends, or (where "
+        "memories are kept) ends these and starts others, for which clients wait some seconds.",
+    )
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")
     shard_log: Path | None = Field(

@@ -12,7 +12,7 @@ from tests.support.shards import serving
 from tests.support.text_memories import ABOUT_ADA, FACTS, shared_encoder
 
 import attractor
-from attractor_agents import AgentMemory, Recalled, SyncAgentMemory, from_function
+from attractor_agents import AgentMemory, Recalled, Remembered, Static, SyncAgentMemory, from_function
 from attractor_server.shard.spec import ShardSpec
 
 
@@ -71,6 +71,23 @@ async def test_what_says_the_same_is_remembered_once(memory: AgentMemory) -> Non
     assert other.nearest is not None
     assert (await memory.remember(FACTS[0], unless_similar=None)).new
     assert await memory.count() == 3
+
+
+async def test_of_writers_that_say_the_same_at_once_one_stores_it(
+    client: attractor.AsyncClient, memory: AgentMemory
+) -> None:
+    await memory.remember(FACTS[1])
+    told: list[Remembered] = []
+
+    async def remember(text: str) -> None:
+        told.append(await AgentMemory(client, memory.space, encoder=shared_encoder()).remember(text))
+
+    async with anyio.create_task_group() as tasks:
+        for at in range(8):
+            tasks.start_soon(remember, FACTS[0].upper() if at % 2 else FACTS[0])
+    assert [one.new for one in told].count(True) == 1
+    assert len({one.id for one in told}) == 1
+    assert await memory.count() == 2
 
 
 async def test_many_texts_are_remembered_together(memory: AgentMemory) -> None:
@@ -181,6 +198,24 @@ async def test_of_two_encoders_that_are_first_at_once_one_has_the_memory(
         for name in names:
             tasks.start_soon(remember, name)
     assert len(refused) == 3
+
+
+async def test_vectors_that_the_model_was_not_trained_on_are_compared_as_they_are(
+    client: attractor.AsyncClient, space: str
+) -> None:
+    memory = AgentMemory(client, space, encoder=Static())
+    pets = ("grey cat", "parrot", "tortoise", "goldfish", "poodle", "rabbit")
+    people = ("Ada", "Bob", "Grace", "Kurt", "Emmy", "Alan")
+    facts = [f"{person} has a {pet} as a pet" for person, pet in zip(people, pets, strict=True)]
+    await memory.remember_all([*facts, *FACTS])
+    for person, fact in zip(people, facts, strict=True):
+        recalled = await memory.recall(f"Which pet does {person} have?", k=3)
+        assert recalled.known
+        assert recalled.hits[0].text == fact
+        assert [hit.similarity for hit in recalled.hits] == sorted(
+            (hit.similarity for hit in recalled.hits), reverse=True
+        )
+    assert not (await memory.recall("Quantum chromodynamics has eight gluons")).known
 
 
 async def test_a_long_text_is_found_by_each_of_its_parts_and_is_one(memory: AgentMemory) -> None:

@@ -60,7 +60,7 @@ def scores(items: Sequence[Any]) -> dict[tuple[Any, ...], float | None]:
 
 def test_any_operations_do_what_the_store_in_memory_does(store: AttractorStore) -> None:
     random, oracle = np.random.default_rng(5), InMemoryStore(index=INDEX)
-    for _ in range(8):
+    for _ in range(5):
         ops = list(draw_ops(random))
         ours, theirs = store.batch(ops), oracle.batch(ops)
         for one, other in zip(ours, theirs, strict=True):

@@ -1,18 +1,22 @@
 """The server for models, by the real client of the protocol: in this process, by pipes, and by HTTP."""
 
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal
 from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import TextContent, TextResourceContents
+from tests.support.server_process import until
 from tests.support.shards import Stoppable
 from tests.support.text_memories import ABOUT_ADA, FACTS, shared_encoder
 
@@ -242,6 +246,38 @@ def test_two_processes_that_write_forty_at_once_lose_nothing(portal: BlockingPor
     portal.call(write)
     with SyncAgentMemory(address, space=space, encoder=Static()) as memory:
         assert sorted(note.text for note in memory.list()) == sorted(facts)
+
+
+def test_programs_of_this_machine_reach_it_by_http_and_other_origins_do_not(
+    portal: BlockingPortal, address: str, space: str
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    server = make_server(lambda: AgentMemory.connect(address, space=space, encoder=shared_encoder()), shared_encoder())
+    url = f"http://127.0.0.1:{port}"
+    listen = partial(server.run_streamable_http_async, host="127.0.0.1", port=port, stateless_http=True)
+    listening = portal.start_task_soon(listen)
+
+    async def ask() -> tuple[str, int]:
+        async with Client(f"{url}/mcp") as client:
+            told = await call(client, "remember", text=FACTS[0])
+            found = await call(client, "recall", query=ABOUT_ADA)
+            assert [one["id"] for one in found["results"]] == [told["id"]]
+        async with httpx.AsyncClient() as plain:
+            headers = {"Host": "evil.example", "Accept": "application/json, text/event-stream"}
+            refused = await plain.post(f"{url}/mcp", json={}, headers=headers)
+            return (await plain.get(f"{url}/healthz")).text, refused.status_code
+
+    try:
+        until(lambda: can_connect(port))
+        assert portal.call(ask) == ("ok\n", 421)
+    finally:
+        listening.cancel()
+
+
+def can_connect(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.org", "::"])

@@ -54,14 +54,18 @@ def test_a_server_is_spread_over_the_nodes_of_a_ray_cluster_alone_and_leaves_it_
     assert "no server runs in this Ray cluster" in stopped(nodes).stderr
 
 
-def test_shards_outlive_their_command_and_another_one_goes_on_with_them(nodes: Cluster, models: Path) -> None:
+def test_shards_outlive_their_command_and_another_one_goes_on_with_them(
+    nodes: Cluster, models: Path, tmp_path: Path
+) -> None:
     flags = ("--models", str(models), "--ray-address", nodes.address, "--shards", "2", "--port", "0")
-    with server_process(*flags, "--advertise", "127.0.0.1") as server:
+    flags += ("--advertise", "127.0.0.1", "--data-dir", str(tmp_path / "data"))
+    changed = (*flags, "--batch-ms", "30", "--batch-patterns", "9")
+    with server_process(*flags) as server:
         server.process.kill()
         server.process.wait(60)
         with attractor.Client(server.address) as client:
             assert client.create_memory("left/alone", model="tiny").store(ONE).version == 1
-            with server_process(*flags, "--advertise", "127.0.0.1") as successor:
+            with server_process(*flags) as successor:
                 assert successor.address == server.address
                 assert client.memory("left/alone").store(ONE).version == 2
                 assert successor.stop() == 0, drained(successor.errors)
@@ -69,14 +73,20 @@ def test_shards_outlive_their_command_and_another_one_goes_on_with_them(nodes: C
             other = pytest.raises(
                 AssertionError, match=r"has other settings \(batch_patterns, batch_s\); expected the same"
             )
-            with other, server_process(*flags, "--advertise", "127.0.0.1", "--batch-ms", "30", "--batch-patterns", "9"):
+            with other, server_process(*changed):
                 pass
-            with server_process(*flags, "--advertise", "127.0.0.1") as third:
-                assert third.address == server.address
-                ended = stopped(nodes)
-                assert (ended.returncode, ended.stderr) == (0, "")
-                assert third.process.wait(60) == 0, drained(third.errors)
-            until(lambda: not actors("ShardActor"))
+            before = set(actors("ShardActor"))
+        with server_process(*changed, "--on-change", "restart") as third:
+            assert not before & set(actors("ShardActor"))
+            with attractor.Client(third.address) as client:
+                assert client.memory("left/alone").store(ONE).version == 4
+            told = pytest.raises(AssertionError, match="which the server with process id")
+            with told, server_process(*flags, "--on-change", "restart"):  # which takes nothing from one that runs
+                pass
+            ended = stopped(nodes)
+            assert (ended.returncode, ended.stderr) == (0, "")
+            assert third.process.wait(60) == 0, drained(third.errors)
+        until(lambda: not actors("ShardActor"))
 
 
 def test_an_address_without_a_ray_cluster_is_told_in_one_line(models: Path) -> None:

@@ -1,4 +1,4 @@
-"""Alert rules: those in the chart are what `helm/generate.py` makes, Prometheus reads them, and each of them fires."""
+"""Alert rules: the chart has what `helm/write_chart.py` makes, Prometheus reads them, and each of them fires."""
 
 import shutil
 import subprocess
@@ -65,7 +65,7 @@ def series(one: tuple[str, str]) -> dict[str, str]:
 
 def test_the_files_of_the_chart_are_fresh() -> None:
     run = subprocess.run(
-        [sys.executable, str(ROOT / "helm/generate.py"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "helm/write_chart.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
 

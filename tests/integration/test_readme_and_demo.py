@@ -66,6 +66,8 @@ def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess)
         "the key is under the mat",
         "water the plants",
     ]
+    assert "not stored: ('note-0',) was there" in said[1]
+    assert "note-3: water the plants (meant with probability" in said[1]
     assert [user for user, _ in told] == ["ada", "alan", "grace", "kurt"]
     assert all(int(right) > 15 for _, right in told)
 

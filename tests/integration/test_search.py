@@ -81,6 +81,13 @@ async def test_what_a_cue_means_is_found_with_the_probability_that_a_query_has(
     assert (best.id, best.payload, best.page, best.memory) == ("i11", {"n": 11, "odd": True}, 1, "a")
     assert_array_equal(best.values, given[11])
     assert best.created is not None
+    half = cues[0].copy()
+    half[: len(half) // 2] = np.nan
+    found, recall = await memory.search(half, k=5), await memory.query(half, match=5)
+    assert recall.match is not None
+    assert recall.match.probability is not None
+    assert [hit.id for hit in found.hits] == recall.match.id
+    assert [hit.probability for hit in found.hits] == pytest.approx(recall.match.probability.tolist(), abs=1e-4)
     without = await memory.search(cues[0], k=1)
     assert (len(without.hits), without.hits[0].values) == (1, None)
 

@@ -1,5 +1,6 @@
 """Items are found by the words of their texts, alone or beside a cue, wherever a memory goes; erased texts are gone."""
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,10 +9,12 @@ import anyio
 import numpy as np
 import pytest
 from anyio import to_thread
+from click.testing import CliRunner
 from numpy.typing import NDArray
-from tests.support.shards import connected
+from tests.support.shards import connected, serving
 
 import attractor
+from attractor_server.cli.main import main
 from attractor_server.shard.spec import ShardSpec
 from attractor_server.storage.backends.opening import inspect_store
 from attractor_server.storage.verify import find_faults
@@ -86,6 +89,30 @@ async def test_words_beside_a_cue_add_to_its_scores(client: attractor.AsyncClien
     assert (note.distance, np.isnan(note.probability)) == (None, True)
     everywhere = await client.search("", words="lighthouse keeper")
     assert everywhere.hits[0].id == "i2"
+
+
+async def test_items_are_searched_for_without_async_and_from_a_shell(on_disk: ShardSpec) -> None:
+    async with serving(on_disk) as (shard,), attractor.connect(shard.info.address) as client:
+        await filled(client, "users/a")
+
+        def ask() -> tuple[str, str, str]:
+            with attractor.Client(shard.info.address) as without:
+                (hit,) = without.memory("users/a").search(words="bees").hits
+                (same,) = without.search("users/", words="bees").hits
+                assert (hit.id, same.id, same.memory) == ("i1", "i1", "users/a")
+
+            def run(*arguments: str) -> str:
+                result = CliRunner().invoke(main, ["search", *arguments, "--server", shard.info.address])
+                assert result.exit_code == 0, result.output
+                return result.output
+
+            limited = run("users/", "--words", "ada tuesday", "-k", "1", "--where", '{"n": {"$gt": 0}}', "--json")
+            return run("users/a", "--words", "ada"), run("users/", "--words", "bees"), limited
+
+        one, all_, limited = await to_thread.run_sync(ask)
+        assert {line.split("\t")[2] for line in one.splitlines()[1:]} == {"i0", "i2"}
+        assert all_.splitlines()[1].split("\t")[1:] == ["users/a", "i1", TEXTS[1]]
+        assert [json.loads(line)["id"] for line in limited.splitlines()] == ["i2"]
 
 
 async def test_texts_of_other_memories_change_nothing(client: attractor.AsyncClient) -> None:

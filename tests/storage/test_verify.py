@@ -50,7 +50,7 @@ def filled(backend_uri: str) -> None:
                     version=version,
                     written=version,
                     values=values(10 * number + page),
-                    items=[Item(id="one", payload=b"paid"), Item()],
+                    items=[Item(id="one", payload=b"paid", text="two words"), Item()],
                 )
                 images = [Image(page=0, version=1, content=weights(number))] if page == 0 else []
                 journal.commit(
@@ -151,6 +151,7 @@ def test_every_damaged_page_is_named(folder: Path) -> None:
             "UPDATE memories SET version = 1 WHERE id = 1",
             "page 1: it has an entry of version 2, and its memory is at 1",
         ),
+        ("DELETE FROM texts WHERE content = 2", "memory 'm/0', page 1: its items are not found by the words of their"),
         ("UPDATE pages SET shared = 0 WHERE memory = 4", "pages share it, of which not all are marked so"),
         ("UPDATE memories SET retain = 'some' WHERE id = 3", "memory 'm/2': retain: saw 'some'"),
         (

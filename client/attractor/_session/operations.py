@@ -8,6 +8,7 @@ from attractor._payloads import encode_on_conflict
 from attractor._results import (
     decode_recalls,
     decode_recognitions,
+    decode_stores,
     decode_writes,
     join_recalls,
     join_recognitions,
@@ -29,6 +30,7 @@ _RECALLS: Mapping[bool | None, memories_pb2.Recall.ValueType] = {
 
 def _encode_store(message: pb.SessionRequest, requests: Sequence[Request]) -> pb.RequestColumns:
     message.store.on_conflict = requests[0].batch_key.spec.on_conflict
+    message.store.unless_similar = requests[0].batch_key.spec.unless_similar
     message.store.sequences.extend([request.sequence for request in requests])
     if any(request.packed.items for request in requests):
         nothing = Item()
@@ -61,7 +63,7 @@ STORE: RequestSpec[StoreResult] = RequestSpec(
         writes=True,
         response="stored",
         encode=_encode_store,
-        decode=lambda message: decode_writes(message.stored, StoreResult),
+        decode=lambda message: decode_stores(message.stored),
         join=partial(join_writes, StoreResult),
     )
 )
@@ -100,13 +102,17 @@ DECODERS = {spec.operation.response: spec.operation.decode for spec in (STORE, E
 
 
 @lru_cache
-def specify_store(on_conflict: str) -> RequestSpec[StoreResult]:
-    """Return a store that treats ids which the memory has so.
+def specify_store(on_conflict: str, unless_similar: float | None = None) -> RequestSpec[StoreResult]:
+    """Return a store that treats ids which the memory has so, and leaves out what is similar.
 
     Raises:
-        InvalidRequest: there is no such treatment.
+        InvalidRequest: there is no such treatment, or no such cosine.
     """
-    return RequestSpec(operation=STORE.operation, on_conflict=encode_on_conflict(on_conflict))
+    if unless_similar is not None and not 0 < unless_similar <= 1:
+        raise InvalidRequest.of("unless_similar", f"saw {unless_similar!r}; expected a cosine above 0, at most 1")
+    return RequestSpec(
+        operation=STORE.operation, on_conflict=encode_on_conflict(on_conflict), unless_similar=unless_similar or 0.0
+    )
 
 
 @lru_cache

@@ -43,6 +43,7 @@ class RequestSpec(Generic[Result_co]):
     matches: int = 0
     kept: bool | None = None
     on_conflict: pb.OnConflict.ValueType = pb.ON_CONFLICT_UNSPECIFIED
+    unless_similar: float = 0.0
 
 
 class BatchKey(NamedTuple):

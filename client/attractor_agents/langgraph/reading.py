@@ -7,6 +7,7 @@ import numpy as np
 from langgraph.store.base import GetOp, Item, ListNamespacesOp, SearchItem, SearchOp
 
 from attractor import AsyncClient, Found, MemoryNotFound
+from attractor_agents._search import CANDIDATES
 from attractor_agents.encoders import Floats
 from attractor_agents.langgraph.filters import check_filter, encode_filter, is_covered, takes
 from attractor_agents.langgraph.items import StoredValue, decode_value, item_id
@@ -60,7 +61,7 @@ class Reader:
 
     async def _rank(self, op: SearchOp, vector: Floats) -> list[tuple[StoredValue, float | None]]:
         end = op.offset + op.limit
-        k = min(HITS_LIMIT, max(1, end)) if is_covered(op.filter) else HITS_LIMIT
+        k = min(HITS_LIMIT, max(CANDIDATES, end)) if is_covered(op.filter) else HITS_LIMIT
         where = {"indexed": True, **encode_filter(op.filter, "value")}
         name = self._name(op.namespace_prefix)
         found = []

@@ -17,6 +17,9 @@
   value: "0"
 - name: ATTRACTOR_PLACE_RESOURCE
   value: attractor
+# An upgrade may bring other settings
+- name: ATTRACTOR_ON_CHANGE
+  value: restart
 # Ray keeps what shards write to their stderr in files
 - name: ATTRACTOR_SHARD_LOG
   value: /proc/1/fd/2

@@ -466,8 +466,14 @@ class StoreFrame(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    UNLESS_SIMILAR_FIELD_NUMBER: _builtins.int
     on_conflict: Global___OnConflict.ValueType
     """Holds for all requests of the frame. Other than APPEND it needs a durable server, as items do."""
+    unless_similar: _builtins.float
+    """Holds for all requests of the frame. More than 0, at most 1: a pattern is left out whose cosine with one that the memory
+    keeps, or with one before it in its store, is at least so large; nobody writes in between. Needs a durable server,
+    APPEND, and a model without text fields. 0: all are stored.
+    """
     @_builtins.property
     def columns(self) -> Global___RequestColumns: ...
     @_builtins.property
@@ -492,14 +498,45 @@ class StoreFrame(_message.Message):
         sequences: _abc.Iterable[_builtins.int] | None = ...,
         items: _abc.Iterable[_memories_pb2.Item] | None = ...,
         on_conflict: Global___OnConflict.ValueType = ...,
+        unless_similar: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "items", b"items", "on_conflict", b"on_conflict", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "items", b"items", "on_conflict", b"on_conflict", "sequences", b"sequences", "unless_similar", b"unless_similar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreFrame: _TypeAlias = StoreFrame  # noqa: Y015
+
+@_typing.final
+class Existing(_message.Message):
+    """What a store found of its patterns, if it was to leave out what is similar. Empty in the answer to a repeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIMILAR_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def similar(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether each pattern of the store was left out."""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The id of what it is similar to; empty where that has none, or the pattern was stored."""
+
+    def __init__(
+        self,
+        *,
+        similar: _abc.Iterable[_builtins.bool] | None = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "similar", b"similar"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Existing: _TypeAlias = Existing  # noqa: Y015
 
 @_typing.final
 class EraseFrame(_message.Message):
@@ -638,6 +675,7 @@ class StoredFrame(_message.Message):
     REQUEST_IDS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -648,16 +686,21 @@ class StoredFrame(_message.Message):
     def totals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Patterns in the memory after the store."""
 
+    @_builtins.property
+    def existing(self) -> _containers.RepeatedCompositeFieldContainer[Global___Existing]:
+        """One for each request, or none where nobody asked."""
+
     def __init__(
         self,
         *,
         request_ids: _abc.Iterable[_builtins.int] | None = ...,
         versions: _abc.Iterable[_builtins.int] | None = ...,
         totals: _abc.Iterable[_builtins.int] | None = ...,
+        existing: _abc.Iterable[Global___Existing] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids", "totals", b"totals", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "request_ids", b"request_ids", "totals", b"totals", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1000,12 +1043,15 @@ class StoreRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    UNLESS_SIMILAR_FIELD_NUMBER: _builtins.int
     memory: _builtins.str
     client_id: _builtins.str
     """Set both or neither: see StoreFrame.sequences."""
     sequence: _builtins.int
     on_conflict: Global___OnConflict.ValueType
     """See StoreFrame.on_conflict."""
+    unless_similar: _builtins.float
+    """See StoreFrame.unless_similar."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
@@ -1021,10 +1067,11 @@ class StoreRequest(_message.Message):
         sequence: _builtins.int = ...,
         items: _abc.Iterable[_memories_pb2.Item] | None = ...,
         on_conflict: Global___OnConflict.ValueType = ...,
+        unless_similar: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "items", b"items", "memory", b"memory", "on_conflict", b"on_conflict", "sequence", b"sequence", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "items", b"items", "memory", b"memory", "on_conflict", b"on_conflict", "sequence", b"sequence", "tensors", b"tensors", "unless_similar", b"unless_similar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1036,17 +1083,23 @@ class StoreResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     total: _builtins.int
+    @_builtins.property
+    def existing(self) -> Global___Existing:
+        """Set if the request has `unless_similar`."""
+
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         total: _builtins.int = ...,
+        existing: Global___Existing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -347,7 +347,7 @@ class SearchStub(object):
         self.SearchPrefix = channel.unary_unary(
                 '/attractor.v1.Search/SearchPrefix',
                 request_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixRequest.SerializeToString,
-                response_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.FromString,
+                response_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixResponse.FromString,
                 _registered_method=True)
 
 
@@ -381,7 +381,7 @@ def add_SearchServicer_to_server(servicer, server):
             'SearchPrefix': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchPrefix,
                     request_deserializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixRequest.FromString,
-                    response_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.SerializeToString,
+                    response_serializer=attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -439,7 +439,7 @@ class Search(object):
             target,
             '/attractor.v1.Search/SearchPrefix',
             attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixRequest.SerializeToString,
-            attractor__proto_dot_v1_dot_memory__items__pb2.SearchResponse.FromString,
+            attractor__proto_dot_v1_dot_memory__items__pb2.SearchPrefixResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -145,7 +145,7 @@ class SearchStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_memory_items_pb2.SearchRequest, _memory_items_pb2.SearchResponse]
-    SearchPrefix: _grpc.UnaryUnaryMultiCallable[_memory_items_pb2.SearchPrefixRequest, _memory_items_pb2.SearchResponse]
+    SearchPrefix: _grpc.UnaryUnaryMultiCallable[_memory_items_pb2.SearchPrefixRequest, _memory_items_pb2.SearchPrefixResponse]
     """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
     Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
     """
@@ -158,7 +158,7 @@ class SearchAsyncStub(SearchStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_memory_items_pb2.SearchRequest, _memory_items_pb2.SearchResponse]  # type: ignore[assignment]
-    SearchPrefix: _aio.UnaryUnaryMultiCallable[_memory_items_pb2.SearchPrefixRequest, _memory_items_pb2.SearchResponse]  # type: ignore[assignment]
+    SearchPrefix: _aio.UnaryUnaryMultiCallable[_memory_items_pb2.SearchPrefixRequest, _memory_items_pb2.SearchPrefixResponse]  # type: ignore[assignment]
     """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
     Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
     """
@@ -180,7 +180,7 @@ class SearchServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _memory_items_pb2.SearchPrefixRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_memory_items_pb2.SearchResponse, _abc.Awaitable[_memory_items_pb2.SearchResponse]]:
+    ) -> _typing.Union[_memory_items_pb2.SearchPrefixResponse, _abc.Awaitable[_memory_items_pb2.SearchPrefixResponse]]:
         """Searches all memories whose names begin with a prefix and that the caller may read, and ranks what they have together.
         Memories that the cue does not fit are left out; if it fits none of them, the call fails as `Search` would.
         """

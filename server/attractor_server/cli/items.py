@@ -34,7 +34,7 @@ def items() -> None:
 def ls(name: str, where: str | None, newest_first: bool, limit: int | None, as_json: bool, server: str) -> None:  # noqa: PLR0913
     """List the items of the memory NAME in the order of storing."""
     with connect(server) as client:
-        found = client.memory(name).items.list(where=_read_where(where), newest_first=newest_first)
+        found = client.memory(name).items.list(where=read_where(where), newest_first=newest_first)
         _print_header(as_json=as_json)
         for number, item in enumerate(found):
             if number == limit:
@@ -63,7 +63,7 @@ def get(name: str, ids: Sequence[str], as_json: bool, server: str) -> None:
 def count(name: str, where: str | None, server: str) -> None:
     """Count the items of the memory NAME."""
     with connect(server) as client:
-        click.echo(client.memory(name).items.count(where=_read_where(where)))
+        click.echo(client.memory(name).items.count(where=read_where(where)))
 
 
 @items.command()
@@ -74,7 +74,7 @@ def count(name: str, where: str | None, server: str) -> None:
 def rm(name: str, ids: Sequence[str], where: str | None, server: str) -> None:
     """Erase the items with these IDS, or those that the conditions hold for, from the memory NAME."""
     with connect(server) as client:
-        result = client.memory(name).items.erase(list(ids) or None, where=_read_where(where))
+        result = client.memory(name).items.erase(list(ids) or None, where=read_where(where))
     click.echo(f"{name} is at version {result.version} with {result.total} patterns; {result.erased} items are erased")
 
 
@@ -89,7 +89,12 @@ def touch(name: str, ids: Sequence[str], ttl_s: float | None, server: str) -> No
         click.echo(f"{client.memory(name).items.touch(list(ids), ttl_s=ttl_s)} items")
 
 
-def _read_where(where: str | None) -> dict[str, Any] | None:
+def read_where(where: str | None) -> dict[str, Any] | None:
+    """Return the conditions of an option.
+
+    Raises:
+        BadParameter: they are no object of JSON.
+    """
     if where is None:
         return None
     try:

@@ -8,6 +8,7 @@ from attractor_server.cli.doctor import doctor
 from attractor_server.cli.options import clear_errors
 from attractor_server.cli.patterns import memory
 from attractor_server.cli.scale import scale
+from attractor_server.cli.search import search
 from attractor_server.cli.serve import serve
 from attractor_server.cli.stop import stop
 from attractor_server.cli.storage import backup, move, verify
@@ -51,5 +52,23 @@ def demo(images: tuple[Path, ...], more_images: tuple[Path, ...], output: Path, 
         run_demo([*images, *more_images], output)
 
 
-for command in (adapt, backup, doctor, evaluate, fit, memory, models, move, scale, serve, stop, token, train, verify):
+COMMANDS = (
+    adapt,
+    backup,
+    doctor,
+    evaluate,
+    fit,
+    memory,
+    models,
+    move,
+    scale,
+    search,
+    serve,
+    stop,
+    token,
+    train,
+    verify,
+)
+
+for command in COMMANDS:
     main.add_command(command)

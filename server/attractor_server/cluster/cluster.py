@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError
 from attractor_server.cluster.actors import Handle, end, find_shards, find_supervisor, is_supervisor_gone
 from attractor_server.cluster.autoscaling import count_places
 from attractor_server.cluster.ending import drain, end_all
+from attractor_server.cluster.replacing import end_former_server
 from attractor_server.cluster.shard_actor import start_shard
 from attractor_server.cluster.status import ABANDONED_S, ShardStatus, SupervisorStatus
 from attractor_server.cluster.supervisor import start_supervisor
@@ -149,6 +150,7 @@ def cluster(  # noqa: PLR0913
     log_level: str,
     leaves: bool = False,
     joined: bool = False,
+    replaces_s: float | None = None,
     stand_in: "StandIn | None" = None,
 ) -> Iterator[Cluster]:
     """Run shards 0 to `shards` - 1 of this spec, each with the next port, until the block ends. Ray must be running.
@@ -157,7 +159,8 @@ def cluster(  # noqa: PLR0913
     it `leaves`, the shards go on after the block. A Ray cluster that was `joined` may get nodes for them later; it is
     waited for them.
 
-    Shards of the same spec whose command has ended, or left them, are used as they are.
+    Shards of the same spec whose command has ended, or left them, are used as they are; those of another one end first,
+    within `replaces_s` if there is such a time.
 
     Raises:
         SettingsError: a shard could not start.
@@ -166,7 +169,7 @@ def cluster(  # noqa: PLR0913
     """Started here, and of no use to anybody where the start fails"""
     try:
         told = replace(spec, password="")  # Ray keeps it
-        found, supervisor = _take_over(told, slots)
+        found, supervisor = _take_over(told, slots, replaces_s)
         if supervisor is None:
             own.extend(start_shard(told, number, log_level) for number in range(shards or count_places(spec)))
             own.append(supervisor := start_supervisor(told, slots, log_level, follows_nodes=shards == 0))
@@ -204,7 +207,7 @@ def _relieve(stand_in: "StandIn", shards: Sequence[Handle]) -> None:
     stand_in.leave()
 
 
-def _take_over(spec: ShardSpec, slots: int) -> tuple[Sequence[Handle], Handle | None]:
+def _take_over(spec: ShardSpec, slots: int, replaces_s: float | None) -> tuple[Sequence[Handle], Handle | None]:
     """Take over such shards and their supervisor, if there are any that no command has; else return no supervisor.
 
     A supervisor without shards, whose command was killed before any had a place, is ended.
@@ -213,7 +216,7 @@ def _take_over(spec: ShardSpec, slots: int) -> tuple[Sequence[Handle], Handle | 
         supervisor = find_supervisor()
     except ValueError:
         return (), None
-    if not _adopts(supervisor, spec, slots):
+    if not _adopts(supervisor, spec, slots, replaces_s):
         return (), None
     if shards := find_shards():
         return shards, supervisor
@@ -224,8 +227,8 @@ def _take_over(spec: ShardSpec, slots: int) -> tuple[Sequence[Handle], Handle | 
     return (), None
 
 
-def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
-    """Ask a supervisor to be this command's; return False where another one has it.
+def _adopts(supervisor: Handle, spec: ShardSpec, slots: int, replaces_s: float | None) -> bool:
+    """Ask a supervisor to be this command's; return False where another one has it, or it was ended.
 
     One that Ray has just started again does not answer yet, and knows of no command before it has heard of none for a
     while.
@@ -242,6 +245,8 @@ def _adopts(supervisor: Handle, spec: ShardSpec, slots: int) -> bool:
             if ray.get(supervisor.adopt.remote(pack_spec(spec), slots), timeout=STATUS_TIMEOUT_S):
                 return True
             if other := find_differences({**pack_spec(spec), "slots": slots}, settings):
+                if replaces_s is not None and end_former_server(supervisor, settings, other, grace_s=replaces_s):
+                    return False
                 raise SettingsError(
                     f"ray_address: the server in this Ray cluster has other settings ({', '.join(other)}); "
                     "expected the same, or `attractor stop` before"

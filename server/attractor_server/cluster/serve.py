@@ -152,6 +152,7 @@ def run_server(
                 log_level=settings.log_level,
                 leaves=settings.leaves_shards,
                 joined=bool(settings.ray_address),
+                replaces_s=settings.grace_s if settings.on_change == "restart" and spec.durable else None,
                 stand_in=stand_in,
             )
         )

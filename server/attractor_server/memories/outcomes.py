@@ -25,6 +25,8 @@ class Stored:
 
     version: int
     patterns: int
+    existing: Sequence[str | None] = ()
+    """For each pattern the id of the similar one for which it was left out; None where it was stored"""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ class MemoryStore(Protocol):
     def commit(self, changes: Sequence[Change]) -> None:
         """Apply all these changes or none."""
 
+    def may_have_room(self, name: str, *, items: int, size_bytes: int) -> bool:
+        """Return whether the namespace of that memory may keep so much more, as far as is known without a look."""
+
     def find_acks(self, memory: int, client: str) -> Sequence[WriteAck]:
         """Return the answers to that client's stores and erases that are remembered, in the order of versions."""
 

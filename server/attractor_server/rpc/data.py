@@ -18,8 +18,9 @@ from attractor_server.rpc.codec import Patterns
 from attractor_server.rpc.context import Context, get_access, get_facts
 from attractor_server.rpc.dedup import number_job
 from attractor_server.rpc.fellows import draw_session
-from attractor_server.rpc.item_requests import read_on_conflict
+from attractor_server.rpc.item_requests import read_on_conflict, read_unless_similar
 from attractor_server.rpc.messages import read_items, read_kept
+from attractor_server.rpc.operations import encode_existing
 from attractor_server.rpc.peers import Peers, owner_answers
 from attractor_server.rpc.session import Session
 from attractor_server.rpc.validation import check_matches, check_steps, check_values
@@ -55,7 +56,9 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
         _check_number(request)
         asked = await self._read(Operation.STORE, request.memory, request.tensors, context)
         on_conflict = read_on_conflict(request.on_conflict, "on_conflict")
-        self._shard.check_kept("items" if request.items else "on_conflict" if on_conflict != "append" else "")
+        similar = read_unless_similar(request.unless_similar, on_conflict, asked.model, "unless_similar")
+        needs = (request.items, "items"), (on_conflict != "append", "on_conflict"), (similar, "unless_similar")
+        self._shard.check_kept(next((name for needed, name in needs if needed), ""))
         values = asked.patterns.values
         items = read_items(request.items, patterns=len(values), where="items")
         job = Job.store(
@@ -63,13 +66,15 @@ class MemoryDataServicer(rpc.MemoryDataServicer):
             values,
             items,
             on_conflict=on_conflict,
+            unless_similar=similar,
             layout=asked.model.layout,
             deadline_s=_write_deadline_s(request, asked),
             origin=asked.origin,
         )
         job.trace = asked.trace
         outcome = await self._write(job, request, context)
-        return pb.StoreResponse(version=outcome.version, total=outcome.patterns)
+        existing = encode_existing(outcome) if isinstance(outcome, Stored) and outcome.existing else None
+        return pb.StoreResponse(version=outcome.version, total=outcome.patterns, existing=existing)
 
     @owner_answers(rpc.MemoryDataStub, field="memory")
     async def Erase(self, request: pb.EraseRequest, context: Context) -> pb.EraseResponse:  # noqa: D102, N802

@@ -57,7 +57,8 @@ def number_job(job: Job, access: Access, client_id: str, sequence: int) -> Outco
 
 def _name_write(job: Job) -> str:
     """Return what a write does beside its patterns."""
-    return job.operation.value if job.on_conflict == "append" else f"{job.operation.value} {job.on_conflict}"
+    name = job.operation.value if job.on_conflict == "append" else f"{job.operation.value} {job.on_conflict}"
+    return f"{name} {job.unless_similar!r}" if job.unless_similar else name
 
 
 def read_call(request: Numbered, kind: str, memory: str, access: Access) -> Call | None:

@@ -8,6 +8,7 @@ from attractor_proto.v1 import memory_items_pb2 as pb
 from attractor_server.errors import InvalidRequest, quote
 from attractor_server.memories.filters import EVERYTHING, Comparison, Condition, Filter, Json, parse_path
 from attractor_server.memories.items import ByFilter, ByIds, ItemChoice, OnConflict
+from attractor_server.memories.model_card import ModelCard
 from attractor_server.rpc.messages import read_json
 
 IDS_LIMIT = 1000
@@ -49,6 +50,23 @@ def read_on_conflict(number: data_pb.OnConflict.ValueType, where: str) -> OnConf
         known = ", ".join(f"{one} ({word})" for one, word in _ON_CONFLICT.items())
         raise InvalidRequest.of(where, f"saw {number}; expected {known}, or 0 (unspecified)")
     return _ON_CONFLICT[number] if number else "append"
+
+
+def read_unless_similar(given: float, on_conflict: OnConflict, model: ModelCard, where: str) -> float:
+    """Return the cosine from which on a store leaves a pattern out; 0 for none.
+
+    Raises:
+        InvalidRequest: it is no such cosine, or cannot be meant with the other options or that model.
+    """
+    if not given:
+        return 0.0
+    if not 0 < given <= 1:
+        raise InvalidRequest.of(where, f"saw {given:g}; expected a cosine above 0, at most 1, or 0 (unspecified)")
+    if on_conflict != "append":
+        raise InvalidRequest.of(where, f"saw {given:g} with on_conflict {on_conflict}; expected append")
+    if texts := [field.name for field in model.layout.fields if field.has_codes]:
+        raise InvalidRequest.of(where, f"saw {given:g}; expected 0: texts, as {texts[0]!r}, have no cosine")
+    return given
 
 
 def check_ids(ids: Sequence[str], where: str) -> None:

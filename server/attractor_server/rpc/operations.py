@@ -15,7 +15,7 @@ from attractor_server.fields import Layout
 from attractor_server.memories.model_card import ModelCard
 from attractor_server.memories.outcomes import Erased, Outcome, Recalled, Recognized, Stored
 from attractor_server.rpc import codec
-from attractor_server.rpc.item_requests import read_on_conflict
+from attractor_server.rpc.item_requests import read_on_conflict, read_unless_similar
 from attractor_server.rpc.messages import read_kept
 from attractor_server.rpc.validation import check_matches
 from attractor_server.scheduling.jobs import Job, Operation
@@ -64,7 +64,15 @@ class WireOperation:
 def encode_stores(ids: Sequence[int], layout: Layout | None, stored: Sequence[Stored]) -> Iterator[pb.SessionResponse]:
     """Yield the frame that answers these stores."""
     versions, totals = [one.version for one in stored], [one.patterns for one in stored]
-    yield pb.SessionResponse(stored=pb.StoredFrame(request_ids=ids, versions=versions, totals=totals))
+    answer = pb.SessionResponse(stored=pb.StoredFrame(request_ids=ids, versions=versions, totals=totals))
+    if any(one.existing for one in stored):
+        answer.stored.existing.extend([encode_existing(one) for one in stored])
+    yield answer
+
+
+def encode_existing(stored: Stored) -> pb.Existing:
+    """Return the message of what was similar to a store's patterns."""
+    return pb.Existing(similar=[one is not None for one in stored.existing], ids=[one or "" for one in stored.existing])
 
 
 def encode_erases(ids: Sequence[int], layout: Layout | None, erased: Sequence[Erased]) -> Iterator[pb.SessionResponse]:
@@ -119,7 +127,9 @@ def encode_recognitions(
 
 
 def _store_options(frame: pb.StoreFrame, model: ModelCard) -> Mapping[str, Any]:
-    return {"on_conflict": read_on_conflict(frame.on_conflict, "store.on_conflict")}
+    on_conflict = read_on_conflict(frame.on_conflict, "store.on_conflict")
+    similar = read_unless_similar(frame.unless_similar, on_conflict, model, "store.unless_similar")
+    return {"on_conflict": on_conflict, "unless_similar": similar}
 
 
 def _query_options(frame: pb.QueryFrame, model: ModelCard) -> Mapping[str, Any]:
@@ -154,10 +164,11 @@ OPERATIONS = (
         outcome=Stored,
         make_job=Job.store,
         encode=encode_stores,
-        per_frame=("on_conflict",),
+        per_frame=("on_conflict", "unless_similar"),
         per_request=("sequences",),
         per_pattern=("items",),
         options=_store_options,
+        size_bytes=lambda stored: SMALL_BYTES + sum(4 * len(one or "") + 8 for one in stored.existing),
     ),
     WireOperation(
         operation=Operation.ERASE,

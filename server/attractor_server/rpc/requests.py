@@ -49,6 +49,7 @@ class RequestFrame:
     recall: memories_pb2.Recall.ValueType = memories_pb2.RECALL_UNSPECIFIED
     items: Sequence[memories_pb2.Item] = ()
     on_conflict: pb.OnConflict.ValueType = pb.ON_CONFLICT_UNSPECIFIED
+    unless_similar: float = 0.0
     origin: Origin | None = None
     """Session that it came by; None where another shard passed it on"""
 
@@ -57,7 +58,9 @@ class RequestFrame:
         """The field by which it asks for patterns that are kept; empty for none."""
         if self.items or self.match:
             return "items" if self.items else "match"
-        return "on_conflict" if self.on_conflict > pb.ON_CONFLICT_APPEND else ""
+        if self.on_conflict > pb.ON_CONFLICT_APPEND:
+            return "on_conflict"
+        return "unless_similar" if self.unless_similar else ""
 
     def split_rows(self, patterns_limit: int) -> list[slice]:
         """Return the rows of each request.

@@ -66,7 +66,7 @@ class SearchServicer(rpc.SearchServicer):
 
     async def SearchPrefix(  # noqa: D102, N802
         self, request: pb.SearchPrefixRequest, context: Context
-    ) -> pb.SearchResponse:
+    ) -> pb.SearchPrefixResponse:
         asked = read_search(request.search, "search.")
         if request.search.name:
             raise InvalidRequest.of("search.name", f"saw {quote(request.search.name)}; expected none, but a prefix")
@@ -80,7 +80,7 @@ class SearchServicer(rpc.SearchServicer):
             raise misfits[0]
         response = merged.make_response()
         check_length(response, self._shard.limits.message_bytes)
-        return response
+        return pb.SearchPrefixResponse(found=response)
 
     async def _search_own(
         self, request: pb.SearchPrefixRequest, asked: SearchQuery, context: Context, merged: MergedHits
@@ -135,7 +135,7 @@ class SearchServicer(rpc.SearchServicer):
         try:
             for peer, call in zip(peers, calls, strict=True):
                 try:
-                    merged.add(await call)
+                    merged.add((await call).found)
                 except aio.AioRpcError as error:
                     if not (trailing := tuple(error.trailing_metadata() or ())):
                         raise unreachable_error(peer) from None

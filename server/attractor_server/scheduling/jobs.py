@@ -87,6 +87,8 @@ class Job:
     """Items of a store's patterns, one for each; empty where none carries anything. Of an edit those that it puts"""
     on_conflict: OnConflict = "append"
     """Treatment of a store's patterns whose id the memory has already"""
+    unless_similar: float = 0.0
+    """Cosine with a kept pattern from which on a store leaves a pattern out; 0: it stores all"""
     chosen: ItemChoice | None = None
     """Items that an erase without patterns takes away"""
     deadline_s: float | None = None
@@ -142,6 +144,7 @@ class Job:
         items: Sequence[Item] = (),
         *,
         on_conflict: OnConflict = "append",
+        unless_similar: float = 0.0,
         layout: Layout | None = None,
         deadline_s: float | None = None,
         origin: Origin | None = None,
@@ -154,6 +157,7 @@ class Job:
             values=values,
             items=items,
             on_conflict=on_conflict,
+            unless_similar=unless_similar,
             layout=layout,
             deadline_s=deadline_s,
             origin=origin,
@@ -350,6 +354,8 @@ class Job:
             return SCANNED
         if isinstance(self.chosen, ByIds):
             return len(self.chosen.ids) * max(1, self.memory.settings.page_patterns // REWRITTEN)
+        if self.unless_similar:
+            return self.weight + pages * SEARCH + self.size * self.memory.patterns // COMPARED
         if self.on_conflict == "replace":
             return self.weight * max(1, self.memory.settings.page_patterns // REWRITTEN)
         if self.search is not None:

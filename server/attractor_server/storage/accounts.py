@@ -119,6 +119,12 @@ class Accounts:
             ((namespace, usage),) = self._load(cursor, [namespace_of(name)]).items()
             self._check(namespace, self._open(cursor, namespace, usage).usage, change)
 
+    def may_have_room(self, name: str, change: Usage) -> bool:
+        """Return whether so much more is within the quotas, by what was last counted."""
+        if not self.bounds(name) or (book := self._books.get(namespace_of(name))) is None:
+            return True
+        return self._find_excess(namespace_of(name), book.usage, change) is None
+
     def check_known(self, name: str, *, items: int, size_bytes: int) -> None:
         """Refuse to store so many items, of at least so many bytes, where the namespace was full a moment ago.
 
@@ -164,9 +170,15 @@ class Accounts:
         self._books[namespace] = book
 
     def _check(self, namespace: str, usage: Usage, change: Usage) -> None:
+        if (excess := self._find_excess(namespace, usage, change)) is not None:
+            self.quotas.on_limit(namespace)
+            raise excess
+
+    def _find_excess(self, namespace: str, usage: Usage, change: Usage) -> QuotaExceeded | None:
+        """Return the error of what would be too much; None where it would not."""
         quota = self.quotas.of(namespace)
         for kind, more in change._asdict().items():
             limit, used = getattr(quota, kind), getattr(usage, kind)
             if more > 0 and limit is not None and used + more > limit:
-                self.quotas.on_limit(namespace)
-                raise QuotaExceeded(namespace, kind, used, limit, more=more)
+                return QuotaExceeded(namespace, kind, used, limit, more=more)
+        return None

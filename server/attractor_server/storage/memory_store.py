@@ -119,6 +119,10 @@ class SqlMemoryStore(SqlMemoryReader):
         if any(change.dropped or change.emptied for change in changes):
             sweep(self._store, self._artifacts)
 
+    def may_have_room(self, name: str, *, items: int, size_bytes: int) -> bool:
+        """Return whether the namespace of that memory may keep so much more, as far as is known without a look."""
+        return self.accounts.may_have_room(name, Usage(items=items, bytes=size_bytes))
+
     def purge(self) -> None:
         """Leave no byte of what changes took away in the files, once no other shard reads the log."""
         self._store.purge()

@@ -115,6 +115,9 @@ def find_conflicts(store: MemoryStore, patterns: PatternCache, batch: MemoryBatc
 
 def split_runs(batch: MemoryBatch) -> Iterator[MemoryBatch]:
     """Yield the jobs of a batch in runs that can be planned together: none looks for an id that another one stores."""
+    if len(batch.jobs) > 1 and any(job.unless_similar for job in batch.jobs):  # which looks for all that is there
+        yield from (MemoryBatch(batch.memory, [job]) for job in batch.jobs)
+        return
     if all(job.on_conflict == "append" for job in batch.jobs):
         yield batch
         return

@@ -12,8 +12,9 @@ from attractor_server.engine.operations.erase_plans import PageEdit as PageChang
 from attractor_server.engine.operations.plans import PagePart, StorePlan
 from attractor_server.engine.pages.bank import Bank
 from attractor_server.engine.pages.page_images import export_images
-from attractor_server.errors import CommitUnknown, ServerError
+from attractor_server.errors import CommitUnknown, QuotaExceeded, ServerError, Unavailable
 from attractor_server.memories.memory import MemoryRecord
+from attractor_server.memories.names import namespace_of
 from attractor_server.memories.outcomes import Erased, Outcome, Stored
 from attractor_server.memories.page import Page
 from attractor_server.memories.records import Change, Entry, WriteAck
@@ -56,7 +57,7 @@ def keep_stores(state: ModelState, plans: Sequence[StorePlan], drafts: Mapping[S
     # A memory whose commit failed goes back to what the store has.
     for one in kept:
         if one in failed:
-            one.outcomes |= dict.fromkeys(one.jobs, failed[one])
+            one.outcomes |= dict.fromkeys(one.jobs, _explain(failed[one], one))
             invalidate(state.bank, one.memory)
             one.take_back()
         else:
@@ -124,7 +125,8 @@ def _collect_changes(
 def _commit(store: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept, ServerError]:
     """Commit all changes together; where that fails by halves, so that a change that cannot be kept fails alone.
 
-    A store that fails slowly, as one that is locked does, is not asked again for each. Return those that failed.
+    Where a namespace would have more than it may, the others' are committed without it, whatever time that takes. A
+    store that fails slowly, as one that is locked does, is not asked again for each. Return those that failed.
     """
     failed: dict[_Kept, ServerError] = {}
     waiting: list[list[_Kept]] = [list(changes)] if changes else []
@@ -134,6 +136,11 @@ def _commit(store: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept, 
         started_s = perf_counter()
         try:
             store.commit([changes[one] for one in part])
+        except QuotaExceeded as error:
+            if len(part) > 1:
+                waiting += _split(part, error.namespace)
+            else:
+                failed[part[0]] = error
         except Exception as error:
             spent_s += perf_counter() - started_s
             if spent_s > PATIENCE_S:
@@ -146,6 +153,26 @@ def _commit(store: MemoryStore, changes: Mapping[_Kept, Change]) -> dict[_Kept, 
                 continue
             failed |= dict.fromkeys(part, _make_failure(error, len(part)))
     return failed
+
+
+def _explain(failure: ServerError, plan: StorePlan) -> ServerError:
+    """Return why the jobs of a plan fail: one that exceeds a quota may do so together with others, and not alone."""
+    if isinstance(failure, QuotaExceeded) and len(plan.jobs) > 1:
+        return Unavailable(f"not all stores that came together were within a quota; try again ({failure.message})")
+    return failure
+
+
+def _split(part: Sequence[_Kept], namespace: str) -> Sequence[list[_Kept]]:
+    """Return two parts: those of that namespace and the others, which come last; or halves, where all are of it."""
+    others = [one for one in part if namespace_of(_get_memory(one).name) != namespace]
+    if not others:
+        half = len(part) // 2
+        return list(part[half:]), list(part[:half])
+    return [one for one in part if one not in others], others
+
+
+def _get_memory(plan: StorePlan | ErasePlan) -> MemoryRecord:
+    return plan.memory if isinstance(plan, StorePlan) else plan.job.memory
 
 
 def _make_failure(error: Exception, memories: int) -> ServerError:

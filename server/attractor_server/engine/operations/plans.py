@@ -1,9 +1,10 @@
 """Plans of stores: which patterns go to which page, before anything is computed or applied."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
+from types import MappingProxyType
 
 import numpy as np
 
@@ -32,14 +33,20 @@ class PagePart:
 class StorePlan:
     """Plan of the stores of a memory: the pages to write. Nothing of it is applied before `apply`."""
 
-    def __init__(self, batch: MemoryBatch, conflicts: Conflicts | None = None) -> None:
-        """Plan stores that append, or that meet these conflicts of ids.
+    def __init__(
+        self,
+        batch: MemoryBatch,
+        conflicts: Conflicts | None = None,
+        similar: Mapping[Job, Sequence[str | None]] = MappingProxyType({}),
+    ) -> None:
+        """Plan stores that append, or that meet these conflicts of ids, or these similar patterns.
 
         Raises:
             NotRetained: not all patterns are kept of a page in which some are to be replaced.
         """
         self.memory = batch.memory
         self._conflicts = conflicts
+        self._similar = similar
         self._edits: dict[Page, EditedPage] = {}
         self.replaced: dict[Page, Page] = {}
         """Pages that come into the places of those in which patterns were replaced, by the old ones"""
@@ -111,7 +118,8 @@ class StorePlan:
             start += len(part)
         self._total += len(values)
         self.jobs.append(job)
-        self.outcomes[job] = Stored(version=self._version, patterns=self._total)
+        existing = self._similar.get(job, ())
+        self.outcomes[job] = Stored(version=self._version, patterns=self._total, existing=existing)
 
     def _find_refused(self, job: Job) -> str | None:
         """Return the id for which a store that was to refuse conflicts fails; None where it does not."""
@@ -123,6 +131,9 @@ class StorePlan:
         """Return which patterns of a job take the places of others, and which are appended."""
         items = list(stamp_items(job.items, self._now_s))
         assert job.values is not None
+        if job in self._similar:
+            new = [name is None for name in self._similar[job]]
+            return Replacement(job.values[new], list(compress(items, new)))
         plan = Replacement(job.values, items)
         if self._conflicts is None or job.on_conflict in ("append", "refuse"):
             return plan

@@ -36,16 +36,23 @@ from attractor_server.scheduling.jobs import Job
 Answers: TypeAlias = Iterator[tuple[Job, Selection, Answer]]
 
 
-def run_program(
+def run_program(  # noqa: PLR0913
     state: ModelState,
     batches: Sequence[MemoryBatch],
     program: Callable[[ModelState, Sequence[PageQuery]], Answers],
     *,
     limit: int,
     contests: bool,
+    entered: dict[Job, Tensor] | None = None,
 ) -> Results:
-    """Yield the answers of a program to at most `limit` pages at a time, with stops between."""
+    """Yield the answers of a program to at most `limit` pages at a time, with stops between.
+
+    What is known by then of cues in the frames of all pages, (pages, n, entries), is put into `entered`.
+    """
     asked = yield from route_cues(state, batches, contests=contests)
+    if entered is not None:
+        for routes in [row.routes for row in asked.rows if row.routes is not None]:
+            entered.update({job: one.entered for job, one in routes.items() if one.entered is not None})
     yield from asked.failed.items()
     pieces: dict[Job, list[tuple[Selection, Answer]]] = {}
     for part in group_rows(asked.rows, limit, cut=batches[0].cut):

@@ -26,6 +26,9 @@ from attractor_server.scheduling.jobs import Job
 CHOICES = 1 << 17
 """Energies that are compared at a time where others have their turns in between"""
 
+ENTERED = 1 << 22
+"""Values of cues in the frames of all pages that are kept for what comes after"""
+
 ALL = slice(None)
 
 Selection: TypeAlias = slice | NDArray[np.int64]
@@ -61,6 +64,8 @@ class Cues:
     values: Floats
     framed: bool
     """The pages have frames"""
+    searched: bool = False
+    """They are scored in all pages afterwards"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +80,13 @@ class Routes:
     """Log-odds by which the page is ahead of its rival"""
     contested: NDArray[np.bool_]
     """Where both are to be read"""
+    entered: Tensor | None = None
+    """(pages, n, entries): the cues in the frames of all pages, where these are kept"""
 
     def part(self, some: slice) -> "Routes":
         """Return the routes of some of the cues."""
-        return Routes(self.x[some], self.page[some], self.rival[some], self.lead[some], self.contested[some])
+        entered = None if self.entered is None else self.entered[:, some]
+        return Routes(self.x[some], self.page[some], self.rival[some], self.lead[some], self.contested[some], entered)
 
     def settle(self) -> "Routes":
         """Return the routes without contests."""
@@ -143,7 +151,8 @@ def choose(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stops[Seque
 
 def make_cues(batch: MemoryBatch) -> Cues:
     """Gather the patterns of a memory's jobs."""
-    return Cues(batch.memory.pages, batch.values, batch.memory.settings.framed)
+    searched = all(job.search is not None for job in batch.jobs)
+    return Cues(batch.memory.pages, batch.values, batch.memory.settings.framed, searched)
 
 
 def _query_whole(batch: MemoryBatch) -> PageQuery:
@@ -183,7 +192,11 @@ def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stop
     values = state.to_device(grid.spread(np.concatenate([one.values for one in cues])))
     x = state.model.prepare(values) if cues[0].framed else state.model.encode(values)
     calibration = state.model.calibration_of(framed=cues[0].framed)
-    energies, found = yield from _compute_energies(state, cues, x, cut=cut)
+    kept = cues[0].framed and all(one.searched for one in cues)
+    small = sum([len(one.pages) for one in cues]) * x[0].numel() <= ENTERED
+    entered = list[Tensor]() if kept and small else None
+    energies, found = yield from _compute_energies(state, cues, x, entered, cut=cut)
+    ways = torch.cat(entered) if entered else None
     row_of = {one: row for row, one in enumerate(cues)}
     starts = np.cumsum([0, *(len(one.pages) for one in cues)]).tolist()
     alike: dict[int, list[tuple[Cues, int]]] = defaultdict(list)
@@ -200,9 +213,11 @@ def _choose_alike(state: ModelState, cues: Sequence[Cues], *, cut: bool) -> Stop
             columns.append([one.cpu().numpy() for one in (choice.page, choice.rival, choice.lead, choice.contested)])
             yield
         joint = [np.concatenate(parts, 1) for parts in zip(*columns, strict=True)]
-        for row, (one, _) in enumerate(group):
+        for row, (one, start) in enumerate(group):
             n = len(one.values)
-            found[one] = Routes(x[row_of[one], :n], *(column[row, :n] for column in joint))
+            own = None if ways is None else ways[start : start + count, :n]
+            page, rival, lead, contested = [column[row, :n] for column in joint]
+            found[one] = Routes(x[row_of[one], :n], page, rival, lead, contested, own)
     return found
 
 
@@ -210,10 +225,14 @@ def _compute_energies(
     state: ModelState,
     cues: Sequence[Cues],
     x: Tensor,  # (rows, width, entries), encoded as far as for all pages
+    entered: list[Tensor] | None,
     *,
     cut: bool,
 ) -> Stops[tuple[Tensor, dict[Cues, Routes | ServerError]]]:
-    """Compute E (pages of all, width) of the cues in their pages, one after another; and which pages did not come."""
+    """Compute E (pages of all, width) of the cues in their pages, one after another; and which pages did not come.
+
+    The cues in the frames of the pages are added to `entered`, if that is given.
+    """
     asked = [(row, page) for row, one in enumerate(cues) for page in one.pages]
     energies = torch.empty(len(asked), x.shape[1], device=x.device)
     failed: dict[Cues, Routes | ServerError] = {}
@@ -233,7 +252,10 @@ def _compute_energies(
             found, _ = compute.recognize_in_place(state.model, lent, places, own)
         else:
             fast = state.copy_brought_pages(pages, rows)
-            found = compute.compute_energies(state.model, fast, state.enter_frames(framed, own, fast))
+            own = state.enter_frames(framed, own, fast)
+            found = compute.compute_energies(state.model, fast, own)
+        if entered is not None:
+            entered.append(own[: len(part)])
         energies[start : start + len(part)] = found[: len(part)]
         yield
     return energies, failed

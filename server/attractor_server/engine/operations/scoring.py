@@ -36,13 +36,12 @@ def score_kept(
     state: ModelState,
     answered: Sequence[tuple[Job, Recalled]],
     posterior: Posterior | None = None,
-    *,
-    whole: bool = False,
+    entered: Mapping[Job, Tensor] | None = None,
 ) -> Stops[tuple[Sequence[Scored], dict[Job, ServerError]]]:
     """Score the patterns that the memories of these queries keep; queries of memories that keep none are left out.
 
-    By the model's posterior, or another one. With `whole` also those patterns have a finite score that cannot win, and
-    the cosines with the cues stand beside.
+    By the model's posterior, or another one. With `entered`, single cues in the frames of all pages as far as these are
+    at hand, also those patterns have a finite score that cannot win, and the cosines with the cues stand beside.
     """
     posterior = posterior or state.model.posterior
     assert posterior is not None
@@ -53,7 +52,7 @@ def score_kept(
         memories = dict.fromkeys(job.memory for job, _ in answered if job.memory.settings.framed is framed)
         kept = KeptPages.of([memory for memory in memories if memory not in failed], views)
         if asked := [one for one in answered if one[0].memory in kept.place]:
-            scored.append((yield from _score(state, posterior, asked, kept, framed=framed, whole=whole)))
+            scored.append((yield from _score(state, posterior, asked, kept, framed=framed, entered=entered)))
     return scored, failures
 
 
@@ -96,7 +95,13 @@ class KeptPages:
 
 
 def _score(  # noqa: PLR0913
-    state: ModelState, posterior: Posterior, asked: Sequence[Asked], kept: KeptPages, *, framed: bool, whole: bool
+    state: ModelState,
+    posterior: Posterior,
+    asked: Sequence[Asked],
+    kept: KeptPages,
+    *,
+    framed: bool,
+    entered: Mapping[Job, Tensor] | None,
 ) -> Stops[Scored]:
     places = np.array([kept.place[job.memory] for job, _ in asked], np.int64)
     memory = np.repeat(places, [job.size for job, _ in asked])
@@ -116,8 +121,8 @@ def _score(  # noqa: PLR0913
     none = cues.score_none(posterior, kept.patterns[memory])
     scored = Scored(asked, concatenate(parts), none, pairs, kept.numbers[view], row, pairs.counts)
     in_frames = framed and state.model.has_metric and kept.pages.max() > 1
-    if whole:
-        yield from _point_whole(state, scored, cues, kept.views, weights[:2], in_frames=in_frames)
+    if entered is not None:
+        yield from _point_whole(state, scored, cues, kept.views, weights[:2], entered if in_frames else None)
     elif in_frames:
         yield from _point_framed(state, scored, cues, kept.views, weights[:2])
     else:
@@ -166,21 +171,39 @@ def _point_framed(
 
 
 def _point_whole(  # noqa: PLR0913
-    state: ModelState, scored: Scored, cues: ReadCues, views: Sequence[KeptView], weights: Floats, *, in_frames: bool
+    state: ModelState,
+    scored: Scored,
+    cues: ReadCues,
+    views: Sequence[KeptView],
+    weights: Floats,
+    entered: Mapping[Job, Tensor] | None,
 ) -> Stops[None]:
-    """Add the agreements of directions to all scores in place, and keep the cosines with the cues."""
-    count = 2 if weights[1] > 0 else 1  # readings are left out where they have no weight
-    if in_frames:
+    """Add the agreements of directions to all scores in place, and keep the cosines with the cues.
+
+    The cues are in the frames of pages where `entered` has them so; None: all pages are alike.
+    """
+    pairs, ways = scored.pairs, [cues.directions, cues.read_directions]
+    if entered is not None:
         every = np.arange(len(scored.row))
-        ways = yield from _enter_pages(state, scored, every, (cues.prepared, cues.read)[:count])
         pairs = compute.pair(views, scored.pairs.view, every)
-    else:
-        ways, pairs = (cues.directions, cues.read_directions)[:count], scored.pairs
+        sides = [cues.prepared, cues.read]
+        at_hand = _find_entered(scored, entered)
+        some = sides[len(at_hand) : 2 if weights[1] > 0 else 1]  # readings are left out where they have no weight
+        ways = [*at_hand, *((yield from _enter_pages(state, scored, every, some)) if some else ())]
     scored.cosines = np.zeros_like(scored.scores)
     pairs.point(np.ascontiguousarray(ways[0], np.float32), scored.cosines)
     scored.scores += weights[0] * scored.cosines
-    if count > 1:
+    if weights[1] > 0:
         pairs.point(np.ascontiguousarray(weights[1] * ways[1], np.float32), scored.scores)
+
+
+def _find_entered(scored: Scored, entered: Mapping[Job, Tensor]) -> Sequence[Floats]:
+    """Return single cues as unit vectors in the frames of the pages of all pairs, if all are at hand, else nothing."""
+    jobs = [job for job, _ in scored.asked]
+    if any(job not in entered or job.known is not None for job in jobs):  # what is not known has no part in scores
+        return []
+    parts = [entered[job][:, 0].float().cpu().numpy()[scored.number[scored.row == row]] for row, job in enumerate(jobs)]
+    return [normalize(concatenate(parts))]
 
 
 def _enter_pages(

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from attractor_server.energy.posterior import AGREEMENTS, NONE, Posterior
 from attractor_server.engine.batch import MemoryBatch, ModelState, Results, Stops
@@ -24,8 +25,9 @@ COSINE = Posterior(weights=torch.eye(len(AGREEMENTS))[0], none=torch.zeros(len(N
 def search(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     """Find what the cues mean: with the patterns that are kept, whatever answers queries of their memories."""
     limit = state.limit_reads(job for batch in batches for job in batch.jobs)
-    ready = list[tuple[Job, Recalled]]()
-    for answered in run_program(state, batches, partial(read, compared=lambda _: True), limit=limit, contests=True):
+    ready, entered = list[tuple[Job, Recalled]](), dict[Job, Tensor]()
+    program = partial(read, compared=lambda _: True)
+    for answered in run_program(state, batches, program, limit=limit, contests=True, entered=entered):
         if answered is None:
             yield None
         elif isinstance(answered[1], Recalled):
@@ -35,7 +37,7 @@ def search(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
     if state.store is None or state.patterns is None:
         yield from ((job, NotKept("search: this server keeps no patterns")) for job, _ in ready)
         return
-    candidates, failed = yield from _score(state, ready)
+    candidates, failed = yield from _score(state, ready, entered)
     yield from failed.items()
     for one in candidates:
         choosing = _choose(HitLister(state.store, state.patterns, one))
@@ -43,12 +45,12 @@ def search(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
 
 
 def _score(
-    state: ModelState, read_cues: Sequence[tuple[Job, Recalled]]
+    state: ModelState, read_cues: Sequence[tuple[Job, Recalled]], entered: Mapping[Job, Tensor]
 ) -> Stops[tuple[Sequence[Candidates], Mapping[Job, ServerError]]]:
     """Return the candidates of each job, and why some of the jobs failed."""
     if not read_cues:
         return [], {}
-    scored, failed = yield from score_kept(state, read_cues, state.model.posterior or COSINE, whole=True)
+    scored, failed = yield from score_kept(state, read_cues, state.model.posterior or COSINE, entered)
     found = {one.job: one for some in scored for one in _split(state, some)}
     return [found.get(job) or _nothing(state, job) for job, _ in read_cues if job not in failed], failed
 

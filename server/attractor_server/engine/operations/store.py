@@ -25,6 +25,7 @@ from attractor_server.engine.operations.conflicts import Conflicts, find_conflic
 from attractor_server.engine.operations.draft import Draft, draft_of
 from attractor_server.engine.operations.persist import keep_new, keep_stores
 from attractor_server.engine.operations.plans import PageWrite, StorePlan
+from attractor_server.engine.operations.similar import find_similar
 from attractor_server.errors import ServerError, StoreFailed, WriteDiverged
 from attractor_server.memories.outcomes import Floats
 from attractor_server.memories.page import Page
@@ -42,8 +43,12 @@ def store(state: ModelState, batches: Sequence[MemoryBatch]) -> Results:
         yield from _store_in_turns(state, runs)
         return
     for batch in batches:
+        if len(batch.jobs) > 1 and not _may_have_room(state, batch):  # for all of them, but perhaps for some
+            apart.append([MemoryBatch(batch.memory, [job]) for job in batch.jobs])
+            continue
         try:
-            plans.append(StorePlan(batch, _find_conflicts(state, batch)))
+            similar = {} if state.patterns is None else (yield from find_similar(state.patterns, batch))
+            plans.append(StorePlan(batch, _find_conflicts(state, batch), similar))
         except ServerError as error:
             if len(batch.jobs) > 1:  # which is not the fault of all
                 apart.append([MemoryBatch(batch.memory, [job]) for job in batch.jobs])
@@ -83,6 +88,13 @@ def _store_in_turns(state: ModelState, runs: Sequence[Sequence[MemoryBatch]]) ->
             failure = StoreFailed("the store failed with what came before this; try again")
             yield from dict.fromkeys(batch.jobs, failure).items()
         yield from store(state, [batch for batch in batches if batch.memory.at_hand])
+
+
+def _may_have_room(state: ModelState, batch: MemoryBatch) -> bool:
+    values = [job.values for job in batch.jobs if job.values is not None]
+    items, size_bytes = sum(map(len, values)), sum(one.nbytes for one in values)
+    name = batch.memory.name
+    return state.store is None or state.store.may_have_room(name, items=items, size_bytes=size_bytes)
 
 
 def _find_conflicts(state: ModelState, batch: MemoryBatch) -> Conflicts | None:

@@ -282,7 +282,7 @@ def render() -> Mapping[Path, str]:
     """Return the content of each file."""
     return {
         FILES / "board.json": json.dumps(make_board(), indent=1) + "\n",
-        FILES / "rules.yaml": "# Made by helm/generate.py\n"
+        FILES / "rules.yaml": "# Made by helm/write_chart.py\n"
         + yaml.safe_dump(make_rules(), sort_keys=False, width=1000),
         CHART / "README.md": (CHART / "README.md.gotmpl")
         .read_text()
@@ -300,7 +300,7 @@ def main() -> None:
             path.parent.mkdir(exist_ok=True)
             path.write_text(content)
         elif not path.exists() or path.read_text() != content:
-            sys.exit(f"{path} is out of date: run helm/generate.py")
+            sys.exit(f"{path} is out of date: run helm/write_chart.py")
 
 
 if __name__ == "__main__":
