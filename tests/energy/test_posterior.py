@@ -117,9 +117,10 @@ def test_what_is_beside_a_covered_part_agrees_best_with_the_pattern_that_was_cov
     covered[:, :, 2:5, 3:6] = torch.tensor([0.5, -2], dtype=torch.float64)
     if gaps:
         covered[draw(*covered.shape, seed=7) > 1] = math.nan
-    area = Area(slice(0, IMAGE), HEIGHT, WIDTH)
-    cues = View(covered.flatten(2).nan_to_num(), covered.flatten(2), [area])
-    found = compare_covered(cues, kept.u[..., 1:])
+    shift = draw(IMAGE, seed=8)
+    area = Area(slice(0, IMAGE), HEIGHT, WIDTH, shift)
+    cues = View(covered.flatten(2).nan_to_num(), covered.flatten(2) + shift, [area])
+    found = compare_covered(cues, kept.u[..., 1:] + shift)
     assert torch.equal(found.argmax(-1), torch.arange(3).expand(2, 3))
     assert torch.allclose(found.amax(-1), torch.full((2, 3), -math.log(SLIGHT), dtype=torch.float64))
     for memory, cue, item in ((0, 0, 0), (0, 2, 4), (1, 1, 3)):

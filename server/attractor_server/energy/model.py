@@ -159,7 +159,8 @@ class Model:
         areas, sizes = [], self.encoding.sizes
         for field, start, size in zip(self.layout.fields, accumulate(sizes, initial=0), sizes, strict=False):
             if field.traits.has_area and min(field.shape[:2]) > 2 * REACH:
-                areas.append(Area(slice(start, start + size), *field.shape[:2]))
+                span = slice(start, start + size)
+                areas.append(Area(span, *field.shape[:2], self.transform.shift[span]))
         return areas
 
     def encode(self, values: Tensor, frames: Framing | None = None) -> Tensor:

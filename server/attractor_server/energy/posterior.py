@@ -34,7 +34,7 @@ then nothing is read again, and the answer is the posterior's mean.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -74,6 +74,8 @@ class Area:
     span: slice
     height: int
     width: int
+    shift: Tensor | None = field(default=None, compare=False)
+    """What is added to the image's own values, (values,): what was of one colour is so without it"""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def compare_covered(cues: View, items: Tensor) -> Tensor:
 def _uncovered(cue: Tensor, kept: Tensor, area: Area) -> Tensor:
     """Return the least sums of squares (cues, kept) that no window over the cues explains."""
     images, patterns = (x.unflatten(-1, (area.height, area.width, -1)) for x in (cue, kept))
-    within = measure_variation(images)
+    within = measure_variation(cue, area)
     least = []
     for image, variation in zip(images, within, strict=True):  # one cue at a time: its differences are images
         gaps = (image - patterns).nan_to_num().square().sum(-1)
@@ -229,14 +231,15 @@ def _uncovered(cue: Tensor, kept: Tensor, area: Area) -> Tensor:
     return torch.stack(least)
 
 
-def measure_variation(images: Tensor) -> Tensor:
-    """Return how much images (n, height, width, channels) vary in each window, (n, rows, columns): sums of squares.
+def measure_variation(cues: Tensor, area: Area) -> Tensor:
+    """Return how much images (n, values) vary in each window, (n, rows, columns): sums of squares about its colour.
 
     A window is half as high and wide as the image. What is NaN does not vary.
     """
-    given = ~images.isnan()
-    filled = images.nan_to_num()
-    squares, sums, counts = (sum_windows(x.movedim(-1, 1)) for x in (filled.square(), filled, given.to(images.dtype)))
+    own = cues if area.shift is None else cues - area.shift
+    images = own.unflatten(-1, (area.height, area.width, -1)).movedim(-1, 1)
+    given, filled = ~images.isnan(), images.nan_to_num()
+    squares, sums, counts = (sum_windows(x) for x in (filled.square(), filled, given.to(images.dtype)))
     return (squares - sums.square() / counts.clamp(min=1)).clamp(min=0).sum(1)
 
 

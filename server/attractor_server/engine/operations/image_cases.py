@@ -65,8 +65,7 @@ def _find_moved(cues: ReadCues, area: Area, rows: Integers) -> _Case:
 
 def _find_covered(cues: ReadCues, area: Area, rows: Integers) -> _Case:
     images, given = _take(cues, rows)
-    pictures = cues.prepared[rows][:, area.span].unflatten(-1, (area.height, area.width, -1))
-    variation = measure_variation(pictures).float().cpu().numpy()
+    variation = measure_variation(cues.prepared[rows][:, area.span], area).float().cpu().numpy()
     count = _count(given, area, len(rows), np.ones((area.height, area.width), np.bool_))
     return _Case(count, lambda pairs, limits: pairs.cover(images, given, area, variation, limits))
 
