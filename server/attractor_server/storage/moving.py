@@ -22,7 +22,11 @@ _NOT_MOVED: Final = frozenset({"groups", "counters"})
 _LARGE_ROWS, _SMALL_ROWS = 16, 512
 """Rows read at a time, of tables with bytes in them and of others"""
 
-_IDS: Final[Mapping[str, Sequence[str]]] = {"memories": ("id", "origin", "family"), "contents": ("id",)}
+_IDS: Final[Mapping[str, Sequence[str]]] = {
+    "memories": ("id", "origin", "family"),
+    "contents": ("id",),
+    "texts": ("id",),
+}
 """Columns in which ids stand that a table has given: none is given twice"""
 
 
@@ -90,7 +94,8 @@ def _tables() -> Sequence[_Table]:
     names = [
         name
         for (name,) in connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+            "SELECT name FROM sqlite_master WHERE name IN (SELECT name FROM pragma_table_list WHERE type = 'table') "
+            "AND name NOT LIKE 'sqlite_%' ORDER BY rowid"  # an index of words is made anew, of the rows of its table
         )
     ]
     return [_describe(connection, name) for name in names if name not in _NOT_MOVED]

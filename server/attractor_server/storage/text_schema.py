@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from attractor_server.storage.database import Cursor
 
 _TEXTS = """CREATE TABLE texts (
-    {row}content {integer} NOT NULL,
+    id {identity},
+    content {integer} NOT NULL,
     version {integer} NOT NULL,
     place {integer} NOT NULL,
     family {integer} NOT NULL,
@@ -19,7 +20,7 @@ own. Derived from the entries."""
 _BY_PLACE = "CREATE UNIQUE INDEX texts_by_place ON texts (content, version, place, length)"
 
 _SQLITE: Sequence[str] = (
-    _TEXTS.replace("{row}", "id INTEGER PRIMARY KEY,\n    ").replace("{index}", ""),
+    _TEXTS.replace("{index}", ""),
     _BY_PLACE,
     """CREATE VIRTUAL TABLE words
         USING fts5 (body, content = 'texts', content_rowid = 'id', tokenize = 'ascii', columnsize = 0)""",
@@ -32,7 +33,7 @@ _SQLITE: Sequence[str] = (
 )
 
 _POSTGRES: Sequence[str] = (
-    _TEXTS.replace("{row}", "").replace(
+    _TEXTS.replace(
         "{index}", "words TSVECTOR NOT NULL GENERATED ALWAYS AS (to_tsvector('simple', body)) STORED,\n    "
     ),
     _BY_PLACE,
