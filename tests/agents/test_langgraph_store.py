@@ -1,5 +1,6 @@
 """LangGraph's store: against LangGraph's own in memory, with what is searched, filtered, refreshed and listed."""
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -221,9 +222,18 @@ def test_conditions_for_the_server_are_those_that_say_the_same_there() -> None:
     }
     assert is_covered({"a": 1, "b": {"c": "x", "d": {"$gt": 2}}})
     unsure: dict[str, Any]
-    for unsure in ({"a": None}, {"a": True}, {"a": [1]}, {"a.b": 1}, {"a": {"$ne": None}}, {"a": {}}):
+    for unsure in (
+        {"a": None},
+        {"a": True},
+        {"a": [1]},
+        {"a.b": 1},
+        {"a": {"$ne": None}},
+        {"a": {"$lt": math.inf}},
+        {"a": {}},
+    ):
         assert encode_filter(unsure, "value") == {}
         assert not is_covered(unsure)
+    assert takes({"n": {"$lt": math.inf}}, {"n": 1})
     assert takes({"user.level": 2}, {"user": {"level": 2}})
     assert takes({"user.level": 2}, {"user.level": 2})
     assert not takes({"n": {"$gt": 1}}, {"n": "many"})

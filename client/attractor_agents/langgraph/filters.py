@@ -1,6 +1,7 @@
 """Filters of LangGraph: as conditions for the server where these say the same, and in full."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -64,8 +65,10 @@ def _encode(given: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_sure(wanted: object) -> bool:
-    """Return whether the server compares it as LangGraph does: not where None stands for what is missing."""
-    return isinstance(wanted, str | int | float) and not isinstance(wanted, bool)
+    """Return whether the server compares it as LangGraph does: None stands for what is missing, and JSON has no inf."""
+    return isinstance(wanted, str) or (
+        isinstance(wanted, int | float) and type(wanted) is not bool and isfinite(wanted)
+    )
 
 
 def _find(value: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - what JSON says

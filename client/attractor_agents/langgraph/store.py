@@ -50,6 +50,7 @@ class AttractorStore(BaseStore):
     ) -> None:
         """Open nothing yet."""
         self.ttl_config = ttl
+        self.index_config = index
         self._index = None if index is None else Index(index)
         self._root = root
         self._client = attractor.connect(address, **options)
