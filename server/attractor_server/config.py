@@ -169,8 +169,8 @@ class Settings(BaseSettings):
     )
     on_change: Literal["refuse", "restart"] = Field(
         "refuse",
-        description="What `attractor serve --ray-address` does where shards run with other settings: it ends, or (where "
-        "memories are kept) ends these and starts others, for which clients wait some seconds.",
+        description="What `attractor serve --ray-address` does where shards run with other settings: it ends, or "
+        "(where memories are kept) ends these and starts others, for which clients wait some seconds.",
     )
     grace_s: float = Field(20.0, ge=0, description="Seconds for finishing what was accepted when told to stop.")
     connection_age_s: float = Field(3600.0, gt=0, description="Seconds after which clients are asked to reconnect.")

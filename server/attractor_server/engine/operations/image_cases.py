@@ -18,7 +18,7 @@ MOST = 4.0
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """What may have been done to the images of some cues."""
+    """Images of some cues as if one thing had been done to them."""
 
     count: Floats
     """(rows,): values that are compared"""
