@@ -36,7 +36,8 @@ def filled(uri: str) -> None:
         memory = made(journal, "users/ada", ttl_s=3600.0).id
         for version in (1, 2, 3):
             store_pattern(journal, memory, version, page=version - 1, image=b"weights" * version)
-        entry = Entry(page=0, version=1, written=1, values=some(9), items=[Item(id="\u00e9", payload=b"\x00\xff")])
+        item = Item(id="\u00e9", payload=b"\x00\xff", text="zwei Wege")
+        entry = Entry(page=0, version=1, written=1, values=some(9), items=[item])
         ack = WriteAck(client="c", sequence=7, version=1, patterns=1, erases=False, digest=5)
         other = made(journal, "other").id
         change = Change(memory=other, version=1, patterns=1, pages={0: 1}, entries=[entry], images=[], told=[ack])

@@ -19,8 +19,11 @@ from attractor_server.storage.schema import SQLITE, tables
 _NOT_MOVED: Final = frozenset({"groups", "counters"})
 """Tables of who owns what at the moment, and of what a store counts and draws for itself"""
 
+_KEYS: Final[Mapping[str, Sequence[str]]] = {"texts": ("content", "version", "place", "length")}
+"""Columns by which rows have an order that each database numbers for itself; its own index of their words follows"""
+
 _LARGE_ROWS, _SMALL_ROWS = 16, 512
-"""Rows read at a time, of tables with bytes in them and of others"""
+"""Rows read at a time, of tables with bytes or texts in them and of others"""
 
 _IDS: Final[Mapping[str, Sequence[str]]] = {"memories": ("id", "origin", "family"), "contents": ("id",)}
 """Columns in which ids stand that a table has given: none is given twice"""
@@ -88,9 +91,11 @@ def _tables() -> Sequence[_Table]:
     connection = apsw.Connection(":memory:")
     connection.execute(tables(SQLITE))
     names = [
-        name
+        str(name)
         for (name,) in connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+            "SELECT name FROM sqlite_master JOIN pragma_table_list USING (name) "
+            "WHERE pragma_table_list.type = 'table' AND schema = 'main' AND name NOT LIKE 'sqlite_%' "
+            "ORDER BY sqlite_master.rowid"
         )
     ]
     return [_describe(connection, name) for name in names if name not in _NOT_MOVED]
@@ -98,11 +103,13 @@ def _tables() -> Sequence[_Table]:
 
 def _describe(connection: apsw.Connection, name: str) -> _Table:
     rows = connection.execute("SELECT name, type, pk FROM pragma_table_info(?) ORDER BY pk, cid", (name,)).fetchall()
+    own = [str(column) for column, _, place in rows if place]
+    numbered = own if name in _KEYS else []
     return _Table(
         name=name,
-        columns=[str(column) for column, *_ in rows],
-        key=[str(column) for column, _, place in rows if place],
-        at_once=_LARGE_ROWS if any(kind == "BLOB" for _, kind, _ in rows) else _SMALL_ROWS,
+        columns=[str(column) for column, *_ in rows if column not in numbered],
+        key=_KEYS.get(name, own),
+        at_once=_LARGE_ROWS if numbered or any(kind == "BLOB" for _, kind, _ in rows) else _SMALL_ROWS,
     )
 
 
