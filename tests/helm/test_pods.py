@@ -119,6 +119,7 @@ class Load:
             self.errors.append(error)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not os.environ.get("ATTRACTOR_PODS"), reason="it takes minutes: ATTRACTOR_PODS=yes runs it")
 def test_nothing_is_lost_while_pods_of_a_cluster_are_rolled_killed_and_replaced(
     node: Kubelet, postgres: PostgresServer
