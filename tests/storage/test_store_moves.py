@@ -36,13 +36,8 @@ def filled(uri: str) -> None:
         memory = made(journal, "users/ada", ttl_s=3600.0).id
         for version in (1, 2, 3):
             store_pattern(journal, memory, version, page=version - 1, image=b"weights" * version)
-        entry = Entry(
-            page=0,
-            version=1,
-            written=1,
-            values=some(9),
-            items=[Item(id="\u00e9", payload=b"\x00\xff", text="Two words")],
-        )
+        item = Item(id="\u00e9", payload=b"\x00\xff", text="zwei Wege")
+        entry = Entry(page=0, version=1, written=1, values=some(9), items=[item])
         ack = WriteAck(client="c", sequence=7, version=1, patterns=1, erases=False, digest=5)
         other = made(journal, "other").id
         change = Change(memory=other, version=1, patterns=1, pages={0: 1}, entries=[entry], images=[], told=[ack])
@@ -75,13 +70,7 @@ def test_all_that_is_kept_goes_to_postgresql_and_back(postgres: PostgresServer, 
     news = set()
     for uri in (uri_of(folder), database, uri_of(back)):  # what each gives out next was given to nobody
         with closing(open_store(uri)) as store:
-            journal = SqlMemoryStore(store)
-            news.add(made(journal, "new").id)
-            assert len(journal.grade_texts(made(journal, "other").id, "words")) == 1
-            entry = Entry(page=0, version=2, written=2, values=some(9), items=[Item(text="More words")])
-            other = made(journal, "other").id
-            journal.commit([Change(memory=other, version=2, patterns=2, pages={0: 2}, entries=[entry])])
-            assert len(journal.grade_texts(other, "words")) == 2
+            news.add(made(SqlMemoryStore(store), "new").id)
     assert len(news) == 1
 
 

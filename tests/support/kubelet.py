@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from attractor_server.engine.compute.native.library import library
 
 ROOT = Path(__file__).parents[2]
 BRIDGE, NETWORK = "attractor0", "10.231.7"
+_NAMESPACE = "attractor-"
 USER = 10001
 IMAGE = {
     "PATH": "/mnt/bin:/usr/bin:/bin",
@@ -71,6 +73,8 @@ class Pod:
     template: Document
     containers: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     folder: Path = Path()
+    pause: int | None = None
+    """The process whose process ids its containers share"""
     stack: ExitStack = field(default_factory=ExitStack)
 
     def log(self, container: str) -> str:
@@ -157,22 +161,28 @@ class Kubelet:
         self._write_hosts()
         for volume in template["spec"].get("volumes", []):
             self._make_volume(pod, volume)
-        pause = self._pause(pod) if template["spec"].get("shareProcessNamespace") else None
+        pod.pause = self._pause(pod) if template["spec"].get("shareProcessNamespace") else None
         for container in template["spec"]["containers"]:
-            self.start(pod, container, pause)
+            self.start(pod, container)
         return pod
 
-    def start(self, pod: Pod, container: Document, pause: int | None = None) -> None:
-        """Start a container of a pod; once more, if it has ended."""
+    def start(self, pod: Pod, container: Document) -> None:
+        """Start a container of a pod."""
         namespaces = ["nsenter", f"--net=/run/netns/{_netns(pod)}"]
-        if pause is None:
+        if pod.pause is None:
             namespaces += ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         else:
-            namespaces += [f"--pid=/proc/{pause}/ns/pid", "unshare", "--mount"]
+            namespaces += [f"--pid=/proc/{pod.pause}/ns/pid", "unshare", "--mount"]
         command = [*namespaces, "bash", "-c", self._script(pod, container)]
         with (pod.folder / f"{container['name']}.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         pod.containers[container["name"]] = process
+
+    def revive(self, pod: Pod) -> None:
+        """Start containers again that have ended by themselves, as kubelets do."""
+        for container in pod.template["spec"]["containers"]:
+            if pod.containers[container["name"]].poll() is not None:
+                self.start(pod, container)
 
     def point(self, name: str, pods: Sequence[Pod]) -> None:
         """Have a name lead to pods."""
@@ -200,9 +210,8 @@ class Kubelet:
         return child.pid
 
     def _network(self, pod: Pod) -> None:
-        name, inside = _netns(pod), f"v{self._next}"
+        name, inside = _netns(pod), f"attr{os.getpid() % 100_000}-{self._next}"
         _ip("netns", "add", name)
-        pod.stack.callback(_ip, "netns", "delete", name)
         _ip("link", "add", inside, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("link", "set", inside, "master", BRIDGE, "up")
         _ip("-n", name, "address", "add", f"{pod.address}/24", "dev", "eth0")
@@ -297,6 +306,7 @@ class Kubelet:
 @contextmanager
 def kubelet(folder: Path, secrets: Mapping[str, Mapping[str, str]]) -> Iterator[Kubelet]:
     """One with a network of its own, until the end of the block."""
+    _clean()
     _ip("link", "add", BRIDGE, "type", "bridge")
     try:
         _ip("address", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
@@ -307,7 +317,31 @@ def kubelet(folder: Path, secrets: Mapping[str, Mapping[str, str]]) -> Iterator[
         finally:
             running.close()
     finally:
+        _clean()
+
+
+def _clean() -> None:
+    """Remove whatever is left of pods, also of a run that was killed: processes, namespaces, links."""
+    for name in _words("ip", "netns", "list"):
+        if not name.startswith(_NAMESPACE):
+            continue
+        for process in _words("ip", "netns", "pids", name):
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        _ip("netns", "delete", name)
+    for line in _lines("ip", "-oneline", "link", "show", "master", BRIDGE):
+        _ip("link", "delete", line.split(": ")[1].partition("@")[0])
+    if _lines("ip", "link", "show", BRIDGE):
         _ip("link", "delete", BRIDGE)
+
+
+def _lines(*command: str) -> Sequence[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def _words(*command: str) -> Sequence[str]:
+    """The first word of each line."""
+    return [line.split()[0] for line in _lines(*command) if line.strip()]
 
 
 @contextmanager
@@ -346,7 +380,7 @@ def _expand(text: str, given: Mapping[str, str]) -> str:
 
 
 def _netns(pod: Pod) -> str:
-    return f"attractor-{pod.address.rpartition('.')[2]}"
+    return f"{_NAMESPACE}{pod.address.rpartition('.')[2]}"
 
 
 def _own(path: Path) -> None:
