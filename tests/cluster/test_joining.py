@@ -72,8 +72,8 @@ def test_a_server_is_spread_over_the_nodes_of_a_ray_cluster_alone_and_leaves_it_
 def test_shards_outlive_their_command_and_another_one_goes_on_with_them(
     nodes: Cluster, models: Path, tmp_path: Path
 ) -> None:
-    flags = ("--models", str(models), "--ray-address", nodes.address, "--shards", "2", "--port", "0")
-    flags += ("--advertise", "127.0.0.1", "--data-dir", str(tmp_path / "data"))
+    places = ("--ray-address", nodes.address, "--port", "0", "--advertise", "127.0.0.1")
+    flags = ("--models", str(models), "--shards", "2", "--data-dir", str(tmp_path / "data"), *places)
     changed = (*flags, "--batch-ms", "30", "--batch-patterns", "9")
     with server_process(*flags) as server:
         server.process.kill()
