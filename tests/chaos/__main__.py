@@ -31,6 +31,7 @@ from tests.chaos.faults import (  # noqa: F401 - they are listed
     zombie,
 )
 from tests.chaos.tally import FAULTS, Fault, NotPossible, Run, Tally
+from tests.support.shards import load_once
 from tests.support.tiny_models import write_models
 
 
@@ -63,7 +64,11 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str]) -> int:
     given = arguments(words)
     tallies: dict[str, Tally] = {}
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, asyncio.Runner() as loop:
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-") as folder,
+        asyncio.Runner() as loop,
+        load_once(Path(folder) / "models"),
+    ):
         for name in given.only or FAULTS:
             fault = FAULTS[name]
             times = given.times or (fault.short if given.short else fault.times)

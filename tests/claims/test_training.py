@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tests.support.oracle import TOLERANCE, Floats, recalled, stored_patterns, written
 from tests.support.server_process import COMMAND, ServerProcess, server_process
 
 import attractor
+from attractor_server.cli.main import main
 from attractor_server.energy.model import Model
 from attractor_server.energy.model_file import load_model, save_model
 from attractor_server.training.datasets import load_dataset
@@ -71,20 +73,20 @@ def made(folder: Path) -> Models:
     path.write_text(RECIPE)
     start = replace(initialize_model(load_recipe(path), load_dataset("random-signs", "train")), name="start")
     save_model(start, folder / "start.safetensors")
-    commands = [
-        [*COMMAND, "train", str(path), "--output", str(folder), "--run-dir", str(folder / run), "--quiet", *flags]
-        for run, flags in (("run", []), ("control-run", ["--control"]))
-    ]
-    for running in [subprocess.Popen(command) for command in commands]:
-        assert running.wait(100) == 0
+    words = ["train", str(path), "--output", str(folder), "--quiet", "--run-dir"]
+    with subprocess.Popen([*COMMAND, *words, str(folder / "run")]) as running:
+        control = CliRunner().invoke(main, [*words, str(folder / "control-run"), "--control"])
+        assert control.exit_code == 0, control.output
+        assert running.wait(200) == 0
     return {path.stem: load_model(path) for path in folder.glob("*.safetensors")}
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, made: Models) -> Iterator[ServerProcess]:
-    """A server in processes of its own, of files alone."""
+def server(folder: Path, made: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server in a process of its own, of files alone; it serves before Ray does."""
     assert set(made) == {"start", "made", "made-control"}
-    with server_process("--models", str(folder), "--shards", "1", "--port", "0") as running:
+    flags = ("--models", folder, "--data-dir", tmp_path_factory.mktemp("data"), "--recall", "network", "--port", "0")
+    with server_process(*map(str, flags), early=True) as running:
         yield running
 
 

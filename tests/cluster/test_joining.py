@@ -1,26 +1,41 @@
-"""`attractor serve --ray-address`: shards on the nodes of a Ray cluster that runs already."""
+"""`attractor serve --ray-address`: shards on the nodes of a Ray cluster that runs already, and whose head goes away."""
 
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
-from tests.support.cluster_calls import topology
-from tests.support.ray_nodes import actors, free_port, head_of, ray_cluster, raylet
+from ray.exceptions import RayError
+from tests.support.cluster_calls import scaled, topology
+from tests.support.postgresql import PostgresServer
+from tests.support.ray_nodes import actors, free_port, head, head_of, ray_cluster, raylet
 from tests.support.server_process import COMMAND, drained, server_process, until
 
 import attractor
+from attractor_proto.v1 import memories_pb2 as pb
+from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.cluster import cluster as module
+from attractor_server.errors import Unavailable
 
 ONE = np.full((4, 4), 0.5, np.float32)
+PASSWORD = "Gqx9Zt7kMarker"
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    """A head and two nodes beside it; each test ends the server that it has on them."""
-    with ray_cluster(beside=2) as cluster:
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the head keeps what it knows."""
+    return tmp_path_factory.mktemp("gcs")
+
+
+@pytest.fixture(scope="module")
+def nodes(known: Path) -> Iterator[Cluster]:
+    """A head that outlives its end, and two nodes beside it."""
+    with ray_cluster(beside=2, **head(known), gcs_server_port=free_port()) as cluster:
         yield cluster
 
 
@@ -57,8 +72,8 @@ def test_a_server_is_spread_over_the_nodes_of_a_ray_cluster_alone_and_leaves_it_
 def test_shards_outlive_their_command_and_another_one_goes_on_with_them(
     nodes: Cluster, models: Path, tmp_path: Path
 ) -> None:
-    place = ("--ray-address", nodes.address, "--advertise", "127.0.0.1", "--port", "0")
-    flags = ("--models", str(models), "--shards", "2", "--data-dir", str(tmp_path / "data"), *place)
+    places = ("--ray-address", nodes.address, "--port", "0", "--advertise", "127.0.0.1")
+    flags = ("--models", str(models), "--shards", "2", "--data-dir", str(tmp_path / "data"), *places)
     changed = (*flags, "--batch-ms", "30", "--batch-patterns", "9")
     with server_process(*flags) as server:
         server.process.kill()
@@ -89,7 +104,60 @@ def test_shards_outlive_their_command_and_another_one_goes_on_with_them(
         until(lambda: not actors("ShardActor"))
 
 
+def test_shards_serve_on_while_the_head_is_away_even_one_that_is_asked_to_scale(
+    nodes: Cluster, known: Path, models: Path, postgres: PostgresServer
+) -> None:
+    flags = ("--models", str(models), "--shards", "2", "--port", "0", "--advertise", "127.0.0.1")
+    uri = postgres.store().replace("attractor@", f"attractor:{PASSWORD}@")
+    with server_process(*flags, "--backend-store-uri", uri, "--ray-address", nodes.address) as server:
+        with attractor.Client(server.address, timeout_s=8) as client:
+            memories = [client.create_memory(f"away/{n}", model="tiny") for n in range(8)]
+            head_of(nodes).kill_gcs_server()
+            with grpc.insecure_channel(server.address) as channel:
+                asked = rpc.ClusterStub(channel).Scale.future(pb.ScaleRequest(shards=1), timeout=60)
+                for _ in range(3):
+                    for memory in memories:
+                        memory.store(ONE)
+                asked.cancel()
+            head_of(nodes).start_gcs_server()  # type: ignore[no-untyped-call]
+            until(lambda: len(topology(server.address).shards) > 0)
+            scaled(server, 1)
+            scaled(server, 2)
+            assert [memory.store(ONE).version for memory in memories] == [4] * 8
+        ended = stopped(nodes)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert server.process.wait(60) == 0, drained(server.errors)
+    until(lambda: not actors("ShardActor"))
+    folder = Path(head_of(nodes).get_session_dir_path())  # type: ignore[no-untyped-call]
+    logs = [path for path in folder.rglob("*") if path.is_file()]
+    kept_by_ray = [*known.rglob("*"), *logs]
+    assert len(kept_by_ray) > len(logs)
+    assert not [path for path in kept_by_ray if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+
+
 def test_an_address_without_a_ray_cluster_is_told_in_one_line(models: Path) -> None:
     flags = ("--models", str(models), "--ray-address", "127.0.0.1:1")
     with pytest.raises(AssertionError, match="no Ray cluster can be joined"), server_process(*flags):
         pass
+
+
+class Silent:
+    """A supervisor that cannot be reached."""
+
+    class status:  # noqa: N801 - called like an actor's method
+        @staticmethod
+        def remote() -> object:
+            raise RayError
+
+
+def test_a_command_that_has_lost_the_supervisor_says_so_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = module.Cluster(Silent, [])
+    running.check()
+    monkeypatch.setattr(module, "LOST_S", 0.0)
+    monkeypatch.setattr(module, "LISTEN_EVERY_S", 0.01)
+    listener = threading.Thread(target=running.listen)
+    listener.start()
+    with pytest.raises(Unavailable, match="the supervisor has not answered"):
+        running.check()
+    running.stop()
+    listener.join(10)

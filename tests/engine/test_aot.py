@@ -12,15 +12,14 @@ from tests.support.network_cases import SMALL, Case
 from torch import Tensor
 
 from attractor_server.energy.model import Model
-from attractor_server.energy.networks.protocol import Autodiff
+from attractor_server.energy.networks import EnergyNetwork
+from attractor_server.energy.networks.convolutional import Convolutional
 from attractor_server.engine.background_compile import limit_of
 from attractor_server.engine.compute import aot
 from attractor_server.engine.compute.aot import PROGRAMS, Compiled
 from attractor_server.engine.compute.aot_compiler import functions, gains, trace
 from attractor_server.engine.compute.dispatch import compute_energies, read_pages, recognize_pages, write_pages
 
-GENERIC = ("mlp", "convolutional", "recurrent")
-generic = pytest.mark.parametrize("case", [SMALL[name] for name in GENERIC], ids=GENERIC)
 CASE = SMALL["mlp"]
 NEAR = 1e-5
 
@@ -115,23 +114,28 @@ def test_what_they_are_given_is_contiguous() -> None:
     assert all(tensor.is_contiguous() for _, tensors in watched.calls for tensor in tensors)
 
 
-@generic
-def test_one_program_is_traced_for_any_number_of_memories_and_patterns(case: Case) -> None:
-    network = case.network
+PLAIN = Convolutional(inputs=4, image=(1, 3, 2), channels=2, blocks=0, keys=3, values=4)
+
+
+@pytest.mark.parametrize(
+    ("network", "name"), [(PLAIN, "input_gradient"), (SMALL["recurrent"].network, "energy")], ids=["gradient", "energy"]
+)
+def test_one_program_is_traced_for_any_number_of_memories_and_patterns(network: EnergyNetwork, name: str) -> None:
+    """Those of a perceptron are compiled as well, in `test_background_compile.py`."""
+    function = functions(network)[name]
     with torch.no_grad():
-        program = trace(network, functions(network)["input_gradient"]).module()
+        program = trace(network, function).module()
         for memories, patterns in ((1, 1), (7, 1), (1, 6), (4, 3)):
-            slow, fast, x = some(case, memories, patterns)
-            wanted = Autodiff(network).input_gradient(slow, fast, x)
-            assert error(program(*slow.values(), *fast.values(), x), wanted) < NEAR
+            slow, fast, x = some(network, memories, patterns)
+            assert error(program(*slow.values(), *fast.values(), x), function(slow, fast, x)) < NEAR
 
 
-def some(case: Case, memories: int, patterns: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    slow, fast = case.network.shapes
+def some(network: EnergyNetwork, memories: int, patterns: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    slow, fast = network.shapes
     return (
         {name: torch.randn(shape) for name, shape in slow.items()},
         {name: torch.randn(memories, *shape) for name, shape in fast.items()},
-        torch.randn(memories, patterns, case.inputs),
+        torch.randn(memories, patterns, CASE.inputs),
     )
 
 

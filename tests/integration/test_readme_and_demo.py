@@ -6,40 +6,51 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
-from tests.support.server_process import COMMAND, ServerProcess, server_process
+from click.testing import CliRunner, Result
+from tests.support.server_process import COMMAND
+from tests.support.shard_process import ShardProcess
 
 from attractor_server.cli.main import main
+from attractor_server.shard.spec import ShardSpec
+from attractor_server.storage.backends.sqlite_backend import uri_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server of the models that ship."""
-    with server_process("--port", "0", "--shards", "2", "--data-dir", str(tmp_path_factory.mktemp("data"))) as running:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardProcess]:
+    """A shard of the models that ship, which is at once there; the demo starts a whole server."""
+    spec = ShardSpec(bank_bytes=64 << 20, warm_up=False, store_uri=uri_of(tmp_path_factory.mktemp("data")))
+    with ShardProcess(spec) as running:
         yield running
 
 
-def test_the_example_in_the_readme_recalls_what_was_covered(shipped: ServerProcess) -> None:
+def invoked(*words: str) -> Result:
+    """What comes of a command of this process, in a thread where no event loop is the tests'."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(CliRunner().invoke, main, words).result()
+
+
+def test_the_example_in_the_readme_recalls_what_was_covered(shipped: ShardProcess) -> None:
     errors = dict(re.findall(r"(\w+) +error ([\d.]+)", _example_of_readme(1, shipped.address)))
     assert float(errors["recalled"]) < float(errors["cue"])
 
 
-def test_the_agent_in_the_readme_remembers_and_says_what_it_does_not_know(shipped: ServerProcess) -> None:
+def test_the_agent_in_the_readme_remembers_and_says_what_it_does_not_know(shipped: ShardProcess) -> None:
     assert _example_of_readme(0, shipped.address).splitlines() == [
         "When does Ada fly to Oslo? Ada flies to Oslo on Tuesday",
         "Who painted the Mona Lisa? I know nothing about this",
     ]
 
 
-def test_the_example_of_an_agent_corrects_branches_and_goes_back(shipped: ServerProcess) -> None:
+def test_the_example_of_an_agent_corrects_branches_and_goes_back(shipped: ShardProcess) -> None:
     assert _example("agent", shipped.address).splitlines() == [
         "told twice: known already",
         "When does Ada fly to Oslo? Ada flies to Oslo on Tuesday",
@@ -52,7 +63,7 @@ def test_the_example_of_an_agent_corrects_branches_and_goes_back(shipped: Server
     ]
 
 
-def test_the_examples_recall_letters_and_hand_notes_back(shipped: ServerProcess) -> None:
+def test_the_examples_recall_letters_and_hand_notes_back(shipped: ShardProcess) -> None:
     said = [_example(name, shipped.address) for name in ("pipeline", "payloads")]
     told = re.findall(r"(\w+): (\d+) of 19 letters", said[0])
     assert re.findall(r"note-\d: ([\w ]+) \(distance", said[1]) == [
@@ -90,14 +101,13 @@ def test_the_demo_reaches_its_figures_and_draws_them(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # of PyTorch
 def test_the_demo_stores_pictures_of_ones_own(
-    shipped: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped: ShardProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the server that is there already, instead of one of its own."""
     there = SimpleNamespace(addresses=[shipped.address])
     monkeypatch.setattr("attractor_server.demo.run.run_server", lambda _: nullcontext(there))
     picture = ROOT / "docs" / "demo.png"
-    words = ["demo", "--output", str(tmp_path / "own.png"), "--image", str(picture), str(picture)]
-    result = CliRunner().invoke(main, words)
+    result = invoked("demo", "--output", str(tmp_path / "own.png"), "--image", str(picture), str(picture))
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.splitlines()[-1])
     assert (said["memories"], said["stored"]) == (1, 2)
@@ -105,12 +115,12 @@ def test_the_demo_stores_pictures_of_ones_own(
 
 
 def test_the_demo_of_texts_answers_what_it_was_told_and_knows_what_it_was_not(
-    shipped: ServerProcess, monkeypatch: pytest.MonkeyPatch
+    shipped: ShardProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the server that is there already, instead of one of its own."""
     there = SimpleNamespace(addresses=[shipped.address])
     monkeypatch.setattr("attractor_server.demo.texts.run_server", lambda _: nullcontext(there))
-    result = CliRunner().invoke(main, ["demo", "--text"])
+    result = invoked("demo", "--text")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.splitlines()[-1])
     assert said == {

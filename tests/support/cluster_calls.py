@@ -1,15 +1,17 @@
 """What a running server says of its shards, and the command that changes how many there are."""
 
-import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import psutil
-from tests.support.server_process import COMMAND, ServerProcess, drained, words
+from click.testing import CliRunner
+from tests.support.server_process import ServerProcess, drained, words
 
 from attractor_proto.names import slot_of
 from attractor_proto.v1 import memories_pb2 as pb
 from attractor_proto.v1 import memories_pb2_grpc as rpc
+from attractor_server.cli.main import main
 from attractor_server.sharding.slots import GROUPS
 
 ANSWER_S, ASK_EVERY_S = 60, 0.05
@@ -58,6 +60,7 @@ def supervisors(server: ServerProcess) -> list[psutil.Process]:
 
 def scaled(server: ServerProcess, shards: int, *flags: str) -> None:
     """Returns when there are so many."""
-    command = [*COMMAND, "scale", str(shards), "--server", server.address, *flags]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert run.returncode == 0, [run.stderr, *drained(server.errors)]
+    command = ["scale", str(shards), "--server", server.address, *flags]
+    with ThreadPoolExecutor(1) as thread:  # where no event loop is the tests'
+        run = thread.submit(CliRunner().invoke, main, command).result()
+    assert run.exit_code == 0, [run.output, run.exception, *drained(server.errors)]
