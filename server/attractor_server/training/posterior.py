@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from attractor_server.energy.model import Model
 from attractor_server.energy.networks.protocol import Tensors
-from attractor_server.energy.posterior import AGREEMENTS, SLIGHT, Evidence, Posterior
+from attractor_server.energy.posterior import AGREEMENTS, CASES, SLIGHT, Evidence, Posterior
 from attractor_server.training.copies import draw_observed
 from attractor_server.training.datasets import Source
 from attractor_server.training.datasets.alike import Alike
@@ -40,6 +40,8 @@ ENOUGH = 1e-7
 """Change of the loss by which a fit is at its end"""
 LEVEL = 10.0
 """Unit of the score of an image that was moved or covered and is otherwise as it was kept"""
+START = {"moved": 0.0, "covered": 4.0}
+"""Where weights of cases start, before the softplus: from less, some fits stop where what is covered has no weight"""
 PENALTY = 1e-3
 """Of the mean square of the weights: episodes that are told apart without error would make them infinite"""
 TOLERANCE = 1.01
@@ -74,7 +76,7 @@ def fit_posterior(model: Model, training: Source, held_out: Source, recipe: Reci
     numbers = _minimise(ours, units, units.start, ITERATIONS)
     if units.cases is not None:
         level = _measure_level(units.posterior(*numbers), ours) / LEVEL
-        cases = units.cases.new_tensor([[0.0, level]] * len(units.cases))
+        cases = units.cases.new_tensor([[START[name], level] for name in CASES])
         numbers = _minimise(ours, units, [*numbers, cases], ITERATIONS)
     best = units.posterior(*numbers)
     least = _mean_loss(best, theirs)
