@@ -160,7 +160,7 @@ class Model:
         for field, start, size in zip(self.layout.fields, accumulate(sizes, initial=0), sizes, strict=False):
             if field.traits.has_area and min(field.shape[:2]) > 2 * REACH:
                 span = slice(start, start + size)
-                areas.append(Area(span, *field.shape[:2], self.transform.shift[span]))
+                areas.append(Area(span, field.shape[0], field.shape[1], self.transform.shift[span]))
         return areas
 
     def encode(self, values: Tensor, frames: Framing | None = None) -> Tensor:
