@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TESTERS ?= 3
+TESTERS ?= 2
 EXTRAS := text,static,mcp,langgraph,langchain
 REQUESTS ?= 100000
 # Folders that hold no Python yet are left out: mypy would refuse them.
@@ -36,7 +36,7 @@ serve: $(STAMP) ## run a server here (settings: ATTRACTOR_*, see `attractor serv
 
 .PHONY: test
 test: export PYTHONDONTWRITEBYTECODE := # else each process that a test starts compiles anew what all of them import
-test: $(STAMP) ## run all tests, or TESTS=tests/…, in TESTERS=3 processes, which share them by the file
+test: $(STAMP) ## run all tests, or TESTS=tests/…, in TESTERS=2 processes, which share them by the file
 	$(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: tools
