@@ -98,7 +98,7 @@ async def _doom(address: str) -> None:
 
 
 async def _delete(address: str) -> None:
-    """Ask for it; the shard may have ended before, as what a correction of the load leaves was folded out of the log."""
+    """Ask for it; the shard may have ended before, when bytes of the load's corrections were folded out of the log."""
     with suppress(attractor.AttractorError):
         async with attractor.connect(address) as client:
             await client.delete_memory("doomed", timeout_s=1)
