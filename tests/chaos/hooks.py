@@ -23,7 +23,7 @@ from attractor_server.engine.engine import Engine
 from attractor_server.engine.operations import persist
 from attractor_server.engine.pages.bank import Bank
 from attractor_server.memories.ledger import Ledger
-from attractor_server.memories.records import Change
+from attractor_server.memories.records import Call, Change
 from attractor_server.rpc import responses
 from attractor_server.storage import artifacts, offload
 from attractor_server.storage.backends.sqlite import SqliteDatabase
@@ -65,6 +65,17 @@ def crash(point: str, hits: int) -> None:
         return result
 
     setattr(owner, name, crashing)
+
+
+def crash_during_delete() -> None:
+    """Ends the process where a memory is deleted, before its bytes are folded out of the log; corrections fold, too."""
+    plain = SqlMemoryStore.begin_delete
+
+    def deleting(store: SqlMemoryStore, memory: int, *, call: Call | None = None) -> bool:
+        crash("during-delete", 1)
+        return plain(store, memory, call=call)
+
+    SqlMemoryStore.begin_delete = deleting  # type: ignore[assignment, method-assign]
 
 
 def crash_after_answer(hits: int, written: "Synchronized[int]") -> None:

@@ -30,6 +30,7 @@ from attractor_server.memories.records import Entry
 from attractor_server.memories.store import MemoryStore
 from attractor_server.rpc import codec
 from attractor_server.rpc import imports as pieces_module
+from attractor_server.rpc import session as session_module
 from attractor_server.rpc.long_lists import LIST_BYTES
 from attractor_server.rpc.session import IDS_AT_A_TIME, Session
 from attractor_server.scheduling.jobs import Job, Operation
@@ -117,6 +118,10 @@ async def test_others_are_served_before_all_pages_are_deleted_that_a_snapshot_ha
     assert set(turns) == {Operation.TASK, Operation.QUERY}
 
 
+PARTS = 40
+"""In which the ids of a long cancellation are gone through"""
+
+
 async def test_others_have_the_event_loop_while_millions_of_ids_are_cancelled(
     channel: aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,13 +141,26 @@ async def test_others_have_the_event_loop_while_millions_of_ids_are_cancelled(
         turns.append(ticks - before)
 
     monkeypatch.setattr(Session, "_cancel", counted)
+    monkeypatch.setattr(session_module, "IDLE_S", 0.0)  # a turn of the loop between two parts, however short
     await raw.create(channel, "a")
+    opened, run = threading.Event(), Engine.run
+
+    def held(engine: Engine, jobs: Sequence[Job]) -> list[Outcome | ServerError]:
+        assert opened.wait(20)
+        return run(engine, jobs)
+
     async with raw.raw_session(channel) as session, anyio.create_task_group() as tasks:
-        tasks.start_soon(tick)
-        await session.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=[7] * (40 * IDS_AT_A_TIME))))
         assert (await session.open("a", 1)).opened.handle == 1
+        monkeypatch.setattr(Engine, "run", held)
+        query = pb.QueryFrame(columns=raw.columns([1], [1], raw.tensor(images(1))))
+        await session.send(pb.SessionRequest(query=query))  # while it waits, all the others are looked for
+        tasks.start_soon(tick)
+        await session.send(pb.SessionRequest(cancel=pb.Cancel(request_ids=[7] * (PARTS * IDS_AT_A_TIME))))
+        await session.send(pb.SessionRequest(open=pb.Open(memory="a", handle=2)))
+        assert (await session.receive()).opened.handle == 2
         tasks.cancel_scope.cancel()
-    assert turns[0] >= 1
+        opened.set()
+    assert turns[0] >= PARTS
 
 
 async def test_lists_of_millions_are_never_decoded_at_a_stretch(

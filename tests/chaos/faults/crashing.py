@@ -83,7 +83,7 @@ def crash_during_delete(run: Run) -> None:
         for _ in run.turns(checker):
             run.do(_doom(shard.address))
             shard.kill()
-            shard.start(partial(hooks.crash, "during-delete", 1))
+            shard.start(hooks.crash_during_delete)
             run.do(_delete(shard.address))
             shard.ended()
             shard.start()
@@ -98,9 +98,8 @@ async def _doom(address: str) -> None:
 
 
 async def _delete(address: str) -> None:
-    """Ask for it; the shard may have ended before, when bytes of the load's corrections were folded out of the log."""
-    with suppress(attractor.AttractorError):
-        async with attractor.connect(address) as client:
+    async with attractor.connect(address) as client:
+        with suppress(attractor.AttractorError):
             await client.delete_memory("doomed", timeout_s=1)
 
 
